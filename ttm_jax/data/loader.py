@@ -1,0 +1,91 @@
+"""Batches in an order that is a function of (seed, step) alone.
+
+Record b of the batch of step s is number `s * batch_size + b` of an endlessly repeated, each time
+newly shuffled dataset. Each process reads its own rows. So the position of the loader is the step:
+nothing else need be saved, a resumed run sees just what it would have seen, and the number of
+processes may change.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import grain
+import jax
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+
+class Source(Protocol):
+  """A dataset with random access to its records."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> Any: ...
+
+
+def batches(
+  source: Source,
+  batch_size: int,
+  seed: int,
+  start: int = 0,
+  transform: Callable[[Any], Arrays] | None = None,
+  threads: int = 4,
+  rows: tuple[int, int] | None = None,
+) -> Iterator[Arrays]:
+  """Endless batches from step `start` on, as this process sees them.
+
+  Args:
+    source: the dataset.
+    batch_size: of all processes together.
+    transform: applied to each record, in the reading threads.
+    threads: that read ahead.
+    rows: (first, end) of the rows of each batch that this process reads; by default its equal
+      share, in the order of process indices.
+
+  Yields:
+    Stacked arrays [rows, ...].
+  """
+  first, end = rows or _share(batch_size)
+  count = end - first
+  order = grain.MapDataset.source(source).shuffle(seed=seed).repeat()
+  # Record i of this process is row first + i % count of step i // count.
+  mine = _Rows(order, batch_size, first, count)
+  if transform is not None:
+    mine = mine.map(transform)
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4 * threads, 2 * count))
+  return iter(mine[start * count :].to_iter_dataset(options).batch(count))
+
+
+class _Rows(grain.MapDataset):
+  """Rows [first, first + count) of each batch of the parent's order."""
+
+  def __init__(self, parent: grain.MapDataset, batch_size: int, first: int, count: int):
+    super().__init__(parent)
+    self._layout = batch_size, first, count
+
+  def __len__(self) -> int:
+    batch_size, _, count = self._layout
+    return len(self._parent) // batch_size * count
+
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return self.slice(index)
+    batch_size, first, count = self._layout
+    step, row = divmod(index, count)
+    return self._parent[step * batch_size + first + row]
+
+
+def _share(batch_size: int) -> tuple[int, int]:
+  processes, index = jax.process_count(), jax.process_index()
+  if batch_size % processes:
+    raise ValueError(f'batch size {batch_size} must be a multiple of the {processes} processes')
+  count = batch_size // processes
+  return index * count, (index + 1) * count
+
+
+def to_device(batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding) -> dict:
+  """Puts this process's rows into global arrays, sharded along the batch."""
+  return {
+    name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()
+  }
