@@ -6,10 +6,10 @@ text encoder its embeddings [N, D] (word ids [N] for `words`):
     video, trajectory          float16 [T', H', W', C]    means of x and of the rendered s
     video_logvar, ...          float16, like the means    only where the codec is not deterministic
     first_frame, first_mask    float16 [1, H', W', C]     x0 and s0, encoded as still pictures
-    places/G/region            uint8 [t, h, w]            owner of each token on grid G
-    places/G/{box,seg}         int32 [t, h, w]            object sets of each token
-    text/E/{caption,motion}    [N, ...]                   and text/E/..._length int32 []
-    text/E/prompts             [L, N, ...]                and text/E/prompts_length int32 [L]
+    places.G.region            uint8 [t, h, w]            owner of each token on grid G
+    places.G.{box,seg}         int32 [t, h, w]            object sets of each token
+    text.E.{caption,motion}    [N, ...]                   and text.E.{...}_length int32 []
+    text.E.prompts             [L, N, ...]                and text.E.prompts_length int32 [L]
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,11 +66,11 @@ def to_batch(
 
 def places(arrays: Mapping[str, Array], cross_mask: str) -> tuple[Places, ...]:
   """The token masks of all grids, finest first."""
-  grids = sum(name.endswith('/region') for name in arrays)
+  grids = sum(name.endswith('.region') for name in arrays)
   return tuple(
     Places(
-      region=jnp.left_shift(1, arrays[f'places/{g}/region'].astype(jnp.int32)),
-      present=arrays[f'places/{g}/{cross_mask}'],
+      region=jnp.left_shift(1, arrays[f'places.{g}.region'].astype(jnp.int32)),
+      present=arrays[f'places.{g}.{cross_mask}'],
     )
     for g in range(grids)
   )
@@ -83,7 +83,7 @@ def text_condition(arrays: Mapping[str, Array], encoders: Sequence[str], field: 
   """
 
   def part(name, what, tokens):
-    return tokens(arrays[f'text/{name}/{what}'], arrays[f'text/{name}/{what}_length'])
+    return tokens(arrays[f'text.{name}.{what}'], arrays[f'text.{name}.{what}_length'])
 
   return Condition(
     text={name: part(name, field, caption_tokens) for name in encoders},

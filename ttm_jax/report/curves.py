@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ttm_jax.errors import InputError
 
-WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, BOTTOM = 58, 14, 40
+WIDTH, HEIGHT = 480, 270
+LEFT, RIGHT, BOTTOM = 46, 12, 40
 LEGEND_LINE = 20
 CHARACTER = 6.6  # Mean width of a character at 12 px.
 # Okabe and Ito 2008: told apart with any colour vision; black left out.
@@ -20,6 +20,7 @@ COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#9
 MAX_POINTS = 600
 
 Points = Sequence[tuple[float, float]]
+Runs = list[list[tuple[float, float]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,15 +163,15 @@ def _axes(x_at, y_at, x_ticks, y_ticks, x_label: str) -> Iterator[str]:
   yield _text((LEFT + right) / 2, HEIGHT - 5, x_label, 'middle')
 
 
-def _line(
-  name: str, runs: list[list[tuple[float, float]]], x_at, y_at, paint: str
-) -> Iterator[str]:
-  few = sum(map(len, runs)) <= 12
+def _line(name: str, runs: Runs, x_at, y_at, paint: str) -> Iterator[str]:
+  number = sum(map(len, runs))
+  few, width = number <= 12, 2 if number <= 120 else 1.25
   for run in runs:
     corners = ' '.join(f'{x_at(x):.1f},{y_at(y):.1f}' for x, y in run)
     yield (
-      f'<polyline points="{corners}" fill="none" stroke="{paint}" stroke-width="2"'
-      f' stroke-linejoin="round"><title>{html.escape(name)}</title></polyline>'
+      f'<polyline points="{corners}" fill="none" stroke="{paint}"'
+      f' stroke-width="{width}" stroke-linejoin="round">'
+      f'<title>{html.escape(name)}</title></polyline>'
     )
     if few or len(run) == 1:
       for x, y in run:
@@ -187,9 +188,9 @@ def _text(x: float, y: float, text: str, anchor: str = 'start') -> str:
   )
 
 
-def _runs(points: Points, log: bool) -> list[list[tuple[float, float]]]:
+def _runs(points: Points, log: bool) -> Runs:
   """The stretches of a series that can be drawn, thinned."""
-  runs: list[list[tuple[float, float]]] = [[]]
+  runs: Runs = [[]]
   for x, y in points:
     if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log):
       runs[-1].append((float(x), float(y)))

@@ -1,0 +1,177 @@
+"""The layers of an image autoencoder, inflated to video: what acts in space, then in time.
+
+Each 2-D convolution is followed by a 1-D one along time, each spatial attention by a temporal one
+("2.5D"; Singer et al. 2022, and the temporal autoencoder of Movie Gen). At initialisation the
+temporal parts are the identity, so that a video is processed frame by frame, as the image network
+would. Time is padded by repeating the first and the last frame and there are no temporal
+positions; a video without change is therefore processed as the picture it is, whatever the
+weights.
+
+Everywhere: activations [B, T, H, W, C] in `dtype`; weights float32, cast for the computation;
+statistics of the norms in float32, each frame by itself.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn.initializers import variance_scaling
+from jax.typing import DTypeLike
+
+Array = jax.Array
+
+_uniform = variance_scaling(1 / 3, 'fan_in', 'uniform')  # As PyTorch initialises, in which SD is.
+
+
+class Pointwise(nnx.Module):
+  """A linear map of the channels (a 1 x 1 convolution)."""
+
+  def __init__(
+    self, d_in: int, d_out: int, *, dtype: DTypeLike, zero: bool = False, rngs: nnx.Rngs
+  ):
+    shape = (d_in, d_out)
+    kernel = jnp.zeros(shape) if zero else _uniform(rngs.params(), shape, jnp.float32)
+    self.kernel = nnx.Param(kernel)
+    self.bias = nnx.Param(jnp.zeros(d_out))
+    self.dtype = dtype
+
+  def __call__(self, x: Array) -> Array:
+    rows = x.astype(self.dtype).reshape(-1, x.shape[-1])  # 2-D products: faster gradients on CPU.
+    rows = rows @ self.kernel.astype(self.dtype) + self.bias.astype(self.dtype)
+    return rows.reshape(*x.shape[:-1], -1)
+
+
+class TemporalConv(nnx.Module):
+  """A 1-D convolution of width 3 along time, the identity at initialisation.
+
+  With stride 2 it has ceil(T / 2) outputs, centred on the frames 0, 2, 4, ...
+  """
+
+  def __init__(self, channels: int, *, stride: int = 1, dtype: DTypeLike):
+    self.kernel = nnx.Param(jnp.zeros((3, channels, channels)).at[1].set(jnp.eye(channels)))
+    self.bias = nnx.Param(jnp.zeros(channels))
+    self.stride = stride
+    self.dtype = dtype
+
+  def __call__(self, x: Array) -> Array:
+    b, t, h, w, c = x.shape
+    padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), *[(0, 0)] * 3), mode='edge')
+    y = jax.lax.conv_general_dilated(
+      padded.reshape(b, t + 2, h * w, c),
+      self.kernel.astype(self.dtype)[:, None],
+      window_strides=(self.stride, 1),
+      padding='VALID',
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    return y.reshape(b, -1, h, w, c) + self.bias.astype(self.dtype)
+
+
+class Conv(nnx.Module):
+  """A 3 x 3 convolution in space, then a TemporalConv.
+
+  Args:
+    stride: (in time, in space). A spatial stride of 2 pads below and on the right only, as Stable
+      Diffusion does.
+  """
+
+  def __init__(
+    self,
+    d_in: int,
+    d_out: int,
+    *,
+    stride: tuple[int, int] = (1, 1),
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    self.kernel = nnx.Param(_uniform(rngs.params(), (3, 3, d_in, d_out), jnp.float32))
+    self.bias = nnx.Param(jnp.zeros(d_out))
+    self.temporal = TemporalConv(d_out, stride=stride[0], dtype=dtype)
+    self.stride = stride[1]
+    self.dtype = dtype
+
+  def in_space(self, x: Array) -> Array:
+    b, t, h, w, c = x.shape
+    y = jax.lax.conv_general_dilated(
+      x.astype(self.dtype).reshape(b * t, h, w, c),
+      self.kernel.astype(self.dtype),
+      window_strides=(self.stride, self.stride),
+      padding=[(int(self.stride == 1), 1)] * 2,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    return y.reshape(b, t, *y.shape[1:]) + self.bias.astype(self.dtype)
+
+  def __call__(self, x: Array) -> Array:
+    return self.temporal(self.in_space(x))
+
+
+class FrameNorm(nnx.Module):
+  """Group normalisation of each frame by itself: 32 groups, fewer (of 4) below 128 channels."""
+
+  def __init__(self, channels: int, *, dtype: DTypeLike):
+    self.scale = nnx.Param(jnp.ones(channels))
+    self.bias = nnx.Param(jnp.zeros(channels))
+    self.groups = min(32, channels // 4)
+    self.dtype = dtype
+
+  def __call__(self, x: Array) -> Array:
+    b, t, h, w, c = x.shape
+    groups = x.astype(jnp.float32).reshape(b, t, h * w, self.groups, c // self.groups)
+    mean = groups.mean((2, 4), keepdims=True)
+    variance = jnp.square(groups - mean).mean((2, 4), keepdims=True)
+    normal = ((groups - mean) * jax.lax.rsqrt(variance + 1e-6)).reshape(x.shape)
+    return (normal * self.scale + self.bias).astype(self.dtype)
+
+
+class ResBlock(nnx.Module):
+  """Two normalised convolutions beside a shortcut."""
+
+  def __init__(self, d_in: int, d_out: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    self.norm1 = FrameNorm(d_in, dtype=dtype)
+    self.conv1 = Conv(d_in, d_out, dtype=dtype, rngs=rngs)
+    self.norm2 = FrameNorm(d_out, dtype=dtype)
+    self.conv2 = Conv(d_out, d_out, dtype=dtype, rngs=rngs)
+    # No temporal part here: one tap in time would fold into the same matrix.
+    self.shortcut = None if d_in == d_out else Pointwise(d_in, d_out, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: Array) -> Array:
+    h = self.conv1(jax.nn.silu(self.norm1(x)))
+    h = self.conv2(jax.nn.silu(self.norm2(h)))
+    return h + (x if self.shortcut is None else self.shortcut(x))
+
+
+class Attention(nnx.Module):
+  """One head among the pixels of each frame, or among the frames of each pixel; a residual layer.
+
+  Args:
+    temporal: among the frames; nothing is added at initialisation.
+  """
+
+  def __init__(self, channels: int, *, temporal: bool, dtype: DTypeLike, rngs: nnx.Rngs):
+    self.norm = FrameNorm(channels, dtype=dtype)
+    self.qkv = Pointwise(channels, 3 * channels, dtype=dtype, rngs=rngs)
+    self.out = Pointwise(channels, channels, dtype=dtype, zero=temporal, rngs=rngs)
+    self.temporal = temporal
+
+  def __call__(self, x: Array) -> Array:
+    b, t, h, w, c = x.shape
+    qkv = self.qkv(self.norm(x)).reshape(b, t, h * w, 3 * c)
+    if self.temporal:
+      qkv = qkv.swapaxes(1, 2)
+    sequences = qkv.shape[:3]
+    q, k, v = jnp.split(qkv.reshape(-1, sequences[2], 1, 3 * c), 3, axis=-1)
+    y = jax.nn.dot_product_attention(q, k, v).reshape(*sequences, c)
+    if self.temporal:
+      y = y.swapaxes(1, 2)
+    return x + self.out(y).reshape(x.shape)
+
+
+class Upsample(nnx.Module):
+  """Twice the height and width, and `temporal` times the frames: repetition, then a Conv."""
+
+  def __init__(self, channels: int, *, temporal: int, dtype: DTypeLike, rngs: nnx.Rngs):
+    self.conv = Conv(channels, channels, dtype=dtype, rngs=rngs)
+    self.temporal = temporal
+
+  def __call__(self, x: Array) -> Array:
+    x = self.conv.in_space(x.repeat(2, axis=2).repeat(2, axis=3))
+    # Frames are repeated after the spatial part, which acts on each alike.
+    return self.conv.temporal(x.repeat(self.temporal, axis=1))

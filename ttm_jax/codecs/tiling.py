@@ -1,0 +1,101 @@
+"""Long and large videos through a network a tile at a time, in bounded memory."""
+
+import itertools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+
+
+def in_pieces(function: Callable[[Array], Array], video: Array, size: int) -> Array:
+  """Applies a function to consecutive pieces of `size` frames, one after the other.
+
+  Args:
+    function: [B, T, ...] to [B, T'', ...].
+    video: [B, T, ...]; the last piece is what remains.
+
+  Returns:
+    The results joined along axis 1.
+  """
+  whole = video.shape[1] // size
+  if video.shape[1] <= size:
+    return function(video)
+  pieces = video[:, : whole * size]
+  pieces = pieces.reshape(video.shape[0], whole, size, *video.shape[2:]).swapaxes(0, 1)
+  mapped = jax.lax.map(function, pieces).swapaxes(0, 1)
+  results = [mapped.reshape(mapped.shape[0], -1, *mapped.shape[3:])]
+  if video.shape[1] % size:
+    results.append(function(video[:, whole * size :]))
+  return jnp.concatenate(results, axis=1)
+
+
+def blended(
+  function: Callable[[Array], Array],
+  latents: Array,
+  tile: tuple[int, int, int],
+  overlap: tuple[int, int, int],
+  factor: tuple[int, int, int],
+) -> Array:
+  """Applies an enlarging function to overlapping tiles, and blends them linearly.
+
+  Where all tiles agree, blending changes nothing. The tiles are computed in one loop, so that
+  memory holds one of them at a time beside the result.
+
+  Args:
+    function: [B, t, h, w, C] to float32 [B, t * ft, h * fh, w * fw, D], for tiles of one shape.
+    latents: [B, T', H', W', C].
+    tile: extent of a tile along (T', H', W'), cut to that of the latents.
+    overlap: what two neighbours share along each, less than the tile. The last tile is moved back
+      to end where the latents end and may share more.
+    factor: (ft, fh, fw).
+
+  Returns:
+    float32 [B, T' * ft, H' * fh, W' * fw, D].
+  """
+  sizes = latents.shape[1:4]
+  tile = tuple(min(a, b) for a, b in zip(tile, sizes, strict=True))
+  if tile == sizes:
+    return function(latents)
+  axes = [windows(*args) for args in zip(sizes, tile, overlap, factor, strict=True)]
+  places = list(itertools.product(*[range(len(starts)) for starts, _ in axes]))
+  chosen = [np.array(index) for index in zip(*places, strict=True)]
+  starts = np.stack([axis[0][index] for axis, index in zip(axes, chosen, strict=True)], 1)
+  weights = tuple(
+    jnp.asarray(axis[1][index], jnp.float32) for axis, index in zip(axes, chosen, strict=True)
+  )
+  shape = jax.eval_shape(function, latents[:, : tile[0], : tile[1], : tile[2]]).shape
+  full = tuple(size * f for size, f in zip(sizes, factor, strict=True))
+
+  def add(result, of_tile):
+    start, (wt, wh, ww) = of_tile
+    begin = (0, start[0], start[1], start[2], 0)
+    part = jax.lax.dynamic_slice(latents, begin, (latents.shape[0], *tile, latents.shape[4]))
+    weight = wt[:, None, None, None] * wh[:, None, None] * ww[:, None]
+    begin = (0, *[start[i] * factor[i] for i in range(3)], 0)
+    there = jax.lax.dynamic_slice(result, begin, shape)
+    return jax.lax.dynamic_update_slice(result, there + weight * function(part), begin), None
+
+  empty = jnp.zeros((shape[0], *full, shape[4]), jnp.float32)
+  return jax.lax.scan(add, empty, (jnp.asarray(starts), weights))[0]
+
+
+def windows(size: int, tile: int, overlap: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
+  """Where tiles start along one axis, and the weight of each of their outputs.
+
+  Returns:
+    int [N], in latents; and float64 [N, tile * factor]: ramps over the overlaps, and over all
+    tiles that cover an output they sum to one.
+  """
+  step = max(tile - overlap, 1)  # The overlap may exceed a tile that was cut to the whole size.
+  count = 1 - (size - tile) // -step
+  starts = np.minimum(np.arange(count) * step, size - tile)
+  i = np.arange(tile * factor)
+  ramp = np.minimum(i + 1, tile * factor - i) / (overlap * factor + 1)
+  weights = np.tile(np.minimum(ramp, 1), (count, 1))
+  covered = starts[:, None] * factor + i
+  total = np.zeros(size * factor)
+  np.add.at(total, covered, weights)
+  return starts, weights / total[covered]

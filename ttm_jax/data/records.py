@@ -1,0 +1,207 @@
+"""Data sets on disk: named splits of records with random access, written once, read many times.
+
+A thin layer on TensorFlow Datasets that needs no TensorFlow: TFDS describes the features and packs
+the records, in the order given, into ArrayRecord files. `tfds.builder_from_directory` reads what
+this module writes.
+"""
+
+import itertools
+import operator
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import tensorflow_datasets as tfds
+import tqdm
+from etils import epath
+
+from ttm_jax.errors import InputError, nearest
+
+Example = dict[str, Any]
+Splits = Mapping[str, Iterable[tuple[str, Example]]]
+
+
+EXAMPLES_PER_SHARD = 1024
+_EXAMPLES_PER_FLUSH = 64  # TFDS rewrites the description of the data set at each.
+
+
+def write(
+  directory: epath.PathLike,
+  name: str,
+  version: str,
+  features: Mapping[str, Any],
+  splits: Splits,
+  metadata: dict[str, Any] | None = None,
+) -> None:
+  """Writes a data set whose files lie in `directory` itself, or nothing at all.
+
+  Args:
+    directory: must not exist or be empty. Local, or an address that etils understands (gs://).
+      The files grow in `directory.incomplete`, which a killed run leaves and the next one clears.
+    name: of the kind of record, e.g. `clips`.
+    version: of the layout of the record, e.g. `1.0.0`.
+    features: TFDS features by field.
+    splits: unique keys and examples. A split with a `len` gets a progress bar with an end.
+    metadata: anything JSON can hold, about the whole data set.
+
+  Raises:
+    InputError: `directory` is in use, a split is empty, or two examples share a key.
+  """
+  path = epath.Path(directory)
+  if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    raise InputError(f'{path}: already in use; remove it or name another folder')
+  incomplete = path.parent / f'{path.name}.incomplete'
+  if incomplete.exists():
+    incomplete.rmtree()
+  incomplete.mkdir(parents=True)
+  try:
+    info = tfds.core.DatasetInfo(
+      builder=tfds.core.DatasetIdentity(
+        name, tfds.core.Version(version), os.fspath(incomplete), module_name=__name__
+      ),
+      features=tfds.features.FeaturesDict(dict(features)),
+      metadata=tfds.core.MetadataDict(metadata or {}),
+    )
+    writer = tfds.core.SequentialWriter(info, EXAMPLES_PER_SHARD, file_format='array_record')
+    writer.initialize_splits(list(splits))
+    for split, examples in splits.items():
+      for some in _batches(_checked(path, split, examples)):
+        writer.add_examples({split: some})
+      writer.close_splits([split])
+    if path.exists():
+      path.rmdir()
+    incomplete.rename(path)
+  finally:
+    if incomplete.exists():
+      incomplete.rmtree()
+
+
+def _checked(
+  path: epath.Path, split: str, examples: Iterable[tuple[str, Example]]
+) -> Iterator[Example]:
+  """Passes the examples on, with a progress bar on stderr."""
+  keys = set()
+  total = operator.length_hint(examples) or None
+  rare = 0.5 if sys.stderr.isatty() else 30  # Seconds; a log file wants few lines.
+  for key, example in tqdm.tqdm(examples, split, total, unit=' records', mininterval=rare):
+    if key in keys:
+      raise InputError(f'{path}: split "{split}" has two records of key "{key}"; make keys unique')
+    keys.add(key)
+    yield example
+  if not keys:
+    raise InputError(f'{path}: split "{split}" would be empty; give it records or leave it out')
+
+
+def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
+  while some := list(itertools.islice(examples, _EXAMPLES_PER_FLUSH)):
+    yield some
+
+
+class Records:
+  """One split of a data set on disk, with random access: a source for Grain.
+
+  Opening reads two small files; pickling carries the address only. Reading one record touches one
+  place of one file. Records are dicts by field; strings come as bytes.
+
+  Attributes:
+    directory: where the data set lies.
+    split: name of the split.
+    name: the kind of record.
+    version: the version of the record's layout, e.g. `1.0.0`.
+    metadata: what the writer said about the whole data set.
+  """
+
+  def __init__(
+    self,
+    directory: epath.PathLike,
+    split: str,
+    name: str | None = None,
+    version: str | None = None,
+  ):
+    """Opens a split.
+
+    Args:
+      directory: the folder that `write` was given.
+      split: which split.
+      name: the expected kind of record; any, if None.
+      version: the version the caller can read: the first number must agree. Any, if None.
+
+    Raises:
+      InputError: there is no such data set or split, a file of it is missing, or it is of another
+        kind or version.
+    """
+    self.directory, self.split = os.fspath(directory), split
+    self._expected = (name, version)
+    builder = _open(self.directory)
+    self.name, self.version = builder.name, str(builder.version)
+    self.metadata: dict[str, Any] = dict(builder.info.metadata or {})
+    if name not in (None, self.name):
+      raise InputError(f'{directory}: holds "{self.name}" records, not "{name}"; name another one')
+    if version and version.split('.')[0] != self.version.split('.')[0]:
+      raise InputError(
+        f'{directory}: written as {self.name} {self.version}, but this program reads {version};'
+        ' write the data set again'
+      )
+    splits = builder.info.splits
+    if split not in splits:
+      raise InputError(
+        f'{directory}: no split "{split}"{nearest(split, splits)}; there is {", ".join(splits)}'
+      )
+    self._shards = splits[split].file_instructions
+    present = {file.name for file in epath.Path(self.directory).iterdir()}
+    for shard in self._shards:
+      if os.path.basename(shard.filename) not in present:
+        raise InputError(f'{shard.filename}: missing from the data set; copy or write it again')
+    self._source = builder.as_data_source(split)
+
+  def __reduce__(self):
+    return Records, (self.directory, self.split, *self._expected)
+
+  def __repr__(self) -> str:
+    return f'Records({self.directory!r}, {self.split!r}): {len(self)} {self.name} {self.version}'
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> Example:
+    """Record `index`, 0 <= index < len.
+
+    Raises:
+      IndexError: out of range.
+      InputError: the file that holds it is damaged.
+    """
+    index = operator.index(index)
+    if not 0 <= index < len(self):
+      raise IndexError(f'{self!r}: there is no record {index}')
+    try:
+      return self._source[index]
+    except Exception as error:  # ArrayRecord and TFDS raise all kinds for damaged bytes.
+      raise InputError(
+        f'{self.file_of(index)}: record {index} of split "{self.split}" cannot be read'
+        f' ({_first_line(error)}); copy or write the data set again'
+      ) from error
+
+  def file_of(self, index: int) -> str:
+    """The file that holds record `index`."""
+    for shard in self._shards:
+      if index < shard.take:
+        return shard.filename
+      index -= shard.take
+    raise IndexError(index)
+
+
+def _open(directory: str):
+  if not (epath.Path(directory) / 'dataset_info.json').exists():
+    raise InputError(f'{directory}: not a data set (no dataset_info.json); check the path')
+  try:
+    return tfds.builder_from_directory(directory)
+  except Exception as error:  # JSON, protocol and TFDS errors of damaged descriptions.
+    raise InputError(
+      f'{directory}: the description of the data set is damaged ({_first_line(error)});'
+      ' copy or write it again'
+    ) from error
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,199 @@
+"""How scenes are drawn: shapes as signed distances, textures, backgrounds, colours.
+
+Object colours are saturated (HSV saturation >= 0.75) and backgrounds muted (<= 0.3), whatever the
+texture, so that an object can be found again by its colour.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+Array = np.ndarray
+
+# No channel above 222: a texture brightens by up to 14 % and must not clip.
+COLOURS = {
+  'red': (214, 34, 40),
+  'orange': (222, 122, 16),
+  'yellow': (220, 206, 24),
+  'green': (32, 164, 54),
+  'cyan': (24, 190, 204),
+  'blue': (36, 66, 216),
+  'purple': (134, 34, 190),
+  'pink': (222, 52, 150),
+}
+
+BACKGROUND_COLOURS = {
+  'grey': (134, 134, 134),
+  'beige': (178, 166, 140),
+  'brown': (118, 98, 86),
+  'sage': (128, 148, 124),
+  'slate': (104, 120, 134),
+  'mauve': (150, 126, 146),
+}
+
+
+def _half_plane(x: Array, y: Array, angle: float, distance: float) -> Array:
+  """Distance beyond the line whose normal points to `angle`, `distance` from the origin."""
+  return x * np.float32(math.cos(angle)) + y * np.float32(math.sin(angle)) - np.float32(distance)
+
+
+def _box(x: Array, y: Array, half_width: float, half_height: float) -> Array:
+  return np.maximum(np.abs(x) - np.float32(half_width), np.abs(y) - np.float32(half_height))
+
+
+def _disk(x: Array, y: Array, radius: float) -> Array:
+  return np.sqrt(x * x + y * y) - np.float32(radius)
+
+
+def _triangle(x: Array, y: Array) -> Array:
+  sides = [_half_plane(x, y, math.pi * (1 / 2 + 2 * k / 3), 0.58) for k in range(3)]
+  return np.maximum(np.maximum(sides[0], sides[1]), sides[2])
+
+
+def _diamond(x: Array, y: Array) -> Array:
+  return _half_plane(np.abs(x), np.abs(y), math.atan2(0.66, 1.12), 0.66 * 1.12 / 1.3)
+
+
+def _hexagon(x: Array, y: Array) -> Array:
+  x, y = np.abs(x), np.abs(y)
+  return np.maximum(_half_plane(x, y, math.pi / 6, 0.9), _half_plane(x, y, math.pi / 2, 0.9))
+
+
+def _cross(x: Array, y: Array) -> Array:
+  return np.minimum(_box(x, y, 1.0, 0.36), _box(x, y, 0.36, 1.0))
+
+
+def _ring(x: Array, y: Array) -> Array:
+  return np.abs(_disk(x, y, 0.74)) - np.float32(0.3)
+
+
+def _crescent(x: Array, y: Array) -> Array:
+  return np.maximum(_disk(x + np.float32(0.15), y, 1.08), -_disk(x - np.float32(0.42), y, 0.82))
+
+
+def _star(x: Array, y: Array) -> Array:
+  """Five points: the plane folded to half a point, whose edge is one line."""
+  outer, inner, fold = 1.2, 0.58, math.pi / 5
+  angle = np.arctan2(np.abs(x), -y)
+  angle = np.abs((angle + np.float32(fold)) % np.float32(2 * fold) - np.float32(fold))
+  radius = np.sqrt(x * x + y * y)
+  along, across = radius * np.cos(angle), radius * np.sin(angle)
+  edge = (inner * math.cos(fold) - outer, inner * math.sin(fold))
+  return _half_plane(along - np.float32(outer), across, math.atan2(-edge[0], edge[1]), 0.0)
+
+
+def _heart(x: Array, y: Array) -> Array:
+  """A square standing on its corner, and a disk on each upper edge."""
+  side, root = 0.58, np.float32(math.sqrt(0.5))
+  x, y = np.abs(x), y + np.float32(0.12)
+  disk = _disk(x - side * root, y + side * root, side)
+  # The square ends at the upper edges, where the disks take over.
+  return np.minimum(_box((x + y) * root, (x - y) * root, side, side), disk)
+
+
+# Signed distance to the outline, negative inside, in units of the radius. x to the right, y down.
+SHAPES: dict[str, Callable[[Array, Array], Array]] = {
+  'circle': lambda x, y: _disk(x, y, 1.0),
+  'square': lambda x, y: _box(x, y, 0.86, 0.86),
+  'triangle': _triangle,
+  'star': _star,
+  'heart': _heart,
+  'ring': _ring,
+  'cross': _cross,
+  'diamond': _diamond,
+  'hexagon': _hexagon,
+  'crescent': _crescent,
+}
+REACH = 1.25  # No shape extends further from its centre, in radii.
+ROUND = frozenset({'circle', 'ring'})  # Nobody sees them spin.
+
+TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
+  'shade': lambda x, y: 0.1 * (x - y),
+  'stripes': lambda x, y: 0.12 * np.sin(7 * x + y),
+  'dots': lambda x, y: 0.14 * np.sin(6 * x) * np.sin(6 * y),
+}
+
+
+def coverage_and_light(
+  noun: str, texture: str, size: tuple[int, int], centre: Array, radius: Array, angle: Array
+) -> tuple[tuple[slice, slice], Array, Array]:
+  """Draws one object over time.
+
+  Args:
+    noun: a key of SHAPES.
+    texture: a key of TEXTURES.
+    size: (H, W) of the frame.
+    centre: float [T, 2], (x, y) in pixels; pixel (0, 0) covers [0, 1) x [0, 1).
+    radius: float [T], pixels.
+    angle: float [T], radians, clockwise on the screen.
+
+  Returns:
+    The rows and columns of the frame outside of which the object never is; there, how much of each
+    pixel it covers, float32 [T, h, w] in [0, 1]; and by what factor its colour is brighter,
+    float32 [T, h, w], 1 +- 0.14.
+  """
+  reach = REACH * radius[:, None] + 1
+  low = np.floor((centre - reach).min(0)).astype(int)
+  high = np.ceil((centre + reach).max(0)).astype(int)
+  columns, rows = (slice(max(low[i], 0), max(min(high[i], size[1 - i]), 0)) for i in range(2))
+  x = np.arange(columns.start, columns.stop) + 0.5
+  y = np.arange(rows.start, rows.stop) + 0.5
+  # Rotated into the frame of the object, separately for x and y: [T, w] and [T, h].
+  x, y = (x - centre[:, :1]) / radius[:, None], (y - centre[:, 1:]) / radius[:, None]
+  cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+  u = (cos * x).astype(np.float32)[:, None] + (sin * y).astype(np.float32)[..., None]
+  v = (-sin * x).astype(np.float32)[:, None] + (cos * y).astype(np.float32)[..., None]
+  distance = SHAPES[noun](u, v) * radius.astype(np.float32)[:, None, None]
+  coverage = np.clip(0.5 - distance, 0, 1)
+  return (rows, columns), coverage, 1 + TEXTURES[texture](u, v)
+
+
+def _gradient(rng: np.random.Generator, x: Array, y: Array) -> Array:
+  angle = rng.uniform(0, 2 * math.pi)
+  return (x * math.cos(angle) + y * math.sin(angle)) * 0.9
+
+
+def _stripes(rng: np.random.Generator, x: Array, y: Array) -> Array:
+  angle, waves = rng.uniform(0, math.pi), rng.uniform(16, 26)
+  return np.sin(waves * (x * math.cos(angle) + y * math.sin(angle)))
+
+
+def _checks(rng: np.random.Generator, x: Array, y: Array) -> Array:
+  waves, shift = rng.uniform(11, 17), rng.uniform(0, 6, size=2)
+  return np.clip(3 * np.sin(waves * x + shift[0]) * np.sin(waves * y + shift[1]), -1, 1)
+
+
+def _clouds(rng: np.random.Generator, x: Array, y: Array) -> Array:
+  total = np.zeros(np.broadcast_shapes(x.shape, y.shape))
+  for waves in (5.0, 9.0, 16.0):
+    for _ in range(2):
+      angle, phase = rng.uniform(0, 2 * math.pi, size=2)
+      wave = waves * (x * math.cos(angle) + y * math.sin(angle))
+      total += np.sin(wave + phase + 2 * np.sin(wave[::-1] / 3)) / math.sqrt(waves)
+  return total / 1.3
+
+
+BACKGROUNDS: dict[str, Callable[[np.random.Generator, Array, Array], Array]] = {
+  'plain': _gradient,
+  'striped': _stripes,
+  'checkered': _checks,
+  'cloudy': _clouds,
+}
+
+
+def background(rng: np.random.Generator, colour: str, kind: str, size: tuple[int, int]) -> Array:
+  """A still background, float32 [H, W, 3] in 0..255.
+
+  Args:
+    rng: draws direction, frequency, contrast.
+    colour: a key of BACKGROUND_COLOURS.
+    kind: a key of BACKGROUNDS.
+    size: (H, W).
+  """
+  height, width = size
+  unit = min(size)
+  x = (np.arange(width) + 0.5 - width / 2)[None, :] / unit
+  y = (np.arange(height) + 0.5 - height / 2)[:, None] / unit
+  light = rng.uniform(0.85, 1.1) * (1 + rng.uniform(0.12, 0.22) * BACKGROUNDS[kind](rng, x, y))
+  return (light[..., None] * BACKGROUND_COLOURS[colour]).astype(np.float32)

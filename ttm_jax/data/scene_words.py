@@ -1,0 +1,120 @@
+"""How scenes are described: the words for motions, captions, motion prompts and object prompts.
+
+After the paper, section 3.1: the caption says everything, the motion prompt says what moves and how
+but no colour, place, size or background, and each object prompt says of one object all that the
+caption says of it.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from ttm_jax.data.scene_shapes import BACKGROUND_COLOURS, BACKGROUNDS, COLOURS, SHAPES
+
+# `{}` stands for another object. No phrase may occur within one of another motion.
+PHRASES = {
+  'left': ('moves to the left', 'slides to the left', 'goes left'),
+  'right': ('moves to the right', 'slides to the right', 'goes right'),
+  'up': ('moves up', 'goes up', 'rises'),
+  'down': ('moves down', 'goes down', 'falls'),
+  'grow': ('grows', 'gets bigger'),
+  'shrink': ('shrinks', 'gets smaller'),
+  'spin': ('spins', 'rotates'),
+  'bounce': ('bounces', 'hops up and down'),
+  'circle': ('goes round and round', 'moves in a loop'),
+  'follow': ('follows the {}', 'moves after the {}'),
+  'stay': ('stays still', 'does not move'),
+}
+MOTIONS = tuple(PHRASES)
+SIZES = ('small', 'large')
+
+
+class Described(Protocol):
+  """What is said of an object.
+
+  Attributes:
+    noun: what it is; unique in its scene.
+    colour: unique in its scene.
+    size: one of SIZES, or empty for middling.
+    phrase: one of PHRASES.
+    leader: the place of the object it follows among the objects of the scene, or None.
+  """
+
+  noun: str
+  colour: str
+  size: str
+  phrase: str
+  leader: int | None
+
+
+def name_of(thing: Described) -> str:
+  """'red circle'."""
+  return f'{thing.colour} {thing.noun}'
+
+
+def prompt_of(things: Sequence[Described], index: int) -> str:
+  """'a small red circle that moves to the left'."""
+  thing = things[index]
+  return f'{_with_article(thing)} that {_said(things, index, name_of)}'
+
+
+def motion_prompt(things: Sequence[Described]) -> str:
+  """'The circle moves to the left and the star grows.'."""
+  clauses = [
+    f'the {thing.noun} {_said(things, i, lambda leader: leader.noun)}'
+    for i, thing in enumerate(things)
+  ]
+  return _sentence(_listed(clauses))
+
+
+def caption(things: Sequence[Described], background_colour: str, background: str) -> str:
+  """'A red circle moves to the left and a small star grows over a sage striped background.'."""
+  clauses = [
+    f'{_with_article(thing)} {_said(things, i, name_of)}' for i, thing in enumerate(things)
+  ]
+  return _sentence(f'{_listed(clauses)} over a {background_colour} {background} background')
+
+
+def _patterns() -> re.Pattern[str]:
+  groups = (
+    f'(?P<{motion}>' + '|'.join(p.removesuffix(' {}') for p in phrases) + ')'
+    for motion, phrases in PHRASES.items()
+  )
+  return re.compile(rf'\b(?:{"|".join(groups)})\b')
+
+
+_MOTION = _patterns()
+
+
+def motion_of(prompt: str) -> str | None:
+  """The motion, one of MOTIONS, of which an object prompt speaks; None if it speaks of none."""
+  match = _MOTION.search(prompt.lower())
+  return match.lastgroup if match else None
+
+
+def vocabulary() -> set[str]:
+  """All words, in lower case, that captions and prompts of scenes are made of."""
+  phrases = ' '.join(phrase for phrases in PHRASES.values() for phrase in phrases)
+  frame = 'a an the that and over background'
+  names = [*COLOURS, *SHAPES, *SIZES, *BACKGROUND_COLOURS, *BACKGROUNDS]
+  return set(re.findall('[a-z]+', f'{phrases} {frame}')) | set(names)
+
+
+def _said(things: Sequence[Described], index: int, call) -> str:
+  thing = things[index]
+  if thing.leader is None:
+    return thing.phrase
+  return thing.phrase.format(call(things[thing.leader]))
+
+
+def _with_article(thing: Described) -> str:
+  words = f'{thing.size} {name_of(thing)}'.strip()
+  return f'{"an" if words[0] in "aeiou" else "a"} {words}'
+
+
+def _listed(clauses: list[str]) -> str:
+  return ' and '.join(filter(None, [', '.join(clauses[:-1]), clauses[-1]]))
+
+
+def _sentence(text: str) -> str:
+  return f'{text[0].upper()}{text[1:]}.'

@@ -1,0 +1,70 @@
+"""What belongs together: for each preset, how its backbone is built, sharded, counted and fed."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flax import nnx
+
+from ttm_jax.errors import InputError, nearest
+from ttm_jax.models import dit
+from ttm_jax.processes.flow_matching import FlowMatching
+from ttm_jax.text.encoders import Encoder
+
+
+@dataclass(frozen=True)
+class Preset:
+  """A backbone with its process.
+
+  Attributes:
+    config: dataclass of the backbone's sizes.
+    model: builds the backbone from (config, text encoders, rngs=).
+    process: dataclass of the noising process.
+    sharding: parameter table of the backbone.
+    grids: the token grids (h, w) of the backbone for latents of (H', W'), finest first.
+    transfer: brings the parameters of one task's network into another's.
+    forward_flops: see `dit.forward_flops`.
+  """
+
+  config: type
+  model: Callable[..., nnx.Module]
+  process: type
+  sharding: tuple
+  grids: Callable[[int, int], tuple[tuple[int, int], ...]]
+  transfer: Callable[[dict, dict], dict]
+  forward_flops: Callable[..., float]
+
+  def build(self, config: Any, encoders: Mapping[str, Encoder], seed: int = 0) -> nnx.Module:
+    """The network with initial parameters, float32."""
+    return self.model(config, encoders, rngs=nnx.Rngs(seed))
+
+
+def _dit_grids(height: int, width: int) -> tuple[tuple[int, int], ...]:
+  p, q = dit.DiTConfig.patch
+  return ((height // p, width // q),)
+
+
+PRESETS: dict[str, Preset] = {
+  'dit': Preset(
+    config=dit.DiTConfig,
+    model=dit.DiT,
+    process=FlowMatching,
+    sharding=dit.SHARDING,
+    grids=_dit_grids,
+    transfer=dit.transfer,
+    forward_flops=dit.forward_flops,
+  )
+}
+
+
+def preset(name: str) -> Preset:
+  """The preset of that name.
+
+  Raises:
+    InputError: if there is none.
+  """
+  if name not in PRESETS:
+    raise InputError(
+      f'preset {name!r} is unknown: choose one of {sorted(PRESETS)}{nearest(name, PRESETS)}'
+    )
+  return PRESETS[name]

@@ -1,0 +1,147 @@
+"""One HTML file that shows a run: tables, curves, and samples that move. It needs no network.
+
+Everything lies within the file, which holds no script and forbids itself, by its content security
+policy, to load anything.
+"""
+
+import base64
+import dataclasses
+import numbers
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jinja2
+import markupsafe
+import numpy as np
+
+from ttm_jax.report import curves as drawing
+from ttm_jax.report import pictures
+
+MAX_SIDE = 384  # A panel larger than this is shrunk to it, and compressed with loss.
+
+
+class Table(NamedTuple):
+  """A table of results.
+
+  Attributes:
+    caption: stands above it.
+    headers: one a column.
+    rows: each as long as headers: texts, numbers (shown with at least three digits), or None for a
+      dash.
+  """
+
+  caption: str
+  headers: Sequence[str]
+  rows: Sequence[Sequence[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+  """A named picture, or an animation that repeats.
+
+  Attributes:
+    name: stands below it.
+    pixels: uint8 [H, W, 3] or [T, H, W, 3].
+    fps: frames per second of an animation.
+  """
+
+  name: str
+  pixels: np.ndarray
+  fps: float = 8.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One sample.
+
+  Attributes:
+    title: names it.
+    texts: what was asked for, by what it is: caption, motion prompt, object prompts, scores.
+    panels: what came of it, side by side.
+  """
+
+  title: str
+  texts: Mapping[str, str]
+  panels: Sequence[Panel]
+
+
+def write_gallery(
+  path: str | os.PathLike,
+  title: str,
+  intro: str,
+  tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[Any]]]] = (),
+  curves: Sequence[drawing.Chart] = (),
+  rows: Sequence[Row] = (),
+) -> pathlib.Path:
+  """Writes the page, atomically, and returns its path.
+
+  Args:
+    path: of the HTML file; its folder is made where it is missing.
+    title: heading.
+    intro: plain text; an empty line starts a new paragraph.
+    tables: `Table`s, or tuples of caption, headers and rows.
+    curves: charts.
+    rows: samples. Panels of up to MAX_SIDE pixels a side are embedded without loss, larger
+      ones shrunk to it; 16 rows of 6
+      panels of 8x48x48 make a file of a few megabytes.
+  """
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader('ttm_jax.report', '.'),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  environment.filters['shown'] = _shown
+  environment.tests['number'] = _is_number
+  page = environment.get_template('gallery.html.j2').render(
+    title=title,
+    paragraphs=[p.strip() for p in intro.split('\n\n') if p.strip()],
+    tables=[Table(*table) for table in tables],
+    # The only markup that is not the template's own; curves.svg escapes its texts.
+    charts=[(chart.title, markupsafe.Markup(drawing.svg(chart))) for chart in curves],
+    colours=drawing.COLOURS,
+    rows=[(row.title, row.texts, [_embedded(panel) for panel in row.panels]) for row in rows],
+  )
+  return pictures.write_atomically(path, page.encode())
+
+
+def _embedded(panel: Panel) -> dict[str, Any]:
+  frames = pictures.as_frames(panel.pixels, panel.name)
+  small = max(frames.shape[1:3]) <= MAX_SIDE
+  if not small:
+    frames = pictures.shrunk(frames, MAX_SIDE)
+  code = base64.b64encode(pictures.webp(frames, panel.fps, lossless=small)).decode()
+  _, height, width, _ = frames.shape
+  return {
+    'name': panel.name,
+    'uri': f'data:image/webp;base64,{code}',
+    'width': width,
+    'height': height,
+  }
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+  """A cell of a table as text."""
+  if value is None:
+    return '–'  # noqa: RUF001
+  if isinstance(value, bool | np.bool_):
+    return 'yes' if value else 'no'
+  if isinstance(value, numbers.Integral):
+    return f'{value:,}'
+  if isinstance(value, numbers.Real):
+    size = abs(float(value))
+    if size >= 1000:
+      return f'{value:,.0f}'
+    if size >= 100:
+      return f'{value:.1f}'
+    if size >= 1:
+      return f'{value:.2f}'
+    return f'{value:.3f}' if size >= 0.01 or not size else f'{value:.2e}'
+  return str(value)

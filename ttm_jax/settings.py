@@ -1,0 +1,86 @@
+"""Configurations: files that make a ConfigDict, overrides by flag, sections as typed dataclasses."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from ttm_jax.errors import InputError, nearest
+
+T = TypeVar('T')
+
+
+def from_config(kind: type[T], section: ConfigDict, name: str) -> T:
+  """A section of a configuration as the dataclass it describes.
+
+  Raises:
+    InputError: for an unknown key, or a value that the dataclass refuses.
+  """
+  known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+  values = section.to_dict()
+  for key in values:
+    if key not in known:
+      raise InputError(f'config.{name}.{key} is unknown{nearest(key, known)}')
+  values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+  try:
+    return kind(**values)
+  except (TypeError, ValueError) as error:
+    raise InputError(f'config.{name}: {error}') from error
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+  """Parses absl flags with a --config; turns what ml_collections raises into one sentence.
+
+  Use as `app.run(main, flags_parser=parse_flags)`.
+  """
+  for argument in argv:
+    if argument.startswith('--config='):
+      path = argument.removeprefix('--config=').split(':')[0]
+      if not Path(path).is_file():
+        raise InputError(f'config file {path} does not exist')
+  try:
+    return flags.FLAGS(argv)
+  except (KeyError, AttributeError) as error:
+    text = str(error.args[0]).replace('\n', ' ').strip('"')
+    raise InputError(f'unknown config key {text}') from error
+  except flags.Error as error:
+    raise InputError(str(error)) from error
+
+
+def to_json(config: ConfigDict) -> str:
+  """The fully resolved configuration, readable and stable."""
+  return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
+
+
+def from_json(text: str) -> ConfigDict:
+  """The configuration that `to_json` wrote; lists become tuples, as in the config files."""
+
+  def tuples(value):
+    if isinstance(value, dict):
+      return {k: tuples(v) for k, v in value.items()}
+    return tuple(tuples(v) for v in value) if isinstance(value, list) else value
+
+  return ConfigDict(tuples(json.loads(text)))
+
+
+def first_difference(
+  a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = ''
+) -> tuple[str, Any, Any] | None:
+  """The first key, in order, at which two nested dictionaries differ, with both values."""
+  for key in sorted({*a, *b}):
+    x, y = a.get(key), b.get(key)
+    if isinstance(x, Mapping) and isinstance(y, Mapping):
+      found = first_difference(x, y, f'{prefix}{key}.')
+      if found:
+        return found
+    elif _plain(x) != _plain(y):
+      return f'{prefix}{key}', x, y
+  return None
+
+
+def _plain(value: Any) -> Any:
+  return list(value) if isinstance(value, tuple) else value

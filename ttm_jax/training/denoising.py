@@ -1,0 +1,198 @@
+"""The objective of all four tasks: predict what the process asks for, at a random time."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from ttm_jax import conditioning, tasks
+from ttm_jax.codecs.base import to_uint8
+from ttm_jax.conditioning import Condition
+from ttm_jax.data import loader
+from ttm_jax.data.batch import text_condition, to_batch
+from ttm_jax.data.context import Context
+from ttm_jax.data.latents import Latents
+from ttm_jax.errors import InputError, nearest
+from ttm_jax.presets import preset
+from ttm_jax.settings import from_config
+from ttm_jax.text.encoders import total_tokens
+from ttm_jax.training.objective import Arrays, Metrics
+from ttm_jax.training.runs import read_parameters
+
+Array = jax.Array
+
+TASKS: dict[str, tasks.Task] = {
+  task.__name__: task
+  for task in (
+    tasks.text_to_video,
+    tasks.image_to_video,
+    tasks.image_to_motion,
+    tasks.motion_to_video,
+  )
+}
+
+TIME_BUCKETS = 4
+
+
+class Denoiser:
+  """A network with its process, task and context: what training and sampling have in common."""
+
+  def __init__(self, config: ConfigDict, context: Context):
+    if config.task not in TASKS:
+      raise InputError(
+        f'task {config.task!r} is unknown: choose one of {sorted(TASKS)}{nearest(config.task, TASKS)}'
+      )
+    self.config, self.context = config, context
+    self.preset = preset(config.preset)
+    self.task = TASKS[config.task]
+    self.model_config = from_config(self.preset.config, config.model, 'model')
+    self.process = from_config(self.preset.process, config.process, 'process')
+    self.encoders = context.encoding.encoders
+    self.null_text = text_condition(
+      {name: jnp.asarray(array) for name, array in context.null_text.items()},
+      list(self.encoders),
+      'caption',
+    )
+
+  def build(self, seed: int) -> nnx.Module:
+    """The network with initial parameters."""
+    return self.preset.build(self.model_config, self.encoders, seed)
+
+  def predictor(self, model: nnx.Module):
+    """The network as the process calls it: (x_t, t in 0..1, condition) -> prediction."""
+
+    def predict(x_t: Array, t: Array, condition: Condition) -> Array:
+      return model(x_t, self.process.network_time(t), condition)  # type: ignore[operator]
+
+    return predict
+
+  def known(self, arrays: Arrays, key: Array) -> tuple[Array, Condition]:
+    """The latents to generate, and what is known of them."""
+    batch = to_batch(arrays, list(self.encoders), self.config.data.cross_mask, key)
+    return self.task(batch)
+
+  def sample(self, model: nnx.Module, condition: Condition, key: Array) -> Array:
+    """Latents [B, T', H', W', C] for a condition, with two-scale guidance; inside jit."""
+    sampling = self.config.sample
+    noise = jax.random.normal(
+      key, (conditioning.batch_size(condition), *self.context.latent_shape), jnp.float32
+    )
+    guided = conditioning.guided(
+      self.predictor(model),
+      condition,
+      self.null_text,
+      sampling.visual_scale,
+      sampling.text_scale,
+      sampling.rescale,
+    )
+    return self.process.sample(guided, noise)
+
+
+class Denoising:
+  """The objective of a denoiser."""
+
+  def __init__(self, config: ConfigDict):
+    self.directory = Path(config.data.path)
+    if not config.data.path:
+      raise InputError('give the latents dataset: --config.data.path=DIR')
+    self.context = Context.load(self.directory)
+    self.denoiser = Denoiser(config, self.context)
+    self.config = config
+    self.sharding = self.denoiser.preset.sharding
+    _check_model(self.denoiser)
+    self._sample = jax.jit(self._sample_latents, static_argnums=0)
+    self._decode = jax.jit(
+      lambda codec, latents: codec.decode(latents, self.context.encoding.frames)
+    )
+
+  @property
+  def flops_per_sample(self) -> float:
+    """Forward and backward; masked self-attention counted on all pairs."""
+    d = self.denoiser
+    frames = self.context.latent_shape[0]
+    tokens = frames * int(np.prod(self.context.grids[0]))
+    text, prompts = total_tokens(d.encoders, self.context.encoding.max_objects)
+    return 3 * d.preset.forward_flops(d.model_config, tokens, text, prompts, allowed=1.0)
+
+  def build(self, seed: int) -> nnx.Module:
+    return self.denoiser.build(seed)
+
+  def initial(self, params: dict, init_from: str) -> dict:
+    if not init_from:
+      return params
+    return self.denoiser.preset.transfer(read_parameters(init_from, self.denoiser), params)
+
+  def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
+    data = self.config.data
+    return loader.batches(
+      Latents(self.directory, split), data.batch_size, data.seed, start, threads=data.threads
+    )
+
+  def loss(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Metrics]:
+    """Mean squared error of the prediction, uniform over all latents."""
+    keys = jax.random.split(key, 4)
+    process = self.denoiser.process
+    target, condition = self.denoiser.known(arrays, keys[0])
+    condition = conditioning.dropout(
+      keys[1], condition, self.denoiser.null_text, self.config.train.dropout
+    )
+    t = process.draw_t(keys[2], len(target))
+    noise = jax.random.normal(keys[3], target.shape)
+    x_t, wanted = process.corrupt(target, noise, t)
+    error = self.denoiser.predictor(model)(x_t, t, condition) - wanted
+    losses = jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
+    return losses.mean(), by_time(losses, t)
+
+  def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:
+    graphdef, params = nnx.split(model)
+    count = self.config.sample.count
+    arrays = jax.tree.map(lambda x: x[:count], arrays)
+    generated, target = self._sample(graphdef, params, arrays, key)
+    codec = self.context.codec
+    videos = {'truth': target, 'generated': generated}
+    return {name: to_uint8(self._decode(codec, latents)) for name, latents in videos.items()}
+
+  def save_context(self, directory) -> None:
+    self.context.save(directory)
+
+  def _sample_latents(self, graphdef, params, arrays, key):
+    target, condition = self.denoiser.known(arrays, key)
+    model = nnx.merge(graphdef, params)
+    return self.denoiser.sample(model, condition, jax.random.fold_in(key, 1)), target
+
+
+def by_time(losses: Array, t: Array) -> Metrics:
+  """The mean loss, and that of each quarter of the times."""
+  bucket = jnp.clip((t * TIME_BUCKETS).astype(jnp.int32), 0, TIME_BUCKETS - 1)
+  inside = jax.nn.one_hot(bucket, TIME_BUCKETS)
+  metrics = {'loss': (losses.sum(), jnp.asarray(float(len(losses))))}
+  for i in range(TIME_BUCKETS):
+    name = f'loss_t{i}of{TIME_BUCKETS}'
+    metrics[name] = ((losses * inside[:, i]).sum(), inside[:, i].sum())
+  return metrics
+
+
+def _check_model(denoiser: Denoiser) -> None:
+  """Raises InputError where the network does not fit the dataset."""
+  context, model = denoiser.context, denoiser.model_config
+  if context.encoding.preset != denoiser.config.preset:
+    raise InputError(
+      f'the dataset was encoded for preset {context.encoding.preset!r},'
+      f' the config asks for {denoiser.config.preset!r}'
+    )
+  *grid, channels = context.latent_shape
+  sizes = dataclasses.asdict(model)
+  if channels != sizes['channels']:
+    raise InputError(
+      f'the codec of the dataset has {channels} channels: set --config.model.channels={channels}'
+    )
+  if 'grid' in sizes and any(a > b for a, b in zip(grid, sizes['grid'], strict=True)):
+    raise InputError(
+      f'latents of the dataset are {tuple(grid)}: set --config.model.grid to at least that,'
+      f' it is {sizes["grid"]}'
+    )

@@ -1,0 +1,212 @@
+"""The training loop: one for all tasks, backbones and codecs."""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from ttm_jax.data.loader import to_device
+from ttm_jax.parallel.mesh import batch_sharding, make_mesh, replicated, shardings
+from ttm_jax.report.sheet import contact_sheet, save_picture
+from ttm_jax.training import runs
+from ttm_jax.training.checkpoint import Checkpoints
+from ttm_jax.training.objective import Objective, stream
+from ttm_jax.training.state import TrainState, create, make_optimizer
+from ttm_jax.training.step import make_evaluation, make_step
+from ttm_jax.training.telemetry import Telemetry, means
+
+
+class NotFinite(RuntimeError):
+  """The loss is no longer a number."""
+
+
+def train(config: ConfigDict, objective: Objective, workdir: Path) -> TrainState:
+  """Trains from the newest checkpoint in `workdir`, or from the start, to `config.train.steps`.
+
+  SIGTERM and SIGINT end the run after the current step with a checkpoint; the same command
+  continues it.
+
+  Returns:
+    The last state.
+
+  Raises:
+    InputError: if the workdir holds another run, a checkpoint does not fit, or the disk is full.
+    NotFinite: if the loss becomes NaN or infinite; the last checkpoint is from before.
+  """
+  settings = config.train
+  first = jax.process_index() == 0
+  runs.open_run(workdir, config, write=first)
+  mesh = make_mesh(config.mesh)
+  with jax.set_mesh(mesh):
+    optimizer = make_optimizer(config.optimizer, settings.steps)
+    checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, settings.keep_last, settings.keep_every)
+    graphdef, state, restored = _start(config, objective, optimizer, mesh, checkpoints)
+    if first and not (workdir / 'context').exists():
+      objective.save_context(workdir)
+    begin = int(state.step)
+    telemetry = Telemetry(
+      workdir,
+      settings.steps,
+      begin,
+      config.data.batch_size,
+      objective.flops_per_sample,
+      write=first,
+    )
+    _greet(telemetry, workdir, state, restored)
+    step_fn = jax.jit(
+      make_step(objective, graphdef, optimizer, settings.accumulate, settings.ema),
+      donate_argnums=0,
+    )
+    watch = _Watch(config, objective, graphdef, mesh, workdir, telemetry)
+    root = jax.random.key(config.seed)
+    batches = objective.batches('train', begin)
+    place = batch_sharding(mesh)
+    with _stop_on_signals() as stopped:
+      try:
+        if not restored:
+          watch.look(0, state)
+        for step in range(begin + 1, settings.steps + 1):
+          waited = time.perf_counter()
+          arrays = to_device(next(batches), place)
+          telemetry.waited(time.perf_counter() - waited)
+          state, metrics = step_fn(state, arrays, root)
+          telemetry.add(metrics)
+          last = step == settings.steps or stopped()
+          if step % settings.log_every == 0 or last:
+            _check_finite(telemetry.log(step), step, checkpoints)
+          else:
+            telemetry.advance(step)
+          watch.look(step, state, last=step == settings.steps)
+          if step % settings.checkpoint_every == 0 or last:
+            with telemetry.pause():
+              _check_finite({'loss': _total(metrics)}, step, checkpoints)
+              checkpoints.save(state)
+          if stopped():
+            telemetry.say(f'stopped by signal after step {step}; the same command continues')
+            break
+        checkpoints.wait()
+      finally:
+        telemetry.close()
+        checkpoints.close()
+  return state
+
+
+def _start(config, objective, optimizer, mesh, checkpoints):
+  """The network's structure, and the state to begin with, placed on the mesh."""
+
+  def initial() -> TrainState:
+    _, params = nnx.split(objective.build(config.seed))
+    return create(nnx.to_pure_dict(params), optimizer)
+
+  graphdef = nnx.graphdef(nnx.eval_shape(lambda: objective.build(config.seed)))
+  abstract = jax.eval_shape(initial)
+  places = shardings(abstract, objective.sharding, mesh)
+  latest = checkpoints.latest()
+  if latest is not None:
+    like = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, places
+    )
+    return graphdef, checkpoints.restore(latest, like), True
+  state = jax.jit(initial, out_shardings=places)()
+  if config.init_from:
+    params = objective.initial(state.params, config.init_from)
+    params = jax.device_put(params, places.params)
+    state = jax.jit(lambda p: create(p, optimizer), out_shardings=places)(params)
+  return graphdef, state, False
+
+
+class _Watch:
+  """Held-out loss and fixed-seed samples with the averaged weights, now and then."""
+
+  def __init__(self, config, objective, graphdef, mesh, workdir, telemetry):
+    self._config, self._objective, self._graphdef = config, objective, graphdef
+    self._workdir, self._telemetry = workdir, telemetry
+    self._key = stream(jax.random.key(config.seed), 'watch', 0)
+    self._evaluate = jax.jit(make_evaluation(objective, graphdef), out_shardings=replicated(mesh))
+    batches = objective.batches('validation', 0)
+    place = batch_sharding(mesh)
+    count = max(1, config.train.evaluate_batches)
+    # Always the same batches, so that the numbers of different steps compare.
+    self._batches = [to_device(next(batches), place) for _ in range(count)]
+
+  def look(self, step: int, state: TrainState, last: bool = False) -> None:
+    settings = self._config.train
+    evaluate = settings.evaluate_every and (step % settings.evaluate_every == 0 or last)
+    sample = settings.sample_every and (step % settings.sample_every == 0 or last)
+    if not (evaluate or sample):
+      return
+    with self._telemetry.pause():
+      if evaluate:
+        found = [
+          self._evaluate(state.ema, arrays, jax.random.fold_in(self._key, i))
+          for i, arrays in enumerate(self._batches)
+        ]
+        self._telemetry.write(step, means(jax.device_get(found)), 'validation/')
+      if sample:
+        model = nnx.merge(self._graphdef, state.ema)
+        videos = self._objective.samples(model, self._batches[0], self._key)
+        if jax.process_index() == 0:
+          path = self._workdir / 'samples' / f'step_{step:07d}.png'
+          path.parent.mkdir(exist_ok=True)
+          save_picture(path, _sheet(videos))
+
+
+def _sheet(videos: dict[str, np.ndarray]) -> np.ndarray:
+  """Each sample beside its truth, a few frames of each."""
+  labels = list(videos)
+  rows = [
+    (f'{label} {i}', videos[label][i]) for i in range(len(videos[labels[0]])) for label in labels
+  ]
+  return contact_sheet(rows)
+
+
+def _greet(telemetry: Telemetry, workdir: Path, state: TrainState, restored: bool) -> None:
+  count = sum(x.size for x in jax.tree.leaves(state.params))
+  begin = f'continues after step {int(state.step)}' if restored else 'starts'
+  telemetry.say(
+    f'{workdir}: {count / 1e6:.2f} M parameters on {jax.device_count()} x'
+    f' {jax.devices()[0].device_kind}; {begin}'
+  )
+
+
+def _total(metrics) -> float:
+  total, count = jax.device_get(metrics['loss'])
+  return float(total) / max(float(count), 1e-9)
+
+
+def _check_finite(values: dict[str, float], step: int, checkpoints: Checkpoints) -> None:
+  bad = [name for name in ('loss', 'grad_norm') if not math.isfinite(values.get(name, 0.0))]
+  if bad:
+    checkpoints.wait()
+    last = checkpoints.latest()
+    where = f'{checkpoints.directory}/{last}' if last is not None else 'none was saved'
+    raise NotFinite(
+      f'{bad[0]} is not finite at step {step}; last good checkpoint: {where}. Lower'
+      ' --config.optimizer.learning_rate or look at the data of that step'
+    )
+
+
+class _stop_on_signals:
+  """Within it, SIGTERM and SIGINT are noted instead of ending the process; a second one ends it."""
+
+  def __enter__(self) -> Callable[[], bool]:
+    self._seen = False
+    self._before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    for number in self._before:
+      signal.signal(number, self._note)
+    return lambda: self._seen
+
+  def _note(self, number, frame) -> None:
+    if self._seen:
+      raise KeyboardInterrupt
+    self._seen = True
+
+  def __exit__(self, *_) -> None:
+    for number, handler in self._before.items():
+      signal.signal(number, handler)

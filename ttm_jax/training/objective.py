@@ -1,0 +1,56 @@
+"""What a run optimises: the one thing by which training a denoiser or a codec differs."""
+
+import zlib
+from collections.abc import Iterator
+from typing import Protocol
+
+import jax
+import numpy as np
+from flax import nnx
+
+Array = jax.Array
+Arrays = dict[str, Array]
+
+# A metric is (sum, count): parts of a batch and steps of an interval add up, and are divided last.
+Metrics = dict[str, tuple[Array, Array]]
+
+
+class Objective(Protocol):
+  """A network, its loss and its data.
+
+  Attributes:
+    sharding: parameter table of the network (see `parallel.mesh.shardings`).
+    flops_per_sample: floating-point operations of one training step, forward and backward.
+  """
+
+  sharding: tuple
+  flops_per_sample: float
+
+  def build(self, seed: int) -> nnx.Module:
+    """The network with initial parameters."""
+    ...
+
+  def initial(self, params: dict, init_from: str) -> dict:
+    """The parameters to start from: `params` where `init_from` is empty, else another run's."""
+    ...
+
+  def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
+    """This process's share of the batches from a step on."""
+    ...
+
+  def loss(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Metrics]:
+    """The loss of one batch, and metrics; inside jit."""
+    ...
+
+  def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:
+    """Videos to look at, uint8 [n, T, H, W, 3], by label; arrays hold one batch."""
+    ...
+
+  def save_context(self, directory) -> None:
+    """Writes beside the checkpoints what whoever uses the run will need."""
+    ...
+
+
+def stream(key: Array, name: str, step: Array | int) -> Array:
+  """The key of one use of randomness at one step; uses are told apart by name."""
+  return jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(name.encode())), step)

@@ -1,0 +1,63 @@
+"""What training changes, as one unit: parameters, their moving average, optimiser, step."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+Array = jax.Array
+Params = dict[str, Any]
+
+
+@flax.struct.dataclass
+class TrainState:
+  """The state of a run; checkpointed whole.
+
+  Attributes:
+    step: int32 [], optimiser steps done.
+    params: nested dict of float32 arrays.
+    ema: their exponential moving average, used for sampling.
+    optimizer: state of the optimiser.
+  """
+
+  step: Array
+  params: Params
+  ema: Params
+  optimizer: Any
+
+
+def create(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+  """The state before the first step."""
+  ema = jax.tree.map(jnp.copy, params)
+  return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
+
+
+def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+  """AdamW with clipping by global norm, linear warm-up, then a constant or cosine rate.
+
+  Args:
+    config: learning_rate, warmup, schedule, b1, b2, eps, weight_decay, clip.
+    steps: of the run; where the cosine reaches zero.
+  """
+  peak, warmup = config.learning_rate, config.warmup
+  if config.schedule == 'constant':
+    after = optax.constant_schedule(peak)
+  elif config.schedule == 'cosine':
+    after = optax.cosine_decay_schedule(peak, max(steps - warmup, 1))
+  else:
+    raise ValueError(f"schedule must be 'constant' or 'cosine', got {config.schedule!r}")
+  rate = optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), after], [warmup])
+  return optax.chain(
+    optax.clip_by_global_norm(config.clip),
+    optax.adamw(
+      rate,
+      b1=config.b1,
+      b2=config.b2,
+      eps=config.eps,
+      weight_decay=config.weight_decay,
+      mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+    ),
+  )

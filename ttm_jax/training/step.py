@@ -1,0 +1,76 @@
+"""One optimiser step, and the loss on held-out data, as pure functions."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from ttm_jax.training.objective import Arrays, Metrics, Objective, stream
+from ttm_jax.training.state import TrainState
+
+Array = jax.Array
+
+
+def make_step(
+  objective: Objective,
+  graphdef: nnx.GraphDef,
+  optimizer: optax.GradientTransformation,
+  accumulate: int,
+  ema_decay: float,
+) -> Callable[[TrainState, Arrays, Array], tuple[TrainState, Metrics]]:
+  """Builds (state, arrays of a batch, root key) -> (state, metrics).
+
+  Args:
+    accumulate: into how many parts a batch is cut, whose gradients are averaged.
+    ema_decay: of the moving average; smaller at first, (1 + step) / (10 + step), so that it
+      forgets the initial parameters.
+  """
+
+  def gradients(params, arrays, key):
+    def loss(params):
+      return objective.loss(nnx.merge(graphdef, params), arrays, key)
+
+    (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    return grads, metrics
+
+  def accumulated(params, arrays, key):
+    # Part i takes every accumulate-th row, so that each device cuts up its own rows.
+    parts = jax.tree.map(
+      lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), arrays
+    )
+
+    def add(total, part):
+      index, arrays = part
+      new = gradients(params, arrays, jax.random.fold_in(key, index))
+      return jax.tree.map(jnp.add, total, new), None
+
+    shapes = jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], parts), key)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    (grads, metrics), _ = jax.lax.scan(add, zero, (jnp.arange(accumulate), parts))
+    return jax.tree.map(lambda g: g / accumulate, grads), metrics
+
+  def step(state: TrainState, arrays: Arrays, root: Array) -> tuple[TrainState, Metrics]:
+    key = stream(root, 'train', state.step)
+    whole = gradients if accumulate == 1 else accumulated
+    grads, metrics = whole(state.params, arrays, key)
+    updates, opt_state = optimizer.update(grads, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+    ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+    metrics = {**metrics, 'grad_norm': (optax.global_norm(grads), jnp.ones(()))}
+    return TrainState(state.step + 1, params, ema, opt_state), metrics
+
+  return step
+
+
+def make_evaluation(
+  objective: Objective, graphdef: nnx.GraphDef
+) -> Callable[[dict, Arrays, Array], Metrics]:
+  """Builds (parameters, arrays of a batch, key) -> metrics."""
+
+  def evaluate(params, arrays, key):
+    return objective.loss(nnx.merge(graphdef, params), arrays, key)[1]
+
+  return evaluate
