@@ -84,6 +84,14 @@ class TestColours:
     # With it: a blemish stays in the object, an invented object on black is gone.
     assert trajectory.decode(rgb, first)[1].tolist() == [[1, 1, 0, 1, 0]]
 
+  def test_black_is_background_even_where_the_first_mask_has_none(self):
+    rgb = np.concatenate([pixels((255, 0, 0), (0, 255, 0)), pixels((0, 0, 0), (0, 0, 255))])
+    assert trajectory.decode(rgb, frame('12'))[1].tolist() == [[0, 0]]
+
+  def test_of_equally_near_colours_the_first_wins(self):
+    # Between red (1) and orange (7).
+    assert trajectory.decode(pixels((255, 64, 0), (255, 65, 0)), None).tolist() == [[[1, 7]]]
+
   def test_frame_0_is_taken_over(self):
     first = frame('1.2')
     rgb = np.zeros((2, 1, 3, 3), np.uint8)
@@ -181,6 +189,11 @@ class TestRegions:
     ids = clip(frame('1122....', '1111....', '11112...', '1111....'))
     assert trajectory.token_regions(ids, [0], (1, 2)).tolist() == [[[1, 2]]]
 
+  def test_the_best_token_has_the_most_pixels_wherever_the_centroid_is(self):
+    # 3, 0, 0, 2, 2 pixels: the centroid lies in the middle.
+    ids = clip(frame('222.......22..22....', *['1' * 20] * 4)[:4])
+    assert trajectory.token_regions(ids, [0], (1, 5)).tolist() == [[[2, 1, 1, 1, 1]]]
+
   def test_the_smallest_chooses_first_and_the_next_takes_the_nearest(self):
     # 2 and 3 lie in token 1 only. 3 is smaller and gets it; 2 lies to the right of the middle, and
     # of the tokens without any of its pixels, token 2 is as near as token 0: the first of them.
@@ -226,6 +239,8 @@ class TestRegions:
   def test_bad_grid(self):
     with pytest.raises(InputError, match='2x3 tokens does not divide a picture of 4x4'):
       trajectory.token_regions(np.zeros((1, 4, 4), np.uint8), [0], (2, 3))
+    with pytest.raises(InputError, match='0x1 tokens does not divide'):
+      trajectory.token_regions(np.zeros((1, 4, 4), np.uint8), [0], (0, 1))
 
 
 class TestPresence:

@@ -46,10 +46,21 @@ class TestEdits:
     assert trajectory_edits.translate(ids, 2, {0: (-1, 0)}).tolist() == [[[2, 0]]]
 
   def test_the_order_does_not_change_within_a_clip(self):
-    # 1 is larger on average, though not in frame 1; it stays behind.
-    ids = clip(frame('111.', '111.', '1122'), frame('....', '....', '1.22'))
+    # 1 is the larger on average, though not in frame 0; it stays behind.
+    ids = clip(frame('....', '....', '1.22'), frame('111.', '111.', '1122'))
     moved = trajectory_edits.translate(ids, 1, {0: (2, 0)})
-    assert (moved[1] == frame('....', '....', '..22')).all()
+    assert (moved[0] == frame('....', '....', '..22')).all()
+    assert (moved[1] == frame('..11', '..11', '..22')).all()
+
+  def test_areas_are_averaged_over_the_frames_that_show_the_object(self):
+    # 2 is larger when it is there, and has fewer pixels in the clip.
+    ids = clip(frame('11222'), frame('11...'), frame('11...'))
+    moved = trajectory_edits.translate(ids, 1, {0: (1, 0)})
+    assert moved[0].tolist() == [[0, 1, 1, 2, 2]]
+
+  def test_the_background_is_below_however_small_it_is(self):
+    ids = clip(frame('1224'))
+    assert trajectory_edits.scale(ids, 1, {0: 8}).tolist() == [[[1, 2, 2, 4]]]
 
   def test_scale_about_the_centroid(self):
     doubled = trajectory_edits.scale(self.square, 1, [1, 2, 0.5])

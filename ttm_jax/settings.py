@@ -1,4 +1,4 @@
-"""Configurations: files that make a ConfigDict, overrides by flag, sections as typed dataclasses."""
+"""Configurations: files that make a ConfigDict, overrides by flag, sections as dataclasses."""
 
 import dataclasses
 import json

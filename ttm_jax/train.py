@@ -1,6 +1,6 @@
 """Trains a codec, or a denoiser for one of the four tasks.
 
-    python -m ttm_jax.train --config=configs/stage1_dit.py --workdir=runs/stage1 \
+    python -m ttm_jax.train --config=configs/stage1_dit.py --workdir=runs/stage1 \\
         --config.data.path=DATASET
 
 Every value of the configuration can be set by flag (--config.optimizer.learning_rate=1e-4). The

@@ -85,7 +85,7 @@ def _closest(pixels: np.ndarray, colours: np.ndarray) -> np.ndarray:
   for index, colour in enumerate(colours):
     distance = pixels @ (-2 * colour)
     distance += colour @ colour
-    closest[distance < best] = index
+    np.copyto(closest, index, where=distance < best)
     np.minimum(best, distance, out=best)
   return closest
 
@@ -98,15 +98,14 @@ def _vote(ids: np.ndarray) -> np.ndarray:
   result, best = np.zeros_like(ids), np.zeros(ids.shape, np.uint8)
   for label in np.unique(ids):
     own = (ids == label).astype(np.uint8)
-    votes = own
-    for axis in (1, 2):
-      line = np.moveaxis(votes, axis, 0)
-      total = line.copy()
-      total[1:] += line[:-1]
-      total[:-1] += line[1:]
-      votes = np.moveaxis(total, 0, axis)
+    lines = own.copy()
+    lines[:, 1:] += own[:, :-1]
+    lines[:, :-1] += own[:, 1:]
+    votes = lines.copy()
+    votes[..., 1:] += lines[..., :-1]
+    votes[..., :-1] += lines[..., 1:]
     score = 2 * votes + own
-    result[score > best] = label
+    np.copyto(result, label, where=score > best)
     np.maximum(best, score, out=best)
   return result
 

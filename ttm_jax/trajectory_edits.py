@@ -183,11 +183,12 @@ def _paint(ids: np.ndarray, obj: int, mask: np.ndarray) -> np.ndarray:
 
 def _dilate(mask: np.ndarray, radius: int) -> np.ndarray:
   """Grows a bool mask [T, H, W] by a square of 2 radius + 1 pixels a side, within the picture."""
-  for axis in (1, 2):
-    source = np.moveaxis(mask, axis, 1)
-    grown = source.copy()
-    for shift in range(1, radius + 1):
-      grown[:, shift:] |= source[:, :-shift]
-      grown[:, :-shift] |= source[:, shift:]
-    mask = np.moveaxis(grown, 1, axis)
-  return mask
+  tall = mask.copy()
+  for shift in range(1, radius + 1):
+    tall[:, shift:] |= mask[:, :-shift]
+    tall[:, :-shift] |= mask[:, shift:]
+  grown = tall.copy()
+  for shift in range(1, radius + 1):
+    grown[..., shift:] |= tall[..., :-shift]
+    grown[..., :-shift] |= tall[..., shift:]
+  return grown

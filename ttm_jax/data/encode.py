@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttm_jax import trajectory
+from ttm_jax import trajectory, trajectory_edits
 from ttm_jax.codecs.base import Codec, Moments, to_float
 from ttm_jax.data.clips import encode_ids
 from ttm_jax.data.context import Context, Encoding
@@ -201,7 +201,7 @@ def draw_variant(
   ids = table[clip.ids]
   damaged = bool(rng.random() < augmentation.corrupt)
   if damaged:
-    ids = trajectory.corrupt(rng, ids)
+    ids = trajectory_edits.corrupt(rng, ids)
   permutation = np.zeros(MAX_OBJECTS, np.uint8)
   permutation[:count] = order + 1
   relabelled = dataclasses.replace(

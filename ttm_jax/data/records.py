@@ -205,3 +205,12 @@ def _open(directory: str):
 
 def _first_line(error: Exception) -> str:
   return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def splits(directory: epath.PathLike) -> tuple[str, ...]:
+  """The names of the splits of the data set in a folder.
+
+  Raises:
+    InputError: there is no data set, or its description is damaged.
+  """
+  return tuple(_open(os.fspath(directory)).info.splits)

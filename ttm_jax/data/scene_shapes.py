@@ -47,12 +47,12 @@ def _disk(x: Array, y: Array, radius: float) -> Array:
 
 
 def _triangle(x: Array, y: Array) -> Array:
-  sides = [_half_plane(x, y, math.pi * (1 / 2 + 2 * k / 3), 0.58) for k in range(3)]
+  sides = [_half_plane(x, y, math.pi * (1 / 2 + 2 * k / 3), 0.62) for k in range(3)]
   return np.maximum(np.maximum(sides[0], sides[1]), sides[2])
 
 
 def _diamond(x: Array, y: Array) -> Array:
-  return _half_plane(np.abs(x), np.abs(y), math.atan2(0.66, 1.12), 0.66 * 1.12 / 1.3)
+  return _half_plane(np.abs(x), np.abs(y), math.atan2(0.74, 1.2), 0.74 * 1.2 / 1.41)
 
 
 def _hexagon(x: Array, y: Array) -> Array:
@@ -69,7 +69,7 @@ def _ring(x: Array, y: Array) -> Array:
 
 
 def _crescent(x: Array, y: Array) -> Array:
-  return np.maximum(_disk(x + np.float32(0.15), y, 1.08), -_disk(x - np.float32(0.42), y, 0.82))
+  return np.maximum(_disk(x - np.float32(0.18), y, 1.06), -_disk(x - np.float32(0.74), y, 0.82))
 
 
 def _star(x: Array, y: Array) -> Array:
@@ -86,7 +86,7 @@ def _star(x: Array, y: Array) -> Array:
 def _heart(x: Array, y: Array) -> Array:
   """A square standing on its corner, and a disk on each upper edge."""
   side, root = 0.58, np.float32(math.sqrt(0.5))
-  x, y = np.abs(x), y + np.float32(0.12)
+  x, y = np.abs(x), y - np.float32(0.12)
   disk = _disk(x - side * root, y + side * root, side)
   # The square ends at the upper edges, where the disks take over.
   return np.minimum(_box((x + y) * root, (x - y) * root, side, side), disk)
@@ -109,7 +109,7 @@ REACH = 1.25  # No shape extends further from its centre, in radii.
 ROUND = frozenset({'circle', 'ring'})  # Nobody sees them spin.
 
 TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
-  'shade': lambda x, y: 0.1 * (x - y),
+  'shade': lambda x, y: np.clip(0.1 * (x - y), -0.14, 0.14),
   'stripes': lambda x, y: 0.12 * np.sin(7 * x + y),
   'dots': lambda x, y: 0.14 * np.sin(6 * x) * np.sin(6 * y),
 }
@@ -165,13 +165,19 @@ def _checks(rng: np.random.Generator, x: Array, y: Array) -> Array:
 
 
 def _clouds(rng: np.random.Generator, x: Array, y: Array) -> Array:
+  """Random heights on coarse grids, smoothly interpolated: value noise of three octaves."""
   total = np.zeros(np.broadcast_shapes(x.shape, y.shape))
-  for waves in (5.0, 9.0, 16.0):
-    for _ in range(2):
-      angle, phase = rng.uniform(0, 2 * math.pi, size=2)
-      wave = waves * (x * math.cos(angle) + y * math.sin(angle))
-      total += np.sin(wave + phase + 2 * np.sin(wave[::-1] / 3)) / math.sqrt(waves)
-  return total / 1.3
+  for cells in (3, 6, 12):
+    heights = rng.normal(size=(cells + 1, cells + 1)) / math.sqrt(cells)
+    total += _interpolation(y[:, 0], cells) @ heights @ _interpolation(x[0], cells).T
+  return np.clip(1.6 * total, -1.2, 1.2)
+
+
+def _interpolation(x: Array, cells: int) -> Array:
+  """Weights [N, cells + 1] of the grid points that span the N positions `x`."""
+  place = (x - x[0]) / (x[-1] - x[0]) * cells
+  near = np.clip(1 - np.abs(place[:, None] - np.arange(cells + 1)), 0, 1)
+  return near * near * (3 - 2 * near)
 
 
 BACKGROUNDS: dict[str, Callable[[np.random.Generator, Array, Array], Array]] = {

@@ -5,9 +5,9 @@ but no colour, place, size or background, and each object prompt says of one obj
 caption says of it.
 """
 
+import dataclasses
 import re
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 from ttm_jax.data.scene_shapes import BACKGROUND_COLOURS, BACKGROUNDS, COLOURS, SHAPES
 
@@ -29,36 +29,39 @@ MOTIONS = tuple(PHRASES)
 SIZES = ('small', 'large')
 
 
-class Described(Protocol):
+@dataclasses.dataclass(frozen=True)
+class Description:
   """What is said of an object.
 
   Attributes:
-    noun: what it is; unique in its scene.
-    colour: unique in its scene.
-    size: one of SIZES, or empty for middling.
-    phrase: one of PHRASES.
-    leader: the place of the object it follows among the objects of the scene, or None.
+    noun: a key of scene_shapes.SHAPES; unique in its scene.
+    colour: a key of scene_shapes.COLOURS; unique in its scene.
+    size: one of SIZES, by its radius in frame 0, or empty where it is middling.
+    motion: one of MOTIONS.
+    phrase: one of PHRASES[motion].
+    leader: the place, among the objects of the scene, of the one it follows; None without 'follow'.
   """
 
   noun: str
   colour: str
   size: str
+  motion: str
   phrase: str
   leader: int | None
 
 
-def name_of(thing: Described) -> str:
+def name_of(thing: Description) -> str:
   """'red circle'."""
   return f'{thing.colour} {thing.noun}'
 
 
-def prompt_of(things: Sequence[Described], index: int) -> str:
+def prompt_of(things: Sequence[Description], index: int) -> str:
   """'a small red circle that moves to the left'."""
   thing = things[index]
   return f'{_with_article(thing)} that {_said(things, index, name_of)}'
 
 
-def motion_prompt(things: Sequence[Described]) -> str:
+def motion_prompt(things: Sequence[Description]) -> str:
   """'The circle moves to the left and the star grows.'."""
   clauses = [
     f'the {thing.noun} {_said(things, i, lambda leader: leader.noun)}'
@@ -67,12 +70,12 @@ def motion_prompt(things: Sequence[Described]) -> str:
   return _sentence(_listed(clauses))
 
 
-def caption(things: Sequence[Described], background_colour: str, background: str) -> str:
-  """'A red circle moves to the left and a small star grows over a sage striped background.'."""
+def caption(things: Sequence[Description], background_colour: str, background: str) -> str:
+  """'A red circle moves to the left and a small star grows over a striped sage background.'."""
   clauses = [
     f'{_with_article(thing)} {_said(things, i, name_of)}' for i, thing in enumerate(things)
   ]
-  return _sentence(f'{_listed(clauses)} over a {background_colour} {background} background')
+  return _sentence(f'{_listed(clauses)} over a {background} {background_colour} background')
 
 
 def _patterns() -> re.Pattern[str]:
@@ -100,14 +103,14 @@ def vocabulary() -> set[str]:
   return set(re.findall('[a-z]+', f'{phrases} {frame}')) | set(names)
 
 
-def _said(things: Sequence[Described], index: int, call) -> str:
+def _said(things: Sequence[Description], index: int, call: Callable[[Description], str]) -> str:
   thing = things[index]
   if thing.leader is None:
     return thing.phrase
   return thing.phrase.format(call(things[thing.leader]))
 
 
-def _with_article(thing: Described) -> str:
+def _with_article(thing: Description) -> str:
   words = f'{thing.size} {name_of(thing)}'.strip()
   return f'{"an" if words[0] in "aeiou" else "a"} {words}'
 

@@ -134,7 +134,7 @@ def read_image(path: PathLike) -> np.ndarray:
       return np.asarray(image.convert('RGB'))
   except FileNotFoundError as error:
     raise InputError(f'{path}: there is no such picture; check the path') from error
-  except (OSError, SyntaxError, ValueError) as error:
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
     raise InputError(f'{path}: not a readable picture; use PNG or JPEG') from error
 
 

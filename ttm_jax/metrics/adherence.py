@@ -12,8 +12,9 @@ from ttm_jax.metrics.motion import mean_iou
 # Brightness (of which two fifths count, since texture, shading and blur change it more than they
 # change the hue), blue difference and red difference of RGB, after ITU-R BT.601.
 OPPONENT = np.array([[0.12, 0.235, 0.045], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]]).T
-MAX_DISTANCE = 60.0  # A pixel farther than this from every object colour is background.
+MAX_DISTANCE = 80.0  # A pixel farther than this from every object colour is background.
 BACKGROUND_COLOURS = 8
+LEAST_SAME = 4  # Of 3x3 pixels: what the corner of a square has, so that it is not cut off.
 
 
 def adherence(video: np.ndarray, picture: np.ndarray, ids: np.ndarray) -> float:
@@ -36,7 +37,9 @@ def find_by_colour(video: np.ndarray, picture: np.ndarray, first_ids: np.ndarray
   A pixel belongs to the object whose mean colour in the picture is nearest to its own, unless a
   colour of the background is nearer or no object colour is near. The background's colours are a
   few found anywhere in the picture (k-means), and the picture's own at the same place, where it
-  showed background. A majority vote over 3x3 pixels then removes speckles.
+  showed background. Pixels at the edges of the labels are left out of these models, as they mix
+  colours. Then speckles are removed: a pixel with less than four of its label among its 3x3 takes
+  the label most frequent there.
 
   Objects of one colour are not told apart: the one with the lowest id gets the pixels of all.
 
@@ -55,14 +58,18 @@ def find_by_colour(video: np.ndarray, picture: np.ndarray, first_ids: np.ndarray
       ' must agree in height and width'
     )
   look = picture @ OPPONENT
-  behind = first_ids == 0
-  objects = np.unique(first_ids[~behind])
+  pure = _pure(first_ids)
+  behind = pure & (first_ids == 0)
+  objects = np.unique(first_ids[first_ids > 0])
   if not objects.size:
     return np.zeros(video.shape[:3], np.uint8)
-  colours = np.stack([look[first_ids == obj].mean(0) for obj in objects])
+  areas = [first_ids == obj for obj in objects]
+  # An object may be so thin that all of it is edge.
+  areas = [area & pure if (area & pure).any() else area for area in areas]
+  colours = np.stack([look[area].mean(0) for area in areas])
   background = _typical(look[behind], BACKGROUND_COLOURS)
   found = [_label(frame @ OPPONENT, look, behind, objects, colours, background) for frame in video]
-  return np.stack([_majority(ids) for ids in found])
+  return np.stack([_without_speckles(ids) for ids in found])
 
 
 def _label(look, picture, behind, objects, colours, background) -> np.ndarray:
@@ -98,13 +105,21 @@ def _typical(pixels: np.ndarray, number: int) -> np.ndarray:
   return centres
 
 
-def _majority(ids: np.ndarray) -> np.ndarray:
-  """The most frequent label among each pixel and its neighbours; its own where labels tie."""
+def _pure(ids: np.ndarray) -> np.ndarray:
+  """Pixels, bool [H, W], all of whose neighbours bear their label: no edge mixes their colours."""
+  h, w = ids.shape
+  padded = np.pad(ids, 1, mode='edge')
+  around = [padded[y : y + h, x : x + w] == ids for y in range(3) for x in range(3)]
+  return np.all(around, axis=0)
+
+
+def _without_speckles(ids: np.ndarray) -> np.ndarray:
+  """Pixels [H, W] with few of their label around take the most frequent label of their 3x3."""
   h, w = ids.shape
   labels = np.unique(ids)
   votes = []
   for label in labels:
     padded = np.pad(ids == label, 1, mode='edge').astype(int)
     votes.append(sum(padded[y : y + h, x : x + w] for y in range(3) for x in range(3)))
-  votes = np.stack(votes) * 2 + (ids == labels[:, None, None])
-  return labels[votes.argmax(0)]
+  own = np.select([ids == label for label in labels], votes)
+  return np.where(own < LEAST_SAME, labels[np.argmax(votes, axis=0)], ids)

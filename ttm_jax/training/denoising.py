@@ -1,7 +1,7 @@
 """The objective of all four tasks: predict what the process asks for, at a random time."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -22,7 +22,7 @@ from ttm_jax.presets import preset
 from ttm_jax.settings import from_config
 from ttm_jax.text.encoders import total_tokens
 from ttm_jax.training.objective import Arrays, Metrics
-from ttm_jax.training.runs import read_parameters
+from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
 
 Array = jax.Array
 
@@ -38,6 +38,16 @@ TASKS: dict[str, tasks.Task] = {
 
 TIME_BUCKETS = 4
 
+# In what the networks of two tasks may differ, when one starts from the other.
+TASK_FIELDS = (
+  'masked_blocks',
+  'masked_self',
+  'masked_cross',
+  'visual_channels',
+  'dtype',
+  'remat',
+)
+
 
 class Denoiser:
   """A network with its process, task and context: what training and sampling have in common."""
@@ -45,7 +55,8 @@ class Denoiser:
   def __init__(self, config: ConfigDict, context: Context):
     if config.task not in TASKS:
       raise InputError(
-        f'task {config.task!r} is unknown: choose one of {sorted(TASKS)}{nearest(config.task, TASKS)}'
+        f'task {config.task!r} is unknown: choose one of {sorted(TASKS)}'
+        f'{nearest(config.task, TASKS)}'
       )
     self.config, self.context = config, context
     self.preset = preset(config.preset)
@@ -76,8 +87,18 @@ class Denoiser:
     batch = to_batch(arrays, list(self.encoders), self.config.data.cross_mask, key)
     return self.task(batch)
 
-  def sample(self, model: nnx.Module, condition: Condition, key: Array) -> Array:
-    """Latents [B, T', H', W', C] for a condition, with two-scale guidance; inside jit."""
+  def sample(
+    self,
+    model: nnx.Module,
+    condition: Condition,
+    key: Array,
+    after_step: Callable[[], None] = lambda: None,
+  ) -> Array:
+    """Latents [B, T', H', W', C] for a condition, with two-scale guidance; inside jit.
+
+    Args:
+      after_step: traced after each evaluation of the network, for a host callback.
+    """
     sampling = self.config.sample
     noise = jax.random.normal(
       key, (conditioning.batch_size(condition), *self.context.latent_shape), jnp.float32
@@ -90,7 +111,13 @@ class Denoiser:
       sampling.text_scale,
       sampling.rescale,
     )
-    return self.process.sample(guided, noise)
+
+    def predict(x_t: Array, t: Array) -> Array:
+      prediction = guided(x_t, t)
+      after_step()
+      return prediction
+
+    return self.process.sample(predict, noise)
 
 
 class Denoising:
@@ -125,7 +152,11 @@ class Denoising:
   def initial(self, params: dict, init_from: str) -> dict:
     if not init_from:
       return params
-    return self.denoiser.preset.transfer(read_parameters(init_from, self.denoiser), params)
+    other = read_config(init_from)
+    check_same_architecture(
+      self.config.model.to_dict(), other.model.to_dict(), init_from, TASK_FIELDS
+    )
+    return self.denoiser.preset.transfer(read_parameters(init_from), params)
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
     data = self.config.data

@@ -122,3 +122,16 @@ def check_same_architecture(
     raise InputError(
       f'run {run} has another architecture: model.{key} is {got!r} there, {wanted!r} is needed'
     )
+
+
+def check_same_parameters(
+  expected: Mapping[str, Any], found: Mapping[str, Any], run: str | Path
+) -> None:
+  """Raises InputError that names the first parameter whose shape is not the expected one."""
+  difference = first_difference(expected, found)
+  if difference:
+    key, wanted, got = difference
+    raise InputError(
+      f'the checkpoint of run {run} is of another architecture: parameter {key} is {got}, its'
+      f' config.json asks for {wanted}'
+    )

@@ -1,0 +1,54 @@
+"""The preset `dit` at paper scale: the 4B Movie Gen-style transformer (paper, section 10).
+
+128 frames of 256 x 256 at 24 fps are 16 x 32 x 32 latents of 16 channels, 4 096 tokens. Other
+configurations of the preset derive from this one.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.base import common
+
+CHANNELS = 16
+
+
+def dit(task: str, visual: int = 0, masked_blocks: int = 0) -> ConfigDict:
+  """The configuration of one task.
+
+  Args:
+    visual: how many latents are concatenated to the noisy one.
+    masked_blocks: K.
+  """
+  config = common()
+  config.preset = 'dit'
+  config.task = task
+  config.model = ConfigDict(
+    {
+      'width': 2560,
+      'layers': 40,
+      'heads': 20,
+      'ffn': 6144,
+      'masked_blocks': masked_blocks,
+      'masked_self': True,
+      'masked_cross': True,
+      'channels': CHANNELS,
+      'visual_channels': visual * CHANNELS,
+      'grid': (16, 32, 32),
+      'patch': (2, 2),
+      'qk_norm': True,
+      'dtype': 'bfloat16',
+      'remat': 'full',
+    }
+  )
+  config.process = ConfigDict(
+    {
+      'sigma_min': 1e-5,
+      'steps': 50,
+      'emulated_steps': 250,
+      'prediction': 'velocity',
+      'mean': 0.0,
+    }
+  )
+  config.train.dropout = 0.05  # Of text, of picture, and of both (InstructPix2Pix).
+  config.data.cross_mask = 'box'  # Masked cross-attention by boxes (the paper) or by 'seg'.
+  config.sample = ConfigDict({'count': 4, 'visual_scale': 1.5, 'text_scale': 7.5, 'rescale': 0.0})
+  return config

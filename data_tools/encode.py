@@ -1,0 +1,116 @@
+"""Encodes a clips dataset into a latents dataset for one preset.
+
+    python -m data_tools.encode --clips datasets/scenes --out datasets/scenes-dit --preset dit \\
+        --codec linear:2x6x6x48
+
+The codec is a folder or the run that trained it; `linear:TxHxWxC` fits a linear codec to the
+training clips (patches of T x H x W pixels, C channels).
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from ttm_jax import trajectory
+from ttm_jax.codecs.base import Codec
+from ttm_jax.codecs.folder import load_codec
+from ttm_jax.codecs.linear import LinearCodec
+from ttm_jax.data import records
+from ttm_jax.data.clips import Clips
+from ttm_jax.data.context import FOLDER, Context, Encoding
+from ttm_jax.data.encode import TEXT_ENCODERS, Augmentation, EncodedClips, null_text
+from ttm_jax.data.latents import write_latents
+from ttm_jax.data.schema import MAX_OBJECTS
+from ttm_jax.errors import InputError, front_door
+from ttm_jax.presets import PRESETS
+from ttm_jax.text.encoders import WORDS, Encoder
+
+FIT_CLIPS = 384  # Enough to fit the components of a patch.
+
+
+def main() -> None:
+  args = parser().parse_args()
+  train = Clips(args.clips, 'train')
+  codec = choose_codec(args.codec, train, args.palette)
+  first = train[0]
+  frames, height, width = first.ids.shape
+  encoding = Encoding(
+    preset=args.preset,
+    frames=frames,
+    height=height,
+    width=width,
+    fps=first.fps,
+    palette=args.palette,
+    max_objects=args.max_objects,
+    encoders={WORDS: Encoder(args.words_dim, args.words_length, args.words_prompt_length)},
+  )
+  context = Context(encoding, codec, null_text(encoding, TEXT_ENCODERS))
+  splits = {}
+  for split in records.splits(args.clips):
+    # Held-out clips are encoded once and as they are.
+    augmentation = (
+      Augmentation(args.variants, True, args.corrupt)
+      if split == 'train'
+      else Augmentation(1, False)
+    )
+    splits[split] = EncodedClips(Clips(args.clips, split), context, TEXT_ENCODERS, augmentation)
+  write_latents(args.out, context, splits)
+  t, h, w, c = context.latent_shape
+  print(f'{args.out}: latents {t} x {h} x {w} x {c}, token grids {context.grids}')
+
+
+def choose_codec(name: str, clips: Clips, palette: str) -> Codec:
+  """A codec folder, a codec run, or a linear codec fitted to clips and their renderings."""
+  if not name.startswith('linear:'):
+    run = Path(name) / FOLDER / 'codec'
+    return load_codec(run if run.exists() else name)
+  try:
+    st, sh, sw, channels = (int(x) for x in name.removeprefix('linear:').split('x'))
+  except ValueError:
+    raise InputError(f'--codec {name}: write linear:TxHxWxC, such as linear:2x6x6x48') from None
+  chosen = np.linspace(0, len(clips) - 1, min(FIT_CLIPS, len(clips))).astype(int)
+
+  def videos():
+    for index in chosen:
+      clip = clips[int(index)]
+      yield clip.video
+      yield trajectory.render(clip.ids, palette)
+
+  codec = LinearCodec.fit(videos(), (st, sh, sw), channels)
+  print(f'linear codec: {codec.psnr:.2f} dB on the clips it was fitted to')
+  return codec
+
+
+def parser() -> argparse.ArgumentParser:
+  made = argparse.ArgumentParser(
+    'python -m data_tools.encode',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  made.add_argument('--clips', required=True, help='the clips dataset')
+  made.add_argument('--out', required=True, help='where to write; must not exist')
+  made.add_argument('--preset', choices=sorted(PRESETS), default='dit', help='default dit')
+  made.add_argument('--codec', required=True, help='folder, run, or linear:TxHxWxC')
+  made.add_argument(
+    '--palette',
+    choices=sorted(trajectory.PALETTES),
+    default='spread8',
+    help='colours of the trajectory; default spread8, the paper has supervision_half',
+  )
+  made.add_argument(
+    '--max_objects', type=int, default=MAX_OBJECTS, help=f'slots for prompts; default {MAX_OBJECTS}'
+  )
+  made.add_argument('--variants', type=int, default=1, help='records a training clip; default 1')
+  made.add_argument(
+    '--corrupt', type=float, default=0.0, help='share of variants with damaged masks; default 0'
+  )
+  made.add_argument('--words_dim', type=int, default=128, help='width of word embeddings')
+  made.add_argument('--words_length', type=int, default=48, help='words of a caption')
+  made.add_argument('--words_prompt_length', type=int, default=16, help='words of an object prompt')
+  return made
+
+
+if __name__ == '__main__':
+  with front_door():
+    main()

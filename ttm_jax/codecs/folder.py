@@ -1,0 +1,158 @@
+"""A codec as a folder: `codec.json` says what it is, `codec.safetensors` holds its weights."""
+
+import dataclasses
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import nnx
+from safetensors import SafetensorError
+
+from ttm_jax.codecs.base import Codec
+from ttm_jax.codecs.linear import LinearCodec
+from ttm_jax.codecs.tae import TAE, TAEConfig
+from ttm_jax.errors import InputError, nearest
+
+_CONFIG, _WEIGHTS = 'codec.json', 'codec.safetensors'
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+  """How one class of codecs is described, and made again without weights.
+
+  Attributes:
+    config: JSON values that say all but the weights.
+    abstract: a codec of that configuration whose leaves are shapes.
+  """
+
+  codec: type
+  config: Callable[[Any], dict[str, Any]]
+  abstract: Callable[[dict[str, Any]], Codec]
+
+
+def _linear_config(codec: LinearCodec) -> dict[str, Any]:
+  return {
+    'patch': codec.patch,
+    'channels': codec.channels,
+    'explained': codec.explained,
+    'psnr': codec.psnr,
+  }
+
+
+def _abstract_linear(config: dict[str, Any]) -> LinearCodec:
+  static = dict(config)
+  channels, patch = static.pop('channels'), tuple(static.pop('patch'))
+  size = int(np.prod(patch)) * 3
+  basis, mean, scale = (
+    jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((size, channels), (size,), ())
+  )
+  return LinearCodec(basis, mean, scale, patch=patch, **static)  # type: ignore[arg-type]
+
+
+def _abstract_tae(config: dict[str, Any]) -> TAE:
+  values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+  size = TAEConfig(**values)
+  return nnx.eval_shape(lambda: TAE(size, rngs=nnx.Rngs(0)))
+
+
+_KINDS = {
+  'linear': _Kind(LinearCodec, _linear_config, _abstract_linear),
+  'tae': _Kind(TAE, lambda codec: dataclasses.asdict(codec.config), _abstract_tae),
+}
+
+
+def save_codec(path: str | Path, codec: Codec) -> None:
+  """Writes a codec folder: all of it or nothing; a codec that was there is replaced.
+
+  Raises:
+    InputError: if something else than a codec is at `path`.
+  """
+  path = Path(path)
+  kind = next(name for name, kind in _KINDS.items() if isinstance(codec, kind.codec))
+  if path.exists() and not (path / _CONFIG).is_file() and (path.is_file() or any(path.iterdir())):
+    raise InputError(f'{path} exists and is no codec folder: choose another path')
+  suffix = uuid.uuid4().hex[:8]
+  fresh = path.with_name(f'.{path.name}.{suffix}.new')
+  old = path.with_name(f'.{path.name}.{suffix}.old')
+  fresh.mkdir(parents=True)
+  try:
+    names, leaves, _ = _flatten(codec)
+    # Safetensors writes the memory as it lies: a transposed view would come back wrong.
+    arrays = [np.ascontiguousarray(leaf).reshape(leaf.shape) for leaf in leaves]
+    safetensors.numpy.save_file(dict(zip(names, arrays, strict=True)), fresh / _WEIGHTS)
+    description = {'kind': kind, 'config': _KINDS[kind].config(codec)}
+    (fresh / _CONFIG).write_text(json.dumps(description, indent=2) + '\n')
+    if path.exists():
+      os.replace(path, old)
+    os.replace(fresh, path)
+  finally:
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_codec(path: str | Path) -> Codec:
+  """Reads a codec folder.
+
+  Raises:
+    InputError: naming the file and what is wrong with it: missing, broken, of an unknown kind, or
+      with tensors that are not those of its configuration.
+  """
+  path = Path(path)
+  if not (path / _CONFIG).is_file():
+    raise InputError(f'no codec at {path}: there is no {_CONFIG}; fit or train a codec first')
+  description = json_of(path / _CONFIG)
+  name = description.get('kind')
+  if name not in _KINDS:
+    raise InputError(
+      f'{path / _CONFIG}: unknown kind of codec {name!r}{nearest(str(name), _KINDS)};'
+      f' known are {", ".join(_KINDS)}'
+    )
+  try:
+    abstract = _KINDS[name].abstract(description['config'])
+  except (KeyError, TypeError, ValueError) as error:
+    raise InputError(f'{path / _CONFIG} is no configuration of a {name} codec: {error}') from error
+  weights = path / _WEIGHTS
+  if not weights.is_file():
+    raise InputError(f'{weights} is missing: the codec was not copied whole, copy it again')
+  try:
+    tensors = safetensors.numpy.load_file(weights)
+  except SafetensorError as error:
+    raise InputError(f'{weights} is not a whole safetensors file ({error})') from error
+  names, leaves, treedef = _flatten(abstract)
+  for key, leaf in zip(names, leaves, strict=True):
+    if key not in tensors:
+      raise InputError(f'{weights} lacks the tensor {key}, which {_CONFIG} beside it asks for')
+    found = tensors[key]
+    if found.shape != leaf.shape or found.dtype != leaf.dtype:
+      raise InputError(
+        f'{weights}: tensor {key} is {found.dtype} {found.shape}, but {_CONFIG} beside it asks for'
+        f' {leaf.dtype} {leaf.shape}'
+      )
+  if unknown := sorted(set(tensors) - set(names)):
+    raise InputError(f'{weights}: tensor {unknown[0]} has no place in the codec of {_CONFIG}')
+  return jax.tree.unflatten(treedef, [jnp.asarray(tensors[key]) for key in names])
+
+
+def json_of(path: Path) -> dict[str, Any]:
+  try:
+    description = json.loads(path.read_text())
+  except ValueError as error:
+    raise InputError(f'{path} is not JSON ({error})') from error
+  if not isinstance(description, dict):
+    raise InputError(f'{path} must hold a JSON object with "kind" and "config"')
+  return description
+
+
+def _flatten(codec: Any) -> tuple[list[str], list[Any], Any]:
+  """The leaves of a codec in order, with a dotted name each, and the structure around them."""
+  leaves, treedef = jax.tree.flatten_with_path(codec)
+  names = [jax.tree_util.keystr(path, simple=True, separator='.') for path, _ in leaves]
+  return names, [leaf for _, leaf in leaves], treedef
