@@ -2,7 +2,7 @@
 
   python -m data_tools.make_scenes --out datasets/scenes --train 4096 --validation 64
 
-Needs no download. Equal options give equal files.
+Needs no download. Equal options give equal clips.
 """
 
 import argparse

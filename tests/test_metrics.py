@@ -228,6 +228,8 @@ def test_speckles_go_and_nothing_is_found_without_objects():
   assert not find_by_colour(video, video[0], np.zeros_like(ids[0])).any()
   with pytest.raises(InputError, match='must agree'):
     find_by_colour(video, video[0, 1:], ids[0])
+  with pytest.raises(InputError, match='must be uint8'):
+    find_by_colour(video / 255, video[0], ids[0])
 
 
 def test_procedural_scenes_do_as_they_say_and_show_it():
@@ -238,7 +240,7 @@ def test_procedural_scenes_do_as_they_say_and_show_it():
     found = find_by_colour(clip.video, clip.video[0], clip.ids[0])
     ious.append(mean_iou(found, clip.ids))
     for obj, thing in enumerate(objects, start=1):
-      told.append(goes_as_told(clip.ids, obj, thing.motion))
-      told_in_pixels.append(goes_as_told(found, obj, thing.motion))
+      told.append(goes_as_told(clip.ids, obj, thing.motion) is True)
+      told_in_pixels.append(goes_as_told(found, obj, thing.motion) is True)
   assert np.mean(ious) > 0.93 and min(ious) > 0.8  # On 256 scenes 0.96 and 0.81.
   assert np.mean(told) > 0.95 and np.mean(told_in_pixels) > 0.92

@@ -10,7 +10,7 @@ same command continues a run that was stopped.
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from ttm_jax.errors import front_door
@@ -28,6 +28,7 @@ flags.mark_flag_as_required('config')
 
 def main(argv: list[str]) -> None:
   del argv
+  logging.set_verbosity(logging.WARNING)  # Orbax tells each of its steps.
   initialize()
   config = _CONFIG.value
   workdir = Path(_WORKDIR.value or default_workdir(config_flags.get_config_filename(_CONFIG)))

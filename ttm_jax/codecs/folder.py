@@ -58,7 +58,7 @@ def _abstract_linear(config: dict[str, Any]) -> LinearCodec:
 
 
 def _abstract_tae(config: dict[str, Any]) -> TAE:
-  values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+  values: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
   size = TAEConfig(**values)
   return nnx.eval_shape(lambda: TAE(size, rngs=nnx.Rngs(0)))
 
@@ -108,7 +108,7 @@ def load_codec(path: str | Path) -> Codec:
   path = Path(path)
   if not (path / _CONFIG).is_file():
     raise InputError(f'no codec at {path}: there is no {_CONFIG}; fit or train a codec first')
-  description = json_of(path / _CONFIG)
+  description = _json_of(path / _CONFIG)
   name = description.get('kind')
   if name not in _KINDS:
     raise InputError(
@@ -141,7 +141,7 @@ def load_codec(path: str | Path) -> Codec:
   return jax.tree.unflatten(treedef, [jnp.asarray(tensors[key]) for key in names])
 
 
-def json_of(path: Path) -> dict[str, Any]:
+def _json_of(path: Path) -> dict[str, Any]:
   try:
     description = json.loads(path.read_text())
   except ValueError as error:
@@ -155,4 +155,5 @@ def _flatten(codec: Any) -> tuple[list[str], list[Any], Any]:
   """The leaves of a codec in order, with a dotted name each, and the structure around them."""
   leaves, treedef = jax.tree.flatten_with_path(codec)
   names = [jax.tree_util.keystr(path, simple=True, separator='.') for path, _ in leaves]
+  names = [name.removesuffix('.value') for name in names]  # The inside of an nnx.Variable.
   return names, [leaf for _, leaf in leaves], treedef

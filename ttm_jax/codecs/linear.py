@@ -78,8 +78,9 @@ class LinearCodec:
     for video in videos:
       if video.dtype != np.uint8:
         raise InputError(f'videos to fit a codec must be uint8, got {video.dtype}')
-      check_pixels(video[None], patch[1:])
-      patches = _patches(jnp.asarray(to_float(video))[None], patch)
+      pixels = jnp.asarray(to_float(video))[None]
+      check_pixels(pixels, patch[1:])
+      patches = _patches(pixels, patch)
       rows = np.asarray(patches, np.float64).reshape(-1, size)
       count += len(rows)
       total += rows.sum(0)

@@ -57,10 +57,14 @@ def outlier_penalty(latents: Array, radius: float = 3.0) -> Array:
     A scalar, the mean over frames.
   """
   centred = latents - latents.mean((2, 3), keepdims=True)
-  spread = jnp.sqrt(jnp.square(centred).mean((2, 3), keepdims=True).sum(-1))
-  # The square root has no finite slope at zero, where the penalty is zero anyway.
-  distance = jnp.sqrt(jnp.maximum(jnp.square(centred).sum(-1), 1e-12))
-  return jnp.maximum(distance - radius * jax.lax.stop_gradient(spread), 0).mean()
+  squared = jnp.square(centred)
+
+  def root(values):  # It has no finite slope at zero, where a constant frame lies.
+    return jnp.sqrt(jnp.maximum(values, 1e-12))
+
+  distance = root(squared.sum(-1))
+  spread = root(squared.mean((2, 3), keepdims=True).sum(-1))
+  return jnp.maximum(distance - radius * spread, 0).mean()
 
 
 def autoencoder_loss(

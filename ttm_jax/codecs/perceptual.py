@@ -93,9 +93,7 @@ def load_perceptual(path: str | Path) -> Perceptual:
 
   def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name not in tensors:
-      raise InputError(
-        f'{path} lacks the tensor {name} {shape}: it must hold VGG16 and LPIPS heads'
-      )
+      raise InputError(f'{path} lacks the tensor {name}: it must hold VGG16 and the LPIPS heads')
     if tensors[name].shape != shape:
       raise InputError(f'{path}: tensor {name} is {tensors[name].shape}, expected {shape}')
     return tensors[name].astype(np.float32)

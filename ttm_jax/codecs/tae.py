@@ -204,7 +204,9 @@ class TAE(nnx.Module):
 
   def encode(self, video: Array) -> Moments:
     raw = self.posterior(video)
-    return Moments((raw.mean - self.shift) * self.scale, raw.logvar + 2 * jnp.log(self.scale[...]))
+    assert raw.logvar is not None
+    mean = (raw.mean - self.shift[...]) * self.scale[...]
+    return Moments(mean, raw.logvar + 2 * jnp.log(self.scale[...]))
 
   def decode(self, latents: Array, num_frames: int) -> Array:
     time, space = self.config.stride
@@ -213,7 +215,7 @@ class TAE(nnx.Module):
     tile = (frames // time, height // space, width // space)
     video = blended(
       self.decoder,
-      latents / self.scale + self.shift,
+      latents / self.scale[...] + self.shift[...],
       tile=tile,
       overlap=(tile[0] // 2, tile[1] // 4, tile[2] // 4),
       factor=(time, space, space),

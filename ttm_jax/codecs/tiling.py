@@ -56,7 +56,7 @@ def blended(
     float32 [B, T' * ft, H' * fh, W' * fw, D].
   """
   sizes = latents.shape[1:4]
-  tile = tuple(min(a, b) for a, b in zip(tile, sizes, strict=True))
+  tile = (min(tile[0], sizes[0]), min(tile[1], sizes[1]), min(tile[2], sizes[2]))
   if tile == sizes:
     return function(latents)
   axes = [windows(*args) for args in zip(sizes, tile, overlap, factor, strict=True)]

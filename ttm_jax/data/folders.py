@@ -32,25 +32,7 @@ from ttm_jax.trajectory import read_folder
 PathLike = str | os.PathLike[str]
 
 _SLOWEST = 0.99  # A source of 23.976 fps passes for 24.
-_LITTLE_WORDS = frozenset(
-  [
-    'a',
-    'an',
-    'and',
-    'at',
-    'being',
-    'in',
-    'is',
-    'of',
-    'on',
-    'that',
-    'the',
-    'to',
-    'which',
-    'who',
-    'with',
-  ]
-)
+_LITTLE_WORDS = {'a', 'an', 'and', 'at', 'in', 'of', 'on', 'that', 'the', 'to', 'with'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +91,8 @@ class Report:
   def __str__(self) -> str:
     lines = [f'{self.clips} clips from {len(self.sources)} sources']
     lines += [f'  {key}: {how}' for key, how in self.sources.items()]
-    lines += [f'  left out {n} windows: {why}' for why, n in self.rejected.items()]
-    lines += [f'  made {n} objects background: {why}' for why, n in self.backgrounded.items()]
+    lines += [f'  left out {n}: {why}' for why, n in self.rejected.items()]
+    lines += [f'  objects made background {n}: {why}' for why, n in self.backgrounded.items()]
     return '\n'.join(lines)
 
 
@@ -167,10 +149,10 @@ def _description(where: str, entry: Any) -> Description:
 
 
 def name_from(prompt: str) -> str:
-  """A name for an object of which only the prompt is known: 'a man in jeans runs' -> 'man in jeans'.
+  """A name for an object of which only the prompt is known: 'a man in jeans runs', 'man in jeans'.
 
   It is the first three words after the article, less any little words they end with. It may well
-  take in a verb; for detection or for people, give `names`.
+  take in a verb; where that matters, as for detection, give `names`.
   """
   words = prompt.rstrip('.').split()
   words = words[1:] if words[0].lower() in ('a', 'an', 'the') and len(words) > 1 else words
@@ -206,10 +188,11 @@ def import_clips(
     except InputError as error:
       report.sources[key] = f'not used: {error}'
       continue
-    report.sources[key] = how
-    if len(video) < window.frames:
-      report.rejected[f'shorter than {window.frames} frames at {window.fps:g} fps'] += 1
-    for start in range(0, len(video) - window.frames + 1, window.stride):
+    starts = range(0, len(video) - window.frames + 1, window.stride)
+    report.sources[key] = f'{how}, {len(starts)} windows'
+    if not starts:
+      report.rejected[f'source shorter than {window.frames} frames at {window.fps:g} fps'] += 1
+    for start in starts:
       part = slice(start, start + window.frames)
       yield from _clip(
         f'{key}/{first[start]:05d}', video[part], ids[part], described, window.fps, report

@@ -57,6 +57,10 @@ def find_by_colour(video: np.ndarray, picture: np.ndarray, first_ids: np.ndarray
       f'video {video.shape}, first picture {picture.shape} and label map {first_ids.shape}'
       ' must agree in height and width'
     )
+  if video.dtype != np.uint8 or picture.dtype != np.uint8:
+    raise InputError(
+      f'video and first picture must be uint8, got {video.dtype} and {picture.dtype}'
+    )
   look = picture @ OPPONENT
   pure = _pure(first_ids)
   behind = pure & (first_ids == 0)
@@ -107,19 +111,19 @@ def _typical(pixels: np.ndarray, number: int) -> np.ndarray:
 
 def _pure(ids: np.ndarray) -> np.ndarray:
   """Pixels, bool [H, W], all of whose neighbours bear their label: no edge mixes their colours."""
+  return (_around(ids) == ids).all(0)
+
+
+def _around(ids: np.ndarray) -> np.ndarray:
+  """The labels of the 3x3 pixels about each pixel, [9, H, W]; the frame's edge is repeated."""
   h, w = ids.shape
   padded = np.pad(ids, 1, mode='edge')
-  around = [padded[y : y + h, x : x + w] == ids for y in range(3) for x in range(3)]
-  return np.all(around, axis=0)
+  return np.stack([padded[y : y + h, x : x + w] for y in range(3) for x in range(3)])
 
 
 def _without_speckles(ids: np.ndarray) -> np.ndarray:
   """Pixels [H, W] with few of their label around take the most frequent label of their 3x3."""
-  h, w = ids.shape
-  labels = np.unique(ids)
-  votes = []
-  for label in labels:
-    padded = np.pad(ids == label, 1, mode='edge').astype(int)
-    votes.append(sum(padded[y : y + h, x : x + w] for y in range(3) for x in range(3)))
-  own = np.select([ids == label for label in labels], votes)
-  return np.where(own < LEAST_SAME, labels[np.argmax(votes, axis=0)], ids)
+  labels, around = np.unique(ids), _around(ids)
+  votes = np.stack([(around == label).sum(0) for label in labels])
+  own = (around == ids).sum(0)
+  return np.where(own < LEAST_SAME, labels[votes.argmax(0)], ids)

@@ -84,7 +84,7 @@ def goes_as_told(ids: np.ndarray, obj: int, motion: str) -> bool | None:
   * spin: the same, but with 0.8 times the square root of its first area for the 8 %, since the
     centroid of a lopsided object goes round too; whether it turns is not looked at;
   * bounce: its height above ground rises and falls again, or falls and rises, each by more than
-    5 % of the frame's height;
+    5 % of the frame's height (so does what goes in a circle);
   * circle: it winds by at least 225 degrees about the mean of its path (a half circle does by
     245), and the path is round: its spread across is at least 0.3 of that along its main axis,
     and along the main axis more than 5 % of the shorter side of the frame;

@@ -36,6 +36,13 @@ def shrunk(frames: np.ndarray, side: int) -> np.ndarray:
   return np.stack([np.asarray(image) for image in images])
 
 
+def png(picture: np.ndarray) -> bytes:
+  """A PNG file of one picture uint8 [H, W, 3]."""
+  file = io.BytesIO()
+  Image.fromarray(picture).save(file, 'PNG')
+  return file.getvalue()
+
+
 def webp(frames: np.ndarray, fps: float, lossless: bool = True) -> bytes:
   """A WebP file that repeats for ever, or a still one where there is one frame.
 

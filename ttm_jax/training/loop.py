@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from ttm_jax.data.loader import to_device
 from ttm_jax.parallel.mesh import batch_sharding, make_mesh, replicated, shardings
-from ttm_jax.report.sheet import contact_sheet, save_picture
+from ttm_jax.report.pictures import png, write_atomically
+from ttm_jax.report.sheet import contact_sheet
 from ttm_jax.training import runs
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.objective import Objective, stream
@@ -153,8 +154,7 @@ class _Watch:
         videos = self._objective.samples(model, self._batches[0], self._key)
         if jax.process_index() == 0:
           path = self._workdir / 'samples' / f'step_{step:07d}.png'
-          path.parent.mkdir(exist_ok=True)
-          save_picture(path, _sheet(videos))
+          write_atomically(path, png(_sheet(videos)))
 
 
 def _sheet(videos: dict[str, np.ndarray]) -> np.ndarray:
