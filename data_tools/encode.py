@@ -63,8 +63,9 @@ def main() -> None:
 def choose_codec(name: str, clips: Clips, palette: str) -> Codec:
   """A codec folder, a codec run, or a linear codec fitted to clips and their renderings."""
   if not name.startswith('linear:'):
-    run = Path(name) / FOLDER / 'codec'
-    return load_codec(run if run.exists() else name)
+    # The run that trained a codec, a dataset or run that carries one, or the codec itself.
+    folders = (Path(name) / 'codec', Path(name) / FOLDER / 'codec')
+    return load_codec(next((f for f in folders if f.exists()), name))
   try:
     st, sh, sw, channels = (int(x) for x in name.removeprefix('linear:').split('x'))
   except ValueError:

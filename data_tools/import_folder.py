@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> None:
   add('--validation', type=int, default=0, help='keep the last N videos of the file apart (0)')
   args = parser.parse_args(argv)
   with front_door():
-    window = Window(args.frames, args.stride or args.frames, args.fps, parse_size(args.size))
+    stride = args.frames if args.stride is None else args.stride
+    window = Window(args.frames, stride, args.fps, parse_size(args.size))
     captions = read_captions(args.captions)
     if not 0 <= args.validation < len(captions):
       raise InputError(

@@ -259,7 +259,7 @@ def _read(folder: Path, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndar
   def resized(frame: np.ndarray, method: Image.Resampling) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize(window.size[::-1], method, box))
 
-  seen, number = [], -1
+  kept, number = {}, -1
   wanted = set(taken.tolist())
   for number, frame in enumerate(frames):
     if frame.shape[:2] != (height, width):
@@ -268,17 +268,18 @@ def _read(folder: Path, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndar
         ' resize the masks, by nearest neighbour'
       )
     if number in wanted:
-      seen.append(resized(frame, Image.Resampling.BICUBIC))
+      kept[number] = resized(frame, Image.Resampling.BICUBIC)
   if number + 1 != total:
     raise InputError(
       f'{path}: has {number + 1} frames, but there are {total} masks; make one mask a frame'
     )
-  ids = [resized(masks[i], Image.Resampling.NEAREST) for i in taken]
+  video = np.stack([kept[i] for i in taken])
+  ids = np.stack([resized(masks[i], Image.Resampling.NEAREST) for i in taken])
   how = (
     f'{total} frames at {fps:g} fps -> {len(taken)} at {window.fps:g}, {width}x{height} cropped to'
     f' {box[2] - box[0]:.0f}x{box[3] - box[1]:.0f} -> {window.size[1]}x{window.size[0]}'
   )
-  return np.stack(seen), np.stack(ids), taken, how
+  return video, ids, taken, how
 
 
 def _video_of(folder: Path) -> Path:

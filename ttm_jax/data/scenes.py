@@ -58,6 +58,8 @@ class SceneConfig:
       raise InputError(f'scenes must be at least 16 pixels high and wide, got {self.size}')
     if self.frames < 1:
       raise InputError(f'scenes must have at least 1 frame, got {self.frames}')
+    if not self.fps > 0:
+      raise InputError(f'frames per second must be positive, got {self.fps}')
     if not 1 <= self.min_objects <= self.max_objects <= MOST_OBJECTS:
       raise InputError(
         f'a scene has 1 to {MOST_OBJECTS} objects, got {self.min_objects} to {self.max_objects}'

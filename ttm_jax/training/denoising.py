@@ -150,8 +150,6 @@ class Denoising:
     return self.denoiser.build(seed)
 
   def initial(self, params: dict, init_from: str) -> dict:
-    if not init_from:
-      return params
     other = read_config(init_from)
     check_same_architecture(
       self.config.model.to_dict(), other.model.to_dict(), init_from, TASK_FIELDS
@@ -188,8 +186,11 @@ class Denoising:
     videos = {'truth': target, 'generated': generated}
     return {name: to_uint8(self._decode(codec, latents)) for name, latents in videos.items()}
 
-  def save_context(self, directory) -> None:
+  def begin(self, directory: Path) -> None:
     self.context.save(directory)
+
+  def finish(self, directory: Path, model: nnx.Module) -> None:
+    """Nothing: a denoiser is read from its checkpoints."""
 
   def _sample_latents(self, graphdef, params, arrays, key):
     target, condition = self.denoiser.known(arrays, key)

@@ -48,8 +48,8 @@ def train(config: ConfigDict, objective: Objective, workdir: Path) -> TrainState
     optimizer = make_optimizer(config.optimizer, settings.steps)
     checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, settings.keep_last, settings.keep_every)
     graphdef, state, restored = _start(config, objective, optimizer, mesh, checkpoints)
-    if first and not (workdir / 'context').exists():
-      objective.save_context(workdir)
+    if first and not restored:
+      objective.begin(workdir)
     begin = int(state.step)
     telemetry = Telemetry(
       workdir,
@@ -92,6 +92,8 @@ def train(config: ConfigDict, objective: Objective, workdir: Path) -> TrainState
             telemetry.say(f'stopped by signal after step {step}; the same command continues')
             break
         checkpoints.wait()
+        if first and int(state.step) >= settings.steps:
+          objective.finish(workdir, nnx.merge(graphdef, state.ema))
       finally:
         telemetry.close()
         checkpoints.close()

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 import jax
@@ -31,7 +32,7 @@ class Objective(Protocol):
     ...
 
   def initial(self, params: dict, init_from: str) -> dict:
-    """The parameters to start from: `params` where `init_from` is empty, else another run's."""
+    """The parameters of a new run that starts from the run `init_from`; like `params`."""
     ...
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
@@ -46,8 +47,12 @@ class Objective(Protocol):
     """Videos to look at, uint8 [n, T, H, W, 3], by label; arrays hold one batch."""
     ...
 
-  def save_context(self, directory) -> None:
-    """Writes beside the checkpoints what whoever uses the run will need."""
+  def begin(self, directory: Path) -> None:
+    """Writes into the run directory what is known beforehand and whoever uses the run needs."""
+    ...
+
+  def finish(self, directory: Path, model: nnx.Module) -> None:
+    """Writes into the run directory what follows from the averaged weights of the last step."""
     ...
 
 

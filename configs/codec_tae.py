@@ -1,0 +1,48 @@
+"""The temporal autoencoder at paper scale: 8 x 8 x 8, 16 channels (Movie Gen, section 3.1.1).
+
+    python -m ttm_jax.train --config=configs/codec_tae.py --config.data.path=CLIPS
+
+CLIPS is a clips dataset. One batch in four is of single frames. The perceptual term needs the
+weights of LPIPS in a safetensors file (--config.loss.perceptual_weights), without which it is left
+out; --config.loss.adversarial=0.5 adds a discriminator.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.base import common
+
+
+def get_config() -> ConfigDict:
+  config = common()
+  config.task = 'codec'
+  config.model = ConfigDict(
+    {
+      'channels': 16,
+      'base_channels': 128,
+      'multipliers': (1, 2, 4, 4),
+      'res_blocks': 2,
+      'temporal_downsamples': 3,
+      'patch': 1,
+      'tile': (32, 512, 512),
+      'dtype': 'bfloat16',
+    }
+  )
+  config.loss = ConfigDict(
+    {
+      'perceptual': 1.0,
+      'perceptual_weights': '',
+      'kl': 1e-6,
+      'outlier': 1e5,
+      'adversarial': 0.0,
+    }
+  )
+  config.data.update(
+    {
+      'palette': 'spread8',
+      'frames': 32,  # Of a clip that go into one batch.
+      'image_every': 4,  # Every so many batches one is of single frames; 0 for never.
+    }
+  )
+  config.optimizer.learning_rate = 1e-4
+  config.sample = ConfigDict({'count': 4})
+  return config

@@ -1,0 +1,96 @@
+"""Evaluates a pair of stages on held-out clips; writes a report, its figures and an animation.
+
+python -m ttm_jax.evaluate --stage1 RUN --stage2 RUN --clips DATASET --out DIR
+"""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
+
+from ttm_jax.data.clips import Clips
+from ttm_jax.errors import front_door
+from ttm_jax.evaluation import Evaluation, evaluate
+from ttm_jax.pipeline import STAGE1, STAGE2, Pipeline, Stage
+from ttm_jax.report.results import montage, tables, write_metrics, write_report
+from ttm_jax.report.sheet import save_gif
+
+
+def main() -> None:
+  args = parser().parse_args()
+  stages = Path(args.stage1), Path(args.stage2)
+  clips = Clips(args.clips, args.split)
+  pipeline = Pipeline(
+    Stage(stages[0], STAGE1, steps=args.steps), Stage(stages[1], STAGE2, steps=args.steps)
+  )
+  count = min(args.count or len(clips), len(clips))
+  evaluation = run(pipeline, [clips[i] for i in range(count)], args.seed)
+  intro = f'{count} clips of {args.clips}, split {args.split}; never seen in training.'
+  write_all(Path(args.out), 'Through-The-Mask', intro, evaluation, pipeline, *stages, more={})
+
+
+def run(pipeline: Pipeline, clips, seed: int) -> Evaluation:
+  """Evaluates behind a progress bar."""
+  with Progress(
+    TextColumn('{task.description}'),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeRemainingColumn(),
+    console=Console(stderr=True),
+  ) as bar:
+    task = bar.add_task('generate', total=3 * len(clips))
+    return evaluate(pipeline, clips, seed, progress=lambda n: bar.advance(task, n))
+
+
+def write_all(
+  out: Path,
+  title: str,
+  intro: str,
+  evaluation: Evaluation,
+  pipeline: Pipeline,
+  stage1: Path,
+  stage2: Path,
+  more: dict,
+) -> None:
+  """Writes report.html, metrics.json and samples.gif, and prints the tables."""
+  encoding = pipeline.encoding
+  runs = {'stage 1': stage1, 'stage 2': stage2}
+  write_report(out / 'report.html', title, intro, evaluation, encoding.fps, encoding.palette, runs)
+  write_metrics(out / 'metrics.json', evaluation, more)
+  chosen = range(min(4, len(evaluation.clips)))
+  save_gif(out / 'samples.gif', montage(evaluation, encoding.palette, chosen), encoding.fps)
+  show(evaluation)
+  print(f'{out}/report.html\n{out}/metrics.json\n{out}/samples.gif')
+
+
+def show(evaluation: Evaluation) -> None:
+  """Prints the tables."""
+  for table in tables(evaluation):
+    shown = RichTable(*table.headers, title=table.caption)
+    for name, *values in table.rows:
+      shown.add_row(name, *('-' if v is None else f'{v:.3f}' for v in values))
+    Console().print(shown)
+
+
+def parser() -> argparse.ArgumentParser:
+  made = argparse.ArgumentParser(
+    'python -m ttm_jax.evaluate',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  made.add_argument('--stage1', required=True, help='run of the image-to-motion stage')
+  made.add_argument('--stage2', required=True, help='run of the motion-to-video stage')
+  made.add_argument('--clips', required=True, help='clips dataset')
+  made.add_argument('--split', default='validation', help='of the dataset; default validation')
+  made.add_argument('--count', type=int, help='how many clips; default all')
+  made.add_argument('--seed', type=int, default=0, help='of the noise; default 0')
+  made.add_argument('--steps', type=int, help='sampling steps; default: as configured')
+  made.add_argument('--out', required=True, help='folder to write')
+  return made
+
+
+if __name__ == '__main__':
+  with front_door():
+    main()

@@ -1,0 +1,134 @@
+"""The objective of the temporal autoencoder: reconstruct videos, trajectories and pictures."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from ttm_jax import trajectory
+from ttm_jax.codecs import discriminator as critics
+from ttm_jax.codecs import losses
+from ttm_jax.codecs.base import to_uint8
+from ttm_jax.codecs.folder import save_codec
+from ttm_jax.codecs.perceptual import load_perceptual
+from ttm_jax.codecs.tae import TAE, TAEConfig
+from ttm_jax.data import loader
+from ttm_jax.data.clips import Clips
+from ttm_jax.data.schema import Clip
+from ttm_jax.errors import InputError
+from ttm_jax.settings import from_config
+from ttm_jax.training.objective import Arrays, Metrics
+from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
+
+Array = jax.Array
+
+CODEC = 'codec'  # Folder of the finished codec in its run.
+NORMALISE_CLIPS = 64
+
+
+class Trained(nnx.Module):
+  """The autoencoder, and where the loss asks for it, its critic."""
+
+  def __init__(self, config: TAEConfig, adversarial: bool, rngs: nnx.Rngs):
+    self.codec = TAE(config, rngs=rngs)
+    self.critic = critics.Discriminator(rngs=rngs) if adversarial else None
+
+
+class CodecTraining:
+  """Trains on a clips dataset; each clip counts twice, as pixels and as rendered trajectory."""
+
+  def __init__(self, config: ConfigDict):
+    if not config.data.path:
+      raise InputError('give the clips dataset: --config.data.path=DIR')
+    self.config = config
+    self.model_config = from_config(TAEConfig, config.model, 'model')
+    weights = config.loss
+    self.weights = losses.Weights(weights.perceptual, weights.kl, weights.outlier)
+    self.perceptual = None
+    if weights.perceptual_weights:
+      self.perceptual = load_perceptual(weights.perceptual_weights)
+    self.sharding: tuple = ()
+    # Convolutions are not counted: the share of the peak is not shown for codecs.
+    self.flops_per_sample = 0.0
+    self._reconstruct = jax.jit(
+      lambda codec, video: codec.decode(codec.encode(video).mean, video.shape[1])
+    )
+
+  def build(self, seed: int) -> nnx.Module:
+    return Trained(self.model_config, self.config.loss.adversarial > 0, nnx.Rngs(seed))
+
+  def initial(self, params: dict, init_from: str) -> dict:
+    expected = self.config.model.to_dict()
+    check_same_architecture(expected, read_config(init_from).model.to_dict(), init_from, ('dtype',))
+    return {**params, 'codec': read_parameters(init_from)['codec']}
+
+  def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
+    """Windows of clips; every `image_every`-th batch is of single frames."""
+    data = self.config.data
+    stream = loader.batches(
+      Clips(data.path, split),
+      data.batch_size,
+      data.seed,
+      start,
+      lambda clip: both(clip, data.palette),
+      data.threads,
+    )
+    for step, arrays in enumerate(stream, start):
+      pixels = arrays['pixels']
+      length = 1 if data.image_every and step % data.image_every == 0 else data.frames
+      first = np.random.default_rng([data.seed, step]).integers(
+        max(pixels.shape[2] - length, 0) + 1
+      )
+      yield {'pixels': pixels[:, :, first : first + length]}
+
+  def loss(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Metrics]:
+    """Reconstruction and regularisers, see `codecs.losses`; adversarial terms where configured."""
+    assert isinstance(model, Trained)
+    video = as_videos(arrays['pixels'])
+    reconstruction, posterior, latents = model.codec.reconstruct(video, key)
+    loss, terms = losses.autoencoder_loss(
+      video, reconstruction, posterior, latents, self.weights, self.perceptual
+    )
+    if model.critic is not None:
+      fooled = critics.generator_loss(model.critic, reconstruction)
+      judged = critics.discriminator_loss(model.critic, video, reconstruction)
+      loss += self.config.loss.adversarial * fooled + judged
+      terms = {**terms, 'generator': fooled, 'discriminator': judged}
+    squared = jnp.mean((jnp.clip(reconstruction, -1, 1) - video) ** 2, axis=(1, 2, 3, 4))
+    terms = {**terms, 'loss': loss, 'psnr': jnp.mean(10 * jnp.log10(4 / (squared + 1e-8)))}
+    return loss, {name: (value, jnp.ones(())) for name, value in terms.items()}
+
+  def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:
+    assert isinstance(model, Trained)
+    video = as_videos(arrays['pixels'][: self.config.sample.count])
+    return {
+      'truth': to_uint8(video),
+      'reconstructed': to_uint8(self._reconstruct(model.codec, video)),
+    }
+
+  def begin(self, directory: Path) -> None:
+    """Nothing is known before training."""
+
+  def finish(self, directory: Path, model: nnx.Module) -> None:
+    """Measures the latents' scale on training clips, and writes the codec to `directory/codec`."""
+    assert isinstance(model, Trained)
+    clips = Clips(self.config.data.path, 'train')
+    chosen = np.linspace(0, len(clips) - 1, min(NORMALISE_CLIPS, len(clips))).astype(int)
+    model.codec.normalise(
+      video for i in chosen for video in both(clips[int(i)], self.config.data.palette)['pixels']
+    )
+    save_codec(directory / CODEC, model.codec)
+
+
+def both(clip: Clip, palette: str) -> dict[str, np.ndarray]:
+  """Pixels and rendered trajectory of a clip: uint8 [2, T, H, W, 3]."""
+  return {'pixels': np.stack([clip.video, trajectory.render(clip.ids, palette)])}
+
+
+def as_videos(pixels: Array) -> Array:
+  """uint8 [B, 2, T, H, W, 3] to float32 [2 B, T, H, W, 3] in [-1, 1]."""
+  return pixels.reshape(-1, *pixels.shape[2:]).astype(jnp.float32) / 127.5 - 1
