@@ -66,13 +66,13 @@ def test_frames_are_those_nearest_in_time(tmp_path):
 
 
 def test_rates_that_do_not_divide_are_rounded(tmp_path):
-  make_source(tmp_path / 'dog', label_maps((12, 16, 16)))
-  clips, _ = imported(tmp_path, {'dog': DOG}, window(frames=7, fps=8, size=(16, 16)))
+  make_source(tmp_path / 'dog', label_maps((12, 24, 48)))
+  clips, _ = imported(tmp_path, {'dog': DOG}, window(frames=7, fps=8))
   # k / 8 s is frame 1.5 k: 0, 1.5, 3, 4.5, 6, 7.5, 9, of which halves go up.
   np.testing.assert_allclose(
     clips[0].video[:, 0, 0, 0].astype(int) / 10, [0, 2, 3, 5, 6, 8, 9], atol=0.3
   )
-  clips, _ = imported(tmp_path, {'dog': DOG}, window(frames=12, fps=12.1, size=(16, 16)))
+  clips, _ = imported(tmp_path, {'dog': DOG}, window(frames=12, fps=12.1))
   np.testing.assert_allclose(clips[0].video[:, 0, 0, 0] / 10, np.arange(12), atol=0.3)
 
 

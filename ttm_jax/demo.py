@@ -1,0 +1,110 @@
+"""The whole method from nothing, in minutes, on two CPU cores.
+
+    python -m ttm_jax.demo [--workdir runs/demo]
+
+Makes scenes of moving objects, fits a codec, trains stage 1 and stage 2 from scratch, generates
+videos for scenes that training never saw, and writes report.html and metrics.json. It does so by
+the commands that one would use for data of one's own, which it prints. A demo that was stopped
+goes on where it was.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ttm_jax.errors import InputError, front_door
+from ttm_jax.report.pictures import write_atomically
+
+
+def main() -> None:
+  made = argparse.ArgumentParser(
+    'python -m ttm_jax.demo',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  made.add_argument('--workdir', default='runs/demo', help='where all goes; default runs/demo')
+  root = Path(made.parse_args().workdir)
+  begin = time.perf_counter()
+  seconds = {}
+  for name, done, command in steps(root):
+    if done is not None and done.exists():
+      print(f'\n{name}: {done} is there already', flush=True)
+      continue
+    print(f'\n{name}\n  python -m {shlex.join(command)}', flush=True)
+    started = time.perf_counter()
+    code = subprocess.run([sys.executable, '-m', *command], env=environment()).returncode
+    if code:
+      raise InputError(f'step "{name}" failed with exit code {code}; see above')
+    seconds[name] = round(time.perf_counter() - started, 1)
+  seconds['all'] = round(time.perf_counter() - begin, 1)
+  path = root / 'metrics.json'
+  figures = {**json.loads(path.read_text()), 'seconds': seconds}
+  write_atomically(path, (json.dumps(figures, indent=2) + '\n').encode())
+  print(f'\n{seconds["all"] / 60:.1f} minutes. Open {root}/report.html; the figures: {path}')
+
+
+def steps(root: Path) -> list[tuple[str, Path | None, list[str]]]:
+  """Name, what shows that it is done, and command of each step."""
+  clips, latents = root / 'clips', root / 'latents'
+  stage1, stage2 = root / 'stage1', root / 'stage2'
+
+  def train(config: str, workdir: Path) -> list[str]:
+    path = Path(__file__).parents[1] / 'configs' / f'{config}.py'
+    data = f'--config.data.path={latents}'
+    return ['ttm_jax.train', f'--config={path}', f'--workdir={workdir}', data]
+
+  return [
+    (
+      'Make scenes',
+      clips,
+      [
+        'data_tools.make_scenes',
+        f'--out={clips}',
+        '--train=6144',
+        '--validation=64',
+        '--motions=left,right,up,down,grow,shrink,stay',
+        '--workers=2',
+      ],
+    ),
+    (
+      'Encode them',
+      latents,
+      [
+        'data_tools.encode',
+        f'--clips={clips}',
+        f'--out={latents}',
+        '--codec=linear:2x6x6x48',
+        '--max_objects=3',
+        '--words_length=32',
+        '--words_prompt_length=12',
+      ],
+    ),
+    ('Train stage 1, image to motion', None, train('demo_stage1', stage1)),
+    ('Train stage 2, motion to video', None, train('demo_stage2', stage2)),
+    (
+      'Evaluate',
+      None,
+      [
+        'ttm_jax.evaluate',
+        f'--stage1={stage1}',
+        f'--stage2={stage2}',
+        f'--clips={clips}',
+        f'--out={root}',
+      ],
+    ),
+  ]
+
+
+def environment() -> dict[str, str]:
+  """That of this process; the demo is meant for the CPU, unless JAX_PLATFORMS says otherwise."""
+  return {'JAX_PLATFORMS': 'cpu', **os.environ}
+
+
+if __name__ == '__main__':
+  with front_door():
+    main()
