@@ -14,7 +14,7 @@ import numpy as np
 
 from ttm_jax import trajectory
 from ttm_jax.codecs.base import Codec, to_float, to_uint8
-from ttm_jax.data.scenes import motion_of
+from ttm_jax.data.scene_words import motion_of
 from ttm_jax.data.schema import Clip
 from ttm_jax.metrics.adherence import adherence, find_by_colour
 from ttm_jax.metrics.motion import DIRECTIONAL, goes_as_told, mean_iou

@@ -150,9 +150,9 @@ class Stage:
     zeros = np.zeros(self.context.latent_shape, np.float32)
     return {
       'video': zeros,
-      'trajectory': self._latents(rendered[None]).mean[0],
-      'first_frame': self._latents(request.picture[None, None]).mean[0],
-      'first_mask': self._latents(rendered[None, :1]).mean[0],
+      'trajectory': np.asarray(self._latents(rendered[None]).mean[0]),
+      'first_frame': np.asarray(self._latents(request.picture[None, None]).mean[0]),
+      'first_mask': np.asarray(self._latents(rendered[None, :1]).mean[0]),
       **place_arrays(ids, self.context),
       **text_arrays(
         encoding, self._encoders, request.caption, request.motion, dict(request.prompts)

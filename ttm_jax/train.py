@@ -19,6 +19,7 @@ from ttm_jax.settings import parse_flags
 from ttm_jax.training.codec import CodecTraining
 from ttm_jax.training.denoising import Denoising
 from ttm_jax.training.loop import NotFinite, train
+from ttm_jax.training.objective import Objective
 from ttm_jax.training.runs import default_workdir
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'configuration file, see configs/')
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> None:
   initialize()
   config = _CONFIG.value
   workdir = Path(_WORKDIR.value or default_workdir(config_flags.get_config_filename(_CONFIG)))
-  objective = CodecTraining(config) if config.task == 'codec' else Denoising(config)
+  objective: Objective = CodecTraining(config) if config.task == 'codec' else Denoising(config)
   try:
     train(config, objective, workdir)
   except NotFinite as error:

@@ -53,6 +53,7 @@ def to_batch(
     return jnp.broadcast_to(still, (still.shape[0], *video.shape[1:]))
 
   caption = text_condition(arrays, encoders, 'caption')
+  assert caption.objects is not None
   return Batch(
     video=video,
     trajectory=trajectory,

@@ -21,9 +21,8 @@ from ttm_jax.errors import InputError, nearest
 Example = dict[str, Any]
 Splits = Mapping[str, Iterable[tuple[str, Example]]]
 
-
 EXAMPLES_PER_SHARD = 1024
-_EXAMPLES_PER_FLUSH = 64  # TFDS rewrites the description of the data set at each.
+_EXAMPLES_PER_FLUSH = 16  # TFDS rewrites the description of the data set at each.
 
 
 def write(

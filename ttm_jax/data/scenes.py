@@ -31,7 +31,7 @@ class SceneConfig:
 
   Attributes:
     size: (H, W) in pixels, at least 16 each.
-    frames: T.
+    frames: T; hops and loops want at least 6.
     fps: frames per second; a label only, since speeds are per clip.
     min_objects, max_objects: how many objects, 1 to 4.
     motions: which of MOTIONS occur. 'follow' wants another object that goes in a direction.

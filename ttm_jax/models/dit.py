@@ -209,7 +209,7 @@ class DiT(nnx.Module):
     _, frames, height, width, _ = x_t.shape
     grid = (frames, height // self.config.patch[0], width // self.config.patch[1])
     h = self.embed(self._patches(x_t))
-    if self.embed_visual is not None:
+    if self.embed_visual is not None and condition.visual is not None:
       h = h + self.embed_visual(self._patches(condition.visual))
     text, text_bits = self.text(condition.text)
     time = jax.nn.silu(self.time(t))

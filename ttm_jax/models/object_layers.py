@@ -48,7 +48,7 @@ class GatedResidual(nnx.Module):
     self.gate = nnx.Param(jnp.zeros((), jnp.float32))
 
   def __call__(self, h: Array, context=None, q_bits=None, k_bits=None) -> Array:
-    y = self.attention(self.norm(h), context, q_bits, k_bits)  # type: ignore[operator]
+    y = self.attention(self.norm(h), context, q_bits, k_bits)
     return h + (jnp.tanh(self.gate[...]) * y.astype(jnp.float32)).astype(h.dtype)
 
 

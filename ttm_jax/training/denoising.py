@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,8 +62,8 @@ class Denoiser:
     self.config, self.context = config, context
     self.preset = preset(config.preset)
     self.task = TASKS[config.task]
-    self.model_config = from_config(self.preset.config, config.model, 'model')
-    self.process = from_config(self.preset.process, config.process, 'process')
+    self.model_config: Any = from_config(self.preset.config, config.model, 'model')
+    self.process: Any = from_config(self.preset.process, config.process, 'process')
     self.encoders = context.encoding.encoders
     self.null_text = text_condition(
       {name: jnp.asarray(array) for name, array in context.null_text.items()},
@@ -78,7 +79,7 @@ class Denoiser:
     """The network as the process calls it: (x_t, t in 0..1, condition) -> prediction."""
 
     def predict(x_t: Array, t: Array, condition: Condition) -> Array:
-      return model(x_t, self.process.network_time(t), condition)  # type: ignore[operator]
+      return model(x_t, self.process.network_time(t), condition)
 
     return predict
 

@@ -21,11 +21,14 @@ class Objective(Protocol):
 
   Attributes:
     sharding: parameter table of the network (see `parallel.mesh.shardings`).
-    flops_per_sample: floating-point operations of one training step, forward and backward.
   """
 
   sharding: tuple
-  flops_per_sample: float
+
+  @property
+  def flops_per_sample(self) -> float:
+    """Floating-point operations of one training step, forward and backward."""
+    ...
 
   def build(self, seed: int) -> nnx.Module:
     """The network with initial parameters."""
