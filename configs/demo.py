@@ -23,6 +23,7 @@ def shrink(config: ConfigDict, masked_blocks: int = 1) -> ConfigDict:
       'grid': (4, 8, 8),
       'dtype': 'float32',
       'remat': 'none',
+      'unroll': 4,
     }
   )
   config.process.update({'steps': 20, 'prediction': 'data', 'mean': -1.0})

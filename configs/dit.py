@@ -37,6 +37,7 @@ def dit(task: str, visual: int = 0, masked_blocks: int = 0) -> ConfigDict:
       'qk_norm': True,
       'dtype': 'bfloat16',
       'remat': 'full',
+      'unroll': 1,
     }
   )
   config.process = ConfigDict(

@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
   add('--min_objects', type=int, default=usual.min_objects, help='1 to 4 (1)')
   add('--max_objects', type=int, default=usual.max_objects, help='1 to 4 (3)')
   add('--motions', default=','.join(MOTIONS), help=f'which, by commas (all: {",".join(MOTIONS)})')
+  add('--shapes', default=','.join(usual.shapes), help=f'which (all: {",".join(usual.shapes)})')
   add('--seed', type=int, default=usual.seed, help='of all that is drawn (0)')
   add('--workers', type=int, default=0, help='processes that draw; 0 draws in this one (0)')
   args = parser.parse_args(argv)
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
       min_objects=args.min_objects,
       max_objects=args.max_objects,
       motions=tuple(args.motions.split(',')),
+      shapes=tuple(args.shapes.split(',')),
       seed=args.seed,
     )
     splits = scene_splits(config, args.train, args.validation)

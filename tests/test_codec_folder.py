@@ -23,7 +23,7 @@ def tae():
   config = TAEConfig(
     channels=4, base_channels=8, multipliers=(1, 2), res_blocks=1, temporal_downsamples=1
   )
-  codec = TAE(config, rngs=nnx.Rngs(3))
+  codec = TAE(config, rngs=nnx.Rngs(jax.random.key(3, impl='unsafe_rbg')))
   codec.shift[...] += 0.5
   return codec
 

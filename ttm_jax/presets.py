@@ -21,7 +21,8 @@ class Preset:
     model: builds the backbone from (config, text encoders, rngs=).
     process: dataclass of the noising process.
     sharding: parameter table of the backbone.
-    grids: the token grids (h, w) of the backbone for latents of (H', W'), finest first.
+    grids: the token grids (h, w) of the backbone for latents of (H', W'), finest first; raises
+      InputError where the latents do not divide into tokens.
     transfer: brings the parameters of one task's network into another's.
     forward_flops: see `dit.forward_flops`.
   """
@@ -41,6 +42,11 @@ class Preset:
 
 def _dit_grids(height: int, width: int) -> tuple[tuple[int, int], ...]:
   p, q = dit.DiTConfig.patch
+  if height % p or width % q:
+    raise InputError(
+      f'latents of {height} x {width} do not divide into tokens of {p} x {q}: choose another'
+      ' size of the clips, or another codec'
+    )
   return ((height // p, width // q),)
 
 

@@ -36,19 +36,44 @@ def parse_flags(argv: list[str]) -> list[str]:
   """Parses absl flags with a --config; turns what ml_collections raises into one sentence.
 
   Use as `app.run(main, flags_parser=parse_flags)`.
+
+  Raises:
+    InputError: for a config file or key that does not exist, a value that cannot be read, or an
+      argument that is no flag.
   """
-  for argument in argv:
-    if argument.startswith('--config='):
-      path = argument.removeprefix('--config=').split(':')[0]
-      if not Path(path).is_file():
-        raise InputError(f'config file {path} does not exist')
+  path = _config_path(argv)
+  if path and not Path(path).is_file():
+    raise InputError(f'config file {path} does not exist')
   try:
-    return flags.FLAGS(argv)
-  except (KeyError, AttributeError) as error:
-    text = str(error.args[0]).replace('\n', ' ').strip('"')
-    raise InputError(f'unknown config key {text}') from error
+    rest = flags.FLAGS(argv)
   except flags.Error as error:
     raise InputError(str(error)) from error
+  except AttributeError as error:
+    if "'get_config'" in str(error):
+      raise InputError(f'{path} is no configuration: it has no get_config()') from error
+    raise _unknown_key(error) from error
+  except KeyError as error:
+    raise _unknown_key(error) from error
+  if len(rest) > 1:
+    raise InputError(f'unexpected argument {rest[1]!r}: options are written --name=value')
+  return rest
+
+
+def _config_path(argv: list[str]) -> str:
+  """What --config names, in any way of writing a flag, without the argument after a colon."""
+  path = ''
+  for argument, following in zip(argv, [*argv[1:], ''], strict=True):
+    name, equals, value = argument.partition('=')
+    if name in ('-config', '--config'):
+      path = value if equals else following
+  return path.split(':')[0]
+
+
+def _unknown_key(error: KeyError | AttributeError) -> InputError:
+  """The sentence for what a locked ConfigDict raises: the key, and on a second line a hint."""
+  inner = error.args[0]
+  key, *hint = str(inner.args[0] if isinstance(inner, KeyError) else inner).splitlines()
+  return InputError(f'unknown config key {key}' + ''.join(f'. {line}' for line in hint))
 
 
 def to_json(config: ConfigDict) -> str:

@@ -86,6 +86,20 @@ class TAEConfig:
     return 2**self.temporal_downsamples, self.patch * 2 ** (len(self.multipliers) - 1)
 
 
+def fold(video: Array, patch: int) -> Array:
+  """[B, T, H, W, 3] to [B, T, H / patch, W / patch, patch * patch * 3]."""
+  b, t, h, w, _ = video.shape
+  cells = video.reshape(b, t, h // patch, patch, w // patch, patch, 3)
+  return cells.transpose(0, 1, 2, 4, 3, 5, 6).reshape(b, t, h // patch, w // patch, -1)
+
+
+def unfold(cells: Array, patch: int) -> Array:
+  """The inverse of fold."""
+  b, t, h, w, _ = cells.shape
+  pixels = cells.reshape(b, t, h, w, patch, patch, 3).transpose(0, 1, 2, 4, 3, 5, 6)
+  return pixels.reshape(b, t, h * patch, w * patch, 3)
+
+
 class Middle(nnx.Module):
   """The layers at the lowest resolution: attention in space and in time between two blocks."""
 
@@ -122,10 +136,7 @@ class Encoder(nnx.Module):
     self.patch = config.patch
 
   def __call__(self, video: Array) -> Array:
-    b, t, h, w, _ = video.shape
-    p = self.patch
-    x = video.reshape(b, t, h // p, p, w // p, p, 3).transpose(0, 1, 2, 4, 3, 5, 6)
-    x = self.conv_in(x.reshape(b, t, h // p, w // p, -1))
+    x = self.conv_in(fold(video, self.patch))
     for layer in self.layers:
       x = layer(x)
     x = self.conv_out(jax.nn.silu(self.norm(self.middle(x))))
@@ -157,11 +168,8 @@ class Decoder(nnx.Module):
     x = self.middle(self.conv_in(latents))
     for layer in self.layers:
       x = layer(x)
-    x = self.conv_out(jax.nn.silu(self.norm(x))).astype(jnp.float32)
-    b, t, h, w, _ = x.shape
-    p = self.patch
-    x = x.reshape(b, t, h, w, p, p, 3).transpose(0, 1, 2, 4, 3, 5, 6)
-    return x.reshape(b, t, h * p, w * p, 3)
+    x = self.conv_out(jax.nn.silu(self.norm(x)))
+    return unfold(x.astype(jnp.float32), self.patch)
 
 
 class Normalisation(nnx.Variable):

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from ttm_jax.codecs.base import Moments
 from ttm_jax.conditioning import Condition, Objects, Places
+from ttm_jax.errors import InputError
 from ttm_jax.tasks import Batch
 from ttm_jax.text.encoders import caption_tokens, prompt_tokens
 
@@ -66,7 +67,13 @@ def to_batch(
 
 
 def places(arrays: Mapping[str, Array], cross_mask: str) -> tuple[Places, ...]:
-  """The token masks of all grids, finest first."""
+  """The token masks of all grids, finest first.
+
+  Raises:
+    InputError: if the dataset has no masks of that kind.
+  """
+  if f'places.0.{cross_mask}' not in arrays:
+    raise InputError(f"config.data.cross_mask must be 'box' or 'seg', got {cross_mask!r}")
   grids = sum(name.endswith('.region') for name in arrays)
   return tuple(
     Places(

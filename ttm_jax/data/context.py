@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from safetensors import SafetensorError
 
 from ttm_jax.codecs.base import Codec
 from ttm_jax.codecs.folder import load_codec, save_codec
@@ -108,6 +109,6 @@ class Context:
     try:
       encoding = Encoding.from_dict(json.loads((folder / 'context.json').read_text()))
       null_text = safetensors.numpy.load_file(folder / 'null_text.safetensors')
-    except (OSError, TypeError, KeyError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, AttributeError, TypeError, KeyError, ValueError, SafetensorError) as error:
       raise InputError(f'{folder} is damaged ({error}); encode the dataset again') from error
     return cls(encoding, load_codec(folder / 'codec'), null_text)

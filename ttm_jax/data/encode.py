@@ -59,7 +59,15 @@ def text_arrays(
 
   Args:
     prompts: by object id 1..max_objects; the others' slots stay empty.
+
+  Raises:
+    InputError: for an object beyond max_objects.
   """
+  highest = max(prompts, default=0)
+  if highest > encoding.max_objects:
+    raise InputError(
+      f'object {highest} has a prompt, but the dataset has slots for {encoding.max_objects} objects'
+    )
   arrays: Arrays = {}
   for name, settings in encoding.encoders.items():
     encode = encoders[name]
@@ -93,9 +101,10 @@ def place_arrays(ids: np.ndarray, context: Context) -> Arrays:
   groups = context.codec.frame_groups(len(ids))
   arrays: Arrays = {}
   for g, grid in enumerate(context.grids):
-    arrays[f'places.{g}.region'] = trajectory.token_regions(ids, groups, grid)
-    for mask in ('box', 'seg'):
-      arrays[f'places.{g}.{mask}'] = trajectory.token_presence(ids, groups, grid, mask)
+    regions = trajectory.token_regions(ids, groups, grid)
+    arrays[f'places.{g}.region'] = regions
+    arrays[f'places.{g}.box'] = trajectory.token_presence(ids, groups, grid, 'box', regions)
+    arrays[f'places.{g}.seg'] = trajectory.token_presence(ids, groups, grid, 'seg', regions)
   return arrays
 
 

@@ -35,6 +35,7 @@ class SceneConfig:
     fps: frames per second; a label only, since speeds are per clip.
     min_objects, max_objects: how many objects, 1 to 4.
     motions: which of MOTIONS occur. 'follow' wants another object that goes in a direction.
+    shapes: which of scene_shapes.SHAPES occur; those of one scene differ.
     seed: of the whole stream of scenes.
   """
 
@@ -44,6 +45,7 @@ class SceneConfig:
   min_objects: int = 1
   max_objects: int = 3
   motions: tuple[str, ...] = MOTIONS
+  shapes: tuple[str, ...] = tuple(scene_shapes.SHAPES)
   seed: int = 0
 
   def __post_init__(self):
@@ -51,6 +53,12 @@ class SceneConfig:
       if motion not in MOTIONS:
         raise InputError(
           f'unknown motion "{motion}"{nearest(motion, MOTIONS)}; choose from {", ".join(MOTIONS)}'
+        )
+    for shape in self.shapes:
+      if shape not in scene_shapes.SHAPES:
+        raise InputError(
+          f'unknown shape "{shape}"{nearest(shape, scene_shapes.SHAPES)};'
+          f' choose from {", ".join(scene_shapes.SHAPES)}'
         )
     if not set(self.motions) - {'follow'}:
       raise InputError('scenes need motions, and more than "follow" alone; add e.g. "left"')
@@ -63,6 +71,13 @@ class SceneConfig:
     if not 1 <= self.min_objects <= self.max_objects <= MOST_OBJECTS:
       raise InputError(
         f'a scene has 1 to {MOST_OBJECTS} objects, got {self.min_objects} to {self.max_objects}'
+      )
+    spinning = 'spin' in self.motions
+    usable = set(self.shapes) - (set(scene_shapes.ROUND) if spinning else set())
+    if len(usable) < self.max_objects:
+      raise InputError(
+        f'{self.max_objects} objects of different shapes need as many shapes'
+        f'{" that are not round, to spin" if spinning else ""}, got {", ".join(self.shapes)}'
       )
     if self.seed < 0:
       raise InputError(f'the seed must not be negative, got {self.seed}')
@@ -172,7 +187,7 @@ def _place(
   count = int(rng.integers(config.min_objects, config.max_objects + 1))
   motions, leaders = _motions(config, rng, count)
   colours = rng.permutation(list(scene_shapes.COLOURS))[:count]
-  nouns = rng.permutation(list(scene_shapes.SHAPES))
+  nouns = rng.permutation(list(config.shapes))
   objects: list[SceneObject] = []
   paths: list[np.ndarray] = []  # Where each object is relative to where its group starts.
   for i, (motion, leader) in enumerate(zip(motions, leaders, strict=True)):

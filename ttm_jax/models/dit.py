@@ -47,6 +47,7 @@ class DiTConfig:
     dtype: compute dtype, 'bfloat16' or 'float32'.
     remat: what the backward pass recomputes of each block: 'none', 'dots' (all but matrix
       products) or 'full'.
+    unroll: blocks one trip of the layer loop holds; CPUs like all, accelerators compile 1 fastest.
   """
 
   width: int = 2560
@@ -63,6 +64,7 @@ class DiTConfig:
   qk_norm: bool = True
   dtype: str = 'bfloat16'
   remat: str = 'full'
+  unroll: int = 1
 
   def __post_init__(self):
     if self.width % self.heads:
@@ -220,8 +222,9 @@ class DiT(nnx.Module):
       text_bits=text_bits,
       masks=self._masks(condition),
     )
-    h = scan_blocks(self.masked_blocks, h, context, self.config.remat)
-    h = scan_blocks(self.blocks, h, context.replace(masks=None), self.config.remat)  # type: ignore[attr-defined]
+    remat, unroll = self.config.remat, self.config.unroll
+    h = scan_blocks(self.masked_blocks, h, context, remat, unroll)
+    h = scan_blocks(self.blocks, h, context, remat, unroll)
     shift, scale = jnp.split(self.final_modulation(time)[:, None], 2, -1)
     out = self.head(modulate(self.norm(h), shift, scale)).astype(jnp.float32)
     (p, q), (_, rows, columns) = self.config.patch, grid
@@ -306,8 +309,9 @@ def transfer(source: dict, target: dict) -> dict:
   """Brings the parameters of one DiT into another that differs in task or masked blocks.
 
   The layers of the source are dealt out again between masked blocks and the rest. Parameters that
-  the source lacks keep their initial value: zero input weights, closed gates; but the extra
-  attentions of masked blocks copy their siblings.
+  the source lacks, or has for another visual condition, keep their initial value: zero input
+  weights, closed gates. The extra attentions of masked blocks are taken as they are where the
+  networks agree in the number of these blocks, else they copy their siblings.
 
   Args:
     source, target: nested dicts of arrays, as `nnx.to_pure_dict` gives them; same width and depth.
@@ -316,10 +320,12 @@ def transfer(source: dict, target: dict) -> dict:
     Like target.
   """
   target = jax.tree.map(lambda x: x, target)
-  # Object masks that both have are taken as they are, where the masked blocks agree.
   layers = _layers(source)
   count = jax.tree.leaves(target['masked_blocks'])[0].shape[0] if 'masked_blocks' in target else 0
-  out = {**target, **{k: v for k, v in source.items() if k in target and 'blocks' not in k}}
+  shared = {k: v for k, v in source.items() if k in target and 'blocks' not in k}
+  if _shapes(shared.get('embed_visual')) != _shapes(target.get('embed_visual')):
+    shared.pop('embed_visual', None)
+  out = {**target, **shared}
   if 'blocks' in target:
     out['blocks'] = jax.tree.map(lambda x: x[count:], layers)
   if count:
@@ -337,6 +343,10 @@ def transfer(source: dict, target: dict) -> dict:
           masked[name] = {**masked[name], 'attention': base[sibling]}
     out['masked_blocks'] = masked
   return out
+
+
+def _shapes(params: dict | None) -> list[tuple[int, ...]]:
+  return [x.shape for x in jax.tree.leaves(params)]
 
 
 def _masked_count(params: dict) -> int:

@@ -30,11 +30,14 @@ def stack(block: Callable[..., nnx.Module], count: int, config: Any, rngs: nnx.R
   return create(rngs)
 
 
-def scan_blocks(blocks: nnx.Module | None, h: Array, context: Any, remat: str) -> Array:
+def scan_blocks(
+  blocks: nnx.Module | None, h: Array, context: Any, remat: str, unroll: int = 1
+) -> Array:
   """Applies stacked blocks one after the other: h <- block(h, context).
 
   Args:
     remat: a name of `REMAT_POLICIES`: what is kept of a block for the backward pass.
+    unroll: how many blocks one trip of the loop holds.
   """
   if blocks is None:
     return h
@@ -49,4 +52,4 @@ def scan_blocks(blocks: nnx.Module | None, h: Array, context: Any, remat: str) -
 
   if remat != 'none':
     apply = jax.checkpoint(apply, policy=REMAT_POLICIES[remat], prevent_cse=False)
-  return jax.lax.scan(lambda h, layer: (apply(h, layer, context), None), h, state)[0]
+  return jax.lax.scan(lambda h, layer: (apply(h, layer, context), None), h, state, unroll=unroll)[0]

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ttm_jax.errors import InputError
+from ttm_jax.errors import InputError, nearest
 
 AXES = ('data', 'fsdp', 'sequence', 'tensor')
 BATCH = PartitionSpec(('data', 'fsdp'))
@@ -22,12 +22,16 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
     devices: all devices by default.
 
   Raises:
-    InputError: where the sizes do not multiply to the number of devices.
+    InputError: for an unknown axis, or where the sizes do not multiply to the number of devices.
   """
+  for axis in sizes:
+    if axis not in AXES:
+      raise InputError(f'mesh axis {axis!r} is unknown{nearest(axis, AXES)}: there are {AXES}')
   devices = list(jax.devices() if devices is None else devices)
   shape = [sizes.get(axis, 1) for axis in AXES]
-  fixed = int(np.prod([size for size in shape if size != -1]))
-  if shape.count(-1) > 1 or len(devices) % fixed:
+  given = [size for size in shape if size != -1]
+  fixed = int(np.prod(given))
+  if shape.count(-1) > 1 or min(given) < 1 or len(devices) % fixed:
     raise InputError(
       f'mesh {dict(zip(AXES, shape, strict=True))} does not fit {len(devices)} devices: the sizes'
       ' must multiply to that number (one may be -1)'

@@ -6,6 +6,7 @@ few hundred words of a small dataset that is rare, and the words of the embedded
 """
 
 import re
+import unicodedata
 import zlib
 
 import jax
@@ -13,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ttm_jax.errors import InputError
 from ttm_jax.models.layers import Attention, RMSNorm, normal_init
 
 Array = jax.Array
 
 VOCABULARY = 4096
+MAX_LENGTH = 128  # Positions that the encoder knows.
 PAD, END = 0, 1
 _SALT = b'ttm/'
 
@@ -30,9 +33,16 @@ def word_id(word: str) -> int:
 def tokenize(text: str, length: int) -> tuple[np.ndarray, int]:
   """Word ids int32 [length], ended by END and padded with PAD, and how many of them count.
 
-  Case and punctuation are ignored; what exceeds the length is cut. The empty text is [END].
+  A word is a run of letters, digits and apostrophes of any script. Case and punctuation are
+  ignored; what exceeds the length is cut. The empty text is [END].
+
+  Raises:
+    InputError: if the length is not 1 to MAX_LENGTH.
   """
-  words = re.findall(r"[a-z0-9']+", text.lower())[: length - 1]
+  if not 1 <= length <= MAX_LENGTH:
+    raise InputError(f'texts must have 1 to {MAX_LENGTH} words, got a length of {length}')
+  text = unicodedata.normalize('NFKC', text).lower()
+  words = re.findall(r"(?:[^\W_]|')+", text)[: length - 1]
   ids = [word_id(word) for word in words] + [END]
   return np.array(ids + [PAD] * (length - len(ids)), np.int32), len(ids)
 
@@ -45,11 +55,10 @@ class WordEncoder(nnx.Module):
   """
 
   HEADS = 4
-  MAX_LENGTH = 128
 
   def __init__(self, dim: int, *, rngs: nnx.Rngs):
     self.table = nnx.Param(normal_init(rngs.params(), (VOCABULARY, dim), jnp.float32))
-    self.positions = nnx.Param(normal_init(rngs.params(), (self.MAX_LENGTH, dim), jnp.float32))
+    self.positions = nnx.Param(normal_init(rngs.params(), (MAX_LENGTH, dim), jnp.float32))
     self.norm = RMSNorm(dim)
     self.attention = Attention(dim, self.HEADS, rngs=rngs)
 

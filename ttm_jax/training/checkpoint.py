@@ -28,6 +28,7 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep_last or None, keep_period=keep_every or None, create=True
       ),
+      item_handlers={part: ocp.StandardCheckpointHandler() for part in _PARTS},
     )
 
   def latest(self) -> int | None:

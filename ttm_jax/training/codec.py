@@ -21,7 +21,7 @@ from ttm_jax.data.clips import Clips
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
 from ttm_jax.settings import from_config
-from ttm_jax.training.objective import Arrays, Metrics
+from ttm_jax.training.objective import Arrays, Metrics, held_out
 from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
 
 Array = jax.Array
@@ -70,7 +70,7 @@ class CodecTraining:
     """Windows of clips; every `image_every`-th batch is of single frames."""
     data = self.config.data
     stream = loader.batches(
-      Clips(data.path, split),
+      Clips(data.path, held_out(data.path, split)),
       data.batch_size,
       data.seed,
       start,

@@ -22,7 +22,7 @@ from ttm_jax.errors import InputError, nearest
 from ttm_jax.presets import preset
 from ttm_jax.settings import from_config
 from ttm_jax.text.encoders import total_tokens
-from ttm_jax.training.objective import Arrays, Metrics
+from ttm_jax.training.objective import Arrays, Metrics, held_out
 from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
 
 Array = jax.Array
@@ -47,6 +47,7 @@ TASK_FIELDS = (
   'visual_channels',
   'dtype',
   'remat',
+  'unroll',
 )
 
 
@@ -159,9 +160,8 @@ class Denoising:
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
     data = self.config.data
-    return loader.batches(
-      Latents(self.directory, split), data.batch_size, data.seed, start, threads=data.threads
-    )
+    source = Latents(self.directory, held_out(self.directory, split))
+    return loader.batches(source, data.batch_size, data.seed, start, threads=data.threads)
 
   def loss(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Metrics]:
     """Mean squared error of the prediction, uniform over all latents."""

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from ttm_jax.data import records
+
 Array = jax.Array
 Arrays = dict[str, Array]
 
@@ -57,6 +59,11 @@ class Objective(Protocol):
   def finish(self, directory: Path, model: nnx.Module) -> None:
     """Writes into the run directory what follows from the averaged weights of the last step."""
     ...
+
+
+def held_out(directory: str | Path, split: str) -> str:
+  """The split to read; a dataset without held-out clips is watched on those it trains on."""
+  return split if split in records.splits(directory) else 'train'
 
 
 def stream(key: Array, name: str, step: Array | int) -> Array:

@@ -1,0 +1,212 @@
+"""Every implementation of object attention against the rule written out in float64 NumPy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ttm_jax.ops import attention as plain
+from ttm_jax.ops.object_attention import IMPLEMENTATIONS, api, object_attention
+
+BACKGROUND, ONE, TWO, LAST = 1, 2, 4, -(1 << 31)  # LAST is bit 31: a negative int32.
+
+every_implementation = pytest.mark.parametrize('name', sorted(IMPLEMENTATIONS))
+
+
+def reference(q, k, v, q_bits, k_bits, dy):
+  """The rule and its gradients, a query at a time: y [B, N, H, D], and dq, dk, dv for dy."""
+  q, k, v, dy = (np.asarray(x, np.float64) for x in (q, k, v, dy))
+  y, dq, dk, dv = np.zeros_like(q), np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
+  scale = 1 / np.sqrt(q.shape[-1])
+  for b, i, h in np.ndindex(q.shape[:3]):
+    keys = np.flatnonzero(np.asarray(q_bits)[b, i] & np.asarray(k_bits)[b])
+    if not len(keys):
+      continue
+    logits = k[b, keys, h] @ q[b, i, h] * scale
+    weights = np.exp(logits - logits.max())
+    weights /= weights.sum()
+    y[b, i, h] = weights @ v[b, keys, h]
+    dv[b, keys, h] += weights[:, None] * dy[b, i, h]
+    dweights = v[b, keys, h] @ dy[b, i, h]
+    dlogits = weights * (dweights - weights @ dweights) * scale
+    dq[b, i, h] = dlogits @ k[b, keys, h]
+    dk[b, keys, h] += dlogits[:, None] * q[b, i, h]
+  return y, dq, dk, dv
+
+
+@functools.partial(jax.jit, static_argnames='name')
+def with_gradients(q, k, v, q_bits, k_bits, dy, name):
+  def attend(q, k, v):
+    return object_attention(q, k, v, q_bits, k_bits, implementation=name)
+
+  y, pull = jax.vjp(attend, q, k, v)
+  return y, *pull(dy)
+
+
+def inputs(n, m, seed=0, heads=2, width=4):
+  """q, k, v and a cotangent, float32; logits of about +-4, so that no row is nearly uniform."""
+  rng = np.random.default_rng(seed)
+  sizes = [(2, n), (2, m), (2, m), (2, n)]
+  q, k, v, dy = (rng.normal(size=(*s, heads, width)).astype(np.float32) for s in sizes)
+  return 2 * q, 2 * k, v, dy
+
+
+def assert_close(got, wanted):
+  """Within 1e-5 of the largest value of each."""
+  for x, y in zip(got, wanted, strict=True):
+    np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(np.abs(y).max(), 1e-30))
+
+
+def cycle(values, count):
+  """The values over and over, int32 [2, count]; the second sample starts at the last value."""
+  return np.stack([np.resize(np.roll(np.array(values, np.int32), i), count) for i in range(2)])
+
+
+CASES = {
+  'several objects': (cycle([BACKGROUND, ONE, TWO], 21), cycle([TWO, ONE, BACKGROUND], 13)),
+  'an object without keys': (cycle([ONE, TWO], 21), cycle([ONE], 13)),
+  'an object without queries': (cycle([ONE], 21), cycle([ONE, TWO], 13)),
+  'all background': (cycle([BACKGROUND], 21), cycle([BACKGROUND], 13)),
+  'background without prompts': (cycle([0], 21), cycle([ONE, TWO], 13)),
+  'boxes that overlap': (cycle([ONE | TWO, ONE, 0, TWO], 21), cycle([ONE, TWO, TWO], 13)),
+  'the last bit': (cycle([LAST, LAST | ONE, TWO], 21), cycle([LAST, ONE, ONE], 13)),
+  'everyone': (cycle([-1], 21), cycle([ONE, LAST, 0], 13)),
+}
+
+
+@every_implementation
+@pytest.mark.parametrize('case', CASES)
+def test_values_and_gradients(name, case):
+  q, k, v, dy = inputs(21, 13)
+  q_bits, k_bits = CASES[case]
+  got = with_gradients(q, k, v, q_bits, k_bits, dy, name)
+  assert_close(got, reference(q, k, v, q_bits, k_bits, dy))
+
+
+sets = st.integers(-(1 << 31), (1 << 31) - 1) | st.sampled_from([0, ONE, TWO, ONE | TWO, LAST])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+  st.lists(sets, min_size=42, max_size=42),
+  st.lists(sets, min_size=26, max_size=26),
+  st.integers(0, 99),
+)
+def test_any_sets(queries, keys, seed):
+  q, k, v, dy = inputs(21, 13, seed)
+  q_bits = np.array(queries, np.int32).reshape(2, 21)
+  k_bits = np.array(keys, np.int32).reshape(2, 13)
+  wanted = reference(q, k, v, q_bits, k_bits, dy)
+  lonely = (q_bits[:, :, None] & k_bits[:, None] == 0).all(-1)
+  unread = (q_bits[:, :, None] & k_bits[:, None] == 0).all(1)
+  for name in IMPLEMENTATIONS:
+    y, dq, dk, dv = got = with_gradients(q, k, v, q_bits, k_bits, dy, name)
+    assert_close(got, wanted)
+    # Exactly: no trace of what is not allowed.
+    assert not np.asarray(y)[lonely].any() and not np.asarray(dq)[lonely].any()
+    assert not np.asarray(dk)[unread].any() and not np.asarray(dv)[unread].any()
+
+
+@every_implementation
+def test_rows_without_a_key_pass_nothing_back(name):
+  q, k, v, dy = inputs(21, 13)
+  q_bits, k_bits = cycle([0, ONE, TWO], 21), cycle([ONE], 13)
+  lonely = q_bits != ONE
+  dy[~lonely] = 0  # The loss sees those rows alone.
+  y, *gradients = with_gradients(q, k, v, q_bits, k_bits, dy, name)
+  assert not np.asarray(y)[lonely].any() and np.abs(np.asarray(y)[~lonely]).min() > 0
+  assert all(not np.asarray(g).any() for g in gradients)
+
+
+@every_implementation
+def test_sequences_longer_than_a_block(name):
+  n = 512 + 37  # A multiple of no block size.
+  rng = np.random.default_rng(1)
+  q, k, v, dy = inputs(n, n, heads=1)
+  tokens = np.sort(rng.choice([BACKGROUND, ONE, TWO], (2, n)).astype(np.int32))
+  tokens[:, -1] = LAST  # The last token of the last block sees only itself.
+  got = with_gradients(q, k, v, tokens, tokens, dy, name)
+  assert_close(got, reference(q, k, v, tokens, tokens, dy))
+  np.testing.assert_allclose(got[0][:, -1], v[:, -1], rtol=1e-6)
+
+
+@every_implementation
+def test_padded_keys_have_no_effect(name):
+  q, k, v, dy = inputs(21, 13)
+  q_bits, k_bits = cycle([-1, ONE, BACKGROUND], 21), cycle([ONE, TWO, 0], 13)
+  before = with_gradients(q, k, v, q_bits, k_bits, dy, name)
+  k[k_bits == 0] = 1e4
+  v[k_bits == 0] = -1e4
+  after = with_gradients(q, k, v, q_bits, k_bits, dy, name)
+  for x, y in zip(before, after, strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+@every_implementation
+def test_order_of_tokens_does_not_matter(name):
+  q, k, v, dy = inputs(21, 21)
+  tokens = cycle([BACKGROUND, ONE, ONE | TWO, TWO], 21)
+  y = with_gradients(q, k, v, tokens, tokens, dy, name)
+  order = np.argsort(tokens[0], kind='stable')  # Sorts the first sample, shuffles the other.
+  moved = [x[:, order] for x in (q, k, v, tokens, tokens, dy)]
+  assert_close(with_gradients(*moved, name), [np.asarray(x)[:, order] for x in y])
+
+
+@every_implementation
+def test_half_precision(name):
+  q, k, v, dy = inputs(21, 13)
+  q_bits, k_bits = cycle([BACKGROUND, ONE, 0], 21), cycle([BACKGROUND, ONE], 13)
+  half = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)]
+  y = object_attention(*half, q_bits, k_bits, implementation=name)
+  assert y.dtype == jnp.bfloat16
+  wanted = reference(*half, q_bits, k_bits, dy)[0]
+  # bfloat16 has 8 bits; the softmax is float32.
+  np.testing.assert_allclose(np.asarray(y, np.float32), wanted, atol=0.03)
+
+
+def test_huge_logits_stay_finite():
+  q, k, v, dy = inputs(21, 13)
+  q_bits, k_bits = cycle([ONE, 0], 21), cycle([ONE, TWO], 13)
+  got = with_gradients(300 * q, 300 * k, v, q_bits, k_bits, dy, 'reference')
+  assert_close(got[:1], reference(300 * q, 300 * k, v, q_bits, k_bits, dy)[:1])
+  assert all(np.isfinite(x).all() for x in got)
+
+
+def test_choice_by_size(monkeypatch):
+  chosen = []
+
+  def stub(name):
+    return lambda q, *_: chosen.append(name) or q
+
+  monkeypatch.setattr(api, 'IMPLEMENTATIONS', {n: stub(n) for n in ('reference', 'chunked')})
+  for n in (1024, 1025):
+    x, tokens = jnp.zeros((1, n, 1, 1)), jnp.zeros((1, n), jnp.int32)
+    object_attention(x, x, x, tokens, tokens)
+  object_attention(x, x, x, tokens, tokens, implementation=['mosaic', 'chunked', 'reference'])
+  assert chosen == ['reference', 'chunked', 'chunked']
+
+
+def test_errors():
+  q, k, v, _ = inputs(3, 2)
+  q_bits, k_bits = cycle([ONE], 3), cycle([ONE], 2)
+  with pytest.raises(ValueError, match=r"among \['chunked', 'reference'.*\], got \['dense'\]"):
+    object_attention(q, k, v, q_bits, k_bits, implementation='dense')
+  with pytest.raises(ValueError, match='must be int32, got int32 and uint8'):
+    object_attention(q, k, v, q_bits, k_bits.astype(np.uint8))
+  with pytest.raises(ValueError, match=r'bits must be \(2, 3\) for queries and \(2, 2\) for keys'):
+    object_attention(q, k, v, q_bits, q_bits)
+  with pytest.raises(ValueError, match='asks for k and v of'):
+    object_attention(q, k[..., :3], v, q_bits, k_bits)
+
+
+@pytest.mark.parametrize('pairs', [api.DENSE_PAIRS, 0])
+def test_plain_attention(monkeypatch, pairs):
+  monkeypatch.setattr(plain, 'DENSE_PAIRS', pairs)  # 0: the library call that long videos take.
+  q, k, v, dy = inputs(21, 13)
+  everyone = cycle([-1], 21), cycle([-1], 13)
+  got, pull = jax.vjp(plain.attention, q, k, v)
+  assert_close((got, *pull(jnp.asarray(dy))), reference(q, k, v, *everyone, dy))
