@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 def shrink(config: ConfigDict, masked_blocks: int = 1) -> ConfigDict:
   """A paper-scale configuration of the preset at demo size."""
-  channels = 48
+  channels = 32
   visual = config.model.visual_channels // config.model.channels
   config.model.update(
     {
@@ -28,17 +28,17 @@ def shrink(config: ConfigDict, masked_blocks: int = 1) -> ConfigDict:
   )
   config.process.update({'steps': 20, 'prediction': 'data', 'mean': -1.0})
   config.sample.update({'visual_scale': 1.0, 'text_scale': 1.0})
-  config.data.update({'batch_size': 16, 'threads': 2})
+  config.data.update({'batch_size': 8, 'threads': 2})
   config.optimizer.update(
-    {'learning_rate': 2e-3, 'schedule': 'cosine', 'warmup': 100, 'b2': 0.99, 'weight_decay': 0.0}
+    {'learning_rate': 4e-3, 'schedule': 'cosine', 'warmup': 100, 'b2': 0.99, 'weight_decay': 0.0}
   )
   config.train.update(
     {
-      'steps': 2_400,
-      'ema': 0.995,
-      'evaluate_every': 400,
-      'evaluate_batches': 4,
-      'sample_every': 1_200,
+      'steps': 3_600,
+      'ema': 0.998,
+      'evaluate_every': 600,
+      'evaluate_batches': 8,
+      'sample_every': 1_800,
       'checkpoint_every': 600,
       'keep_every': 0,
     }

@@ -9,4 +9,6 @@ from configs import demo, stage2_dit
 
 
 def get_config() -> ConfigDict:
-  return demo.shrink(stage2_dit.get_config())
+  config = demo.shrink(stage2_dit.get_config())
+  config.train.steps = 2_000
+  return config

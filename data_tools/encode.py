@@ -1,7 +1,7 @@
 """Encodes a clips dataset into a latents dataset for one preset.
 
     python -m data_tools.encode --clips datasets/scenes --out datasets/scenes-dit --preset dit \\
-        --codec linear:2x6x6x48
+        --codec linear:2x6x6x32
 
 The codec is a folder or the run that trained it; `linear:TxHxWxC` fits a linear codec to the
 training clips (patches of T x H x W pixels, C channels).
@@ -50,7 +50,7 @@ def main() -> None:
   for split in records.splits(args.clips):
     # Held-out clips are encoded once and as they are.
     augmentation = (
-      Augmentation(args.variants, True, args.corrupt)
+      Augmentation(args.variants, args.permute, args.corrupt)
       if split == 'train'
       else Augmentation(1, False)
     )
@@ -105,6 +105,13 @@ def parser() -> argparse.ArgumentParser:
   made.add_argument('--variants', type=int, default=1, help='records a training clip; default 1')
   made.add_argument(
     '--corrupt', type=float, default=0.0, help='share of variants with damaged masks; default 0'
+  )
+  made.add_argument(
+    '--permute',
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help='let objects swap numbers, and so colours, at random; without it, a sentence that names'
+    ' objects in the order of their numbers binds them by order, which is quickly learnt',
   )
   made.add_argument('--words_dim', type=int, default=128, help='width of word embeddings')
   made.add_argument('--words_length', type=int, default=48, help='words of a caption')

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 
 # The configurations that can be run; the other files of configs/ are what these share.
 SHIPPED = (
+  'clips_stage1',
+  'clips_stage2',
   'codec_tae',
   'demo_stage1',
   'demo_stage2',

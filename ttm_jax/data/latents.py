@@ -52,7 +52,7 @@ def write_latents(
   context: Context,
   splits: Mapping[str, Iterable[tuple[str, dict[str, Any]]]],
 ) -> None:
-  """Writes a dataset of `encode_clips` records, and its context.
+  """Writes a dataset of `encode.EncodedClips` records, and its context.
 
   Raises:
     InputError: see `records.write`.

@@ -6,12 +6,14 @@ nothing else need be saved, a resumed run sees just what it would have seen, and
 processes may change.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
 import jax
 import numpy as np
+
+from ttm_jax.parallel.mesh import batch_sharding
 
 Arrays = dict[str, np.ndarray]
 
@@ -31,7 +33,7 @@ def batches(
   start: int = 0,
   transform: Callable[[Any], Arrays] | None = None,
   threads: int = 4,
-  rows: tuple[int, int] | None = None,
+  rows: Sequence[int] | None = None,
 ) -> Iterator[Arrays]:
   """Endless batches from step `start` on, as this process sees them.
 
@@ -40,17 +42,17 @@ def batches(
     batch_size: of all processes together.
     transform: applied to each record, in the reading threads.
     threads: that read ahead.
-    rows: (first, end) of the rows of each batch that this process reads; by default its equal
-      share, in the order of process indices.
+    rows: of each batch, that this process reads; by default those that its devices hold under the
+      mesh in force (`jax.set_mesh`), or its equal share where there is none.
 
   Yields:
     Stacked arrays [rows, ...].
   """
-  first, end = rows or _share(batch_size)
-  count = end - first
+  rows = _share(batch_size) if rows is None else rows
+  count = len(rows)
   order = grain.MapDataset.source(source).shuffle(seed=seed).repeat()
-  # Record i of this process is row first + i % count of step i // count.
-  mine = _Rows(order, batch_size, first, count)
+  # Record i of this process is row rows[i % count] of step i // count.
+  mine = _Rows(order, batch_size, rows)
   if transform is not None:
     mine = mine.map(transform)
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4 * threads, 2 * count))
@@ -58,30 +60,33 @@ def batches(
 
 
 class _Rows(grain.MapDataset):
-  """Rows [first, first + count) of each batch of the parent's order."""
+  """Some rows of each batch of the parent's order."""
 
-  def __init__(self, parent: grain.MapDataset, batch_size: int, first: int, count: int):
+  def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int]):
     super().__init__(parent)
-    self._layout = batch_size, first, count
+    self._batch_size, self._rows = batch_size, rows
 
   def __len__(self) -> int:
-    batch_size, _, count = self._layout
-    return len(self._parent) // batch_size * count
+    return len(self._parent) // self._batch_size * len(self._rows)
 
   def __getitem__(self, index):
     if isinstance(index, slice):
       return self.slice(index)
-    batch_size, first, count = self._layout
-    step, row = divmod(index, count)
-    return self._parent[step * batch_size + first + row]
+    step, row = divmod(index, len(self._rows))
+    return self._parent[step * self._batch_size + self._rows[row]]
 
 
-def _share(batch_size: int) -> tuple[int, int]:
+def _share(batch_size: int) -> Sequence[int]:
+  mesh = jax.sharding.get_mesh()
+  if not mesh.empty:
+    # Processes hold the same rows where an axis that does not split the batch runs across them.
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return sorted({row for index in held if index for row in range(batch_size)[index[0]]})
   processes, index = jax.process_count(), jax.process_index()
   if batch_size % processes:
     raise ValueError(f'batch size {batch_size} must be a multiple of the {processes} processes')
   count = batch_size // processes
-  return index * count, (index + 1) * count
+  return range(index * count, (index + 1) * count)
 
 
 def to_device(batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding) -> dict:

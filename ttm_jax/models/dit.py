@@ -107,7 +107,9 @@ class Block(nnx.Module):
 
   def __init__(self, config: DiTConfig, rngs: nnx.Rngs):
     d, dtype = config.width, jnp.dtype(config.dtype)
-    self.table = nnx.Param(normal_init(rngs.params(), (6, d), jnp.float32))
+    # Gates start open: with all of them closed a network takes long to begin to learn.
+    open_gates = jnp.array([0.0, 0.0, 1.0, 0.0, 0.0, 1.0])[:, None]
+    self.table = nnx.Param(normal_init(rngs.params(), (6, d), jnp.float32) + open_gates)
     self.self_norm = RMSNorm(d)
     self.self_attention = Attention(d, config.heads, rngs=rngs, dtype=dtype, qk_norm=config.qk_norm)
     self.cross_norm = RMSNorm(d)

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from ttm_jax.errors import InputError
-from ttm_jax.models.layers import Attention, RMSNorm, normal_init
+from ttm_jax.models.layers import Attention, RMSNorm
 
 Array = jax.Array
 
@@ -57,8 +57,11 @@ class WordEncoder(nnx.Module):
   HEADS = 4
 
   def __init__(self, dim: int, *, rngs: nnx.Rngs):
-    self.table = nnx.Param(normal_init(rngs.params(), (VOCABULARY, dim), jnp.float32))
-    self.positions = nnx.Param(normal_init(rngs.params(), (MAX_LENGTH, dim), jnp.float32))
+    # Of unit size: in a small table what words have in common soon outweighs what tells them
+    # apart, and the network never begins to read.
+    unit = nnx.initializers.normal(1.0)
+    self.table = nnx.Param(unit(rngs.params(), (VOCABULARY, dim), jnp.float32))
+    self.positions = nnx.Param(unit(rngs.params(), (MAX_LENGTH, dim), jnp.float32))
     self.norm = RMSNorm(dim)
     self.attention = Attention(dim, self.HEADS, rngs=rngs)
 

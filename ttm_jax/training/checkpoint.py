@@ -1,6 +1,8 @@
 """Checkpoints of the whole training state: asynchronous, atomic, restorable to any mesh."""
 
+import contextlib
 import errno
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +20,34 @@ class Checkpoints:
   """The checkpoints in one folder, each under its step.
 
   The parts of the state are separate items, so that a reader of the averaged parameters need not
-  load the optimiser. A checkpoint appears under its name only when it is whole.
+  load the optimiser. A checkpoint appears under its name only when it is whole. The folder is made
+  by the first save.
   """
 
-  def __init__(self, directory: Path, keep_last: int = 3, keep_every: int = 0):
+  def __init__(
+    self, directory: Path, keep_last: int = 3, keep_every: int = 0, read_only: bool = False
+  ):
+    """Args:
+    keep_last: so many of the newest are kept, 0 for all.
+    keep_every: besides, those of the steps that it divides; 0 for none.
+    read_only: for readers of a run that may be training; they leave what is half-written alone.
+    """
     self.directory = Path(directory).absolute()
-    self._manager = ocp.CheckpointManager(
-      self.directory,
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep_last or None, keep_period=keep_every or None, create=True
-      ),
-      item_handlers={part: ocp.StandardCheckpointHandler() for part in _PARTS},
+    self._options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep_last or None,
+      keep_period=keep_every or None,
+      create=not read_only,
+      cleanup_tmp_directories=not read_only,  # What a killed process left.
     )
+
+  @functools.cached_property
+  def _manager(self) -> ocp.CheckpointManager:
+    handlers = {part: ocp.StandardCheckpointHandler() for part in _PARTS}
+    return ocp.CheckpointManager(self.directory, options=self._options, item_handlers=handlers)
 
   def latest(self) -> int | None:
     """The step of the newest whole checkpoint; None if there is none."""
-    return self._manager.latest_step()
+    return self._manager.latest_step() if self.directory.exists() else None
 
   def save(self, state: TrainState) -> None:
     """Begins to save; returns when the state may be overwritten.
@@ -91,24 +105,36 @@ class Checkpoints:
         ' the one before'
       ) from error
 
+  def shapes(self, step: int) -> dict[str, Any]:
+    """The shapes of the parameters of a step, a nested dict of tuples."""
+    metadata = self._manager.item_metadata(step)['params']
+    return jax.tree.map(lambda leaf: tuple(leaf.shape), metadata)
+
   def close(self) -> None:
-    self._manager.close()
+    """Waits until what was begun is saved; of a failure `wait` and `save` tell, not this."""
+    if '_manager' in self.__dict__:
+      with contextlib.suppress(Exception):
+        self._manager.close()
+
+  def cannot_write(self, error: BaseException) -> str:
+    """The sentence for a disk that refuses a file of the run."""
+    last = self.latest()
+    whole = f'the checkpoint of step {last} is whole' if last is not None else 'there is none yet'
+    return (
+      f'cannot write to {self.directory.parent} ({_first_line(error)}): free space or choose'
+      f' another --workdir, then run the same command again; {whole}'
+    )
 
   def _guard(self, action) -> None:
     try:
       action()
     except Exception as error:
-      if not _is_write_error(error):
+      if not is_write_error(error):
         raise
-      last = self.latest()
-      whole = f'the checkpoint of step {last} is whole' if last is not None else 'there is none yet'
-      raise InputError(
-        f'cannot write a checkpoint to {self.directory} ({_first_line(error)}): free space or'
-        f' choose another --workdir, then run the same command again; {whole}'
-      ) from error
+      raise InputError(self.cannot_write(error)) from error
 
 
-def _is_write_error(error: BaseException | None) -> bool:
+def is_write_error(error: BaseException | None) -> bool:
   """Whether the cause is the disk: full, over quota, read-only."""
   words = ('no space left', 'file too large', 'read-only', 'disk quota', 'permission denied')
   numbers = (errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EDQUOT, errno.EACCES)

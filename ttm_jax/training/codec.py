@@ -21,7 +21,7 @@ from ttm_jax.data.clips import Clips
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
 from ttm_jax.settings import from_config
-from ttm_jax.training.objective import Arrays, Metrics, held_out
+from ttm_jax.training.objective import Arrays, Metrics, gather, held_out
 from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
 
 Array = jax.Array
@@ -54,17 +54,18 @@ class CodecTraining:
     self.sharding: tuple = ()
     # Convolutions are not counted: the share of the peak is not shown for codecs.
     self.flops_per_sample = 0.0
-    self._reconstruct = jax.jit(
-      lambda codec, video: codec.decode(codec.encode(video).mean, video.shape[1])
-    )
+    self._reconstruct = jax.jit(self._reconstruct_some)
 
   def build(self, seed: int) -> nnx.Module:
     return Trained(self.model_config, self.config.loss.adversarial > 0, nnx.Rngs(seed))
 
-  def initial(self, params: dict, init_from: str) -> dict:
+  def source(self, init_from: str) -> dict:
     expected = self.config.model.to_dict()
     check_same_architecture(expected, read_config(init_from).model.to_dict(), init_from, ('dtype',))
-    return {**params, 'codec': read_parameters(init_from)['codec']}
+    return {'codec': read_parameters(init_from)['codec']}
+
+  def transfer(self, source: dict, params: dict) -> dict:
+    return {**params, **source}
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
     """Windows of clips; every `image_every`-th batch is of single frames."""
@@ -79,7 +80,7 @@ class CodecTraining:
     )
     for step, arrays in enumerate(stream, start):
       pixels = arrays['pixels']
-      length = 1 if data.image_every and step % data.image_every == 0 else data.frames
+      length = 1 if data.image_every and (step + 1) % data.image_every == 0 else data.frames
       first = np.random.default_rng([data.seed, step]).integers(
         max(pixels.shape[2] - length, 0) + 1
       )
@@ -104,10 +105,10 @@ class CodecTraining:
 
   def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:
     assert isinstance(model, Trained)
-    video = as_videos(arrays['pixels'][: self.config.sample.count])
+    truth, reconstructed = self._reconstruct(model.codec, arrays['pixels'])
     return {
-      'truth': to_uint8(video),
-      'reconstructed': to_uint8(self._reconstruct(model.codec, video)),
+      'truth': to_uint8(gather(truth)),
+      'reconstructed': to_uint8(gather(reconstructed)),
     }
 
   def begin(self, directory: Path) -> None:
@@ -115,6 +116,9 @@ class CodecTraining:
 
   def finish(self, directory: Path, model: nnx.Module) -> None:
     """Measures the latents' scale on training clips, and writes the codec to `directory/codec`."""
+    # Codecs are not split among processes: each has all of it.
+    graphdef, state = nnx.split(model)
+    model = nnx.merge(graphdef, jax.device_get(state))
     assert isinstance(model, Trained)
     clips = Clips(self.config.data.path, 'train')
     chosen = np.linspace(0, len(clips) - 1, min(NORMALISE_CLIPS, len(clips))).astype(int)
@@ -122,6 +126,10 @@ class CodecTraining:
       video for i in chosen for video in both(clips[int(i)], self.config.data.palette)['pixels']
     )
     save_codec(directory / CODEC, model.codec)
+
+  def _reconstruct_some(self, codec: TAE, pixels: Array) -> tuple[Array, Array]:
+    video = as_videos(pixels[: self.config.sample.count])
+    return video, codec.decode(codec.encode(video).mean, video.shape[1])
 
 
 def both(clip: Clip, palette: str) -> dict[str, np.ndarray]:

@@ -16,13 +16,13 @@ from ttm_jax.codecs.base import to_uint8
 from ttm_jax.conditioning import Condition
 from ttm_jax.data import loader
 from ttm_jax.data.batch import text_condition, to_batch
-from ttm_jax.data.context import Context
+from ttm_jax.data.context import FOLDER, Context
 from ttm_jax.data.latents import Latents
 from ttm_jax.errors import InputError, nearest
 from ttm_jax.presets import preset
-from ttm_jax.settings import from_config
+from ttm_jax.settings import first_difference, from_config
 from ttm_jax.text.encoders import total_tokens
-from ttm_jax.training.objective import Arrays, Metrics, held_out
+from ttm_jax.training.objective import Arrays, Metrics, gather, held_out
 from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
 
 Array = jax.Array
@@ -151,12 +151,15 @@ class Denoising:
   def build(self, seed: int) -> nnx.Module:
     return self.denoiser.build(seed)
 
-  def initial(self, params: dict, init_from: str) -> dict:
+  def source(self, init_from: str) -> dict:
     other = read_config(init_from)
     check_same_architecture(
       self.config.model.to_dict(), other.model.to_dict(), init_from, TASK_FIELDS
     )
-    return self.denoiser.preset.transfer(read_parameters(init_from), params)
+    return read_parameters(init_from)
+
+  def transfer(self, source: dict, params: dict) -> dict:
+    return self.denoiser.preset.transfer(source, params)
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
     data = self.config.data
@@ -179,21 +182,29 @@ class Denoising:
     return losses.mean(), by_time(losses, t)
 
   def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:
-    graphdef, params = nnx.split(model)
-    count = self.config.sample.count
-    arrays = jax.tree.map(lambda x: x[:count], arrays)
-    generated, target = self._sample(graphdef, params, arrays, key)
+    generated, target = self._sample(*nnx.split(model), arrays, key)
     codec = self.context.codec
     videos = {'truth': target, 'generated': generated}
-    return {name: to_uint8(self._decode(codec, latents)) for name, latents in videos.items()}
+    return {name: to_uint8(gather(self._decode(codec, x))) for name, x in videos.items()}
 
   def begin(self, directory: Path) -> None:
-    self.context.save(directory)
+    if not (directory / FOLDER).exists():
+      self.context.save(directory)
+      return
+    begun = Context.load(directory).encoding
+    found = first_difference(dataclasses.asdict(begun), dataclasses.asdict(self.context.encoding))
+    if found:
+      key, old, new = found
+      raise InputError(
+        f'{directory} was begun with clips encoded otherwise: {key} is {old!r} there and {new!r} in'
+        f' {self.directory}; give the dataset it was begun with, or another --workdir'
+      )
 
   def finish(self, directory: Path, model: nnx.Module) -> None:
     """Nothing: a denoiser is read from its checkpoints."""
 
   def _sample_latents(self, graphdef, params, arrays, key):
+    arrays = jax.tree.map(lambda x: x[: self.config.sample.count], arrays)
     target, condition = self.denoiser.known(arrays, key)
     model = nnx.merge(graphdef, params)
     return self.denoiser.sample(model, condition, jax.random.fold_in(key, 1)), target

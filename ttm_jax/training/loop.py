@@ -1,26 +1,32 @@
 """The training loop: one for all tasks, backbones and codecs."""
 
+import contextlib
 import math
-import signal
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ttm_jax.data.loader import to_device
+from ttm_jax.errors import InputError
 from ttm_jax.parallel.mesh import batch_sharding, make_mesh, replicated, shardings
 from ttm_jax.report.pictures import png, write_atomically
 from ttm_jax.report.sheet import contact_sheet
 from ttm_jax.training import runs
-from ttm_jax.training.checkpoint import Checkpoints
+from ttm_jax.training.checkpoint import Checkpoints, is_write_error
 from ttm_jax.training.objective import Objective, stream
 from ttm_jax.training.state import TrainState, create, make_optimizer
 from ttm_jax.training.step import make_evaluation, make_step
+from ttm_jax.training.stop import StopOnSignal
 from ttm_jax.training.telemetry import Telemetry, means
+
+_global_norm = jax.jit(optax.global_norm)
 
 
 class NotFinite(RuntimeError):
@@ -42,14 +48,17 @@ def train(config: ConfigDict, objective: Objective, workdir: Path) -> TrainState
   """
   settings = config.train
   first = jax.process_index() == 0
-  runs.open_run(workdir, config, write=first)
+  runs.check_run(workdir, config)
   mesh = make_mesh(config.mesh)
-  with jax.set_mesh(mesh):
+  _check_batch(config, mesh)
+  checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, settings.keep_last, settings.keep_every)
+  with _writing(checkpoints), jax.set_mesh(mesh), contextlib.ExitStack() as closing:
+    closing.callback(checkpoints.close)
     optimizer = make_optimizer(config.optimizer, settings.steps)
-    checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, settings.keep_last, settings.keep_every)
-    graphdef, state, restored = _start(config, objective, optimizer, mesh, checkpoints)
-    if first and not restored:
+    graphdef, state, places, restored = _start(config, objective, optimizer, mesh, checkpoints)
+    if first:
       objective.begin(workdir)
+      runs.write_config(workdir, config)
     begin = int(state.step)
     telemetry = Telemetry(
       workdir,
@@ -59,69 +68,94 @@ def train(config: ConfigDict, objective: Objective, workdir: Path) -> TrainState
       objective.flops_per_sample,
       write=first,
     )
+    closing.callback(telemetry.close)
     _greet(telemetry, workdir, state, restored)
     step_fn = jax.jit(
       make_step(objective, graphdef, optimizer, settings.accumulate, settings.ema),
       donate_argnums=0,
+      out_shardings=(places, replicated(mesh)),
     )
     watch = _Watch(config, objective, graphdef, mesh, workdir, telemetry)
     root = jax.random.key(config.seed)
     batches = objective.batches('train', begin)
     place = batch_sharding(mesh)
-    with _stop_on_signals() as stopped:
-      try:
-        if not restored:
-          watch.look(0, state)
-        for step in range(begin + 1, settings.steps + 1):
-          waited = time.perf_counter()
-          arrays = to_device(next(batches), place)
-          telemetry.waited(time.perf_counter() - waited)
-          state, metrics = step_fn(state, arrays, root)
-          telemetry.add(metrics)
-          last = step == settings.steps or stopped()
-          if step % settings.log_every == 0 or last:
-            _check_finite(telemetry.log(step), step, checkpoints)
-          else:
-            telemetry.advance(step)
-          watch.look(step, state, last=step == settings.steps)
-          if step % settings.checkpoint_every == 0 or last:
-            with telemetry.pause():
-              _check_finite({'loss': _total(metrics)}, step, checkpoints)
-              checkpoints.save(state)
-          if stopped():
-            telemetry.say(f'stopped by signal after step {step}; the same command continues')
-            break
-        checkpoints.wait()
-        if first and int(state.step) >= settings.steps:
-          objective.finish(workdir, nnx.merge(graphdef, state.ema))
-      finally:
-        telemetry.close()
-        checkpoints.close()
+    stop = closing.enter_context(StopOnSignal())
+    if not restored:
+      watch.look(0, state)
+    for step in range(begin + 1, settings.steps + 1):
+      waited = time.perf_counter()
+      arrays = to_device(next(batches), place)
+      telemetry.waited(time.perf_counter() - waited)
+      state, metrics = step_fn(state, arrays, root)
+      telemetry.add(metrics)
+      stopped = stop.after(step)
+      last = stopped or step == settings.steps
+      if step % settings.log_every == 0 or last:
+        _check_finite(telemetry.log(step), step, checkpoints)
+      else:
+        telemetry.advance(step)
+      watch.look(step, state, last=step == settings.steps)
+      if step % settings.checkpoint_every == 0 or last:
+        with telemetry.pause():
+          _check_finite({'parameter_norm': _norm(state.params)}, step, checkpoints)
+          checkpoints.save(state)
+      if stopped:
+        telemetry.say(f'stopped by signal after step {step}; the same command continues')
+        break
+    checkpoints.wait()
+  if first and int(state.step) >= settings.steps:
+    # Outside the mesh, since one process computes alone.
+    with _writing(checkpoints):
+      objective.finish(workdir, nnx.merge(graphdef, state.ema))
   return state
 
 
 def _start(config, objective, optimizer, mesh, checkpoints):
-  """The network's structure, and the state to begin with, placed on the mesh."""
+  """The network's structure, the state to begin with, and where its parts lie on the mesh."""
 
   def initial() -> TrainState:
     _, params = nnx.split(objective.build(config.seed))
     return create(nnx.to_pure_dict(params), optimizer)
+
+  def brought(state: TrainState, source: dict) -> TrainState:
+    return create(objective.transfer(source, state.params), optimizer)
 
   graphdef = nnx.graphdef(nnx.eval_shape(lambda: objective.build(config.seed)))
   abstract = jax.eval_shape(initial)
   places = shardings(abstract, objective.sharding, mesh)
   latest = checkpoints.latest()
   if latest is not None:
+    runs.check_same_parameters(
+      jax.tree.map(lambda x: x.shape, abstract.params),
+      checkpoints.shapes(latest),
+      checkpoints.directory.parent,
+    )
     like = jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, places
     )
-    return graphdef, checkpoints.restore(latest, like), True
+    return graphdef, checkpoints.restore(latest, like), places, True
+  source = objective.source(config.init_from) if config.init_from else None
   state = jax.jit(initial, out_shardings=places)()
-  if config.init_from:
-    params = objective.initial(state.params, config.init_from)
-    params = jax.device_put(params, places.params)
-    state = jax.jit(lambda p: create(p, optimizer), out_shardings=places)(params)
-  return graphdef, state, False
+  if source is not None:
+    # Each process has all of the source, and puts its own parts on its devices.
+    source = jax.tree.map(
+      lambda x, s: jax.make_array_from_callback(x.shape, s, lambda index: x[index]),
+      source,
+      shardings(source, objective.sharding, mesh),
+    )
+    state = jax.jit(brought, out_shardings=places, donate_argnums=0)(state, source)
+  return graphdef, state, places, False
+
+
+def _check_batch(config: ConfigDict, mesh: Mesh) -> None:
+  """Raises InputError where the batch does not divide into equal parts."""
+  size, parts = config.data.batch_size, config.train.accumulate
+  devices = mesh.shape['data'] * mesh.shape['fsdp']
+  if size < 1 or parts < 1 or size % (parts * devices):
+    raise InputError(
+      f'config.data.batch_size {size} must be a multiple of {parts * devices}: of'
+      f' config.train.accumulate {parts} times the {devices} devices along mesh axes data and fsdp'
+    )
 
 
 class _Watch:
@@ -177,13 +211,14 @@ def _greet(telemetry: Telemetry, workdir: Path, state: TrainState, restored: boo
   )
 
 
-def _total(metrics) -> float:
-  total, count = jax.device_get(metrics['loss'])
-  return float(total) / max(float(count), 1e-9)
+def _norm(params) -> float:
+  """One number that is finite only if all parameters are."""
+  return float(_global_norm(params))
 
 
 def _check_finite(values: dict[str, float], step: int, checkpoints: Checkpoints) -> None:
-  bad = [name for name in ('loss', 'grad_norm') if not math.isfinite(values.get(name, 0.0))]
+  names = ('loss', 'grad_norm', 'parameter_norm')
+  bad = [name for name in names if not math.isfinite(values.get(name, 0.0))]
   if bad:
     checkpoints.wait()
     last = checkpoints.latest()
@@ -194,21 +229,12 @@ def _check_finite(values: dict[str, float], step: int, checkpoints: Checkpoints)
     )
 
 
-class _stop_on_signals:
-  """Within it, SIGTERM and SIGINT are noted instead of ending the process; a second one ends it."""
-
-  def __enter__(self) -> Callable[[], bool]:
-    self._seen = False
-    self._before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
-    for number in self._before:
-      signal.signal(number, self._note)
-    return lambda: self._seen
-
-  def _note(self, number, frame) -> None:
-    if self._seen:
-      raise KeyboardInterrupt
-    self._seen = True
-
-  def __exit__(self, *_) -> None:
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
+@contextlib.contextmanager
+def _writing(checkpoints: Checkpoints) -> Iterator[None]:
+  """Turns the refusal of the disk to take a file into one sentence."""
+  try:
+    yield
+  except OSError as error:
+    if not is_write_error(error):
+      raise
+    raise InputError(checkpoints.cannot_write(error)) from error

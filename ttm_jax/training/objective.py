@@ -8,6 +8,7 @@ from typing import Protocol
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from ttm_jax.data import records
 
@@ -36,8 +37,12 @@ class Objective(Protocol):
     """The network with initial parameters."""
     ...
 
-  def initial(self, params: dict, init_from: str) -> dict:
-    """The parameters of a new run that starts from the run `init_from`; like `params`."""
+  def source(self, init_from: str) -> dict:
+    """The parameters of the run to start from, NumPy arrays; InputError where it does not suit."""
+    ...
+
+  def transfer(self, source: dict, params: dict) -> dict:
+    """Initial parameters with those of `source` brought in; like `params`; inside jit."""
     ...
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
@@ -53,17 +58,29 @@ class Objective(Protocol):
     ...
 
   def begin(self, directory: Path) -> None:
-    """Writes into the run directory what is known beforehand and whoever uses the run needs."""
+    """Writes into the run directory what is known beforehand and whoever uses the run needs.
+
+    Raises:
+      InputError: if something else of the kind is there already.
+    """
     ...
 
   def finish(self, directory: Path, model: nnx.Module) -> None:
-    """Writes into the run directory what follows from the averaged weights of the last step."""
+    """Writes into the run directory what follows from the averaged weights of the last step.
+
+    Only one process does, outside the mesh.
+    """
     ...
 
 
 def held_out(directory: str | Path, split: str) -> str:
   """The split to read; a dataset without held-out clips is watched on those it trains on."""
   return split if split in records.splits(directory) else 'train'
+
+
+def gather(array: Array) -> np.ndarray:
+  """An array on the host, whole, wherever its parts lie; all processes call this together."""
+  return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def stream(key: Array, name: str, step: Array | int) -> Array:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from ttm_jax.errors import InputError
@@ -22,7 +24,8 @@ from ttm_jax.training.checkpoint import Checkpoints
 CONFIG = 'config.json'
 CHECKPOINTS = 'checkpoints'
 
-# What a continued run may change: how long it runs and how often it speaks, not what it computes.
+# What a continued run may change, besides the mesh: how long it runs, how often it speaks and where
+# its data lie, not what it computes.
 FREE = {
   'train': (
     'steps',
@@ -34,7 +37,6 @@ FREE = {
     'keep_every',
   ),
   'data': ('path', 'threads'),
-  'mesh': (),
 }
 
 
@@ -44,29 +46,26 @@ def default_workdir(config_path: str) -> Path:
   return Path('runs') / f'{Path(config_path).stem}-{now}'
 
 
-def open_run(workdir: Path, config: ConfigDict, write: bool) -> None:
-  """Creates the run directory, or makes sure that it belongs to this configuration.
-
-  Args:
-    write: whether this process creates it (one of them does).
-
-  Raises:
-    InputError: if it holds another run.
-  """
+def check_run(workdir: Path, config: ConfigDict) -> None:
+  """Raises InputError if the directory holds the run of another configuration."""
   path = workdir / CONFIG
-  if path.exists():
-    found = first_difference(_bound(from_json(path.read_text())), _bound(config))
-    if found:
-      key, old, new = found
-      raise InputError(
-        f'{workdir} holds another run: config.{key} is {old!r} there and {new!r} here; choose'
-        ' another --workdir, or the same value'
-      )
-  if write:
-    workdir.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix('.partial')
-    partial.write_text(to_json(config))
-    partial.rename(path)
+  if not path.exists():
+    return
+  found = first_difference(_bound(read_config(workdir)), _bound(config))
+  if found:
+    key, old, new = found
+    raise InputError(
+      f'{workdir} holds another run: config.{key} is {old!r} there and {new!r} here; choose'
+      ' another --workdir, or the same value'
+    )
+
+
+def write_config(workdir: Path, config: ConfigDict) -> None:
+  """Creates the run directory; whoever finds config.json there finds all of it."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  partial = (workdir / CONFIG).with_suffix('.partial')
+  partial.write_text(to_json(config))
+  partial.rename(workdir / CONFIG)
 
 
 def _bound(config: ConfigDict) -> dict[str, Any]:
@@ -74,9 +73,8 @@ def _bound(config: ConfigDict) -> dict[str, Any]:
   values = config.to_dict()
   for section, keys in FREE.items():
     if isinstance(values.get(section), dict):
-      values[section] = {
-        k: v for k, v in values[section].items() if k not in keys and section != 'mesh'
-      }
+      values[section] = {k: v for k, v in values[section].items() if k not in keys}
+  values.pop('mesh', None)
   return values
 
 
@@ -89,21 +87,24 @@ def read_config(run: str | Path) -> ConfigDict:
   path = Path(run) / CONFIG
   if not path.exists():
     raise InputError(f'{run} is no run directory: {path} is missing')
-  return from_json(path.read_text())
+  try:
+    return from_json(path.read_text())
+  except (OSError, TypeError, ValueError) as error:
+    raise InputError(f'{path} is damaged ({error}); take it from a copy of the run') from error
 
 
 def read_parameters(run: str | Path) -> dict:
-  """The averaged parameters of the newest checkpoint of a run, as arrays on this host.
+  """The averaged parameters of the newest checkpoint of a run, as NumPy arrays.
 
   Raises:
     InputError: if there is no checkpoint.
   """
-  checkpoints = Checkpoints(Path(run) / CHECKPOINTS)
+  checkpoints = Checkpoints(Path(run) / CHECKPOINTS, read_only=True)
   step = checkpoints.latest()
   if step is None:
     raise InputError(f'run {run} has no checkpoint yet: train it longer, or give another run')
   try:
-    return checkpoints.read_ema(step)
+    return jax.tree.map(np.asarray, checkpoints.read_ema(step))
   finally:
     checkpoints.close()
 
@@ -127,11 +128,15 @@ def check_same_architecture(
 def check_same_parameters(
   expected: Mapping[str, Any], found: Mapping[str, Any], run: str | Path
 ) -> None:
-  """Raises InputError that names the first parameter whose shape is not the expected one."""
+  """Raises InputError that names the first parameter whose shape is not the expected one.
+
+  Args:
+    expected, found: nested dicts of shapes.
+  """
   difference = first_difference(expected, found)
   if difference:
     key, wanted, got = difference
     raise InputError(
-      f'the checkpoint of run {run} is of another architecture: parameter {key} is {got}, its'
-      f' config.json asks for {wanted}'
+      f'the checkpoint of run {run} is of another architecture: parameter {key} is {got} there,'
+      f' {wanted} by its configuration and dataset'
     )

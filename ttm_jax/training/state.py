@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from ttm_jax.errors import InputError
+
 Array = jax.Array
 Params = dict[str, Any]
 
@@ -38,9 +40,14 @@ def create(params: Params, optimizer: optax.GradientTransformation) -> TrainStat
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
   """AdamW with clipping by global norm, linear warm-up, then a constant or cosine rate.
 
+  Weights decay where they are matrices or more: norms, biases and gates do not.
+
   Args:
     config: learning_rate, warmup, schedule, b1, b2, eps, weight_decay, clip.
     steps: of the run; where the cosine reaches zero.
+
+  Raises:
+    InputError: for an unknown schedule.
   """
   peak, warmup = config.learning_rate, config.warmup
   if config.schedule == 'constant':
@@ -48,7 +55,9 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
   elif config.schedule == 'cosine':
     after = optax.cosine_decay_schedule(peak, max(steps - warmup, 1))
   else:
-    raise ValueError(f"schedule must be 'constant' or 'cosine', got {config.schedule!r}")
+    raise InputError(
+      f"config.optimizer.schedule must be 'constant' or 'cosine', got {config.schedule!r}"
+    )
   rate = optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), after], [warmup])
   return optax.chain(
     optax.clip_by_global_norm(config.clip),
@@ -58,6 +67,12 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
       b2=config.b2,
       eps=config.eps,
       weight_decay=config.weight_decay,
-      mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+      mask=lambda params: jax.tree_util.tree_map_with_path(_decays, params),
     ),
   )
+
+
+def _decays(path: tuple, param: Array) -> bool:
+  # Stacked blocks have a leading layer axis, which makes no matrix of a vector.
+  stacked = any('blocks' in str(key) for key in path)
+  return param.ndim - stacked > 1

@@ -1,0 +1,78 @@
+"""What the tests share: quick compilation, a tiny dataset, and tiny runs trained once a session."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests import doors, tiny
+
+# Programs here run for milliseconds: compiling them well would take most of the time. These flags
+# bind the processes that tests start as well.
+QUICK = '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  """Before anything imports JAX."""
+  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+  os.environ['XLA_FLAGS'] = f'{QUICK} {os.environ.get("XLA_FLAGS", "")}'.strip()
+  # What one process or session compiles, others need not.
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = str(config.cache.mkdir('xla'))
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
+
+
+@pytest.fixture(scope='session')
+def clips(tmp_path_factory) -> Path:
+  """A clips dataset of scenes."""
+  path = tmp_path_factory.mktemp('clips') / 'scenes'
+  made = doors.run(
+    'data_tools.make_scenes',
+    f'--out={path}',
+    f'--train={tiny.TRAIN_CLIPS}',
+    f'--validation={tiny.VALIDATION_CLIPS}',
+    f'--size={tiny.SIDE}',
+    f'--frames={tiny.FRAMES}',
+    f'--fps={tiny.FPS}',
+    f'--max_objects={tiny.WORDS["max_objects"]}',
+  )
+  assert made.code == 0, made.err
+  return path
+
+
+@pytest.fixture(scope='session')
+def latents(clips, tmp_path_factory) -> Path:
+  """The same clips, encoded by a linear codec."""
+  path = tmp_path_factory.mktemp('latents') / 'scenes'
+  options = [f'--{name}={value}' for name, value in tiny.WORDS.items()]
+  made = doors.run(
+    'data_tools.encode', f'--clips={clips}', f'--out={path}', f'--codec={tiny.CODEC}', *options
+  )
+  assert made.code == 0, made.err
+  return path
+
+
+@pytest.fixture(scope='session')
+def stage1_command(latents):
+  """The command that trains stage 1 into a directory: what is interrupted, and what is not."""
+  return lambda path: tiny.train_command(
+    'demo_stage1', path, latents, train__steps=100, train__checkpoint_every=20
+  )
+
+
+@pytest.fixture(scope='session')
+def stage1(stage1_command, tmp_path_factory) -> Path:
+  """A run of stage 1 that nothing disturbed."""
+  path = tmp_path_factory.mktemp('runs') / 'stage1'
+  ended = doors.run(*stage1_command(path))
+  assert ended.code == 0, ended.err
+  return path
+
+
+@pytest.fixture(scope='session')
+def stage2(latents, tmp_path_factory) -> Path:
+  """A run of stage 2, with held-out loss and samples."""
+  path = tmp_path_factory.mktemp('runs') / 'stage2'
+  changes = {'train__steps': 40, 'train__evaluate_every': 20, 'train__sample_every': 40}
+  ended = doors.run(*tiny.train_command('demo_stage2', path, latents, **changes))
+  assert ended.code == 0, ended.err
+  return path

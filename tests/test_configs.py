@@ -1,0 +1,124 @@
+"""The shipped configurations: what they resolve to, and that each of them trains.
+
+The fully resolved configurations lie in tests/golden. After a change that is meant,
+
+    python -m tests.test_configs
+
+writes them anew; the difference then shows in review what the change does to every run.
+"""
+
+import importlib
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tests import doors, tiny
+from ttm_jax.errors import InputError
+from ttm_jax.report.results import read_metrics
+from ttm_jax.settings import from_json, to_json
+from ttm_jax.training.runs import read_parameters
+
+GOLDEN = tiny.ROOT / 'tests' / 'golden'
+
+
+def test_which_are_shipped():
+  names = {path.stem for path in (tiny.ROOT / 'configs').glob('[a-z]*.py')}
+  runnable = {n for n in names if hasattr(importlib.import_module(f'configs.{n}'), 'get_config')}
+  assert runnable == set(tiny.SHIPPED)
+  assert {path.stem for path in GOLDEN.glob('*.json')} == set(tiny.SHIPPED)
+
+
+@pytest.mark.parametrize('name', tiny.SHIPPED)
+def test_they_resolve_to_what_was_agreed(name):
+  config = tiny.shipped(name)
+  golden = json.loads((GOLDEN / f'{name}.json').read_text())
+  assert json.loads(to_json(config)) == golden, 'if meant: python -m tests.test_configs'
+  assert from_json(to_json(config)).to_dict() == config.to_dict()
+
+
+def test_the_figures_of_the_paper():
+  stage2, stage1 = tiny.shipped('stage2_dit'), tiny.shipped('stage1_dit')
+  assert (stage2.optimizer.learning_rate, stage2.data.batch_size) == (2e-5, 32)
+  assert (stage2.model.masked_blocks, stage2.model.layers, stage2.model.width) == (10, 40, 2560)
+  assert (stage2.process.steps, stage2.train.steps, stage2.train.dropout) == (50, 50_000, 0.05)
+  # Stage 1 has no masked layers, and both see two latents besides the noisy one.
+  assert stage1.model.masked_blocks == 0
+  assert stage1.model.visual_channels == stage2.model.visual_channels == 2 * 16
+
+
+@pytest.fixture(scope='module')
+def trained(clips, latents, tmp_path_factory):
+  """name -> a run of that configuration, shrunk, by the front door."""
+  folder = tmp_path_factory.mktemp('configs')
+
+  def run(name, *more, out=None, **changes):
+    path = folder / (out or name)
+    if not path.exists():
+      data = clips if tiny.shipped(name).task == 'codec' else latents
+      changes = {'train__steps': 2} | changes
+      ended = doors.run(*tiny.train_command(name, path, data, **changes), *more)
+      assert ended.code == 0, ended.err
+    return path
+
+  return run
+
+
+@pytest.mark.parametrize('name', [n for n in tiny.SHIPPED if n != 'codec_tae'])
+def test_each_trains(trained, name):
+  lines = [m for m in read_metrics(trained(name)) if 'train/loss' in m]
+  assert [m['step'] for m in lines] == [1, 2]
+  assert np.isfinite([m['train/loss'] for m in lines]).all()
+  # An untrained network predicts 0: the loss is the mean square of what is to be predicted.
+  target = 1.0 if tiny.shipped(name).process.prediction == 'data' else 2.0
+  assert 0.5 * target < lines[0]['train/loss'] < 1.5 * target
+
+
+def test_a_stage_starts_from_the_pre_trained(trained):
+  source = trained('pretrain_dit')
+  run = trained('stage2_dit', out='from-pretrained', init_from=str(source), train__steps=1)
+  # The first step of the warm-up has rate 0: what was brought over is still there.
+  old, new = read_parameters(source), read_parameters(run)
+  untrained = read_parameters(trained('stage2_dit'))
+  masked = new['masked_blocks']
+
+  def equal(a, b):
+    # The average of equal parameters differs from them by rounding; a step changes 1 in 10 000.
+    close = jax.tree.map(lambda x, y: np.allclose(x, y, rtol=1e-6, atol=1e-9), a, b)
+    return all(jax.tree.leaves(close))
+
+  assert equal(masked['base'], jax.tree.map(lambda x: x[:1], old['blocks']))
+  assert equal(new['blocks'], jax.tree.map(lambda x: x[1:], old['blocks']))
+  for name in ('embed', 'head', 'text', 'time', 'positions', 'modulation'):
+    assert equal(new[name], old[name]), name
+  assert not equal(new['blocks'], untrained['blocks'])
+  assert not equal(new['embed'], untrained['embed'])
+  for extra, sibling in (('masked_self', 'self_attention'), ('masked_cross', 'cross_attention')):
+    assert equal(masked[extra]['attention'], masked['base'][sibling])
+    assert not masked[extra]['gate'].any()
+  assert not new['embed_visual']['kernel'].any()
+
+
+def test_another_width_cannot_be_started_from(trained, latents, tmp_path):
+  source = trained('pretrain_dit')
+  changes = {'init_from': str(source), 'model__width': 64}
+  ended = doors.run(*tiny.train_command('stage2_dit', tmp_path / 'run', latents, **changes))
+  assert (ended.code, ended.out) == (2, '')
+  assert ended.err == (
+    f'error: run {source} has another architecture: model.width is 32 there, 64 is needed\n'
+  )
+  assert not (tmp_path / 'run').exists()
+
+
+def write_golden() -> None:
+  """Writes the golden files anew."""
+  for path in GOLDEN.glob('*.json'):
+    path.unlink()
+  GOLDEN.mkdir(exist_ok=True)
+  for name in tiny.SHIPPED:
+    (GOLDEN / f'{name}.json').write_text(to_json(tiny.shipped(name)))
+
+
+if __name__ == '__main__':
+  write_golden()

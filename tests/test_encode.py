@@ -1,0 +1,322 @@
+"""From clips to the batch that a task reads: nothing is lost, swapped or shifted on the way."""
+
+import dataclasses
+import json
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ttm_jax import trajectory
+from ttm_jax.codecs.base import Moments, to_float
+from ttm_jax.codecs.linear import LinearCodec
+from ttm_jax.conditioning import EVERYONE
+from ttm_jax.data.batch import text_condition, to_batch
+from ttm_jax.data.context import Context, Encoding
+from ttm_jax.data.encode import (
+  TEXT_ENCODERS,
+  Augmentation,
+  EncodedClips,
+  LatentEncoder,
+  null_text,
+  text_arrays,
+)
+from ttm_jax.data.latents import Latents, write_latents
+from ttm_jax.data.scenes import SceneConfig, Scenes
+from ttm_jax.errors import InputError
+from ttm_jax.presets import preset
+from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.words import END, tokenize
+
+SHAPE = (4, 16, 16)
+ENCODING = Encoding(
+  preset='dit',
+  frames=4,
+  height=16,
+  width=16,
+  fps=8.0,
+  palette='spread8',
+  max_objects=3,
+  encoders={'words': Encoder(dim=8, length=20, prompt_length=7)},
+)
+GROUPS, GRID = [0, 0, 1, 1], (2, 2)  # Of the codec below, and of the preset for its latents.
+
+
+def scenes(count, start=0):
+  config = SceneConfig(size=SHAPE[1:], frames=SHAPE[0], min_objects=2, max_objects=3)
+  return Scenes(config, count, start)
+
+
+@pytest.fixture(scope='module')
+def context():
+  clips = list(scenes(6))
+  videos = [clip.video for clip in clips] + [trajectory.render(clip.ids) for clip in clips]
+  codec = LinearCodec.fit(videos, patch=(2, 4, 4), channels=6)
+  return Context(ENCODING, codec, null_text(ENCODING, TEXT_ENCODERS))
+
+
+@pytest.fixture(scope='module')
+def dataset(context, tmp_path_factory):
+  directory = tmp_path_factory.mktemp('data') / 'latents'
+  splits = {
+    'train': EncodedClips(scenes(5), context, augmentation=Augmentation(variants=2), batch=3),
+    'validation': EncodedClips(scenes(2, 50), context, augmentation=Augmentation(1, False)),
+  }
+  assert len(splits['train']) == 10
+  write_latents(directory, context, splits)
+  return directory
+
+
+def expected(clip, order, codec):
+  """The record of a clip whose object order[i] + 1 became object i + 1."""
+  ids = np.zeros_like(clip.ids)
+  for i, old in enumerate(order):
+    ids[clip.ids == old + 1] = i + 1
+  rendered = trajectory.render(ids)
+
+  def latents(pixels):
+    return np.asarray(codec.encode(jnp.asarray(to_float(pixels)[None])).mean[0])
+
+  arrays = {
+    'video': latents(clip.video),
+    'trajectory': latents(rendered),
+    'first_frame': latents(clip.video[:1]),
+    'first_mask': latents(rendered[:1]),
+    'places.0.region': trajectory.token_regions(ids, GROUPS, GRID),
+    'places.0.box': trajectory.token_presence(ids, GROUPS, GRID, 'box'),
+    'places.0.seg': trajectory.token_presence(ids, GROUPS, GRID, 'seg'),
+  }
+  for field, text in (('caption', clip.caption), ('motion', clip.motion)):
+    words, count = tokenize(text, 20)
+    arrays |= {f'text.words.{field}': words, f'text.words.{field}_length': count}
+  prompts, counts = np.zeros((3, 7), np.int32), np.zeros(3, np.int32)
+  for i, old in enumerate(order):
+    prompts[i], counts[i] = tokenize(clip.prompts[old], 7)
+  return ids, arrays | {'text.words.prompts': prompts, 'text.words.prompts_length': counts}
+
+
+@pytest.mark.parametrize('split', ['train', 'validation'])
+def test_records(dataset, context, split):
+  source = Latents(dataset, split)
+  clips, variants = {'train': (scenes(5), 2), 'validation': (scenes(2, 50), 1)}[split]
+  assert len(source) == len(clips) * variants
+  moved = 0
+  for i in range(len(source)):
+    clip, record = clips[i // variants], source[i]
+    count = len(clip.prompts)
+    order = record.pop('permutation').astype(int) - 1
+    assert sorted(order[:count]) == list(range(count)) and (order[count:] == -1).all()
+    moved += not np.array_equal(order[:count], range(count))
+    ids, arrays = expected(clip, order[:count], context.codec)
+    assert source.key(i) == clip.key and record.pop('corrupted') == 0
+    np.testing.assert_array_equal(source.ids(i, SHAPE), ids)
+    assert set(record) == set(arrays)
+    for name, array in arrays.items():
+      if np.asarray(array).dtype == np.float32:
+        assert record[name].dtype == np.float16
+        np.testing.assert_allclose(record[name], array, rtol=1e-3, atol=1e-3)
+      else:
+        assert record[name].dtype == np.asarray(array).dtype or name.endswith('_length')
+        np.testing.assert_array_equal(record[name], array)
+  assert (moved > 3) == (split == 'train')  # Held-out clips keep their numbers.
+
+
+def test_variants_differ_and_follow_from_the_clip_alone(context):
+  augmentation = Augmentation(variants=4, corrupt=0.5)
+
+  def records(clips, **options):
+    return dict(EncodedClips(clips, context, augmentation=augmentation, **options))
+
+  every = records(scenes(4))
+  assert len(every) == 16
+  again = records(scenes(2, 2), batch=3)
+  for key, record in again.items():
+    for name in ('ids', 'permutation', 'corrupted', 'text.words.prompts', 'places.0.box'):
+      np.testing.assert_array_equal(record[name], every[key][name])
+  assert any((records(scenes(4), seed=1)[k]['ids'] != every[k]['ids']) for k in every)
+  assert len({str(r['permutation']) for k, r in every.items() if k.startswith('scene-0-1#')}) > 1
+  assert 3 < sum(int(r['corrupted']) for r in every.values()) < 13
+
+
+def test_damaged_masks_reach_latents_and_places_but_not_frame_0(context):
+  options = {'permute': False, 'variants': 6}
+  clean = dict(EncodedClips(scenes(1), context, augmentation=Augmentation(**options)))
+  damaged = dict(
+    EncodedClips(scenes(1), context, augmentation=Augmentation(corrupt=1.0, **options))
+  )
+  differ = {name: 0 for name in clean['scene-0-0#0']}
+  for key, record in damaged.items():
+    assert record['corrupted'] == 1
+    for name, value in record.items():
+      differ[name] += not np.array_equal(value, clean[key][name])
+  assert min(differ[name] for name in ('ids', 'trajectory', 'places.0.seg')) >= 2
+  for name in ('video', 'first_frame', 'first_mask', 'text.words.prompts', 'permutation'):
+    assert differ[name] == 0
+
+
+def test_batch(dataset, context):
+  source = Latents(dataset, 'train')
+  arrays = {name: np.stack([source[i][name] for i in (0, 7)]) for name in source[0]}
+  batch = to_batch(arrays, ['words'], 'box', jax.random.key(0))
+  for name in ('video', 'trajectory'):
+    assert getattr(batch, name).dtype == jnp.float32
+    np.testing.assert_array_equal(getattr(batch, name), arrays[name].astype(np.float32))
+  for name in ('first_frame', 'first_mask'):
+    still = np.broadcast_to(arrays[name].astype(np.float32), (2, 2, 4, 4, 6))
+    np.testing.assert_array_equal(getattr(batch, name), still)
+  (places,) = batch.objects.places
+  region = arrays['places.0.region']
+  np.testing.assert_array_equal(places.region, 1 << region.astype(np.int32))
+  np.testing.assert_array_equal(places.present, arrays['places.0.box'])
+  assert places.region.dtype == places.present.dtype == jnp.int32
+  seg = to_batch(arrays, ['words'], 'seg', jax.random.key(0)).objects.places[0]
+  np.testing.assert_array_equal(seg.present, arrays['places.0.seg'])
+  # Whoever owns a token is told what its prompt says.
+  owner = np.asarray(places.region)
+  assert ((owner == 1) | (owner & np.asarray(places.present) != 0)).all() and (owner > 1).any()
+  for text, field in ((batch.caption, 'caption'), (batch.motion, 'motion')):
+    ids, length = arrays[f'text.words.{field}'], arrays[f'text.words.{field}_length']
+    np.testing.assert_array_equal(text['words'].embedding, ids)
+    np.testing.assert_array_equal(text['words'].bits == EVERYONE, np.arange(20) < length[:, None])
+    np.testing.assert_array_equal(text['words'].bits != 0, ids != 0)
+  prompts = batch.objects.prompts['words']
+  np.testing.assert_array_equal(prompts.embedding, arrays['text.words.prompts'].reshape(2, 21))
+  speaks_to = np.where(arrays['text.words.prompts'] != 0, np.array([[[2], [4], [8]]]), 0)
+  np.testing.assert_array_equal(prompts.bits, speaks_to.reshape(2, 21))
+  with pytest.raises(InputError, match="cross_mask must be 'box' or 'seg', got 'boxes'"):
+    to_batch(arrays, ['words'], 'boxes', jax.random.key(0))
+
+
+def test_latents_are_drawn_from_their_distribution(dataset):
+  source = Latents(dataset, 'train')
+  arrays = {name: np.stack([source[i][name] for i in range(10)]) for name in source[0]}
+  for name in ('video', 'trajectory'):
+    arrays[f'{name}_logvar'] = np.full(arrays[name].shape, np.log(0.25), np.float16)
+  batch, same, other = (to_batch(arrays, ['words'], 'box', jax.random.key(k)) for k in (0, 0, 1))
+  noise = {name: (getattr(batch, name) - arrays[name]) / 0.5 for name in ('video', 'trajectory')}
+  assert np.std(noise['video']) == pytest.approx(1, abs=0.05)
+  assert np.std(noise['trajectory']) == pytest.approx(1, abs=0.05)
+  assert abs(np.corrcoef(noise['video'].ravel(), noise['trajectory'].ravel())[0, 1]) < 0.1
+  np.testing.assert_array_equal(batch.video, same.video)
+  assert np.abs(batch.video - other.video).max() > 0.1
+  np.testing.assert_array_equal(batch.first_frame[:, :1], arrays['first_frame'])
+
+
+@flax.struct.dataclass
+class Uncertain:
+  """A codec of one latent a frame: the mean pixel, with a variance."""
+
+  logvar: jax.Array
+
+  def encode(self, video):
+    mean = video.mean((2, 3), keepdims=True)
+    return Moments(mean, jnp.full_like(mean, 1) * self.logvar)
+
+
+def test_variances_are_kept_where_there_are_some():
+  clip = scenes(1)[0]
+  encoder = LatentEncoder(Uncertain(jnp.asarray(-3.0)), 'spread8')  # type: ignore[arg-type]
+  arrays = encoder.clips(clip.video[None], clip.ids[None])
+  assert set(arrays) == {
+    *('video', 'trajectory', 'first_frame', 'first_mask'),
+    *('video_logvar', 'trajectory_logvar'),
+  }
+  assert (arrays['video_logvar'] == -3).all() and arrays['video_logvar'].dtype == np.float16
+  wanted = clip.video[:1].mean((1, 2), keepdims=True) / 127.5 - 1
+  np.testing.assert_allclose(arrays['first_frame'][0], wanted, atol=1e-3)
+
+
+def test_empty_text(context):
+  end = tokenize('', 20)[0]
+  arrays = context.null_text
+  np.testing.assert_array_equal(arrays['text.words.caption'], end[None])
+  np.testing.assert_array_equal(arrays['text.words.prompts'], np.tile(end[:7], (1, 3, 1)))
+  condition = text_condition(arrays, ['words'], 'motion')
+  assert condition.text['words'].bits.tolist() == [[EVERYONE] + [0] * 19]
+  bits = np.zeros((3, 7), int)
+  bits[:, 0] = [2, 4, 8]  # Each object reads its own empty prompt.
+  np.testing.assert_array_equal(condition.objects.prompts['words'].bits, bits.reshape(1, 21))
+
+
+def test_prompts_of_some_objects():
+  arrays = text_arrays(ENCODING, TEXT_ENCODERS, 'a', '', {3: 'a star', 1: 'the ball'})
+  star, ball = tokenize('a star', 7)[0], tokenize('the ball', 7)[0]
+  np.testing.assert_array_equal(arrays['text.words.prompts'], [ball, 0 * ball, star])
+  assert arrays['text.words.prompts_length'].tolist() == [3, 0, 3]
+  assert arrays['text.words.motion'][0] == END and arrays['text.words.motion_length'] == 1
+  arrays = text_arrays(ENCODING, TEXT_ENCODERS, 'a', 'b', {})
+  assert not arrays['text.words.prompts'].any()
+  with pytest.raises(InputError, match='object 4 has a prompt, but the dataset has slots for 3'):
+    text_arrays(ENCODING, TEXT_ENCODERS, 'a', 'b', {4: 'a star'})
+
+
+def test_context_comes_back(dataset, context):
+  back = Context.load(dataset)
+  assert back.encoding == context.encoding
+  assert back.latent_shape == (2, 4, 4, 6) and back.grids == (GRID,)
+  np.testing.assert_array_equal(back.codec.basis, context.codec.basis)
+  assert set(back.null_text) == set(context.null_text)
+  for name, array in context.null_text.items():
+    np.testing.assert_array_equal(back.null_text[name], array)
+    assert back.null_text[name].dtype == array.dtype
+
+
+def test_context_is_replaced_whole(context, tmp_path):
+  context.save(tmp_path)
+  other = dataclasses.replace(ENCODING, fps=30.0)
+  Context(other, context.codec, null_text(other, TEXT_ENCODERS)).save(tmp_path)
+  assert Context.load(tmp_path).encoding.fps == 30
+  assert [f.name for f in tmp_path.iterdir()] == ['context']
+
+
+@pytest.mark.parametrize(
+  'file, content',
+  [
+    ('context.json', '{"preset": "dit"'),
+    ('context.json', '[]'),
+    ('context.json', '{"encoders": []}'),
+    ('context.json', json.dumps({'encoders': {'words': {'size': 3}}})),
+    ('context.json', json.dumps(dataclasses.asdict(ENCODING) | {'colour': 'red'})),
+    ('null_text.safetensors', 'x' * 40),
+    ('null_text.safetensors', None),
+  ],
+)
+def test_damaged_context(context, tmp_path, file, content):
+  context.save(tmp_path)
+  path = tmp_path / 'context' / file
+  path.unlink()
+  if content is not None:
+    path.write_text(content)
+  with pytest.raises(InputError, match=r'context is damaged .*; encode the dataset again') as error:
+    Context.load(tmp_path)
+  assert str(tmp_path) in str(error.value)
+
+
+def test_missing_context(tmp_path):
+  with pytest.raises(InputError, match=r'neither a latents dataset nor a run: .*/context\.json is'):
+    Context.load(tmp_path)
+
+
+def test_clips_that_do_not_fit(context, tmp_path):
+  large = Scenes(SceneConfig(size=(32, 16), frames=4), 1)
+  with pytest.raises(InputError, match=r'clip scene-0-0 has \(4, 32, 16\) .* takes \(4, 16, 16\)'):
+    list(EncodedClips(large, context))
+  few = dataclasses.replace(context, encoding=dataclasses.replace(ENCODING, max_objects=1))
+  with pytest.raises(InputError, match=r'clip scene-0-0 has [23] objects; .* at most 1'):
+    list(EncodedClips(scenes(1), few))
+  # A clip that does not fit leaves no dataset behind.
+  with pytest.raises(InputError):
+    write_latents(tmp_path / 'out', context, {'train': EncodedClips(large, context)})
+  with pytest.raises(InputError, match='no clips to encode'):
+    write_latents(tmp_path / 'out', context, {'train': EncodedClips([], context)})
+  assert not list(tmp_path.iterdir())
+
+
+def test_latents_that_do_not_divide_into_tokens():
+  assert preset('dit').grids(32, 48) == ((16, 24),)
+  with pytest.raises(InputError, match='latents of 5 x 4 do not divide into tokens of 2 x 2'):
+    preset('dit').grids(5, 4)
+  with pytest.raises(InputError, match=r"preset 'dti' is unknown: .* \(did you mean \"dit\"\?\)"):
+    preset('dti')

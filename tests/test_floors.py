@@ -1,0 +1,171 @@
+"""Who may import whom: the floors of the house."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = 'ttm_jax'
+
+
+def name_of(path):
+  """The dotted name of a module; that of a package stands for its __init__."""
+  parts = path.relative_to(ROOT).with_suffix('').parts
+  return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+FILES = {name_of(path): path for path in sorted((ROOT / PACKAGE).rglob('*.py'))}
+
+
+def imports_of(source, module, known):
+  """Dotted names that a module imports, anywhere in it; of `known` ones, the deepest.
+
+  `from a import b` imports the module a.b if there is one, else a.
+  """
+  found = set()
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert not node.level, f'{module} imports relatively'
+      for alias in node.names:
+        deeper = f'{node.module}.{alias.name}'
+        found.add(deeper if deeper in known else str(node.module))
+  return found - {module}
+
+
+IMPORTS = {name: imports_of(path.read_text(), name, FILES) for name, path in FILES.items()}
+
+
+def within(name, *packages):
+  return any(name == package or name.startswith(f'{package}.') for package in packages)
+
+
+def modules_in(*packages):
+  found = [name for name in FILES if within(name, *packages)]
+  assert found, packages
+  return found
+
+
+def test_how_imports_are_read():
+  source = 'import os.path\nfrom a.b import c, d\ndef f():\n  from a import b\n'
+  assert imports_of(source, 'm', {'a', 'a.b', 'a.b.c'}) == {'os.path', 'a.b', 'a.b.c'}
+  assert 'ttm_jax.models.layers' in IMPORTS['ttm_jax.models.dit'] and len(FILES) > 50
+
+
+# What a package may import of ours besides itself and the sentences of errors.
+FLOORS = {
+  'ttm_jax.errors': (),
+  'ttm_jax.ops': (),
+  'ttm_jax.trajectory': (),
+  'ttm_jax.trajectory_edits': ('ttm_jax.trajectory',),
+  'ttm_jax.processes': (),
+  'ttm_jax.conditioning': (),
+  'ttm_jax.settings': (),
+  'ttm_jax.parallel': (),
+  'ttm_jax.tasks': ('ttm_jax.conditioning',),
+  'ttm_jax.models': ('ttm_jax.ops', 'ttm_jax.conditioning', 'ttm_jax.text'),
+  'ttm_jax.text': ('ttm_jax.conditioning', 'ttm_jax.models.layers'),
+  'ttm_jax.codecs': ('ttm_jax.ops',),
+  'ttm_jax.presets': (
+    'ttm_jax.models',
+    'ttm_jax.processes',
+    'ttm_jax.text',
+  ),
+  'ttm_jax.data': (
+    'ttm_jax.codecs',
+    'ttm_jax.conditioning',
+    'ttm_jax.parallel',
+    'ttm_jax.presets',
+    'ttm_jax.tasks',
+    'ttm_jax.text',
+    'ttm_jax.trajectory',
+    'ttm_jax.trajectory_edits',
+  ),
+}
+
+
+@pytest.mark.parametrize('floor', FLOORS)
+def test_floors(floor):
+  allowed = (floor, 'ttm_jax.errors', *FLOORS[floor])
+  broken = [
+    f'{module} imports {other}'
+    for module in modules_in(floor)
+    for other in sorted(IMPORTS[module])
+    if within(other, PACKAGE) and not within(other, *allowed)
+  ]
+  assert not broken
+
+
+FRONT_DOORS = ('train', 'generate', 'evaluate', 'export', 'plan', 'demo')
+
+
+def test_nothing_stands_on_a_front_door():
+  doors = [f'{PACKAGE}.{door}' for door in FRONT_DOORS]
+  assert not [
+    f'{module} imports {other}'
+    for module, others in IMPORTS.items()
+    for other in others
+    if within(other, *doors)
+  ]
+
+
+def test_no_package_but_ours_is_imported_from_above():
+  above = ('configs', 'data_tools', 'tests', 'benchmarks')
+  assert not [
+    f'{module} imports {other}'
+    for module, others in IMPORTS.items()
+    for other in others
+    if within(other, *above)
+  ]
+
+
+def test_a_host_without_pytorch_can_train():
+  with_torch = [
+    name
+    for name, others in IMPORTS.items()
+    if any(within(other, 'torch', 'torchvision', 'transformers', 'diffusers') for other in others)
+  ]
+  allowed = ('ttm_jax.pytorch', 'ttm_jax.metrics', 'ttm_jax.pretrained')
+  assert not [name for name in with_torch if not within(name, *allowed)]
+
+
+def test_an_exported_model_needs_no_jax():
+  others = {
+    f'{module} imports {other}'
+    for module, others in IMPORTS.items()
+    for other in others
+    if within(module, 'ttm_jax.pytorch')
+    and (within(other, 'jax', 'jaxlib', 'flax', 'optax', 'orbax') or within(other, PACKAGE))
+    and not within(other, 'ttm_jax.pytorch')
+  }
+  assert not others
+
+
+def circle_in(graph):
+  """Some circle of imports, as a list of names; empty if there is none."""
+  done, path = set(), []
+
+  def visit(name):
+    if name in path:
+      return path[path.index(name) :]
+    if name in done:
+      return []
+    path.append(name)
+    for other in sorted(graph.get(name, ())):
+      if circle := visit(other):
+        return circle
+    done.add(path.pop())
+    return []
+
+  for name in graph:
+    if circle := visit(name):
+      return circle
+  return []
+
+
+def test_no_circles():
+  assert circle_in({'a': {'b'}, 'b': {'c', 'd'}, 'c': set(), 'd': {'b'}}) == ['b', 'd']
+  assert circle_in({'a': {'b', 'c'}, 'b': {'c'}, 'c': set()}) == []
+  assert circle_in(IMPORTS) == []

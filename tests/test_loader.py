@@ -1,0 +1,117 @@
+"""The order of records: a function of (seed, step), whoever reads it and from wherever."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from ttm_jax.data import loader
+from ttm_jax.parallel.mesh import make_mesh
+
+RECORDS = 10
+
+
+class Numbers:
+  """Record i holds i."""
+
+  def __len__(self):
+    return RECORDS
+
+  def __getitem__(self, index):
+    assert 0 <= index < RECORDS
+    return {'index': np.array(index), 'square': np.array([index, index**2])}
+
+
+def take(count, batch_size=4, seed=3, **options):
+  """The numbers in each of the first `count` batches."""
+  stream = loader.batches(Numbers(), batch_size, seed, threads=2, **options)
+  return [batch['index'].tolist() for batch in itertools.islice(stream, count)]
+
+
+def test_fields_stay_together():
+  batch = next(loader.batches(Numbers(), 4, seed=3))
+  np.testing.assert_array_equal(batch['square'], np.stack([batch['index'], batch['index'] ** 2], 1))
+
+
+def test_order_follows_from_seed_and_step():
+  order = take(15)
+  assert take(15) == order
+  assert take(15, seed=4) != order
+  for start in (1, 7, 14):
+    assert take(15 - start, start=start) == order[start:]
+
+
+def test_every_record_once_an_epoch_in_new_order():
+  flat = list(itertools.chain(*take(15)))  # Six epochs; batches run across their ends.
+  epochs = [tuple(flat[i : i + RECORDS]) for i in range(0, 60, RECORDS)]
+  assert all(sorted(epoch) == list(range(RECORDS)) for epoch in epochs)
+  assert len(set(epochs)) == 6
+  assert epochs[0] != tuple(range(RECORDS))
+
+
+def test_batch_size_does_not_change_the_order():
+  assert list(itertools.chain(*take(10, batch_size=3))) == list(
+    itertools.chain(*take(5, batch_size=6))
+  )
+
+
+def test_a_batch_larger_than_the_dataset():
+  (batch,) = take(1, batch_size=25)
+  assert sorted(batch) == sorted([*range(RECORDS)] * 2 + batch[20:])
+
+
+@pytest.mark.parametrize('start', [0, 5])
+def test_processes_share_each_batch(start):
+  whole = take(8, start=start)
+  for processes in (2, 4):
+    size = 4 // processes
+    parts = [take(8, start=start, rows=range(p * size, (p + 1) * size)) for p in range(processes)]
+    assert [list(itertools.chain(*rows)) for rows in zip(*parts, strict=True)] == whole
+
+
+def test_share_of_this_process(monkeypatch):
+  whole = take(3)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  assert take(3) == [batch[2:] for batch in whole]
+  with pytest.raises(ValueError, match='batch size 5 must be a multiple of the 2 processes'):
+    take(1, batch_size=5)
+
+
+class Held:
+  """Stands for the sharding of a batch: the parts that the devices of one process hold."""
+
+  def __init__(self, *parts):
+    self._parts = {device: (part,) for device, part in enumerate(parts)}
+
+  def addressable_devices_indices_map(self, shape):
+    return self._parts
+
+
+def test_rows_are_those_that_the_devices_hold(monkeypatch):
+  whole = take(3)
+  with jax.set_mesh(make_mesh({'fsdp': -1})):
+    assert take(3) == whole
+    # All four rows on two devices that split the network; and rows that are not neighbours.
+    for held, rows in (
+      (Held(slice(None), slice(None)), [0, 1, 2, 3]),
+      (Held(slice(3, 4), slice(0, 1), slice(0, 1)), [0, 3]),
+    ):
+      monkeypatch.setattr(loader, 'batch_sharding', lambda mesh, held=held: held)
+      assert take(3) == [[batch[row] for row in rows] for batch in whole]
+
+
+def test_transform():
+  def negative(record):
+    return {'index': -record['index']}
+
+  assert take(5, transform=negative) == [[-i for i in batch] for batch in take(5)]
+
+
+def test_rows_reach_the_device():
+  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  batch = next(loader.batches(Numbers(), 4, seed=3))
+  placed = loader.to_device(batch, sharding)
+  assert placed['square'].sharding == sharding
+  np.testing.assert_array_equal(placed['square'], batch['square'])
