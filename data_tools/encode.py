@@ -8,25 +8,18 @@ training clips (patches of T x H x W pixels, C channels).
 """
 
 import argparse
-from pathlib import Path
-
-import numpy as np
 
 from ttm_jax import trajectory
-from ttm_jax.codecs.base import Codec
-from ttm_jax.codecs.folder import load_codec
-from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.data import records
+from ttm_jax.data.choose import choose_codec
 from ttm_jax.data.clips import Clips
-from ttm_jax.data.context import FOLDER, Context, Encoding
+from ttm_jax.data.context import Context, Encoding
 from ttm_jax.data.encode import TEXT_ENCODERS, Augmentation, EncodedClips, null_text
 from ttm_jax.data.latents import write_latents
 from ttm_jax.data.schema import MAX_OBJECTS
-from ttm_jax.errors import InputError, front_door
+from ttm_jax.errors import front_door
 from ttm_jax.presets import PRESETS
 from ttm_jax.text.encoders import WORDS, Encoder
-
-FIT_CLIPS = 384  # Enough to fit the components of a patch.
 
 
 def main() -> None:
@@ -58,29 +51,6 @@ def main() -> None:
   write_latents(args.out, context, splits)
   t, h, w, c = context.latent_shape
   print(f'{args.out}: latents {t} x {h} x {w} x {c}, token grids {context.grids}')
-
-
-def choose_codec(name: str, clips: Clips, palette: str) -> Codec:
-  """A codec folder, a codec run, or a linear codec fitted to clips and their renderings."""
-  if not name.startswith('linear:'):
-    # The run that trained a codec, a dataset or run that carries one, or the codec itself.
-    folders = (Path(name) / 'codec', Path(name) / FOLDER / 'codec')
-    return load_codec(next((f for f in folders if f.exists()), name))
-  try:
-    st, sh, sw, channels = (int(x) for x in name.removeprefix('linear:').split('x'))
-  except ValueError:
-    raise InputError(f'--codec {name}: write linear:TxHxWxC, such as linear:2x6x6x48') from None
-  chosen = np.linspace(0, len(clips) - 1, min(FIT_CLIPS, len(clips))).astype(int)
-
-  def videos():
-    for index in chosen:
-      clip = clips[int(index)]
-      yield clip.video
-      yield trajectory.render(clip.ids, palette)
-
-  codec = LinearCodec.fit(videos(), (st, sh, sw), channels)
-  print(f'linear codec: {codec.psnr:.2f} dB on the clips it was fitted to')
-  return codec
 
 
 def parser() -> argparse.ArgumentParser:

@@ -34,7 +34,7 @@ def main() -> None:
     mask=trajectory.read_mask(args.segmentation),
     caption=args.prompt,
     motion=args.motion or args.prompt,
-    prompts=dict(parse_object(text) for text in args.object),
+    prompts=parse_objects(args.object),
   )
   ids = None if args.trajectory is None else trajectory.read_folder(args.trajectory)
   guidance = {'visual_scale': args.visual_scale, 'text_scale': args.text_scale}
@@ -90,17 +90,34 @@ def fitted(
 def write(
   out: Path, request: Request, ids: np.ndarray, video: np.ndarray, palette: str, fps: float
 ) -> None:
-  """The video, its trajectory and both beside the picture."""
+  """The video, its trajectory and both beside the picture.
+
+  Raises:
+    InputError: if they cannot be written there.
+  """
   laid_over = trajectory.overlay(video, ids, palette)
   rendered = trajectory.render(ids, palette)
   still = np.broadcast_to(request.picture, video.shape)
-  write_video(out, video, fps)
   folder = out.with_name(f'{out.stem}_trajectory')
-  trajectory.write_folder(folder, ids)
-  write_video(folder.with_suffix('.mp4'), laid_over, fps)
   beside = out.with_name(f'{out.stem}_side_by_side.mp4')
-  write_video(beside, np.concatenate([still, rendered, video], axis=2), fps)
+  try:
+    trajectory.write_folder(folder, ids)
+    write_video(folder.with_suffix('.mp4'), laid_over, fps)
+    write_video(beside, np.concatenate([still, rendered, video], axis=2), fps)
+    write_video(out, video, fps)
+  except OSError as error:
+    raise InputError(f'cannot write {out} and what goes with it ({error.strerror})') from error
   print(f'{out}\n{folder}/\n{folder}.mp4\n{beside}')
+
+
+def parse_objects(texts: list[str]) -> dict[int, str]:
+  """What each object does, by its id in the mask."""
+  prompts: dict[int, str] = {}
+  for number, prompt in map(parse_object, texts):
+    if number in prompts:
+      raise InputError(f'--object gives object {number} two prompts; join them to one')
+    prompts[number] = prompt
+  return prompts
 
 
 def parse_object(text: str) -> tuple[int, str]:

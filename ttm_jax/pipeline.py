@@ -105,7 +105,7 @@ class Stage:
     self._encoders = encoders
     abstract = nnx.eval_shape(lambda: self.denoiser.build(0))
     self._graphdef = nnx.graphdef(abstract)
-    self._params = runs.read_parameters(run)
+    self._params = jax.device_put(runs.read_parameters(run))
     wanted = jax.tree.map(lambda x: x.shape, nnx.to_pure_dict(nnx.state(abstract, nnx.Param)))
     runs.check_same_parameters(wanted, jax.tree.map(lambda x: x.shape, self._params), run)
     self._latents = LatentEncoder(self.context.codec, self.context.encoding.palette)
@@ -146,6 +146,12 @@ class Stage:
       raise InputError(f'pictures must be {size} for this run, got {request.mask.shape}')
     if ids is None:
       ids = np.broadcast_to(request.mask, (encoding.frames, *size))
+    highest = max(int(request.mask.max()), int(ids.max()))
+    if highest > encoding.max_objects:
+      raise InputError(
+        f'there is an object {highest}, but this run knows {encoding.max_objects}: number the'
+        f' objects 1 to {encoding.max_objects}'
+      )
     rendered = trajectory.render(ids, encoding.palette)
     zeros = np.zeros(self.context.latent_shape, np.float32)
     return {

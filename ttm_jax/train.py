@@ -10,12 +10,14 @@ same command continues a run that was stopped.
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+import jax
+from absl import app, flags
 from ml_collections import config_flags
 
-from ttm_jax.errors import front_door
+from ttm_jax.errors import InputError, front_door
 from ttm_jax.parallel.startup import initialize
 from ttm_jax.settings import parse_flags
+from ttm_jax.training.checkpoint import hush
 from ttm_jax.training.codec import CodecTraining
 from ttm_jax.training.denoising import Denoising
 from ttm_jax.training.loop import NotFinite, train
@@ -29,9 +31,11 @@ flags.mark_flag_as_required('config')
 
 def main(argv: list[str]) -> None:
   del argv
-  logging.set_verbosity(logging.WARNING)  # Orbax tells each of its steps.
+  hush()
   initialize()
   config = _CONFIG.value
+  if jax.process_count() > 1 and not _WORKDIR.value:
+    raise InputError('give the processes of a job one --workdir')
   workdir = Path(_WORKDIR.value or default_workdir(config_flags.get_config_filename(_CONFIG)))
   objective: Objective = CodecTraining(config) if config.task == 'codec' else Denoising(config)
   try:

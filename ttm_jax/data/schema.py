@@ -11,7 +11,7 @@ import numpy as np
 from ttm_jax.errors import InputError
 
 VERSION = '1.0.0'  # Of the clips record; a dataset of another major version is refused.
-MAX_OBJECTS = 8  # The palette has eight colours (SPEC of the method, section 3.5).
+MAX_OBJECTS = 8  # The palette has eight colours.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,17 +3,31 @@
 import contextlib
 import errno
 import functools
+import os
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 
 from ttm_jax.errors import InputError
 from ttm_jax.training.state import TrainState
 
 _PARTS = ('params', 'ema', 'optimizer')
+_REFUSALS = (
+  errno.ENOSPC,
+  errno.EDQUOT,
+  errno.EFBIG,
+  errno.EROFS,
+  errno.EACCES,
+  errno.EEXIST,
+  errno.ENOTDIR,
+)
 
 
 class Checkpoints:
@@ -58,6 +72,8 @@ class Checkpoints:
     step = int(state.step)
     if step in self._manager.all_steps():
       return
+    if jax.process_index() == 0:
+      self._check_space(state)
     args = {part: ocp.args.StandardSave(getattr(state, part)) for part in _PARTS}
     self._guard(lambda: self._manager.save(step, args=ocp.args.Composite(**args)))
 
@@ -116,33 +132,61 @@ class Checkpoints:
       with contextlib.suppress(Exception):
         self._manager.close()
 
-  def cannot_write(self, error: BaseException) -> str:
-    """The sentence for a disk that refuses a file of the run."""
+  def cannot_write(self, reason: str) -> InputError:
+    """What to tell where the disk refuses a file of the run."""
+    with contextlib.suppress(Exception):
+      self._manager.wait_until_finished()
     last = self.latest()
-    whole = f'the checkpoint of step {last} is whole' if last is not None else 'there is none yet'
-    return (
-      f'cannot write to {self.directory.parent} ({_first_line(error)}): free space or choose'
-      f' another --workdir, then run the same command again; {whole}'
+    whole = (
+      'there is no checkpoint yet' if last is None else f'the checkpoint of step {last} is whole'
+    )
+    return InputError(
+      f'cannot write to {self.directory.parent} ({reason}): free space or choose another --workdir,'
+      f' then run the same command again; {whole}'
     )
 
-  def _guard(self, action) -> None:
+  def _check_space(self, state: TrainState) -> None:
+    # A disk that fills up while many files are written makes each of them print a traceback.
+    needed = sum(x.nbytes for x in jax.tree.leaves(state))
+    free = shutil.disk_usage(self.directory.parent).free
+    if free < needed:
+      raise self.cannot_write(
+        f'a checkpoint takes {needed / 1e6:.1f} MB, there are {free / 1e6:.1f} MB left'
+      )
+
+  def _guard(self, action: Callable[[], object]) -> None:
     try:
       action()
     except Exception as error:
-      if not is_write_error(error):
+      reason = refusal(error)
+      if not reason:
         raise
-      raise InputError(self.cannot_write(error)) from error
+      raise self.cannot_write(reason) from error
 
 
-def is_write_error(error: BaseException | None) -> bool:
-  """Whether the cause is the disk: full, over quota, read-only."""
-  words = ('no space left', 'file too large', 'read-only', 'disk quota', 'permission denied')
-  numbers = (errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EDQUOT, errno.EACCES)
+def refusal(error: BaseException | None) -> str:
+  """Why the disk refused a file, where that is the cause of an error; else an empty string."""
   while error is not None:
-    if getattr(error, 'errno', None) in numbers or any(w in str(error).lower() for w in words):
-      return True
+    for number in _REFUSALS:
+      reason = os.strerror(number).lower()
+      # TensorStore tells it only in words.
+      if getattr(error, 'errno', None) == number or reason in str(error).lower():
+        return reason
     error = error.__cause__ or error.__context__
-  return False
+  return ''
+
+
+def hush() -> None:
+  """Keeps Orbax from telling each of its steps, and any failure more than once; for front doors."""
+  logging.set_verbosity(logging.FATAL)
+  before = sys.unraisablehook
+
+  def shown(unraisable: 'sys.UnraisableHookArgs') -> None:
+    # The writes that were under way when one of them failed find their event loop gone.
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      before(unraisable)
+
+  sys.unraisablehook = shown
 
 
 def _first_line(error: BaseException) -> str:

@@ -156,6 +156,16 @@ class Denoising:
     check_same_architecture(
       self.config.model.to_dict(), other.model.to_dict(), init_from, TASK_FIELDS
     )
+    theirs = {
+      n: dataclasses.asdict(e) for n, e in Context.load(init_from).encoding.encoders.items()
+    }
+    ours = {n: dataclasses.asdict(e) for n, e in self.denoiser.encoders.items()}
+    found = first_difference(theirs, ours)
+    if found:
+      key, old, new = found
+      raise InputError(
+        f'run {init_from} reads other texts: {key} is {old!r} there and {new!r} in {self.directory}'
+      )
     return read_parameters(init_from)
 
   def transfer(self, source: dict, params: dict) -> dict:

@@ -19,7 +19,7 @@ from ttm_jax.parallel.mesh import batch_sharding, make_mesh, replicated, shardin
 from ttm_jax.report.pictures import png, write_atomically
 from ttm_jax.report.sheet import contact_sheet
 from ttm_jax.training import runs
-from ttm_jax.training.checkpoint import Checkpoints, is_write_error
+from ttm_jax.training.checkpoint import Checkpoints, refusal
 from ttm_jax.training.objective import Objective, stream
 from ttm_jax.training.state import TrainState, create, make_optimizer
 from ttm_jax.training.step import make_evaluation, make_step
@@ -235,6 +235,7 @@ def _writing(checkpoints: Checkpoints) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    if not is_write_error(error):
+    reason = refusal(error)
+    if not reason:
       raise
-    raise InputError(checkpoints.cannot_write(error)) from error
+    raise checkpoints.cannot_write(reason) from error

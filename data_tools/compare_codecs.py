@@ -1,0 +1,69 @@
+"""What codecs lose on held-out clips, in pixels and in trajectories.
+
+    python -m data_tools.compare_codecs --clips datasets/scenes --codec runs/codec \\
+        --codec linear:2x8x8x16
+
+For each codec: latent values a clip, PSNR of the videos, and IoU of the objects in trajectories
+that are rendered, sent through the codec and decoded to label maps.
+"""
+
+import argparse
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ttm_jax import trajectory
+from ttm_jax.data.choose import choose_codec
+from ttm_jax.data.clips import Clips
+from ttm_jax.errors import front_door
+from ttm_jax.evaluation import round_trip
+from ttm_jax.metrics.motion import mean_iou
+from ttm_jax.metrics.video import psnr
+
+
+def main() -> None:
+  args = parser().parse_args()
+  train, held_out = Clips(args.clips, 'train'), Clips(args.clips, 'validation')
+  clips = [held_out[i] for i in range(min(args.count, len(held_out)))]
+  rendered = [trajectory.render(clip.ids, args.palette) for clip in clips]
+  table = Table('codec', 'latent values', 'PSNR (dB)', 'mask IoU', title=f'{len(clips)} clips')
+  for name in args.codec:
+    codec = choose_codec(name, train, args.palette)
+    frames, height, width = clips[0].ids.shape
+    down, right = codec.stride
+    values = (
+      (int(codec.frame_groups(frames)[-1]) + 1)
+      * (height // down)
+      * (width // right)
+      * codec.channels
+    )
+    videos = round_trip(codec, [clip.video for clip in clips])
+    quality = np.mean([psnr(c.video, v) for c, v in zip(clips, videos, strict=True)])
+    masks = [
+      trajectory.decode(video, clip.ids[0], args.palette, smooth=True)
+      for clip, video in zip(clips, round_trip(codec, rendered), strict=True)
+    ]
+    iou = np.nanmean([mean_iou(m, c.ids) for m, c in zip(masks, clips, strict=True)])
+    table.add_row(name, str(values), f'{quality:.2f}', f'{iou:.3f}')
+  Console().print(table)
+
+
+def parser() -> argparse.ArgumentParser:
+  made = argparse.ArgumentParser(
+    'python -m data_tools.compare_codecs',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  made.add_argument('--clips', required=True, help='clips dataset')
+  made.add_argument(
+    '--codec', action='append', required=True, help='as for data_tools.encode; once for each codec'
+  )
+  made.add_argument('--count', type=int, default=64, help='held-out clips; default 64')
+  made.add_argument('--palette', choices=sorted(trajectory.PALETTES), default='spread8')
+  return made
+
+
+if __name__ == '__main__':
+  with front_door():
+    main()

@@ -1,0 +1,44 @@
+"""The codec that a user names on a command line."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ttm_jax import trajectory
+from ttm_jax.codecs.base import Codec
+from ttm_jax.codecs.folder import load_codec
+from ttm_jax.codecs.linear import LinearCodec
+from ttm_jax.data.context import FOLDER
+from ttm_jax.data.schema import Clip
+from ttm_jax.errors import InputError
+
+FIT_CLIPS = 384  # Enough to fit the components of a patch.
+
+
+def choose_codec(name: str, clips: Sequence[Clip], palette: str) -> Codec:
+  """A saved codec, or one fitted to clips and to the renderings of their trajectories.
+
+  Args:
+    name: a codec folder, the run that trained a codec, a dataset or run that carries one, or
+      `linear:TxHxWxC`: patches of T x H x W pixels, C channels.
+    clips: to fit to.
+
+  Raises:
+    InputError: for a name that is none of these.
+  """
+  if not name.startswith('linear:'):
+    folders = (Path(name) / 'codec', Path(name) / FOLDER / 'codec')
+    return load_codec(next((f for f in folders if f.exists()), name))
+  try:
+    st, sh, sw, channels = (int(x) for x in name.removeprefix('linear:').split('x'))
+  except ValueError:
+    raise InputError(f'--codec {name}: write linear:TxHxWxC, such as linear:2x6x6x32') from None
+
+  def videos() -> Iterator[np.ndarray]:
+    for index in np.linspace(0, len(clips) - 1, min(FIT_CLIPS, len(clips))).astype(int):
+      clip = clips[int(index)]
+      yield clip.video
+      yield trajectory.render(clip.ids, palette)
+
+  return LinearCodec.fit(videos(), (st, sh, sw), channels)
