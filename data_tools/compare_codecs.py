@@ -41,7 +41,7 @@ def main() -> None:
     videos = round_trip(codec, [clip.video for clip in clips])
     quality = np.mean([psnr(c.video, v) for c, v in zip(clips, videos, strict=True)])
     masks = [
-      trajectory.decode(video, clip.ids[0], args.palette, smooth=True)
+      trajectory.decode(video, clip.ids[0], args.palette)
       for clip, video in zip(clips, round_trip(codec, rendered), strict=True)
     ]
     iou = np.nanmean([mean_iou(m, c.ids) for m, c in zip(masks, clips, strict=True)])

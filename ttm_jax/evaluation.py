@@ -82,7 +82,7 @@ def evaluate(
   palette = pipeline.encoding.palette
   rendered = [trajectory.render(clip.ids, palette) for clip in clips]
   ceiling = [
-    trajectory.decode(video, clip.ids[0], palette, smooth=True)
+    trajectory.decode(video, clip.ids[0], palette)
     for clip, video in zip(clips, round_trip(codec1, rendered), strict=True)
   ]
   held = [np.broadcast_to(clip.ids[:1], clip.ids.shape) for clip in clips]

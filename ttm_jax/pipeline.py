@@ -204,10 +204,7 @@ class Pipeline:
     rendered = self.stage1.generate(requests, seed, progress=progress)
     palette = self.stage1.context.encoding.palette
     return np.stack(
-      [
-        trajectory.decode(r, q.mask, palette, smooth=True)
-        for r, q in zip(rendered, requests, strict=True)
-      ]
+      [trajectory.decode(r, q.mask, palette) for r, q in zip(rendered, requests, strict=True)]
     )
 
   def videos(
