@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_is_named(generate, stage2, tmp_path):
   shutil.copytree(stage2, run)
   for file in (run / 'checkpoints' / '40' / 'ema').rglob('d/*'):
     file.write_bytes(b'')
-  assert generate(stage2=run).startswith(f'checkpoint {run}/checkpoints/40 is damaged (')
+  assert generate(stage2=run).startswith(f'checkpoint {run}/checkpoints/40 cannot be read (')
 
 
 def test_an_unwritable_place_is_named(given, stage1, stage2, tmp_path):
@@ -247,23 +247,31 @@ def test_a_workdir_belongs_to_one_configuration(train, stage1):
   assert (stage1 / 'config.json').read_text() == before
 
 
-def test_a_run_goes_on_with_clips_encoded_as_before(stage1, clips, tmp_path):
+@pytest.mark.parametrize(
+  'option, said',
+  [
+    (
+      '--words_dim=8',
+      'the checkpoint of run {run} is of another architecture: parameter'
+      ' text.projections.words.kernel is (16, 32) there, (8, 32) by its configuration and dataset',
+    ),
+    (
+      '--palette=supervision_half',
+      "{run} was begun with clips encoded otherwise: palette is 'spread8' there and"
+      " 'supervision_half' in {other}; give the dataset it was begun with, or another --workdir",
+    ),
+  ],
+)
+def test_a_run_goes_on_with_clips_encoded_as_before(stage1, clips, tmp_path, option, said):
   other, run = tmp_path / 'other', tmp_path / 'run'
-  options = [f'--{k}={v}' for k, v in {**tiny.WORDS, 'words_dim': 8}.items()]
-  made = doors.run(
-    'data_tools.encode', f'--clips={clips}', f'--out={other}', f'--codec={tiny.CODEC}', *options
-  )
+  shutil.copytree(stage1, run)
+  options = [f'--{k}={v}' for k, v in tiny.WORDS.items()]
+  place = f'--clips={clips}', f'--out={other}', f'--codec={tiny.CODEC}'
+  made = doors.run('data_tools.encode', *place, *options, option)
   assert made.code == 0, made.err
   changes = {'train__steps': 120, 'train__checkpoint_every': 20}
-  shutil.copytree(stage1, run)
-  said = sentence(doors.run(*tiny.train_command('demo_stage1', run, other, **changes)))
-  assert said == (
-    f'the checkpoint of run {run} is of another architecture: parameter'
-    ' text.projections.words.kernel is (16, 32) there, (8, 32) by its configuration and dataset'
-  )
-  shutil.rmtree(run / 'checkpoints')
-  said = sentence(doors.run(*tiny.train_command('demo_stage1', run, other, **changes)))
-  assert said.startswith(f'{run} was begun with clips encoded otherwise: encoders.words.dim is 16')
+  ended = doors.run(*tiny.train_command('demo_stage1', run, other, **changes))
+  assert sentence(ended) == said.format(run=run, other=other)
 
 
 def last_sentence(ended: doors.Ended) -> str:
@@ -282,7 +290,7 @@ def test_damaged_records_are_named_while_training(latents, tmp_path, damage):
   (shard,) = data.glob('*train*')
   content = bytearray(shard.read_bytes())
   if damage == 'corrupt':
-    content[20_000] ^= 0xFF
+    content[8_000] ^= 0xFF
   else:
     del content[len(content) * 2 // 3 :]
   shard.write_bytes(content)
@@ -327,10 +335,12 @@ def test_a_disk_that_is_full_leaves_the_previous_checkpoint(
   )
   after = read_parameters(run)
   np.testing.assert_array_equal(after['embed']['kernel'], before['embed']['kernel'])
-  again = doors.run(*stage1_command(run))
-  assert again.code == 0 and 'continues after step 60' in again.err
-  end = read_parameters(run), read_parameters(stage1)
-  np.testing.assert_array_equal(*(e['embed']['kernel'] for e in end))
+  if trouble is small_files:
+    # What was half-written does not hinder the same command.
+    again = doors.run(*stage1_command(run))
+    assert again.code == 0 and 'continues after step 60' in again.err
+    end = read_parameters(run), read_parameters(stage1)
+    np.testing.assert_array_equal(*(e['embed']['kernel'] for e in end))
 
 
 def test_a_place_that_cannot_be_written_is_named(latents, tmp_path):
@@ -354,7 +364,7 @@ def test_a_read_only_place_is_named(latents, tmp_path):
 @pytest.mark.parametrize('content', [None, b'no video'], ids=['missing', 'unreadable'])
 def test_videos_that_cannot_be_read_are_reported(tmp_path, content):
   source = tmp_path / 'source' / 'dog'
-  source.mkdir(parents=True)
+  trajectory.write_folder(source / 'masks', np.ones((4, 16, 16), np.uint8))
   if content:
     (source / 'video.mp4').write_bytes(content)
   captions = tmp_path / 'captions.json'

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from tests import doors, tiny
-from ttm_jax.errors import InputError
 from ttm_jax.report.results import read_metrics
 from ttm_jax.settings import from_json, to_json
 from ttm_jax.training.runs import read_parameters

@@ -47,6 +47,9 @@ def main() -> None:
     None if ids is not None else load(args.stage1, STAGE1), load(args.stage2, STAGE2)
   )
   request, ids = fitted(request, ids, pipeline)
+  for stage in (pipeline.stage1, pipeline.stage2):
+    if stage is not None:
+      stage.check(request, ids)
   console = Console(stderr=True)
   with Progress(
     TextColumn('{task.description}'),

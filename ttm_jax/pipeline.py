@@ -138,20 +138,32 @@ class Stage:
     jax.effects_barrier()
     return to_uint8(video)
 
+  def check(self, request: Request, ids: np.ndarray | None = None) -> None:
+    """Raises InputError where a request, or its trajectory [T, H, W], does not fit the run."""
+    e = self.context.encoding
+    if request.mask.shape != (e.height, e.width):
+      raise InputError(
+        f'this run takes pictures of {e.width} x {e.height} pixels, got'
+        f' {request.mask.shape[1]} x {request.mask.shape[0]}'
+      )
+    if ids is not None and ids.shape != (e.frames, e.height, e.width):
+      raise InputError(
+        f'the trajectory has {ids.shape[0]} frames of {ids.shape[2]} x {ids.shape[1]},'
+        f' this run takes {e.frames} of {e.width} x {e.height}'
+      )
+    highest = int(request.mask.max() if ids is None else max(request.mask.max(), ids.max()))
+    if highest > e.max_objects:
+      raise InputError(
+        f'there is an object {highest}, but this run knows {e.max_objects}: number the objects 1'
+        f' to {e.max_objects}'
+      )
+
   def _arrays(self, request: Request, ids: np.ndarray | None) -> Arrays:
     """The record (see `data.batch`) of one request; what is to be generated is zero."""
+    self.check(request, ids)
     encoding = self.context.encoding
-    size = (encoding.height, encoding.width)
-    if request.mask.shape != size:
-      raise InputError(f'pictures must be {size} for this run, got {request.mask.shape}')
     if ids is None:
-      ids = np.broadcast_to(request.mask, (encoding.frames, *size))
-    highest = max(int(request.mask.max()), int(ids.max()))
-    if highest > encoding.max_objects:
-      raise InputError(
-        f'there is an object {highest}, but this run knows {encoding.max_objects}: number the'
-        f' objects 1 to {encoding.max_objects}'
-      )
+      ids = np.broadcast_to(request.mask, (encoding.frames, *request.mask.shape))
     rendered = trajectory.render(ids, encoding.palette)
     zeros = np.zeros(self.context.latent_shape, np.float32)
     return {
@@ -215,12 +227,6 @@ class Pipeline:
     progress: Callable[[], None] = lambda: None,
   ) -> np.ndarray:
     """Videos uint8 [B, T, H, W, 3] along trajectories [B, T, H, W]."""
-    expected = (self.encoding.frames, self.encoding.height, self.encoding.width)
-    if ids.shape[1:] != expected:
-      raise InputError(
-        f'the trajectory has {ids.shape[1]} frames of {ids.shape[3]} x {ids.shape[2]},'
-        f' this run takes {expected[0]} of {expected[2]} x {expected[1]}'
-      )
     return self.stage2.generate(requests, seed, ids, progress)
 
 

@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,36 +95,45 @@ class Checkpoints:
       InputError: if the checkpoint does not fit or is damaged.
     """
     args = {part: ocp.args.StandardRestore(getattr(like, part)) for part in _PARTS}
-    try:
+    with self._reading(step):
       items = self._manager.restore(step, args=ocp.args.Composite(**args))
-    except (ValueError, KeyError, OSError) as error:
-      raise InputError(
-        f'checkpoint {self.directory}/{step} cannot be restored'
-        f' ({_first_line(error)}); remove it to continue from the one before'
-      ) from error
     scalar = jax.device_put(np.asarray(step, np.int32), like.step.sharding)
     return TrainState(scalar, *(items[part] for part in _PARTS))
 
   def read_ema(self, step: int) -> dict[str, Any]:
-    """The averaged parameters of a step, as they were saved, on the first local device."""
+    """The averaged parameters of a step, as they were saved, on the first local device.
+
+    Raises:
+      InputError: if the checkpoint is damaged.
+    """
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    metadata = self._manager.item_metadata(step)['ema']
-    like = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), metadata
-    )
-    args = ocp.args.Composite(ema=ocp.args.StandardRestore(like))
-    try:
+    with self._reading(step):
+      metadata = self._manager.item_metadata(step)['ema']
+      like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), metadata
+      )
+      args = ocp.args.Composite(ema=ocp.args.StandardRestore(like))
       return self._manager.restore(step, args=args)['ema']
-    except (ValueError, KeyError, OSError) as error:
-      raise InputError(
-        f'checkpoint {self.directory}/{step} is damaged ({_first_line(error)}); remove it to use'
-        ' the one before'
-      ) from error
 
   def shapes(self, step: int) -> dict[str, Any]:
-    """The shapes of the parameters of a step, a nested dict of tuples."""
-    metadata = self._manager.item_metadata(step)['params']
-    return jax.tree.map(lambda leaf: tuple(leaf.shape), metadata)
+    """The shapes of the parameters of a step, a nested dict of tuples.
+
+    Raises:
+      InputError: if the checkpoint is damaged.
+    """
+    with self._reading(step):
+      metadata = self._manager.item_metadata(step)['params']
+      return jax.tree.map(lambda leaf: tuple(leaf.shape), metadata)
+
+  @contextlib.contextmanager
+  def _reading(self, step: int) -> Iterator[None]:
+    try:
+      yield
+    except (ValueError, KeyError, OSError) as error:
+      raise InputError(
+        f'checkpoint {self.directory}/{step} cannot be read ({_first_line(error)}); remove it to go'
+        ' on from the one before'
+      ) from error
 
   def close(self) -> None:
     """Waits until what was begun is saved; of a failure `wait` and `save` tell, not this."""

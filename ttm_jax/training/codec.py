@@ -118,7 +118,7 @@ class CodecTraining:
     """Measures the latents' scale on training clips, and writes the codec to `directory/codec`."""
     # Codecs are not split among processes: each has all of it.
     graphdef, state = nnx.split(model)
-    model = nnx.merge(graphdef, jax.device_get(state))
+    model = nnx.merge(graphdef, jax.device_put(jax.device_get(state)))
     assert isinstance(model, Trained)
     clips = Clips(self.config.data.path, 'train')
     chosen = np.linspace(0, len(clips) - 1, min(NORMALISE_CLIPS, len(clips))).astype(int)
