@@ -10,5 +10,5 @@ from configs import demo, stage2_dit
 
 def get_config() -> ConfigDict:
   config = demo.shrink(stage2_dit.get_config())
-  config.train.steps = 2_000
+  config.train.steps = 2_400
   return config

@@ -132,11 +132,17 @@ def video_row(
   ]
   triples = list(zip(clips, videos, given, strict=True))
   return {
-    'psnr': float(np.mean([psnr(clip.video, video) for clip, video, _ in triples])),
+    'psnr': mean_psnr([(clip.video, video) for clip, video, _ in triples]),
     'ssim': float(np.mean([ssim(clip.video, video) for clip, video, _ in triples])),
     'adherence': float(np.nanmean([adherence(v, clip.video[0], ids) for clip, v, ids in triples])),
     **told(list(zip(clips, found, strict=True))),
   }
+
+
+def mean_psnr(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+  """Mean PSNR in dB; clips that are met exactly (still ones, by a repeated frame) do not count."""
+  values = [psnr(truth, video) for truth, video in pairs]
+  return float(np.mean([v for v in values if np.isfinite(v)] or [np.inf]))
 
 
 def told(pairs: Sequence[tuple[Clip, np.ndarray]]) -> Row:

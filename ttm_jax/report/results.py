@@ -114,7 +114,8 @@ def montage(
   """Panels for an animation: picture, trajectory, video and truth, chosen clips in rows."""
 
   def column(videos):
-    return np.concatenate([np.asarray(videos[i]) for i in chosen], axis=1)
+    stacked = np.concatenate([np.asarray(videos[i]) for i in chosen], axis=1)
+    return stacked.repeat(2, 1).repeat(2, 2)
 
   clips = evaluation.clips
   still = [np.broadcast_to(clip.video[:1], clip.video.shape) for clip in clips]
