@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
       'perceptual_weights': '',
       'kl': 1e-6,
       'outlier': 1e5,
+      'squared': 0.0,  # Small codecs need about 5, or renderings stay black for long.
       'adversarial': 0.0,
     }
   )

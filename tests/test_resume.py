@@ -4,6 +4,7 @@ Three times killed, twice told to stop: each time what follows is, bit for bit, 
 run of the fixture `stage1` did.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -15,7 +16,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests import doors, tiny
+from tests import doors
+from ttm_jax.training import loop
 from ttm_jax.training.runs import read_parameters
 
 LIMIT = 240  # Seconds.
@@ -143,19 +145,26 @@ def test_signals_save_and_the_next_step_follows(stage1_command, stage1, tmp_path
   same_as(run, stage1)
 
 
-def test_parameters_that_are_no_numbers_are_not_saved(latents, tmp_path):
+def poison() -> None:
+  """In a process that will train: puts something that is no number into the 25th batch."""
+  place, count = loop.to_device, itertools.count(1)
+
+  def poisoned(batch, sharding):
+    # One batch is put in place for the held-out loss, before training.
+    if next(count) == 26:
+      batch['trajectory'][0, 0, 0, 0, 0] = np.nan
+    return place(batch, sharding)
+
+  loop.to_device = poisoned
+
+
+def test_what_is_no_number_ends_the_run(stage1_command, tmp_path):
   run = tmp_path / 'run'
-  # The first step of the warm-up leaves the parameters alone; the second blows them up.
-  changes = {
-    'model__layers': 1,
-    'train__checkpoint_every': 1,
-    'optimizer__learning_rate': 1e30,
-  }
-  ended = doors.run(*tiny.train_command('demo_stage1', run, latents, **changes))
+  ended = doors.run(*stage1_command(run), before=poison)
   assert ended.code == 3
-  (sentence,) = [line for line in ended.err.splitlines() if line.startswith('error:')]
-  assert 'not finite at step 2' in sentence
-  assert f'last good checkpoint: {run}/checkpoints/1.' in sentence
+  assert ended.err.splitlines()[-1] == (
+    f'error: loss is not finite at step 25; last good checkpoint: {run}/checkpoints/20. Lower'
+    ' --config.optimizer.learning_rate or look at the data of that step'
+  )
   assert 'Traceback' not in ended.err
-  assert whole(run) == [1]
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(read_parameters(run)))

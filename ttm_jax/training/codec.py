@@ -47,7 +47,7 @@ class CodecTraining:
     self.config = config
     self.model_config = from_config(TAEConfig, config.model, 'model')
     weights = config.loss
-    self.weights = losses.Weights(weights.perceptual, weights.kl, weights.outlier)
+    self.weights = losses.Weights(weights.perceptual, weights.kl, weights.outlier, weights.squared)
     self.perceptual = None
     if weights.perceptual_weights:
       self.perceptual = load_perceptual(weights.perceptual_weights)
