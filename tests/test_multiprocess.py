@@ -137,6 +137,7 @@ def test_two_processes_continue_what_one_began(alone, command, tmp_path):
   assert marks == rows(alone / 'rows')[5:]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both(latents, tmp_path):
   run = tmp_path / 'run'
   changes = SPLIT | {'train__steps': 100_000, 'train__checkpoint_every': 100_000}
