@@ -16,10 +16,12 @@ from ttm_jax.evaluation import Evaluation, evaluate
 from ttm_jax.pipeline import STAGE1, STAGE2, Pipeline, Stage
 from ttm_jax.report.results import montage, tables, write_metrics, write_report
 from ttm_jax.report.sheet import save_gif
+from ttm_jax.training.checkpoint import hush
 
 
 def main() -> None:
   args = parser().parse_args()
+  hush()
   stages = Path(args.stage1), Path(args.stage2)
   clips = Clips(args.clips, args.split)
   pipeline = Pipeline(

@@ -20,10 +20,12 @@ from ttm_jax import trajectory
 from ttm_jax.data.video_io import read_image, write_video
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.pipeline import STAGE1, STAGE2, Pipeline, Request, Stage, fit
+from ttm_jax.training.checkpoint import hush
 
 
 def main() -> None:
   args = parser().parse_args()
+  hush()
   out = Path(args.out)
   if out.suffix.lower() != '.mp4':
     raise InputError(f'--out {out}: give a name that ends in .mp4')
