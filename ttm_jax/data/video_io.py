@@ -115,7 +115,8 @@ def decode_video(encoded: bytes) -> tuple[np.ndarray, float]:
     with av.open(io.BytesIO(encoded), 'r') as container:
       stream = _stream(container)
       rate = stream.average_rate
-      frames = [frame.to_ndarray(format='rgb24') for frame in container.decode(stream)]
+      # As planes of green, blue and red, which PyAV brings into order faster than a conversion.
+      frames = [frame.to_ndarray() for frame in container.decode(stream)]
   except (av.FFmpegError, LookupError) as error:
     raise InputError(f'{len(encoded)} bytes are not an encoded video') from error
   if not frames or not rate:
