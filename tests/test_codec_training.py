@@ -115,3 +115,11 @@ def test_latents_are_normalised(encoded):
   # By the clips it was trained on; here their objects have swapped colours.
   np.testing.assert_allclose(mean.mean((0, 1, 2, 3)), 0, atol=0.1)
   np.testing.assert_allclose((mean**2 + variance).mean(), 1, atol=0.1)
+
+
+def test_the_small_configuration_trains(clips, tmp_path):
+  ended = doors.run(*tiny.train_command('scenes_codec', tmp_path / 'run', clips))
+  assert ended.code == 0, ended.err
+  lines = [m for m in read_metrics(tmp_path / 'run') if 'train/loss' in m]
+  assert np.isfinite([m['train/loss'] for m in lines]).all()
+  assert load_codec(tmp_path / 'run' / 'codec').channels == 4

@@ -64,7 +64,7 @@ def trained(latents, stage1, stage2, tmp_path_factory):
   return run
 
 
-@pytest.mark.parametrize('name', [n for n in tiny.SHIPPED if n != 'codec_tae'])
+@pytest.mark.parametrize('name', [n for n in tiny.SHIPPED if 'codec' not in n])
 def test_each_trains(trained, name):
   lines = [m for m in read_metrics(trained(name)) if 'train/loss' in m]
   assert [m['step'] for m in lines[:4]] == [1, 2, 3, 4]

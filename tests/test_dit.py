@@ -14,7 +14,7 @@ from tests.dit_reference import reference
 from ttm_jax.conditioning import EVERYONE, Condition, Objects, Places, Tokens
 from ttm_jax.models import dit, object_layers
 from ttm_jax.models.dit import DiT, DiTConfig
-from ttm_jax.models.layers import Attention, RMSNorm
+from ttm_jax.models.layers import Attention, Pairs, RMSNorm
 from ttm_jax.models.object_layers import GatedResidual, Masks
 from ttm_jax.models.scan import REMAT_POLICIES
 from ttm_jax.presets import preset
@@ -179,25 +179,27 @@ def masks(region, present):
   """Tokens of one sample; prompts of three tokens for each of two objects, the third padding."""
   prompts = jax.random.normal(jax.random.key(1), (1, 6, 16))
   bits = jnp.array([[2, 2, 0, 4, 4, 0]], jnp.int32)
-  return Masks(
-    jnp.array([region], jnp.int32).reshape(1, -1),
-    jnp.array([present], jnp.int32).reshape(1, -1),
-    prompts,
-    bits,
-  )
+  region, present = (jnp.array([x], jnp.int32).reshape(1, -1) for x in (region, present))
+  unmoved = jnp.arange(region.shape[1])[None]
+  return Masks(unmoved, pairs(region, region), prompts, pairs(present, bits))
+
+
+def pairs(q_bits, k_bits):
+  return Pairs.make(q_bits, k_bits, head_dim=8, dtype='float32')
 
 
 def test_masked_cross_attention_reads_the_prompts_at_its_place(layer):
   present = [0, 2, 4, 6, 0, 4]
   m = masks([1] * 6, present)
   h = jax.random.normal(jax.random.key(0), (1, 6, 16))
-  text, text_bits = jnp.ones((1, 2, 16)), jnp.full((1, 2), EVERYONE)
-  out = object_layers.masked_cross(layer, h, m, text, text_bits)
+  text = jnp.ones((1, 2, 16))
+  read = pairs(jnp.full((1, 6), EVERYONE), jnp.full((1, 2), EVERYONE))
+  out = object_layers.masked_cross(layer, h, m, text, read)
   nowhere = np.array(present) == 0
   np.testing.assert_array_equal(out[0, nowhere], h[0, nowhere])
   assert (np.abs(out - h)[0, ~nowhere].max(-1) > 1e-3).all()
   other = m.replace(prompts=m.prompts.at[:, 3:].add(1.0))  # What is said of object 2.
-  changed = object_layers.masked_cross(layer, h, other, text, text_bits) != out
+  changed = object_layers.masked_cross(layer, h, other, text, read) != out
   np.testing.assert_array_equal(changed.any(-1)[0], [False, False, True, True, False, True])
 
 
@@ -215,15 +217,17 @@ def test_extra_layers_without_masks_are_plain(layer):
   text = jax.random.normal(jax.random.key(2), (1, 4, 16))
   text_bits = jnp.array([[EVERYONE] * 3 + [0]], jnp.int32)
   whole = masks([1] * 6, [2] * 6)
-  one_object = whole.replace(prompts=text, prompt_bits=jnp.array([[2, 2, 2, 0]], jnp.int32))
+  prompted = pairs(jnp.full((1, 6), 2), jnp.array([[2, 2, 2, 0]], jnp.int32))
+  one_object = whole.replace(prompts=text, prompted=prompted)
+  read = pairs(jnp.full((1, 6), EVERYONE), text_bits)
   np.testing.assert_allclose(
     object_layers.masked_self(layer, h, None),
     object_layers.masked_self(layer, h, whole),
     atol=1e-6,
   )
   np.testing.assert_allclose(
-    object_layers.masked_cross(layer, h, None, text, text_bits),
-    object_layers.masked_cross(layer, h, one_object, text, text_bits),
+    object_layers.masked_cross(layer, h, None, text, read),
+    object_layers.masked_cross(layer, h, one_object, text, read),
     atol=1e-6,
   )
 

@@ -1,5 +1,6 @@
 """Every implementation of object attention against the rule written out in float64 NumPy."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,11 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ttm_jax.ops import attention as plain
-from ttm_jax.ops.object_attention import IMPLEMENTATIONS, api, object_attention
+from ttm_jax.ops.object_attention import (
+  IMPLEMENTATIONS,
+  Case,
+  api,
+  choose,
+  make_tables,
+  object_attention,
+  sort,
+  sort_by_object,
+  unsort,
+)
+from ttm_jax.ops.object_attention.blocks import PLACE_BITS, RUN, list_blocks
 
 BACKGROUND, ONE, TWO, LAST = 1, 2, 4, -(1 << 31)  # LAST is bit 31: a negative int32.
 
-every_implementation = pytest.mark.parametrize('name', sorted(IMPLEMENTATIONS))
+# Those of one accelerator alone have tests of their own.
+HERE = [n for n, i in IMPLEMENTATIONS.items() if not i.refuses(Case(8, 8, 64, jnp.float32, 'cpu'))]
+every_implementation = pytest.mark.parametrize('name', HERE)
 
 
 def reference(q, k, v, q_bits, k_bits, dy):
@@ -103,7 +117,7 @@ def test_any_sets(queries, keys, seed):
   wanted = reference(q, k, v, q_bits, k_bits, dy)
   lonely = (q_bits[:, :, None] & k_bits[:, None] == 0).all(-1)
   unread = (q_bits[:, :, None] & k_bits[:, None] == 0).all(1)
-  for name in IMPLEMENTATIONS:
+  for name in HERE:
     y, dq, dk, dv = got = with_gradients(q, k, v, q_bits, k_bits, dy, name)
     assert_close(got, wanted)
     # Exactly: no trace of what is not allowed.
@@ -179,25 +193,122 @@ def test_huge_logits_stay_finite(name):
   assert all(np.isfinite(x).all() for x in got)
 
 
-def test_choice_by_size(monkeypatch):
-  chosen = []
+def case(n, platform='cpu', **changes):
+  return dataclasses.replace(Case(n, n, 64, jnp.dtype(jnp.float32), platform), **changes)
 
-  def stub(name):
-    return lambda q, *_: chosen.append(name) or q
 
-  monkeypatch.setattr(api, 'IMPLEMENTATIONS', {n: stub(n) for n in ('reference', 'chunked')})
-  for n in (1024, 1025):
-    x, tokens = jnp.zeros((1, n, 1, 1)), jnp.zeros((1, n), jnp.int32)
-    object_attention(x, x, x, tokens, tokens)
-  object_attention(x, x, x, tokens, tokens, implementation=['mosaic', 'chunked', 'reference'])
-  assert chosen == ['reference', 'chunked', 'chunked']
+def test_choice():
+  assert choose(case(1024)) == 'reference'
+  assert choose(case(1025)) == 'chunked'
+  assert choose(case(8), ['tpu', 'chunked', 'reference']) == 'chunked'
+  assert choose(case(4096, 'tpu')) == 'tpu'
+  for platform in ('cpu', 'gpu', 'tpu'):  # Whatever is asked of it, something can do it.
+    for dtype in (jnp.float32, jnp.float64):
+      choose(case(5000, platform, head_dim=1000, dtype=jnp.dtype(dtype)))
+  with pytest.raises(ValueError, match=r'no implementation .* can do it: tpu '):
+    choose(case(8), 'tpu')
+
+
+def test_tables_serve_every_layer():
+  n = 700
+  q, k, v, _ = inputs(n, n, heads=1)
+  tokens = np.sort(np.random.default_rng(1).choice([ONE, TWO], (2, n)).astype(np.int32))
+  tables = make_tables(tokens, tokens, head_dim=4, dtype=jnp.float32, implementation='chunked')
+  for values in (v, 2 * v):
+    wanted = object_attention(q, k, values, tokens, tokens, implementation='chunked')
+    got = object_attention(q, k, values, tokens, tokens, tables=tables)
+    np.testing.assert_array_equal(got, wanted)
+  with pytest.raises(ValueError, match="tables are for implementation 'chunked', not for"):
+    object_attention(q, k, v, tokens, tokens, tables=tables, implementation='reference')
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+  st.integers(1, 40),
+  st.integers(1, 40),
+  st.sampled_from([(4, 4), (4, 8), (8, 4), (16, 16)]),
+  st.integers(0, 1 << 20),
+)
+def test_blocks_that_are_visited_are_those_with_an_allowed_pair(n, m, block, seed):
+  rng = np.random.default_rng(seed)
+  some = rng.choice([0, ONE, TWO, ONE | TWO, LAST, -1], 3).astype(np.int32)
+  q_bits, k_bits = (np.sort(rng.choice(some, (3, size)), 1) for size in (n, m))
+  tables = list_blocks(jnp.asarray(q_bits), jnp.asarray(k_bits), block, 'chunked')
+  rows, columns = -(-n // block[0]), -(-m // block[1])
+  wanted = {
+    (b, r, c)
+    for b, r, c in np.ndindex(3, rows, columns)
+    if (
+      q_bits[b, r * block[0] : (r + 1) * block[0], None]
+      & k_bits[b, None, c * block[1] : (c + 1) * block[1]]
+    ).any()
+  }
+  for blocks, turn, lines in ((tables.by_query, 1, rows), (tables.by_key, -1, columns)):
+    place, what = np.asarray(blocks.place), np.asarray(blocks.what)
+    running = np.flatnonzero((what[: int(blocks.count[0])] & RUN) != 0)
+    found = [
+      (what[i] >> 4, *(place[i] >> PLACE_BITS, place[i] & (1 << PLACE_BITS) - 1)[::turn])
+      for i in running
+    ]
+    assert len(found) == len(wanted) and set(found) == wanted
+    # The same by row, as loops see it.
+    start, runs = np.asarray(blocks.start), np.asarray(blocks.runs)
+    assert [
+      i for line in range(3 * lines) for i in range(start[line], start[line] + runs[line])
+    ] == running.tolist()
+
+
+def test_full_blocks_are_full_and_the_simple_ones_are_found():
+  q_bits = np.array([[ONE] * 4 + [TWO] * 2 + [ONE] * 2 + [ONE | TWO] * 4], np.int32)
+  tables = list_blocks(jnp.asarray(q_bits), jnp.asarray(q_bits), (4, 4), 'chunked')
+  place, what = (np.asarray(x) for x in (tables.by_query.place, tables.by_query.what))
+  full = {(int(p) >> 16, int(p) & 0xFFFF) for p, w in zip(place, what, strict=True) if w & 8}
+  assert full == {(0, 0), (0, 2), (1, 2), (2, 0), (2, 1), (2, 2)}
+
+
+def test_sorting():
+  region = jnp.array([[TWO, ONE, LAST, ONE, ONE], [ONE, ONE, ONE, ONE, ONE]], jnp.int32)
+  present = jnp.array([[TWO, 3, LAST, ONE, 3], [0, 7, 1, 7, 0]], jnp.int32)
+  order = sort_by_object(region, present)
+  np.testing.assert_array_equal(order, [[2, 3, 1, 4, 0], [0, 4, 2, 1, 3]])
+  x = jnp.arange(20.0).reshape(2, 5, 2)
+  np.testing.assert_array_equal(sort(x, order)[0, :, 0], [4, 6, 2, 8, 0])
+  np.testing.assert_array_equal(unsort(sort(x, order), order), x)
+  weights = jnp.arange(20.0).reshape(2, 5, 2) ** 2
+  gradient = jax.grad(lambda x: (sort(x, order) * weights).sum())(x)
+  np.testing.assert_array_equal(gradient, unsort(weights, order))
+
+
+def test_sorted_tokens_leave_most_blocks_out():
+  rng = np.random.default_rng(0)
+  tokens = jnp.asarray(rng.choice(1 << np.arange(4), (1, 4096)), jnp.int32)  # Raster: a mixture.
+  ordered = sort(tokens, sort_by_object(tokens))
+  counts = [
+    int(list_blocks(bits, bits, (256, 256), 'chunked').by_query.runs.sum()) / 256
+    for bits in (tokens, ordered)
+  ]
+  assert counts[0] == 1.0 and counts[1] < 0.4  # 0.25 are allowed.
+
+
+def test_memory_is_linear_in_the_tokens():
+  def temporary(n):
+    x, bits = jnp.zeros((1, n, 1, 64)), jnp.ones((1, n), jnp.int32)
+
+    def loss(q, k, v):
+      return object_attention(q, k, v, bits, bits, implementation='chunked').sum()
+
+    compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  small, large = temporary(8192), temporary(32768)
+  assert large < 4.5 * small and large < 32768**2  # Of bytes: not even one for each pair.
 
 
 def test_errors():
   q, k, v, _ = inputs(3, 2)
   q_bits, k_bits = cycle([ONE], 3), cycle([ONE], 2)
-  with pytest.raises(ValueError, match=r"among \['chunked', 'reference'.*\], got \['dense'\]"):
-    object_attention(q, k, v, q_bits, k_bits, implementation='dense')
+  with pytest.raises(ValueError, match=r"no implementation 'refrence'.*did you mean .reference"):
+    object_attention(q, k, v, q_bits, k_bits, implementation='refrence')
   with pytest.raises(ValueError, match='must be int32, got int32 and uint8'):
     object_attention(q, k, v, q_bits, k_bits.astype(np.uint8))
   with pytest.raises(ValueError, match=r'bits must be \(2, 3\) for queries and \(2, 2\) for keys'):
@@ -206,9 +317,9 @@ def test_errors():
     object_attention(q, k[..., :3], v, q_bits, k_bits)
 
 
-@pytest.mark.parametrize('pairs', [api.DENSE_PAIRS, 0])
+@pytest.mark.parametrize('pairs', [1 << 20, 0])
 def test_plain_attention(monkeypatch, pairs):
-  monkeypatch.setattr(plain, 'DENSE_PAIRS', pairs)  # 0: the library call that long videos take.
+  monkeypatch.setitem(api.DENSE_PAIRS, 'cpu', pairs)  # 0: the kernel that long videos take.
   q, k, v, dy = inputs(21, 13)
   everyone = cycle([-1], 21), cycle([-1], 13)
   got, pull = jax.vjp(plain.attention, q, k, v)

@@ -21,6 +21,9 @@ SHIPPED = (
   'demo_stage1',
   'demo_stage2',
   'pretrain_dit',
+  'scenes_codec',
+  'scenes_stage1',
+  'scenes_stage2',
   'stage1_dit',
   'stage2_dit',
   'ti2v_dit',
@@ -46,6 +49,7 @@ _TAE = {
   'multipliers': (1, 2),
   'res_blocks': 1,
   'temporal_downsamples': 1,
+  'patch': 1,
   'tile': (4, 16, 16),
 }
 

@@ -14,18 +14,20 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from ttm_jax.conditioning import Condition
+from ttm_jax.conditioning import EVERYONE, Condition
 from ttm_jax.models.layers import (
   Attention,
   Linear,
+  Pairs,
   RMSNorm,
   SwiGLU,
   TimeEmbedding,
   normal_init,
   zeros_init,
 )
-from ttm_jax.models.object_layers import GatedResidual, Masks, everyone, masked_cross, masked_self
+from ttm_jax.models.object_layers import GatedResidual, Masks, masked_cross, masked_self
 from ttm_jax.models.scan import scan_blocks, stack
+from ttm_jax.ops.object_attention import sort, sort_by_object, unsort
 from ttm_jax.text.encoders import Encoder, TextProjector
 
 Array = jax.Array
@@ -84,16 +86,16 @@ class Context:
   """What every block is given besides its tokens.
 
   Attributes:
-    positions: float32 [N, d], added to the input of every block.
+    positions: float32 [N, d] or [B, N, d], added to the input of every block.
     modulation: float32 [B, 6, d], from the time.
-    text: [B, M, d]; text_bits: int32 [B, M].
+    text: [B, M, d]; read: which token may read which of it.
     masks: for the masked blocks; None makes their extra layers plain ones.
   """
 
   positions: Array
   modulation: Array
   text: Array
-  text_bits: Array
+  read: Pairs
   masks: Masks | None
 
 
@@ -127,7 +129,7 @@ class Block(nnx.Module):
 
   def read(self, h: Array, context: Context) -> Array:
     """Cross-attention to the text."""
-    y = self.cross_attention(self.cross_norm(h), context.text, everyone(h), context.text_bits)
+    y = self.cross_attention(self.cross_norm(h), context.text, context.read)
     return h + y.astype(h.dtype)
 
   def leave(self, h: Array, context: Context) -> Array:
@@ -163,7 +165,7 @@ class MaskedBlock(nnx.Module):
       h = masked_self(self.masked_self, h, context.masks)
     h = self.base.read(h, context)
     if self.masked_cross is not None:
-      h = masked_cross(self.masked_cross, h, context.masks, context.text, context.text_bits)
+      h = masked_cross(self.masked_cross, h, context.masks, context.text, context.read)
     return self.base.leave(h, context)
 
 
@@ -217,16 +219,22 @@ class DiT(nnx.Module):
       h = h + self.embed_visual(self._patches(condition.visual))
     text, text_bits = self.text(condition.text)
     time = jax.nn.silu(self.time(t))
+    masks, positions = self._masks(condition), self._positions(grid)
+    if masks is not None:
+      h = sort(h, masks.order)
+      positions = sort(jnp.broadcast_to(positions, h.shape), masks.order)
     context = Context(
-      positions=self._positions(grid),
+      positions=positions,
       modulation=rearrange(self.modulation(time), 'b (six d) -> b six d', six=6),
       text=text,
-      text_bits=text_bits,
-      masks=self._masks(condition),
+      read=self._pairs(jnp.full(h.shape[:2], EVERYONE, jnp.int32), text_bits),
+      masks=masks,
     )
     remat, unroll = self.config.remat, self.config.unroll
     h = scan_blocks(self.masked_blocks, h, context, remat, unroll)
     h = scan_blocks(self.blocks, h, context, remat, unroll)
+    if masks is not None:
+      h = unsort(h, masks.order)
     shift, scale = jnp.split(self.final_modulation(time)[:, None], 2, -1)
     out = self.head(modulate(self.norm(h), shift, scale)).astype(jnp.float32)
     (p, q), (_, rows, columns) = self.config.patch, grid
@@ -248,8 +256,14 @@ class DiT(nnx.Module):
       return None
     (places,) = condition.objects.places
     prompts, bits = self.text(condition.objects.prompts, prompts=True)
-    b = prompts.shape[0]
-    return Masks(places.region.reshape(b, -1), places.present.reshape(b, -1), prompts, bits)
+    region, present = (x.reshape(x.shape[0], -1) for x in (places.region, places.present))
+    order = sort_by_object(region, present)
+    region, present = sort(region, order), sort(present, order)
+    return Masks(order, self._pairs(region, region), prompts, self._pairs(present, bits))
+
+  def _pairs(self, q_bits: Array, k_bits: Array) -> Pairs:
+    config = self.config
+    return Pairs.make(q_bits, k_bits, config.width // config.heads, config.dtype)
 
   def _check(self, x_t: Array, condition: Condition) -> None:
     config = self.config

@@ -6,12 +6,13 @@ and modulation run in float32.
 
 import math
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from ttm_jax.ops.attention import attention
-from ttm_jax.ops.object_attention import object_attention
+from ttm_jax.ops.object_attention import Tables, make_tables, object_attention
 
 Array = jax.Array
 
@@ -77,6 +78,26 @@ class SwiGLU(nnx.Module):
     return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
 
 
+@flax.struct.dataclass
+class Pairs:
+  """Which queries may attend to which keys, for all layers that share a grid of tokens.
+
+  Attributes:
+    q_bits: int32 [B, N]; k_bits: int32 [B, M], the object sets (see `object_attention`).
+    tables: the blocks of the score matrix that hold an allowed pair.
+  """
+
+  q_bits: Array
+  k_bits: Array
+  tables: Tables
+
+  @classmethod
+  def make(cls, q_bits: Array, k_bits: Array, head_dim: int, dtype: str) -> 'Pairs':
+    """The pairs whose object sets meet, for attention with these heads in this compute dtype."""
+    tables = make_tables(q_bits, k_bits, head_dim=head_dim, dtype=jnp.dtype(dtype))
+    return cls(q_bits, k_bits, tables)
+
+
 class Attention(nnx.Module):
   """Multi-head attention with its projections, on queries x and keys from x or a context.
 
@@ -95,17 +116,8 @@ class Attention(nnx.Module):
     self.key_norm = RMSNorm(d // heads) if qk_norm else None
     self.heads = heads
 
-  def __call__(
-    self,
-    x: Array,
-    context: Array | None = None,
-    q_bits: Array | None = None,
-    k_bits: Array | None = None,
-  ) -> Array:
-    """x [B, N, d], context [B, M, d] (default x) -> [B, N, d].
-
-    With bits (int32 [B, N] and [B, M]) only tokens whose object sets meet attend to each other.
-    """
+  def __call__(self, x: Array, context: Array | None = None, pairs: Pairs | None = None) -> Array:
+    """x [B, N, d], context [B, M, d] (default x) -> [B, N, d]; all pairs by default."""
     context = x if context is None else context
 
     def heads(y):
@@ -114,10 +126,10 @@ class Attention(nnx.Module):
     q, k, v = heads(self.query(x)), heads(self.key(context)), heads(self.value(context))
     if self.query_norm is not None and self.key_norm is not None:
       q, k = self.query_norm(q), self.key_norm(k)
-    if q_bits is None or k_bits is None:
+    if pairs is None:
       y = attention(q, k, v)
     else:
-      y = object_attention(q, k, v, q_bits, k_bits)
+      y = object_attention(q, k, v, pairs.q_bits, pairs.k_bits, tables=pairs.tables)
     return self.out(y.reshape(*x.shape))
 
 

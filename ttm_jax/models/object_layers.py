@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ttm_jax.models.layers import Pairs
+
 Array = jax.Array
 
 
@@ -21,16 +23,16 @@ class Masks:
   """The object sets of the tokens on one grid, and the encoded object prompts.
 
   Attributes:
-    region: int32 [B, N], the one object that owns each token.
-    present: int32 [B, N], all objects at each token.
+    order: int32 [B, N], the order by (region, object set) that the tokens are in, see `sort`.
+    own: each token and the tokens of the one object that owns it.
     prompts: [B, M, d].
-    prompt_bits: int32 [B, M], whose prompt each prompt token is.
+    prompted: each token and the prompts of all objects at its place.
   """
 
-  region: Array
-  present: Array
+  order: Array
+  own: Pairs
   prompts: Array
-  prompt_bits: Array
+  prompted: Pairs
 
 
 class GatedResidual(nnx.Module):
@@ -38,7 +40,7 @@ class GatedResidual(nnx.Module):
 
   Attributes:
     norm: a norm without time modulation.
-    attention: called as (x, context, q_bits, k_bits).
+    attention: called as (x, context, pairs).
     gate: float32 [], 0 at the start.
   """
 
@@ -47,27 +49,20 @@ class GatedResidual(nnx.Module):
     self.attention = attention
     self.gate = nnx.Param(jnp.zeros((), jnp.float32))
 
-  def __call__(self, h: Array, context=None, q_bits=None, k_bits=None) -> Array:
-    y = self.attention(self.norm(h), context, q_bits, k_bits)
+  def __call__(self, h: Array, context: Array | None = None, pairs: Pairs | None = None) -> Array:
+    y = self.attention(self.norm(h), context, pairs)
     return h + (jnp.tanh(self.gate[...]) * y.astype(jnp.float32)).astype(h.dtype)
 
 
 def masked_self(layer: GatedResidual, h: Array, masks: Masks | None) -> Array:
   """Self-attention within objects; among all tokens where there are no masks (TI2V)."""
-  if masks is None:
-    return layer(h)
-  return layer(h, None, masks.region, masks.region)
+  return layer(h) if masks is None else layer(h, None, masks.own)
 
 
 def masked_cross(
-  layer: GatedResidual, h: Array, masks: Masks | None, text: Array, text_bits: Array
+  layer: GatedResidual, h: Array, masks: Masks | None, text: Array, read: Pairs
 ) -> Array:
   """Cross-attention to the prompts at each token; to the whole text without masks (TI2V)."""
   if masks is None:
-    return layer(h, text, everyone(h), text_bits)
-  return layer(h, masks.prompts, masks.present, masks.prompt_bits)
-
-
-def everyone(h: Array) -> Array:
-  """The object set of a token that may read any text: int32 [B, N], all bits."""
-  return jnp.full(h.shape[:2], -1, jnp.int32)
+    return layer(h, text, read)
+  return layer(h, masks.prompts, masks.prompted)

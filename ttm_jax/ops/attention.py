@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from ttm_jax.ops.object_attention.api import DENSE_PAIRS
+from ttm_jax.ops.object_attention import Case, choose, object_attention
+from ttm_jax.parallel.mesh import platform
+from ttm_jax.parallel.sharded import over_heads
 
 Array = jax.Array
 
@@ -11,11 +13,20 @@ Array = jax.Array
 def attention(q: Array, k: Array, v: Array) -> Array:
   """Attention among all tokens; q [B, N, H, D], k and v [B, M, H, D] -> [B, N, H, D].
 
-  Logits are scaled by 1/sqrt(D); softmax is float32.
+  Logits are scaled by 1/sqrt(D); softmax is float32. On a mesh, see `over_heads`.
   """
-  if jax.default_backend() != 'cpu' or q.shape[1] * k.shape[1] > DENSE_PAIRS:
-    return jax.nn.dot_product_attention(q, k, v)
-  # XLA's CPU backend runs this plain form several times faster than the library call.
+  where = platform()
+  if where == 'gpu':
+    return over_heads(jax.nn.dot_product_attention, q, k, v)
+  if choose(Case(q.shape[1], k.shape[1], q.shape[3], q.dtype, where)) == 'reference':
+    return over_heads(_dense, q, k, v)
+  # The kernel of object attention, all of whose blocks are full: it computes no mask.
+  q_bits, k_bits = (jnp.ones(x.shape[:2], jnp.int32) for x in (q, k))
+  return object_attention(q, k, v, q_bits, k_bits)
+
+
+def _dense(q: Array, k: Array, v: Array) -> Array:
+  """XLA's CPU backend runs this several times faster than `jax.nn.dot_product_attention`."""
   scale = q.shape[-1] ** -0.5
   scores = jnp.einsum('bnhd,bmhd->bhnm', q * scale, k, preferred_element_type=jnp.float32)
   return jnp.einsum('bhnm,bmhd->bnhd', jax.nn.softmax(scores, -1).astype(v.dtype), v)

@@ -46,6 +46,15 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
   return Mesh(np.array(devices).reshape(shape), AXES, axis_types=types)
 
 
+def platform() -> str:
+  """Where what is being traced will run: 'cpu', 'gpu' or 'tpu'.
+
+  That of the mesh in force, which may be of devices that are not there (compiling ahead of time).
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return jax.default_backend() if device is None else device.platform
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """The batch axis split over data and fsdp."""
   return NamedSharding(mesh, BATCH)

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from ttm_jax.errors import InputError
-from ttm_jax.models.layers import Attention, RMSNorm
+from ttm_jax.models.layers import Attention, Pairs, RMSNorm
 
 Array = jax.Array
 
@@ -73,4 +73,5 @@ class WordEncoder(nnx.Module):
     """
     position = jnp.arange(ids.shape[1]) % length
     x = self.table[...][ids] + self.positions[...][position]
-    return x + self.attention(self.norm(x), None, bits, bits)
+    pairs = Pairs.make(bits, bits, x.shape[-1] // self.HEADS, 'float32')
+    return x + self.attention(self.norm(x), None, pairs)

@@ -1,5 +1,23 @@
 """Attention under one rule: token i attends to token j iff `q_bits[i] & k_bits[j] != 0`."""
 
-from ttm_jax.ops.object_attention.api import IMPLEMENTATIONS, object_attention
+from ttm_jax.ops.object_attention.api import (
+  IMPLEMENTATIONS,
+  Case,
+  choose,
+  make_tables,
+  object_attention,
+)
+from ttm_jax.ops.object_attention.blocks import Tables
+from ttm_jax.ops.object_attention.order import sort, sort_by_object, unsort
 
-__all__ = ['IMPLEMENTATIONS', 'object_attention']
+__all__ = [
+  'IMPLEMENTATIONS',
+  'Case',
+  'Tables',
+  'choose',
+  'make_tables',
+  'object_attention',
+  'sort',
+  'sort_by_object',
+  'unsort',
+]

@@ -1,21 +1,71 @@
 """Named implementations of object attention behind one function."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from ttm_jax.ops.object_attention import chunked, reference
+from ttm_jax.errors import nearest
+from ttm_jax.ops.object_attention import blocked, chunked, reference
+from ttm_jax.ops.object_attention.blocks import Tables, list_blocks, no_blocks
+from ttm_jax.parallel.mesh import platform
+from ttm_jax.parallel.sharded import over_heads, per_sample
 
 Array = jax.Array
 
-IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
-  'reference': reference.attention,
-  'chunked': chunked.attention,
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """What the choice of an implementation and of its blocks may depend on.
+
+  Attributes:
+    queries, keys: N and M.
+    head_dim: D.
+    dtype: of q, k and v.
+    platform: 'cpu', 'gpu' or 'tpu', where the computation will run.
+  """
+
+  queries: int
+  keys: int
+  head_dim: int
+  dtype: jnp.dtype
+  platform: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Implementation:
+  """One way to compute object attention.
+
+  Attributes:
+    attend: called as (q, k, v, q_bits, k_bits, tables), see `object_attention`.
+    block: (queries, keys) of a block for a case; None for an implementation without tables.
+    refuses: why a case is not for it, None where it is.
+  """
+
+  attend: Callable[..., Array]
+  block: Callable[[Case], tuple[int, int]] | None = None
+  refuses: Callable[[Case], str | None] = lambda case: None
+
+
+def _without_tables(attend: Callable[..., Array]) -> Callable[..., Array]:
+  return lambda q, k, v, q_bits, k_bits, tables: attend(q, k, v, q_bits, k_bits)
+
+
+def _blocked(kernel: blocked.Kernel) -> Callable[..., Array]:
+  return lambda *args: blocked.attention(kernel, *args)
+
+
+IMPLEMENTATIONS: dict[str, Implementation] = {
+  'reference': Implementation(_without_tables(reference.attention)),
+  'chunked': Implementation(_blocked(chunked.KERNEL), chunked.block),
 }
 
+# What None tries, in order; the last one works everywhere.
+PREFERRED = {'cpu': ['chunked'], 'gpu': ['chunked'], 'tpu': ['chunked']}
+
 # Dense scores up to this many pairs a head cost less than the bookkeeping of blocks.
-DENSE_PAIRS = 1 << 20
+DENSE_PAIRS = {'cpu': 1 << 20, 'gpu': 1 << 16, 'tpu': 1 << 16}
 
 
 def object_attention(
@@ -25,36 +75,100 @@ def object_attention(
   q_bits: Array,
   k_bits: Array,
   *,
+  tables: Tables | None = None,
   implementation: str | Sequence[str] | None = None,
 ) -> Array:
   """Softmax attention among tokens whose object sets meet.
 
   Query i attends to key j iff `q_bits[i] & k_bits[j] != 0`. A query that may attend to nothing
   returns exactly 0 and passes no gradient. Logits are scaled by 1/sqrt(D); softmax is float32.
+  Blocks of the score matrix without an allowed pair are skipped: bring the tokens into the order of
+  `sort_by_object` first, or there are hardly any.
+
+  On a mesh in force (`jax.set_mesh`) each device computes its samples, and its share of the heads
+  over all tokens (see `over_heads`).
 
   Args:
     q: [B, N, H, D].
     k, v: [B, M, H, D].
     q_bits: int32 [B, N], the object set of each query: bit 0 is the background, bit l object l.
     k_bits: int32 [B, M], likewise.
-    implementation: a name of `IMPLEMENTATIONS`, or several in order of preference; None chooses
-      by size.
+    tables: of `make_tables` for the same bits, where several layers share them.
+    implementation: a name of `IMPLEMENTATIONS`, or several in order of preference, of which the
+      first that can is taken; None chooses by platform and size. With tables it is theirs.
 
   Returns:
     [B, N, H, D], in the dtype of v.
 
   Raises:
-    ValueError: for shapes that do not fit, dtypes of the bits, or an unknown implementation.
+    ValueError: for shapes that do not fit, dtypes of the bits, or an implementation that is unknown
+      or cannot do it.
   """
   _check(q, k, v, q_bits, k_bits)
+  if tables is None:
+    case = Case(q.shape[1], k.shape[1], q.shape[3], q.dtype, platform())
+    tables = _tables(q_bits, k_bits, case, implementation)
+  elif implementation is not None and tables.implementation != implementation:
+    raise ValueError(
+      f'tables are for implementation {tables.implementation!r}, not for {implementation!r}'
+    )
+  attend = IMPLEMENTATIONS[tables.implementation].attend
+  return over_heads(attend, q, k, v, q_bits, k_bits, tables)
+
+
+def make_tables(
+  q_bits: Array,
+  k_bits: Array,
+  *,
+  head_dim: int,
+  dtype: jnp.dtype,
+  implementation: str | Sequence[str] | None = None,
+) -> Tables:
+  """Chooses an implementation and lists the blocks it will visit; once a batch, for every layer.
+
+  Args:
+    q_bits: int32 [B, N]; k_bits: int32 [B, M]; see `object_attention`.
+    head_dim: D of the queries; dtype: theirs.
+    implementation: see `object_attention`.
+
+  Raises:
+    ValueError: see `object_attention`.
+  """
+  case = Case(q_bits.shape[1], k_bits.shape[1], head_dim, jnp.dtype(dtype), platform())
+  return _tables(q_bits, k_bits, case, implementation)
+
+
+def choose(case: Case, implementation: str | Sequence[str] | None = None) -> str:
+  """The name of the implementation that a case will run on.
+
+  Raises:
+    ValueError: if a name is unknown, or none can do it.
+  """
   if implementation is None:
-    small = q.shape[1] * k.shape[1] <= DENSE_PAIRS
-    implementation = 'reference' if small else 'chunked'
+    small = case.queries * case.keys <= DENSE_PAIRS[case.platform]
+    implementation = ['reference'] if small else PREFERRED[case.platform]
   names = [implementation] if isinstance(implementation, str) else list(implementation)
+  reasons = []
   for name in names:
-    if name in IMPLEMENTATIONS:
-      return IMPLEMENTATIONS[name](q, k, v, q_bits, k_bits)
-  raise ValueError(f'implementation must be among {sorted(IMPLEMENTATIONS)}, got {names}')
+    if name not in IMPLEMENTATIONS:
+      raise ValueError(
+        f'object attention has no implementation {name!r}{nearest(name, IMPLEMENTATIONS)}:'
+        f' there are {sorted(IMPLEMENTATIONS)}'
+      )
+    reason = IMPLEMENTATIONS[name].refuses(case)
+    if reason is None:
+      return name
+    reasons.append(f'{name} {reason}')
+  raise ValueError(f'no implementation of object attention can do it: {"; ".join(reasons)}')
+
+
+def _tables(q_bits, k_bits, case, implementation) -> Tables:
+  name = choose(case, implementation)
+  block = IMPLEMENTATIONS[name].block
+  if block is None:
+    return no_blocks(name)
+  sizes = block(case)
+  return per_sample(lambda q, k: list_blocks(q, k, sizes, name), q_bits, k_bits)
 
 
 def _check(q: Array, k: Array, v: Array, q_bits: Array, k_bits: Array) -> None:

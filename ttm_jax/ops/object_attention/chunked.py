@@ -1,34 +1,134 @@
-"""Object attention a block of queries at a time: memory linear in N, on any platform.
+"""Object attention block by block in plain JAX: memory linear in N, on any platform.
 
-Each block is recomputed in the backward pass, so that no score outlives it.
+Only the blocks of the tables are computed. Scores are computed again in the backward pass, which
+goes once over the blocks and adds to the gradients of keys and values in place.
 """
 
 import jax
 import jax.numpy as jnp
 
-from ttm_jax.ops.object_attention import reference
+from ttm_jax.ops.object_attention.blocked import EMPTY, MASKED, Kernel
+from ttm_jax.ops.object_attention.blocks import PLACE_BITS, Tables
 
 Array = jax.Array
 
-BLOCK = 512
+
+def forward(
+  q: Array, k: Array, v: Array, q_bits: Array, k_bits: Array, tables: Tables, scale: float
+) -> tuple[Array, Array]:
+  """See `blocked`; one row of blocks after the other."""
+  b, heads, n, d = q.shape
+  (block_q, block_k), blocks = tables.block, tables.by_query
+  rows = n // block_q
+
+  def one_row(index):
+    sample, row = index // rows, index % rows
+    queries, bits = _block(q, sample, row, block_q), _block(q_bits, sample, row, block_q)
+
+    def visit(entry, carry):
+      top, total, out = carry
+      column = blocks.place[entry] & (1 << PLACE_BITS) - 1
+      keys, values, key_bits = (_block(x, sample, column, block_k) for x in (k, v, k_bits))
+      allowed = (bits[:, None] & key_bits) != 0
+      scores = jnp.where(allowed, scale * _dot('hqd,hkd->hqk', queries, keys), MASKED)
+      new_top = jnp.maximum(top, scores.max(-1))
+      # A row that has met no key yet has top = MASKED: its masked weights must not become 1.
+      weights = jnp.where(allowed, jnp.exp(scores - new_top[..., None]), 0.0)
+      decay = jnp.exp(top - new_top)
+      total = total * decay + weights.sum(-1)
+      out = out * decay[..., None] + _dot('hqk,hkd->hqd', weights.astype(v.dtype), values)
+      return new_top, total, out
+
+    start = blocks.start[index]
+    empty = (
+      jnp.full((heads, block_q), MASKED),
+      jnp.zeros((heads, block_q)),
+      jnp.zeros((heads, block_q, d)),
+    )
+    top, total, out = jax.lax.fori_loop(start, start + blocks.runs[index], visit, empty)
+    dead = total == 0
+    total = jnp.where(dead, 1.0, total)
+    return (out / total[..., None]).astype(v.dtype), jnp.where(dead, EMPTY, top + jnp.log(total))
+
+  y, lse = jax.lax.map(one_row, jnp.arange(b * rows))
+  return _rows_to_tokens(y, b), _rows_to_tokens(lse, b)
 
 
-def attention(q: Array, k: Array, v: Array, q_bits: Array, k_bits: Array) -> Array:
-  """See `object_attention`; memory B x H x BLOCK x M in float32."""
-  n = q.shape[1]
-  blocks = -(-n // BLOCK)
-  pad = blocks * BLOCK - n
-  # A padded query has an empty object set: it attends to nothing.
-  q = jnp.pad(q, ((0, 0), (0, pad), (0, 0), (0, 0)))
-  q_bits = jnp.pad(q_bits, ((0, 0), (0, pad)))
+def backward(
+  q: Array,
+  k: Array,
+  v: Array,
+  q_bits: Array,
+  k_bits: Array,
+  tables: Tables,
+  scale: float,
+  lse: Array,
+  delta: Array,
+  dy: Array,
+) -> tuple[Array, Array, Array]:
+  """See `blocked`."""
+  b, heads, n, d = q.shape
+  (block_q, block_k), blocks = tables.block, tables.by_query
+  rows = n // block_q
 
-  @jax.checkpoint
-  def one(block):
-    q_block, bits_block = block
-    return reference.attention(q_block, k, v, bits_block, k_bits)
+  def one_row(gradients, index):
+    sample, row = index // rows, index % rows
+    queries, bits, row_lse, row_delta, row_dy = (
+      _block(x, sample, row, block_q) for x in (q, q_bits, lse, delta, dy)
+    )
 
-  def split(x):
-    return jnp.moveaxis(x.reshape(x.shape[0], blocks, BLOCK, *x.shape[2:]), 1, 0)
+    def visit(entry, carry):
+      dq, dk, dv = carry
+      column = blocks.place[entry] & (1 << PLACE_BITS) - 1
+      keys, values, key_bits = (_block(x, sample, column, block_k) for x in (k, v, k_bits))
+      allowed = (bits[:, None] & key_bits) != 0
+      scores = scale * _dot('hqd,hkd->hqk', queries, keys)
+      weights = jnp.where(allowed, jnp.exp(scores - row_lse[..., None]), 0.0)
+      dweights = _dot('hqd,hkd->hqk', row_dy, values)
+      dscores = (scale * weights * (dweights - row_delta[..., None])).astype(q.dtype)
+      dq += _dot('hqk,hkd->hqd', dscores, keys)
+      dk = _add(dk, _dot('hqk,hqd->hkd', dscores, queries), sample, column)
+      dv = _add(dv, _dot('hqk,hqd->hkd', weights.astype(dy.dtype), row_dy), sample, column)
+      return dq, dk, dv
 
-  out = jnp.moveaxis(jax.lax.map(one, (split(q), split(q_bits))), 0, 1)
-  return out.reshape(q.shape[0], blocks * BLOCK, *q.shape[2:])[:, :n]
+    start = blocks.start[index]
+    carry = (jnp.zeros((heads, block_q, d)), *gradients)
+    dq, *gradients = jax.lax.fori_loop(start, start + blocks.runs[index], visit, carry)
+    return tuple(gradients), dq.astype(q.dtype)
+
+  zeros = jnp.zeros(k.shape, jnp.float32)
+  (dk, dv), dq = jax.lax.scan(one_row, (zeros, zeros), jnp.arange(b * rows))
+  return _rows_to_tokens(dq, b), dk.astype(k.dtype), dv.astype(v.dtype)
+
+
+KERNEL = Kernel(forward, backward)
+
+
+def block(case) -> tuple[int, int]:
+  """(queries, keys) of a block: small ones skip more, large ones keep matrix products efficient."""
+  size = 512 if max(case.queries, case.keys) > 2048 else 256
+  return size, size
+
+
+def _dot(equation: str, x: Array, y: Array) -> Array:
+  return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
+
+
+def _block(x: Array, sample: Array, index: Array, size: int) -> Array:
+  """Block `index` of the tokens of one sample: of [B, H, N, ...] or, for bits, [B, N]."""
+  axis = 1 if x.ndim == 2 else 2
+  x = jax.lax.dynamic_index_in_dim(x, sample, 0, keepdims=False)
+  return jax.lax.dynamic_slice_in_dim(x, index * size, size, axis - 1)
+
+
+def _add(total: Array, part: Array, sample: Array, index: Array) -> Array:
+  """Adds [H, block, D] to block `index` of one sample of [B, H, M, D]."""
+  begin = (sample, 0, index * part.shape[1], 0)
+  old = jax.lax.dynamic_slice(total, begin, (1, *part.shape))
+  return jax.lax.dynamic_update_slice(total, old + part, begin)
+
+
+def _rows_to_tokens(x: Array, samples: int) -> Array:
+  """[B R, H, block, ...] -> [B, H, R block, ...]."""
+  x = jnp.swapaxes(x.reshape(samples, -1, *x.shape[1:]), 1, 2)
+  return x.reshape(*x.shape[:2], -1, *x.shape[4:])

@@ -1,0 +1,29 @@
+"""The preset `dit` for the embedded scenes at 64 pixels, on the latents of a temporal autoencoder.
+
+All eleven motions, up to four objects: an hour or two on two CPU cores, minutes on an accelerator.
+
+    python -m data_tools.make_scenes --out=datasets/scenes64 --size=64 --max_objects=4 \
+        --train=20000 --validation=128 --workers=2
+    python -m ttm_jax.train --config=configs/scenes_codec.py --workdir=runs/scenes_codec \
+        --config.data.path=datasets/scenes64
+    python -m data_tools.encode --clips=datasets/scenes64 --out=datasets/scenes64-dit \
+        --codec=runs/scenes_codec --max_objects=4 --words_length=48 --words_prompt_length=12 \
+        --no-permute
+    python -m ttm_jax.train --config=configs/scenes_stage1.py --workdir=runs/scenes_stage1 \
+        --config.data.path=datasets/scenes64-dit
+    python -m ttm_jax.train --config=configs/scenes_stage2.py --workdir=runs/scenes_stage2 \
+        --config.data.path=datasets/scenes64-dit
+"""
+
+from ml_collections import ConfigDict
+
+from configs import demo
+
+
+def shrink(config: ConfigDict) -> ConfigDict:
+  """A paper-scale configuration at this size."""
+  config = demo.shrink(config, masked_blocks=2)
+  config.model.update({'width': 192, 'heads': 6, 'ffn': 512})
+  config.optimizer.learning_rate = 3e-3
+  config.train.update({'steps': 10_000, 'evaluate_every': 1_000, 'sample_every': 5_000})
+  return config

@@ -1,0 +1,41 @@
+"""The temporal autoencoder shrunk for the embedded scenes: 2 x 8 x 8 pixels to 32 channels.
+
+python -m ttm_jax.train --config=configs/scenes_codec.py --config.data.path=CLIPS
+"""
+
+from ml_collections import ConfigDict
+
+from configs import codec_tae
+
+
+def get_config() -> ConfigDict:
+  config = codec_tae.get_config()
+  config.model.update(
+    {
+      'channels': 32,
+      'base_channels': 32,
+      'multipliers': (1, 2),
+      'res_blocks': 1,
+      'temporal_downsamples': 1,
+      'patch': 4,
+      'tile': (8, 64, 64),
+      'dtype': 'float32',
+    }
+  )
+  config.loss.squared = 5.0
+  config.data.update({'frames': 8, 'batch_size': 2, 'threads': 1})
+  config.optimizer.update(
+    {'learning_rate': 8e-4, 'schedule': 'cosine', 'warmup': 100, 'b2': 0.99, 'weight_decay': 0.0}
+  )
+  config.train.update(
+    {
+      'steps': 8_000,
+      'ema': 0.999,
+      'log_every': 100,
+      'evaluate_every': 1_000,
+      'sample_every': 4_000,
+      'checkpoint_every': 1_000,
+      'keep_every': 0,
+    }
+  )
+  return config
