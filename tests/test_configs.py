@@ -93,8 +93,9 @@ def test_a_stage_starts_from_the_pre_trained(trained):
     assert equal(new[name], old[name]), name
   assert not equal(new['blocks'], untrained['blocks'])
   assert not equal(new['embed'], untrained['embed'])
-  for extra, sibling in (('masked_self', 'self_attention'), ('masked_cross', 'cross_attention')):
-    assert equal(masked[extra]['attention'], masked['base'][sibling])
+  for extra, sibling in (('masked_self', 'self'), ('masked_cross', 'cross')):
+    for part in ('norm', 'attention'):
+      assert equal(masked[extra][part], masked['base'][f'{sibling}_{part}'])
     assert not masked[extra]['gate'].any()
   assert not new['embed_visual']['kernel'].any()
 

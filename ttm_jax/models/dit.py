@@ -348,15 +348,13 @@ def transfer(source: dict, target: dict) -> dict:
     base = jax.tree.map(lambda x: x[:count], layers)
     masked = {**target['masked_blocks'], 'base': base}
     same = _masked_count(source) == count
-    for name, sibling in (
-      ('masked_self', 'self_attention'),
-      ('masked_cross', 'cross_attention'),
-    ):
+    for name, sibling in (('masked_self', 'self'), ('masked_cross', 'cross')):
       if name in masked:
         if same and name in source['masked_blocks']:
           masked[name] = source['masked_blocks'][name]
         else:
-          masked[name] = {**masked[name], 'attention': base[sibling]}
+          copies = {'norm': base[f'{sibling}_norm'], 'attention': base[f'{sibling}_attention']}
+          masked[name] = {**masked[name], **copies}
     out['masked_blocks'] = masked
   return out
 
