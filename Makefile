@@ -3,37 +3,53 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+# What the package itself needs, and what its tests need besides (PyTorch among it).
+CORE := $(VENV)/.core
+DEV := $(VENV)/.dev
+# The compiler for TPUs, apart: where it is installed JAX looks for a TPU.
+TPU := .venv-aot
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow test-aot lint format clean
 
 help:  ## This list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: $(READY)  ## The whole method from scratch, about ten minutes on two CPU cores.
+demo: $(CORE)  ## The whole method from scratch, about ten minutes on two CPU cores.
 	$(BIN)/python -m ttm_jax.demo --workdir runs/demo
 
-test: $(READY)  ## The tests.
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m 'not slow'
+test: $(DEV)  ## The tests.
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m 'not slow and not aot'
 
-test-slow: $(READY)  ## The tests that train for minutes.
+test-slow: $(DEV)  ## The tests that train for minutes.
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow
 
-lint: $(READY)  ## Style, format, types.
+test-aot: $(DEV) $(TPU)/.ready  ## Compiles the kernels for TPUs that are not there, about 3 minutes.
+	PYTHONPATH=$(TPU) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -s -m aot tests/aot/test_tpu.py
+
+lint: $(DEV)  ## Style, format, types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(READY)  ## Mends style and format.
+format: $(DEV)  ## Mends style and format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## Removes the environment and caches, not the runs.
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(TPU) .mypy_cache .ruff_cache .pytest_cache
 
-$(READY): pyproject.toml constraints.txt
+$(CORE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python >= 3.11 is needed; name one: make PYTHON=python3.12 ..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) --editable .
+	@touch $@
+
+$(DEV): $(CORE)
+	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(TPU)/.ready: $(CORE)
+	$(INSTALL) --no-deps --upgrade --target $(TPU) libtpu
 	@touch $@

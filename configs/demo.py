@@ -27,6 +27,12 @@ def shrink(config: ConfigDict, masked_blocks: int = 1) -> ConfigDict:
     }
   )
   config.process.update({'steps': 10, 'prediction': 'data', 'mean': -1.0})
+  shorten(config)
+  return config
+
+
+def shorten(config: ConfigDict) -> None:
+  """Batches, optimiser and length of a run at demo size."""
   config.sample.update({'visual_scale': 1.0, 'text_scale': 1.0})
   config.data.update({'batch_size': 8, 'threads': 2})
   config.optimizer.update(
@@ -44,4 +50,3 @@ def shrink(config: ConfigDict, masked_blocks: int = 1) -> ConfigDict:
       'keep_every': 0,
     }
   )
-  return config

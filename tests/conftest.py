@@ -42,11 +42,20 @@ def clips(tmp_path_factory) -> Path:
 @pytest.fixture(scope='session')
 def latents(clips, tmp_path_factory) -> Path:
   """The same clips, encoded by a linear codec."""
-  path = tmp_path_factory.mktemp('latents') / 'scenes'
-  options = [f'--{name}={value}' for name, value in tiny.WORDS.items()]
-  made = doors.run(
-    'data_tools.encode', f'--clips={clips}', f'--out={path}', f'--codec={tiny.CODEC}', *options
-  )
+  return encoded(clips, tmp_path_factory, f'--codec={tiny.CODEC}')
+
+
+@pytest.fixture(scope='session')
+def unet_latents(clips, tmp_path_factory) -> Path:
+  """The same clips, encoded for the U-Net."""
+  return encoded(clips, tmp_path_factory, f'--codec={tiny.UNET_CODEC}', '--preset=unet')
+
+
+def encoded(clips: Path, folders: pytest.TempPathFactory, *options: str) -> Path:
+  """A latents dataset of the clips."""
+  path = folders.mktemp('latents') / 'scenes'
+  words = [f'--{name}={value}' for name, value in tiny.WORDS.items()]
+  made = doors.run('data_tools.encode', f'--clips={clips}', f'--out={path}', *words, *options)
   assert made.code == 0, made.err
   return path
 

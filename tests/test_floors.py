@@ -68,8 +68,10 @@ FLOORS = {
   'ttm_jax.models': ('ttm_jax.ops', 'ttm_jax.conditioning', 'ttm_jax.text'),
   'ttm_jax.text': ('ttm_jax.conditioning', 'ttm_jax.models.layers'),
   'ttm_jax.codecs': ('ttm_jax.ops',),
+  'ttm_jax.pretrained': ('ttm_jax.codecs', 'ttm_jax.models'),
   'ttm_jax.presets': (
     'ttm_jax.models',
+    'ttm_jax.pretrained',
     'ttm_jax.processes',
     'ttm_jax.text',
   ),
@@ -78,6 +80,7 @@ FLOORS = {
     'ttm_jax.conditioning',
     'ttm_jax.parallel',
     'ttm_jax.presets',
+    'ttm_jax.pretrained',
     'ttm_jax.tasks',
     'ttm_jax.text',
     'ttm_jax.trajectory',

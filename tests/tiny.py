@@ -15,24 +15,31 @@ ROOT = Path(__file__).parents[1]
 
 # The configurations that can be run; the other files of configs/ are what these share.
 SHIPPED = (
+  'adapt_unet',
   'clips_stage1',
   'clips_stage2',
   'codec_tae',
   'demo_stage1',
   'demo_stage2',
+  'demo_unet_stage1',
+  'demo_unet_stage2',
   'pretrain_dit',
   'scenes_codec',
   'scenes_stage1',
   'scenes_stage2',
   'stage1_dit',
+  'stage1_unet',
   'stage2_dit',
+  'stage2_unet',
   'ti2v_dit',
+  'ti2v_unet',
 )
 
 FRAMES, SIDE, FPS = 4, 16, 8
 CHANNELS, LATENTS = 6, (2, 4, 4)  # Of the linear codec below.
 WORDS = {'words_dim': 16, 'words_length': 16, 'words_prompt_length': 8, 'max_objects': 3}
 CODEC = f'linear:2x4x4x{CHANNELS}'
+UNET_CODEC = f'linear:2x2x2x{CHANNELS}'  # The U-Net at full size halves latents three times.
 TRAIN_CLIPS, VALIDATION_CLIPS = 12, 4
 
 _DIT = {
@@ -42,6 +49,14 @@ _DIT = {
   'ffn': 48,
   'channels': CHANNELS,
   'grid': LATENTS,
+}
+_UNET = {
+  'widths': (8, 16),
+  'units': 1,
+  'heads': 2,
+  'groups': 4,
+  'text_width': 16,
+  'channels': CHANNELS,
 }
 _TAE = {
   'channels': 4,
@@ -74,8 +89,11 @@ def shrunk(name: str, data: Path | str = '', **changes: Any) -> ConfigDict:
   else:
     visual = model.visual_channels // model.channels
     masked = min(model.masked_blocks, 1)
-    model.update(_DIT | {'masked_blocks': masked, 'visual_channels': visual * CHANNELS})
+    sizes = _UNET if config.preset == 'unet' else _DIT
+    model.update(sizes | {'masked_blocks': masked, 'visual_channels': visual * CHANNELS})
     config.process.steps = 4
+    if config.init_from.startswith('pretrained:'):
+      config.init_from = ''
   config.data.update({'path': str(data), 'batch_size': 4, 'threads': 1})
   config.optimizer.warmup = 2
   config.train.update(

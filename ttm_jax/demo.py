@@ -1,6 +1,6 @@
 """The whole method from nothing, in minutes, on two CPU cores.
 
-    python -m ttm_jax.demo [--workdir runs/demo]
+    python -m ttm_jax.demo [--preset dit] [--workdir runs/demo]
 
 Makes scenes of moving objects, fits a codec, trains stage 1 and stage 2 from scratch, generates
 videos for scenes that training never saw, and writes report.html and metrics.json. It does so by
@@ -20,6 +20,12 @@ from pathlib import Path
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.report.pictures import write_atomically
 
+# The configurations of both stages, by preset.
+CONFIGS = {
+  'dit': ('demo_stage1', 'demo_stage2'),
+  'unet': ('demo_unet_stage1', 'demo_unet_stage2'),
+}
+
 
 def main() -> None:
   made = argparse.ArgumentParser(
@@ -27,11 +33,16 @@ def main() -> None:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  made.add_argument('--workdir', default='runs/demo', help='where all goes; default runs/demo')
-  root = Path(made.parse_args().workdir)
+  made.add_argument('--preset', choices=sorted(CONFIGS), default='dit', help='default dit')
+  made.add_argument(
+    '--workdir', help='where all goes; default runs/demo, with another preset runs/demo-PRESET'
+  )
+  args = made.parse_args()
+  suffix = '' if args.preset == 'dit' else f'-{args.preset}'
+  root = Path(args.workdir or f'runs/demo{suffix}')
   begin = time.perf_counter()
   seconds = {}
-  for name, done, command in steps(root):
+  for name, done, command in steps(root, args.preset):
     if done is not None and done.exists():
       print(f'\n{name}: {done} is there already', flush=True)
       continue
@@ -48,7 +59,7 @@ def main() -> None:
   print(f'\n{seconds["all"] / 60:.1f} minutes. Open {root}/report.html; the figures: {path}')
 
 
-def steps(root: Path) -> list[tuple[str, Path | None, list[str]]]:
+def steps(root: Path, preset: str) -> list[tuple[str, Path | None, list[str]]]:
   """Name, what shows that it is done, and command of each step."""
   clips, latents = root / 'clips', root / 'latents'
   stage1, stage2 = root / 'stage1', root / 'stage2'
@@ -78,6 +89,7 @@ def steps(root: Path) -> list[tuple[str, Path | None, list[str]]]:
         'data_tools.encode',
         f'--clips={clips}',
         f'--out={latents}',
+        f'--preset={preset}',
         '--codec=linear:2x6x6x32',
         '--max_objects=3',
         '--words_length=32',
@@ -85,8 +97,8 @@ def steps(root: Path) -> list[tuple[str, Path | None, list[str]]]:
         '--no-permute',
       ],
     ),
-    ('Train stage 1, image to motion', None, train('demo_stage1', stage1)),
-    ('Train stage 2, motion to video', None, train('demo_stage2', stage2)),
+    ('Train stage 1, image to motion', None, train(CONFIGS[preset][0], stage1)),
+    ('Train stage 2, motion to video', None, train(CONFIGS[preset][1], stage2)),
     (
       'Evaluate',
       None,

@@ -7,8 +7,10 @@ from typing import Any
 from flax import nnx
 
 from ttm_jax.errors import InputError, nearest
-from ttm_jax.models import dit
+from ttm_jax.models import dit, unet
+from ttm_jax.pretrained import unet as open_unet
 from ttm_jax.processes.flow_matching import FlowMatching
+from ttm_jax.processes.zero_snr import ZeroSNRDiffusion
 from ttm_jax.text.encoders import Encoder
 
 
@@ -24,7 +26,10 @@ class Preset:
     grids: the token grids (h, w) of the backbone for latents of (H', W'), finest first; raises
       InputError where the latents do not divide into tokens.
     transfer: brings the parameters of one task's network into another's.
-    forward_flops: see `dit.forward_flops`.
+    forward_flops: floating-point operations of one forward pass of one sample, called as (config,
+      (T', H', W') of the latents, text, prompts, allowed), see `dit.forward_flops`.
+    pretrained: reads open weights into the parameters that `transfer` brings in: called as
+      (folders or hub ids, config); None where there are none.
   """
 
   config: type
@@ -34,6 +39,7 @@ class Preset:
   grids: Callable[[int, int], tuple[tuple[int, int], ...]]
   transfer: Callable[[dict, dict], dict]
   forward_flops: Callable[..., float]
+  pretrained: Callable[[str, Any], dict] | None = None
 
   def build(self, config: Any, encoders: Mapping[str, Encoder], seed: int = 0) -> nnx.Module:
     """The network with initial parameters, float32."""
@@ -50,6 +56,24 @@ def _dit_grids(height: int, width: int) -> tuple[tuple[int, int], ...]:
   return ((height // p, width // q),)
 
 
+def _dit_flops(
+  config: dit.DiTConfig, grid: tuple[int, int, int], text: int, prompts: int, allowed: float
+) -> float:
+  frames, height, width = grid
+  tokens = frames * (height // config.patch[0]) * (width // config.patch[1])
+  return dit.forward_flops(config, tokens, text, prompts, allowed)
+
+
+def _unet_grids(height: int, width: int) -> tuple[tuple[int, int], ...]:
+  levels = len(unet.UNetConfig.widths) - 1
+  if height % 2**levels or width % 2**levels:
+    raise InputError(
+      f'latents of {height} x {width} cannot be halved {levels} times, as the U-Net does: choose'
+      ' another size of the clips, or another codec'
+    )
+  return tuple((height >> i, width >> i) for i in range(levels))
+
+
 PRESETS: dict[str, Preset] = {
   'dit': Preset(
     config=dit.DiTConfig,
@@ -58,8 +82,18 @@ PRESETS: dict[str, Preset] = {
     sharding=dit.SHARDING,
     grids=_dit_grids,
     transfer=dit.transfer,
-    forward_flops=dit.forward_flops,
-  )
+    forward_flops=_dit_flops,
+  ),
+  'unet': Preset(
+    config=unet.UNetConfig,
+    model=unet.UNet,
+    process=ZeroSNRDiffusion,
+    sharding=unet.SHARDING,
+    grids=_unet_grids,
+    transfer=unet.transfer,
+    forward_flops=unet.forward_flops,
+    pretrained=open_unet.load,
+  ),
 }
 
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from ttm_jax.codecs.base import Codec
 from ttm_jax.codecs.linear import LinearCodec
+from ttm_jax.codecs.sd_vae import SDVAE, SDVAEConfig
 from ttm_jax.codecs.tae import TAE, TAEConfig
 from ttm_jax.errors import InputError, nearest
 
@@ -57,15 +58,25 @@ def _abstract_linear(config: dict[str, Any]) -> LinearCodec:
   return LinearCodec(basis, mean, scale, patch=patch, **static)  # type: ignore[arg-type]
 
 
-def _abstract_tae(config: dict[str, Any]) -> TAE:
-  values: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-  size = TAEConfig(**values)
-  return nnx.eval_shape(lambda: TAE(size, rngs=nnx.Rngs(0)))
+def _abstract(kind: Callable[..., Any], sizes: Callable[..., Any]) -> Callable[[dict], Any]:
+  """How a network is made again from its configuration, a dataclass."""
+
+  def make(config: dict[str, Any]) -> Any:
+    values: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    made = sizes(**values)
+    return nnx.eval_shape(lambda: kind(made, rngs=nnx.Rngs(0)))
+
+  return make
+
+
+def _sizes(codec: Any) -> dict[str, Any]:
+  return dataclasses.asdict(codec.config)
 
 
 _KINDS = {
   'linear': _Kind(LinearCodec, _linear_config, _abstract_linear),
-  'tae': _Kind(TAE, lambda codec: dataclasses.asdict(codec.config), _abstract_tae),
+  'tae': _Kind(TAE, _sizes, _abstract(TAE, TAEConfig)),
+  'sd_vae': _Kind(SDVAE, _sizes, _abstract(SDVAE, SDVAEConfig)),
 }
 
 

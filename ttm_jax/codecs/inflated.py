@@ -72,6 +72,7 @@ class Conv(nnx.Module):
     stride: (in time, in space). A spatial stride of 2 pads below and on the right only, as Stable
       Diffusion does.
     zero: whether the spatial weights start at zero.
+    inflated: whether there is a part in time; without it each frame goes through by itself.
   """
 
   def __init__(
@@ -81,6 +82,7 @@ class Conv(nnx.Module):
     *,
     stride: tuple[int, int] = (1, 1),
     zero: bool = False,
+    inflated: bool = True,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
   ):
@@ -88,7 +90,7 @@ class Conv(nnx.Module):
     kernel = jnp.zeros(shape) if zero else _random(rngs.params(), shape, jnp.float32)
     self.kernel = nnx.Param(kernel)
     self.bias = nnx.Param(jnp.zeros(d_out))
-    self.temporal = TemporalConv(d_out, stride=stride[0], dtype=dtype)
+    self.temporal = TemporalConv(d_out, stride=stride[0], dtype=dtype) if inflated else None
     self.stride = stride[1]
     self.dtype = dtype
 
@@ -103,8 +105,11 @@ class Conv(nnx.Module):
     )
     return y.reshape(b, t, *y.shape[1:]) + self.bias.astype(self.dtype)
 
+  def in_time(self, x: Array) -> Array:
+    return x if self.temporal is None else self.temporal(x)
+
   def __call__(self, x: Array) -> Array:
-    return self.temporal(self.in_space(x))
+    return self.in_time(self.in_space(x))
 
 
 class FrameNorm(nnx.Module):
@@ -133,11 +138,13 @@ class FrameNorm(nnx.Module):
 class ResBlock(nnx.Module):
   """Two normalised convolutions beside a shortcut."""
 
-  def __init__(self, d_in: int, d_out: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+  def __init__(
+    self, d_in: int, d_out: int, *, inflated: bool = True, dtype: DTypeLike, rngs: nnx.Rngs
+  ):
     self.norm1 = FrameNorm(d_in, dtype=dtype)
-    self.conv1 = Conv(d_in, d_out, dtype=dtype, rngs=rngs)
+    self.conv1 = Conv(d_in, d_out, inflated=inflated, dtype=dtype, rngs=rngs)
     self.norm2 = FrameNorm(d_out, dtype=dtype)
-    self.conv2 = Conv(d_out, d_out, zero=True, dtype=dtype, rngs=rngs)
+    self.conv2 = Conv(d_out, d_out, zero=True, inflated=inflated, dtype=dtype, rngs=rngs)
     # No temporal part here: one tap in time would fold into the same matrix.
     self.shortcut = None if d_in == d_out else Pointwise(d_in, d_out, dtype=dtype, rngs=rngs)
 
@@ -172,11 +179,19 @@ class Attention(nnx.Module):
 class Upsample(nnx.Module):
   """Twice the height and width, and `temporal` times the frames: repetition, then a Conv."""
 
-  def __init__(self, channels: int, *, temporal: int, dtype: DTypeLike, rngs: nnx.Rngs):
-    self.conv = Conv(channels, channels, dtype=dtype, rngs=rngs)
+  def __init__(
+    self,
+    channels: int,
+    *,
+    temporal: int,
+    inflated: bool = True,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    self.conv = Conv(channels, channels, inflated=inflated, dtype=dtype, rngs=rngs)
     self.temporal = temporal
 
   def __call__(self, x: Array) -> Array:
     x = self.conv.in_space(x.repeat(2, axis=2).repeat(2, axis=3))
     # Frames are repeated after the spatial part, which acts on each alike.
-    return self.conv.temporal(x.repeat(self.temporal, axis=1))
+    return self.conv.in_time(x.repeat(self.temporal, axis=1))

@@ -7,6 +7,7 @@ on its latents.
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,8 @@ class TAEConfig:
       encoded in pieces of so many frames, and decoded in such tiles, which overlap by a half in
       time and a quarter in space. Only decoding is tiled in space.
     dtype: of the computation, 'float32' or 'bfloat16'; weights and norms are float32.
+    inflated: whether there are layers in time; without them it is the image autoencoder, through
+      which each frame goes by itself.
   """
 
   channels: int = 16
@@ -49,8 +52,13 @@ class TAEConfig:
   patch: int = 1
   tile: tuple[int, int, int] = (32, 512, 512)
   dtype: str = 'float32'
+  inflated: bool = True
 
   def __post_init__(self):
+    if self.temporal_downsamples and not self.inflated:
+      raise InputError(
+        f'temporal_downsamples = {self.temporal_downsamples}, but nothing is inflated to time'
+      )
     if self.temporal_downsamples > len(self.multipliers) - 1:
       raise InputError(
         f'temporal_downsamples = {self.temporal_downsamples}, but {len(self.multipliers)} levels'
@@ -103,14 +111,15 @@ def unfold(cells: Array, patch: int) -> Array:
 class Middle(nnx.Module):
   """The layers at the lowest resolution: attention in space and in time between two blocks."""
 
-  def __init__(self, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-    self.block1 = ResBlock(width, width, dtype=dtype, rngs=rngs)
+  def __init__(self, width: int, *, inflated: bool, dtype: DTypeLike, rngs: nnx.Rngs):
+    self.block1 = ResBlock(width, width, inflated=inflated, dtype=dtype, rngs=rngs)
     self.spatial = Attention(width, temporal=False, dtype=dtype, rngs=rngs)
-    self.temporal = Attention(width, temporal=True, dtype=dtype, rngs=rngs)
-    self.block2 = ResBlock(width, width, dtype=dtype, rngs=rngs)
+    self.temporal = Attention(width, temporal=True, dtype=dtype, rngs=rngs) if inflated else None
+    self.block2 = ResBlock(width, width, inflated=inflated, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
-    return self.block2(self.temporal(self.spatial(self.block1(x))))
+    x = self.spatial(self.block1(x))
+    return self.block2(x if self.temporal is None else self.temporal(x))
 
 
 class Encoder(nnx.Module):
@@ -118,21 +127,22 @@ class Encoder(nnx.Module):
 
   def __init__(self, config: TAEConfig, *, rngs: nnx.Rngs):
     dtype = jnp.dtype(config.dtype)
+    common: Any = {'inflated': config.inflated, 'dtype': dtype, 'rngs': rngs}
     widths = config.widths
-    self.conv_in = Conv(3 * config.patch**2, widths[0], dtype=dtype, rngs=rngs)
+    self.conv_in = Conv(3 * config.patch**2, widths[0], **common)
     layers: list[nnx.Module] = []
     width = widths[0]
     for level, d_out in enumerate(widths):
       for _ in range(config.res_blocks):
-        layers.append(ResBlock(width, d_out, dtype=dtype, rngs=rngs))
+        layers.append(ResBlock(width, d_out, **common))
         width = d_out
       if level < len(config.halvings):
         stride = (config.halvings[level], 2)
-        layers.append(Conv(width, width, stride=stride, dtype=dtype, rngs=rngs))
+        layers.append(Conv(width, width, stride=stride, **common))
     self.layers = nnx.List(layers)
-    self.middle = Middle(width, dtype=dtype, rngs=rngs)
+    self.middle = Middle(width, **common)
     self.norm = FrameNorm(width, dtype=dtype)
-    self.conv_out = Conv(width, 2 * config.channels, dtype=dtype, rngs=rngs)
+    self.conv_out = Conv(width, 2 * config.channels, **common)
     self.patch = config.patch
 
   def __call__(self, video: Array) -> Array:
@@ -148,20 +158,21 @@ class Decoder(nnx.Module):
 
   def __init__(self, config: TAEConfig, *, rngs: nnx.Rngs):
     dtype = jnp.dtype(config.dtype)
+    common: Any = {'inflated': config.inflated, 'dtype': dtype, 'rngs': rngs}
     width = config.widths[-1]
-    self.conv_in = Conv(config.channels, width, dtype=dtype, rngs=rngs)
-    self.middle = Middle(width, dtype=dtype, rngs=rngs)
+    self.conv_in = Conv(config.channels, width, **common)
+    self.middle = Middle(width, **common)
     layers: list[nnx.Module] = []
     for level, d_out in reversed(list(enumerate(config.widths))):
       for _ in range(config.res_blocks + 1):
-        layers.append(ResBlock(width, d_out, dtype=dtype, rngs=rngs))
+        layers.append(ResBlock(width, d_out, **common))
         width = d_out
       if level:
         temporal = config.halvings[level - 1]
-        layers.append(Upsample(width, temporal=temporal, dtype=dtype, rngs=rngs))
+        layers.append(Upsample(width, temporal=temporal, **common))
     self.layers = nnx.List(layers)
     self.norm = FrameNorm(width, dtype=dtype)
-    self.conv_out = Conv(width, 3 * config.patch**2, dtype=dtype, rngs=rngs)
+    self.conv_out = Conv(width, 3 * config.patch**2, **common)
     self.patch = config.patch
 
   def __call__(self, latents: Array) -> Array:

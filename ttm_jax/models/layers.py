@@ -9,6 +9,7 @@ import math
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from ttm_jax.ops.attention import attention
@@ -97,27 +98,46 @@ class Pairs:
     tables = make_tables(q_bits, k_bits, head_dim=head_dim, dtype=jnp.dtype(dtype))
     return cls(q_bits, k_bits, tables)
 
+  def reads(self) -> Array:
+    """Which queries may attend to anything at all: bool [B, N]."""
+    offered = jax.lax.reduce(self.k_bits, np.int32(0), jax.lax.bitwise_or, (1,))
+    return self.q_bits & offered[:, None] != 0
+
 
 class Attention(nnx.Module):
   """Multi-head attention with its projections, on queries x and keys from x or a context.
 
   Attributes:
     qk_norm: RMSNorm of queries and keys over each head, against growing logits in bfloat16.
+    d_context: width of the context, d by default.
+    out_bias: whether the last projection has a bias.
   """
 
   def __init__(
-    self, d: int, heads: int, *, rngs: nnx.Rngs, dtype=jnp.float32, qk_norm: bool = True
+    self,
+    d: int,
+    heads: int,
+    *,
+    rngs: nnx.Rngs,
+    dtype=jnp.float32,
+    qk_norm: bool = True,
+    d_context: int | None = None,
+    out_bias: bool = False,
   ):
+    d_context = d_context or d
     self.query = Linear(d, d, rngs=rngs, dtype=dtype)
-    self.key = Linear(d, d, rngs=rngs, dtype=dtype)
-    self.value = Linear(d, d, rngs=rngs, dtype=dtype)
-    self.out = Linear(d, d, rngs=rngs, dtype=dtype)
+    self.key = Linear(d_context, d, rngs=rngs, dtype=dtype)
+    self.value = Linear(d_context, d, rngs=rngs, dtype=dtype)
+    self.out = Linear(d, d, rngs=rngs, dtype=dtype, bias=out_bias)
     self.query_norm = RMSNorm(d // heads) if qk_norm else None
     self.key_norm = RMSNorm(d // heads) if qk_norm else None
     self.heads = heads
 
   def __call__(self, x: Array, context: Array | None = None, pairs: Pairs | None = None) -> Array:
-    """x [B, N, d], context [B, M, d] (default x) -> [B, N, d]; all pairs by default."""
+    """x [B, N, d], context [B, M, D] (default x) -> [B, N, d]; all pairs by default.
+
+    What may attend to nothing gets exactly zero, with a bias too.
+    """
     context = x if context is None else context
 
     def heads(y):
@@ -130,24 +150,27 @@ class Attention(nnx.Module):
       y = attention(q, k, v)
     else:
       y = object_attention(q, k, v, pairs.q_bits, pairs.k_bits, tables=pairs.tables)
-    return self.out(y.reshape(*x.shape))
+    y = self.out(y.reshape(*x.shape))
+    if pairs is not None and self.out.bias is not None:
+      y = jnp.where(pairs.reads()[..., None], y, 0)
+    return y
 
 
 class TimeEmbedding(nnx.Module):
-  """Sinusoid of 256 -> Linear -> SiLU -> Linear, in float32.
+  """Sinusoid -> Linear -> SiLU -> Linear, in float32.
 
-  The sinusoid is [cos, sin] of t * 10000^(-i/128), t in 0..1000 (as in Movie Gen and Wan).
+  The sinusoid is [cos, sin] of t * 10000^(-2 i / width), t in 0..1000 (as in Movie Gen, Wan and
+  Stable Diffusion).
   """
 
-  WIDTH = 256
-
-  def __init__(self, d: int, *, rngs: nnx.Rngs):
-    self.hidden = Linear(self.WIDTH, d, rngs=rngs, bias=True)
+  def __init__(self, d: int, *, rngs: nnx.Rngs, width: int = 256):
+    self.hidden = Linear(width, d, rngs=rngs, bias=True)
     self.out = Linear(d, d, rngs=rngs, bias=True)
+    self.width = width
 
   def __call__(self, t: Array) -> Array:
     """float32 [B] -> float32 [B, d]."""
-    half = self.WIDTH // 2
+    half = self.width // 2
     frequencies = jnp.exp(-math.log(10_000) * jnp.arange(half, dtype=jnp.float32) / half)
     angles = t[:, None] * frequencies
     waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)

@@ -37,16 +37,37 @@ class Encoder:
   prompt_length: int
 
 
-class TextProjector(nnx.Module):
-  """Texts of all encoders -> one sequence of tokens of width d."""
+# The text encoder of Stable Diffusion 1.5 (openai/clip-vit-large-patch14). There padding is read as
+# well: whoever embeds texts offline gives each the full length of 77.
+CLIP_L = Encoder(dim=768, length=77, prompt_length=77)
 
-  def __init__(self, encoders: Mapping[str, Encoder], d: int, *, rngs: nnx.Rngs, dtype):
+
+class TextProjector(nnx.Module):
+  """Texts of all encoders -> one sequence of tokens of width d.
+
+  Attributes:
+    as_they_are: whether embeddings from outside that have this width already enter unprojected.
+  """
+
+  def __init__(
+    self,
+    encoders: Mapping[str, Encoder],
+    d: int,
+    *,
+    rngs: nnx.Rngs,
+    dtype,
+    as_they_are: bool = False,
+  ):
+    projected = {
+      name: e for name, e in encoders.items() if name == WORDS or e.dim != d or not as_they_are
+    }
     self.projections = nnx.Dict(
-      {name: Linear(e.dim, d, rngs=rngs, dtype=dtype) for name, e in encoders.items()}
+      {name: Linear(e.dim, d, rngs=rngs, dtype=dtype) for name, e in projected.items()}
     )
-    self.norms = nnx.Dict({name: RMSNorm(d) for name in encoders})
+    self.norms = nnx.Dict({name: RMSNorm(d) for name in projected})
     self.words = WordEncoder(encoders[WORDS].dim, rngs=rngs) if WORDS in encoders else None
     self.encoders = tuple(encoders.items())
+    self.dtype = dtype
 
   def __call__(self, text: Text, prompts: bool = False) -> tuple[Array, Array]:
     """Text -> (float [B, N, d], bits int32 [B, N]), encoders in the order of the configuration.
@@ -62,7 +83,11 @@ class TextProjector(nnx.Module):
         each = encoder.prompt_length if prompts else encoder.length
         assert self.words is not None
         embedding = self.words(embedding, tokens.bits, each)
-      sequences.append(self.norms[name](self.projections[name](embedding)))
+      if name in self.projections:
+        embedding = self.norms[name](self.projections[name](embedding))
+      else:
+        embedding = embedding.astype(self.dtype)
+      sequences.append(embedding)
       bits.append(tokens.bits)
     return jnp.concatenate(sequences, 1), jnp.concatenate(bits, 1)
 

@@ -39,11 +39,15 @@ TASKS: dict[str, tasks.Task] = {
 
 TIME_BUCKETS = 4
 
+# What `init_from` begins with where it names open weights in place of a run.
+PRETRAINED = 'pretrained:'
+
 # In what the networks of two tasks may differ, when one starts from the other.
 TASK_FIELDS = (
   'masked_blocks',
   'masked_self',
   'masked_cross',
+  'masked_scope',
   'visual_channels',
   'dtype',
   'remat',
@@ -143,15 +147,16 @@ class Denoising:
   def flops_per_sample(self) -> float:
     """Forward and backward; masked self-attention counted on all pairs."""
     d = self.denoiser
-    frames = self.context.latent_shape[0]
-    tokens = frames * int(np.prod(self.context.grids[0]))
     text, prompts = total_tokens(d.encoders, self.context.encoding.max_objects)
-    return 3 * d.preset.forward_flops(d.model_config, tokens, text, prompts, allowed=1.0)
+    grid = self.context.latent_shape[:3]
+    return 3 * d.preset.forward_flops(d.model_config, grid, text, prompts, allowed=1.0)
 
   def build(self, seed: int) -> nnx.Module:
     return self.denoiser.build(seed)
 
   def source(self, init_from: str) -> dict:
+    if init_from.startswith(PRETRAINED):
+      return self._open_weights(init_from.removeprefix(PRETRAINED))
     other = read_config(init_from)
     check_same_architecture(
       self.config.model.to_dict(), other.model.to_dict(), init_from, TASK_FIELDS
@@ -167,6 +172,14 @@ class Denoising:
         f'run {init_from} reads other texts: {key} is {old!r} there and {new!r} in {self.directory}'
       )
     return read_parameters(init_from)
+
+  def _open_weights(self, names: str) -> dict:
+    read = self.denoiser.preset.pretrained
+    if read is None:
+      raise InputError(
+        f'preset {self.config.preset!r} has no open weights: --config.init_from takes a run'
+      )
+    return read(names, self.denoiser.model_config)
 
   def transfer(self, source: dict, params: dict) -> dict:
     return self.denoiser.preset.transfer(source, params)
@@ -249,4 +262,9 @@ def _check_model(denoiser: Denoiser) -> None:
     raise InputError(
       f'latents of the dataset are {tuple(grid)}: set --config.model.grid to at least that,'
       f' it is {sizes["grid"]}'
+    )
+  if grid[0] > sizes.get('motion_length', grid[0]):
+    raise InputError(
+      f'the clips have {grid[0]} latent frames, the motion modules tell {sizes["motion_length"]}'
+      ' apart: set --config.model.motion_length, or encode shorter clips'
     )

@@ -1,0 +1,59 @@
+"""The preset `unet` at paper scale: Stable Diffusion 1.5 with AnimateDiff v3 (paper, section 10).
+
+16 frames of 512 x 512 at 6 fps are 16 x 64 x 64 latents of 4 channels. Other configurations of the
+preset derive from this one. A dataset for it is encoded by
+
+    python -m data_tools.encode --clips=CLIPS --out=DATASET --preset=unet \\
+        --codec=sd_vae:stable-diffusion-v1-5/stable-diffusion-v1-5
+"""
+
+from ml_collections import ConfigDict
+
+from configs.base import common
+
+CHANNELS = 4
+
+
+def unet(task: str, visual: int = 0, masked_blocks: int = 0) -> ConfigDict:
+  """The configuration of one task.
+
+  Args:
+    visual: how many latents are concatenated to the noisy one.
+    masked_blocks: K.
+  """
+  config = common()
+  config.preset = 'unet'
+  config.task = task
+  config.model = ConfigDict(
+    {
+      'widths': (320, 640, 1280, 1280),
+      'units': 2,
+      'heads': 8,
+      'groups': 32,
+      'text_width': 768,
+      'masked_blocks': masked_blocks,
+      'masked_self': True,
+      'masked_cross': True,
+      'masked_scope': 'spatiotemporal',  # Or 'spatial', or 'skip_level0'.
+      'motion_norm': 'clip',  # Or 'frame'.
+      'motion_length': 32,
+      'channels': CHANNELS,
+      'visual_channels': visual * CHANNELS,
+      'dtype': 'bfloat16',
+      'remat': 'full',
+    }
+  )
+  config.process = ConfigDict(
+    {
+      'beta_schedule': 'linear',  # AnimateDiff's; 'scaled_linear' is Stable Diffusion's.
+      'beta_start': 0.00085,
+      'beta_end': 0.012,
+      'train_steps': 1000,
+      'steps': 50,
+    }
+  )
+  config.train.dropout = 0.05  # Of text, of picture, and of both (InstructPix2Pix).
+  config.data.cross_mask = 'box'  # Masked cross-attention by boxes (the paper) or by 'seg'.
+  # Rescaled guidance: Lin et al. 2024, section 3.4.
+  config.sample = ConfigDict({'count': 4, 'visual_scale': 1.5, 'text_scale': 7.5, 'rescale': 0.7})
+  return config

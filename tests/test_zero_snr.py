@@ -1,0 +1,161 @@
+"""The rescaled schedule, the path from noise to data, and sampling along it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ttm_jax.processes.zero_snr import (
+  ZeroSNRDiffusion,
+  trailing_steps,
+  variances,
+  zero_terminal,
+)
+
+
+@pytest.mark.parametrize(
+  'schedule, before, after',
+  [
+    (
+      'linear',
+      {0: 0.99915000, 499: 0.16181215, 999: 0.00157896},
+      {0: 0.99915000, 499: 0.14252938, 998: 6.277e-08, 999: 0.0},
+    ),
+    (
+      'scaled_linear',
+      {0: 0.99915000, 499: 0.27766965, 999: 0.00466010},
+      {0: 0.99915000, 499: 0.24235917, 998: 1.968e-07, 999: 0.0},
+    ),
+  ],
+)
+def test_schedule(schedule, before, after):
+  plain = np.cumprod(1 - variances(schedule, 0.00085, 0.012, 1000))
+  rescaled = ZeroSNRDiffusion(beta_schedule=schedule).alpha_bars
+  assert plain.dtype == rescaled.dtype == np.float64
+  for table, golden in ((plain, before), (rescaled, after)):
+    for step, value in golden.items():
+      assert table[step] == pytest.approx(value, rel=1e-3 if value < 1e-5 else 1e-5)
+  assert (np.diff(rescaled) < 0).all()
+  np.testing.assert_array_equal(rescaled, zero_terminal(plain))
+
+
+def test_variances_of_the_last_steps():
+  alpha_bars = ZeroSNRDiffusion().alpha_bars
+  betas = 1 - alpha_bars[1:] / alpha_bars[:-1]
+  assert betas[997] == pytest.approx(0.751273, rel=1e-5) and betas[998] == 1
+
+
+def test_trailing_steps():
+  assert trailing_steps(1000, 50).tolist() == list(range(999, 0, -20))
+  assert trailing_steps(1000, 3).tolist() == [999, 666, 332]
+  assert trailing_steps(10, 10).tolist() == list(range(9, -1, -1))
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'beta_schedule': 'cosine'}, "must be one of .* got 'cosine'"),
+    ({'steps': 0}, 'steps must be 1 to train_steps=1000, got 0'),
+    ({'steps': 1001}, 'got 1001'),
+  ],
+)
+def test_impossible_values(options, message):
+  with pytest.raises(ValueError, match=message):
+    ZeroSNRDiffusion(**options)
+
+
+def pair():
+  x, noise = jax.random.normal(jax.random.key(0), (2, 3, 3, 4))
+  return 2 * x + 1, noise
+
+
+def test_corrupt():
+  x, noise = pair()
+  process = ZeroSNRDiffusion()
+  t = 1 - (jnp.array([999, 499, 0]) + 1) / 1000
+  x_t, v = process.corrupt(x, noise, t)
+  np.testing.assert_array_equal(x_t[0], noise[0])  # Nothing of the data is left.
+  np.testing.assert_array_equal(v[0], -x[0])
+  a, s = np.sqrt(0.14252938), np.sqrt(1 - 0.14252938)
+  np.testing.assert_allclose(x_t[1], a * x[1] + s * noise[1], rtol=1e-5)
+  np.testing.assert_allclose(v[1], a * noise[1] - s * x[1], rtol=1e-4, atol=1e-6)
+  # Data and noise can be told from the two.
+  a, s = np.sqrt(0.99915), np.sqrt(0.00085)
+  np.testing.assert_allclose(a * x_t[2] - s * v[2], x[2], atol=1e-5)
+  np.testing.assert_allclose(s * x_t[2] + a * v[2], noise[2], atol=1e-5)
+
+
+def test_every_step_is_drawn_and_told_apart():
+  process = ZeroSNRDiffusion()
+  t = process.draw_t(jax.random.key(0), 100_000)
+  assert t.min() >= 0 and t.max() < 1
+  numbers = np.asarray(process.network_time(t))
+  assert numbers.dtype == np.float32
+  counts = np.bincount(numbers.astype(int), minlength=1000)
+  assert len(counts) == 1000 and counts.min() > 50 and counts.max() < 160
+  np.testing.assert_array_equal(process.network_time(jnp.array([0.0, 0.5, 0.999])), [999, 499, 0])
+  few = ZeroSNRDiffusion(train_steps=7, steps=2)
+  steps = np.arange(7)
+  np.testing.assert_array_equal(few.network_time(1 - (jnp.asarray(steps) + 1) / 7), steps)
+
+
+@pytest.mark.parametrize('steps', [1, 3, 50])
+def test_a_perfect_network_recovers_the_data(steps):
+  x, noise = pair()
+  process = ZeroSNRDiffusion(steps=steps)
+  seen = []
+
+  def v(x_t, t):
+    seen.append(t.shape)
+    alpha_bar = jnp.asarray(process.alpha_bars, jnp.float32)[process.network_time(t).astype(int)]
+    signal, spread = (jnp.sqrt(a)[:, None, None] for a in (alpha_bar, 1 - alpha_bar))
+    return signal * (x_t - signal * x) / spread - spread * x
+
+  got = process.sample(v, noise)
+  np.testing.assert_allclose(got, x, atol=2e-5)
+  assert seen == [(3,)] and np.abs(got - noise).max() > 1
+
+
+def test_the_best_network_for_normal_data_ends_with_their_spread():
+  _, noise = pair()
+  process = ZeroSNRDiffusion(steps=250)
+  alpha_bars = jnp.asarray(process.alpha_bars, jnp.float32)
+
+  def v(x_t, t):
+    a = alpha_bars[process.network_time(t).astype(int)][:, None, None]
+    data = 1 + 4 * jnp.sqrt(a) / (4 * a + 1 - a) * (x_t - jnp.sqrt(a))  # Of N(1, 4).
+    noise = (x_t - jnp.sqrt(a) * data) / jnp.sqrt(1 - a)
+    return jnp.sqrt(a) * noise - jnp.sqrt(1 - a) * data
+
+  # The path of the equation carries a draw to the same quantile of the data.
+  np.testing.assert_allclose(process.sample(v, noise), 1 + 2 * noise, atol=0.1)
+
+
+@pytest.mark.parametrize('schedule', ['linear', 'scaled_linear'])
+@pytest.mark.parametrize('steps', [8, 50])
+def test_sampling_is_that_of_diffusers(schedule, steps):
+  # Of steps that divide 1000; for others diffusers goes back by 1000 // steps and so not quite to
+  # the step that it visits next.
+  torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
+  diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed (extra dev)')
+  scheduler = diffusers.DDIMScheduler(
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule=schedule,
+    clip_sample=False,
+    prediction_type='v_prediction',
+    timestep_spacing='trailing',
+    rescale_betas_zero_snr=True,
+  )
+  scheduler.set_timesteps(steps)
+  noise = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
+  x = torch.from_numpy(noise)
+  for n in scheduler.timesteps:
+    x = scheduler.step(torch.sin(3 * x + n / 500), n, x).prev_sample
+  process = ZeroSNRDiffusion(beta_schedule=schedule, steps=steps)
+  got = process.sample(
+    lambda x, t: jnp.sin(3 * x + process.network_time(t)[:, None, None] / 500), noise
+  )
+  error = np.abs(got - x.numpy()).max() / np.abs(x.numpy()).max()
+  print(f'{schedule}, {steps} steps: relative error {error:.1e}')
+  assert error < 1e-5

@@ -1,0 +1,542 @@
+"""Object attention on TPUs: Pallas kernels (Mosaic) that visit the listed blocks and no others.
+
+The grid is (heads, entries of the list). The list lies in scalar memory, and how many of its
+entries count is known only when the kernel runs. Tables, object sets and row statistics lie in
+memory as they are, [B, N] and [B, H, N]; where a kernel needs them along the other axis it turns
+them itself.
+
+The forward pass holds scores as [queries, keys], the backward pass as [keys, queries]: so all
+matrix products but one stream long operands past short ones, and the statistics of a query are a
+row that every key shares. Logits are scaled in float32, together with the change to powers of two
+that the hardware computes. Matrix products of float32 operands are not rounded to bfloat16.
+
+The gradient of the queries of a whole head stays in vector memory where it fits. Then one walk
+along the keys yields all three gradients, with five matrix products a block; else there are two
+walks, with seven.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from ttm_jax.ops.object_attention.blocked import EMPTY, MASKED, Kernel
+from ttm_jax.ops.object_attention.blocks import (
+  FIRST,
+  FLAG_BITS,
+  FULL,
+  LAST,
+  PLACE_BITS,
+  RUN,
+  BlockList,
+  Tables,
+)
+
+Array = jax.Array
+Ref = Any
+
+LOG2_E, LN_2 = math.log2(math.e), math.log(2)
+LANES, SUBLANES = 128, 8
+# Arguments in scalar memory, before the operands: `place` and `what` of a list.
+LISTS = 2
+# Where the largest logit of a row begins. Masked logits lie so far below that their weight is 0
+# before the row has met a key, too, and weights need no mask of their own.
+FLOOR = MASKED / 2
+# Keys of a block that are computed at once: less leaves the matrix units waiting for the softmax,
+# more leaves no registers.
+CHUNK = 512
+# Memory of one core of the smallest chips since v5, for chips that JAX does not know.
+VECTOR_MEMORY = 64 << 20
+SCALAR_MEMORY = 1 << 20
+# The compiler's own share of either, as a part of the whole.
+RESERVE = 1 / 8
+
+
+def block(case) -> tuple[int, int]:
+  """(queries, keys) of a block.
+
+  A step costs about 350 cycles before it computes anything, and some more the first and last of a
+  row, against 1 250 for 512 x 512 pairs forward and 2 760 backward (v5e; 1 000 and 1 430 on v6e, if
+  no pair is masked). Small blocks skip more pairs. With 60 % background and four objects, or 40 %
+  and eight, 512 x 512 is best for 4 096 tokens, 1024 x 512 for 8 448 and 1024 x 1024 for 32 768,
+  each by less than a tenth over its neighbours. Heads of up to 128 numbers cost the same, wider
+  ones in proportion.
+
+  To retune without a TPU: compile with LIBTPU_INIT_ARGS='--xla_jf_dump_to=DIR
+  --xla_jf_dump_llo_text=true' and count the bundles of each region of a kernel in
+  DIR/*packed-bundles-post-ra.txt; a bundle is a cycle. With one: time the two passes over the
+  blocks below and their neighbours, for label maps of your data.
+  """
+  queries, keys = case.queries, case.keys
+  if case.dtype == jnp.float32:
+    # Six passes of the matrix units a product: nothing is gained from longer steps.
+    sizes = 512, 512
+  else:
+    sizes = 512 if queries <= 6144 else 1024, 512 if keys <= 16384 else 1024
+  if keys <= 2048:
+    # Prompts: a block holds few objects' words.
+    sizes = sizes[0], 256
+  return min(sizes[0], _up(queries, LANES)), min(sizes[1], _up(keys, LANES))
+
+
+def refuses(case) -> str | None:
+  """Why a case cannot run here, None if it can; the memory of a batch is checked when traced."""
+  if case.platform != 'tpu':
+    return f'runs on TPUs, not on {case.platform}'
+  if case.dtype not in (jnp.bfloat16, jnp.float32):
+    return f'computes bfloat16 and float32, not {jnp.dtype(case.dtype).name}'
+  return None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+  interpret: Any
+  share: float
+  chunk: int
+  memory: tuple[int, int] | None
+
+
+def make_kernel(
+  *,
+  interpret: Any = False,
+  share: float = 1.0,
+  chunk: int = CHUNK,
+  memory: tuple[int, int] | None = None,
+) -> Kernel:
+  """The kernels with other than the usual settings.
+
+  Args:
+    interpret: a `pltpu.InterpretParams` to simulate a TPU on any platform.
+    share: the part of all blocks that cost estimates count. How many are visited depends on the
+      label maps and is not known to the compiler. The default counts all, which is exact for plain
+      attention and too much for masks: utilisation computed from it is an upper bound.
+    chunk: keys that are computed at once.
+    memory: bytes of (vector, scalar) memory; those of the chip by default.
+  """
+  options = _Options(interpret, share, chunk, memory)
+  return Kernel(
+    functools.partial(_forward, options=options), functools.partial(_backward, options=options)
+  )
+
+
+def _forward(q, k, v, q_bits, k_bits, tables, scale, *, options) -> tuple[Array, Array]:
+  b, heads, n, d = q.shape
+  at = _places(tables.block, d, by_query=True)
+  block_q, _ = tables.block
+  y, lse = _run(
+    functools.partial(_forward_kernel, scale=scale),
+    tables,
+    at,
+    [
+      (at.queries, q),
+      (at.keys, k),
+      (at.keys, v),
+      (at.q_bits, q_bits[:, None]),
+      (at.k_bits, k_bits[:, None]),
+    ],
+    [
+      (at.queries, jax.ShapeDtypeStruct(q.shape, v.dtype)),
+      (at.statistics, jax.ShapeDtypeStruct((b, heads, 1, n), jnp.float32)),
+    ],
+    [
+      jax.ShapeDtypeStruct((block_q, LANES), jnp.int32),
+      jax.ShapeDtypeStruct((block_q, LANES), jnp.float32),
+      jax.ShapeDtypeStruct((block_q, LANES), jnp.float32),
+      jax.ShapeDtypeStruct((block_q, d), jnp.float32),
+    ],
+    products=2,
+    name='object_attention_forward',
+    options=options,
+  )
+  return y, lse[:, :, 0]
+
+
+def _backward(
+  q, k, v, q_bits, k_bits, tables, scale, lse, delta, dy, *, options
+) -> tuple[Array, Array, Array]:
+  n, d = q.shape[2:]
+  block_q, block_k = tables.block
+  like_q, like_k, like_v = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v))
+
+  def operands(at):
+    return [
+      (at.queries, q),
+      (at.keys, k),
+      (at.keys, v),
+      (at.q_bits, q_bits[:, None]),
+      (at.k_bits, k_bits[:, None]),
+      (at.statistics, lse[:, :, None]),
+      (at.statistics, delta[:, :, None]),
+      (at.queries, dy),
+    ]
+
+  at = _places(tables.block, d, by_query=False)
+  results = [(at.keys, like_k), (at.keys, like_v)]
+  scratch = [jax.ShapeDtypeStruct((block_k, d), jnp.float32)] * 2
+  kernel = functools.partial(_by_key_kernel, rows=k.shape[2] // block_k, scale=scale)
+  by_key = functools.partial(_run, kernel, tables, at, operands(at), options=options)
+  sums = jax.ShapeDtypeStruct((n // block_q, d, block_q), jnp.float32)
+  room = _memory(options)[0] - _need(operands(at), results, [*scratch, sums], options)
+  # Two buffers write the result of one head while the next is computed, one makes it wait.
+  buffers = min(2, room // _size((n, d), q.dtype))
+  if buffers > 0:
+    head = pl.BlockSpec(
+      (None, None, n, d),
+      lambda h, e, place, what: (what[e] >> FLAG_BITS, h, 0, 0),
+      pipeline_mode=pl.Buffered(buffers),
+    )
+    dk, dv, dq = by_key(
+      [*results, (head, like_q)],
+      [*scratch, sums],
+      # A block of keys is read for one row only, at whose end its gradient is written, and the
+      # queries of a head until their gradient is.
+      overwrite={1: 0, 2: 1, 0: 2},
+      products=5,
+      name='object_attention_backward',
+    )
+  else:
+    dk, dv = by_key(results, scratch, products=4, name='object_attention_dkv')
+    at = _places(tables.block, d, by_query=True)
+    (dq,) = _run(
+      functools.partial(_dq_kernel, scale=scale),
+      tables,
+      at,
+      operands(at),
+      [(at.queries, like_q)],
+      [jax.ShapeDtypeStruct(sums.shape[1:], jnp.float32)],
+      products=3,
+      name='object_attention_dq',
+      options=options,
+    )
+  return dq, dk, dv
+
+
+KERNEL = make_kernel()
+
+
+def _forward_kernel(
+  place, what, q, k, v, q_bits, k_bits, y, lse, bits, top, total, out, *, scale, chunk
+):
+  flags = what[pl.program_id(1)]
+
+  @pl.when(flags & FIRST != 0)
+  def _():
+    bits[...] = jnp.broadcast_to(q_bits[...], bits.shape[::-1]).T
+    top[...] = jnp.full_like(top, FLOOR)
+    total[...] = jnp.zeros_like(total)
+    out[...] = jnp.zeros_like(out)
+
+  def visit(keys, masked):
+    scores = _dot(q[...], k[keys, :], (1, 1)) * (scale * LOG2_E)
+    if masked:
+      scores = jnp.where((_widen(bits[...], chunk) & k_bits[:, keys]) != 0, scores, MASKED)
+    old_top = top[...]
+    new_top = jnp.maximum(old_top, scores.max(1, keepdims=True))
+    weights = jnp.exp2(scores - _widen(new_top, chunk))
+    decay = jnp.exp2(old_top - new_top)
+    # A sum for each lane; they are added up when the row ends.
+    parts = [weights[:, i : i + LANES] for i in range(0, chunk, LANES)]
+    total[...] = total[...] * decay + sum(parts)
+    part = _dot(weights.astype(v.dtype), v[keys, :], (1, 0))
+    out[...] = out[...] * _widen(decay, out.shape[1]) + part
+    top[...] = new_top
+
+  _visit(flags, k.shape[0], chunk, visit)
+
+  @pl.when(flags & LAST != 0)
+  def _():
+    sums = total[...].sum(1, keepdims=True)
+    dead = sums == 0
+    sums = jnp.where(dead, 1.0, sums)
+    y[...] = (out[...] * (1 / sums)).astype(y.dtype)
+    lse[...] = jnp.where(dead, EMPTY, (top[...] + jnp.log2(sums)) * LN_2).T[:1]
+
+
+def _dq_kernel(place, what, q, k, v, q_bits, k_bits, lse, delta, dy, dq, dq_sum, *, scale, chunk):
+  flags = what[pl.program_id(1)]
+
+  @pl.when(flags & FIRST != 0)
+  def _():
+    dq_sum[...] = jnp.zeros_like(dq_sum)
+
+  def visit(keys, masked):
+    _, slopes = _slopes(q, k, v, q_bits, k_bits, lse, delta, dy, keys, masked, scale)
+    dq_sum[...] += _dot(k[keys, :], slopes.astype(k.dtype), (0, 0))
+
+  _visit(flags, k.shape[0], chunk, visit)
+
+  @pl.when(flags & LAST != 0)
+  def _():
+    dq[...] = (dq_sum[...] * scale).T.astype(dq.dtype)
+
+
+def _by_key_kernel(place, what, q, k, v, q_bits, k_bits, lse, delta, dy, *out, rows, scale, chunk):
+  """The gradients of keys and values, and, where there is room for it, that of the queries.
+
+  Sums of the latter lie as [rows of queries, D, block].
+  """
+  (dk, dv, *dq), (dk_sum, dv_sum, *dq_sum) = out[: len(out) // 2], out[len(out) // 2 :]
+  entry = pl.program_id(1)
+  flags = what[entry]
+  row, column = place[entry] >> PLACE_BITS, place[entry] & (1 << PLACE_BITS) - 1
+
+  @pl.when(flags & FIRST != 0)
+  def _():
+    dk_sum[...] = jnp.zeros_like(dk_sum)
+    dv_sum[...] = jnp.zeros_like(dv_sum)
+
+  def visit(keys, masked):
+    weights, slopes = _slopes(q, k, v, q_bits, k_bits, lse, delta, dy, keys, masked, scale)
+    slopes = slopes.astype(q.dtype)
+    dv_sum[keys, :] += _dot(weights.astype(dy.dtype), dy[...], (1, 0))
+    dk_sum[keys, :] += _dot(slopes, q[...], (1, 0))
+    for total in dq_sum:
+      total[column] += _dot(k[keys, :], slopes, (0, 0))
+
+  if dq:
+    pl.when((flags & FIRST != 0) & (row == 0))(lambda: _clear(dq_sum[0]))
+
+  _visit(flags, k.shape[0], chunk, visit)
+
+  @pl.when(flags & LAST != 0)
+  def _():
+    dk[...] = (dk_sum[...] * scale).astype(dk.dtype)
+    dv[...] = dv_sum[...].astype(dv.dtype)
+
+  if dq:
+    pl.when((flags & LAST != 0) & (row == rows - 1))(lambda: _turn(dq_sum[0], scale, dq[0]))
+
+
+def _clear(total: Ref) -> None:
+  def clear(i, _):
+    total[i] = jnp.zeros(total.shape[1:], total.dtype)
+
+  jax.lax.fori_loop(0, total.shape[0], clear, None)
+
+
+def _turn(total: Ref, scale: float, result: Ref) -> None:
+  """Writes [rows, D, block], scaled, as [rows block, D]."""
+  rows, _, size = total.shape
+
+  def turn(i, _):
+    tokens = pl.ds(pl.multiple_of(i * size, size), size)
+    result[tokens, :] = (total[i] * scale).T.astype(result.dtype)
+
+  jax.lax.fori_loop(0, rows, turn, None)
+
+
+def _slopes(
+  q, k, v, q_bits, k_bits, lse, delta, dy, keys, masked: bool, scale: float
+) -> tuple[Array, Array]:
+  """Weights of some keys of a block and gradients of their scaled logits, [keys, queries]."""
+  scores = _dot(k[keys, :], q[...], (1, 1)) * (scale * LOG2_E)
+  weights = jnp.exp2(scores - lse[...] * LOG2_E)
+  if masked:
+    columns = jnp.broadcast_to(k_bits[:, keys], (q_bits.shape[1], keys.size)).T
+    weights = jnp.where((columns & q_bits[...]) != 0, weights, 0.0)
+  return weights, weights * (_dot(v[keys, :], dy[...], (1, 1)) - delta[...])
+
+
+def _visit(flags: Array, keys: int, chunk: int, visit: Callable[[Any, bool], None]) -> None:
+  """Calls visit(keys, masked) for each chunk of the keys of a block that is to be visited."""
+
+  def every(masked: bool) -> None:
+    for start in range(0, keys, chunk):
+      visit(pl.ds(start, chunk), masked)
+
+  pl.when(flags & (RUN | FULL) == RUN | FULL)(lambda: every(masked=False))
+  pl.when(flags & (RUN | FULL) == RUN)(lambda: every(masked=True))
+
+
+def _dot(x: Array, y: Array, axes: tuple[int, int]) -> Array:
+  """The float32 sum of products over an axis of each."""
+  exact = x.dtype == jnp.float32
+  return jax.lax.dot_general(
+    x,
+    y,
+    (((axes[0],), (axes[1],)), ((), ())),
+    precision=jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.DEFAULT,
+    preferred_element_type=jnp.float32,
+  )
+
+
+def _widen(x: Array, width: int) -> Array:
+  """[rows, LANES], the same in all lanes -> [rows, width]."""
+  return jnp.tile(x, (1, pl.cdiv(width, LANES)))[:, :width]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Places:
+  """Where the blocks of each operand lie, by head and entry of a list.
+
+  Attributes:
+    by_query: whether the list's rows are blocks of queries, and not of keys.
+  """
+
+  by_query: bool
+  queries: pl.BlockSpec
+  keys: pl.BlockSpec
+  statistics: pl.BlockSpec
+  q_bits: pl.BlockSpec
+  k_bits: pl.BlockSpec
+
+  def along_rows(self) -> list[pl.BlockSpec]:
+    """Those that change with every entry."""
+    if self.by_query:
+      return [self.keys, self.k_bits]
+    return [self.queries, self.statistics, self.q_bits]
+
+
+def _places(sizes: tuple[int, int], d: int, by_query: bool) -> _Places:
+  def row(place, e):
+    return place[e] >> PLACE_BITS
+
+  def column(place, e):
+    return place[e] & (1 << PLACE_BITS) - 1
+
+  query, key = (row, column) if by_query else (column, row)
+  block_q, block_k = sizes
+  return _Places(
+    by_query,
+    queries=pl.BlockSpec(
+      (None, None, block_q, d),
+      lambda h, e, place, what: (what[e] >> FLAG_BITS, h, query(place, e), 0),
+    ),
+    keys=pl.BlockSpec(
+      (None, None, block_k, d),
+      lambda h, e, place, what: (what[e] >> FLAG_BITS, h, key(place, e), 0),
+    ),
+    statistics=pl.BlockSpec(
+      (None, None, 1, block_q),
+      lambda h, e, place, what: (what[e] >> FLAG_BITS, h, 0, query(place, e)),
+    ),
+    q_bits=pl.BlockSpec(
+      (None, 1, block_q), lambda h, e, place, what: (what[e] >> FLAG_BITS, 0, query(place, e))
+    ),
+    k_bits=pl.BlockSpec(
+      (None, 1, block_k), lambda h, e, place, what: (what[e] >> FLAG_BITS, 0, key(place, e))
+    ),
+  )
+
+
+def _run(
+  kernel: Callable,
+  tables: Tables,
+  at: _Places,
+  operands: Sequence[tuple[pl.BlockSpec, Array]],
+  results: Sequence[tuple[pl.BlockSpec, jax.ShapeDtypeStruct]],
+  scratch: Sequence[jax.ShapeDtypeStruct],
+  *,
+  products: int,
+  name: str,
+  options: _Options,
+  overwrite: Mapping[int, int] | None = None,
+) -> tuple[Array, ...]:
+  """Walks along a list with a kernel, which gets the list, the operands, the results, the scratch.
+
+  Args:
+    products: matrix products that the kernel computes for a block.
+    overwrite: results, by the operand whose memory they may take.
+  """
+  blocks = tables.by_query if at.by_query else tables.by_key
+  chunk = options.chunk if tables.block[1] % options.chunk == 0 else tables.block[1]
+  need = _need(operands, results, scratch, options)
+  _check(tables, blocks, need, options)
+  b, heads, n, d = operands[0][1].shape
+  pairs = int(options.share * b * heads * n * operands[1][1].shape[2])
+  visits = pairs // math.prod(tables.block)
+  moved = sum(_size(x.shape, x.dtype) for _, x in results)
+  for spec, x in operands:
+    each_entry = spec in at.along_rows()
+    moved += visits * _size(spec.block_shape, x.dtype) if each_entry else _size(x.shape, x.dtype)
+  call = pl.pallas_call(
+    functools.partial(kernel, chunk=chunk),
+    name=name,
+    out_shape=[shape for _, shape in results],
+    grid_spec=pltpu.PrefetchScalarGridSpec(
+      num_scalar_prefetch=LISTS,
+      grid=(heads, blocks.count[0]),
+      in_specs=[spec for spec, _ in operands],
+      out_specs=[spec for spec, _ in results],
+      scratch_shapes=[pltpu.VMEM(x.shape, x.dtype) for x in scratch],
+    ),
+    compiler_params=pltpu.CompilerParams(
+      # Chips of two cores share the heads out.
+      dimension_semantics=('parallel', 'arbitrary'),
+      vmem_limit_bytes=need,
+      # The lists hold no block that is not there; checking each copy costs 100 cycles a step.
+      disable_bounds_checks=True,
+    ),
+    cost_estimate=pl.CostEstimate(
+      flops=2 * products * pairs * d, transcendentals=pairs, bytes_accessed=moved
+    ),
+    input_output_aliases={LISTS + i: j for i, j in (overwrite or {}).items()},
+    interpret=options.interpret,
+  )
+  return tuple(call(blocks.place, blocks.what, *(x for _, x in operands)))
+
+
+def _check(tables: Tables, blocks: BlockList, need: int, options: _Options) -> None:
+  """
+  Raises:
+    ValueError: for blocks that the hardware cannot have, or more than its memories hold.
+  """
+  if any(size % LANES for size in tables.block):
+    raise ValueError(f'blocks on a TPU are multiples of {LANES}, got {tables.block}')
+  vector, scalar = _memory(options)
+  if need > vector:
+    raise ValueError(
+      f'blocks of {tables.block} need {need >> 10} KiB of vector memory, there are'
+      f' {vector >> 10} KiB: take smaller blocks'
+    )
+  listed = 4 * (blocks.place.size + blocks.what.size)
+  if listed > scalar:
+    raise ValueError(
+      f'the list of {blocks.place.size} blocks of {tables.block} needs {listed >> 10} KiB of scalar'
+      f' memory, there are {scalar >> 10} KiB: give each device fewer samples, or take larger'
+      ' blocks'
+    )
+
+
+def _need(operands, results, scratch, options: _Options) -> int:
+  """Bytes of vector memory: buffers of the blocks, scratch, and what registers cannot hold.
+
+  The last is the compiler's choice: in what was compiled for v5e, v5p and v6e, less than three
+  times the scores that are computed at once, or six times for float32, whose products are split.
+  """
+  block_q, block_k = (spec.block_shape[-2] for spec, _ in operands[:2])
+  copies = 6 if operands[0][1].dtype == jnp.float32 else 3
+  need = copies * _size((block_q, min(options.chunk, block_k)), jnp.float32) + (1 << 20)
+  for spec, x in [*operands, *results]:
+    buffers = spec.pipeline_mode.buffer_count if spec.pipeline_mode else 2
+    need += buffers * _size(spec.block_shape, x.dtype)
+  return need + sum(_size(x.shape, x.dtype) for x in scratch)
+
+
+def _memory(options: _Options) -> tuple[int, int]:
+  """Bytes of vector and scalar memory that a kernel may use."""
+  if options.memory:
+    return options.memory
+  vector, scalar = VECTOR_MEMORY, SCALAR_MEMORY
+  if pltpu.is_tpu_device():
+    chip = pltpu.get_tpu_info()
+    vector, scalar = chip.vmem_capacity_bytes, chip.smem_capacity_bytes
+  return int(vector * (1 - RESERVE)), int(scalar * (1 - RESERVE))
+
+
+def _size(shape: Any, dtype: Any) -> int:
+  """Bytes of a block in vector memory, whose last two axes are filled up to whole tiles."""
+  *rest, rows, columns = (size or 1 for size in shape)
+  packed = 4 // jnp.dtype(dtype).itemsize
+  rows = rows if rows == 1 else _up(rows, SUBLANES * packed)
+  return math.prod(rest) * rows * _up(columns, LANES) * jnp.dtype(dtype).itemsize
+
+
+def _up(x: int, multiple: int) -> int:
+  return -(-x // multiple) * multiple

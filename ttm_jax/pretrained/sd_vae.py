@@ -1,0 +1,124 @@
+"""The autoencoder of Stable Diffusion 1.5, as diffusers saves it (`AutoencoderKL`), and ours."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ttm_jax.codecs.sd_vae import SDVAE, SDVAEConfig
+from ttm_jax.errors import InputError
+from ttm_jax.pretrained.names import Entry, import_parameters
+from ttm_jax.pretrained.weights import Weights, locate, read
+
+# Our paths to the names of diffusers: each pattern is replaced where it occurs, in this order.
+NAMES = (
+  (r'middle\.block1', 'mid_block.resnets.0'),
+  (r'middle\.block2', 'mid_block.resnets.1'),
+  (r'middle\.spatial\.norm', 'mid_block.attentions.0.group_norm'),
+  (r'middle\.spatial\.out', 'mid_block.attentions.0.to_out.0'),
+  (r'middle\.spatial\.qkv', 'mid_block.attentions.0.to_@'),
+  (r'coder\.norm', 'coder.conv_norm_out'),
+  (r'shortcut', 'conv_shortcut'),
+  (r'quant\.', 'quant_conv.'),
+  (r'\.(kernel|scale)$', '.weight'),
+)
+
+POINTWISE = re.compile(r'shortcut|quant')
+
+# The names that the attention had before diffusers 0.17, and has in the files of 2022.
+FORMER = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
+
+
+def table(config: SDVAEConfig) -> list[Entry]:
+  """The name table of an autoencoder."""
+  model = nnx.eval_shape(lambda: SDVAE(config, rngs=nnx.Rngs(0)))
+  layers = _layers(config)
+  entries = []
+  for path, leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(model, nnx.Param))):
+    keys = tuple(key.key for key in path)
+    ours = '.'.join(map(str, keys))
+    theirs = re.sub(r'\w+\.layers\.\d+', lambda found: layers[found.group()], ours)
+    for pattern, name in NAMES:
+      theirs = re.sub(pattern, name, theirs)
+    names = tuple(theirs.replace('@', letter) for letter in ('qkv' if '@' in theirs else '@'))
+    if not ours.endswith('kernel'):
+      layout = 'same'
+    elif leaf.ndim == 4:
+      layout = 'conv'
+    else:
+      layout = 'pointwise' if POINTWISE.search(ours) else 'linear'
+    entries.append(Entry(keys, names, leaf.shape, layout))
+  return entries
+
+
+def load(source: str) -> SDVAE:
+  """The codec of open weights.
+
+  Args:
+    source: folder or hub id of the autoencoder, or of a pipeline that has one in `vae`.
+
+  Raises:
+    InputError: where a folder, file, architecture or tensor is not what is needed.
+  """
+  weights = _renamed(read(locate(source, 'vae')))
+  config = _config(weights)
+  params = import_parameters(table(config), weights)
+  graphdef, state = nnx.split(nnx.eval_shape(lambda: SDVAE(config, rngs=nnx.Rngs(0))))
+  nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, params))
+  return nnx.merge(graphdef, state)
+
+
+def _layers(config: SDVAEConfig) -> dict[str, str]:
+  """Our numbered layers, and where each lies in the blocks of diffusers."""
+  levels = len(config.multipliers)
+  encoder, decoder = [], []
+  for level in range(levels):
+    block = f'encoder.down_blocks.{level}'
+    encoder += [f'{block}.resnets.{i}' for i in range(config.res_blocks)]
+    encoder += [f'{block}.downsamplers.0.conv'] if level < levels - 1 else []
+    block = f'decoder.up_blocks.{level}'
+    decoder += [f'{block}.resnets.{i}' for i in range(config.res_blocks + 1)]
+    decoder += [f'{block}.upsamplers.0'] if level < levels - 1 else []
+  return {
+    f'{part}.layers.{i}': name
+    for part, names in (('encoder', encoder), ('decoder', decoder))
+    for i, name in enumerate(names)
+  }
+
+
+def _config(weights: Weights) -> SDVAEConfig:
+  found = weights.config
+  if (kind := found.get('_class_name')) != 'AutoencoderKL':
+    raise InputError(f'{weights.folder} holds a {kind}, an AutoencoderKL is needed')
+  widths = found['block_out_channels']
+  if any(width % widths[0] for width in widths) or found.get('shift_factor'):
+    raise InputError(
+      f'{weights.folder} is no autoencoder as that of Stable Diffusion 1.5: widths {widths}, shift'
+      f' {found.get("shift_factor")}'
+    )
+  config = SDVAEConfig(
+    channels=found['latent_channels'],
+    base_channels=widths[0],
+    multipliers=tuple(width // widths[0] for width in widths),
+    res_blocks=found['layers_per_block'],
+    scale=found.get('scaling_factor', SDVAEConfig.scale),
+  )
+  groups = found.get('norm_num_groups', 32)
+  if any(groups != min(32, width // 4) for width in widths):
+    raise InputError(f'{weights.folder}: norm_num_groups {groups} does not fit widths {widths}')
+  return config
+
+
+def _renamed(weights: Weights) -> Weights:
+  """With the names of today."""
+
+  def now(name: str) -> str:
+    return re.sub(
+      r'(mid_block\.attentions\.0)\.(query|key|value|proj_attn)\.',
+      lambda found: f'{found.group(1)}.{FORMER[found.group(2)]}.',
+      name,
+    )
+
+  return dataclasses.replace(weights, tensors={now(k): v for k, v in weights.tensors.items()})
