@@ -5,19 +5,31 @@
 
 The codec is a folder or the run that trained it; `linear:TxHxWxC` fits a linear codec to the
 training clips (patches of T x H x W pixels, C channels).
+
+Texts are word ids, learnt with the network, or by pretrained encoders (these need PyTorch):
+
+    --text clip=openai/clip-vit-large-patch14:77:77 --text t5=google/umt5-xxl:256:64
 """
 
 import argparse
 
+from data_tools.steps.text import TextSettings
+from data_tools.steps.weights import DTYPES, Weights
 from ttm_jax import trajectory
 from ttm_jax.data import records
 from ttm_jax.data.choose import choose_codec
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import Context, Encoding
-from ttm_jax.data.encode import TEXT_ENCODERS, Augmentation, EncodedClips, null_text
+from ttm_jax.data.encode import (
+  TEXT_ENCODERS,
+  Augmentation,
+  EncodedClips,
+  TextEncoder,
+  null_text,
+)
 from ttm_jax.data.latents import write_latents
 from ttm_jax.data.schema import MAX_OBJECTS
-from ttm_jax.errors import front_door
+from ttm_jax.errors import InputError, front_door
 from ttm_jax.presets import PRESETS
 from ttm_jax.text.encoders import WORDS, Encoder
 
@@ -26,6 +38,7 @@ def main() -> None:
   args = parser().parse_args()
   train = Clips(args.clips, 'train')
   codec = choose_codec(args.codec, train, args.palette)
+  given, encoders = text_encoders(args)
   first = train[0]
   frames, height, width = first.ids.shape
   encoding = Encoding(
@@ -36,9 +49,9 @@ def main() -> None:
     fps=first.fps,
     palette=args.palette,
     max_objects=args.max_objects,
-    encoders={WORDS: Encoder(args.words_dim, args.words_length, args.words_prompt_length)},
+    encoders=given,
   )
-  context = Context(encoding, codec, null_text(encoding, TEXT_ENCODERS))
+  context = Context(encoding, codec, null_text(encoding, encoders))
   splits = {}
   for split in records.splits(args.clips):
     # Held-out clips are encoded once and as they are.
@@ -47,10 +60,32 @@ def main() -> None:
       if split == 'train'
       else Augmentation(1, False)
     )
-    splits[split] = EncodedClips(Clips(args.clips, split), context, TEXT_ENCODERS, augmentation)
+    splits[split] = EncodedClips(Clips(args.clips, split), context, encoders, augmentation)
   write_latents(args.out, context, splits)
   t, h, w, c = context.latent_shape
   print(f'{args.out}: latents {t} x {h} x {w} x {c}, token grids {context.grids}')
+
+
+def text_encoders(
+  args: argparse.Namespace,
+) -> tuple[dict[str, Encoder], dict[str, TextEncoder]]:
+  """The text encoders asked for: how a network sees them, and what encodes.
+
+  Raises:
+    InputError: a flag is not of its form, two have one name, or a model cannot be loaded.
+  """
+  seen: dict[str, Encoder] = {}
+  encoders: dict[str, TextEncoder] = {}
+  if args.words or not args.text:
+    seen[WORDS] = Encoder(args.words_dim, args.words_length, args.words_prompt_length)
+    encoders[WORDS] = TEXT_ENCODERS[WORDS]
+  weights = Weights('', args.text_device, args.text_dtype, offline=args.offline)
+  for flag in args.text:
+    settings = TextSettings.parse(flag, weights)
+    if settings.name == WORDS or settings.name in seen:
+      raise InputError(f'--text {flag}: the name {settings.name} is taken; choose another')
+    seen[settings.name], encoders[settings.name] = settings.build()
+  return seen, encoders
 
 
 def parser() -> argparse.ArgumentParser:
@@ -83,6 +118,21 @@ def parser() -> argparse.ArgumentParser:
     help='let objects swap numbers, and so colours, at random; without it, a sentence that names'
     ' objects in the order of their numbers binds them by order, which is quickly learnt',
   )
+  made.add_argument(
+    '--text',
+    action='append',
+    default=[],
+    help='NAME=MODEL:LENGTH:PROMPT_LENGTH, once for each pretrained text encoder',
+  )
+  made.add_argument('--text_device', default='auto', help='default a GPU where there is one')
+  made.add_argument(
+    '--text_dtype',
+    default='auto',
+    choices=['auto', *DTYPES],
+    help='default bfloat16, float32 on CPU',
+  )
+  made.add_argument('--offline', action='store_true', help='take no model from the network')
+  made.add_argument('--words', action='store_true', help='keep the word ids beside --text')
   made.add_argument('--words_dim', type=int, default=128, help='width of word embeddings')
   made.add_argument('--words_length', type=int, default=48, help='words of a caption')
   made.add_argument('--words_prompt_length', type=int, default=16, help='words of an object prompt')

@@ -17,8 +17,9 @@ import argparse
 import dataclasses
 
 from data_tools.arguments import parse_size
+from data_tools.sources.importing import Report, import_clips
 from ttm_jax.data.clips import write_clips
-from ttm_jax.data.folders import Report, Window, import_clips, read_captions
+from ttm_jax.data.folders import Window, read_captions
 from ttm_jax.errors import InputError, front_door
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data_tools import import_folder
+from data_tools.sources import importing
 from ttm_jax import trajectory
 from ttm_jax.data import folders, video_io
 from ttm_jax.data.clips import Clips
@@ -46,8 +47,8 @@ def described(entries, tmp_path):
 
 
 def imported(tmp_path, entries, wanted):
-  report = folders.Report()
-  clips = list(folders.import_clips(tmp_path, described(entries, tmp_path), wanted, report))
+  report = importing.Report()
+  clips = list(importing.import_clips(tmp_path, described(entries, tmp_path), wanted, report))
   return clips, report
 
 
@@ -150,7 +151,7 @@ def test_unusable_sources_are_reported_and_passed_over(tmp_path):
     assert report.sources[key].startswith('not used: ') and part in report.sources[key]
     assert key in report.sources[key]
   with pytest.raises(InputError, match='nowhere: there is no such folder'):
-    next(folders.import_clips(tmp_path / 'nowhere', {}, window(), report))
+    next(importing.import_clips(tmp_path / 'nowhere', {}, window(), report))
 
 
 @pytest.mark.parametrize(
@@ -222,8 +223,8 @@ def test_the_tool_holds_out_whole_videos(tmp_path, capsys):
 def test_real_clips():
   captions = folders.read_captions(SHARED / 'captions.json')
   chosen = {key: captions[f'sam2_pseudo/{key}'] for key in ('juggle_a', 'cups_b')}
-  report = folders.Report()
-  juggle, cups = folders.import_clips(
+  report = importing.Report()
+  juggle, cups = importing.import_clips(
     SHARED / 'sam2_pseudo', chosen, folders.Window(12, 40, 8, (64, 96)), report
   )
   assert juggle.prompts[1] == 'a white soccer ball bouncing up and down'

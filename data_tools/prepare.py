@@ -1,0 +1,326 @@
+"""Videos to a clips dataset.
+
+    python -m data_tools.prepare --source videos --out datasets/clips \\
+        --clip 16x256x256 --fps 8 --llm meta-llama/Llama-3.1-8B-Instruct \\
+        --detector IDEA-Research/grounding-dino-base --sam facebook/sam2.1-hiera-large
+
+--kind says how the source is laid out: `captioned` (videos with a CSV, JSONL or .txt files), `vos`
+(videos or pictures with one label PNG a frame) or `sav` (SA-V); `auto` looks. Which steps run
+follows from the models that are given. Windows whose source brings masks, prompts and both
+sentences need none.
+
+The same command goes on after an interruption: finished shards in OUT.incomplete are kept, and OUT
+appears when all is done. It is an Apache Beam pipeline: on this machine by default, elsewhere by
+Beam's own options after `--` (-- --runner=DataflowRunner --project=...).
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data_tools import parts, report
+from data_tools.arguments import parse_size
+from data_tools.engine import progress, run_all
+from data_tools.shard import Settings, Shard, Work, bucket_name
+from data_tools.sources.base import VIDEOS, Video
+from data_tools.sources.captioned import captioned_videos
+from data_tools.sources.sav import KINDS as SAV_KINDS
+from data_tools.sources.sav import read_excluded, sav_videos
+from data_tools.sources.vos import vos_videos
+from data_tools.steps.aesthetic import AestheticSettings
+from data_tools.steps.caption import CaptionSettings
+from data_tools.steps.detect import DetectSettings
+from data_tools.steps.flow import FlowSettings
+from data_tools.steps.match import MatchSettings
+from data_tools.steps.prompts import PromptSettings
+from data_tools.steps.segment import BACKENDS, SegmentSettings
+from data_tools.steps.weights import DTYPES, Weights
+from data_tools.tally import Tally
+from ttm_jax.data.folders import Window, read_captions
+from ttm_jax.data.schema import MAX_OBJECTS
+from ttm_jax.errors import InputError, front_door, nearest
+
+LAYOUTS = ('auto', 'captioned', 'vos', 'sav')
+JOB = 'job.json'
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  args, beam_options = _split(sys.argv[1:] if argv is None else list(argv))
+  out = Path(args.out)
+  windows = [parse_window(text, args.fps, args.stride) for text in args.clip]
+  if len(set(map(bucket_name, windows))) < len(windows):
+    raise InputError('--clip names one size twice; leave one out')
+  videos = list_videos(args)
+  kind = layout(args)
+  measures, finders = steps(args, kind)
+  incomplete = out.parent / f'{out.name}.incomplete'
+  shards = divide(videos, args.validation, args.videos_per_shard)
+  what = described(args, kind, videos)
+  if (out / 'report.json').is_file():
+    before = json.loads((out / 'report.json').read_text())['options']
+    if before == what:
+      print(f'{out} is finished already')
+      return
+  if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    raise InputError(f'{out}: already in use; remove it or name another folder')
+  resume(incomplete, what)
+  work = Work(str(incomplete), tuple(windows), measures, finders, args.batch)
+  start = time.monotonic()
+  missing = [s for s in shards if not parts.is_finished(parts.part_folder(incomplete, s.number))]
+  if len(missing) < len(shards):
+    print(f'{len(shards) - len(missing)} of {len(shards)} shards are finished already')
+  with progress(incomplete, shards):
+    run_all(work, missing, args.workers, beam_options)
+  tally = parts.assemble(incomplete, len(shards), map(bucket_name, windows), what)
+  found = report.write(incomplete, tally, time.monotonic() - start, what)
+  if not tally.clips:
+    raise InputError(f'no clip came out; {incomplete}/report.html says why')
+  shutil.rmtree(incomplete / 'parts')
+  (incomplete / JOB).unlink()
+  if out.exists():
+    out.rmdir()
+  incomplete.rename(out)
+  conclude(out, tally, found)
+
+
+def conclude(out: Path, tally: Tally, found: dict[str, Any]) -> None:
+  """Says in a few lines what came of it."""
+  windows, videos = found['windows'], found['videos']
+  print(f'{out}: {windows["accepted"]} clips of {windows["in"]} windows of {videos["in"]} videos')
+  for reason, count in windows['reasons'].items():
+    print(f'  rejected {count}: {reason}')
+  for key, why in list(tally.unused.items())[:10]:
+    print(f'  not used {key}: {why}')
+  if tally.short:
+    print(f'  too short for a window {len(tally.short)}: {", ".join(tally.short[:5])}')
+  for reason, count in found['objects_made_background'].items():
+    print(f'  objects made background {count}: {reason}')
+  print(f'  {out}/report.html')
+
+
+def parse_window(text: str, fps: float, stride: int | None) -> Window:
+  """'16x256x320', frames x height x width, to a Window.
+
+  Raises:
+    InputError: it is not of that form.
+  """
+  frames, _, size = text.lower().partition('x')
+  if not frames.isdecimal() or not int(frames) or not size:
+    raise InputError(f'--clip {text}: write FRAMESxHEIGHTxWIDTH, as in 16x256x256')
+  return Window(int(frames), stride or int(frames), fps, parse_size(size))
+
+
+def layout(args: argparse.Namespace) -> str:
+  """How the source is laid out.
+
+  Raises:
+    InputError: there is no such folder.
+  """
+  source = Path(args.source)
+  if not source.is_dir():
+    raise InputError(f'{source}: there is no such folder; check the path')
+  if args.kind != 'auto':
+    return args.kind
+  if next(source.rglob('*_manual.json'), None) or next(source.rglob('*_auto.json'), None):
+    return 'sav'
+  if any(f.suffix.lower() in VIDEOS for f in source.iterdir()) or (source / 'videos').is_dir():
+    return 'captioned'
+  return 'vos' if next(source.rglob('*.png'), None) else 'captioned'
+
+
+def list_videos(args: argparse.Namespace) -> list[Video]:
+  """The videos of the source.
+
+  Raises:
+    InputError: see the sources; SA-V needs a list of the benchmark's videos, or a word that there
+      is to be none.
+  """
+  source, kind = Path(args.source), layout(args)
+  table = Path(args.captions) if args.captions else None
+  if kind == 'captioned':
+    return captioned_videos(source, table)
+  said = read_captions(table) if table else None
+  if kind == 'vos':
+    return vos_videos(source, said, args.source_fps)
+  if args.exclude is None:
+    raise InputError(
+      'SA-V: give --exclude FILE, the ids of the benchmark (SA-V-128) one a line, or --exclude none'
+    )
+  excluded = frozenset() if args.exclude == 'none' else read_excluded(args.exclude)
+  videos, left_out = sav_videos(source, said, args.masklets.split(','), excluded)
+  print(f'SA-V: {len(videos)} videos, {len(left_out)} left out as excluded')
+  return videos
+
+
+def steps(args: argparse.Namespace, kind: str) -> tuple[tuple[Settings, ...], tuple[Settings, ...]]:
+  """The steps that the given models make up: those that measure, and those that find."""
+
+  def weights(model: str) -> Weights:
+    return Weights(model, args.device, args.dtype, args.model_batch, args.offline)
+
+  measures: list[Settings] = []
+  finders: list[Settings] = []
+  if args.flow:
+    measures.append(FlowSettings(weights(args.flow), args.min_motion, args.max_motion))
+  if args.clip_model or args.aesthetic_head:
+    if not (args.clip_model and args.aesthetic_head):
+      raise InputError('the aesthetic score needs both --clip_model and --aesthetic_head')
+    settings = AestheticSettings(weights(args.clip_model), args.aesthetic_head, args.min_aesthetic)
+    measures.append(settings)
+  if args.captioner:
+    finders.append(CaptionSettings(weights(args.captioner)))
+  if args.llm:
+    templates = {
+      name: value
+      for name in ('motion_template', 'objects_template')
+      if (value := getattr(args, name))
+    }
+    finders.append(PromptSettings(weights(args.llm), args.max_objects, **templates))
+  if args.detector:
+    finders.append(DetectSettings(weights(args.detector), args.threshold))
+    if kind in ('sav', 'vos'):
+      finders.append(MatchSettings())
+  if args.sam:
+    if kind in ('sav', 'vos'):
+      raise InputError(f'--sam: a source of kind {kind} brings its masks; leave it out')
+    finders.append(SegmentSettings(weights(args.sam), args.sam_backend))
+  return tuple(measures), tuple(finders)
+
+
+def divide(videos: Sequence[Video], validation: int, size: int) -> list[Shard]:
+  """Shards of `size` videos, in order; the last `validation` videos are held out.
+
+  Raises:
+    InputError: nothing would be left to train on.
+  """
+  if not 0 <= validation < len(videos):
+    raise InputError(
+      f'--validation {validation} leaves nothing of {len(videos)} videos to train on'
+    )
+  if size < 1:
+    raise InputError(f'--videos_per_shard {size} must be at least 1')
+  held_out = len(videos) - validation
+  split = [(v, 'train' if i < held_out else 'validation') for i, v in enumerate(videos)]
+  return [
+    Shard(number, tuple(split[start : start + size]))
+    for number, start in enumerate(range(0, len(split), size))
+  ]
+
+
+def described(args: argparse.Namespace, kind: str, videos: Sequence[Video]) -> dict[str, Any]:
+  """What decides the result: options and videos, as JSON holds them."""
+  apart = ('out', 'workers', 'device', 'batch', 'model_batch', 'offline', 'kind')
+  # Infinity is no JSON.
+  options = {
+    name: str(value) if value in (math.inf, -math.inf) else value
+    for name, value in sorted(vars(args).items())
+    if name not in apart
+  }
+  listed = json.dumps([dataclasses.asdict(video) for video in videos], sort_keys=True)
+  digest = hashlib.sha256(listed.encode()).hexdigest()[:16]
+  # As it reads when it comes back from a file.
+  return json.loads(json.dumps({'kind': kind, **options, 'videos': len(videos), 'digest': digest}))
+
+
+def resume(incomplete: Path, what: dict[str, Any]) -> None:
+  """Begins a job, or goes on with the one that was begun.
+
+  Raises:
+    InputError: another one was begun there.
+  """
+  job = incomplete / JOB
+  if not job.is_file():
+    shutil.rmtree(incomplete, ignore_errors=True)
+    try:
+      incomplete.mkdir(parents=True)
+    except OSError as error:
+      raise InputError(f'cannot write to {incomplete.parent} ({error.strerror})') from error
+    partial = job.with_suffix('.partial')
+    partial.write_text(json.dumps(what, indent=2))
+    partial.rename(job)
+    return
+  before = json.loads(job.read_text())
+  differs = [k for k in sorted({*before, *what}) if before.get(k) != what.get(k)]
+  if differs:
+    name = differs[0]
+    raise InputError(
+      f'{incomplete} holds another job: {name} is {before.get(name)!r} there and'
+      f' {what.get(name)!r} here; give the same options and videos, or remove the folder'
+    )
+
+
+def _split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+  """Our options, and those behind `--`."""
+  at = argv.index('--') if '--' in argv else len(argv)
+  args = parser().parse_args(argv[:at])
+  if args.workers < 1:
+    raise InputError(f'--workers {args.workers} must be at least 1')
+  unknown = [kind for kind in args.masklets.split(',') if kind not in SAV_KINDS]
+  if unknown:
+    raise InputError(
+      f'--masklets {unknown[0]}{nearest(unknown[0], SAV_KINDS)}: write {" or ".join(SAV_KINDS)}'
+    )
+  return args, list(argv[at + 1 :])
+
+
+def parser() -> argparse.ArgumentParser:
+  made = argparse.ArgumentParser(
+    'python -m data_tools.prepare',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = made.add_argument
+  add('--source', required=True, help='folder of videos')
+  add('--out', required=True, help='folder of the dataset; must not exist or be empty')
+  add('--kind', choices=LAYOUTS, default='auto', help='layout of the source; default auto')
+  add('--captions', help='captions of the source: CSV or JSONL; for vos and sav a captions.json')
+  add('--source_fps', type=float, help='frames per second of folders of pictures')
+  add('--exclude', help='sav: file of ids to leave out, or none')
+  add('--masklets', default=','.join(SAV_KINDS), help='sav: manual, auto or both; default both')
+  add(
+    '--clip',
+    action='append',
+    required=True,
+    help='FRAMESxHEIGHTxWIDTH; several make buckets: each video goes to the nearest shape',
+  )
+  add('--fps', type=float, required=True, help='frames per second; faster videos are thinned')
+  add('--stride', type=int, help='frames from one clip of a video to the next; default FRAMES')
+  add('--validation', type=int, default=0, help='keep the last N videos apart; default 0')
+  add('--videos_per_shard', type=int, default=16, help='default 16')
+  add('--workers', type=int, default=1, help='processes on this machine; default 1')
+  add('--batch', type=int, default=8, help='windows held at once; default 8')
+  models = made.add_argument_group('models, by folder or hub id; a step runs if its model is given')
+  add = models.add_argument
+  add('--captioner', help='vision language model, for videos without a caption')
+  add('--llm', help='language model: motion prompt, object names and prompts')
+  add('--motion_template', help='text file instead of steps/templates/motion.txt')
+  add('--objects_template', help='text file instead of steps/templates/objects.txt')
+  add('--max_objects', type=int, default=MAX_OBJECTS, help=f'default {MAX_OBJECTS}')
+  add('--detector', help='Grounding DINO')
+  add('--threshold', type=float, default=0.25, help='least score of a box; default 0.25')
+  add('--sam', help='SAM 2')
+  add('--sam_backend', default='auto', choices=['auto', *BACKENDS], help='default auto')
+  add('--flow', help='safetensors file of RAFT (raft_large of torchvision)')
+  add('--min_motion', type=float, default=0.0, help='pixels a frame; default 0')
+  add('--max_motion', type=float, default=math.inf, help='pixels a frame')
+  add('--clip_model', help='CLIP, for the aesthetic score')
+  add('--aesthetic_head', help='safetensors file of its head')
+  add('--min_aesthetic', type=float, default=-math.inf, help='least score')
+  add('--device', default='auto', help='default a GPU where there is one')
+  add('--dtype', default='auto', choices=['auto', *DTYPES], help='bfloat16, on a CPU float32')
+  add('--model_batch', type=int, default=8, help='inputs through a model at once; default 8')
+  add('--offline', action='store_true', help='take no model from the network')
+  return made
+
+
+if __name__ == '__main__':
+  with front_door():
+    main()

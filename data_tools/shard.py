@@ -1,0 +1,182 @@
+"""The work of one shard: some videos, through sources and steps, to one part.
+
+Windows of all videos of the shard go through the steps in batches; whatever is wrong with a video
+or a window is tallied, and the work goes on.
+"""
+
+import dataclasses
+import functools
+import threading
+from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from data_tools import parts
+from data_tools.drafts import Draft, Reject, Rejected, to_clip
+from data_tools.sources.base import Video
+from data_tools.sources.windows import Cut, bucket, drafts
+from data_tools.steps.base import Step
+from data_tools.tally import Tally
+from ttm_jax.data.encode import batched
+from ttm_jax.data.folders import Window
+from ttm_jax.errors import InputError
+
+
+class Settings(Hashable, Protocol):
+  """What a step is built of: frozen, hashable and picklable."""
+
+  def build(self) -> Step: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """What all shards have in common.
+
+  Attributes:
+    root: folder that the parts are written under.
+    windows: what clips are to be, one for each bucket.
+    measures: steps that every window takes.
+    finders: steps for windows that their source does not describe whole.
+    batch: windows that go through a step at once.
+  """
+
+  root: str
+  windows: tuple[Window, ...]
+  measures: tuple[Settings, ...] = ()
+  finders: tuple[Settings, ...] = ()
+  batch: int = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """Some videos.
+
+  Attributes:
+    number: of the part.
+    videos: each with its split.
+  """
+
+  number: int
+  videos: tuple[tuple[Video, str], ...]
+
+
+def bucket_name(window: Window) -> str:
+  return f'{window.frames}x{window.size[0]}x{window.size[1]}'
+
+
+_LOCK = threading.Lock()
+
+
+@functools.lru_cache
+def _built(settings: Settings) -> Step:
+  return settings.build()
+
+
+def step_of(settings: Settings) -> Step:
+  """The step, built once in this process, however many threads ask."""
+  with _LOCK:
+    return _built(settings)
+
+
+def run(shard: Shard, work: Work) -> None:
+  """Writes the part of a shard, unless it is there.
+
+  Raises:
+    InputError: the part cannot be written, or a step cannot be built.
+  """
+  folder = parts.part_folder(Path(work.root), shard.number)
+  if parts.is_finished(folder):
+    return
+  for settings in (*work.measures, *work.finders):
+    step_of(settings)  # What is wrong with a model is no fault of a clip.
+  tally = Tally()
+  try:
+    writer = parts.PartWriter(folder)
+    try:
+      for some in batched(_drafts(work, shard, tally), work.batch):
+        _finish(work, some, writer, tally)
+      writer.finish(tally)
+    except BaseException:
+      writer.abandon()
+      raise
+  except OSError as error:
+    raise InputError(
+      f'cannot write {folder} ({error.strerror}); free space, then run the same command again'
+    ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Placed:
+  """A draft, and where its clip goes."""
+
+  draft: Draft
+  bucket: str
+  split: str
+
+
+def _drafts(work: Work, shard: Shard, tally: Tally) -> Iterator[_Placed]:
+  for video, split in shard.videos:
+    cut = Cut()
+    try:
+      window = bucket(video, list(work.windows))
+      for draft in drafts(video, window, cut):
+        tally.windows += 1
+        yield _Placed(draft, bucket_name(window), split)
+    except Exception as error:  # Decoders have errors for everything.
+      why = str(error) if isinstance(error, InputError) else f'{type(error).__name__}: {error}'
+      tally.unused[video.key] = why
+      tally.videos[video.key] = f'{cut.windows} windows, then not used: {why}'
+      continue
+    tally.videos[video.key] = f'{cut.how}, {cut.windows} windows'
+    if not cut.windows:
+      tally.short.append(video.key)
+
+
+def _finish(work: Work, some: Sequence[_Placed], writer: parts.PartWriter, tally: Tally) -> None:
+  """Takes a batch through the steps, and writes what is left in its order."""
+  places = {placed.draft.key: placed for placed in some}
+  outcomes: list[Draft | Rejected] = [placed.draft for placed in some]
+  for settings in work.measures:
+    outcomes = _through(settings, outcomes)
+  for settings in work.finders:
+    outcomes = _through(settings, outcomes, lambda draft: not is_described(places[draft.key].draft))
+  for outcome in outcomes:
+    if isinstance(outcome, Draft):
+      try:
+        clip, background = to_clip(outcome)
+      except Reject as reject:
+        tally.reject(outcome, reject.reason, reject.detail)
+        continue
+      placed = places[outcome.key]
+      writer.write(placed.bucket, placed.split, clip)
+      tally.accept(clip, placed.split, outcome.scores, background)
+    else:
+      tally.reject(outcome.draft, outcome.reason, outcome.detail)
+
+
+def is_described(draft: Draft) -> bool:
+  """Whether a source has said all there is: masks, what they are, and both sentences."""
+  return bool(draft.ids is not None and draft.prompts and draft.caption and draft.motion)
+
+
+def _through(
+  settings: Settings, outcomes: Sequence[Draft | Rejected], wanted=lambda draft: True
+) -> list[Draft | Rejected]:
+  """The outcomes after a step, in their order."""
+  step = step_of(settings)
+  taken = [o for o in outcomes if isinstance(o, Draft) and wanted(o)]
+  done = iter(_safely(step, taken, type(settings).__name__.removesuffix('Settings').lower()))
+  return [next(done) if isinstance(o, Draft) and wanted(o) else o for o in outcomes]
+
+
+def _safely(step: Step, drafts: Sequence[Draft], name: str) -> list[Draft | Rejected]:
+  """A step that fails on a batch is asked again one by one, so that only the culprit goes."""
+  if not drafts:
+    return []
+  try:
+    return step(drafts)
+  except Exception as error:
+    if len(drafts) == 1:
+      detail = f'{type(error).__name__}: {error}'.splitlines()[0][:200]
+      return [Rejected(drafts[0], f'the step {name} failed', detail)]
+  return [outcome for draft in drafts for outcome in _safely(step, [draft], name)]

@@ -1,0 +1,76 @@
+"""Videos with masks and descriptions straight to clips: a source without any step behind it."""
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from data_tools.drafts import Reject, to_clip
+from data_tools.sources.vos import vos_videos
+from data_tools.sources.windows import Cut, drafts
+from ttm_jax.data.folders import Description, PathLike, Window
+from ttm_jax.data.schema import Clip
+from ttm_jax.errors import InputError
+
+
+@dataclasses.dataclass
+class Report:
+  """What an import did, and what it left out and why; filled while the clips are drawn.
+
+  Attributes:
+    clips: how many clips came out.
+    sources: how each source was read, or why it could not be, in order.
+    rejected: how many windows were left out, by reason.
+    backgrounded: how many objects were made background in their window, by reason.
+  """
+
+  clips: int = 0
+  sources: dict[str, str] = dataclasses.field(default_factory=dict)
+  rejected: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+  backgrounded: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+  def __str__(self) -> str:
+    lines = [f'{self.clips} clips from {len(self.sources)} sources']
+    lines += [f'  {key}: {how}' for key, how in self.sources.items()]
+    lines += [f'  left out {n}: {why}' for why, n in self.rejected.items()]
+    lines += [f'  objects made background {n}: {why}' for why, n in self.backgrounded.items()]
+    return '\n'.join(lines)
+
+
+def import_clips(
+  root: PathLike, captions: Mapping[str, Description], window: Window, report: Report
+) -> Iterator[Clip]:
+  """Cuts the described sources into clips, one window in memory at a time.
+
+  All clips of a source share its caption and motion prompt; see `drafts.to_clip` for its objects.
+
+  Args:
+    root: the folder under which the sources lie, laid out as `sources.vos` says.
+    captions: the sources to read, from `read_captions`.
+    window: what each clip is to be.
+    report: receives counts and reasons. A source that cannot be used is reported, not raised.
+
+  Raises:
+    InputError: `root` is no folder.
+  """
+  for video in vos_videos(Path(root), captions):
+    cut = Cut()
+    report.sources[video.key] = ''  # In order, also where its clips are taken later.
+    try:
+      for draft in drafts(video, window, cut):
+        try:
+          clip, background = to_clip(draft)
+        except Reject as reject:
+          report.rejected[reject.reason] += 1
+          continue
+        report.backgrounded.update(background)
+        report.clips += 1
+        yield clip
+    except InputError as error:
+      report.sources[video.key] = f'not used: {error}'
+      if cut.windows:
+        report.sources[video.key] = f'{cut.windows} windows, then not used: {error}'
+      continue
+    report.sources[video.key] = f'{cut.how}, {cut.windows} windows'
+    if not cut.windows:
+      report.rejected[f'source shorter than {window.frames} frames at {window.fps:g} fps'] += 1

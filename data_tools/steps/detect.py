@@ -1,0 +1,157 @@
+"""Boxes of the named objects in frame 0, by Grounding DINO (transformers).
+
+    python -m data_tools.steps.detect --model IDEA-Research/grounding-dino-base \\
+        --image photo.png --name "left dog" --name ball
+
+Each noun is asked for alone, so no box has to be traced back to one of several labels by its text.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_tools.drafts import Draft, Reject, Rejected, attempt, remaining
+from data_tools.steps import positions
+from data_tools.steps.still import still
+from data_tools.steps.weights import Weights, add_flags, from_flags
+from ttm_jax.errors import front_door
+
+Found = tuple[np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectSettings:
+  """What the step is built of.
+
+  Attributes:
+    weights: of Grounding DINO.
+    threshold: least score of a box.
+  """
+
+  weights: Weights
+  threshold: float = 0.25
+
+  def build(self) -> 'Detect':
+    return Detect(GroundingDino(self.weights, self.threshold))
+
+
+class GroundingDino:
+  """(pictures, nouns) to boxes and scores."""
+
+  def __init__(self, weights: Weights, threshold: float = 0.25):
+    from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+    self._batch, self._threshold = weights.batch, threshold
+    self._processor = weights.load_part(AutoProcessor)
+    self._model = weights.load(AutoModelForZeroShotObjectDetection)
+
+  def __call__(self, pictures: Sequence[np.ndarray], nouns: Sequence[str]) -> list[Found]:
+    """What is found of noun i in picture i.
+
+    Args:
+      pictures: uint8 [H, W, 3].
+      nouns: noun phrases.
+
+    Returns:
+      boxes float32 [n, 4], x0, y0, x1, y1 in pixels, within the picture; scores [n].
+    """
+    found: list[Found] = []
+    for start in range(0, len(nouns), self._batch):
+      part = slice(start, start + self._batch)
+      found += self._detect(pictures[part], nouns[part])
+    return found
+
+  def _detect(self, pictures: Sequence[np.ndarray], nouns: Sequence[str]) -> list[Found]:
+    import torch
+
+    inputs = self._processor(
+      images=list(pictures),
+      # A dot ends a label.
+      text=[f'{noun.lower().replace(".", " ").strip()}.' for noun in nouns],
+      return_tensors='pt',
+      padding=True,
+    ).to(self._model.device)
+    inputs['pixel_values'] = inputs['pixel_values'].to(self._model.dtype)
+    with torch.inference_mode():
+      outputs = self._model(**inputs)
+    sizes = [picture.shape[:2] for picture in pictures]
+    results = self._processor.post_process_grounded_object_detection(
+      outputs, inputs.input_ids, threshold=self._threshold, target_sizes=sizes
+    )
+    found = []
+    for result, (height, width) in zip(results, sizes, strict=True):
+      boxes = result['boxes'].float().cpu().numpy().reshape(-1, 4)
+      limits = np.array([width, height, width, height], np.float32)
+      found.append((np.clip(boxes, 0, limits), result['scores'].float().cpu().numpy()))
+    return found
+
+
+class Detect:
+  """Fills in the boxes of drafts that have names; those with label maps need none."""
+
+  def __init__(self, detector: GroundingDino):
+    """Args:
+    detector: a `GroundingDino`, or anything like it.
+    """
+    self._detector = detector
+
+  def __call__(self, drafts: Sequence[Draft]) -> list[Draft | Rejected]:
+    outcomes = [attempt(_named, draft, draft) for draft in drafts]
+    asked = [
+      (draft.video[0], noun)
+      for draft in remaining(outcomes)
+      for noun in _nouns(draft)
+      if not draft.boxes
+    ]
+    found = iter(self._detector([p for p, _ in asked], [n for _, n in asked]) if asked else [])
+
+    def boxed(draft: Draft) -> Draft:
+      boxes = positions.assign(draft.names, dict(every))
+      return dataclasses.replace(draft, boxes=boxes)
+
+    results: list[Draft | Rejected] = []
+    for outcome in outcomes:
+      if isinstance(outcome, Rejected) or outcome.boxes:
+        results.append(outcome)
+        continue
+      every = [(noun, next(found)) for noun in _nouns(outcome)]
+      results.append(attempt(boxed, outcome, outcome))
+    return results
+
+
+def _named(draft: Draft) -> Draft:
+  if not any(draft.names.values()):
+    raise Reject('no object is named')
+  return draft
+
+
+def _nouns(draft: Draft) -> list[str]:
+  return list(dict.fromkeys(positions.split_name(name)[1] for name in draft.names.values()))
+
+
+def main(argv: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(
+    'python -m data_tools.steps.detect',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add_flags(parser)
+  parser.add_argument('--image', required=True, help='picture, or video of which frame 0 counts')
+  parser.add_argument('--name', required=True, action='append', help='once for each object')
+  parser.add_argument('--threshold', type=float, default=0.25, help='least score; default 0.25')
+  args = parser.parse_args(argv)
+  with front_door():
+    step = DetectSettings(from_flags(args), args.threshold).build()
+    (outcome,) = step([still(args.image, names=dict(enumerate(args.name, 1)))])
+    if isinstance(outcome, Rejected):
+      print(json.dumps({'rejected': outcome.reason, 'detail': outcome.detail}))
+    else:
+      boxes = {outcome.names[i]: box.tolist() for i, box in outcome.boxes.items()}
+      print(json.dumps(boxes, ensure_ascii=False))
+
+
+if __name__ == '__main__':
+  main()

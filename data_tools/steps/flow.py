@@ -1,0 +1,158 @@
+"""Optical flow between consecutive frames by RAFT, and how much moves in a clip.
+
+    python -m data_tools.steps.flow --weights raft_large.safetensors --video dog.mp4 --out flow
+
+The network is torchvision's (`raft_large`), the only dependency on that package; its weights
+(C_T_SKHT_V2 in the paper's metrics) converted to safetensors once. `motion` is the mean length of
+the flow over pixels and frames, in pixels at the size of the clip: comparable only between clips of
+one size and rate. `render` is the flow representation of the paper's ablation (its table 4).
+"""
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_tools.drafts import Draft, Reject, Rejected, attempt
+from data_tools.steps.still import still
+from data_tools.steps.weights import Weights
+from ttm_jax.data import video_io
+from ttm_jax.errors import InputError, front_door
+
+NAME = 'motion'
+_MULTIPLE, _LEAST = 8, 128  # What RAFT takes: sides in multiples, and enough for its pyramid.
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowSettings:
+  """What the step is built of.
+
+  Attributes:
+    weights: `model` is a safetensors file of raft_large.
+    least, most: drafts that move less or more are rejected.
+  """
+
+  weights: Weights
+  least: float = 0.0
+  most: float = math.inf
+
+  def build(self) -> 'Flow':
+    return Flow(Raft(self.weights), self.least, self.most)
+
+
+class Raft:
+  """Videos to flows."""
+
+  def __init__(self, weights: Weights):
+    try:
+      from torchvision.models.optical_flow import raft_large
+    except (ImportError, RuntimeError) as error:
+      raise InputError(
+        f'RAFT needs torchvision, which cannot be imported ({error}); install the build that'
+        ' belongs to this torch, from the same index, or leave the step flow out'
+      ) from error
+    import safetensors.torch
+
+    self._model = raft_large(weights=None, progress=False)
+    try:
+      self._model.load_state_dict(safetensors.torch.load_file(weights.model))
+    except Exception as error:  # safetensors and torch have errors of their own.
+      raise InputError(f'{weights.model}: no weights of raft_large ({error})') from error
+    self._model.to(weights.torch_device, weights.torch_dtype).eval()
+    self._batch = weights.batch
+
+  def __call__(self, video: np.ndarray) -> np.ndarray:
+    """Where each pixel goes: uint8 [T, H, W, 3] to float32 [T - 1, H, W, 2], (x, y) in pixels."""
+    import torch
+
+    parameter = next(self._model.parameters())
+    height, width = video.shape[1:3]
+    padded = np.pad(video, ((0, 0), *map(_padding, (height, width)), (0, 0)), mode='edge')
+    flows = []
+    for start in range(0, len(video) - 1, self._batch):
+      part = torch.from_numpy(padded[start : start + self._batch + 1].transpose(0, 3, 1, 2).copy())
+      frames = part.to(parameter.device, parameter.dtype) / 127.5 - 1
+      with torch.inference_mode():
+        flow = self._model(frames[:-1], frames[1:])[-1]
+      flows.append(flow.float().cpu().numpy().transpose(0, 2, 3, 1)[:, :height, :width])
+    return np.concatenate(flows) if flows else np.zeros((0, height, width, 2), np.float32)
+
+
+def _padding(side: int) -> tuple[int, int]:
+  wanted = max(_LEAST, -(-side // _MULTIPLE) * _MULTIPLE)
+  return 0, wanted - side
+
+
+class Flow:
+  """Measures the motion of drafts, and rejects those that hold still."""
+
+  def __init__(self, flow: Raft, least: float = 0.0, most: float = math.inf):
+    """Args:
+    flow: a `Raft`, or anything like it.
+    """
+    self._flow, self._least, self._most = flow, least, most
+
+  def __call__(self, drafts: Sequence[Draft]) -> list[Draft | Rejected]:
+    return [attempt(self._measured, draft, draft) for draft in drafts]
+
+  def _measured(self, draft: Draft) -> Draft:
+    motion = score(self._flow(draft.video))
+    if not self._least <= motion <= self._most:
+      side = 'below' if motion < self._least else 'above'
+      limit = self._least if motion < self._least else self._most
+      raise Reject(f'motion {side} {limit:g} pixels a frame', f'{motion:.2f}')
+    return dataclasses.replace(draft, scores={**draft.scores, NAME: motion})
+
+
+def score(flow: np.ndarray) -> float:
+  """Mean length of a flow [T, H, W, 2]; 0 for a single picture."""
+  return float(np.linalg.norm(flow, axis=-1).mean()) if flow.size else 0.0
+
+
+def render(flow: np.ndarray, longest: float | None = None) -> np.ndarray:
+  """Paints a flow: its direction as hue, its length as strength, white where nothing moves.
+
+  Args:
+    flow: float [T, H, W, 2].
+    longest: length that gets full colour; the greatest there is, by default.
+
+  Returns:
+    uint8 [T, H, W, 3].
+  """
+  length = np.linalg.norm(flow, axis=-1)
+  limit = longest or float(length.max(initial=0)) or 1.0
+  strength = np.minimum(length / limit, 1)[..., None]
+  hue = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) % 1
+  # The hexagon of hues: red at 0, green at 1/3, blue at 2/3.
+  offset = (hue[..., None] * 6 + np.array([0, 4, 2])) % 6
+  pure = np.clip(np.abs(offset - 3) - 1, 0, 1)
+  return np.rint(255 * (1 - strength + strength * pure)).astype(np.uint8)
+
+
+def main(argv: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(
+    'python -m data_tools.steps.flow',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add('--weights', required=True, help='safetensors file of raft_large')
+  add('--video', required=True)
+  add('--out', required=True, help='.mp4 of the painted flow')
+  add('--device', default='auto')
+  add('--batch', type=int, default=8, help='pairs of frames that go through at once; default 8')
+  args = parser.parse_args(argv)
+  with front_door():
+    draft = still(args.video)
+    flow = Raft(Weights(args.weights, args.device, 'float32', args.batch))(draft.video)
+    if not len(flow):
+      raise InputError(f'{args.video}: one frame has no flow; give a video')
+    video_io.write_video(Path(args.out), render(flow), draft.fps)
+    print(f'{args.out}: {score(flow):.3f} pixels a frame')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,119 @@
+"""Which of several boxes is meant by "left dog" and "right dog".
+
+Detectors find dogs well and left ones badly, so the position word is taken off, the noun is
+detected, and the word picks among the boxes (SPEC 3.2): left, middle, right and first, second, ...
+by the x of the centres; top, bottom, back, front by the y. All boxes above the threshold take part,
+also those of dogs that are not mentioned because they lie still: "left dog" is the leftmost of all.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from data_tools.drafts import Reject
+
+_ALONG = {'left': 0, 'middle': 0, 'center': 0, 'centre': 0, 'right': 0}
+_ALONG |= {'first': 0, 'second': 0, 'third': 0, 'fourth': 0, 'last': 0}
+_ALONG |= {'top': 1, 'bottom': 1, 'upper': 1, 'lower': 1, 'front': 1, 'back': 1}
+_RANK = {'left': 0, 'first': 0, 'second': 1, 'third': 2, 'fourth': 3, 'right': -1, 'last': -1}
+_RANK |= {'top': 0, 'upper': 0, 'back': 0, 'bottom': -1, 'lower': -1, 'front': -1}
+_ARTICLES = {'a', 'an', 'the'}
+_PREPOSITIONS = {'at', 'in', 'of', 'on', 'to'}
+# Ends before centres: what is neither left nor right is found among the rest.
+_CENTRAL = ('middle', 'center', 'centre')
+
+
+def split_name(name: str) -> tuple[str, str]:
+  """('left', 'brown dog') of 'the left brown dog'; the word is empty where there is none.
+
+  A name of position words alone ("the back") is its own noun.
+  """
+  words = [w for w in re.split(r'[\s\-]+', name.lower().strip(' .')) if w]
+  words = [w for w in words if w not in _ARTICLES] or words
+  found = [w for w in words if w in _ALONG]
+  noun = [w for w in words if w not in _ALONG]
+  while found and noun and noun[-1] in _PREPOSITIONS:  # "dog on the right"
+    noun.pop()
+  return (found[0], ' '.join(noun)) if found and noun else ('', ' '.join(words))
+
+
+def suppress(boxes: np.ndarray, scores: np.ndarray, overlap: float = 0.7) -> np.ndarray:
+  """Indices of the boxes that stay, best first, none with an IoU above `overlap` to a better one.
+
+  Args:
+    boxes: float [n, 4], x0, y0, x1, y1.
+    scores: float [n].
+  """
+  kept: list[int] = []
+  for i in np.argsort(-scores, kind='stable'):
+    if all(box_iou(boxes[i], boxes[j]) <= overlap for j in kept):
+      kept.append(int(i))
+  return np.array(kept, int)
+
+
+def box_iou(a: np.ndarray, b: np.ndarray) -> float:
+  """Intersection over union of two boxes x0, y0, x1, y1; 0 where both are empty."""
+  width = min(a[2], b[2]) - max(a[0], b[0])
+  height = min(a[3], b[3]) - max(a[1], b[1])
+  shared = max(width, 0) * max(height, 0)
+  union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+  return float(shared / union) if union > 0 else 0.0
+
+
+def assign(
+  names: Mapping[int, str], found: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> dict[int, np.ndarray]:
+  """A box for each object, no box twice.
+
+  Args:
+    names: of the objects, by id.
+    found: for each noun of `split_name`, boxes float [n, 4] and scores [n].
+
+  Returns:
+    float [4] by id.
+
+  Raises:
+    Reject: an object has no box.
+  """
+  assigned: dict[int, np.ndarray] = {}
+  parts = {i: split_name(name) for i, name in names.items()}
+  for noun in dict.fromkeys(noun for _, noun in parts.values()):
+    boxes, scores = found[noun]
+    kept = suppress(boxes, scores)
+    boxes = boxes[kept]  # Best first.
+    objects = {i: word for i, (word, n) in parts.items() if n == noun}
+    if len(boxes) < len(objects):
+      names_left = ', '.join(names[i] for i in list(objects)[len(boxes) :])
+      raise Reject('not detected', f'{names_left}: {len(boxes)} boxes of "{noun}"')
+    free = list(range(len(boxes)))
+    for obj in _ordered(objects):
+      chosen = _choose(objects[obj], boxes, free)
+      free.remove(chosen)
+      assigned[obj] = boxes[chosen]
+  return {i: assigned[i] for i in names}
+
+
+def _ordered(objects: Mapping[int, str]) -> Sequence[int]:
+  """Ends first, centres next, then those without a word, which take the best of what is left."""
+
+  def turn(obj: int) -> int:
+    word = objects[obj]
+    return 2 if not word else 1 if word in _CENTRAL else 0
+
+  return sorted(objects, key=turn)
+
+
+def _choose(word: str, boxes: np.ndarray, free: list[int]) -> int:
+  if not word:
+    return free[0]
+  axis = _ALONG[word]
+  centres = (boxes[:, axis] + boxes[:, axis + 2]) / 2
+  if word in _CENTRAL:
+    # The median of all, of an even number the better of the two in the middle.
+    distance = {i: abs(centres[i] - np.median(centres)) for i in free}
+    return min(free, key=lambda i: (round(float(distance[i]), 3), i))
+  inwards = sorted(range(len(boxes)), key=lambda i: centres[i])
+  rank = _RANK[word]
+  inwards = inwards[::-1] if rank < 0 else inwards[rank:] + inwards[:rank]
+  return next(i for i in inwards if i in free)

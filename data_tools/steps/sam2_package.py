@@ -1,0 +1,80 @@
+"""SAM 2 through the package `sam2`, Meta's or the one on the package index.
+
+A hub id (facebook/sam2.1-hiera-large) is fetched by the package. A local model is a folder with one
+.safetensors of the predictor's weights and one .yaml, its configuration; the package's own .pt
+checkpoints are pickles and are not read.
+"""
+
+import contextlib
+import io
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_tools.steps.weights import Weights, looks_local
+from ttm_jax.errors import InputError
+
+
+class PackageTracker:
+  """See `segment.Tracker`."""
+
+  def __init__(self, weights: Weights):
+    self._predictor = _load(weights)
+    self._dtype = weights.torch_dtype
+
+  def __call__(self, video: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    import torch
+
+    kind = self._predictor.device.type
+    with (
+      tempfile.TemporaryDirectory(prefix='sam2') as folder,
+      torch.inference_mode(),
+      contextlib.redirect_stderr(io.StringIO()),  # Two progress bars a clip.
+      torch.autocast(kind, self._dtype, enabled=self._dtype != torch.float32),
+    ):
+      for number, frame in enumerate(video):
+        # The package reads JPEGs only; at this quality nothing visible is lost.
+        path = os.path.join(folder, f'{number:05d}.jpg')
+        Image.fromarray(frame).save(path, quality=100, subsampling=0)
+      state = self._predictor.init_state(folder)
+      for index, box in enumerate(boxes):
+        self._predictor.add_new_points_or_box(
+          state, frame_idx=0, obj_id=index + 1, box=np.asarray(box, np.float32)
+        )
+      maps = [
+        logits[:, 0].float().cpu().numpy()
+        for _, _, logits in self._predictor.propagate_in_video(state)
+      ]
+    return np.stack(maps)
+
+
+def _load(weights: Weights):
+  try:
+    from sam2.build_sam import build_sam2_video_predictor
+    from sam2.sam2_video_predictor import SAM2VideoPredictor
+  except (ImportError, RuntimeError) as error:
+    raise InputError(
+      f'the package sam2 cannot be imported ({error}); install it, or --backend transformers'
+    ) from error
+  if not looks_local(weights.model):
+    raise InputError(
+      f'{weights.model}: the package sam2 downloads pickles; use --backend transformers, or a'
+      ' folder with one .safetensors and one .yaml'
+    )
+  folder = Path(weights.model)
+  tensors, configs = list(folder.glob('*.safetensors')), list(folder.glob('*.yaml'))
+  if len(tensors) != 1 or len(configs) != 1:
+    raise InputError(f'{folder}: needs one .safetensors and one .yaml for the package sam2')
+  del SAM2VideoPredictor
+  import safetensors.torch
+  from hydra import initialize_config_dir
+  from hydra.core.global_hydra import GlobalHydra
+
+  GlobalHydra.instance().clear()
+  with initialize_config_dir(str(folder.resolve()), version_base='1.2'):
+    predictor = build_sam2_video_predictor(configs[0].name, None, device=weights.torch_device)
+  predictor.load_state_dict(safetensors.torch.load_file(tensors[0]))
+  return predictor

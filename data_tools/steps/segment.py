@@ -1,0 +1,170 @@
+"""Label maps of the detected objects through the whole clip, by SAM 2.
+
+    python -m data_tools.steps.segment --model facebook/sam2.1-hiera-large --video dog.mp4 \\
+        --box "10,20,200,180" --out masks
+
+Two equal backends behind one interface: `sam2`, the package (Meta's, or the one on the package
+index), and `transformers`, its `Sam2VideoModel`. `auto` takes the first that is installed and says
+which. Each object starts from its box in frame 0.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from data_tools.drafts import Draft, Reject, Rejected, attempt
+from data_tools.steps.still import still
+from data_tools.steps.weights import Weights, add_flags, from_flags
+from ttm_jax import trajectory
+from ttm_jax.errors import InputError, front_door
+
+BACKENDS = ('sam2', 'transformers')
+MIN_SEEN = 0.5  # Share of frames below which a track counts as lost.
+
+
+class Tracker(Protocol):
+  """Follows objects from frame 0 on."""
+
+  def __call__(self, video: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Args:
+      video: uint8 [T, H, W, 3].
+      boxes: float [n, 4], x0, y0, x1, y1 in pixels of frame 0.
+
+    Returns:
+      logits float32 [T, n, H, W], above 0 inside the object.
+    """
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentSettings:
+  """What the step is built of.
+
+  Attributes:
+    weights: of SAM 2; for the package `sam2` also a .yaml configuration, see `sam2_package`.
+    backend: of BACKENDS, or auto.
+    min_seen: least share of frames that show an object.
+  """
+
+  weights: Weights
+  backend: str = 'auto'
+  min_seen: float = MIN_SEEN
+
+  def build(self) -> 'Segment':
+    return Segment(tracker(self.weights, self.backend), self.min_seen)
+
+
+def tracker(weights: Weights, backend: str = 'auto') -> Tracker:
+  """A tracker of the named backend.
+
+  Raises:
+    InputError: the backend is unknown or not installed, or its weights cannot be loaded.
+  """
+  if backend == 'auto':
+    installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
+    if not installed:
+      raise InputError("SAM 2 needs transformers or sam2: pip install 'ttm_jax[data]'")
+    backend = installed[0]
+    print(f'SAM 2 by the package {backend}', file=sys.stderr)
+  if backend == 'transformers':
+    from data_tools.steps.sam2_transformers import TransformersTracker
+
+    return TransformersTracker(weights)
+  if backend == 'sam2':
+    from data_tools.steps.sam2_package import PackageTracker
+
+    return PackageTracker(weights)
+  raise InputError(f'--backend {backend}: choose auto, {", ".join(BACKENDS)}')
+
+
+class Segment:
+  """Fills in the label maps of drafts that have boxes."""
+
+  def __init__(self, track: Tracker, min_seen: float = MIN_SEEN):
+    self._track, self._min_seen = track, min_seen
+
+  def __call__(self, drafts: Sequence[Draft]) -> list[Draft | Rejected]:
+    return [attempt(self._segmented, draft, draft) for draft in drafts]
+
+  def _segmented(self, draft: Draft) -> Draft:
+    if not draft.boxes:
+      raise Reject('no object is named', 'segment needs boxes, as from detect')
+    objects = list(draft.boxes)
+    logits = self._track(draft.video, np.stack([draft.boxes[i] for i in objects]))
+    labels = label_maps(logits)
+    ids = np.array([0, *objects], np.uint8)[labels]
+    for obj in objects:
+      shown = (ids == obj).any((1, 2))
+      if not shown[0] or shown.mean() < self._min_seen:
+        where = 'not in frame 0' if not shown[0] else f'in {shown.mean():.0%} of the frames'
+        raise Reject('track lost', f'{draft.names.get(obj, obj)}: {where}')
+    return dataclasses.replace(draft, ids=ids)
+
+
+def label_maps(logits: np.ndarray) -> np.ndarray:
+  """Who owns each pixel (SPEC 3.4): the object of the greatest logit above 0.
+
+  Equal logits go to the object that is smaller in that frame, then to the first.
+
+  Args:
+    logits: float [T, n, H, W].
+
+  Returns:
+    uint8 [T, H, W]; object i is i + 1.
+  """
+  areas = (logits > 0).sum((2, 3))
+  result = np.zeros((len(logits), *logits.shape[2:]), np.uint8)
+  for frame, (scores, area) in enumerate(zip(logits, areas, strict=True)):
+    best = np.zeros(scores.shape[1:], scores.dtype)
+    for i in np.argsort(area, kind='stable'):  # Strictly greater: the smaller one keeps its place.
+      np.copyto(result[frame], np.uint8(i + 1), where=scores[i] > best)
+      np.maximum(best, scores[i], out=best)
+  return result
+
+
+def main(argv: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(
+    'python -m data_tools.steps.segment',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add_flags(parser)
+  add = parser.add_argument
+  add('--backend', default='auto', choices=['auto', *BACKENDS], help='default auto')
+  add('--video', required=True, help='video or picture')
+  add('--box', required=True, action='append', help='x0,y0,x1,y1 in pixels; once for each object')
+  add('--out', required=True, help='folder for the label maps, one PNG a frame')
+  args = parser.parse_args(argv)
+  with front_door():
+    boxes = {i: parse_box(text) for i, text in enumerate(args.box, 1)}
+    step = SegmentSettings(from_flags(args), args.backend, min_seen=0).build()
+    (outcome,) = step([still(args.video, boxes=boxes)])
+    if isinstance(outcome, Rejected):
+      raise InputError(f'{args.video}: {outcome.reason} ({outcome.detail}); try another box')
+    assert outcome.ids is not None
+    trajectory.write_folder(args.out, outcome.ids)
+    print(args.out)
+
+
+def parse_box(text: str) -> np.ndarray:
+  """'10,20,200,180' to float [4].
+
+  Raises:
+    InputError: it is no box.
+  """
+  try:
+    box = np.array([float(part) for part in text.split(',')])
+  except ValueError:
+    box = np.zeros(0)
+  if box.shape != (4,) or box[0] >= box[2] or box[1] >= box[3]:
+    raise InputError(f'--box {text}: write x0,y0,x1,y1, as in 10,20,200,180')
+  return box
+
+
+if __name__ == '__main__':
+  main()
