@@ -200,6 +200,7 @@ def case(n, platform='cpu', **changes):
 def test_choice():
   assert choose(case(1024)) == 'reference'
   assert choose(case(1025)) == 'chunked'
+  assert choose(case(4096, 'tpu', dtype=jnp.dtype(jnp.bfloat16))) == 'tpu'
   assert choose(case(8), ['tpu', 'chunked', 'reference']) == 'chunked'
   assert choose(case(4096, 'tpu')) == 'tpu'
   for platform in ('cpu', 'gpu', 'tpu'):  # Whatever is asked of it, something can do it.
