@@ -1,9 +1,9 @@
 """The preset `dit` for the embedded scenes at 64 pixels, on the latents of a temporal autoencoder.
 
-All eleven motions, up to four objects: an hour or two on two CPU cores, minutes on an accelerator.
+All eleven motions, up to four objects: an hour or two on two CPU cores.
 
     python -m data_tools.make_scenes --out=datasets/scenes64 --size=64 --max_objects=4 \
-        --train=20000 --validation=128 --workers=2
+        --train=16000 --validation=128 --workers=2
     python -m ttm_jax.train --config=configs/scenes_codec.py --workdir=runs/scenes_codec \
         --config.data.path=datasets/scenes64
     python -m data_tools.encode --clips=datasets/scenes64 --out=datasets/scenes64-dit \
@@ -25,5 +25,5 @@ def shrink(config: ConfigDict) -> ConfigDict:
   config = demo.shrink(config, masked_blocks=2)
   config.model.update({'width': 192, 'heads': 6, 'ffn': 512})
   config.optimizer.learning_rate = 3e-3
-  config.train.update({'steps': 10_000, 'evaluate_every': 1_000, 'sample_every': 5_000})
+  config.train.update({'steps': 4_000, 'evaluate_every': 1_000, 'sample_every': 2_000})
   return config

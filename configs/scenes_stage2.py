@@ -10,5 +10,5 @@ from configs import scenes, stage2_dit
 
 def get_config() -> ConfigDict:
   config = scenes.shrink(stage2_dit.get_config())
-  config.train.steps = 6_000
+  config.train.steps = 2_600
   return config
