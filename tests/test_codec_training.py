@@ -118,7 +118,8 @@ def test_latents_are_normalised(encoded):
 
 
 def test_the_small_configuration_trains(clips, tmp_path):
-  ended = doors.run(*tiny.train_command('scenes_codec', tmp_path / 'run', clips))
+  changes = {'train__steps': 1, 'data__image_every': 0, 'data__batch_size': 1}
+  ended = doors.run(*tiny.train_command('scenes_codec', tmp_path / 'run', clips, **changes))
   assert ended.code == 0, ended.err
   lines = [m for m in read_metrics(tmp_path / 'run') if 'train/loss' in m]
   assert np.isfinite([m['train/loss'] for m in lines]).all()
