@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ttm_jax.errors import nearest
-from ttm_jax.ops.object_attention import blocked, chunked, reference, splash, tpu
+from ttm_jax.ops.object_attention import blocked, chunked, gpu, reference, splash, tpu
 from ttm_jax.ops.object_attention.blocks import Tables, list_blocks, no_blocks
 from ttm_jax.parallel.mesh import platform
 from ttm_jax.parallel.sharded import over_heads, per_sample
@@ -61,10 +61,11 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
   'chunked': Implementation(_blocked(chunked.KERNEL), chunked.block),
   'tpu': Implementation(_blocked(tpu.KERNEL), tpu.block, tpu.refuses),
   'splash': Implementation(splash.attention, splash.block, splash.refuses),
+  'gpu': Implementation(_blocked(gpu.KERNEL), gpu.block, gpu.refuses),
 }
 
 # What None tries, in order; the last one works everywhere.
-PREFERRED = {'cpu': ['chunked'], 'gpu': ['chunked'], 'tpu': ['tpu', 'chunked']}
+PREFERRED = {'cpu': ['chunked'], 'gpu': ['gpu', 'chunked'], 'tpu': ['tpu', 'chunked']}
 
 # Dense scores up to this many pairs a head cost less than the bookkeeping of blocks.
 DENSE_PAIRS = {'cpu': 1 << 20, 'gpu': 1 << 16, 'tpu': 1 << 16}
