@@ -19,7 +19,7 @@ demo: $(CORE)  ## The whole method from scratch, about ten minutes on two CPU co
 	$(BIN)/python -m ttm_jax.demo --workdir runs/demo
 
 test: $(DEV)  ## The tests.
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m 'not slow and not aot'
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not aot'
 
 test-slow: $(DEV)  ## The tests that train for minutes.
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow

@@ -79,7 +79,7 @@ def to_clip(draft: Draft) -> tuple[Clip, collections.Counter[str]]:
   """The finished clip, and how many objects became background, by reason.
 
   Objects are those visible in frame 0 that have a prompt, in the order of their ids, numbered from
-  1; all others are background (SPEC 11.40: objects do not appear later).
+  1; all others are background, objects do not appear later.
 
   Raises:
     Reject: no object is left, there are too many, or a sentence is missing.

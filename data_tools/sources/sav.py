@@ -5,7 +5,7 @@ mask (COCO) of masklet j on frame 4 i; an empty mask where it is not seen. No se
 needed. Between annotated frames shapes are interpolated (`sources.between`); at 6 fps none are.
 
 Object ids: manual masklets first, in the order of the file, from 1. Where masklets overlap the
-smaller one lies on top (SPEC 3.4), of equals the first. SA-V has no captions: they come from a
+smaller one lies on top, of equals the first. SA-V has no captions: they come from a
 captions file (with these object ids) or from the steps caption, prompts, detect and match.
 """
 

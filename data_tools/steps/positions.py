@@ -1,7 +1,7 @@
 """Which of several boxes is meant by "left dog" and "right dog".
 
 Detectors find dogs well and left ones badly, so the position word is taken off, the noun is
-detected, and the word picks among the boxes (SPEC 3.2): left, middle, right and first, second, ...
+detected, and the word picks among the boxes: left, middle, right and first, second, ...
 by the x of the centres; top, bottom, back, front by the y. All boxes above the threshold take part,
 also those of dogs that are not mentioned because they lie still: "left dog" is the leftmost of all.
 """

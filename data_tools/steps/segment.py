@@ -107,7 +107,7 @@ class Segment:
 
 
 def label_maps(logits: np.ndarray) -> np.ndarray:
-  """Who owns each pixel (SPEC 3.4): the object of the greatest logit above 0.
+  """Who owns each pixel: the object of the greatest logit above 0.
 
   Equal logits go to the object that is smaller in that frame, then to the first.
 
