@@ -7,7 +7,8 @@ import json
 import os
 import re
 
-os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count=8 {os.environ["XLA_FLAGS"]}'
+os.environ.setdefault('XLA_FLAGS', '')
+os.environ['XLA_FLAGS'] += ' --xla_force_host_platform_device_count=8'
 
 import jax
 import jax.numpy as jnp

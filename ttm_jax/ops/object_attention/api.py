@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ttm_jax.errors import nearest
-from ttm_jax.ops.object_attention import blocked, chunked, gpu, reference, splash, tpu
+from ttm_jax.ops.object_attention import blocked, chunked, gpu, packed, reference, splash, tpu
 from ttm_jax.ops.object_attention.blocks import Tables, list_blocks, no_blocks
 from ttm_jax.parallel.mesh import platform
 from ttm_jax.parallel.sharded import over_heads, per_sample
@@ -62,6 +62,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
   'tpu': Implementation(_blocked(tpu.KERNEL), tpu.block, tpu.refuses),
   'splash': Implementation(splash.attention, splash.block, splash.refuses),
   'gpu': Implementation(_blocked(gpu.KERNEL), gpu.block, gpu.refuses),
+  'packed': Implementation(_without_tables(packed.attention), refuses=packed.refuses),
 }
 
 # What None tries, in order; the last one works everywhere.

@@ -1,0 +1,182 @@
+"""Object attention compiled by the real compilers (XLA, Mosaic, ptxas) for H100s, with no GPU here.
+
+This finds what an interpreter does not: layouts the hardware cannot multiply, registers that spill,
+shared memory that overflows, copies and collectives nobody meant. Run by `make test-aot-gpu`, with
+-s to see the figures.
+"""
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import topologies
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ttm_jax.ops.object_attention import gpu, make_tables, object_attention
+from ttm_jax.ops.object_attention.blocks import list_blocks
+from ttm_jax.parallel.mesh import BATCH, make_mesh
+
+pytestmark = pytest.mark.aot
+
+HEADS = {40: 8, 64: 8, 128: 12}
+WHOLE = PartitionSpec()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compilers():
+  """Tells where they are; the plugin reads it when it is loaded, for the first topology."""
+  if not importlib.util.find_spec('jax_cuda12_plugin'):
+    pytest.skip('the GPU compiler is not here: use `make test-aot-gpu`')
+  found = importlib.util.find_spec('nvidia').submodule_search_locations
+  nvcc = next(path for path in (Path(x) / 'cuda_nvcc' for x in found) if path.exists())
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('PATH', str(nvcc / 'bin'), prepend=os.pathsep)
+    patch.setenv('XLA_FLAGS', f'--xla_gpu_cuda_data_dir={nvcc} --xla_gpu_autotune_level=0')
+    patch.setenv('JAX_SKIP_CUDA_CONSTRAINTS_CHECK', '1')  # There is no driver to ask.
+    patch.setenv('MOSAIC_GPU_DUMP_PTXAS', '1')
+    patch.setenv('MOSAIC_GPU_DUMP_PTX', '1')
+    # A program from the cache would report nothing.
+    jax.config.update('jax_enable_compilation_cache', False)
+    yield
+    jax.config.update('jax_enable_compilation_cache', True)
+
+
+def mesh_of(sizes, devices=1):
+  target = (Path(__file__).parent / 'h100.txtpb').read_text()
+  shape = f'1x{devices}x1'
+  found = topologies.get_topology_desc(platform='cuda', topology=shape, target_config=target)
+  return make_mesh(sizes, found.devices)
+
+
+def compiled(mesh, shape, dtype=jnp.bfloat16, tokens=WHOLE, samples=WHOLE):
+  """Forward and backward pass of self-attention, and temporary memory in units of q.
+
+  The last axis of q is counted as filled up to 128.
+  """
+
+  def passes(q, k, v, bits, dy):
+    tables = make_tables(bits, bits, head_dim=q.shape[-1], dtype=q.dtype)
+    assert tables.implementation == 'gpu'
+
+    def attend(q, k, v):
+      return object_attention(q, k, v, bits, bits, tables=tables)
+
+    y, pull = jax.vjp(attend, q, k, v)
+    return y, *pull(dy)
+
+  q = jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, tokens))
+  bits = jax.ShapeDtypeStruct(shape[:2], jnp.int32, sharding=NamedSharding(mesh, samples))
+  with jax.set_mesh(mesh):
+    traced = jax.jit(passes).trace(q, q, q, bits, q)
+    program = traced.lower(lowering_platforms=('cuda',)).compile()
+  size = np.prod(shape[:-1]) // mesh.size * -(-shape[-1] // 128) * 128 * q.dtype.itemsize
+  temporary = program.memory_analysis().temp_size_in_bytes
+  return program, temporary / size
+
+
+@pytest.fixture
+def shared(monkeypatch):
+  """The shared memory that each kernel asks for, as it is traced."""
+  asked, count = [], gpu._shared_memory
+  monkeypatch.setattr(gpu, '_shared_memory', lambda refs: asked.append(count(refs)) or asked[-1])
+  return asked
+
+
+def report(capfd, shared, title):
+  """What ptxas says of each kernel: printed, and returned by pass."""
+  text = capfd.readouterr()
+  text = text.out + text.err
+  found = {}
+  for kernel, function in re.findall(
+    r"Compiling entry function '(\w+)_mosaic_gpu_kernel' for 'sm_90a'(.*?)Compile time", text, re.S
+  ):
+    name = 'forward' if kernel.endswith('forward') else 'backward'
+    ptx = re.search(rf'\.entry {kernel}_mosaic_gpu_kernel\(.*?\n}}\n', text, re.S).group()
+    found[name] = {
+      'spilled': sum(map(int, re.findall(r'(\d+) bytes spill', function))),
+      'registers': int(re.search(r'Used (\d+) registers', function).group(1)),
+      'bytes shared': shared[name == 'backward'],
+      'threads': int(re.search(r'\.maxntid (\d+)', ptx).group(1)),
+      'wgmma': ptx.count('wgmma.mma_async'),
+      'ex2': ptx.count('ex2.approx'),
+      'instructions': len(re.findall(r'^\t[@a-z{][^.]*\S+.*;', ptx, re.M)),
+    }
+  with capfd.disabled():
+    for name, figures in found.items():
+      print(f'\n{title} {name}: {", ".join(f"{v} {k}" for k, v in figures.items())}', end='')
+  # Products that wait for each other, for want of registers or order.
+  found['serialized'] = 'instructions are serialized' in text
+  return found
+
+
+@pytest.mark.parametrize('n', [4096, 8448, 32760])
+@pytest.mark.parametrize('width', HEADS)
+def test_self_attention(n, width, capfd, shared):
+  program, share = compiled(mesh_of({}), (1, n, HEADS[width], width))
+  found = report(capfd, shared, f'N={n} D={width}, {share:.1f} of q temporary,')
+  assert set(found) == {'forward', 'backward', 'serialized'}
+  assert found['forward']['spilled'] == found['backward']['spilled'] == 0
+  assert not found['serialized']
+  assert share < 8.1  # Of which q, k, v, dy, filled up to whole blocks, are four.
+  if n % 128 == width % 32 == 0:  # Nothing to fill up: then nothing is moved either.
+    assert not re.search(r'= bf16\S* (transpose|pad|copy)\(', program.as_text())
+
+
+@pytest.mark.parametrize(
+  'width, dtype', [(64, 'float16'), (80, 'bfloat16'), (96, 'bfloat16'), (160, 'bfloat16')]
+)
+def test_other_head_dims_and_types(width, dtype, capfd, shared):
+  _, share = compiled(mesh_of({}), (2, 8192, 8, width), jnp.dtype(dtype))
+  found = report(capfd, shared, f'N=8192 D={width} {dtype}, {share:.1f} of q temporary,')
+  assert found['forward']['spilled'] == 0
+  # Sums of 160 columns for keys, values and queries are more than the registers hold.
+  assert width == 160 or found['backward']['spilled'] == 0
+  assert share < 8
+
+
+def test_eight_gpus(capfd):
+  mesh = mesh_of({'data': 2, 'sequence': 2, 'tensor': 2}, 8)
+  tokens = PartitionSpec(*BATCH, 'sequence', 'tensor', None)
+  program, _ = compiled(mesh, (4, 8192, 12, 128), tokens=tokens, samples=BATCH)
+  capfd.readouterr()
+  names = ('all-to-all', 'all-gather', 'collective-permute')
+  found = {name: len(re.findall(rf' {name}(?:-start)?\(', program.as_text())) for name in names}
+  assert found['all-to-all'] > 0 and found['all-gather'] == 0, found
+
+
+def test_layers_that_are_computed_again(capfd):
+  """The gradient's reference to memory, inside of a scan and of a checkpoint."""
+  mesh = mesh_of({})
+  x = jax.ShapeDtypeStruct((1, 1024, 2, 64), jnp.bfloat16, sharding=NamedSharding(mesh, WHOLE))
+  bits = jax.ShapeDtypeStruct((1, 1024), jnp.int32, sharding=NamedSharding(mesh, WHOLE))
+
+  def loss(x, bits):
+    @jax.checkpoint
+    def layer(x, _):
+      return object_attention(x, x, x, bits, bits, implementation='gpu'), None
+
+    return jax.lax.scan(layer, x, length=3)[0].astype(jnp.float32).sum()
+
+  with jax.set_mesh(mesh):
+    traced = jax.jit(jax.grad(loss)).trace(x, bits)
+    program = traced.lower(lowering_platforms=('cuda',)).compile()
+  capfd.readouterr()
+  # Forward, forward once more, backward.
+  assert program.as_text().count('custom_call_target="mosaic_gpu_v2"') == 3
+
+
+def test_too_little_shared_memory():
+  mesh = mesh_of({})
+  x = jnp.zeros((1, 1, 256, 128), jnp.bfloat16)
+  bits = jnp.zeros((1, 256), jnp.int32)
+  tables = list_blocks(bits, bits, (128, 256), 'gpu')
+  with (
+    jax.set_mesh(mesh),
+    pytest.raises(ValueError, match=r'forward needs \d+ bytes of shared memory, there are 232448'),
+  ):
+    jax.eval_shape(lambda x: gpu.KERNEL.forward(x, x, x, bits, bits, tables, 1.0), x)
