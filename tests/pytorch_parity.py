@@ -5,6 +5,8 @@ import torch
 
 from ttm_jax.pytorch import conditioning
 
+torch.set_num_threads(1)  # All is tiny here: threads would wait for each other more than work.
+
 
 def tensor(x):
   """A tensor of its own memory, of the same dtype."""

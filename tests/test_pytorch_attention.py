@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
 
+from tests.pytorch_parity import tensor
 from ttm_jax.ops import object_attention as ours
 from ttm_jax.pytorch import attention
 from ttm_jax.pytorch.attention import Pairs, object_attention
@@ -65,7 +66,7 @@ def reference(q, k, v, q_bits, k_bits):
 
 
 def tensors(*arrays):
-  return [torch.from_numpy(x) for x in arrays]
+  return [tensor(x) for x in arrays]
 
 
 def check(implementation, kind):

@@ -19,6 +19,7 @@ class Model(ModelMixin, ConfigMixin):  # type: ignore[misc]
   """
 
   FLOAT32: ClassVar[tuple[str, ...]] = ()
+  _keep_in_fp32_modules: Any = None
   _gradient_checkpointing_func: Any
   config: Any
 
