@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -41,8 +40,8 @@ STAGES = 2
 SHARED_MEMORY = 227 * 1024
 # Largest head dimension.
 WIDEST = 160
-# Registers of a thread of 65 536 / 128 threads: the groups that multiply take those that the one
-# that fetches has no use for.
+# Registers of a thread: the group that fetches leaves most of its own to the groups that multiply.
+# Of 128 threads each, two of these and one of those have the 65 536 there are.
 MULTIPLYING, FETCHING = 240, 24
 
 # How rows and columns of a matrix that WGMMA yields lie in registers.
@@ -62,17 +61,6 @@ def _allowed(row_bits: Array, column_bits: Array) -> Array:
   """bool [rows, columns]."""
   rows, columns = row_bits.shape[0], column_bits.shape[0]
   return (_per_row(row_bits, columns) & _per_column(column_bits, rows)) != 0
-
-
-def _product(x: Any, y: Ref, shape: tuple[int, int], meanwhile: Callable[[], None] = lambda: None):
-  """x y; `meanwhile` is called while the tensor cores are at it."""
-
-  def multiply(total):
-    plgpu.wgmma(total, x, y)
-    meanwhile()
-    return total[...]
-
-  return pl.run_scoped(multiply, plgpu.ACC(shape, jnp.float32))
 
 
 def _transposed(ref: Ref) -> Ref:
@@ -105,6 +93,7 @@ class _Row:
 
 
 def _forward_kernel(q, k, v, q_bits, k_bits, place, what, start, runs, y, lse, *scratch, scale):
+  """In global memory q, k, v, y [B, N, H, D], bits [B, N], lse [B, H, N]; in shared, `_s`, blocks."""
   q_s, k_s, v_s, q_bits_s, k_bits_s, lse_s, *barriers = scratch
   q_ready, k_ready, v_ready, k_free, v_free, turn = barriers
   groups, _, width = q_s.shape
@@ -133,9 +122,14 @@ def _forward_kernel(q, k, v, q_bits, k_bits, place, what, start, runs, y, lse, *
       slot = lax.rem(entry, STAGES)
       full = here.full(entry)
       plgpu.barrier_wait(k_ready.at[slot])
-      scores = _product(
-        q_s.at[group], _transposed(k_s.at[slot]), (ROWS, block_k), meanwhile=pass_turn
-      )
+
+      def multiply(logits):
+        plgpu.wgmma(logits, q_s.at[group], _transposed(k_s.at[slot]))
+        # While the tensor cores are at it, the other group may have its exponentials.
+        pass_turn()
+        return logits[...]
+
+      scores = pl.run_scoped(multiply, plgpu.ACC((ROWS, block_k), jnp.float32))
 
       def masked(scores):
         row_bits = plgpu.layout_cast(q_bits_s[group], BY_ROW)
@@ -219,7 +213,10 @@ def _forward_kernel(q, k, v, q_bits, k_bits, place, what, start, runs, y, lse, *
 def _backward_kernel(
   q, k, v, dy, stats, q_bits, k_bits, place, what, start, runs, dq, dk, dv, *scratch, scale, parts
 ):
-  """`parts`: how many times ROWS queries are a block of the list."""
+  """As forward; also float32 [B, H, 2, N], lse (base 2) and delta, and dq float32, that is added to.
+
+  A block of the list is `parts` times ROWS queries.
+  """
   k_s, v_s, q_s, dy_s, slopes_s, dq_s, stats_s, bits_s, *barriers = scratch
   keys_ready, ready, free, slopes_ready = barriers
   groups, _, width = k_s.shape
