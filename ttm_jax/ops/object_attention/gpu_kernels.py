@@ -100,8 +100,8 @@ class Row:
     return (self.what[self.first + entry] & FULL) != 0
 
 
-def forward(q, k, v, q_bits, k_bits, place, what, start, runs, y, lse, *scratch, scale):
-  """In global memory q, k, v, y [B, N, H, D], bits [B, N], lse [B, H, N]; in shared, `_s`, blocks."""
+def forward(q, q_bits, k, v, k_bits, place, what, start, runs, y, lse, *scratch, scale):
+  """In global memory q, k, v, y [B, N, H, D], bits [B, N], lse [B, H, N]; in shared, _s, blocks."""
   q_s, k_s, v_s, q_bits_s, k_bits_s, lse_s, *barriers = scratch
   q_ready, k_ready, v_ready, k_free, v_free, turn = barriers
   groups, _, width = q_s.shape
@@ -219,9 +219,9 @@ def forward(q, k, v, q_bits, k_bits, place, what, start, runs, y, lse, *scratch,
 
 
 def backward(
-  q, k, v, dy, stats, q_bits, k_bits, place, what, start, runs, dq, dk, dv, *scratch, scale, parts
+  k, v, k_bits, q, dy, stats, q_bits, place, what, start, runs, dq, dk, dv, *scratch, scale, parts
 ):
-  """As forward; also float32 [B, H, 2, N], lse (base 2) and delta, and dq float32, that is added to.
+  """As forward; also float32 [B, H, 2, N], lse (base 2) and delta, and float32 dq, to be added to.
 
   A block of the list is `parts` times ROWS queries.
   """
