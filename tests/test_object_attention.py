@@ -23,6 +23,8 @@ from ttm_jax.ops.object_attention import (
   unsort,
 )
 from ttm_jax.ops.object_attention.blocks import PLACE_BITS, RUN, list_blocks
+from ttm_jax.parallel.mesh import AXES
+from ttm_jax.parallel.sharded import samples_of_a_device
 
 BACKGROUND, ONE, TWO, LAST = 1, 2, 4, -(1 << 31)  # LAST is bit 31: a negative int32.
 
@@ -203,11 +205,19 @@ def test_choice():
   assert choose(case(4096, 'tpu', dtype=jnp.dtype(jnp.bfloat16))) == 'tpu'
   assert choose(case(8), ['tpu', 'chunked', 'reference']) == 'chunked'
   assert choose(case(4096, 'tpu')) == 'tpu'
-  for platform in ('cpu', 'gpu', 'tpu'):  # Whatever is asked of it, something can do it.
+  for platform in ('cpu', 'gpu', 'tpu', 'metal'):  # Whatever is asked of it, something can do it.
     for dtype in (jnp.float32, jnp.float64):
       choose(case(5000, platform, head_dim=1000, dtype=jnp.dtype(dtype)))
   with pytest.raises(ValueError, match=r'no implementation .* can do it: tpu '):
     choose(case(8), 'tpu')
+
+
+def test_samples_of_a_device():
+  mesh = jax.sharding.AbstractMesh((2, 4, 1, 2), AXES)
+  assert samples_of_a_device(16) == 16
+  with jax.sharding.use_abstract_mesh(mesh):
+    assert samples_of_a_device(16) == 2
+    assert samples_of_a_device(3) == 3  # They do not divide: every device has all.
 
 
 def test_tables_serve_every_layer():
