@@ -236,7 +236,7 @@ def _shared_memory(scratch: Sequence[Any]) -> int:
   size = 0
   for ref in scratch:
     barriers = getattr(ref, 'num_barriers', None)
-    if barriers:
+    if barriers is not None:
       size += 8 * math.prod(barriers)
     else:
       size += -(-math.prod(ref.shape) * ref.dtype.itemsize // 1024) * 1024
