@@ -173,6 +173,24 @@ def test_other_head_dims_and_types(width, dtype, capfd, shared):
   assert share < 8
 
 
+def test_prompts_and_narrow_heads(capfd, shared):
+  """More queries than a block, fewer keys; a head dimension that is a multiple of nothing."""
+  mesh = mesh_of({})
+
+  def passes(q, k, q_bits, k_bits, dy):
+    y, pull = jax.vjp(lambda q, k: object_attention(q, k, k, q_bits, k_bits), q, k)
+    return y, *pull(dy)
+
+  def array(*shape, dtype=jnp.bfloat16):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, WHOLE))
+
+  q, k = array(2, 4100, 3, 20), array(2, 77, 3, 20)
+  bits = [array(*x.shape[:2], dtype=jnp.int32) for x in (q, k)]
+  with jax.set_mesh(mesh):
+    jax.jit(passes).trace(q, k, *bits, q).lower(lowering_platforms=('cuda',)).compile()
+  assert_efficient(report(capfd, shared, 'N=4100 M=77 D=20,'))
+
+
 def assert_efficient(found):
   assert not found['serialized']
   for figures in found['forward'], found['backward']:

@@ -257,13 +257,13 @@ def _matrices(*shape: int, dtype: jnp.dtype, piece: int) -> Any:
 
 
 def _tokens_first(x: Array, block: int) -> Array:
-  """[B, H, N, D] -> [B, N, H, D], zeros added to D for pieces of 32 numbers and to N for one block.
+  """[B, H, N, D] -> [B, N, H, D], zeros added for one whole block and for tiles of 8 x 32.
 
   TMA takes a head's rows from between the others': so what `blocked` has turned is turned back
-  here, and nothing is moved at all.
+  here, and where N and D fit nothing is moved at all.
   """
   n, d = x.shape[2:]
-  wide = [(0, 0), (0, max(block - n, 0)), (0, 0), (0, -d % 32)]
+  wide = [(0, 0), (0, max(block - n, -n % 8)), (0, 0), (0, -d % 32)]
   return jnp.pad(jnp.swapaxes(x, 1, 2), wide)
 
 
