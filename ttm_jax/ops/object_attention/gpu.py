@@ -192,8 +192,13 @@ def _launch(
     products: matrix products that the kernel computes for a block.
 
   Raises:
-    ValueError: if the shared memory it asks for is more than there is.
+    ValueError: if it asks for more registers or shared memory than there are.
   """
+  if groups not in kernels.MULTIPLYING:
+    raise ValueError(
+      f'{name} has registers for {max(kernels.MULTIPLYING) * kernels.ROWS} rows of a block, not for'
+      f' {groups * kernels.ROWS}: take smaller blocks'
+    )
   size = _shared_memory(scratch)
   if size > SHARED_MEMORY:
     raise ValueError(

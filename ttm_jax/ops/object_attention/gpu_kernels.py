@@ -37,8 +37,8 @@ STAGES = 2
 # Head dimensions above this are wide, and of wide ones, the columns of the queries' gradient that
 # are summed at once.
 WIDE, PIECE = 128, 64
-# Registers of a thread: the group that fetches leaves most of its own to the groups that multiply.
-# Of 128 threads each, two of these and one of those have the 65 536 there are.
+# Registers of a thread, by how many groups multiply: the one that fetches leaves most of its own to
+# them. Of 65 536 there are, a group of 128 threads has 128 times these.
 MULTIPLYING, FETCHING = {1: 256, 2: 240}, 24
 
 # How rows and columns of a matrix that WGMMA yields lie in registers.
