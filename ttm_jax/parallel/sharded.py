@@ -67,6 +67,14 @@ def per_sample(make: Callable[..., Any], *arrays: Array) -> Any:
   return jax.shard_map(make, in_specs=batch, out_specs=batch, check_vma=False)(*arrays)
 
 
+def samples_of_a_device(samples: int) -> int:
+  """How many samples of a batch each device computes."""
+  if not _on_mesh() or _batch(samples) != BATCH:
+    return samples
+  mesh = jax.sharding.get_abstract_mesh()
+  return samples // (mesh.shape['data'] * mesh.shape['fsdp'])
+
+
 def _on_mesh() -> bool:
   """Whether several devices share the work, and not each its own (inside of a shard_map)."""
   mesh = jax.sharding.get_abstract_mesh()
