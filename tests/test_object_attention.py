@@ -339,3 +339,22 @@ def test_plain_attention(monkeypatch, pairs):
   everyone = cycle([-1], 21), cycle([-1], 13)
   got, pull = jax.vjp(plain.attention, q, k, v)
   assert_close((got, *pull(jnp.asarray(dy))), reference(q, k, v, *everyone, dy))
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'width', 'by_cudnn'),
+  [('bfloat16', 128, True), ('bfloat16', 40, True), ('bfloat16', 160, False), ('float32', 64, False)],
+)
+def test_plain_attention_on_gpus_keeps_no_scores(monkeypatch, dtype, width, by_cudnn):
+  asked = []
+
+  def cudnn(q, k, v, implementation):
+    asked.append(implementation)
+    return v
+
+  monkeypatch.setattr(plain, 'platform', lambda: 'gpu')
+  monkeypatch.setattr(jax.nn, 'dot_product_attention', cudnn)
+  x = jax.ShapeDtypeStruct((1, 4096, 2, width), dtype)
+  program = jax.make_jaxpr(plain.attention)(x, x, x)
+  assert asked == ['cudnn'] * by_cudnn
+  assert 'f32[1,2,4096,4096]' not in str(program)
