@@ -343,7 +343,12 @@ def test_plain_attention(monkeypatch, pairs):
 
 @pytest.mark.parametrize(
   ('dtype', 'width', 'by_cudnn'),
-  [('bfloat16', 128, True), ('bfloat16', 40, True), ('bfloat16', 160, False), ('float32', 64, False)],
+  [
+    ('bfloat16', 128, True),
+    ('bfloat16', 40, True),
+    ('bfloat16', 160, False),
+    ('float32', 64, False),
+  ],
 )
 def test_plain_attention_on_gpus_keeps_no_scores(monkeypatch, dtype, width, by_cudnn):
   asked = []
