@@ -15,7 +15,7 @@ import av
 import numpy as np
 from av.container import InputContainer, OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ttm_jax.errors import InputError
 
@@ -125,14 +125,14 @@ def decode_video(encoded: bytes) -> tuple[np.ndarray, float]:
 
 
 def read_image(path: PathLike) -> np.ndarray:
-  """A picture file as uint8 [H, W, 3]; transparency is dropped.
+  """A picture file as uint8 [H, W, 3], upright as cameras note it; transparency is dropped.
 
   Raises:
     InputError: the file is missing or not a picture.
   """
   try:
     with Image.open(path) as image:
-      return np.asarray(image.convert('RGB'))
+      return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
   except FileNotFoundError as error:
     raise InputError(f'{path}: there is no such picture; check the path') from error
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
