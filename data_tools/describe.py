@@ -312,8 +312,8 @@ def _release() -> None:
   """Gives a GPU's memory back, which the next model and JAX want."""
   import torch
 
-  gc.collect()
   if torch.cuda.is_available():
+    gc.collect()
     torch.cuda.empty_cache()
 
 

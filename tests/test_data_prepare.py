@@ -313,7 +313,7 @@ def test_tallies_come_back():
     (['--validation=10'], 'leaves nothing of 10 videos to train on'),
     (['--workers=0'], '--workers 0 must be at least 1'),
     (['--masklets=manuel'], r'--masklets manuel .did you mean "manual"'),
-    (['--kind=sav'], 'SA-V: give --exclude FILE'),
+    (['--kind=sav', '--offline'], r'the list of GuyYariv/SA-V-128-Benchmark cannot be had'),
     (['--sam=x'], 'a source of kind vos brings its masks'),
     (['--clip_model=x'], 'needs both --clip_model and --aesthetic_head'),
     (['--source=/nowhere'], '/nowhere: there is no such folder'),

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.sources import decode
+from data_tools.sources import benchmark, decode
 from data_tools.sources.base import Video
 from data_tools.sources.between import between
 from data_tools.sources.captioned import captioned_videos
-from data_tools.sources.sav import read_annotations, read_excluded, sav_videos
+from data_tools.sources.sav import read_annotations, sav_videos
 from data_tools.sources.vos import vos_videos
 from data_tools.sources.windows import Crop, Cut, bucket, drafts
 from tests import films
@@ -391,10 +391,56 @@ def test_benchmark_videos_are_left_out(tmp_path, rle):
     films.save(tmp_path / f'{name}.mp4', films.levels(8), 24)
     write_sav(tmp_path, rle, [moving(2)], name=name)
   (tmp_path / 'list.txt').write_text('# of the benchmark\nv1  # single\n')
-  videos, left_out = sav_videos(tmp_path, excluded=read_excluded(tmp_path / 'list.txt'))
+  videos, left_out = sav_videos(
+    tmp_path, excluded=benchmark.excluded_ids(str(tmp_path / 'list.txt'))
+  )
   assert [v.key for v in videos] == ['v2'] and left_out == ['v1']
   with pytest.raises(InputError, match='but for 2 excluded ones'):
     sav_videos(tmp_path, excluded=frozenset(['v1', 'v2']))
+
+
+def test_the_list_of_the_benchmark_comes_from_the_hub(tmp_path, monkeypatch):
+  """By any layout; nothing is included because the list is not to be had."""
+  import huggingface_hub
+  from pyarrow import parquet, table
+
+  (tmp_path / 'data').mkdir()
+  (tmp_path / 'meta.csv').write_text('video,frame\nsav_000007.mp4,0\nsav_0000081,3\n')
+  (tmp_path / 'all.jsonl').write_text('{"id": "sav_000009"}\n')
+  (tmp_path / 'README.md').write_text('sav_000099')
+  rows = {'video': [{'bytes': b'sav_000098', 'path': 'x/sav_000010.mp4'}], 'n': [3]}
+  parquet.write_table(table(rows), tmp_path / 'data' / 'a.parquet')
+  asked = []
+
+  def snapshot(**wanted):
+    asked.append(wanted)
+    return str(tmp_path)
+
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', snapshot)
+  monkeypatch.setattr(huggingface_hub, 'list_repo_files', lambda **_: ['videos/sav_000011.mp4'])
+  listed = benchmark.excluded_ids(benchmark.SAV_128)
+  assert listed == {f'sav_0000{n}' for n in ('07', '09', '10', '11')}
+  assert asked[0]['repo_id'] == 'GuyYariv/SA-V-128-Benchmark' and asked[0]['repo_type'] == 'dataset'
+  assert benchmark.excluded_ids('none') == frozenset()
+  for file in tmp_path.rglob('*.*'):
+    file.write_text('nothing') if file.suffix == '.csv' else file.unlink()
+  with pytest.raises(InputError, match='names no video of SA-V, none of the form sav_NNNNNN; give'):
+    benchmark.excluded_ids('some/one', offline=True)
+
+  def refused(**_):
+    raise ConnectionError('no network')
+
+  monkeypatch.setattr(huggingface_hub, 'list_repo_files', refused)
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', refused)
+  for offline, reason in ((False, 'ConnectionError'), (True, 'with --offline, and not in the')):
+    with pytest.raises(InputError, match=rf'SA-V-128-Benchmark cannot be had \({reason}') as caught:
+      benchmark.excluded_ids(benchmark.SAV_128, offline)
+    assert 'give --exclude FILE with the ids, one a line, or --exclude none' in str(caught.value)
+  (tmp_path / 'empty.txt').write_text('# none\n')
+  with pytest.raises(InputError, match=r'empty\.txt: lists no id'):
+    benchmark.excluded_ids(str(tmp_path / 'empty.txt'))
+  with pytest.raises(InputError, match=r'list\.txt: cannot be read; give a text file'):
+    benchmark.excluded_ids('no/list.txt')
 
 
 @real_data

@@ -185,16 +185,3 @@ def sav_videos(
       + (f', but for {len(left_out)} excluded ones' if left_out else '')
     )
   return unique(videos, str(root)), left_out
-
-
-def read_excluded(path: str | Path) -> frozenset[str]:
-  """Ids of videos, one a line; what follows a # is a remark.
-
-  Raises:
-    InputError: the file cannot be read.
-  """
-  try:
-    lines = Path(path).read_text(encoding='utf-8').splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise InputError(f'{path}: cannot be read; give a text file, one id a line') from error
-  return frozenset(line.split('#')[0].strip() for line in lines) - {''}

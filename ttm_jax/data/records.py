@@ -189,6 +189,15 @@ class Records:
       index -= shard.take
     raise IndexError(index)
 
+  def indices_in(self, file: str) -> range:
+    """The records that a file of the split holds, by the name of the file; none of another's."""
+    start = 0
+    for shard in self._shards:
+      if os.path.basename(shard.filename) == file:
+        return range(start, start + shard.take)
+      start += shard.take
+    return range(0)
+
 
 def _open(directory: str):
   if not (epath.Path(directory) / 'dataset_info.json').exists():
