@@ -1,4 +1,9 @@
-"""The latents dataset: what `encode` writes and training reads."""
+"""The latents dataset: what `encode` writes and training reads.
+
+On disk, texts are as long as their tokens that count; read, they are padded with zeros. The
+metadata of the dataset say how long. (Of 256 tokens a caption fills 40, of eight prompts two are
+there: padding would be most of a record.)
+"""
 
 import itertools
 import operator
@@ -14,10 +19,11 @@ from ttm_jax.data.clips import decode_ids
 from ttm_jax.data.context import Context
 from ttm_jax.errors import InputError
 
-NAME, VERSION = 'latents', '1.0.0'
+NAME, VERSION = 'latents', '2.0.0'
 
 # Strings and compressed label maps: not part of a training batch.
 _APART = ('key', 'ids')
+_COUNT = '_length'  # Beside each text: how many of its tokens count.
 
 
 class Latents:
@@ -30,13 +36,17 @@ class Latents:
       InputError: see `records.Records`.
     """
     self.records = records.Records(directory, split, NAME, VERSION)
+    self._padded = {name: tuple(s) for name, s in self.records.metadata['padded'].items()}
 
   def __len__(self) -> int:
     return len(self.records)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
     record = self.records[index]
-    return {name: np.asarray(value) for name, value in record.items() if name not in _APART}
+    arrays = {name: np.asarray(value) for name, value in record.items() if name not in _APART}
+    for name, shape in self._padded.items():
+      arrays[name] = padded(arrays[name], arrays[name + _COUNT], shape)
+    return arrays
 
   def ids(self, index: int, shape: tuple[int, int, int]) -> np.ndarray:
     """The label maps that a record was made of, uint8 (T, H, W) = shape."""
@@ -61,8 +71,64 @@ def write_latents(
   heads = [stream.head for stream in streams.values() if stream.head is not None]
   if not heads:
     raise InputError(f'{directory}: there are no clips to encode')
-  records.write(directory, NAME, VERSION, _features(heads[0][1]), streams)
+  texts = {name: list(array.shape) for name, array in heads[0][1].items() if _is_text(name)}
+  records.write(
+    directory,
+    NAME,
+    VERSION,
+    _features(heads[0][1]),
+    {split: _Trimmed(stream) for split, stream in streams.items()},
+    {'padded': texts},
+  )
   context.save(directory)
+
+
+def trimmed(array: np.ndarray, counts: np.ndarray) -> np.ndarray:
+  """Only the tokens that count, one text after the other.
+
+  Args:
+    array: [N, ...] of one text, or [L, N, ...] of L texts.
+    counts: int [] or [L].
+  """
+  if not counts.ndim:
+    return array[: int(counts)]
+  return np.concatenate([text[:count] for text, count in zip(array, counts, strict=True)])
+
+
+def padded(tokens: np.ndarray, counts: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  """The inverse of `trimmed`: `shape` with zeros where no token counts."""
+  array = np.zeros(shape, tokens.dtype)
+  if not counts.ndim:
+    array[: len(tokens)] = tokens
+    return array
+  start = 0
+  for text, count in zip(array, counts.tolist(), strict=True):
+    text[:count] = tokens[start : start + count]
+    start += count
+  return array
+
+
+def _is_text(name: str) -> bool:
+  return name.startswith('text.') and not name.endswith(_COUNT)
+
+
+class _Trimmed:
+  """Records as they lie on disk."""
+
+  def __init__(self, items: '_Peeked'):
+    self._items = items
+
+  def __length_hint__(self) -> int:
+    return operator.length_hint(self._items)
+
+  def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    for key, record in self._items:
+      texts = {
+        name: trimmed(array, np.asarray(record[name + _COUNT]))
+        for name, array in record.items()
+        if _is_text(name)
+      }
+      yield key, record | texts
 
 
 class _Peeked:
@@ -85,6 +151,10 @@ def _features(record: Mapping[str, Any]) -> dict[str, Any]:
     if name in _APART:
       return tfds.features.Text()
     array = np.asarray(value)
-    return tfds.features.Tensor(shape=array.shape, dtype=array.dtype, encoding='bytes')
+    shape = array.shape
+    if _is_text(name):
+      texts = np.asarray(record[name + _COUNT]).ndim
+      shape = (None, *shape[1 + texts :])
+    return tfds.features.Tensor(shape=shape, dtype=array.dtype, encoding='bytes')
 
   return {name: feature(name, value) for name, value in record.items()}
