@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from data_tools.sources import decode
 from data_tools.sources.base import Video
 from data_tools.sources.windows import Crop, drafts
 from data_tools.tally import Tally
-from tests import films
+from tests import doors, films
 from ttm_jax.data import records
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.folders import Window, read_captions
@@ -284,6 +285,53 @@ def test_a_full_disk_is_said(source, tmp_path, monkeypatch):
     prepare.main(options(source, tmp_path / 'out'))
   assert not (tmp_path / 'out').exists()
   assert not list((tmp_path / 'out.incomplete' / 'parts').glob('*/*.array_record'))
+
+
+def small_files() -> None:
+  """Lets a process write no file larger than its videos."""
+  import resource
+
+  resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
+
+
+def test_a_disk_that_fills_up_is_said_and_the_job_goes_on_later(tmp_path):
+  """The real thing: what writes records finds out when it closes its file."""
+  noise = np.random.default_rng(0).integers(0, 255, (6, 32, 48, 3), np.uint8)
+  source, out = tmp_path / 'source', tmp_path / 'clips'
+  for name in ('a', 'b'):
+    films.object_video(source / name, np.ones((6, 32, 48), np.uint8))
+  (source / 'b' / 'video.mp4').unlink()
+  films.save(source / 'b' / 'video.mp4', noise)
+  (source / 'captions.json').write_text(json.dumps({'a': SAID, 'b': SAID}))
+  given = [f'--source={source}', f'--captions={source}/captions.json', f'--out={out}']
+  given += ['--clip=6x32x48', '--fps=12', '--videos_per_shard=1']
+  ended = doors.run('data_tools.prepare', *given, before=small_files)
+  assert ended.code == 2 and 'Traceback' not in ended.err, ended.err
+  assert re.search(
+    r'error: cannot write .*/00001 \(write\(\) failed: File too large\); free space, then run the'
+    ' same command again',
+    ended.err,
+  )
+  assert not out.exists()
+  left = [
+    p.relative_to(tmp_path / 'clips.incomplete').as_posix() for p in tmp_path.glob('*.inc*/*/*')
+  ]
+  assert left == ['parts/00000']
+  ended = doors.run('data_tools.prepare', *given)
+  assert ended.code == 0 and '1 of 2 shards are finished already' in ended.out, ended.err
+  assert [clip.key for clip in Clips(out, 'train')] == ['a/00000', 'b/00000']
+
+
+def test_endless_captions_are_rejected(source, tmp_path):
+  captions = _captions(source, tmp_path, {'1': 'a dog'})
+  entries = json.loads(captions.read_text())
+  entries['v0']['c'] = 'word ' * 2000
+  captions.write_text(json.dumps(entries))
+  out = tmp_path / 'out'
+  prepare.main([*options(source, out), f'--captions={captions}'])
+  report = json.loads((out / 'report.json').read_text())
+  reasons = {r['key'].split('/')[0]: (r['reason'], r['detail']) for r in report['rejections']}
+  assert reasons == {'v0': ('caption of more than 400 words', '2000 words')}
 
 
 def test_described_windows_need_no_step(source, tmp_path):

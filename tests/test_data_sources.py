@@ -93,15 +93,16 @@ def test_odd_sizes_and_ten_bits(tmp_path):
   assert draft.video.dtype == np.uint8 and greys(draft) == [0, 1, 2, 3]
 
 
-def test_high_dynamic_range_is_refused(tmp_path):
+@pytest.mark.parametrize('transfer, name', [(16, 'PQ'), (18, 'HLG')])
+def test_high_dynamic_range_is_refused(tmp_path, transfer, name):
   path = films.save_with(
     tmp_path / 'hdr.mp4',
     films.levels(4),
     [Fraction(t, 12) for t in range(4)],
     'yuv420p10le',
-    transfer=16,
+    transfer=transfer,
   )
-  with pytest.raises(InputError, match=r'hdr\.mp4: high dynamic range \(PQ\); map it'):
+  with pytest.raises(InputError, match=rf'hdr\.mp4: high dynamic range \({name}\); map it'):
     decode.probe(path)
 
 
@@ -115,6 +116,10 @@ def spoil(name, folder):
     path.write_bytes(b'')
   elif name == 'sound':
     films.save_sound(path)
+  elif name == 'nothing':
+    films.save_empty(path, 'mp4')
+  elif name == 'pictureless':
+    films.save_empty(path, 'avi')
   else:
     rng = np.random.default_rng(0)
     films.save(path, rng.integers(0, 255, (30, 32, 48, 3), np.uint8))
@@ -128,7 +133,9 @@ def spoil(name, folder):
     ('missing', 'there is no such video file; check the path'),
     ('text', 'not a readable video; convert it to mp4'),
     ('empty', 'not a readable video; convert it to mp4'),
-    ('sound', 'not a readable video; convert it to mp4'),
+    ('sound', 'holds sound and no picture; leave it out'),
+    ('nothing', 'holds no frames; replace it'),
+    ('pictureless', 'holds no frames; replace it'),
     ('truncated', r'damaged, \d+ of 30 frames are there; replace it'),
   ],
 )
@@ -381,6 +388,22 @@ def test_annotations_that_do_not_fit_are_refused(tmp_path, rle):
   (tmp_path / 'v1_manual.json').write_text(json.dumps(content))
   with pytest.raises(InputError, match='a frame has not one mask a masklet'):
     read_annotations(tmp_path / 'v1_manual.json')
+  # A mask of fewer pixels than it says, of which the decoder would make up the rest.
+  write_sav(tmp_path, rle, [moving(2)])
+  content = json.loads((tmp_path / 'v1_manual.json').read_text())
+  content['masklet'][1][0]['counts'] = encoded(rle, moving(1, (16, 24))[0])['counts']
+  (tmp_path / 'v1_manual.json').write_text(json.dumps(content))
+  with pytest.raises(InputError, match=r'annotated frame 1: a mask is not of its 48x32 pixels'):
+    list(drafts(sav_videos(tmp_path)[0][0], window(8, fps=24)))
+  content['masklet'][1][0]['size'] = [16, 24]
+  (tmp_path / 'v1_manual.json').write_text(json.dumps(content))
+  with pytest.raises(InputError, match='masks of 2 sizes; download it again'):
+    read_annotations(tmp_path / 'v1_manual.json')
+  write_sav(tmp_path, rle, [moving(2)] * 2)
+  content = json.loads((tmp_path / 'v1_manual.json').read_text()) | {'masklet_id': [4, 4]}
+  (tmp_path / 'v1_manual.json').write_text(json.dumps(content))
+  with pytest.raises(InputError, match='two masklets have one id; download it again'):
+    read_annotations(tmp_path / 'v1_manual.json')
   (tmp_path / 'v1_manual.json').write_text('{"masklet": 3}')
   with pytest.raises(InputError, match='not an annotation of SA-V'):
     read_annotations(tmp_path / 'v1_manual.json')
@@ -441,6 +464,49 @@ def test_the_list_of_the_benchmark_comes_from_the_hub(tmp_path, monkeypatch):
     benchmark.excluded_ids(str(tmp_path / 'empty.txt'))
   with pytest.raises(InputError, match=r'list\.txt: cannot be read; give a text file'):
     benchmark.excluded_ids('no/list.txt')
+
+
+def test_runs_of_a_mask_are_counted(rle):
+  from data_tools.sources.sav import counts_of
+
+  rng = np.random.default_rng(0)
+  for density in (0, 0.02, 0.5, 1):
+    mask = rng.random((37, 23)) < density
+    column = np.concatenate([[0], mask.ravel(order='F'), [2]])
+    ends = np.flatnonzero(np.diff(column))
+    wanted = np.diff(np.concatenate([[0], ends])).tolist()
+    assert counts_of(encoded(rle, mask)['counts']) == wanted
+
+
+def test_ids_are_not_given_twice(tmp_path, rle):
+  for folder in ('a', 'b'):
+    write_sav(tmp_path / folder, rle, [moving(2)])
+    films.save(tmp_path / folder / 'v1.mp4', films.levels(8), 24)
+  with pytest.raises(InputError, match='two videos are called "v1"; rename one'):
+    sav_videos(tmp_path)
+  films.save(tmp_path / 'a' / 'v1.mov', films.levels(2))
+  with pytest.raises(InputError, match='two videos are called "v1"; rename one'):
+    captioned_videos(tmp_path / 'a')
+  entry = '{"c": "A dog.", "c_motion": "It runs.", "c_local": {"1": "a dog"}}'
+  (tmp_path / 'c.json').write_text(f'{{"dog": {entry}, "dog": {entry}}}')
+  with pytest.raises(InputError, match=r'c\.json: has two entries "dog"; leave one out'):
+    read_captions(tmp_path / 'c.json')
+
+
+def test_keys_may_not_lead_out(tmp_path):
+  films.object_video(tmp_path / 'outside', np.ones((4, 32, 48), np.uint8))
+  (tmp_path / 'inside').mkdir()
+  said = read_entry(tmp_path)
+  (video,) = vos_videos(tmp_path / 'inside', {'../outside': said})
+  assert re.match(r'\.\./outside: leads out of .*/inside; give a path inside it', video.problem)
+  with pytest.raises(InputError, match='leads out of'):
+    next(drafts(video, window()))
+
+
+def read_entry(folder):
+  entry = {'c': 'A dog.', 'c_motion': 'It runs.', 'c_local': {'1': 'a dog'}}
+  (folder / 'c.json').write_text(json.dumps({'x': entry}))
+  return read_captions(folder / 'c.json')['x']
 
 
 @real_data

@@ -8,6 +8,7 @@ A folder, on disk or at an address that etils understands (gs://):
 """
 
 import dataclasses
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -102,8 +103,11 @@ class Context:
     text = json.dumps(dataclasses.asdict(self.encoding), indent=2)
     (partial / 'context.json').write_text(text + '\n')
     arrays = {name: np.ascontiguousarray(array) for name, array in self.null_text.items()}
-    safetensors.numpy.save_file(arrays, partial / 'null_text.safetensors')
-    save_codec(partial / 'codec', self.codec)
+    try:
+      safetensors.numpy.save_file(arrays, partial / 'null_text.safetensors')
+      save_codec(partial / 'codec', self.codec)
+    except SafetensorError as error:  # What it makes of a disk that is full.
+      raise OSError(errno.EIO, str(error), str(partial)) from error
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
 

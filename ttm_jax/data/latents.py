@@ -7,7 +7,7 @@ there: padding would be most of a record.)
 
 import itertools
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,22 @@ def write_latents(
   Raises:
     InputError: see `records.write`.
   """
+  write_records(directory, splits, context.save)
+
+
+def write_records(
+  directory: epath.PathLike,
+  splits: Mapping[str, Iterable[tuple[str, dict[str, Any]]]],
+  beside: Callable[[epath.Path], None] | None = None,
+) -> None:
+  """Writes the records alone; all have arrays of the shapes of the first.
+
+  Args:
+    beside: see `records.write`.
+
+  Raises:
+    InputError: see `records.write`, or there are none.
+  """
   streams = {split: _Peeked(stream) for split, stream in splits.items()}
   heads = [stream.head for stream in streams.values() if stream.head is not None]
   if not heads:
@@ -79,8 +95,8 @@ def write_latents(
     _features(heads[0][1]),
     {split: _Trimmed(stream) for split, stream in streams.items()},
     {'padded': texts},
+    beside,
   )
-  context.save(directory)
 
 
 def trimmed(array: np.ndarray, counts: np.ndarray) -> np.ndarray:

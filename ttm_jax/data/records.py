@@ -11,7 +11,7 @@ import itertools
 import operator
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -102,6 +102,7 @@ def write(
   features: Mapping[str, Any],
   splits: Splits,
   metadata: dict[str, Any] | None = None,
+  beside: Callable[[epath.Path], None] | None = None,
 ) -> None:
   """Writes a data set whose files lie in `directory` itself, or nothing at all.
 
@@ -113,6 +114,7 @@ def write(
     features: TFDS features by field.
     splits: unique keys and examples. A split with a `len` gets a progress bar with an end.
     metadata: anything JSON can hold, about the whole data set.
+    beside: writes more into the folder, before it appears.
 
   Raises:
     InputError: `directory` is in use or cannot be written, a split is empty, or two examples share
@@ -132,6 +134,8 @@ def write(
       for split, examples in splits.items()
     ]
     describe(incomplete, name, version, whole, infos, metadata)
+    if beside is not None:
+      beside(incomplete)
     if path.exists():
       path.rmdir()
     incomplete.rename(path)
