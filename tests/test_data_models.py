@@ -238,6 +238,15 @@ def plant(monkeypatch, model, truth):
   monkeypatch.setattr(type(model), 'forward', planted)
 
 
+def test_auto_takes_what_reads_the_weights(folder, monkeypatch, tmp_path, capsys):
+  import importlib
+
+  monkeypatch.setattr(importlib, 'import_module', lambda name: None)  # Both are installed.
+  assert segment.tracker(weights(folder('sam2_video'))) is not None
+  assert 'SAM 2 by the package transformers' in capsys.readouterr().err
+  assert segment._usable('sam2', weights(tmp_path)) and not segment._usable('sam2', weights('a/b'))
+
+
 def test_backends_are_named(folder, capsys):
   with pytest.raises(InputError, match='--backend other: choose auto, sam2, transformers'):
     segment.tracker(weights(folder('sam2_video')), 'other')

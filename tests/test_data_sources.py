@@ -365,6 +365,11 @@ def test_shapes_between_two():
   # Who is there at one end only stays until the middle.
   np.testing.assert_array_equal(between(a, b * 0, 0.25), a)
   assert not between(a, b * 0, 0.75).any()
+  # A small one passes before a large one, where both are annotated without overlap.
+  large = np.zeros((32, 48), np.uint8)
+  large[2:30, 2:44] = 3
+  (a, b), ball = (np.where(m > 0, 7, large).astype(np.uint8) for m in moving(2)), halfway == 7
+  np.testing.assert_array_equal(between(a, b, 0.5) == 7, ball)
   # A disc that grows has the radius in between.
   y, x = np.indices((40, 40)) - 20
   small, large = ((x**2 + y**2 <= r**2).astype(np.uint8) for r in (5, 11))
@@ -525,6 +530,10 @@ def test_real_masklets_have_their_recorded_sizes_and_changes(rle, kind):
     assert (seen[1:] != seen[:-1]).sum() == content['masklet_visibility_changes'][j]
 
 
+def iou(a, b):
+  return (a & b).sum() / (a | b).sum()
+
+
 @real_data
 def test_real_pairs_have_pixels_and_masks_aligned(rle):
   """The masks of every fourth frame are the true ones; between, nearer than the repeated ones."""
@@ -538,8 +547,11 @@ def test_real_pairs_have_pixels_and_masks_aligned(rle):
     crop = Crop.central(masks.shape[1:], (90, 160))
     true = np.stack([crop.labels(frame) for frame in masks[:40]])
     np.testing.assert_array_equal(draft.ids[::4], true[::4])
-    repeated = true[np.arange(40) // 4 * 4]
-    assert (draft.ids == true).mean() > (repeated == true).mean()
+    nearest = true[(np.arange(40) + 1) // 4 * 4 % 40]
+    for obj in set(np.unique(true[0])) - {0}:
+      assert iou(draft.ids[:37] == obj, true[:37] == obj) > iou(
+        nearest[:37] == obj, true[:37] == obj
+      )
     assert captions[f'sam2_pseudo/{name}'].prompts.keys() >= set(np.unique(true)) - {0}
   # The ball of the second is white, where it is annotated.
   for t in range(0, 40, 4):
