@@ -16,6 +16,7 @@ from data_tools import prepare
 from data_tools.steps import prompts
 from tests import doors, films, tiny, tiny_models
 from ttm_jax.data.clips import Clips
+from ttm_jax.data.latents import Latents
 
 SHARED = Path(os.environ.get('TTM_SHARED_DATA', '../shared/data'))
 real_data = pytest.mark.skipif(
@@ -47,6 +48,16 @@ def test_real_videos_to_training(tmp_path):
     'data_tools.encode', f'--clips={clips}', f'--out={latents}', f'--codec={tiny.CODEC}', *words
   )
   assert made.code == 0, made.err
+  # What training reads are the label maps of the clips, with objects renumbered as noted.
+  by_key = {clip.key: clip for clip in Clips(clips, 'train')}
+  source = Latents(latents, 'train')
+  assert len(source) == len(by_key) > 5
+  for i in range(len(source)):
+    clip, table = by_key[source.key(i)], np.zeros(256, np.uint8)
+    for new, old in enumerate(source[i]['permutation'], 1):
+      table[old] = new if old else 0
+    ids = source.ids(i, (tiny.FRAMES, tiny.SIDE, tiny.SIDE))
+    np.testing.assert_array_equal(ids, table[clip.ids])
   for name in ('demo_stage1', 'demo_stage2'):
     run = tmp_path / name
     ended = doors.run(*tiny.train_command(name, run, latents, train__steps=20))

@@ -178,7 +178,8 @@ def _write_split(
     split=split,
     filetype_suffix=_FORMAT,
   )
-  lengths, size = [], 0
+  lengths: list[int] = []
+  size = 0
   for example in examples:
     path = template.sharded_filepath(shard_index=len(lengths), num_shards=None)
     writer = ShardWriter(path, features)
