@@ -116,6 +116,13 @@ def describe(
   picture = image if isinstance(image, np.ndarray) else video_io.read_image(image)
   names = {obj: name_from(said) for obj, said in prompts.items()}
   given, written = segmentation is not None, not prompts
+  # Before a language model is loaded.
+  if segmentation is None and not (models.detector and models.sam):
+    raise InputError(
+      'give --segmentation MASK.png, or --detector and --sam to have the objects found'
+    )
+  if segmentation is None and not (models.llm or prompts):
+    raise InputError('which objects are there? give --llm, or what each one does by --object')
   if models.llm and not (motion and prompts):
     most = min([MAX_OBJECTS, *(encoding.max_objects for encoding in encodings)])
     tell(f'prompts by {models.llm}')
@@ -123,8 +130,6 @@ def describe(
     said = _prompts(asking, models, most)
     motion, names, prompts = said.motion, said.names, said.prompts
   if segmentation is None:
-    if not names:
-      raise InputError('which objects are there? give --llm, or what each one does by --object')
     segmentation = _found(picture, names, models, tell)
     if written:
       segmentation, names, prompts = _renumbered(segmentation, names, prompts)
@@ -193,12 +198,8 @@ def _found(picture: np.ndarray, names: Mapping[int, str], models: Models, tell: 
   """The segmentation uint8 [H, W] of the named objects.
 
   Raises:
-    InputError: a model is missing, or no object is found.
+    InputError: no object is found.
   """
-  if not (models.detector and models.sam):
-    raise InputError(
-      'give --segmentation MASK.png, or --detector and --sam to have the objects found'
-    )
   boxes = _boxes(picture, names, models, tell)
   if boxes:
     tell(f'masks by {models.sam}')

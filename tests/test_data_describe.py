@@ -167,7 +167,8 @@ def test_prompts_find_the_given_masks(photo, planted):
 @pytest.mark.parametrize(
   'models, given, said',
   [
-    ({}, {}, 'which objects are there. give --llm, or what each one does by --object'),
+    ({}, {}, r'give --segmentation MASK\.png, or --detector and --sam'),
+    ({'detector': 'DINO', 'sam': 'SAM'}, {}, 'which objects are there. give --llm, or what each'),
     ({'llm': 'LLM'}, {}, 'give --segmentation MASK.png, or --detector and --sam'),
     ({'detector': 'DINO'}, {'prompts': {1: 'a dog'}}, 'give --segmentation MASK.png, or'),
     ({'llm': 'LLM'}, {'segmentation': 1}, r'the mask has 3 objects, .* give --detector to tell'),
