@@ -268,7 +268,7 @@ def timed(
   source: latents.Latents, batch: int, steps: int, threads: int
 ) -> tuple[float, float, float]:
   """Seconds and seconds of work a sample, once it runs, and its bytes."""
-  stream = batches(source, batch, seed=0, threads=threads)
+  stream = batches(source.stored, batch, seed=0, threads=threads, collate=source.collate)
   for _ in range(4):
     first = next(stream)
   size = sum(array.nbytes for array in first.values()) / batch

@@ -23,7 +23,7 @@ from ttm_jax.data.encode import (
   null_text,
   text_arrays,
 )
-from ttm_jax.data.latents import Latents, padded, trimmed, write_latents
+from ttm_jax.data.latents import Latents, fill, trimmed, write_latents
 from ttm_jax.data.scenes import SceneConfig, Scenes
 from ttm_jax.errors import InputError
 from ttm_jax.presets import preset
@@ -285,8 +285,15 @@ def test_texts_lie_trimmed_and_come_back_padded(context, tmp_path):
   rows = np.arange(12, dtype=np.float16).reshape(2, 3, 2)
   stored = trimmed(rows, counts)
   np.testing.assert_array_equal(stored, rows[1, :2])
-  np.testing.assert_array_equal(padded(stored, counts, (2, 3, 2))[1, :2], rows[1, :2])
-  assert not padded(stored, counts, (2, 3, 2))[0].any()
+  whole = np.zeros_like(rows)
+  fill(whole, stored, counts)
+  np.testing.assert_array_equal(whole[1, :2], rows[1, :2])
+  assert not whole[0].any()
+  # A batch is what stacking the padded records gives.
+  batch = source.collate([source.stored[i] for i in (2, 0)])
+  for name, array in batch.items():
+    np.testing.assert_array_equal(array, np.stack([source[2][name], source[0][name]]))
+  assert batch['text.words.prompts'].shape == (2, 3, 7) and len(source.stored) == 3
 
 
 class Buckets:

@@ -7,7 +7,7 @@ there: padding would be most of a record.)
 
 import itertools
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,11 +42,25 @@ class Latents:
     return len(self.records)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    record = self.records[index]
-    arrays = {name: np.asarray(value) for name, value in record.items() if name not in _APART}
-    for name, shape in self._padded.items():
-      arrays[name] = padded(arrays[name], arrays[name + _COUNT], shape)
-    return arrays
+    return {name: array[0] for name, array in self.collate([self.stored[index]]).items()}
+
+  @property
+  def stored(self) -> 'Stored':
+    """The records without the padding of their texts, for `collate`."""
+    return Stored(self.records)
+
+  def collate(self, records: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """A batch of `stored` records; padding is not written, memory comes as zeros."""
+    batch = {}
+    for name in records[0]:
+      if name in self._padded:
+        whole = np.zeros((len(records), *self._padded[name]), records[0][name].dtype)
+        for row, record in zip(whole, records, strict=True):
+          fill(row, record[name], record[name + _COUNT])
+        batch[name] = whole
+      else:
+        batch[name] = np.stack([record[name] for record in records])
+    return batch
 
   def ids(self, index: int, shape: tuple[int, int, int]) -> np.ndarray:
     """The label maps that a record was made of, uint8 (T, H, W) = shape."""
@@ -55,6 +69,20 @@ class Latents:
   def key(self, index: int) -> str:
     """The clip that a record was made of, without its variant."""
     return self.records[index]['key'].decode().rsplit('#', 1)[0]
+
+
+class Stored:
+  """Records as they lie on disk: a source for Grain."""
+
+  def __init__(self, source: records.Records):
+    self._records = source
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    record = self._records[index]
+    return {name: np.asarray(value) for name, value in record.items() if name not in _APART}
 
 
 def write_latents(
@@ -111,17 +139,15 @@ def trimmed(array: np.ndarray, counts: np.ndarray) -> np.ndarray:
   return np.concatenate([text[:count] for text, count in zip(array, counts, strict=True)])
 
 
-def padded(tokens: np.ndarray, counts: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-  """The inverse of `trimmed`: `shape` with zeros where no token counts."""
-  array = np.zeros(shape, tokens.dtype)
+def fill(array: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> None:
+  """The inverse of `trimmed`, into an array of zeros."""
   if not counts.ndim:
     array[: len(tokens)] = tokens
-    return array
+    return
   start = 0
   for text, count in zip(array, counts.tolist(), strict=True):
     text[:count] = tokens[start : start + count]
     start += count
-  return array
 
 
 def _is_text(name: str) -> bool:
