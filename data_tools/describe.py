@@ -31,7 +31,7 @@ from data_tools.steps.weights import Weights
 from ttm_jax import trajectory
 from ttm_jax.data import asked, video_io
 from ttm_jax.data.context import Encoding, read_encoding
-from ttm_jax.data.described import Described, Embeddings
+from ttm_jax.data.described import Described, Embeddings, check_size
 from ttm_jax.data.encode import text_arrays
 from ttm_jax.data.folders import name_from
 from ttm_jax.data.schema import MAX_OBJECTS
@@ -116,7 +116,9 @@ def describe(
   picture = image if isinstance(image, np.ndarray) else video_io.read_image(image)
   names = {obj: name_from(said) for obj, said in prompts.items()}
   given, written = segmentation is not None, not prompts
-  # Before a language model is loaded.
+  # What is wrong is said before a language model is loaded.
+  if segmentation is not None:
+    check_size(picture, segmentation)
   if segmentation is None and not (models.detector and models.sam):
     raise InputError(
       'give --segmentation MASK.png, or --detector and --sam to have the objects found'

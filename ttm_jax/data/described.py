@@ -83,13 +83,7 @@ class Described:
   texts: Mapping[str, Embeddings] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    """Raises InputError where picture and segmentation differ in size."""
-    (h, w), (height, width) = self.segmentation.shape, self.picture.shape[:2]
-    if (h, w) != (height, width):
-      raise InputError(
-        f'the mask is {w} x {h} but the picture is {width} x {height} pixels; give a mask of the'
-        ' same size'
-      )
+    check_size(self.picture, self.segmentation)
 
   def overlay(self) -> np.ndarray:
     """The picture with its objects tinted: uint8 [H, W, 3]."""
@@ -196,6 +190,16 @@ class Described:
       )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
       raise InputError(f'{path}: damaged ({error}); describe the picture again') from error
+
+
+def check_size(picture: np.ndarray, segmentation: np.ndarray) -> None:
+  """Raises InputError where the two differ in size."""
+  (h, w), (height, width) = segmentation.shape, picture.shape[:2]
+  if (h, w) != (height, width):
+    raise InputError(
+      f'the mask is {w} x {h} but the picture is {width} x {height} pixels; give a mask of the same'
+      ' size'
+    )
 
 
 def _embeddings(name: str, listed: Mapping[str, Any], tensors: Mapping[str, Any]) -> Embeddings:
