@@ -141,7 +141,7 @@ def write(
     incomplete.rename(path)
   except OSError as error:
     raise InputError(
-      f'cannot write {path} ({error.strerror}); free space or name another folder'
+      f'cannot write {path} ({error.strerror or error}); free space or name another folder'
     ) from error
   finally:
     if incomplete.exists():
