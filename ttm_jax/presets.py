@@ -28,6 +28,8 @@ class Preset:
     transfer: brings the parameters of one task's network into another's.
     forward_flops: floating-point operations of one forward pass of one sample, called as (config,
       (T', H', W') of the latents, text, prompts, allowed), see `dit.forward_flops`.
+    text_prefix: precedes captions and motion prompts for pre-trained text encoders; {fps} in it
+      stands for the rate of the clips.
     pretrained: reads open weights into the parameters that `transfer` brings in: called as
       (folders or hub ids, config); None where there are none.
   """
@@ -39,6 +41,7 @@ class Preset:
   grids: Callable[[int, int], tuple[tuple[int, int], ...]]
   transfer: Callable[[dict, dict], dict]
   forward_flops: Callable[..., float]
+  text_prefix: str = ''
   pretrained: Callable[[str, Any], dict] | None = None
 
   def build(self, config: Any, encoders: Mapping[str, Encoder], seed: int = 0) -> nnx.Module:
@@ -83,6 +86,7 @@ PRESETS: dict[str, Preset] = {
     grids=_dit_grids,
     transfer=dit.transfer,
     forward_flops=_dit_flops,
+    text_prefix='FPS-{fps:g}',  # As Movie Gen.
   ),
   'unet': Preset(
     config=unet.UNetConfig,

@@ -34,6 +34,7 @@ def batches(
   transform: Callable[[Any], Arrays] | None = None,
   threads: int = 4,
   rows: Sequence[int] | None = None,
+  collate: Callable[[Sequence[Any]], Arrays] | None = None,
 ) -> Iterator[Arrays]:
   """Endless batches from step `start` on, as this process sees them.
 
@@ -44,6 +45,7 @@ def batches(
     threads: that read ahead.
     rows: of each batch, that this process reads; by default those that its devices hold under the
       mesh in force (`jax.set_mesh`), or its equal share where there is none.
+    collate: makes a batch of records; by default their arrays are stacked.
 
   Yields:
     Stacked arrays [rows, ...].
@@ -56,7 +58,7 @@ def batches(
   if transform is not None:
     mine = mine.map(transform)
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4 * threads, 2 * count))
-  return iter(mine[start * count :].to_iter_dataset(options).batch(count))
+  return iter(mine[start * count :].to_iter_dataset(options).batch(count, batch_fn=collate))
 
 
 class _Rows(grain.MapDataset):

@@ -187,7 +187,14 @@ class Denoising:
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
     data = self.config.data
     source = Latents(self.directory, held_out(self.directory, split))
-    return loader.batches(source, data.batch_size, data.seed, start, threads=data.threads)
+    return loader.batches(
+      source.stored,
+      data.batch_size,
+      data.seed,
+      start,
+      threads=data.threads,
+      collate=source.collate,
+    )
 
   def loss(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Metrics]:
     """Mean squared error of the prediction, uniform over all latents."""
