@@ -21,10 +21,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
-
-from ttm_jax.errors import EXIT_CODE, InputError
 
 LOST = 4  # Exit code: a process of the job is gone, or hangs; the same command continues the run.
 
@@ -98,14 +97,14 @@ class Peers:
     self._self.progress += 1
     self._self.moved, self._self.doing = time.monotonic(), doing
 
-  def agree(self, name: str, value: Any = None, limit: float = 600.0) -> list[Any]:
+  def agree(self, name: str, value: Any = None, limit: float | None = None) -> list[Any]:
     """Waits until all processes are here, and tells what each of them brought.
 
     Args:
       name: of this meeting; used once.
       value: something JSON can hold.
-      limit: seconds from the first arrival to the last. Then the job ends, and the missing ones
-        are named.
+      limit: seconds from the first arrival to the last, by default `hang_limit`. Then the job ends,
+        and the missing ones are named.
 
     Returns:
       The values, by index of process.
@@ -113,25 +112,40 @@ class Peers:
     if self.count == 1:
       return [value]
     self.progress(f'waiting for the others: {name}')
-    self._say(0, {'come': name, 'value': value, 'limit': limit})
+    self._say(0, {'come': name, 'value': value, 'limit': limit or self._hang_limit})
     with self._changed:
       self._changed.wait_for(lambda: name in self._agreed)
       values = self._agreed.pop(name)
     self.progress(f'going on: {name}')
     return values
 
+  @contextlib.contextmanager
+  def together(self, codes: Mapping[type[BaseException], int]) -> Iterator[None]:
+    """What all processes do together: they come to its end together, or end together with an error.
+
+    A process that is alone lets errors through.
+
+    Args:
+      codes: exit codes of the errors that one sentence tells all about.
+    """
+    try:
+      yield
+    except BaseException as error:
+      if self.count == 1:
+        raise
+      code = next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
+      if code == 1:
+        # Where another process was the cause, the sentence that says so ends this one meanwhile.
+        time.sleep(min(self._limit, 10.0))
+        traceback.print_exc()
+      lines = str(error).strip().splitlines()
+      self.fail(lines[0] if lines else type(error).__name__, code)
+    self.agree('end')
+    self.close()
+
   def fail(self, sentence: str, code: int) -> NoReturn:
     """Ends all processes of the job, this one first of all: with a sentence and an exit code."""
     self._end(sentence, code, self.index)
-
-  def verdict(self) -> None:
-    """To be called where a computation failed that others take part in.
-
-    Returns, if it was not another process that was the cause: else the sentence that says so ends
-    this process, here.
-    """
-    if self.count > 1:
-      time.sleep(min(self._limit, 10.0))
 
   def close(self) -> None:
     """Says goodbye. From then on the others may end."""
@@ -246,8 +260,8 @@ class Peers:
       least = min(p.progress for p in everybody.values())
       who = [i for i, p in everybody.items() if p.progress == least]
       self._end(
-        f'nothing has gone on for {patience:g} seconds; least far is {self._named(who)}'
-        f' ({everybody[who[0]].doing})',
+        f'nothing has gone on for {patience:g} seconds; least far is {self._named(who)}:'
+        f' {everybody[who[0]].doing}',
         LOST,
         -1,
       )
@@ -298,9 +312,9 @@ def _drain(line: socket.socket, end: float) -> None:
 def _outlive_abort() -> None:
   """Gives this process six seconds to tell the reason before JAX aborts it.
 
-  When process 0 is gone, JAX calls `abort` in the others in the same instant, and the page it prints
-  names nobody. As the handler of SIGABRT stands the C function `sleep`, called with the number of
-  the signal: the thread that aborts sleeps six seconds first.
+  When process 0 is gone, JAX calls `abort` in the others in the same instant, and the page that it
+  prints names nobody. Here the handler of SIGABRT is the C function `sleep`, called with the number
+  of the signal: the thread that aborts sleeps six seconds first.
   """
   libc = ctypes.CDLL(None)
   libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p

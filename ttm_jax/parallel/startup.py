@@ -8,7 +8,8 @@ SLURM           what srun sets
 TPU on GKE      what GKE sets (TPU_WORKER_HOSTNAMES and others), with several slices too
 TPU machines    their metadata server
 
-The processes meet at the coordinator's port before JAX does, since JAX does not tell who is missing.
+The processes meet at the coordinator's port before JAX uses it, since JAX does not tell who is
+missing.
 """
 
 import contextlib

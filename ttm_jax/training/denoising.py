@@ -129,6 +129,8 @@ class Denoiser:
 class Denoising:
   """The objective of a denoiser."""
 
+  parts = (FOLDER,)
+
   def __init__(self, config: ConfigDict):
     self.directory = Path(config.data.path)
     if not config.data.path:
