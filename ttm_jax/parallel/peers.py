@@ -251,7 +251,10 @@ class Peers:
         for name, limit in late
       ]
     for name, limit, who in missing:
-      self._end(f'{self._named(who)} did not come to "{name}" within {limit:g} seconds', LOST, -1)
+      at = (self._peers.get(who[0]) or self._self).doing
+      self._end(
+        f'{self._named(who)} did not come to "{name}" within {limit:g} seconds: {at}', LOST, -1
+      )
     # Process 0 knows of all, the others of themselves only: they leave it the time to speak first.
     everybody = {self.index: self._self, **(self._peers if self.index == 0 else {})}
     patience = self._hang_limit + (2 * self._limit if self.index else 0)

@@ -158,12 +158,7 @@ def initialize(
   place = find_place()
   if place is None:
     return Peers(limit=peer_limit, hang_limit=hang_limit)
-  meet = _gather if place.index == 0 else _come
-  lines = meet(place, start_limit)
-  for line, _ in lines.values():
-    line.settimeout(None)
-    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-  peers = Peers(place.index, place.count, lines, peer_limit, hang_limit)
+  peers = meet(place, start_limit, peer_limit, hang_limit)
   jax.distributed.initialize(
     place.address,
     place.count,
@@ -176,6 +171,15 @@ def initialize(
     shutdown_timeout_seconds=int(peer_limit) + 1,
   )
   return peers
+
+
+def meet(place: Place, start_limit: float, peer_limit: float, hang_limit: float) -> Peers:
+  """All processes of a job, once they are there; see `initialize`."""
+  lines = (_gather if place.index == 0 else _come)(place, start_limit)
+  for line, _ in lines.values():
+    line.settimeout(None)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+  return Peers(place.index, place.count, lines, peer_limit, hang_limit)
 
 
 Lines = dict[int, tuple[socket.socket, str]]

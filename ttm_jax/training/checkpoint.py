@@ -136,7 +136,8 @@ class Checkpoints:
     """
     steps = self._manager.all_steps() if self.directory.exists() else []
     steps = sorted(agree('checkpoints', list(steps))[0], reverse=True)
-    damaged, problem = [], ''
+    damaged: list[int] = []
+    problem = ''
     for step in steps:
       state, problem = None, ''
       try:

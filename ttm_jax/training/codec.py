@@ -41,7 +41,7 @@ class Trained(nnx.Module):
 class CodecTraining:
   """Trains on a clips dataset; each clip counts twice, as pixels and as rendered trajectory."""
 
-  parts = ()
+  parts: tuple[str, ...] = ()
 
   def __init__(self, config: ConfigDict):
     if not config.data.path:

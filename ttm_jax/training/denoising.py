@@ -129,7 +129,7 @@ class Denoiser:
 class Denoising:
   """The objective of a denoiser."""
 
-  parts = (FOLDER,)
+  parts: tuple[str, ...] = (FOLDER,)
 
   def __init__(self, config: ConfigDict):
     self.directory = Path(config.data.path)

@@ -74,8 +74,10 @@ def make_step(
       old = jax.device_put(old, jax.memory.Space.Device)
       return jnp.where(good, new, old)
 
-    new, old = (params, ema, opt_state), (state.params, state.ema, state.optimizer)
-    return TrainState(state.step + 1, *jax.tree.map(kept, new, old), guard), metrics
+    params, ema, opt_state = jax.tree.map(
+      kept, (params, ema, opt_state), (state.params, state.ema, state.optimizer)
+    )
+    return TrainState(state.step + 1, params, ema, opt_state, guard), metrics
 
   return step
 
