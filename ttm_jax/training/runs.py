@@ -51,9 +51,13 @@ def default_workdir(config_path: str) -> Path:
 
 
 def check_run(workdir: epath.Path, config: ConfigDict) -> None:
-  """Raises InputError if the directory holds the run of another configuration."""
+  """Raises InputError if the directory holds another configuration's run, or is out of reach."""
   path = workdir / CONFIG
-  if not path.exists():
+  try:
+    there = path.exists()
+  except ImportError as error:
+    raise InputError(f"{workdir}: {error}, with pip install 'ttm_jax[gcs]'") from error
+  if not there:
     return
   found = first_difference(_bound(read_config(workdir)), _bound(config))
   if found:
