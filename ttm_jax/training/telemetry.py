@@ -96,10 +96,12 @@ class Telemetry:
       for name in (STARTS, METRICS):
         if (workdir / name).exists():
           copy(workdir / name, self._folder / name)
-    self._busy, self._begun = _so_far(self._folder, start)
+    for name in (STARTS, METRICS):
+      _cut_half_line(self._folder / name)
     with open(self._folder / STARTS, 'a', encoding='utf-8') as file:
       line = {'time': time.time(), 'step': start, 'devices': jax.device_count()}
       file.write(json.dumps(line) + '\n')
+    self._busy, self._begun = _so_far(self._folder, start)
     self._file = open(self._folder / METRICS, 'a', encoding='utf-8')  # noqa: SIM115
     self._board = SummaryWriter(str(self._folder / 'tensorboard'))
     self._wandb = _wandb(workdir, config, self._folder, self._begun) if config.job.wandb else None
@@ -213,11 +215,15 @@ class Telemetry:
       copy(self._folder, self._workdir)
 
 
+def _cut_half_line(path: Path) -> None:
+  """Takes away what a machine that died may have left of a last line."""
+  if path.exists() and not (data := path.read_bytes()).endswith(b'\n'):
+    path.write_bytes(data[: data.rfind(b'\n') + 1])
+
+
 def _so_far(folder: Path, start: int) -> tuple[float, float]:
   """Seconds in which the steps up to `start` were computed, and when the run was first started."""
-  begun = time.time()
-  if (folder / STARTS).exists():
-    begun = min(begun, json.loads((folder / STARTS).read_text().splitlines()[0])['time'])
+  begun = json.loads((folder / STARTS).read_text().splitlines()[0])['time']
   busy: dict[int, float] = {}
   if (folder / METRICS).exists():
     for line in map(json.loads, (folder / METRICS).read_text().splitlines()):

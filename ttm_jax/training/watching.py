@@ -53,7 +53,9 @@ class Watch:
         for i, arrays in enumerate(self._batches):
           self._peers.progress(f'held-out loss after step {step}')
           found.append(self._evaluate(state.ema, arrays, jax.random.fold_in(self._key, i)))
-        self._telemetry.write(step, means(jax.device_get(found)), 'validation/')
+        values = means(jax.device_get(found))
+        values.pop('gflops', None)
+        self._telemetry.write(step, values, 'validation/')
       if sample:
         self._peers.progress(f'samples after step {step}')
         model = nnx.merge(self._graphdef, state.ema)
