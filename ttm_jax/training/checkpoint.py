@@ -105,6 +105,11 @@ class Checkpoints:
       )
     )
 
+  @property
+  def saving(self) -> bool:
+    """Whether a save is still being written."""
+    return self._manager.is_saving_in_progress()
+
   def wait(self) -> None:
     """Waits until what was begun is saved.
 
