@@ -100,7 +100,12 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
-  parser.add_argument('--workdir', type=Path, required=True, help='a new folder')
+  parser.add_argument(
+    '--workdir',
+    type=Path,
+    required=True,
+    help='a folder to make; an undisturbed run there is used again',
+  )
   parser.add_argument('--kills', type=int, default=30)
   parser.add_argument('--processes', type=int, default=2)
   parser.add_argument('--steps', type=int, default=2500)
@@ -111,7 +116,8 @@ def main() -> None:
   rng, folder, count = random.Random(given.seed), given.workdir, given.processes
   latents = tiny.encode_command(folder / 'scenes', folder / 'latents', f'--codec={tiny.CODEC}')
   for made in (tiny.scenes_command(folder / 'scenes'), latents):
-    subprocess.run(doors.command(*made), cwd=doors.ROOT, check=True, stderr=subprocess.DEVNULL)
+    if not (folder / 'latents').exists():
+      subprocess.run(doors.command(*made), cwd=doors.ROOT, check=True, stderr=subprocess.DEVNULL)
 
   def command(run: Path) -> list[str]:
     changes = SPLIT | {
@@ -123,7 +129,8 @@ def main() -> None:
     return doors.command(*tiny.train_command('demo_stage1', run, folder / 'latents', **changes))
 
   begin = time.monotonic()
-  assert [code for code, _ in end(start(command(folder / 'whole'), count))] == [0] * count
+  ended = end(start(command(folder / 'whole'), count))
+  assert [code for code, _ in ended] == [0] * count, ended
   print(f'undisturbed: {time.monotonic() - begin:.0f} s', flush=True)
   run, killed_runs, last = folder / 'killed', 0, 0
   while killed_runs < given.kills:

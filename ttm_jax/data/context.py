@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from etils import epath
 from safetensors import SafetensorError
 
 from ttm_jax.codecs.base import Codec
 from ttm_jax.codecs.folder import load_codec, save_codec
+from ttm_jax.data.remote import fetched
 from ttm_jax.errors import InputError
 from ttm_jax.presets import preset
 from ttm_jax.text.encoders import Encoder
@@ -94,21 +96,22 @@ class Context:
     partial.rename(final)
 
   @classmethod
-  def load(cls, directory: str | Path) -> 'Context':
+  def load(cls, directory: epath.PathLike) -> 'Context':
     """Reads the context of a latents dataset or run.
 
     Raises:
       InputError: if it is missing or damaged.
     """
-    folder = Path(directory) / FOLDER
-    if not (folder / 'context.json').exists():
-      raise InputError(
-        f'{directory} is neither a latents dataset nor a run: {folder}/context.json is missing'
-        ' (make a dataset with `python -m data_tools.encode`)'
-      )
-    try:
-      encoding = Encoding.from_dict(json.loads((folder / 'context.json').read_text()))
-      null_text = safetensors.numpy.load_file(folder / 'null_text.safetensors')
-    except (OSError, AttributeError, TypeError, KeyError, ValueError, SafetensorError) as error:
-      raise InputError(f'{folder} is damaged ({error}); encode the dataset again') from error
-    return cls(encoding, load_codec(folder / 'codec'), null_text)
+    address = f'{directory}/{FOLDER}'
+    with fetched(directory, FOLDER) as folder:
+      if not (folder / 'context.json').exists():
+        raise InputError(
+          f'{directory} is neither a latents dataset nor a run: {address}/context.json is missing'
+          ' (make a dataset with `python -m data_tools.encode`)'
+        )
+      try:
+        encoding = Encoding.from_dict(json.loads((folder / 'context.json').read_text()))
+        null_text = safetensors.numpy.load_file(folder / 'null_text.safetensors')
+      except (OSError, AttributeError, TypeError, KeyError, ValueError, SafetensorError) as error:
+        raise InputError(f'{address} is damaged ({error}); encode the dataset again') from error
+      return cls(encoding, load_codec(folder / 'codec'), null_text)

@@ -25,6 +25,8 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 
 import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ttm_jax.errors import InputError
 from ttm_jax.parallel.peers import Peers
@@ -180,6 +182,32 @@ def meet(place: Place, start_limit: float, peer_limit: float, hang_limit: float)
     line.settimeout(None)
     line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
   return Peers(place.index, place.count, lines, peer_limit, hang_limit)
+
+
+def connect(mesh: Mesh) -> None:
+  """Opens the lines between devices, group by group, while all processes are at the same place.
+
+  What connects the devices gives the first meeting of a group half a minute only (Gloo, on CPUs).
+  Later, one process may compile for longer than the others.
+  """
+  if jax.process_count() == 1:
+    return
+  names = mesh.axis_names
+  long = tuple(name for name in names if mesh.shape[name] > 1)
+  groups = {(name,) for name in long} | {long, tuple(n for n in long if n in ('data', 'fsdp'))}
+  everywhere = NamedSharding(mesh, PartitionSpec(names))
+  ones = jax.make_array_from_callback(
+    (mesh.size,), everywhere, lambda index: np.ones(mesh.size, np.float32)[index]
+  )
+  for group in sorted(filter(None, groups)):
+    add = jax.shard_map(
+      lambda x, group=group: jax.lax.psum(x, group),
+      mesh=mesh,
+      in_specs=PartitionSpec(names),
+      out_specs=PartitionSpec(names),
+      check_vma=False,
+    )
+    jax.block_until_ready(jax.jit(add)(ones))
 
 
 Lines = dict[int, tuple[socket.socket, str]]

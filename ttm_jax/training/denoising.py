@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -132,7 +133,7 @@ class Denoising:
   parts: tuple[str, ...] = (FOLDER,)
 
   def __init__(self, config: ConfigDict):
-    self.directory = Path(config.data.path)
+    self.directory = epath.Path(config.data.path)
     if not config.data.path:
       raise InputError('give the latents dataset: --config.data.path=DIR')
     self.context = Context.load(self.directory)

@@ -19,6 +19,7 @@ from ttm_jax.data.remote import absolute, mirrored
 from ttm_jax.errors import InputError
 from ttm_jax.parallel.mesh import batch_sharding, make_mesh, replicated, shardings
 from ttm_jax.parallel.peers import Peers
+from ttm_jax.parallel.startup import connect
 from ttm_jax.training import runs
 from ttm_jax.training.checkpoint import Checkpoints, refusal
 from ttm_jax.training.clock import Clock
@@ -75,6 +76,7 @@ def train(
       lock.acquire(_tell)
       closing.callback(lock.release)
     peers.agree('the run directory is ours')
+    connect(mesh)
     closing.callback(checkpoints.close)
     optimizer = make_optimizer(config.optimizer, settings.steps)
     graphdef, state, places, restored = _start(
