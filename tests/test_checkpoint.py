@@ -55,13 +55,25 @@ def lose_the_description(folder):
   (folder / '_CHECKPOINT_METADATA').unlink()
 
 
+def garble_the_description(folder):
+  (folder / '_CHECKPOINT_METADATA').write_text('{')
+
+
 def change_a_number(folder):
   """Another state in place of the one that was saved: readable, and wrong."""
   shutil.rmtree(folder / 'ema')
   shutil.copytree(folder / 'params', folder / 'ema')
 
 
-DAMAGE = (flip_bits, cut_short, lose_files, lose_a_part, lose_the_description, change_a_number)
+DAMAGE = (
+  flip_bits,
+  cut_short,
+  lose_files,
+  lose_a_part,
+  lose_the_description,
+  garble_the_description,
+  change_a_number,
+)
 
 
 @pytest.fixture(scope='module')

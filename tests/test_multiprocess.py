@@ -221,6 +221,21 @@ def test_four_processes(alone, command, tmp_path, who):
 
 
 @pytest.mark.slow
+def test_two_processes_fall_back_together(command, together, tmp_path):
+  run = tmp_path / 'run'
+  shutil.copytree(together / 'run', run)
+  # Process 1 alone may notice: its part of one array is cut short.
+  folder = run / 'checkpoints' / str(STEPS)
+  for path in folder.rglob('ocdbt.process_1/d/*'):
+    path.write_bytes(path.read_bytes()[:-7])
+  ended = end_well(start(command(run), tmp_path))
+  assert f'checkpoint {folder} ' in ended[0].err and 'continues after step 8' in ended[0].err
+  assert losses(run) == losses(together / 'run')
+  a, b = (read_parameters(folder) for folder in (run, together / 'run'))
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both(command, tmp_path):
   run = tmp_path / 'run'
   end_well(start(command(run), tmp_path, signals=[0, signal.SIGTERM], at=2))

@@ -39,36 +39,26 @@ def losses(run: Path) -> dict[int, float]:
   return {line['step']: line['train/loss'] for line in told if 'train/loss' in line}
 
 
-def start(command: list[str], count: int) -> list[subprocess.Popen]:
+def start(command: list[str], count: int) -> list[doors.Process]:
   places = environments(count, free_port(), flags=os.environ.get('XLA_FLAGS', ''))
-  return [
-    subprocess.Popen(
-      command,
-      cwd=doors.ROOT,
-      env={**os.environ, **place},
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for place in places
-  ]
+  return [doors.start(*command, env=place) for place in places]
 
 
-def end(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
+def end(processes: list[doors.Process]) -> list[tuple[int, str]]:
   """Exit codes, and the last line that each wrote."""
   ended = []
   for process in processes:
-    _, err = process.communicate(timeout=LIMIT)
-    lines = err.strip().splitlines()
-    ended.append((process.returncode, lines[-1] if lines else ''))
+    one = process.wait(LIMIT)
+    lines = one.err.strip().splitlines()
+    ended.append((one.code, lines[-1] if lines else ''))
   return ended
 
 
-def kill(processes: list[subprocess.Popen], rng: random.Random) -> set[int]:
+def kill(processes: list[doors.Process], rng: random.Random) -> set[int]:
   """Kills one process, or one time in four all of them at once."""
   chosen = range(len(processes)) if rng.random() < 0.25 else [rng.randrange(len(processes))]
   for i in chosen:
-    processes[i].send_signal(signal.SIGKILL)
+    os.kill(processes[i].pid, signal.SIGKILL)
   return set(chosen)
 
 
@@ -126,7 +116,7 @@ def main() -> None:
       'train__steps': given.steps,
       'train__checkpoint_every': given.every,
     }
-    return doors.command(*tiny.train_command('demo_stage1', run, folder / 'latents', **changes))
+    return tiny.train_command('demo_stage1', run, folder / 'latents', **changes)
 
   begin = time.monotonic()
   ended = end(start(command(folder / 'whole'), count))
@@ -139,12 +129,12 @@ def main() -> None:
     # Once in four times while it starts; else some time after it has begun to log anew.
     during = rng.random() < 0.25
     seen = (run / 'metrics.jsonl').stat().st_size if (run / 'metrics.jsonl').exists() else 0
-    while not during and all(p.poll() is None for p in processes):
+    while not during and all(p.running for p in processes):
       if (run / 'metrics.jsonl').exists() and (run / 'metrics.jsonl').stat().st_size > seen:
         break
       time.sleep(0.02)
     time.sleep(rng.uniform(0, given.longest / (1 if during else 4)))
-    assert all(p.poll() is None for p in processes), 'the run was over: give more --steps'
+    assert all(p.running for p in processes), 'the run was over: give more --steps'
     killed = kill(processes, rng)
     moment = time.monotonic()
     ended = end(processes)

@@ -144,7 +144,7 @@ class Checkpoints:
     damaged: list[int] = []
     problem = ''
     for step in steps:
-      state, problem = None, ''
+      state, sums, problem = None, {}, ''
       try:
         shapes = self.shapes(step)
       except InputError as error:
@@ -152,12 +152,13 @@ class Checkpoints:
       else:
         check(shapes)
         try:
-          state = self.restore(step, like)
+          state, sums = self.restore(step, like), self._sums(step)
         except InputError as error:
           problem = str(error)
       problem = next(filter(None, agree(f'reading of step {step}', problem)), '')
       if not problem and state is not None:
-        problem = self._difference(step, state, _PARTS)
+        wrong = [p for p in _PARTS if int(_digest(getattr(state, p))) != sums.get(p)]
+        problem = self._damaged(step, wrong[0]) if wrong else ''
       if not problem:
         self._set_aside(damaged, agree)
         return state
@@ -188,15 +189,19 @@ class Checkpoints:
       InputError: if the checkpoint is damaged.
     """
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    with self._reading(step):
-      metadata = self._manager.item_metadata(step)['ema']
-      like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), metadata
-      )
-    ema = self._read(step, {'ema': ocp.args.StandardRestore(like)})['ema']
-    problem = self._difference(step, ema, ('ema',))
-    if problem:
-      raise InputError(f'{problem}; remove it to use the one before')
+    try:
+      with self._reading(step):
+        metadata = self._manager.item_metadata(step)['ema']
+        like = jax.tree.map(
+          lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), metadata
+        )
+      ema = self._read(step, {'ema': ocp.args.StandardRestore(like)})['ema']
+      sums = self._sums(step)
+      # The first versions saved no sums.
+      if sums and int(_digest(ema)) != sums.get('ema'):
+        raise InputError(self._damaged(step, 'ema'))
+    except InputError as error:
+      raise InputError(f'{error}; remove it to use the one before') from error
     return ema
 
   def shapes(self, step: int) -> dict[str, Any]:
@@ -222,15 +227,13 @@ class Checkpoints:
         f'checkpoint {self.directory}/{step} cannot be read ({_first_line(error)})'
       ) from error
 
-  def _difference(self, step: int, found: Any, parts: Sequence[str]) -> str:
-    """What to tell where parts of a state are not what was saved; else an empty string."""
+  def _sums(self, step: int) -> dict[str, int]:
+    """The sums over the bits of each part of a step, as it was saved."""
     with self._reading(step):
-      saved = (self._manager.metadata(step).custom_metadata or {}).get(_DIGESTS, {})
-    for part in parts:
-      tree = getattr(found, part) if isinstance(found, TrainState) else found
-      if int(_digest(tree)) != saved.get(part):
-        return f'checkpoint {self.directory}/{step} is damaged: {part} is not what was saved'
-    return ''
+      return (self._manager.metadata(step).custom_metadata or {}).get(_DIGESTS, {})
+
+  def _damaged(self, step: int, part: str) -> str:
+    return f'checkpoint {self.directory}/{step} is damaged: {part} is not what was saved'
 
   def _set_aside(self, steps: Sequence[int], agree: Callable[[str, Any], list[Any]]) -> None:
     """Moves damaged checkpoints out of the way of those that will be saved."""
