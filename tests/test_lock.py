@@ -29,10 +29,12 @@ def test_a_second_job_waits_for_the_first_to_end(tmp_path):
     Lock(folder).acquire()
   first.check()
   first.release()
-  assert not (folder / FILE).exists()
+  assert not folder.exists()
   second = Lock(folder)
   second.acquire()
+  (folder / 'config.json').write_text('{}')
   second.release()
+  assert [path.name for path in folder.iterdir()] == ['config.json']
 
 
 def test_what_a_killed_process_left_is_taken_at_once(tmp_path):

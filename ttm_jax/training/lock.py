@@ -35,7 +35,7 @@ class Lock:
     self._path = workdir / FILE
     self._renew, self._lease = renew, lease
     self._token = uuid.uuid4().hex
-    self._count = 0
+    self._count, self._made = 0, False
     self._stop = threading.Event()
     self._thread = threading.Thread(target=self._keep, name='lock', daemon=True)
 
@@ -51,6 +51,7 @@ class Lock:
     found = self._read()
     if found is not None:
       self._wait_for_its_end(found, say)
+    self._made = not self._path.parent.exists()
     self._path.parent.mkdir(parents=True, exist_ok=True)
     self._write()
     self.check()
@@ -67,12 +68,15 @@ class Lock:
       raise self._refusal(found)
 
   def release(self) -> None:
+    """Gives the directory free; takes it away again where nothing came into it."""
     self._stop.set()
     if self._thread.is_alive():
       self._thread.join()
     with contextlib.suppress(Exception):
       self.check()
       self._path.unlink(missing_ok=True)
+      if self._made:
+        self._path.parent.rmdir()  # Unless there is something in it.
 
   def _wait_for_its_end(self, found: dict[str, Any], say: Callable[[str], None]) -> None:
     lives = _lives(found)
