@@ -90,7 +90,7 @@ class Context:
     """Token grids (h, w) of the preset, finest first."""
     return preset(self.encoding.preset).grids(*self.latent_shape[1:3])
 
-  def save(self, directory: remote.PathLike) -> None:
+  def save(self, directory: epath.PathLike) -> None:
     """Writes the folder `directory/context`; atomic on disk, an existing one is replaced."""
     with remote.kept(directory, FOLDER, last='context.json') as place:
       self._save(place)
@@ -112,14 +112,14 @@ class Context:
     partial.rename(final)
 
   @classmethod
-  def load(cls, directory: remote.PathLike) -> 'Context':
+  def load(cls, directory: epath.PathLike) -> 'Context':
     """Reads the context of a latents dataset or run.
 
     Raises:
       InputError: if it is missing or damaged.
     """
-    with remote.fetched(directory, FOLDER) as place:
-      encoding, folder = read_encoding(place, directory), place / FOLDER
+    with remote.fetched(directory, FOLDER) as folder:
+      encoding = read_encoding(folder.parent, directory)
       try:
         null_text = safetensors.numpy.load_file(folder / 'null_text.safetensors')
       except (OSError, SafetensorError) as error:
@@ -127,7 +127,7 @@ class Context:
       return cls(encoding, load_codec(folder / 'codec'), null_text)
 
 
-def read_encoding(directory: remote.PathLike, name: remote.PathLike | None = None) -> Encoding:
+def read_encoding(directory: epath.PathLike, name: epath.PathLike | None = None) -> Encoding:
   """How the clips of a latents dataset or run were encoded; reads one small file.
 
   Args:
@@ -149,5 +149,5 @@ def read_encoding(directory: remote.PathLike, name: remote.PathLike | None = Non
     raise _damaged(name, error) from error
 
 
-def _damaged(directory: remote.PathLike, error: Exception) -> InputError:
+def _damaged(directory: epath.PathLike, error: Exception) -> InputError:
   return InputError(f'{directory}/{FOLDER} is damaged ({error}); encode the dataset again')

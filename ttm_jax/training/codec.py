@@ -41,6 +41,8 @@ class Trained(nnx.Module):
 class CodecTraining:
   """Trains on a clips dataset; each clip counts twice, as pixels and as rendered trajectory."""
 
+  parts: tuple[str, ...] = ()
+
   def __init__(self, config: ConfigDict):
     if not config.data.path:
       raise InputError('give the clips dataset: --config.data.path=DIR')

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -129,8 +130,10 @@ class Denoiser:
 class Denoising:
   """The objective of a denoiser."""
 
+  parts: tuple[str, ...] = (FOLDER,)
+
   def __init__(self, config: ConfigDict):
-    self.directory = Path(config.data.path)
+    self.directory = epath.Path(config.data.path)
     if not config.data.path:
       raise InputError('give the latents dataset: --config.data.path=DIR')
     self.context = Context.load(self.directory)
@@ -146,10 +149,13 @@ class Denoising:
   @property
   def flops_per_sample(self) -> float:
     """Forward and backward; masked self-attention counted on all pairs."""
+    return self._flops(1.0)
+
+  def _flops(self, allowed: float) -> float:
     d = self.denoiser
     text, prompts = total_tokens(d.encoders, self.context.encoding.max_objects)
     grid = self.context.latent_shape[:3]
-    return 3 * d.preset.forward_flops(d.model_config, grid, text, prompts, allowed=1.0)
+    return 3 * d.preset.forward_flops(d.model_config, grid, text, prompts, allowed)
 
   def build(self, seed: int) -> nnx.Module:
     return self.denoiser.build(seed)
@@ -209,7 +215,16 @@ class Denoising:
     x_t, wanted = process.corrupt(target, noise, t)
     error = self.denoiser.predictor(model)(x_t, t, condition) - wanted
     losses = jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
-    return losses.mean(), by_time(losses, t)
+    return losses.mean(), by_time(losses, t) | {'gflops': self._gflops(condition, len(losses))}
+
+  def _gflops(self, condition: Condition, count: int) -> tuple[Array, Array]:
+    """What the samples of a batch take, as a metric: masked self-attention on allowed pairs."""
+    least, most = self._flops(0.0) / 1e9, self._flops(1.0) / 1e9
+    shares = jnp.ones(count)
+    if condition.objects is not None:
+      by_frame = getattr(self.denoiser.model_config, 'masked_scope', '') == 'spatial'
+      shares = allowed_pairs(condition.objects.places[0].region, by_frame)
+    return (least + shares * (most - least)).sum(), jnp.asarray(float(count))
 
   def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:
     generated, target = self._sample(*nnx.split(model), arrays, key)
@@ -238,6 +253,21 @@ class Denoising:
     target, condition = self.denoiser.known(arrays, key)
     model = nnx.merge(graphdef, params)
     return self.denoiser.sample(model, condition, jax.random.fold_in(key, 1)), target
+
+
+def allowed_pairs(region: Array, by_frame: bool) -> Array:
+  """The share of the pairs of tokens that masked self-attention computes, float32 [B].
+
+  Args:
+    region: the owner of each token, int32 [B, t, h, w] with one bit set.
+    by_frame: whether a token only looks within its frame.
+  """
+  tokens = region.reshape(*region.shape[: 2 if by_frame else 1], -1)
+  owners = jnp.left_shift(1, jnp.arange(32))
+  # Tokens of the same owner see each other: of all pairs, the sum of the squared shares.
+  shares = jnp.mean(tokens[..., None] == owners, axis=-2)
+  pairs = jnp.sum(shares**2, axis=-1)
+  return pairs.mean(axis=-1) if by_frame else pairs
 
 
 def by_time(losses: Array, t: Array) -> Metrics:

@@ -24,9 +24,11 @@ class Objective(Protocol):
 
   Attributes:
     sharding: parameter table of the network (see `parallel.mesh.shardings`).
+    parts: names, in the run directory, of what `begin` looks at where it exists.
   """
 
   sharding: tuple
+  parts: tuple[str, ...]
 
   @property
   def flops_per_sample(self) -> float:

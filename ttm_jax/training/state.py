@@ -9,6 +9,7 @@ import optax
 from ml_collections import ConfigDict
 
 from ttm_jax.errors import InputError
+from ttm_jax.training import guard
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -23,18 +24,20 @@ class TrainState:
     params: nested dict of float32 arrays.
     ema: their exponential moving average, used for sampling.
     optimizer: state of the optimiser.
+    guard: what is remembered of the losses.
   """
 
   step: Array
   params: Params
   ema: Params
   optimizer: Any
+  guard: guard.Guard
 
 
 def create(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
   """The state before the first step."""
   ema = jax.tree.map(jnp.copy, params)
-  return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
+  return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params), guard.create())
 
 
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:

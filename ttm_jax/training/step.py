@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from ttm_jax.training.guard import judge
 from ttm_jax.training.objective import Arrays, Metrics, Objective, stream
 from ttm_jax.training.state import TrainState
 
@@ -19,6 +20,7 @@ def make_step(
   optimizer: optax.GradientTransformation,
   accumulate: int,
   ema_decay: float,
+  spike: float = 0.0,
 ) -> Callable[[TrainState, Arrays, Array], tuple[TrainState, Metrics]]:
   """Builds (state, arrays of a batch, root key) -> (state, metrics).
 
@@ -26,6 +28,8 @@ def make_step(
     accumulate: into how many parts a batch is cut, whose gradients are averaged.
     ema_decay: of the moving average; smaller at first, (1 + step) / (10 + step), so that it
       forgets the initial parameters.
+    spike: from how many deviations above its mean on a loss makes its step not count, see `guard`.
+      Of such a step no metric counts either.
   """
 
   def gradients(params, arrays, key):
@@ -59,8 +63,21 @@ def make_step(
     params = optax.apply_updates(state.params, updates)
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
     ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
-    metrics = {**metrics, 'grad_norm': (optax.global_norm(grads), jnp.ones(()))}
-    return TrainState(state.step + 1, params, ema, opt_state), metrics
+    norm = optax.global_norm(grads)
+    total, count = metrics['loss']
+    good, guard = judge(state.guard, total / count, norm, spike)
+    metrics = {**metrics, 'grad_norm': (norm, jnp.ones(()))}
+    metrics = jax.tree.map(lambda x: jnp.where(good, x, 0), metrics)
+
+    def kept(new, old):
+      # What lies in the memory of the host is chosen on the device.
+      old = jax.device_put(old, jax.memory.Space.Device)
+      return jnp.where(good, new, old)
+
+    params, ema, opt_state = jax.tree.map(
+      kept, (params, ema, opt_state), (state.params, state.ema, state.optimizer)
+    )
+    return TrainState(state.step + 1, params, ema, opt_state, guard), metrics
 
   return step
 
