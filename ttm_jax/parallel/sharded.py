@@ -67,6 +67,20 @@ def per_sample(make: Callable[..., Any], *arrays: Array) -> Any:
   return jax.shard_map(make, in_specs=batch, out_specs=batch, check_vma=False)(*arrays)
 
 
+def over_tokens(h: Array) -> Array:
+  """h [B, N, d] as it lies between the layers: samples over data and fsdp, tokens over sequence.
+
+  Without this the compiler may well split the width, as some matrix product would have it, and
+  exchange all of h in every layer.
+  """
+  if not _on_mesh():
+    return h
+  mesh = jax.sharding.get_abstract_mesh()
+  tokens = 'sequence' if h.shape[1] % mesh.shape['sequence'] == 0 else None
+  spec = PartitionSpec(*_batch(h.shape[0]), tokens, None)
+  return jax.lax.with_sharding_constraint(h, spec)
+
+
 def _on_mesh() -> bool:
   """Whether several devices share the work, and not each its own (inside of a shard_map)."""
   mesh = jax.sharding.get_abstract_mesh()

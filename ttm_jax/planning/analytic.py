@@ -1,0 +1,102 @@
+"""What can be known of a run without a compiler for its devices.
+
+Exact: the state, the batch, the matrix products. Estimated: the activations that the backward pass
+needs. Exchange: the parameters and gradients of `fsdp` and `data`. Left out: the temporaries of a
+layer, what attention exchanges along `sequence` and layers along `tensor`, traffic of the memory.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AbstractMesh, AxisType
+
+from ttm_jax.parallel.mesh import AXES, batch_sharding, replicated
+from ttm_jax.planning import feed, memory
+from ttm_jax.planning.compile import Run, abstract_state
+from ttm_jax.planning.costs import Costs, Exchange
+from ttm_jax.planning.flops import count
+from ttm_jax.planning.hardware import Topology
+from ttm_jax.training.state import TrainState
+
+LEFT_OUT = (
+  'no compiler for these devices here: left out are the temporaries of a layer, what attention'
+  ' exchanges along sequence and layers along tensor, and the traffic of the memory'
+)
+
+
+def abstract_mesh(sizes: tuple[int, ...]) -> AbstractMesh:
+  """A mesh of no devices, for shapes and shardings."""
+  return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def estimate(run: Run, mesh: AbstractMesh, topology: Topology) -> tuple[memory.Memory, Costs]:
+  """Memory of one device, and the costs of one step on it."""
+  state = abstract_state(run, mesh)
+  arrays = feed.batch(run.of_one, run.config.data.batch_size, batch_sharding(mesh))
+  flops = step_flops(run, state) / topology.devices
+  kept = activations(run, state) / mesh.size
+  gradients = memory.share(jax.tree.leaves(state.params))
+  held = memory.held(state, arrays, kept + gradients)
+  return held, Costs(flops, 0.0, exchange(run, state, mesh, topology))
+
+
+def step_flops(run: Run, state: TrainState) -> float:
+  """Of forward, backward and what is computed again, on all devices together, per step."""
+  return _of_loss(run, state, lambda loss: jax.value_and_grad(loss, has_aux=True), count)
+
+
+def activations(run: Run, state: TrainState) -> float:
+  """Bytes kept from the forward for the backward pass, on all devices together."""
+
+  def residuals(function, *args):
+    found = jax.eval_shape(function, *args)
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(found) if x.ndim)
+
+  kept = _of_loss(run, state, lambda loss: lambda p: jax.vjp(loss, p, has_aux=True)[1], residuals)
+  parameters = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.params))
+  # The parameters are among what the backward pass needs, and are counted elsewhere.
+  return max(kept - parameters, 0) / max(run.config.train.accumulate, 1)
+
+
+def _of_loss(run: Run, state: TrainState, derive: Any, measure: Any) -> float:
+  """measure(derive(loss), parameters) for one batch, as one device would compute it."""
+  config, objective = run.config, run.objective
+  graphdef = nnx.graphdef(nnx.eval_shape(lambda: objective.build(config.seed)))
+  arrays = {
+    name: jax.ShapeDtypeStruct((config.data.batch_size, *x.shape), x.dtype)
+    for name, x in run.of_one.items()
+  }
+  params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.params)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+
+  def of_batch(params, arrays, key):
+    return derive(lambda p: objective.loss(nnx.merge(graphdef, p), arrays, key))(params)
+
+  return measure(of_batch, params, arrays, key)
+
+
+def exchange(
+  run: Run, state: TrainState, mesh: AbstractMesh, topology: Topology
+) -> dict[str, Exchange]:
+  """Parameters gathered for each pass and gradients summed, over fsdp; then summed over data."""
+  config = run.config
+  size = np.dtype(config.model.dtype).itemsize if config.model.dtype == 'float32' else 2
+  split = memory.share(x for x in jax.tree.leaves(state.params) if not x.sharding.is_fully_replicated)
+  elements = split / 4
+  remat = config.model.get('remat', 'none')
+  passes = 2 + (remat not in ('none', 'dots'))
+  fsdp, data = mesh.shape['fsdp'], mesh.shape['data']
+  parts = config.train.accumulate
+  found = {
+    'all-gather': Exchange(passes * parts, passes * parts * elements * size * (fsdp - 1)),
+    'reduce-scatter': Exchange(parts, parts * elements * size * (fsdp - 1)),
+  }
+  if data > 1:
+    found['all-reduce'] = Exchange(1, 2 * split * (data - 1) / data)
+  group = topology.chip.group
+  if group and mesh.shape['fsdp'] * mesh.shape['sequence'] * mesh.shape['tensor'] > group:
+    # Rings that leave the node run at the pace of the slower network.
+    found = {kind: Exchange(x.count, 0.0, x.near) for kind, x in found.items()}
+  return found

@@ -1,0 +1,167 @@
+"""The real train step and sampler of a run, compiled for devices that are not there."""
+
+import dataclasses
+import importlib.util
+import os
+import re
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.experimental import topologies
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ttm_jax.errors import InputError
+from ttm_jax.parallel.mesh import batch_sharding, replicated, shardings
+from ttm_jax.planning import feed
+from ttm_jax.planning.hardware import Topology
+from ttm_jax.training.codec import CodecTraining
+from ttm_jax.training.denoising import Denoising
+from ttm_jax.training.objective import Objective
+from ttm_jax.training.state import TrainState, create, make_optimizer
+from ttm_jax.training.step import make_step
+
+# What the TPU compiler says instead of a program that is too large.
+_TOO_LARGE = re.compile(r'Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm')
+_UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+
+
+class TooLarge(Exception):
+  """A program needs more memory than a device has.
+
+  Attributes:
+    needed: bytes a device.
+  """
+
+  def __init__(self, needed: float):
+    super().__init__(f'{needed / 1e9:.1f} GB')
+    self.needed = needed
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A configuration with what it would be fed.
+
+  Attributes:
+    of_one: the arrays of one sample.
+    tokens: of one sample; 0 where the network has none.
+  """
+
+  config: ConfigDict
+  objective: Objective
+  of_one: feed.Shapes
+  tokens: int
+
+  @classmethod
+  def make(cls, config: ConfigDict, clip: feed.Size | None = None) -> 'Run':
+    """Args:
+    clip: (frames, height, width) of the clips in pixels; by default the paper's.
+    """
+    if config.task == 'codec':
+      frames, height, width = clip or (config.data.frames, 256, 256)
+      codec = CodecTraining(config, (height, width))
+      return cls(config, codec, codec.record(frames), 0)
+    context = feed.typical_context(config, clip)
+    objective = Denoising(config, context)
+    return cls(config, objective, feed.record(context), feed.tokens(context))
+
+
+def tpu_devices(topology: Topology) -> list[Any]:
+  """Stand-ins for the devices of TPUs, which programs can be compiled for.
+
+  Raises:
+    InputError: where the compiler for TPUs is not installed.
+  """
+  if importlib.util.find_spec('libtpu') is None:
+    raise InputError(
+      'the compiler for TPUs is not here: `make .venv-aot/.ready`, then set PYTHONPATH=.venv-aot'
+    )
+  os.environ.update(
+    # It is told not to look for chips, nor to keep others from looking for theirs.
+    TPU_SKIP_MDS_QUERY='1',
+    TPU_WORKER_HOSTNAMES='localhost',
+    ALLOW_MULTIPLE_LIBTPU_LOAD='1',
+  )
+  slices = {'num_slices': topology.slices} if topology.slices > 1 else {}
+  found = topologies.get_topology_desc(
+    platform='tpu', topology_name=topology.name, **slices
+  )
+  return list(found.devices)
+
+
+def abstract_state(run: Run, mesh: Mesh) -> TrainState:
+  """The state of the run: shapes, and where they lie."""
+  config, objective = run.config, run.objective
+  optimizer = make_optimizer(config.optimizer, config.train.steps)
+
+  def initial() -> TrainState:
+    _, params = nnx.split(objective.build(config.seed))
+    return create(nnx.to_pure_dict(params), optimizer)
+
+  with jax.set_mesh(mesh):
+    state = jax.eval_shape(initial)
+  return jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    state,
+    shardings(state, objective.sharding, mesh),
+  )
+
+
+def lower_step(run: Run, mesh: Mesh, platform: str | None = None) -> jax.stages.Lowered:
+  """The train step as the loop runs it.
+
+  Args:
+    platform: to lower for, where the mesh is of no devices.
+  """
+  config, objective = run.config, run.objective
+  state = abstract_state(run, mesh)
+  settings = config.train
+  with jax.set_mesh(mesh):
+    step = make_step(
+      objective,
+      nnx.graphdef(nnx.eval_shape(lambda: objective.build(config.seed))),
+      make_optimizer(config.optimizer, settings.steps),
+      settings.accumulate,
+      settings.ema,
+    )
+    places = jax.tree.map(lambda x: x.sharding, state)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(places, replicated(mesh)))
+    arrays = feed.batch(run.of_one, config.data.batch_size, batch_sharding(mesh))
+    traced = jitted.trace(state, arrays, _key(mesh))
+    return traced.lower(lowering_platforms=(platform,) if platform else None)
+
+
+def lower_sampler(run: Run, mesh: Mesh, platform: str | None = None) -> jax.stages.Lowered:
+  """What the network is used for, on one batch, with the averaged parameters."""
+  config, objective = run.config, run.objective
+  state = abstract_state(run, mesh)
+  with jax.set_mesh(mesh):
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: objective.build(config.seed)))
+
+    def generate(params, arrays, key):
+      return objective.generate(nnx.merge(graphdef, params), arrays, key)
+
+    arrays = feed.batch(run.of_one, config.data.batch_size, batch_sharding(mesh))
+    traced = jax.jit(generate).trace(state.ema, arrays, _key(mesh))
+    return traced.lower(lowering_platforms=(platform,) if platform else None)
+
+
+def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+  """Compiles.
+
+  Raises:
+    TooLarge: where a device has too little memory.
+  """
+  try:
+    return lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    found = _TOO_LARGE.search(str(error))
+    if not found:
+      raise
+    raise TooLarge(float(found.group(1)) * _UNITS[found.group(2)]) from error
+
+
+def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(mesh))
