@@ -32,26 +32,36 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
     InputError: for an unknown axis, or where the sizes do not multiply to the number of devices, or
       slices do not divide `data`.
   """
+  devices = list(jax.devices() if devices is None else devices)
+  shape = mesh_sizes(sizes, len(devices))
+  types = (AxisType.Auto,) * len(AXES)
+  return Mesh(_arranged(shape, devices), AXES, axis_types=types)
+
+
+def mesh_sizes(sizes: Mapping[str, int], count: int) -> tuple[int, ...]:
+  """The sizes of all axes for so many devices; see `make_mesh`.
+
+  Raises:
+    InputError: for an unknown axis, or where the sizes do not multiply to the number of devices.
+  """
   for axis in sizes:
     if axis not in AXES:
       raise InputError(f'mesh axis {axis!r} is unknown{nearest(axis, AXES)}: there are {AXES}')
-  devices = list(jax.devices() if devices is None else devices)
   shape = [sizes.get(axis, 1) for axis in AXES]
   given = [size for size in shape if size != -1]
   fixed = math.prod(given)
-  if shape.count(-1) > 1 or min(given) < 1 or len(devices) % fixed:
+  if shape.count(-1) > 1 or min(given) < 1 or count % fixed:
     raise InputError(
-      f'mesh {_named(shape)} does not fit {len(devices)} devices: the sizes must multiply to that'
-      f' number (one may be -1), as {_named(_nearest(shape, len(devices)))} do'
+      f'mesh {_named(shape)} does not fit {count} devices: the sizes must multiply to that number'
+      f' (one may be -1), as {_named(_nearest(shape, count))} do'
     )
-  shape = [len(devices) // fixed if size == -1 else size for size in shape]
-  if math.prod(shape) != len(devices):
+  shape = [count // fixed if size == -1 else size for size in shape]
+  if math.prod(shape) != count:
     raise InputError(
-      f'mesh {_named(shape)} takes {math.prod(shape)} devices, there are {len(devices)}:'
-      f' {_named(_nearest(shape, len(devices)))} takes them all'
+      f'mesh {_named(shape)} takes {math.prod(shape)} devices, there are {count}:'
+      f' {_named(_nearest(shape, count))} takes them all'
     )
-  types = (AxisType.Auto,) * len(AXES)
-  return Mesh(_arranged(shape, devices), AXES, axis_types=types)
+  return tuple(shape)
 
 
 def _arranged(shape: Sequence[int], devices: Sequence[Any]) -> np.ndarray:

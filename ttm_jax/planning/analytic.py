@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from ttm_jax.parallel.mesh import AXES, batch_sharding, replicated
+from ttm_jax.parallel.mesh import AXES, batch_sharding
 from ttm_jax.planning import feed, memory
 from ttm_jax.planning.compile import Run, abstract_state
 from ttm_jax.planning.costs import Costs, Exchange
@@ -20,15 +20,25 @@ from ttm_jax.planning.flops import count
 from ttm_jax.planning.hardware import Topology
 from ttm_jax.training.state import TrainState
 
+# What is traced to be counted: the kernels of this chip say what they cost.
+_COUNTED_ON = AbstractDevice('TPU v5p', 1, 'tpu')
+
 LEFT_OUT = (
   'no compiler for these devices here: left out are the temporaries of a layer, what attention'
   ' exchanges along sequence and layers along tensor, and the traffic of the memory'
 )
 
 
-def abstract_mesh(sizes: tuple[int, ...]) -> AbstractMesh:
-  """A mesh of no devices, for shapes and shardings."""
-  return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+def abstract_mesh(
+  sizes: tuple[int, ...], device: AbstractDevice | None = None
+) -> AbstractMesh:
+  """A mesh of no devices, for shapes and shardings.
+
+  Args:
+    device: what is traced on it shall run on.
+  """
+  types = (AxisType.Auto,) * len(AXES)
+  return AbstractMesh(sizes, AXES, axis_types=types, abstract_device=device)
 
 
 def estimate(run: Run, mesh: AbstractMesh, topology: Topology) -> tuple[memory.Memory, Costs]:
@@ -36,7 +46,7 @@ def estimate(run: Run, mesh: AbstractMesh, topology: Topology) -> tuple[memory.M
   state = abstract_state(run, mesh)
   arrays = feed.batch(run.of_one, run.config.data.batch_size, batch_sharding(mesh))
   flops = step_flops(run, state) / topology.devices
-  kept = activations(run, state) / mesh.size
+  kept = activations(run, state) / mesh.size / run.config.train.accumulate
   gradients = memory.share(jax.tree.leaves(state.params))
   held = memory.held(state, arrays, kept + gradients)
   return held, Costs(flops, 0.0, exchange(run, state, mesh, topology))
@@ -48,33 +58,32 @@ def step_flops(run: Run, state: TrainState) -> float:
 
 
 def activations(run: Run, state: TrainState) -> float:
-  """Bytes kept from the forward for the backward pass, on all devices together."""
-
-  def residuals(function, *args):
-    found = jax.eval_shape(function, *args)
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(found) if x.ndim)
-
-  kept = _of_loss(run, state, lambda loss: lambda p: jax.vjp(loss, p, has_aux=True)[1], residuals)
+  """Bytes kept from the forward for the backward pass of a step, on all devices together."""
   parameters = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.params))
-  # The parameters are among what the backward pass needs, and are counted elsewhere.
-  return max(kept - parameters, 0) / max(run.config.train.accumulate, 1)
+
+  def kept(function, *args):
+    found = jax.tree.leaves(jax.eval_shape(function, *args))
+    # The parameters are among what the backward pass needs, and are counted elsewhere.
+    return max(sum(x.size * x.dtype.itemsize for x in found) - parameters, 0)
+
+  return _of_loss(run, state, lambda loss: lambda p: jax.vjp(loss, p, has_aux=True)[1], kept)
 
 
 def _of_loss(run: Run, state: TrainState, derive: Any, measure: Any) -> float:
-  """measure(derive(loss), parameters) for one batch, as one device would compute it."""
+  """measure(derive(loss), parameters) of one sample, for all of a batch."""
   config, objective = run.config, run.objective
-  graphdef = nnx.graphdef(nnx.eval_shape(lambda: objective.build(config.seed)))
   arrays = {
-    name: jax.ShapeDtypeStruct((config.data.batch_size, *x.shape), x.dtype)
-    for name, x in run.of_one.items()
+    name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in run.of_one.items()
   }
   params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.params)
   key = jax.eval_shape(lambda: jax.random.key(0))
+  with jax.sharding.use_abstract_mesh(abstract_mesh((1,) * len(AXES), _COUNTED_ON)):
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: objective.build(config.seed)))
 
-  def of_batch(params, arrays, key):
-    return derive(lambda p: objective.loss(nnx.merge(graphdef, p), arrays, key))(params)
+    def of_sample(params, arrays, key):
+      return derive(lambda p: objective.loss(nnx.merge(graphdef, p), arrays, key))(params)
 
-  return measure(of_batch, params, arrays, key)
+    return config.data.batch_size * measure(of_sample, params, arrays, key)
 
 
 def exchange(

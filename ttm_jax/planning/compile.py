@@ -4,12 +4,13 @@ import dataclasses
 import importlib.util
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from flax import nnx
 from jax.experimental import topologies
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
 from ttm_jax.errors import InputError
@@ -66,6 +67,25 @@ class Run:
     objective = Denoising(config, context)
     return cls(config, objective, feed.record(context), feed.tokens(context))
 
+  @property
+  def heads(self) -> int:
+    """Of its attentions; 0 where nothing is exchanged for heads."""
+    return 0 if self.config.task == 'codec' else self.config.model.heads
+
+  def changed(self, changes: Mapping[str, Any]) -> 'Run':
+    """The same run with some values of its configuration changed, by dotted key."""
+    config = ConfigDict(self.config.to_dict())
+    config.update_from_flattened_dict(dict(changes))
+    objective = self.objective
+    if isinstance(objective, Denoising):
+      return dataclasses.replace(
+        self, config=config, objective=Denoising(config, objective.context)
+      )
+    assert isinstance(objective, CodecTraining)
+    return dataclasses.replace(
+      self, config=config, objective=CodecTraining(config, objective.size)
+    )
+
 
 def tpu_devices(topology: Topology) -> list[Any]:
   """Stand-ins for the devices of TPUs, which programs can be compiled for.
@@ -90,7 +110,7 @@ def tpu_devices(topology: Topology) -> list[Any]:
   return list(found.devices)
 
 
-def abstract_state(run: Run, mesh: Mesh) -> TrainState:
+def abstract_state(run: Run, mesh: Mesh | AbstractMesh) -> TrainState:
   """The state of the run: shapes, and where they lie."""
   config, objective = run.config, run.objective
   optimizer = make_optimizer(config.optimizer, config.train.steps)
@@ -99,7 +119,8 @@ def abstract_state(run: Run, mesh: Mesh) -> TrainState:
     _, params = nnx.split(objective.build(config.seed))
     return create(nnx.to_pure_dict(params), optimizer)
 
-  with jax.set_mesh(mesh):
+  abstract = isinstance(mesh, AbstractMesh)
+  with jax.sharding.use_abstract_mesh(mesh) if abstract else jax.set_mesh(mesh):
     state = jax.eval_shape(initial)
   return jax.tree.map(
     lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
@@ -108,12 +129,8 @@ def abstract_state(run: Run, mesh: Mesh) -> TrainState:
   )
 
 
-def lower_step(run: Run, mesh: Mesh, platform: str | None = None) -> jax.stages.Lowered:
-  """The train step as the loop runs it.
-
-  Args:
-    platform: to lower for, where the mesh is of no devices.
-  """
+def lower_step(run: Run, mesh: Mesh) -> jax.stages.Lowered:
+  """The train step as the loop runs it."""
   config, objective = run.config, run.objective
   state = abstract_state(run, mesh)
   settings = config.train
@@ -128,11 +145,10 @@ def lower_step(run: Run, mesh: Mesh, platform: str | None = None) -> jax.stages.
     places = jax.tree.map(lambda x: x.sharding, state)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(places, replicated(mesh)))
     arrays = feed.batch(run.of_one, config.data.batch_size, batch_sharding(mesh))
-    traced = jitted.trace(state, arrays, _key(mesh))
-    return traced.lower(lowering_platforms=(platform,) if platform else None)
+    return jitted.lower(state, arrays, _key(mesh))
 
 
-def lower_sampler(run: Run, mesh: Mesh, platform: str | None = None) -> jax.stages.Lowered:
+def lower_sampler(run: Run, mesh: Mesh) -> jax.stages.Lowered:
   """What the network is used for, on one batch, with the averaged parameters."""
   config, objective = run.config, run.objective
   state = abstract_state(run, mesh)
@@ -143,8 +159,7 @@ def lower_sampler(run: Run, mesh: Mesh, platform: str | None = None) -> jax.stag
       return objective.generate(nnx.merge(graphdef, params), arrays, key)
 
     arrays = feed.batch(run.of_one, config.data.batch_size, batch_sharding(mesh))
-    traced = jax.jit(generate).trace(state.ema, arrays, _key(mesh))
-    return traced.lower(lowering_platforms=(platform,) if platform else None)
+    return jax.jit(generate).lower(state.ema, arrays, _key(mesh))
 
 
 def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +21,7 @@ _FREE = frozenset(
   (
     'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while', 'conditional',
     'call', 'after-all', 'partition-id', 'replica-id', 'opt-barrier', 'domain', 'iota',
-    'async-start', 'async-done', 'async-update', 'copy-done', 'send-done', 'recv-done',
-    'all-gather-done', 'all-reduce-done', 'collective-permute-done', 'rng-get-and-update-state',
+    'async-start', 'async-update', 'rng-get-and-update-state',
   )
 )  # fmt: skip
 
@@ -80,6 +80,7 @@ def costs(program: Program, per_slice: int) -> Costs:
   """
   flops = traffic = 0.0
   collectives: dict[str, Exchange] = {}
+  seen: set[str] = set()
   for computation, times, fused in program.visits():
     for instruction in computation.instructions.values():
       flops += times * operations(instruction, computation)
@@ -87,6 +88,14 @@ def costs(program: Program, per_slice: int) -> Costs:
         traffic += times * moved(instruction, computation, program)
       kind = instruction.opcode.removesuffix('-start')
       if kind in KINDS:
+        # One that goes on in the background of several fusions stands in each of them.
+        channel = instruction.attribute('channel_id')
+        if fused and channel in seen:
+          continue
+        seen.add(channel)
+        if fused:
+          both = (instruction, *computation.operands(instruction))
+          traffic += times * sum(_away(x.shapes) for x in both)
         sent, spread = _sent(kind, instruction, computation, per_slice)
         exchange = collectives.setdefault(kind, Exchange())
         exchange.count += times
@@ -161,13 +170,32 @@ def moved(instruction: Instruction, computation: Computation, program: Program) 
     return 2 * _away(instruction.shapes)
   if opcode in ('dynamic-update-slice', 'scatter'):
     return 2 * _away(operands[min(1, len(operands) - 1)].shapes)
-  written = _away(instruction.shapes)
+  if opcode.endswith('-done'):
+    return 0.0
+  if opcode.endswith('-start') and len(instruction.shapes) > 1:
+    # What is moved in the background: (from, to, ...).
+    return _away(instruction.shapes[1:2]) + min(
+      _away(instruction.shapes[:1]), instruction.shapes[1].bytes
+    )
   if opcode == 'fusion':
     inner = program.computations[instruction.attribute('calls').lstrip('%')]
-    return sum(_read(i, inner, o) for i, o in enumerate(operands)) + _written(inner, instruction)
-  if opcode == 'copy-start':
-    return 2 * _away(operands[0].shapes)
-  return written + sum(_away(operand.shapes) for operand in operands)
+    passing = _in_background(inner)
+    if passing:
+      passing |= {shape for o in operands for shape in o.shapes} & set(instruction.shapes)
+    return sum(
+      _read(i, inner, o) for i, o in enumerate(operands) if not passing & set(o.shapes)
+    ) + _written(inner, instruction, passing)
+  return _away(instruction.shapes) + sum(_away(operand.shapes) for operand in operands)
+
+
+def _in_background(inner: Computation) -> set[Shape]:
+  """What only passes through a fusion, since a collective goes on in its background."""
+  found = set()
+  for one in inner.instructions.values():
+    if one.opcode in KINDS:
+      found |= {shape for x in (one, *inner.operands(one)) for shape in x.shapes}
+  # Wherever they lie.
+  return {dataclasses.replace(shape, space=space) for shape in found for space in range(2)}
 
 
 def _away(shapes: Sequence[Shape]) -> float:
@@ -191,11 +219,13 @@ def _read(index: int, inner: Computation, operand: Instruction) -> float:
   return whole
 
 
-def _written(inner: Computation, instruction: Instruction) -> float:
+def _written(inner: Computation, instruction: Instruction, passing: set[Shape]) -> float:
   root = inner.root
   roots = inner.operands(root) if root.opcode == 'tuple' else [root]
   total = 0.0
   for one, shape in zip(roots, instruction.shapes, strict=False):
+    if shape in passing:
+      continue
     if one.opcode == 'bitcast':
       one = next(iter(inner.operands(one)), one)
     if one.opcode == 'dynamic-update-slice':
@@ -230,6 +260,9 @@ def first_group(instruction: Instruction) -> list[int]:
   listed = re.search(r'replica_groups=\{\{([\d,]+)\}', text)
   if listed:
     return [int(device) for device in listed.group(1).split(',')]
+  named = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^)]*)\))? \{([^}]*)\}", text)
+  if named:
+    return _of_mesh(*named.groups())
   numbered = re.search(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', text)
   if not numbered:
     return [0]
@@ -239,3 +272,24 @@ def first_group(instruction: Instruction) -> list[int]:
   assert shape is not None and base is not None
   devices = np.arange(math.prod(base)).reshape(base).transpose(order).reshape(shape)
   return devices.reshape(-1, shape[-1])[0].tolist()
+
+
+def _of_mesh(sizes: str, devices: str | None, axes: str) -> list[int]:
+  """The first group along some axes of a mesh such as 'a'=4,'b'=4; of parts of axes, their size."""
+  shape = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", sizes)}
+  numbers = np.arange(math.prod(shape.values()))
+  if devices:
+    base, order = re.search(r'\[([\d,]+)\](?:T\(([\d,]+)\))?', devices).groups()
+    numbers = numbers.reshape([int(x) for x in base.split(',')])
+    if order:
+      numbers = numbers.transpose([int(x) for x in order.split(',')])
+  numbers = numbers.reshape(list(shape.values()))
+  place: list[Any] = [0] * len(shape)
+  for name, before, size in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", axes):
+    axis = list(shape).index(name)
+    if before:
+      after = shape[name] // int(before) // int(size)
+      place[axis] = slice(0, int(size) * after, after)
+    else:
+      place[axis] = slice(None)
+  return np.asarray(numbers[tuple(place)]).reshape(-1).tolist()

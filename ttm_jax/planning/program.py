@@ -108,12 +108,14 @@ class Program:
       computation = self.computations[name]
       yield computation, times, fused
       for instruction in computation.instructions.values():
-        for callee, trips, inside in self._called(instruction):
+        for callee, trips, inside in self._called(instruction, computation):
           pending.append((callee, times * trips, fused or inside))
 
-  def _called(self, instruction: Instruction) -> Iterator[tuple[str, float, bool]]:
+  def _called(
+    self, instruction: Instruction, computation: Computation
+  ) -> Iterator[tuple[str, float, bool]]:
     if instruction.opcode == 'while':
-      trips = self.trips(instruction)
+      trips = self.trips(instruction, computation)
       yield instruction.attribute('body').lstrip('%'), trips, False
       yield instruction.attribute('condition').lstrip('%'), trips + 1, False
     elif instruction.opcode == 'conditional':
@@ -124,18 +126,64 @@ class Program:
       callee = instruction.attribute('calls') or instruction.attribute('to_apply')
       yield callee.lstrip('%'), 1.0, instruction.opcode == 'fusion'
 
-  def trips(self, loop: Instruction) -> int:
-    """How often a loop runs: as the compiler noted, else the number its condition compares with."""
+  def trips(self, loop: Instruction, around: Computation) -> int:
+    """How often a loop runs: as the compiler noted, or by its counter; 1 where that is no constant.
+
+    Args:
+      around: the computation that the loop stands in.
+    """
     noted = _TRIPS.search(loop.attributes)
     if noted:
       return int(noted.group(1))
     condition = self.computations[loop.attribute('condition').lstrip('%')]
-    numbers = [
-      int(i.attributes)
-      for i in condition.instructions.values()
-      if i.opcode == 'constant' and i.attributes.isdecimal()
-    ]
-    return max(numbers, default=1)
+    body = self.computations[loop.attribute('body').lstrip('%')]
+    compared = condition.root
+    if compared.opcode == 'fusion':
+      # What is compared are the operands of the fusion.
+      inner = self.computations[compared.attribute('calls').lstrip('%')].root
+      if inner.opcode != 'compare':
+        return 1
+      compared = dataclasses.replace(compared, attributes=inner.attributes)
+    operands = condition.operands(compared)
+    counter = next((o for o in operands if o.opcode == 'get-tuple-element'), None)
+    bound = next((_number(o) for o in operands if o.opcode == 'constant'), None)
+    if counter is None or bound is None or compared.attribute('direction') not in ('LT', 'GT'):
+      return 1
+    index = int(counter.attribute('index'))
+    begin = _constant(around, _element(around, loop.operands[0], index))
+    step = _step(body, index)
+    if begin is None or not step:
+      return 1
+    return max(-(-(bound - begin) // step), 0)
+
+
+def _element(computation: Computation, name: str, index: int) -> str:
+  made = computation.instructions[name]
+  return made.operands[index] if made.opcode == 'tuple' else name
+
+
+def _constant(computation: Computation, name: str) -> int | None:
+  """The number that an instruction yields, through copies; None if it is not known."""
+  found = computation.instructions.get(name)
+  while found is not None and found.opcode in ('copy', 'bitcast', 'convert'):
+    found = computation.instructions.get(found.operands[0])
+  return None if found is None else _number(found)
+
+
+def _number(instruction: Instruction) -> int | None:
+  text = instruction.attributes
+  return int(text) if instruction.opcode == 'constant' and text.lstrip('-').isdecimal() else None
+
+
+def _step(body: Computation, index: int) -> int | None:
+  """What a trip adds to its counter."""
+  added = body.instructions.get(_element(body, body.root.name, index))
+  while added is not None and added.opcode in ('copy', 'bitcast'):
+    added = body.instructions.get(added.operands[0])
+  if added is None:
+    return None
+  numbers = [_constant(body, name) for name in added.operands]
+  return next((n for n in numbers if n is not None), None) if 'add' in added.name else None
 
 
 def parse(text: str) -> Program:

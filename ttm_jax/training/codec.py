@@ -49,7 +49,7 @@ class CodecTraining:
     """
     if size is None and not config.data.path:
       raise InputError('give the clips dataset: --config.data.path=DIR')
-    self.config, self._size = config, size
+    self.config, self.size = config, size
     self.model_config = from_config(TAEConfig, config.model, 'model')
     weights = config.loss
     self.weights = losses.Weights(weights.perceptual, weights.kl, weights.outlier, weights.squared)
@@ -66,7 +66,7 @@ class CodecTraining:
     Without the critic and the perceptual term.
     """
     data = self.config.data
-    height, width = self._size or Clips(data.path, 'train')[0].video.shape[1:3]
+    height, width = self.size or Clips(data.path, 'train')[0].video.shape[1:3]
     video, picture = (
       forward_flops(self.model_config, (frames, height, width)) for frames in (data.frames, 1)
     )
@@ -106,8 +106,8 @@ class CodecTraining:
 
   def record(self, frames: int) -> dict[str, jax.ShapeDtypeStruct]:
     """The arrays of one sample of a batch of so many frames, for clips of a size that was given."""
-    assert self._size is not None
-    return {'pixels': jax.ShapeDtypeStruct((2, frames, *self._size, 3), np.uint8)}
+    assert self.size is not None
+    return {'pixels': jax.ShapeDtypeStruct((2, frames, *self.size, 3), np.uint8)}
 
   def loss(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Metrics]:
     """Reconstruction and regularisers, see `codecs.losses`; adversarial terms where configured."""

@@ -1,0 +1,206 @@
+"""Other settings of a run: what fits where one does not, and how they compare."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ttm_jax.errors import InputError
+from ttm_jax.models.scan import REMAT_POLICIES
+from ttm_jax.parallel.mesh import (
+  AXES,
+  check_batch,
+  check_heads,
+  factorisations,
+  make_mesh,
+  mesh_sizes,
+)
+from ttm_jax.planning import analytic, memory
+from ttm_jax.planning.analytic import abstract_mesh
+from ttm_jax.planning.compile import Run, TooLarge, abstract_state, tpu_devices
+from ttm_jax.planning.hardware import Topology
+from ttm_jax.planning.report import Report, analytic_report, compiled_report, too_large
+
+Sizes = tuple[int, ...]
+
+# How many settings are compiled in search of one that fits.
+TRIES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """What may be chosen without changing what a run computes.
+
+  Attributes:
+    mesh: sizes of the axes.
+    remat: a name of REMAT_POLICIES; '' where the network has no choice.
+    accumulate: parts of a batch.
+    offload: whether the optimiser's moments lie on the host.
+  """
+
+  mesh: Sizes
+  remat: str
+  accumulate: int
+  offload: bool
+
+  def changes(self) -> dict[str, Any]:
+    """As values of the configuration."""
+    found = {f'mesh.{axis}': size for axis, size in zip(AXES, self.mesh, strict=True)}
+    found |= {'train.accumulate': self.accumulate, 'optimizer.offload': self.offload}
+    return found | ({'model.remat': self.remat} if self.remat else {})
+
+  def flags(self, config: Any) -> str:
+    """The flags that lead from a configuration to this setting."""
+    values = {
+      key: value
+      for key, value in self.changes().items()
+      if config[key.split('.')[0]][key.split('.')[1]] != value
+    }
+    return ' '.join(f'--config.{key}={value}' for key, value in values.items())
+
+
+class Planner:
+  """Plans runs on one machine.
+
+  Attributes:
+    progress: called with what is being done, as a context manager.
+  """
+
+  def __init__(self, topology: Topology, progress: Callable[[str], Any], sampler: bool = True):
+    self.topology, self.progress, self._sampler = topology, progress, sampler
+    self._devices = tpu_devices(topology) if topology.chip.platform == 'tpu' else None
+
+  def setting(self, run: Run) -> Setting:
+    """That of the configuration; its mesh filled in.
+
+    Raises:
+      InputError: where the mesh does not divide the devices, the batch or the heads.
+    """
+    config = run.config
+    sizes = mesh_sizes(config.mesh, self.topology.devices)
+    # Devices also have a say in it, where there are several slices.
+    mesh = make_mesh(config.mesh, self._devices) if self._devices else abstract_mesh(sizes)
+    check_batch(config.data.batch_size, config.train.accumulate, mesh)
+    if run.heads:
+      check_heads(run.heads, mesh.shape)
+    return Setting(
+      sizes,
+      config.model.get('remat', ''),
+      config.train.accumulate,
+      config.optimizer.offload,
+    )
+
+  def report(self, run: Run, setting: Setting, sampler: bool | None = None) -> Report:
+    """The plan of one setting; one that the compiler refuses has `fits` false."""
+    run = run.changed(setting.changes())
+    if self._devices is None:
+      return analytic_report(run, setting.mesh, self.topology)
+    mesh = make_mesh(dict(zip(AXES, setting.mesh, strict=True)), self._devices)
+    wanted = self._sampler if sampler is None else sampler
+    with self.progress(f'compiling for {self.topology.title}: {_named(setting)}'):
+      try:
+        return compiled_report(run, mesh, self.topology, wanted)
+      except TooLarge as error:
+        return too_large(run, mesh, self.topology, error.needed)
+
+  def nearest(self, run: Run, setting: Setting, found: Report) -> tuple[Setting, Report] | None:
+    """The setting most like one that does not fit, that does; None if a few tries find none."""
+    candidates = sorted(
+      (other for other in settings(run, self.topology) if other != setting),
+      key=lambda other: distance(setting, other),
+    )
+    predict = Prediction(run, setting, found)
+    tries = 0
+    for other in candidates:
+      if tries == TRIES or predict(other) > self.topology.chip.memory:
+        continue
+      report = self.report(run, other, sampler=False)
+      if report.fits:
+        return other, report
+      tries += 1
+    return None
+
+  def sweep(self, run: Run, setting: Setting) -> Iterator[Report]:
+    """Meshes and remat policies, for the batch cut up and the optimiser placed as configured."""
+    for other in settings(run, self.topology):
+      if (other.accumulate, other.offload) == (setting.accumulate, setting.offload):
+        yield self.report(run, other, sampler=False)
+
+
+def settings(run: Run, topology: Topology) -> list[Setting]:
+  """All that divide the devices, the batch and the heads."""
+  config = run.config
+  remats = list(REMAT_POLICIES) if 'remat' in config.model else ['']
+  parts = [config.train.accumulate * 2**i for i in range(4)]
+  found = []
+  for mesh, remat, accumulate, offload in itertools.product(
+    meshes(run, topology), remats, parts, (False, True)
+  ):
+    if config.data.batch_size % (accumulate * mesh[0] * mesh[1]) == 0:
+      found.append(Setting(mesh, remat, accumulate, offload))
+  return found
+
+
+def meshes(run: Run, topology: Topology) -> list[Sizes]:
+  """Those worth comparing: slices along data, up to eight devices to a sample."""
+  most = 8 if run.heads else 1
+  found = []
+  for data, fsdp, sequence, tensor in factorisations(topology.devices):
+    shared = sequence * tensor
+    slices = topology.slices if topology.chip.platform == 'tpu' else 1
+    if data not in (slices, topology.devices // shared) or data % slices:
+      continue
+    if shared <= most and (not run.heads or run.heads % shared == 0):
+      try:
+        abstract_state(run, abstract_mesh((data, fsdp, sequence, tensor)))
+      except InputError:
+        continue  # It divides too few of the parameters.
+      found.append((data, fsdp, sequence, tensor))
+  return found
+
+
+def distance(a: Setting, b: Setting) -> float:
+  """How unlike two settings are: of those that fit, the least unlike costs least."""
+  names = ['', *REMAT_POLICIES]
+  remat = abs(names.index(a.remat) - names.index(b.remat))
+  # What recomputes less is not looked for.
+  remat += 10 * (names.index(b.remat) < names.index(a.remat))
+  parts = b.accumulate / a.accumulate - 1
+  mesh = sum(x != y for x, y in zip(a.mesh, b.mesh, strict=True))
+  return remat + 0.75 * parts + 1.5 * (a.offload != b.offload) + mesh
+
+
+class Prediction:
+  """Guesses what other settings need, from what one was found to need."""
+
+  def __init__(self, run: Run, setting: Setting, found: Report):
+    self._run = run
+    self._kept: Mapping[str, float] = {}
+    base = self._parts(setting)
+    # What is no activation and no gradient grows with the samples that a device has at once.
+    self._rest = max(found.memory.temporaries - sum(base[1:]), 0.0) * self._share(setting)
+
+  def __call__(self, setting: Setting) -> float:
+    """Bytes of a device."""
+    return sum(self._parts(setting)) + self._rest / self._share(setting)
+
+  def _share(self, setting: Setting) -> float:
+    data, fsdp, sequence, tensor = setting.mesh
+    return data * fsdp * sequence * tensor * setting.accumulate
+
+  def _parts(self, setting: Setting) -> tuple[float, float, float]:
+    """State, activations kept, gradients."""
+    run = self._run.changed(setting.changes())
+    state = abstract_state(run, abstract_mesh(setting.mesh))
+    held = memory.held(state, {}, 0.0)
+    if setting.remat not in self._kept:
+      self._kept = {**self._kept, setting.remat: analytic.activations(run, state)}
+    # Those that are sent to the host do not stay.
+    kept = 0.0 if setting.remat == 'offload' else self._kept[setting.remat]
+    return held.total, kept / self._share(setting), held.parameters
+
+
+def _named(setting: Setting) -> str:
+  mesh = 'x'.join(map(str, setting.mesh))
+  return f'mesh {mesh}' + (f', remat {setting.remat}' if setting.remat else '')
+
