@@ -45,45 +45,44 @@ def estimate(run: Run, mesh: AbstractMesh, topology: Topology) -> tuple[memory.M
   """Memory of one device, and the costs of one step on it."""
   state = abstract_state(run, mesh)
   arrays = feed.batch(run.of_one, run.config.data.batch_size, batch_sharding(mesh))
-  flops = step_flops(run, state) / topology.devices
-  kept = activations(run, state) / mesh.size / run.config.train.accumulate
+  flops = step_flops(run) / topology.devices
+  kept = activations(run) / mesh.size / run.config.train.accumulate
   gradients = memory.share(jax.tree.leaves(state.params))
   held = memory.held(state, arrays, kept + gradients)
   return held, Costs(flops, 0.0, exchange(run, state, mesh, topology))
 
 
-def step_flops(run: Run, state: TrainState) -> float:
+def step_flops(run: Run) -> float:
   """Of forward, backward and what is computed again, on all devices together, per step."""
-  return _of_loss(run, state, lambda loss: jax.value_and_grad(loss, has_aux=True), count)
+  return _of_loss(run, lambda loss: jax.value_and_grad(loss, has_aux=True), count)
 
 
-def activations(run: Run, state: TrainState) -> float:
+def activations(run: Run) -> float:
   """Bytes kept from the forward for the backward pass of a step, on all devices together."""
-  parameters = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.params))
+  parameters = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(run.shapes.params))
 
   def kept(function, *args):
     found = jax.tree.leaves(jax.eval_shape(function, *args))
     # The parameters are among what the backward pass needs, and are counted elsewhere.
     return max(sum(x.size * x.dtype.itemsize for x in found) - parameters, 0)
 
-  return _of_loss(run, state, lambda loss: lambda p: jax.vjp(loss, p, has_aux=True)[1], kept)
+  return _of_loss(run, lambda loss: lambda p: jax.vjp(loss, p, has_aux=True)[1], kept)
 
 
-def _of_loss(run: Run, state: TrainState, derive: Any, measure: Any) -> float:
+def _of_loss(run: Run, derive: Any, measure: Any) -> float:
   """measure(derive(loss), parameters) of one sample, for all of a batch."""
   config, objective = run.config, run.objective
   arrays = {
     name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in run.of_one.items()
   }
-  params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.params)
   key = jax.eval_shape(lambda: jax.random.key(0))
   with jax.sharding.use_abstract_mesh(abstract_mesh((1,) * len(AXES), _COUNTED_ON)):
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: objective.build(config.seed)))
+    graphdef = run.graphdef()
 
     def of_sample(params, arrays, key):
       return derive(lambda p: objective.loss(nnx.merge(graphdef, p), arrays, key))(params)
 
-    return config.data.batch_size * measure(of_sample, params, arrays, key)
+    return config.data.batch_size * measure(of_sample, run.shapes.params, arrays, key)
 
 
 def exchange(

@@ -47,12 +47,14 @@ class Run:
   Attributes:
     of_one: the arrays of one sample.
     tokens: of one sample; 0 where the network has none.
+    shapes: of the state, which no change of `changed` alters.
   """
 
   config: ConfigDict
   objective: Objective
   of_one: feed.Shapes
   tokens: int
+  shapes: TrainState
 
   @classmethod
   def make(cls, config: ConfigDict, clip: feed.Size | None = None) -> 'Run':
@@ -62,10 +64,24 @@ class Run:
     if config.task == 'codec':
       frames, height, width = clip or (config.data.frames, 256, 256)
       codec = CodecTraining(config, (height, width))
-      return cls(config, codec, codec.record(frames), 0)
+      return cls.of(config, codec, codec.record(frames), 0)
     context = feed.typical_context(config, clip)
     objective = Denoising(config, context)
-    return cls(config, objective, feed.record(context), feed.tokens(context))
+    return cls.of(config, objective, feed.record(context), feed.tokens(context))
+
+  @classmethod
+  def of(cls, config: ConfigDict, objective: Objective, of_one: feed.Shapes, tokens: int) -> 'Run':
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+
+    def initial() -> TrainState:
+      _, params = nnx.split(objective.build(config.seed))
+      return create(nnx.to_pure_dict(params), optimizer)
+
+    return cls(config, objective, of_one, tokens, jax.eval_shape(initial))
+
+  def graphdef(self) -> nnx.GraphDef:
+    """The structure of the network."""
+    return nnx.graphdef(nnx.eval_shape(lambda: self.objective.build(self.config.seed)))
 
   @property
   def heads(self) -> int:
@@ -112,20 +128,9 @@ def tpu_devices(topology: Topology) -> list[Any]:
 
 def abstract_state(run: Run, mesh: Mesh | AbstractMesh) -> TrainState:
   """The state of the run: shapes, and where they lie."""
-  config, objective = run.config, run.objective
-  optimizer = make_optimizer(config.optimizer, config.train.steps)
-
-  def initial() -> TrainState:
-    _, params = nnx.split(objective.build(config.seed))
-    return create(nnx.to_pure_dict(params), optimizer)
-
-  abstract = isinstance(mesh, AbstractMesh)
-  with jax.sharding.use_abstract_mesh(mesh) if abstract else jax.set_mesh(mesh):
-    state = jax.eval_shape(initial)
+  places = shardings(run.shapes, run.objective.sharding, mesh)
   return jax.tree.map(
-    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-    state,
-    shardings(state, objective.sharding, mesh),
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), run.shapes, places
   )
 
 
@@ -137,7 +142,7 @@ def lower_step(run: Run, mesh: Mesh) -> jax.stages.Lowered:
   with jax.set_mesh(mesh):
     step = make_step(
       objective,
-      nnx.graphdef(nnx.eval_shape(lambda: objective.build(config.seed))),
+      run.graphdef(),
       make_optimizer(config.optimizer, settings.steps),
       settings.accumulate,
       settings.ema,
@@ -153,7 +158,7 @@ def lower_sampler(run: Run, mesh: Mesh) -> jax.stages.Lowered:
   config, objective = run.config, run.objective
   state = abstract_state(run, mesh)
   with jax.set_mesh(mesh):
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: objective.build(config.seed)))
+    graphdef = run.graphdef()
 
     def generate(params, arrays, key):
       return objective.generate(nnx.merge(graphdef, params), arrays, key)

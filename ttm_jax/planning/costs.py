@@ -180,8 +180,6 @@ def moved(instruction: Instruction, computation: Computation, program: Program) 
   if opcode == 'fusion':
     inner = program.computations[instruction.attribute('calls').lstrip('%')]
     passing = _in_background(inner)
-    if passing:
-      passing |= {shape for o in operands for shape in o.shapes} & set(instruction.shapes)
     return sum(
       _read(i, inner, o) for i, o in enumerate(operands) if not passing & set(o.shapes)
     ) + _written(inner, instruction, passing)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from ttm_jax.parallel.mesh import AXES, batch_sharding
@@ -138,7 +137,7 @@ def too_large(run: Run, mesh: Mesh, topology: Topology, needed: float) -> Report
   arrays = feed.batch(run.of_one, run.config.data.batch_size, batch_sharding(mesh))
   held = memory.held(state, arrays, 0.0)
   held = dataclasses.replace(held, temporaries=max(needed - held.total, 0.0))
-  flops = analytic.step_flops(run, state) / topology.devices
+  flops = analytic.step_flops(run) / topology.devices
   report = _report(run, mesh, topology, held, Costs(flops, 0.0, {}))
   return dataclasses.replace(
     report, left_out='the compiler refused it: times are those of the matrix units alone'
@@ -163,8 +162,3 @@ def _report(run: Run, mesh: Any, topology: Topology, held: memory.Memory, needed
     samples=min(config.sample.count, size),
   )
 
-
-def parameters(run: Run) -> int:
-  """How many parameters the network has."""
-  state = compile.abstract_state(run, analytic.abstract_mesh((1, 1, 1, 1)))
-  return sum(x.size for x in jax.tree.leaves(state.params))

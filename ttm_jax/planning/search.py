@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -112,7 +113,9 @@ class Planner:
     predict = Prediction(run, setting, found)
     tries = 0
     for other in candidates:
-      if tries == TRIES or predict(other) > self.topology.chip.memory:
+      if tries == TRIES:
+        break
+      if predict(other) > self.topology.chip.memory:
         continue
       report = self.report(run, other, sampler=False)
       if report.fits:
@@ -162,42 +165,52 @@ def meshes(run: Run, topology: Topology) -> list[Sizes]:
 def distance(a: Setting, b: Setting) -> float:
   """How unlike two settings are: of those that fit, the least unlike costs least."""
   names = ['', *REMAT_POLICIES]
-  remat = abs(names.index(a.remat) - names.index(b.remat))
-  # What recomputes less is not looked for.
-  remat += 10 * (names.index(b.remat) < names.index(a.remat))
-  parts = b.accumulate / a.accumulate - 1
-  mesh = sum(x != y for x, y in zip(a.mesh, b.mesh, strict=True))
-  return remat + 0.75 * parts + 1.5 * (a.offload != b.offload) + mesh
+  more = names.index(b.remat) - names.index(a.remat)
+  # What recomputes less than was asked for is not looked for.
+  remat = more if more >= 0 else 100
+  parts = 1.5 * math.log2(b.accumulate / a.accumulate)
+  mesh = 1.25 * sum(x != y for x, y in zip(a.mesh, b.mesh, strict=True))
+  return remat + parts + mesh + 3 * (a.offload != b.offload)
 
 
 class Prediction:
-  """Guesses what other settings need, from what one was found to need."""
+  """Guesses what other settings need, from what one was found to need; rather too little."""
 
   def __init__(self, run: Run, setting: Setting, found: Report):
     self._run = run
-    self._kept: Mapping[str, float] = {}
-    base = self._parts(setting)
-    # What is no activation and no gradient grows with the samples that a device has at once.
-    self._rest = max(found.memory.temporaries - sum(base[1:]), 0.0) * self._share(setting)
+    self._kept: dict[str, float] = {}
+    self._base = self._activations(setting)
+    state, gradients = self._state(setting)
+    # What is no gradient grows with the samples that a device has at once.
+    rest = found.memory.total - state - gradients
+    self._rest = max(rest, 0.0) * _share(setting)
 
   def __call__(self, setting: Setting) -> float:
     """Bytes of a device."""
-    return sum(self._parts(setting)) + self._rest / self._share(setting)
+    # What is recomputed is not kept, nor is what its gradient needs besides.
+    part = min(self._activations(setting) / max(self._base, 1.0), 1.0)
+    return sum(self._state(setting)) + part * self._rest / _share(setting)
 
-  def _share(self, setting: Setting) -> float:
-    data, fsdp, sequence, tensor = setting.mesh
-    return data * fsdp * sequence * tensor * setting.accumulate
+  def _activations(self, setting: Setting) -> float:
+    """Bytes kept for the backward pass, on all devices together."""
+    remat = setting.remat
+    if remat not in self._kept:
+      run = self._run.changed(setting.changes())
+      # Those that are sent to the host do not stay.
+      kept = 0.0 if remat == 'offload' else analytic.activations(run)
+      self._kept[remat] = kept
+    return self._kept[remat]
 
-  def _parts(self, setting: Setting) -> tuple[float, float, float]:
-    """State, activations kept, gradients."""
+  def _state(self, setting: Setting) -> tuple[float, float]:
+    """The state, and gradients like the parameters."""
     run = self._run.changed(setting.changes())
-    state = abstract_state(run, abstract_mesh(setting.mesh))
-    held = memory.held(state, {}, 0.0)
-    if setting.remat not in self._kept:
-      self._kept = {**self._kept, setting.remat: analytic.activations(run, state)}
-    # Those that are sent to the host do not stay.
-    kept = 0.0 if setting.remat == 'offload' else self._kept[setting.remat]
-    return held.total, kept / self._share(setting), held.parameters
+    held = memory.held(abstract_state(run, abstract_mesh(setting.mesh)), {}, 0.0)
+    return held.total, held.parameters
+
+
+def _share(setting: Setting) -> int:
+  """Into how many parts the activations of a batch are cut."""
+  return math.prod(setting.mesh) * setting.accumulate
 
 
 def _named(setting: Setting) -> str:
