@@ -10,7 +10,7 @@ DEV := $(VENV)/.dev
 TPU := .venv-aot
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-slow test-aot lint format clean
+.PHONY: help demo test test-slow test-aot test-aot-plan lint format clean
 
 help:  ## This list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ test-slow: $(DEV)  ## The tests that train for minutes.
 
 test-aot: $(DEV) $(TPU)/.ready  ## Compiles the kernels for TPUs that are not there, about 3 minutes.
 	PYTHONPATH=$(TPU) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -s -m aot tests/aot/test_tpu.py
+
+test-aot-plan: $(DEV) $(TPU)/.ready  ## Compiles train steps for TPU pods that are not there, about 20 minutes.
+	PYTHONPATH=$(TPU) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -s -m aot tests/aot/test_plan.py
 
 lint: $(DEV)  ## Style, format, types.
 	$(BIN)/ruff check .

@@ -29,6 +29,14 @@ REMAT_POLICIES: dict[str, Any] = {
 }
 
 
+def check_remat(name: str) -> None:
+  """Raises ValueError for a name that is not in `REMAT_POLICIES`."""
+  if name not in REMAT_POLICIES:
+    raise ValueError(
+      f'remat {name!r} must be one of {list(REMAT_POLICIES)}{nearest(name, REMAT_POLICIES)}'
+    )
+
+
 def stack(block: Callable[..., nnx.Module], count: int, config: Any, rngs: nnx.Rngs):
   """`count` blocks made by block(config, rngs), their parameters stacked; None for none."""
   if not count:
@@ -53,10 +61,7 @@ def scan_blocks(
   """
   if blocks is None:
     return h
-  if remat not in REMAT_POLICIES:
-    raise ValueError(
-      f'remat {remat!r} must be one of {list(REMAT_POLICIES)}{nearest(remat, REMAT_POLICIES)}'
-    )
+  check_remat(remat)
   graphdef, state = nnx.split(blocks)
 
   def apply(h, layer, context):

@@ -19,6 +19,7 @@ from ttm_jax.data.batch import text_condition, to_batch
 from ttm_jax.data.context import FOLDER, Context
 from ttm_jax.data.latents import Latents
 from ttm_jax.errors import InputError, nearest
+from ttm_jax.models.layers import exact_gradients
 from ttm_jax.parallel.mesh import check_heads
 from ttm_jax.presets import preset
 from ttm_jax.settings import first_difference, from_config
@@ -40,6 +41,9 @@ TASKS: dict[str, tasks.Task] = {
 }
 
 TIME_BUCKETS = 4
+
+# In what the gradients of matrices are summed over devices, see `layers.exact_gradients`.
+GRADIENT_DTYPES = ('compute', 'float32')
 
 # What `init_from` begins with where it names open weights in place of a run.
 PRETRAINED = 'pretrained:'
@@ -144,6 +148,11 @@ class Denoising:
     self.context = context
     self.denoiser = Denoiser(config, self.context)
     self.config = config
+    if config.train.gradient_dtype not in GRADIENT_DTYPES:
+      raise InputError(
+        f'config.train.gradient_dtype must be one of {GRADIENT_DTYPES},'
+        f' got {config.train.gradient_dtype!r}'
+      )
     self.sharding = placement(self.denoiser.preset.sharding, config.optimizer)
     _check_model(self.denoiser)
     self._generate = jax.jit(self.generate)
@@ -209,7 +218,8 @@ class Denoising:
     t = process.draw_t(keys[2], len(target))
     noise = jax.random.normal(keys[3], target.shape)
     x_t, wanted = process.corrupt(target, noise, t)
-    error = self.denoiser.predictor(model)(x_t, t, condition) - wanted
+    with exact_gradients(self.config.train.gradient_dtype == 'float32'):
+      error = self.denoiser.predictor(model)(x_t, t, condition) - wanted
     losses = jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
     return losses.mean(), by_time(losses, t)
 
