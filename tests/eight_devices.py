@@ -43,7 +43,7 @@ MESHES = {
 }
 
 
-STEPS, BATCH_SIZE, SLOTS = 10, 8, 2
+STEPS, BATCH_SIZE, SLOTS = 10, 16, 2
 
 
 class Codec:

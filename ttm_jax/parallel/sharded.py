@@ -41,17 +41,21 @@ def over_heads(attend: Callable[..., Array], q: Array, k: Array, v: Array, *rest
       f' {mesh.shape["tensor"]} x {mesh.shape["sequence"]}'
     )
   heads = PartitionSpec(*batch, None, HEADS, None)
+
+  def tokens(x: Array) -> Array:
+    # Said of what goes in as well, for the sake of its gradient: left to itself, XLA's partitioner
+    # derives weights from tokens on one side and heads on the other, and where both axes split
+    # (jax 0.10.2) gets them wrong.
+    split = 'sequence' if x.shape[1] % mesh.shape['sequence'] == 0 else None
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*batch, split, 'tensor', None))
+
   split = jax.shard_map(
     attend,
     in_specs=(heads, heads, heads, *(jax.tree.map(lambda _: batch, x) for x in rest)),
     out_specs=heads,
     check_vma=False,
   )
-  out = split(q, k, v, *rest)
-  if q.shape[1] % mesh.shape['sequence']:
-    return out
-  tokens = PartitionSpec(*batch, 'sequence', 'tensor', None)
-  return jax.lax.with_sharding_constraint(out, tokens)
+  return tokens(split(tokens(q), tokens(k), tokens(v), *rest))
 
 
 def per_sample(make: Callable[..., Any], *arrays: Array) -> Any:
