@@ -108,17 +108,20 @@ def _line(config: str, machine: str, r: dict[str, Any]) -> str:
     f'{r["days"]:.1f}',
     f'{r["seconds"]:.0f} s',
   ]
-  return ' | '.join(
-    [
-      f'| {config}',
-      machine,
-      _setting(r),
-      f'{state / 1e9:.1f}',
-      f'{memory["temporaries"] / 1e9:.1f}',
-      total if r['fits'] else f'**{total}: no**',
-      *(figures if r['fits'] else ['' for _ in figures]),
-    ]
-  ) + ' |'
+  return (
+    ' | '.join(
+      [
+        f'| {config}',
+        machine,
+        _setting(r),
+        f'{state / 1e9:.1f}',
+        f'{memory["temporaries"] / 1e9:.1f}',
+        total if r['fits'] else f'**{total}: no**',
+        *(figures if r['fits'] else ['' for _ in figures]),
+      ]
+    )
+    + ' |'
+  )
 
 
 def _setting(r: dict[str, Any]) -> str:
@@ -130,7 +133,7 @@ def _setting(r: dict[str, Any]) -> str:
 
 def weak(found: dict[str, list[dict[str, Any]]]) -> str:
   lines = [
-    '| chips | mesh | batch | TFLOP a chip | GB a chip | sent GB a chip, near | far | step at least |',
+    '| chips | mesh | batch | TFLOP a chip | GB a chip | GB sent near, a chip | far | step at least |',
     '|---|---|---|---|---|---|---|---|',
   ]
   for machine in WEAK:

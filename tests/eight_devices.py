@@ -65,9 +65,7 @@ def run_of(name, changes):
     config.model.update({'layers': 3, 'ffn': 64})
   config.optimizer.update({'warmup': 1, 'learning_rate': 1e-3})
   config.update_from_flattened_dict(changes)
-  encoding = Encoding(
-    config.preset, 4, 16, 16, 8.0, 'spread8', SLOTS, {'t5': Encoder(16, 8, 4)}
-  )
+  encoding = Encoding(config.preset, 4, 16, 16, 8.0, 'spread8', SLOTS, {'t5': Encoder(16, 8, 4)})
   texts = {'t5': lambda texts, n: (np.zeros((len(texts), n, 16)), np.zeros(len(texts), np.int32))}
   context = Context(encoding, Codec(), null_text(encoding, texts))
   objective = Denoising(config, context)
@@ -93,7 +91,8 @@ def drawn(run, rng):
 def remembering() -> optax.GradientTransformation:
   """Keeps the gradients as they come."""
   return optax.GradientTransformation(
-    lambda params: jax.tree.map(jnp.zeros_like, params), lambda grads, state, params=None: (grads, grads)
+    lambda params: jax.tree.map(jnp.zeros_like, params),
+    lambda grads, state, params=None: (grads, grads),
   )
 
 

@@ -126,7 +126,9 @@ def test_nothing_stands_on_a_front_door():
 
 
 def test_only_its_front_door_plans():
-  users = {name for name, others in IMPORTS.items() for x in others if within(x, f'{PACKAGE}.planning')}
+  users = {
+    name for name, others in IMPORTS.items() for x in others if within(x, f'{PACKAGE}.planning')
+  }
   assert {name for name in users if not within(name, f'{PACKAGE}.planning')} == {f'{PACKAGE}.plan'}
 
 

@@ -129,12 +129,12 @@ def test_what_lies_on_the_host():
 
 def test_what_a_batch_and_heads_divide_over():
   check_batch(32, 2, mesh_of(2, 8, 1, 1))
-  with pytest.raises(InputError, match='40 must be a multiple of 32: .* nearest: 32 or 64'):
+  with pytest.raises(InputError, match=r'40 must be a multiple of 32: .* nearest: 32 or 64'):
     check_batch(40, 2, mesh_of(2, 8, 1, 1))
-  with pytest.raises(InputError, match='8 must be a multiple of 16: .* nearest: 16$'):
+  with pytest.raises(InputError, match=r'8 must be a multiple of 16: .* nearest: 16$'):
     check_batch(8, 1, mesh_of(1, 16, 1, 1))
   check_heads(20, {'tensor': 2, 'sequence': 5})
-  message = '20 heads .* sequence x tensor = 2 x 3: their product must be 5 or 10'
+  message = r'20 heads .* sequence x tensor = 2 x 3: their product must be 5 or 10'
   with pytest.raises(InputError, match=message):
     check_heads(20, {'tensor': 3, 'sequence': 2})
   check_heads(8, {})

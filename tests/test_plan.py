@@ -123,9 +123,9 @@ def test_a_program_is_read_with_the_trips_of_its_loops():
 def test_trips(noted, trips):
   text = PROGRAM.replace('body=%body\n', f'body=%body, backend_config={noted}\n')
   read = program.parse(text)
-  assert read.trips(
-    read.computations['main'].instructions['loop'], read.computations['main']
-  ) == (trips)
+  assert read.trips(read.computations['main'].instructions['loop'], read.computations['main']) == (
+    trips
+  )
 
 
 def test_what_a_program_costs():
@@ -387,9 +387,7 @@ def test_front_door(tmp_path):
     assert words in ended.out
   (found,) = json.loads((tmp_path / 'plan.json').read_text())
   assert found['fits'] and found['devices'] == 16 and found['mesh']['fsdp'] == 16
-  assert found['memory']['total'] == sum(
-    found['memory'][kind] for kind in table.KINDS
-  )
+  assert found['memory']['total'] == sum(found['memory'][kind] for kind in table.KINDS)
   assert found['step_seconds'] == max(found['times'].values())
   assert found['days'] == pytest.approx(50_000 * found['step_seconds'] / 86_400)
 

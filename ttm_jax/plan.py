@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
   del argv
   fits = plan(
     _CONFIG.value,
-    hardware.topology(_TOPOLOGY.value, _SLICES.value),
+    hardware.topology(_TOPOLOGY.value or '', _SLICES.value),
     clip=_CLIP.value,
     sweep=_SWEEP.value,
     sampler=_SAMPLER.value,

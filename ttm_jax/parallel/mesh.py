@@ -9,12 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ttm_jax.errors import InputError, nearest
 
 AXES = ('data', 'fsdp', 'sequence', 'tensor')
 HOST = 'pinned_host'
+
+# Where arrays lie can be said of devices that are not there, too.
+AnyMesh = Mesh | AbstractMesh
 BATCH = PartitionSpec(('data', 'fsdp'))
 
 
@@ -100,15 +103,13 @@ def _nearest(shape: Sequence[int], count: int) -> tuple[int, ...]:
   """The sizes that multiply to a number and differ least, by factors, from those asked for."""
 
   def distance(other: Sequence[int]) -> float:
-    return sum(
-      abs(math.log(a / b)) for a, b in zip(other, shape, strict=True) if b >= 1
-    )
+    return sum(abs(math.log(a / b)) for a, b in zip(other, shape, strict=True) if b >= 1)
 
   # Of equals, the one that splits parameters most.
   return min(factorisations(count), key=lambda other: (round(distance(other), 6), -other[1]))
 
 
-def check_batch(size: int, parts: int, mesh: Mesh) -> None:
+def check_batch(size: int, parts: int, mesh: AnyMesh) -> None:
   """Whether each device can take equal shares of each part of a batch.
 
   Args:
@@ -160,16 +161,16 @@ def platform() -> str:
   return jax.default_backend() if device is None else device.platform
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
   """The batch axis split over data and fsdp."""
   return NamedSharding(mesh, BATCH)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def shardings(tree: Any, table: Sequence[tuple[str, tuple]], mesh: Mesh) -> Any:
+def shardings(tree: Any, table: Sequence[tuple[str, tuple]], mesh: AnyMesh) -> Any:
   """Where each array of a tree of parameters (or of their optimiser state) lies.
 
   Args:

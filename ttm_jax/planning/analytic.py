@@ -29,9 +29,7 @@ LEFT_OUT = (
 )
 
 
-def abstract_mesh(
-  sizes: tuple[int, ...], device: AbstractDevice | None = None
-) -> AbstractMesh:
+def abstract_mesh(sizes: tuple[int, ...], device: AbstractDevice | None = None) -> AbstractMesh:
   """A mesh of no devices, for shapes and shardings.
 
   Args:
@@ -72,9 +70,7 @@ def activations(run: Run) -> float:
 def _of_loss(run: Run, derive: Any, measure: Any) -> float:
   """measure(derive(loss), parameters) of one sample, for all of a batch."""
   config, objective = run.config, run.objective
-  arrays = {
-    name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in run.of_one.items()
-  }
+  arrays = {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in run.of_one.items()}
   key = jax.eval_shape(lambda: jax.random.key(0))
   with jax.sharding.use_abstract_mesh(abstract_mesh((1,) * len(AXES), _COUNTED_ON)):
     graphdef = run.graphdef()
@@ -91,7 +87,9 @@ def exchange(
   """Parameters gathered for each pass and gradients summed, over fsdp; then summed over data."""
   config = run.config
   size = np.dtype(config.model.dtype).itemsize if config.model.dtype == 'float32' else 2
-  split = memory.share(x for x in jax.tree.leaves(state.params) if not x.sharding.is_fully_replicated)
+  split = memory.share(
+    x for x in jax.tree.leaves(state.params) if not x.sharding.is_fully_replicated
+  )
   elements = split / 4
   remat = config.model.get('remat', 'none')
   passes = 2 + (remat not in ('none', 'dots'))

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 from flax import nnx
 from jax.experimental import topologies
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ttm_jax.errors import InputError
-from ttm_jax.parallel.mesh import batch_sharding, replicated, shardings
+from ttm_jax.parallel.mesh import AnyMesh, batch_sharding, replicated, shardings
 from ttm_jax.planning import feed
 from ttm_jax.planning.hardware import Topology
 from ttm_jax.training.codec import CodecTraining
@@ -98,9 +98,7 @@ class Run:
         self, config=config, objective=Denoising(config, objective.context)
       )
     assert isinstance(objective, CodecTraining)
-    return dataclasses.replace(
-      self, config=config, objective=CodecTraining(config, objective.size)
-    )
+    return dataclasses.replace(self, config=config, objective=CodecTraining(config, objective.size))
 
 
 def tpu_devices(topology: Topology) -> list[Any]:
@@ -120,13 +118,11 @@ def tpu_devices(topology: Topology) -> list[Any]:
     ALLOW_MULTIPLE_LIBTPU_LOAD='1',
   )
   slices = {'num_slices': topology.slices} if topology.slices > 1 else {}
-  found = topologies.get_topology_desc(
-    platform='tpu', topology_name=topology.name, **slices
-  )
+  found = topologies.get_topology_desc(platform='tpu', topology_name=topology.name, **slices)
   return list(found.devices)
 
 
-def abstract_state(run: Run, mesh: Mesh | AbstractMesh) -> TrainState:
+def abstract_state(run: Run, mesh: AnyMesh) -> TrainState:
   """The state of the run: shapes, and where they lie."""
   places = shardings(run.shapes, run.objective.sharding, mesh)
   return jax.tree.map(

@@ -109,8 +109,9 @@ def costs(program: Program, per_slice: int) -> Costs:
 def operations(instruction: Instruction, computation: Computation) -> float:
   """Floating-point operations of one instruction that multiplies matrices; 0 of any other."""
   if instruction.opcode == 'dot':
-    (left, *_), dims = computation.operands(instruction), instruction.attribute(
-      'lhs_contracting_dims'
+    (left, *_), dims = (
+      computation.operands(instruction),
+      instruction.attribute('lhs_contracting_dims'),
     )
     contracted = [left.shapes[0].sizes[int(i)] for i in re.findall(r'\d+', dims)]
     return 2.0 * instruction.shapes[0].elements * math.prod(contracted)
@@ -258,7 +259,9 @@ def first_group(instruction: Instruction) -> list[int]:
   listed = re.search(r'replica_groups=\{\{([\d,]+)\}', text)
   if listed:
     return [int(device) for device in listed.group(1).split(',')]
-  named = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^)]*)\))? \{([^}]*)\}", text)
+  named = re.search(
+    r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^)]*)\))? \{([^}]*)\}', text
+  )
   if named:
     return _of_mesh(*named.groups())
   numbered = re.search(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', text)
@@ -277,7 +280,9 @@ def _of_mesh(sizes: str, devices: str | None, axes: str) -> list[int]:
   shape = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", sizes)}
   numbers = np.arange(math.prod(shape.values()))
   if devices:
-    base, order = re.search(r'\[([\d,]+)\](?:T\(([\d,]+)\))?', devices).groups()
+    found = re.search(r'\[([\d,]+)\](?:T\(([\d,]+)\))?', devices)
+    assert found is not None, devices
+    base, order = found.groups()
     numbers = numbers.reshape([int(x) for x in base.split(',')])
     if order:
       numbers = numbers.transpose([int(x) for x in order.split(',')])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,7 +41,8 @@ def typical_context(config: ConfigDict, clip: Size | None = None) -> Context:
     clip: (frames, height, width) in pixels; by default what the network takes at most.
   """
   chosen = preset(config.preset)
-  typical, model = chosen.typical, from_config(chosen.config, config.model, 'model')
+  typical = chosen.typical
+  model: Any = from_config(chosen.config, config.model, 'model')
   codec = nnx.eval_shape(lambda: typical.codec(model))
   if clip is None:
     t, h, w = typical.latents(model)

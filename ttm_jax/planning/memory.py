@@ -72,6 +72,7 @@ def _itemsize(x: Any) -> int:
 def of_program(program: jax.stages.Compiled, state: TrainState, batch: dict[str, Any]) -> Memory:
   """The memory of a compiled train step: the state and the batch as they lie, the rest as found."""
   found = program.memory_analysis()
+  assert found is not None
   exact = held(state, batch, 0.0)
   # What the compiler adds to arguments to fill their tiles, it counts as theirs.
   padding = max(found.argument_size_in_bytes - exact.total, 0)

@@ -18,7 +18,9 @@ _BITS = {
 _SHAPE = re.compile(r'([a-z]+[0-9]*[a-z0-9]*)\[([\d,<=]*)\](?:\{([^{}]*)\})?')
 _HEAD = re.compile(r'^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .* )?\{$')
 _CALLS = re.compile(r'(?:calls|body|condition|to_apply|async_execution_thread)=%?([\w.\-]+)')
-_BRANCHES = re.compile(r'(?:branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.\-]+))')
+_BRANCHES = re.compile(
+  r'(?:branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.\-]+))'
+)
 _TRIPS = re.compile(r'known_trip_count"?\s*[:=]\s*\{\s*"?n"?\s*:\s*"?(\d+)')
 
 # Memory spaces, as layouts name them: the chip's own (vector) memory, and the host's.

@@ -108,14 +108,15 @@ def compiled_report(run: Run, mesh: Mesh, topology: Topology, sampler: bool = Fa
     mesh,
     topology,
     memory.of_program(found, state, arrays),
-    costs(program.parse(found.as_text()), per_slice),
+    costs(program.parse(found.as_text() or ''), per_slice),
   )
   if sampler:
     other = compile.compiled(compile.lower_sampler(run, mesh))
     sizes = other.memory_analysis()
+    assert sizes is not None
     report = dataclasses.replace(
       report,
-      sampler=costs(program.parse(other.as_text()), per_slice),
+      sampler=costs(program.parse(other.as_text() or ''), per_slice),
       sampler_memory=sizes.argument_size_in_bytes
       + sizes.temp_size_in_bytes
       + max(sizes.output_size_in_bytes - sizes.alias_size_in_bytes, 0),
@@ -161,4 +162,3 @@ def _report(run: Run, mesh: Any, topology: Topology, held: memory.Memory, needed
     steps=config.train.steps,
     samples=min(config.sample.count, size),
   )
-

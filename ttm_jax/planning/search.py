@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ttm_jax.errors import InputError
@@ -147,7 +147,7 @@ def settings(run: Run, topology: Topology) -> list[Setting]:
 def meshes(run: Run, topology: Topology) -> list[Sizes]:
   """Those worth comparing: slices along data, up to eight devices to a sample."""
   most = 8 if run.heads else 1
-  found = []
+  found: list[Sizes] = []
   for data, fsdp, sequence, tensor in factorisations(topology.devices):
     shared = sequence * tensor
     slices = topology.slices if topology.chip.platform == 'tpu' else 1
@@ -216,4 +216,3 @@ def _share(setting: Setting) -> int:
 def _named(setting: Setting) -> str:
   mesh = 'x'.join(map(str, setting.mesh))
   return f'mesh {mesh}' + (f', remat {setting.remat}' if setting.remat else '')
-

@@ -66,9 +66,7 @@ def plan(
   return report.fits
 
 
-def _sweep(
-  planner: Planner, run: Run, setting: Setting, console: Console, json_file: str
-) -> bool:
+def _sweep(planner: Planner, run: Run, setting: Setting, console: Console, json_file: str) -> bool:
   reports = []
   for report in planner.sweep(run, setting):
     reports.append(report)

@@ -151,7 +151,7 @@ class CodecTraining:
     save_codec(directory / CODEC, model.codec)
 
   def generate(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Array]:
-    """Reconstructions of the first `sample.count` clips of a batch, and their videos; inside jit."""
+    """The first `sample.count` clips of a batch, reconstructed, and as they are; inside jit."""
     del key
     assert isinstance(model, Trained)
     video = as_videos(arrays['pixels'][: self.config.sample.count])
