@@ -133,7 +133,7 @@ def _setting(r: dict[str, Any]) -> str:
 
 def weak(found: dict[str, list[dict[str, Any]]]) -> str:
   lines = [
-    '| chips | mesh | batch | TFLOP a chip | GB a chip | GB sent near, a chip | far | step at least |',
+    '| chips | setting | batch | TFLOP a chip | GB a chip | GB sent near | far | step at least |',
     '|---|---|---|---|---|---|---|---|',
   ]
   for machine in WEAK:

@@ -49,7 +49,10 @@ STEPS, BATCH_SIZE, SLOTS = 10, 16, 2
 class Codec:
   """What a network need know of one."""
 
-  channels, stride = tiny.CHANNELS, (4, 4)
+  channels = tiny.CHANNELS
+
+  def __init__(self, stride):
+    self.stride = stride, stride
 
   def frame_groups(self, num_frames):
     return np.arange(num_frames) // 2
@@ -67,7 +70,9 @@ def run_of(name, changes):
   config.update_from_flattened_dict(changes)
   encoding = Encoding(config.preset, 4, 16, 16, 8.0, 'spread8', SLOTS, {'t5': Encoder(16, 8, 4)})
   texts = {'t5': lambda texts, n: (np.zeros((len(texts), n, 16)), np.zeros(len(texts), np.int32))}
-  context = Context(encoding, Codec(), null_text(encoding, texts))
+  # The U-Net at full size halves latents three times.
+  codec = Codec(2 if config.preset == 'unet' else 4)
+  context = Context(encoding, codec, null_text(encoding, texts))
   objective = Denoising(config, context)
   return Run.of(config, objective, feed.record(context), feed.tokens(context))
 
