@@ -11,7 +11,7 @@ TPU := .venv-aot
 GPU := .venv-aot-gpu
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-slow test-aot test-aot-gpu lint format clean
+.PHONY: help demo test test-slow test-aot test-aot-gpu test-aot-plan lint format clean
 
 help:  ## This list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ test-aot: $(DEV) $(TPU)/.ready  ## Compiles the kernels for TPUs that are not th
 
 test-aot-gpu: $(DEV) $(GPU)/.ready  ## Compiles the kernels for H100s that are not there, about 2 minutes.
 	PYTHONPATH=$(GPU) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -s -m aot tests/aot/test_h100.py
+
+test-aot-plan: $(DEV) $(TPU)/.ready  ## Compiles train steps for TPU pods that are not there, about 20 minutes.
+	PYTHONPATH=$(TPU) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -s -m aot tests/aot/test_plan.py
 
 lint: $(DEV)  ## Style, format, types.
 	$(BIN)/ruff check .

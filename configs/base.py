@@ -27,6 +27,7 @@ def common() -> ConfigDict:
       'eps': 1e-8,
       'weight_decay': 0.01,
       'clip': 1.0,
+      'offload': False,  # Its moments lie in the memory of the host.
     }
   )
   config.train = ConfigDict(

@@ -52,6 +52,8 @@ def unet(task: str, visual: int = 0, masked_blocks: int = 0) -> ConfigDict:
       'steps': 50,
     }
   )
+  # In what devices sum the gradients of matrices: as they compute, or 'float32' at twice the bytes.
+  config.train.gradient_dtype = 'compute'
   config.train.dropout = 0.05  # Of text, of picture, and of both (InstructPix2Pix).
   config.data.cross_mask = 'box'  # Masked cross-attention by boxes (the paper) or by 'seg'.
   # Rescaled guidance: Lin et al. 2024, section 3.4.

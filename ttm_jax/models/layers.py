@@ -4,7 +4,10 @@ Parameters are float32. Matrix products run in the compute dtype of their module
 and modulation run in float32.
 """
 
+import contextlib
+import contextvars
 import math
+from collections.abc import Iterator
 
 import flax.struct
 import jax
@@ -37,21 +40,58 @@ class Linear(nnx.Module):
     self.dtype = dtype
 
   def __call__(self, x: Array) -> Array:
-    y = matmul(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+    y = matmul(x.astype(self.dtype), self.kernel[...])
     return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
 def matmul(x: Array, w: Array) -> Array:
-  """x [..., in] times w [in, out].
+  """x [..., in] times w [in, out], in the dtype of x.
 
   The leading axes are flattened first: the gradient of w is then one plain matrix product, which
   the CPU backend runs 2.6 times faster. A sequence that is sharded keeps its axes, since a merged
   axis cannot carry both shardings.
   """
+  exact = _exact_gradients.get()
+
+  def product(x):
+    return _product(x, w) if exact else x @ w.astype(x.dtype)
+
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.shape.get('sequence', 1) > 1:
-    return x @ w
-  return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
+    return product(x)
+  return product(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], w.shape[-1])
+
+
+_exact_gradients = contextvars.ContextVar('exact_gradients', default=False)
+
+
+@contextlib.contextmanager
+def exact_gradients(exact: bool = True) -> Iterator[None]:
+  """Within, gradients of matrices are not rounded to the compute dtype before they are summed.
+
+  The sums of the devices, or of the parts of a batch, are then float32, at twice the bytes. Else
+  each device rounds its own gradient, and bfloat16 numbers are summed.
+  """
+  token = _exact_gradients.set(exact)
+  try:
+    yield
+  finally:
+    _exact_gradients.reset(token)
+
+
+@jax.custom_vjp
+def _product(x: Array, w: Array) -> Array:
+  return x @ w.astype(x.dtype)
+
+
+def _product_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+  x, w = saved
+  rows = tuple(range(x.ndim - 1))
+  dw = jax.lax.dot_general(x, dy, ((rows, rows), ((), ())), preferred_element_type=w.dtype)
+  return dy @ w.astype(x.dtype).T, dw
+
+
+_product.defvjp(lambda x, w: (_product(x, w), (x, w)), _product_backward)
 
 
 class RMSNorm(nnx.Module):

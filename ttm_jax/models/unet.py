@@ -13,13 +13,14 @@ from collections.abc import Iterable, Mapping
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from ttm_jax.conditioning import EVERYONE, Condition, Objects, Places
 from ttm_jax.errors import nearest
 from ttm_jax.models.layers import Pairs, TimeEmbedding, zeros_init
 from ttm_jax.models.motion import MotionModule
 from ttm_jax.models.object_layers import Masks
-from ttm_jax.models.scan import REMAT_POLICIES
+from ttm_jax.models.scan import INPUT, REMAT_POLICIES
 from ttm_jax.models.unet_layers import Conv, GroupNorm, Level, ResBlock, SpatialTransformer
 from ttm_jax.ops.object_attention import sort, sort_by_object
 from ttm_jax.text.encoders import Encoder, TextProjector
@@ -52,7 +53,8 @@ class UNetConfig:
     visual_channels: channels of the visual condition; their input weights start at zero.
     dtype: compute dtype, 'bfloat16' or 'float32'.
     remat: what the backward pass recomputes of each unit: 'none', 'dots' (all but matrix products;
-      convolutions are recomputed) or 'full'.
+      convolutions are recomputed), 'full', or 'offload' (all, and what enters the units waits in
+      the host's memory).
   """
 
   widths: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -227,7 +229,7 @@ class UNet(nnx.Module):
     graphdef, state = nnx.split(unit)
 
     def apply(state, h, time, level):
-      return nnx.merge(graphdef, state)(h, time, level)
+      return nnx.merge(graphdef, state)(checkpoint_name(h, INPUT), time, level)
 
     return jax.checkpoint(apply, policy=REMAT_POLICIES[self.config.remat])(state, h, time, level)
 

@@ -20,11 +20,14 @@ from ttm_jax.data.batch import text_condition, to_batch
 from ttm_jax.data.context import FOLDER, Context
 from ttm_jax.data.latents import Latents
 from ttm_jax.errors import InputError, nearest
+from ttm_jax.models.layers import exact_gradients
+from ttm_jax.parallel.mesh import check_heads
 from ttm_jax.presets import preset
 from ttm_jax.settings import first_difference, from_config
 from ttm_jax.text.encoders import total_tokens
 from ttm_jax.training.objective import Arrays, Metrics, gather, held_out
 from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
+from ttm_jax.training.state import placement
 
 Array = jax.Array
 
@@ -39,6 +42,9 @@ TASKS: dict[str, tasks.Task] = {
 }
 
 TIME_BUCKETS = 4
+
+# In what the gradients of matrices are summed over devices, see `layers.exact_gradients`.
+GRADIENT_DTYPES = ('compute', 'float32')
 
 # What `init_from` begins with where it names open weights in place of a run.
 PRETRAINED = 'pretrained:'
@@ -132,16 +138,27 @@ class Denoising:
 
   parts: tuple[str, ...] = (FOLDER,)
 
-  def __init__(self, config: ConfigDict):
+  def __init__(self, config: ConfigDict, context: Context | None = None):
+    """Args:
+    context: of the clips; by default that of the dataset. With one given no dataset need be there,
+      as long as no batch is asked for.
+    """
     self.directory = epath.Path(config.data.path)
-    if not config.data.path:
-      raise InputError('give the latents dataset: --config.data.path=DIR')
-    self.context = Context.load(self.directory)
+    if context is None:
+      if not config.data.path:
+        raise InputError('give the latents dataset: --config.data.path=DIR')
+      context = Context.load(self.directory)
+    self.context = context
     self.denoiser = Denoiser(config, self.context)
     self.config = config
-    self.sharding = self.denoiser.preset.sharding
+    if config.train.gradient_dtype not in GRADIENT_DTYPES:
+      raise InputError(
+        f'config.train.gradient_dtype must be one of {GRADIENT_DTYPES},'
+        f' got {config.train.gradient_dtype!r}'
+      )
+    self.sharding = placement(self.denoiser.preset.sharding, config.optimizer)
     _check_model(self.denoiser)
-    self._sample = jax.jit(self._sample_latents, static_argnums=0)
+    self._generate = jax.jit(self.generate)
     self._decode = jax.jit(
       lambda codec, latents: codec.decode(latents, self.context.encoding.frames)
     )
@@ -158,6 +175,7 @@ class Denoising:
     return 3 * d.preset.forward_flops(d.model_config, grid, text, prompts, allowed)
 
   def build(self, seed: int) -> nnx.Module:
+    check_heads(self.denoiser.model_config.heads, jax.sharding.get_abstract_mesh().shape)
     return self.denoiser.build(seed)
 
   def source(self, init_from: str) -> dict:
@@ -213,7 +231,8 @@ class Denoising:
     t = process.draw_t(keys[2], len(target))
     noise = jax.random.normal(keys[3], target.shape)
     x_t, wanted = process.corrupt(target, noise, t)
-    error = self.denoiser.predictor(model)(x_t, t, condition) - wanted
+    with exact_gradients(self.config.train.gradient_dtype == 'float32'):
+      error = self.denoiser.predictor(model)(x_t, t, condition) - wanted
     losses = jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
     return losses.mean(), by_time(losses, t) | {'gflops': self._gflops(condition, len(losses))}
 
@@ -227,7 +246,7 @@ class Denoising:
     return (least + shares * (most - least)).sum(), jnp.asarray(float(count))
 
   def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:
-    generated, target = self._sample(*nnx.split(model), arrays, key)
+    generated, target = self._generate(model, arrays, key)
     codec = self.context.codec
     videos = {'truth': target, 'generated': generated}
     return {name: to_uint8(gather(self._decode(codec, x))) for name, x in videos.items()}
@@ -248,10 +267,10 @@ class Denoising:
   def finish(self, directory: Path, model: nnx.Module) -> None:
     """Nothing: a denoiser is read from its checkpoints."""
 
-  def _sample_latents(self, graphdef, params, arrays, key):
+  def generate(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Array]:
+    """Latents like the first `sample.count` of a batch, and those of the batch; inside jit."""
     arrays = jax.tree.map(lambda x: x[: self.config.sample.count], arrays)
     target, condition = self.denoiser.known(arrays, key)
-    model = nnx.merge(graphdef, params)
     return self.denoiser.sample(model, condition, jax.random.fold_in(key, 1)), target
 
 

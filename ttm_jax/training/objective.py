@@ -55,6 +55,10 @@ class Objective(Protocol):
     """The loss of one batch, and metrics; inside jit."""
     ...
 
+  def generate(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Array]:
+    """What `samples` shows, generated and true, before it becomes videos; inside jit."""
+    ...
+
   def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:
     """Videos to look at, uint8 [n, T, H, W, 3], by label; arrays hold one batch."""
     ...

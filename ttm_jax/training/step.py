@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from ttm_jax.parallel.mesh import shardings
 from ttm_jax.training.guard import judge
 from ttm_jax.training.objective import Arrays, Metrics, Objective, stream
 from ttm_jax.training.state import TrainState
@@ -37,7 +38,15 @@ def make_step(
       return objective.loss(nnx.merge(graphdef, params), arrays, key)
 
     (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
-    return grads, metrics
+    return like_parameters(grads), metrics
+
+  def like_parameters(grads):
+    """Each device keeps the sum of its own part only, as it has its own part of the parameters."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size <= 1:
+      return grads
+    places = shardings(grads, objective.sharding, mesh)
+    return jax.tree.map(jax.lax.with_sharding_constraint, grads, places)
 
   def accumulated(params, arrays, key):
     # Part i takes every accumulate-th row, so that each device cuts up its own rows.
@@ -51,8 +60,9 @@ def make_step(
       return jax.tree.map(jnp.add, total, new), None
 
     shapes = jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], parts), key)
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    (grads, metrics), _ = jax.lax.scan(add, zero, (jnp.arange(accumulate), parts))
+    zero, none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    begin = like_parameters(zero), none
+    (grads, metrics), _ = jax.lax.scan(add, begin, (jnp.arange(accumulate), parts))
     return jax.tree.map(lambda g: g / accumulate, grads), metrics
 
   def step(state: TrainState, arrays: Arrays, root: Array) -> tuple[TrainState, Metrics]:
