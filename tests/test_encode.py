@@ -28,7 +28,7 @@ from ttm_jax.data.scenes import SceneConfig, Scenes
 from ttm_jax.errors import InputError
 from ttm_jax.presets import preset
 from ttm_jax.text.encoders import Encoder
-from ttm_jax.text.words import END, tokenize
+from ttm_jax.text.word_ids import END, tokenize
 
 SHAPE = (4, 16, 16)
 ENCODING = Encoding(

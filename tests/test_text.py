@@ -19,7 +19,8 @@ from ttm_jax.text.encoders import (
   prompt_tokens,
   total_tokens,
 )
-from ttm_jax.text.words import END, MAX_LENGTH, PAD, VOCABULARY, WordEncoder, tokenize, word_id
+from ttm_jax.text.word_ids import END, MAX_LENGTH, PAD, VOCABULARY, tokenize, word_id
+from ttm_jax.text.words import WordEncoder
 
 
 def test_words_of_scenes_have_ids_of_their_own():

@@ -15,7 +15,7 @@ from ttm_jax.data.clips import encode_ids
 from ttm_jax.data.context import Context, Encoding
 from ttm_jax.data.schema import MAX_OBJECTS, Clip
 from ttm_jax.errors import InputError
-from ttm_jax.text import words
+from ttm_jax.text import word_ids
 from ttm_jax.text.encoders import WORDS, pad
 
 Arrays = dict[str, np.ndarray]
@@ -26,7 +26,7 @@ TextEncoder = Callable[[Sequence[str], int], tuple[np.ndarray, np.ndarray]]
 
 def encode_words(texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
   """The `words` encoder: ids int32 [n, length]."""
-  ids, lengths = zip(*(words.tokenize(text, length) for text in texts), strict=True)
+  ids, lengths = zip(*(word_ids.tokenize(text, length) for text in texts), strict=True)
   return np.stack(ids), np.array(lengths, np.int32)
 
 

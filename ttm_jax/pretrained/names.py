@@ -6,7 +6,7 @@ place its tensor.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ LAYOUTS = {
   'pointwise': Layout(lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T[..., None, None]),
   # [out, in, h, w] and [h, w, in, out].
   'conv': Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),
+  # A convolution along one axis: [out, in, t] and [t, in, out].
+  'conv1d': Layout(np.transpose, np.transpose),
 }
 
 
@@ -42,18 +44,43 @@ class Entry:
     ours: its path, the keys of the nested dict of our parameters.
     theirs: names on the other side; of several, the parts lie along our last axis in this order.
     shape: of ours.
-    layout: a name of `LAYOUTS`.
+    layout: a name of `LAYOUTS`, of each of theirs.
+    stacked: whether theirs are layers that lie along a first axis of ours, and not parts.
   """
 
   ours: tuple[str | int, ...]
   theirs: tuple[str, ...]
   shape: tuple[int, ...]
   layout: str
+  stacked: bool = False
 
   def tensor_shape(self) -> tuple[int, ...]:
     """The shape of each of theirs."""
-    part = (*self.shape[:-1], self.shape[-1] // len(self.theirs))
+    if self.stacked:
+      part = self.shape[1:]
+    elif len(self.theirs) == 1:
+      part = self.shape
+    else:
+      part = (*self.shape[:-1], self.shape[-1] // len(self.theirs))
     return LAYOUTS[self.layout].theirs(np.broadcast_to(np.float32(0), part)).shape
+
+  def joined(self, tensors: Iterable[np.ndarray]) -> np.ndarray:
+    """Our parameter, contiguous, from theirs in the order of the names."""
+    parts = [LAYOUTS[self.layout].ours(tensor) for tensor in tensors]
+    if self.stacked:
+      return np.stack(parts)
+    # `ascontiguousarray` would make a scalar a vector.
+    return np.asarray(parts[0] if len(parts) == 1 else np.concatenate(parts, -1), order='C')
+
+  def parted(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Theirs, contiguous and with their names, from our parameter; one at a time."""
+    if self.stacked:
+      parts: Iterable[np.ndarray] = array
+    else:
+      parts = [array] if len(self.theirs) == 1 else np.split(array, len(self.theirs), -1)
+    for name, part in zip(self.theirs, parts, strict=True):
+      # Safetensors writes the memory as it lies: a transposed view would come back wrong.
+      yield name, np.asarray(LAYOUTS[self.layout].theirs(part), order='C')
 
 
 def import_parameters(
@@ -81,25 +108,30 @@ def import_parameters(
     raise unknown(weights, strange, known)
   params: dict[Any, Any] = {}
   for entry in table:
-    parts = [LAYOUTS[entry.layout].ours(weights.tensors[name]) for name in entry.theirs]
     *path, leaf = entry.ours
     inner = params
     for key in path:
       inner = inner.setdefault(key, {})
-    inner[leaf] = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts, -1))
+    inner[leaf] = entry.joined(weights.tensors[name] for name in entry.theirs)
   return params
 
 
 def export_tensors(table: Sequence[Entry], params: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """The tensors of a checkpoint, contiguous, from our parameters: the inverse of import."""
-  tensors = {}
+  return dict(iterate_tensors(table, params))
+
+
+def iterate_tensors(
+  table: Sequence[Entry], params: Mapping[str, Any]
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Like `export_tensors`, one tensor with its name at a time.
+
+  Args:
+    params: nested dict of arrays, or of what becomes one when NumPy asks (`__array__`): each is
+      asked once, and let go when its tensors have been taken.
+  """
   for entry in table:
     array: Any = params
     for key in entry.ours:
       array = array[key]
-    for name, part in zip(
-      entry.theirs, np.split(np.asarray(array), len(entry.theirs), -1), strict=True
-    ):
-      # Safetensors writes the memory as it lies: a transposed view would come back wrong.
-      tensors[name] = np.ascontiguousarray(LAYOUTS[entry.layout].theirs(part))
-  return tensors
+    yield from entry.parted(np.asarray(array))

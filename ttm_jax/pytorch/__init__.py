@@ -1,0 +1,11 @@
+"""The trained models as PyTorch modules, which need no JAX: what an exported folder carries.
+
+The modules of this folder lie flat in an exported folder too and import each other relatively, by
+`from .module import name` alone: diffusers, which brings such a folder's code in, looks for exactly
+that. They need torch, diffusers, transformers, safetensors, numpy, pillow, av and tqdm.
+Videos and latents are channels first here, [B, C, T, H, W], as diffusers has them.
+
+What both worlds share is pure NumPy and exists once, outside of this folder: `errors`,
+`trajectory`, `trajectory_edits`, `word_ids`, `windows`. Here stand-ins have their names, each a
+single import of the original; an export puts the originals in their place (see `sources`).
+"""

@@ -1,0 +1,73 @@
+"""The linear codec: principal components of space-time patches."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from .codec_base import Decoded, Encoded, check_frames, check_pixels, continued, encoded
+
+
+class TTMLinearCodec(ModelMixin, ConfigMixin):
+  """Projects patches of (st, sh, sw) pixels onto their C principal components.
+
+  A clip whose length is no multiple of st is continued by its last frame; a still picture is a
+  clip of one frame.
+  """
+
+  _keep_in_fp32_modules = ['basis', 'mean', 'scale']  # noqa: RUF012
+
+  @register_to_config
+  def __init__(
+    self,
+    patch: Sequence[int] = (2, 6, 6),
+    channels: int = 32,
+    explained: float = 0.0,
+    psnr: float = 0.0,
+  ):
+    """Makes a codec without values.
+
+    Args:
+      patch: pixels a latent covers, along (time, height, width).
+      channels: C of the latents.
+      explained, psnr: how good it was found when it was fitted; of no effect.
+    """
+    super().__init__()
+    size = 3 * math.prod(patch)
+
+    def constant(*shape: int) -> nn.Parameter:
+      return nn.Parameter(torch.zeros(shape), requires_grad=False)
+
+    # Orthonormal columns; the mean patch, of axes (st, sh, sw, 3); latents per pixel unit.
+    self.basis, self.mean, self.scale = constant(size, channels), constant(size), constant()
+
+  @property
+  def stride(self) -> tuple[int, int, int]:
+    """Pixels a latent covers, along (time, height, width)."""
+    st, sh, sw = self.config.patch
+    return st, sh, sw
+
+  def encode(self, video: Tensor) -> Encoded:
+    """See `codec_base`."""
+    check_pixels(video, self.stride)
+    st, sh, sw = self.stride
+    video = continued(video.float(), st)
+    b, c, t, height, width = video.shape
+    cells = video.reshape(b, c, t // st, st, height // sh, sh, width // sw, sw)
+    patches = cells.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4)
+    latents = (patches - self.mean.float()) @ self.basis.float() * self.scale.float()
+    return encoded(latents.permute(0, 4, 1, 2, 3), None)
+
+  def decode(self, latents: Tensor, num_frames: int | None = None) -> Decoded:
+    """See `codec_base`."""
+    st, sh, sw = self.stride
+    num_frames = check_frames(latents, num_frames, st)
+    rows = latents.float().permute(0, 2, 3, 4, 1) / self.scale.float()
+    patches = rows @ self.basis.float().T + self.mean.float()
+    b, t, height, width, _ = patches.shape
+    pixels = patches.reshape(b, t, height, width, st, sh, sw, 3).permute(0, 7, 1, 4, 2, 5, 3, 6)
+    video = pixels.reshape(b, 3, t * st, height * sh, width * sw)
+    return Decoded(sample=video[:, :, :num_frames].clamp(-1, 1))
