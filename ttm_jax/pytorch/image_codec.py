@@ -5,11 +5,11 @@ from diffusers import AutoencoderKL
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 
-from .codec import Decoded, Encoded, check_frames, check_pixels, encoded
+from .codec_base import Decoded, Encoded, check_frames, check_pixels, encoded
 
 
 class TTMImageCodec(AutoencoderKL):
-  """`AutoencoderKL` with the interface of `codec`: its weights and configuration are its own."""
+  """`AutoencoderKL` with the interface of `codec_base`: its weights and configuration are its own."""
 
   @property
   def stride(self) -> tuple[int, int, int]:
@@ -19,7 +19,7 @@ class TTMImageCodec(AutoencoderKL):
 
   @apply_forward_hook
   def encode(self, video: Tensor) -> Encoded:  # type: ignore[override]
-    """See `codec`."""
+    """See `codec_base`."""
     check_pixels(video, self.stride)
     frames = video.transpose(1, 2).flatten(0, 1).to(self.dtype)
     mean, logvar = super().encode(frames).latent_dist.parameters.float().chunk(2, 1)
@@ -29,7 +29,7 @@ class TTMImageCodec(AutoencoderKL):
 
   @apply_forward_hook
   def decode(self, latents: Tensor, num_frames: int | None = None) -> Decoded:  # type: ignore[override]
-    """See `codec`."""
+    """See `codec_base`."""
     check_frames(latents, num_frames, 1)
     frames = (latents / self.config.scaling_factor).transpose(1, 2).flatten(0, 1).to(self.dtype)
     video = super().decode(frames).sample.float().clamp(-1, 1)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -33,9 +33,10 @@ from .image_codec import TTMImageCodec
 from .linear import TTMLinearCodec
 from .request import Request, fit
 from .schedulers import FlowMatchingScheduler, ZeroSNRScheduler
-from .tae import TTMAutoencoder
+from .tae import TTMTemporalAutoencoder
 from .text_encoder import TTMTextEncoder
 from .trajectory import decode, render, token_presence, token_regions
+from .unet import TTMUNet
 
 STAGE1, STAGE2 = 'stage1', 'stage2'
 OUTPUT_TYPES = ('pil', 'np', 'pt', 'latent')
@@ -88,7 +89,7 @@ class TTMPipeline(DiffusionPipeline):
       stage2, scheduler: motion to video.
       codec: of both stages.
       text_encoder: a `TTMTextEncoder`.
-      video: frames, height, width and fps of what is generated.
+      video: frames, height, width and fps of what is generated, and `latents`, its (C, T', H', W').
       stages: of each stage, how the networks were trained and are sampled by default: palette,
         grids (h, w) of the tokens, finest first, cross_mask, steps, visual_scale, text_scale and
         rescale.
@@ -366,7 +367,7 @@ class TTMPipeline(DiffusionPipeline):
       texts = self.text_encoder(stage, [r.caption for r in requests], [r.prompts for r in requests])
       masks = ids
     painted = self._encode(render(masks, settings['palette']))
-    frames = self._latent_shape()[1]
+    frames = self.config.video['latents'][1]
     repeated = [x.expand(-1, -1, frames, -1, -1) for x in (first, painted)]
     objects = None
     if ids is not None:
@@ -404,7 +405,7 @@ class TTMPipeline(DiffusionPipeline):
     def chosen(name: str) -> Any:
       return settings[name] if sampling[name] is None else sampling[name]
 
-    shape = (len(condition.visual), *self._latent_shape())
+    shape = (len(condition.visual), *self.config.video['latents'])
     if noise is None:
       noise = randn_tensor(
         shape, generator=sampling['generator'], device=device, dtype=torch.float32
@@ -431,12 +432,6 @@ class TTMPipeline(DiffusionPipeline):
     self.stage = ''
     return x
 
-  def _latent_shape(self) -> tuple[int, int, int, int]:
-    """(C, T', H', W') of a clip."""
-    video, (time, down, right) = self.config.video, self.codec.stride
-    frames = -(-video['frames'] // time)
-    return self.codec.config_channels, frames, video['height'] // down, video['width'] // right
-
   def _encode(self, pixels: np.ndarray) -> Tensor:
     """uint8 [B, T, H, W, 3] to latents."""
     video = torch.from_numpy(np.asarray(pixels, np.float32) / 127.5 - 1).permute(0, 4, 1, 2, 3)
@@ -458,13 +453,13 @@ CLASSES: dict[str, Any] = {
   kind.__name__: kind
   for kind in (
     TTMTransformer,
+    TTMUNet,
     TTMLinearCodec,
-    TTMAutoencoder,
+    TTMTemporalAutoencoder,
     TTMImageCodec,
     TTMTextEncoder,
     FlowMatchingScheduler,
     ZeroSNRScheduler,
-    DDIMScheduler,
   )
 }
 

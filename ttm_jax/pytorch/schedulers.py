@@ -28,7 +28,6 @@ class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
   `timesteps` are what the network takes, 1000 (1 - t): 1000 at noise, falling.
 
   Args:
-    num_inference_steps: of `set_timesteps`, where it is not told; even.
     emulated_steps: of the linear schedule whose beginning the first half of the steps follows.
     sigma_min: standard deviation of the noise that is left at t = 1.
     prediction_type: what the network predicts, 'velocity' or 'data'.
@@ -39,7 +38,6 @@ class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
   @register_to_config
   def __init__(
     self,
-    num_inference_steps: int = 50,
     emulated_steps: int = 250,
     sigma_min: float = 1e-5,
     prediction_type: str = 'velocity',
@@ -47,20 +45,17 @@ class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
     if prediction_type not in PREDICTIONS:
       raise ValueError(f'prediction_type must be one of {PREDICTIONS}, got {prediction_type!r}')
     self.init_noise_sigma = 1.0
-    self.set_timesteps(num_inference_steps)
 
-  def set_timesteps(self, num_inference_steps: int | None = None, device=None) -> None:
+  def set_timesteps(self, num_inference_steps: int, device=None) -> None:
     """Chooses the times that sampling visits.
 
     Raises:
       ValueError: if the number is odd or exceeds `emulated_steps`.
     """
-    steps = num_inference_steps or self.config.num_inference_steps
-    self.times = linear_quadratic(steps, self.config.emulated_steps)
-    self.num_inference_steps = steps
-    times = np.asarray(self.times, np.float32)
-    self.timesteps = torch.from_numpy(np.float32(1000) * (1 - times[:-1])).to(device)
-    self._index = 0
+    self.num_inference_steps = num_inference_steps
+    times = linear_quadratic(num_inference_steps, self.config.emulated_steps)
+    self.times = times.astype(np.float32)
+    self.timesteps = torch.from_numpy(np.float32(1000) * (1 - self.times[:-1])).to(device)
 
   def scale_model_input(self, sample: torch.Tensor, timestep=None) -> torch.Tensor:
     """The latents as the network takes them: unchanged."""
@@ -75,13 +70,13 @@ class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
       model_output: the prediction at `sample`; timestep: one of `timesteps`.
     """
     index = _index(self.timesteps, timestep)
-    t, following = (float(np.float32(x)) for x in self.times[index : index + 2])
+    t, size = float(self.times[index]), float(self.times[index + 1] - self.times[index])
     x, prediction = sample.float(), model_output.float()
     if self.config.prediction_type == 'data':
       keep = 1 - self.config.sigma_min
       noise = (x - t * prediction) / (1 - keep * t)
       prediction = prediction - keep * noise
-    x = x + float(np.float32(following) - np.float32(t)) * prediction
+    x = x + size * prediction
     return StepOutput(x) if return_dict else (x,)
 
   def add_noise(
@@ -110,7 +105,6 @@ class ZeroSNRScheduler(DDIMScheduler):
     beta_start: float = 0.00085,
     beta_end: float = 0.012,
     beta_schedule: str = 'linear',
-    num_inference_steps: int = 50,
     prediction_type: str = 'v_prediction',
     timestep_spacing: str = 'trailing',
     rescale_betas_zero_snr: bool = True,
@@ -135,19 +129,20 @@ class ZeroSNRScheduler(DDIMScheduler):
     # Shifted and scaled to end at 0 and to begin as it did (Lin et al. 2024, algorithm 1).
     self._alpha_bars = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
     self.alphas_cumprod = torch.from_numpy(self._alpha_bars).float()
-    self.alphas = torch.cat([self.alphas_cumprod[:1], self.alphas_cumprod[1:] / self.alphas_cumprod[:-1]])
-    self.betas = 1 - self.alphas
+    alphas = np.append(self._alpha_bars[:1], self._alpha_bars[1:] / self._alpha_bars[:-1])
+    self.alphas, self.betas = (torch.from_numpy(x).float() for x in (alphas, 1 - alphas))
     self.final_alpha_cumprod = torch.tensor(1.0)
     self.init_noise_sigma = 1.0
-    self.set_timesteps(num_inference_steps)
+    self.num_inference_steps = None
+    self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
 
-  def set_timesteps(self, num_inference_steps: int | None = None, device=None) -> None:
+  def set_timesteps(self, num_inference_steps: int, device=None) -> None:
     """Chooses the steps that sampling visits, evenly from the last of the training steps.
 
     Raises:
       ValueError: if there are more than training steps.
     """
-    steps, train = num_inference_steps or self.config.num_inference_steps, self.config.num_train_timesteps
+    steps, train = num_inference_steps, self.config.num_train_timesteps
     if not 0 < steps <= train:
       raise ValueError(f'the number of steps must be 1 to {train}, got {steps}')
     self.num_inference_steps = steps

@@ -30,6 +30,22 @@ _REFUSALS = (
 )
 
 
+class StoredArray:
+  """An array of a checkpoint, which is read each time that NumPy asks for it, and not kept.
+
+  Attributes:
+    shape: of the array.
+  """
+
+  def __init__(self, shape: tuple[int, ...], read: Callable[[], np.ndarray]):
+    self.shape = shape
+    self._read = read
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    array = self._read()
+    return array if dtype is None else array.astype(dtype, copy=False)
+
+
 class Checkpoints:
   """The checkpoints in one folder, each under its step.
 
@@ -114,6 +130,36 @@ class Checkpoints:
       )
       args = ocp.args.Composite(ema=ocp.args.StandardRestore(like))
       return self._manager.restore(step, args=args)['ema']
+
+  def stored_ema(self, step: int) -> dict[str, Any]:
+    """The averaged parameters of a step, a nested dict of `StoredArray`: nothing is read yet.
+
+    Raises:
+      InputError: if the checkpoint is damaged, here or when an array is read.
+    """
+    handler = ocp.PyTreeCheckpointHandler()
+
+    def read(path: tuple, leaf: Any) -> np.ndarray:
+      def only(value: Any) -> Any:
+        for key in reversed(path):
+          value = {key.key: value}
+        return value
+
+      args = ocp.args.PyTreeRestore(
+        item=only(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)),
+        restore_args=only(ocp.RestoreArgs(restore_type=np.ndarray)),
+        partial_restore=True,
+      )
+      with self._reading(step):
+        (array,) = jax.tree.leaves(handler.restore(self.directory / str(step) / 'ema', args=args))
+      return array
+
+    with self._reading(step):
+      metadata = self._manager.item_metadata(step)['ema']
+    return jax.tree_util.tree_map_with_path(
+      lambda path, leaf: StoredArray(tuple(leaf.shape), functools.partial(read, path, leaf)),
+      metadata,
+    )
 
   def shapes(self, step: int) -> dict[str, Any]:
     """The shapes of the parameters of a step, a nested dict of tuples.
