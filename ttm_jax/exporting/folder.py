@@ -139,7 +139,7 @@ def _text_encoder(
       for part in ('caption', 'caption_length', 'prompts', 'prompts_length'):
         array = stage.context.null_text[f'text.{encoder}.{part}']
         tensors[f'empty.{name}.{encoder.replace(".", "_")}.{part}'] = np.ascontiguousarray(array)
-  safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata={'format': 'pt'})
+  (folder / WEIGHTS).write_bytes(safetensors.numpy.save(tensors, metadata={'format': 'pt'}))
   for name, source in copied.items():
     shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns('.*', '*.bin', '*.pt'))
 
