@@ -49,8 +49,9 @@ def tae_from_torch(weights: Weights) -> TAE:
     KeyError: if the configuration lacks a size.
   """
   fields = [f.name for f in dataclasses.fields(TAEConfig) if f.name != 'dtype']
-  sizes = {k: weights.config[k] for k in fields}
-  config = TAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()})
+  found = {k: weights.config[k] for k in fields}
+  sizes: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+  config = TAEConfig(**sizes)
   params = import_parameters(tae_table(config), weights)
   graphdef, state = nnx.split(nnx.eval_shape(lambda: TAE(config, rngs=nnx.Rngs(0))))
   nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, params))

@@ -49,7 +49,7 @@ def config_from_torch(values: Mapping[str, Any]) -> tuple[DiTConfig, dict[str, E
   """
   fields = [f.name for f in dataclasses.fields(DiTConfig) if f.name not in TRAINING]
   found = {k: values[RENAMED.get(k, k)] for k in fields}
-  sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+  sizes: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
   encoders = [dict(e) for e in values['encoders']]
   return DiTConfig(**sizes), {e.pop('name'): Encoder(**e) for e in encoders}
 

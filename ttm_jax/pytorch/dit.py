@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from .attention import Pairs, sort, sort_by_object, unsort
 from .conditioning import EVERYONE, Condition
 from .layers import INIT_STD, Attention, Linear, RMSNorm, SwiGLU, TimeEmbedding
+from .model import Model
 from .object_layers import GatedResidual, Masks, masked_cross, masked_self
 from .text import EncoderConfig, TextProjector
 
@@ -109,7 +109,7 @@ class MaskedBlock(Block):
     return self.leave(h, context)
 
 
-class TTMTransformer(ModelMixin, ConfigMixin):
+class TTMTransformer(Model):
   """The denoiser: (x_t, t, condition) -> prediction.
 
   Attributes:

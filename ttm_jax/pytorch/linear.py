@@ -4,14 +4,14 @@ import math
 from collections.abc import Sequence
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from .codec_base import Decoded, Encoded, check_frames, check_pixels, continued, encoded
+from .model import Model
 
 
-class TTMLinearCodec(ModelMixin, ConfigMixin):
+class TTMLinearCodec(Model):
   """Projects patches of (st, sh, sw) pixels onto their C principal components.
 
   A clip whose length is no multiple of st is continued by its last frame; a still picture is a

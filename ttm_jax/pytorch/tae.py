@@ -9,11 +9,11 @@ Inside, activations are [B T, C, H, W], so that what acts in space needs no othe
 of samples B goes along. Matrix products run in the dtype of their weights, norms in float32.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.functional import (
   conv2d,
@@ -25,41 +25,51 @@ from torch.nn.functional import (
 )
 
 from .codec_base import Decoded, Encoded, check_frames, check_pixels, encoded
+from .model import Model
 from .tiling import blended, in_pieces
 
 
-class Pointwise(nn.Linear):
+def weights(*shape: int, zero: bool = False) -> nn.Parameter:
+  """[out, in, ...]: zeros, or uniform so that outputs have the variance of inputs."""
+  values = torch.zeros(shape)
+  if not zero:
+    bound = math.sqrt(3 / math.prod(shape[1:]))
+    values.uniform_(-bound, bound)
+  return nn.Parameter(values)
+
+
+class Pointwise(nn.Module):
   """A linear map of the channels of [..., C, H, W]."""
 
   def __init__(self, d_in: int, d_out: int, zero: bool = False):
-    super().__init__(d_in, d_out)
-    nn.init.zeros_(self.bias)
-    if zero:
-      nn.init.zeros_(self.weight)
+    super().__init__()
+    self.weight = weights(d_out, d_in, zero=zero)
+    self.bias = nn.Parameter(torch.zeros(d_out))
 
   def forward(self, x: Tensor) -> Tensor:
     return conv2d(x.to(self.weight.dtype), self.weight[..., None, None], self.bias)
 
 
-class TemporalConv(nn.Conv1d):
+class TemporalConv(nn.Module):
   """A 1-D convolution of width 3 along time, the identity at initialisation.
 
   With stride 2 it has ceil(T / 2) outputs, centred on the frames 0, 2, 4, ...
   """
 
-  def __init__(self, channels: int, stride: int = 1):
-    super().__init__(channels, channels, 3, stride=stride)
-    nn.init.zeros_(self.bias)
-    nn.init.dirac_(self.weight)
+  def __init__(self, channels: int, stride: int):
+    super().__init__()
+    self.weight = nn.Parameter(nn.init.dirac_(torch.zeros(channels, channels, 3)))
+    self.bias = nn.Parameter(torch.zeros(channels))
+    self.stride = stride
 
   def forward(self, x: Tensor, samples: int) -> Tensor:
     x = x.to(self.weight.dtype).unflatten(0, (samples, -1)).transpose(1, 2)  # b c t h w
     x = torch.cat([x[:, :, :1], x, x[:, :, -1:]], 2)
-    x = conv3d(x, self.weight[..., None, None], self.bias, (self.stride[0], 1, 1))
+    x = conv3d(x, self.weight[..., None, None], self.bias, (self.stride, 1, 1))
     return x.transpose(1, 2).flatten(0, 1)
 
 
-class Conv(nn.Conv2d):
+class Conv(nn.Module):
   """A 3 x 3 convolution in space, then a TemporalConv.
 
   Args:
@@ -78,14 +88,14 @@ class Conv(nn.Conv2d):
     zero: bool = False,
     inflated: bool = True,
   ):
-    super().__init__(d_in, d_out, 3, stride=stride[1])
-    nn.init.zeros_(self.bias)
-    if zero:
-      nn.init.zeros_(self.weight)
+    super().__init__()
+    self.weight = weights(d_out, d_in, 3, 3, zero=zero)
+    self.bias = nn.Parameter(torch.zeros(d_out))
     self.temporal = TemporalConv(d_out, stride[0]) if inflated else None
+    self.stride = stride[1]
 
   def in_space(self, x: Tensor) -> Tensor:
-    before = int(self.stride[0] == 1)
+    before = int(self.stride == 1)
     x = pad(x.to(self.weight.dtype), (before, 1, before, 1))
     return conv2d(x, self.weight, self.bias, self.stride)
 
@@ -251,7 +261,7 @@ class Decoder(nn.Module):
     return x.reshape(samples, 3, -1, height * p, width * p)
 
 
-class TTMTemporalAutoencoder(ModelMixin, ConfigMixin):
+class TTMTemporalAutoencoder(Model):
   """A codec (see `codec_base`). Any number of frames encodes, to ceil(T / st).
 
   Attributes:
@@ -346,7 +356,7 @@ class TTMTemporalAutoencoder(ModelMixin, ConfigMixin):
     stride = self.stride
     num_frames = check_frames(latents, num_frames, stride[0])
     raw = latents.float() / self.scale.float() + self.shift.float()[:, None, None, None]
-    sizes = latents.shape[2:]
+    sizes = list(latents.shape[2:])
     if self.tile:
       sizes = [size // step for size, step in zip(self.tile, stride, strict=True)]
     overlap = [size // part for size, part in zip(sizes, (2, 4, 4), strict=True)]
