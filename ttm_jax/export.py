@@ -27,9 +27,7 @@ def main() -> None:
     models[name] = model
   out = Path(args.out)
   samples = [Path(path) for path in args.samples]
-  export(
-    Path(args.stage1), Path(args.stage2), out, args.dtype, models, samples, args.license
-  )
+  export(Path(args.stage1), Path(args.stage2), out, args.dtype, models, samples, args.license)
   print(f'{out}/README.md says how to use it')
 
 

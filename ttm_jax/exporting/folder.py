@@ -1,15 +1,15 @@
 """The exported folder, part by part.
 
-    model_index.json        what diffusers reads first: the parts and their classes
-    stage1/ stage2/         the networks: config.json and safetensors
-    motion_scheduler/ scheduler/
-    codec/                  of both stages, always in float32
-    text_encoder/           which texts the networks read, the empty text, pretrained encoders
-    pipeline.py, ttm_*.py   the code, which needs torch, diffusers and transformers alone
-    training.json           the configurations of the runs
-    samples/                what the runs, or an evaluation, had to show
-    README.md               the model card
-    SHA256SUMS              of all the rest, as `sha256sum -c` takes it
+model_index.json        what diffusers reads first: the parts and their classes
+stage1/ stage2/         the networks: config.json and safetensors
+motion_scheduler/ scheduler/
+codec/                  of both stages, always in float32
+text_encoder/           which texts the networks read, the empty text, pretrained encoders
+pipeline.py, ttm_*.py   the code, which needs torch, diffusers and transformers alone
+training.json           the configurations of the runs
+samples/                what the runs, or an evaluation, had to show
+README.md               the model card
+SHA256SUMS              of all the rest, as `sha256sum -c` takes it
 """
 
 import hashlib
@@ -62,7 +62,10 @@ def export(
     InputError: if the runs cannot be exported together, or the folder cannot be written.
   """
   check_free(out)
-  stages = {'stage1': StageRun(stage1, TASKS['stage1']), 'stage2': StageRun(stage2, TASKS['stage2'])}
+  stages = {
+    'stage1': StageRun(stage1, TASKS['stage1']),
+    'stage2': StageRun(stage2, TASKS['stage2']),
+  }
   check_together(list(stages.values()))
   codec = codecs.parts(stages['stage2'].context.codec)
   encoders = {k: v for stage in stages.values() for k, v in stage.models(models or {}).items()}
@@ -144,9 +147,7 @@ def _text_encoder(
     shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns('.*', '*.bin', '*.pt'))
 
 
-def _samples(
-  folder: Path, stages: Mapping[str, StageRun], given: Sequence[Path]
-) -> list[str]:
+def _samples(folder: Path, stages: Mapping[str, StageRun], given: Sequence[Path]) -> list[str]:
   """Copies pictures into the folder; their names within the exported one."""
   found = {path.name: path for path in given}
   if not given:

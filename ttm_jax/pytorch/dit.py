@@ -119,10 +119,10 @@ class TTMTransformer(Model):
 
   _supports_gradient_checkpointing = True
   # What is in float32 in training too; it is small.
-  _keep_in_fp32_modules = [  # noqa: RUF012
+  kept_in_float32 = (
     *('positions', 'time', 'modulation', 'final_modulation', 'table', 'norm', 'self_norm'),
     *('cross_norm', 'ffn_norm', 'query_norm', 'key_norm', 'norms', 'alpha', 'words', 'head'),
-  ]
+  )
 
   @register_to_config
   def __init__(

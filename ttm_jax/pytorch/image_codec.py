@@ -25,7 +25,9 @@ class TTMImageCodec(AutoencoderKL):
     mean, logvar = super().encode(frames).latent_dist.parameters.float().chunk(2, 1)
     scale = self.config.scaling_factor
     logvar = logvar.clamp(-30, 20) + 2 * torch.log(torch.tensor(scale))
-    return encoded(*(x.unflatten(0, (len(video), -1)).transpose(1, 2) for x in (mean * scale, logvar)))
+    return encoded(
+      *(x.unflatten(0, (len(video), -1)).transpose(1, 2) for x in (mean * scale, logvar))
+    )
 
   @apply_forward_hook
   def decode(self, latents: Tensor, num_frames: int | None = None) -> Decoded:  # type: ignore[override]

@@ -18,7 +18,7 @@ class TTMLinearCodec(Model):
   clip of one frame.
   """
 
-  _keep_in_fp32_modules = ['basis', 'mean', 'scale']  # noqa: RUF012
+  kept_in_float32 = ('basis', 'mean', 'scale')
 
   @register_to_config
   def __init__(

@@ -183,9 +183,7 @@ def linear_quadratic(steps: int, emulated_steps: int) -> np.ndarray:
     ValueError: if steps is odd or exceeds emulated_steps.
   """
   if steps % 2 or not 0 < steps <= emulated_steps:
-    raise ValueError(
-      f'the number of steps must be even and at most {emulated_steps}, got {steps}'
-    )
+    raise ValueError(f'the number of steps must be even and at most {emulated_steps}, got {steps}')
   half = steps // 2
   linear = np.arange(half + 1) / emulated_steps
   j = np.arange(1, half + 1)

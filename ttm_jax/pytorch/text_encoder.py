@@ -13,12 +13,12 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from .conditioning import Condition, Objects, caption_tokens, prompt_tokens
 from .errors import InputError
+from .model import Model
 from .text import WORDS, EncoderConfig, key
 from .word_ids import tokenize
 
@@ -37,7 +37,7 @@ class StageTexts(TypedDict):
   prefix: str
 
 
-class TTMTextEncoder(ModelMixin, ConfigMixin):
+class TTMTextEncoder(Model):
   """(stage, captions, object prompts) -> the texts of a condition."""
 
   @register_to_config
@@ -104,9 +104,7 @@ class TTMTextEncoder(ModelMixin, ConfigMixin):
     return Condition(
       {name: caption_tokens(e.caption, e.caption_length) for name, e in empty.items()},
       None,
-      Objects(
-        (), {name: prompt_tokens(e.prompts, e.prompts_length) for name, e in empty.items()}
-      ),
+      Objects((), {name: prompt_tokens(e.prompts, e.prompts_length) for name, e in empty.items()}),
     )
 
   def _encoder(self, name: str) -> Callable[[Sequence[str], int], tuple[np.ndarray, np.ndarray]]:

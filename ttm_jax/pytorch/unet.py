@@ -17,6 +17,7 @@ from torch.nn.functional import group_norm
 from .attention import Pairs, sort, sort_by_object, unsort
 from .conditioning import EVERYONE, Condition, Places
 from .layers import Attention
+from .model import KeepsFloat32
 from .object_layers import GatedResidual, Masks, masked_cross, masked_self
 from .text import EncoderConfig, TextProjector
 
@@ -41,7 +42,7 @@ class Level(NamedTuple):
   masks: Masks | None
 
 
-class TTMUNet(UNetMotionModel):
+class TTMUNet(KeepsFloat32, UNetMotionModel):
   """The denoiser: (x_t, t, condition) -> prediction.
 
   Attributes:
@@ -49,7 +50,8 @@ class TTMUNet(UNetMotionModel):
       default, chooses by device and size.
   """
 
-  _keep_in_fp32_modules = ['words', 'norms']  # noqa: RUF012
+  # Of what is small, what is in float32 in training too.
+  kept_in_float32 = ('time_embedding', 'words', 'norms', 'alpha')
 
   @register_to_config
   def __init__(
@@ -143,16 +145,18 @@ class TTMUNet(UNetMotionModel):
       ValueError: where shapes do not fit the configuration.
     """
     self._check(x_t, condition)
-    b, _, frames, height, width = x_t.shape
+    b, _, frames, _, _ = x_t.shape
     x = x_t if condition.visual is None else torch.cat([x_t, condition.visual], 1)
-    waves = self.time_proj(t.expand(b)).to(self.dtype)
-    time = self.time_embedding(waves).repeat_interleave(frames, 0)
+    time = self.time_embedding(self.time_proj(t.expand(b)).float()).to(self.dtype)
+    time = time.repeat_interleave(frames, 0)
     levels = self._levels(x_t.shape, condition)
     h = self.conv_in(x.to(self.dtype).transpose(1, 2).flatten(0, 1))
     kept = [h]
     for number, (block, level) in enumerate(zip(self.down_blocks, levels, strict=True)):
       for unit, resnet in enumerate(block.resnets):
-        h = self._unit(block, unit, resnet, h, time, level, frames, self._masked.get((number, unit)))
+        h = self._unit(
+          block, unit, resnet, h, time, level, frames, self._masked.get((number, unit))
+        )
         kept.append(h)
       for resample in block.downsamplers or ():
         h = resample(h)
