@@ -8,6 +8,7 @@ from flax import nnx
 
 from ttm_jax.errors import InputError, nearest
 from ttm_jax.models import dit, unet
+from ttm_jax.pretrained import exported
 from ttm_jax.pretrained import unet as open_unet
 from ttm_jax.processes.flow_matching import FlowMatching
 from ttm_jax.processes.zero_snr import ZeroSNRDiffusion
@@ -74,6 +75,11 @@ def _unet_grids(height: int, width: int) -> tuple[tuple[int, int], ...]:
   return tuple((height >> i, width >> i) for i in range(levels))
 
 
+def _unet_weights(source: str, config: unet.UNetConfig) -> dict[str, Any]:
+  read = exported.load if exported.is_exported(source) else open_unet.load
+  return read(source, config)
+
+
 PRESETS: dict[str, Preset] = {
   'dit': Preset(
     config=dit.DiTConfig,
@@ -83,6 +89,7 @@ PRESETS: dict[str, Preset] = {
     grids=_dit_grids,
     transfer=dit.transfer,
     forward_flops=_dit_flops,
+    pretrained=exported.load,
   ),
   'unet': Preset(
     config=unet.UNetConfig,
@@ -92,7 +99,7 @@ PRESETS: dict[str, Preset] = {
     grids=_unet_grids,
     transfer=unet.transfer,
     forward_flops=unet.forward_flops,
-    pretrained=open_unet.load,
+    pretrained=_unet_weights,
   ),
 }
 

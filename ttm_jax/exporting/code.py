@@ -1,9 +1,9 @@
 """The Python files of an exported folder, and how diffusers finds the classes in them.
 
-diffusers loads `pipeline.py`, to which it copies what that file imports relatively, file by file and
-only from the same folder. So all modules lie flat, each under a name that no other pipeline has. A
-component's class is looked for in a file of the component's folder: a single line that points to
-the module, which `pipeline.py` has brought in before.
+diffusers loads `pipeline.py`, to which it copies what that file imports relatively, file by file
+and only from the same folder. So all modules lie flat, each under a name that no other pipeline
+has. A component's class is looked for in a file of the component's folder: a single line that
+points to the module, which `pipeline.py` has brought in before.
 """
 
 import re
@@ -14,7 +14,8 @@ from ttm_jax.pytorch.sources import sources
 
 PREFIX = 'ttm_'
 MODULES = 'diffusers_modules.local'  # Where diffusers imports the code of a folder to.
-LEFT_OUT = ('__init__', 'generate')  # The package around the modules, and its command.
+# The package around the modules, and its command with what that needs.
+LEFT_OUT = ('__init__', 'generate', 'video_io')
 
 _RELATIVE = re.compile(r'^(\s*)from \.(\w+) import ', re.MULTILINE)
 

@@ -70,7 +70,7 @@ def entries(params: Mapping[str, Any]) -> list[Entry]:
     ours = dotted(keys)
     if not ours.endswith('kernel'):
       layout = 'same'
-    elif leaf.ndim == 4:
+    elif len(leaf.shape) == 4:
       layout = 'conv'
     else:
       layout = 'pointwise' if POINTWISE.search(ours) else 'linear'

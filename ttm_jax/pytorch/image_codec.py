@@ -9,7 +9,7 @@ from .codec_base import Decoded, Encoded, check_frames, check_pixels, encoded
 
 
 class TTMImageCodec(AutoencoderKL):
-  """`AutoencoderKL` with the interface of `codec_base`: its weights and configuration are its own."""
+  """`AutoencoderKL`, its weights and configuration, with the interface of `codec_base`."""
 
   @property
   def stride(self) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""The U-Net of the paper: `UNetMotionModel` of diffusers with the masked layers of Through-The-Mask.
+"""The U-Net of the paper: `UNetMotionModel` of diffusers with the masked layers.
 
 Everything that diffusers has keeps its name there: a network without masked layers is one of its
 networks, and what it and ours share loads into either. The first `masked_blocks` transformers of
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import group_norm
 
 from .attention import Pairs, sort, sort_by_object, unsort
-from .conditioning import EVERYONE, Condition, Places
+from .conditioning import EVERYONE, Condition, Places, Text
 from .layers import Attention
 from .model import KeepsFloat32
 from .object_layers import GatedResidual, Masks, masked_cross, masked_self
@@ -267,7 +267,7 @@ class TTMUNet(KeepsFloat32, UNetMotionModel):
   def _levels(self, shape: torch.Size, condition: Condition) -> list[Level]:
     """What the transformers of each level are given: the pairs of their attentions, made once."""
     b, _, frames, _, _ = shape
-    text, text_bits = self.text(condition.text, self.dtype)
+    text, text_bits = self._read(condition.text)
     everyone = torch.full((b, 1), EVERYONE, dtype=torch.int32, device=text.device)
     read = Pairs.make(everyone, text_bits)
     # As a bias, which diffusers repeats for each head.
@@ -276,7 +276,7 @@ class TTMUNet(KeepsFloat32, UNetMotionModel):
     objects = condition.objects if self._masked else None
     prompts = None
     if objects is not None:
-      prompts = self.text(objects.prompts, self.dtype, prompts=True)
+      prompts = self._read(objects.prompts, prompts=True)
     levels = []
     for number in range(len(self.down_blocks)):
       masks = None
@@ -284,6 +284,11 @@ class TTMUNet(KeepsFloat32, UNetMotionModel):
         masks = self._masks(objects.places[number], *prompts)
       levels.append(Level(text, read, by_frame, masks))
     return levels
+
+  def _read(self, text: Text, prompts: bool = False) -> tuple[Tensor, Tensor]:
+    """Text -> [B, M, d] in the dtype of the network, and its bits."""
+    embedding, bits = self.text(text, self.dtype, prompts)
+    return embedding.to(self.dtype), bits
 
   def _masks(self, places: Places, prompts: Tensor, bits: Tensor) -> Masks:
     b, frames = places.region.shape[:2]

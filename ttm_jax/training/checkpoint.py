@@ -155,7 +155,7 @@ class Checkpoints:
       return array
 
     with self._reading(step):
-      metadata = self._manager.item_metadata(step)['ema']
+      metadata = self._manager.item_metadata(step)['ema'].tree
     return jax.tree_util.tree_map_with_path(
       lambda path, leaf: StoredArray(tuple(leaf.shape), functools.partial(read, path, leaf)),
       metadata,
