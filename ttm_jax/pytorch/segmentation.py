@@ -3,8 +3,8 @@
     pipe.segmenter = Segmenter('IDEA-Research/grounding-dino-base', 'facebook/sam2.1-hiera-large')
     video = pipe(image, 'A brown dog runs to the left on a beach.').frames
 
-Both are models of transformers, by hub id or folder. What is to be outlined is named by the sentence
-itself, of which Grounding DINO marks the words that it found, or by `names`.
+Both are models of transformers, by hub id or folder. What is to be outlined is named by the
+sentence itself, of which Grounding DINO marks the words that it found, or by `names`.
 """
 
 from collections.abc import Sequence

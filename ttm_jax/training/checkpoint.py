@@ -3,10 +3,11 @@
 import contextlib
 import errno
 import functools
+import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ttm_jax.errors import InputError
 from ttm_jax.training.state import TrainState
 
 _PARTS = ('params', 'ema', 'optimizer')
+_TOGETHER = 2**26  # Bytes of a checkpoint that are read at once, where it is read bit by bit.
 _REFUSALS = (
   errno.ENOSPC,
   errno.EDQUOT,
@@ -31,19 +33,35 @@ _REFUSALS = (
 
 
 class StoredArray:
-  """An array of a checkpoint, which is read each time that NumPy asks for it, and not kept.
+  """An array of a checkpoint, which is read when NumPy asks for it, and not kept.
+
+  It is read together with its neighbours, some megabytes at a time, since each read costs a look at
+  the list of all arrays; they wait to be asked for, once.
 
   Attributes:
     shape: of the array.
   """
 
-  def __init__(self, shape: tuple[int, ...], read: Callable[[], np.ndarray]):
+  def __init__(self, shape: tuple[int, ...], take: Callable[[], np.ndarray]):
     self.shape = shape
-    self._read = read
+    self._take = take
 
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-    array = self._read()
+    array = self._take()
     return array if dtype is None else array.astype(dtype, copy=False)
+
+
+class _Neighbours:
+  """Arrays that are read together, and handed out one by one."""
+
+  def __init__(self, read: Callable[[], list[np.ndarray]]):
+    self._read = read
+    self._waiting: dict[int, np.ndarray] = {}
+
+  def take(self, number: int) -> np.ndarray:
+    if number not in self._waiting:
+      self._waiting = dict(enumerate(self._read()))
+    return self._waiting.pop(number)
 
 
 class Checkpoints:
@@ -137,29 +155,31 @@ class Checkpoints:
     Raises:
       InputError: if the checkpoint is damaged, here or when an array is read.
     """
+    with self._reading(step):
+      metadata = self._manager.item_metadata(step)['ema'].tree
     handler = ocp.PyTreeCheckpointHandler()
 
-    def read(path: tuple, leaf: Any) -> np.ndarray:
-      def only(value: Any) -> Any:
-        for key in reversed(path):
-          value = {key.key: value}
-        return value
-
+    def read(leaves: list[tuple[tuple, Any]]) -> list[np.ndarray]:
       args = ocp.args.PyTreeRestore(
-        item=only(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)),
-        restore_args=only(ocp.RestoreArgs(restore_type=np.ndarray)),
+        item=_nested((path, jax.ShapeDtypeStruct(x.shape, x.dtype)) for path, x in leaves),
+        restore_args=_nested(
+          (path, ocp.RestoreArgs(restore_type=np.ndarray)) for path, _ in leaves
+        ),
         partial_restore=True,
       )
       with self._reading(step):
-        (array,) = jax.tree.leaves(handler.restore(self.directory / str(step) / 'ema', args=args))
-      return array
+        found = handler.restore(self.directory / str(step) / 'ema', args=args)
+      by_path = dict(jax.tree.leaves_with_path(found))
+      return [by_path[path] for path, _ in leaves]
 
-    with self._reading(step):
-      metadata = self._manager.item_metadata(step)['ema'].tree
-    return jax.tree_util.tree_map_with_path(
-      lambda path, leaf: StoredArray(tuple(leaf.shape), functools.partial(read, path, leaf)),
-      metadata,
-    )
+    stored = []
+    for group in _groups(jax.tree.leaves_with_path(metadata)):
+      neighbours = _Neighbours(functools.partial(read, group))
+      stored += [
+        (path, StoredArray(tuple(leaf.shape), functools.partial(neighbours.take, i)))
+        for i, (path, leaf) in enumerate(group)
+      ]
+    return _nested(stored)
 
   def shapes(self, step: int) -> dict[str, Any]:
     """The shapes of the parameters of a step, a nested dict of tuples.
@@ -217,6 +237,32 @@ class Checkpoints:
       if not reason:
         raise
       raise self.cannot_write(reason) from error
+
+
+def _groups(leaves: list[tuple[tuple, Any]]) -> Iterator[list[tuple[tuple, Any]]]:
+  """Consecutive leaves (path, what has a shape) of at most _TOGETHER bytes, but at least one."""
+  group: list[tuple[tuple, Any]] = []
+  size = 0
+  for path, leaf in leaves:
+    nbytes = math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+    if group and size + nbytes > _TOGETHER:
+      yield group
+      group, size = [], 0
+    group.append((path, leaf))
+    size += nbytes
+  if group:
+    yield group
+
+
+def _nested(leaves: Iterable[tuple[tuple, Any]]) -> dict[str, Any]:
+  """A nested dict of leaves by their paths."""
+  tree: dict[str, Any] = {}
+  for path, leaf in leaves:
+    inner = tree
+    for key in path[:-1]:
+      inner = inner.setdefault(key.key, {})
+    inner[path[-1].key] = leaf
+  return tree
 
 
 def refusal(error: BaseException | None) -> str:
