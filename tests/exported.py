@@ -1,6 +1,5 @@
 """Runs with random weights, as good as trained ones to an export, and folders of them."""
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from ttm_jax.text.encoders import Encoder
 from ttm_jax.training import runs
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.denoising import Denoiser
-from ttm_jax.training.state import create, make_optimizer
+from ttm_jax.training.state import TrainState
 
 STEPS = 10  # Of sampling.
 WORDS = {'words': Encoder(16, 16, 8)}
@@ -79,10 +78,8 @@ def save_run(
   """A run directory with these averaged parameters."""
   runs.write_config(path, settings)
   where.save(path)
-  ema = jax.tree.map(jax.numpy.asarray, params)
-  other = jax.tree.map(lambda x: x + 1, ema)  # Not the ones to export.
-  state = create(other, make_optimizer(settings.optimizer, 4))
-  state = dataclasses.replace(state, ema=ema, step=jax.numpy.asarray(step, jax.numpy.int32))
+  other = jax.tree.map(lambda x: x + 1, params)  # Not the ones to export.
+  state = TrainState(np.int32(step), other, params, {'count': np.zeros(1, np.int32)})
   checkpoints = Checkpoints(path / runs.CHECKPOINTS)
   checkpoints.save(state)
   checkpoints.wait()
