@@ -100,8 +100,10 @@ class Segmenter:
       (result,) = self._processor.post_process_grounded_object_detection(
         outputs, inputs.input_ids, threshold=self.threshold, target_sizes=[(height, width)]
       )
-      words = [text] * len(result['boxes']) if names else result['text_labels']
       boxes = result['boxes'].float().cpu().numpy().reshape(-1, 4)
+      if not len(boxes):
+        continue  # Of no boxes, transformers gives one empty label.
+      words = [text] * len(boxes) if names else result['text_labels']
       boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
       scores = result['scores'].float().cpu().tolist()
       found += [item for item in zip(scores, boxes, words, strict=True) if item[2].strip()]
