@@ -218,7 +218,8 @@ def check_together(stages: Sequence[StageRun]) -> None:
 
 def same_codec(a: Codec, b: Codec) -> bool:
   """Whether two codecs are of one kind with equal weights."""
-  if type(a) is not type(b) or jax.tree.structure(a) != jax.tree.structure(b):
+  one: Any = jax.tree.structure(a)
+  if type(a) is not type(b) or one != jax.tree.structure(b):
     return False
   pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
   return all(np.array_equal(x, y) for x, y in pairs)

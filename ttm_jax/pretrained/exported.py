@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def read_codec(folder: Path) -> Codec:
   kind = _class(where)
   if kind == 'AutoencoderKL':
     return sd_vae.load(str(where))
-  readers = {
+  readers: dict[str, Callable[[Any], Codec]] = {
     'TTMLinearCodec': codecs.linear_from_torch,
     'TTMTemporalAutoencoder': codecs.tae_from_torch,
   }

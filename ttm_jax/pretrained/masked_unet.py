@@ -61,7 +61,7 @@ def config_from_torch(values: Mapping[str, Any]) -> tuple[UNetConfig, dict[str, 
     KeyError: if a size is missing.
   """
   found = {ours: values[theirs] for ours, theirs in FIELDS.items()}
-  sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+  sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
   visual = values['in_channels'] - values['out_channels']
   encoders = [dict(e) for e in values['encoders']]
   config = UNetConfig(**sizes, visual_channels=visual)

@@ -12,6 +12,7 @@ and give them back with --trajectory FOLDER: stage 1 is then skipped. Without --
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ def main() -> None:
     raise InputError('give --segmentation MASK.png, or --detector and --sam to have objects found')
   objects = parse_objects(args.object)
   ids = None if args.trajectory is None else read_folder(args.trajectory)
-  left_out = {} if ids is None else {'stage1': None, 'motion_scheduler': None}
+  left_out: dict[str, Any] = {} if ids is None else {'stage1': None, 'motion_scheduler': None}
   pipe = TTMPipeline.from_pretrained(args.folder, DTYPES[dtype], **left_out)
   if mask is None:
     segmenter = Segmenter(args.detector, args.sam, args.threshold, device=device)

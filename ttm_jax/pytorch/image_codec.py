@@ -18,7 +18,7 @@ class TTMImageCodec(AutoencoderKL):
     return 1, side, side
 
   @apply_forward_hook
-  def encode(self, video: Tensor) -> Encoded:  # type: ignore[override]
+  def encode(self, video: Tensor) -> Encoded:
     """See `codec_base`."""
     check_pixels(video, self.stride)
     frames = video.transpose(1, 2).flatten(0, 1).to(self.dtype)
@@ -30,7 +30,7 @@ class TTMImageCodec(AutoencoderKL):
     )
 
   @apply_forward_hook
-  def decode(self, latents: Tensor, num_frames: int | None = None) -> Decoded:  # type: ignore[override]
+  def decode(self, latents: Tensor, num_frames: int | None = None) -> Decoded:
     """See `codec_base`."""
     check_frames(latents, num_frames, 1)
     frames = (latents / self.config.scaling_factor).transpose(1, 2).flatten(0, 1).to(self.dtype)

@@ -42,13 +42,13 @@ class KeepsFloat32:
 
   def _restore_float32(self) -> None:
     kept = set(self.kept_in_float32)
-    tensors = (*self.named_parameters(), *self.named_buffers())  # type: ignore[misc,attr-defined]
+    tensors = (*self.named_parameters(), *self.named_buffers())  # type: ignore[attr-defined]
     for name, tensor in tensors:
       if tensor.is_floating_point() and not kept.isdisjoint(name.split('.')):
         tensor.data = tensor.data.float()
 
 
-class Model(KeepsFloat32, ModelMixin, ConfigMixin):  # type: ignore[misc]
+class Model(KeepsFloat32, ModelMixin, ConfigMixin):
   """A module with `from_pretrained` and `save_pretrained`; `config` has its arguments.
 
   Subclasses register their `__init__`. No module of one may have the name of an argument.

@@ -108,7 +108,7 @@ class TTMPipeline(DiffusionPipeline):
     self._interrupt = False
 
   @classmethod
-  def from_pretrained(  # type: ignore[override]
+  def from_pretrained(
     cls,
     pretrained_model_name_or_path: str | Path,
     torch_dtype: torch.dtype | None = None,
@@ -213,7 +213,7 @@ class TTMPipeline(DiffusionPipeline):
     return_dict: bool = True,
     callback_on_step_end: Callable[..., dict | None] | None = None,
     callback_on_step_end_tensor_inputs: Sequence[str] = ('latents',),
-  ) -> TTMPipelineOutput | tuple:
+  ) -> Any:
     """Animates a picture, or several at once, which are then lists.
 
     Args:
@@ -404,6 +404,7 @@ class TTMPipeline(DiffusionPipeline):
     def chosen(name: str) -> Any:
       return settings[name] if sampling[name] is None else sampling[name]
 
+    assert condition.visual is not None
     shape = (len(condition.visual), *self.config.video['latents'])
     if noise is None:
       noise = randn_tensor(

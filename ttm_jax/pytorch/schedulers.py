@@ -133,7 +133,7 @@ class ZeroSNRScheduler(DDIMScheduler):
     self.alphas, self.betas = (torch.from_numpy(x).float() for x in (alphas, 1 - alphas))
     self.final_alpha_cumprod = torch.tensor(1.0)
     self.init_noise_sigma = 1.0
-    self.num_inference_steps = None
+    self.num_inference_steps: int | None = None
     self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
 
   def set_timesteps(self, num_inference_steps: int, device=None) -> None:
@@ -149,7 +149,7 @@ class ZeroSNRScheduler(DDIMScheduler):
     chosen = np.round(np.arange(steps, 0, -1) * (train / steps)).astype(np.int64) - 1
     self.timesteps = torch.from_numpy(chosen).to(device)
 
-  def step(  # type: ignore[override]
+  def step(
     self, model_output: torch.Tensor, timestep, sample: torch.Tensor, return_dict: bool = True
   ) -> StepOutput | tuple[torch.Tensor]:
     """One step without new noise (eta 0).

@@ -100,7 +100,8 @@ class TTMTextEncoder(Model):
   def null(self, stage: str) -> Condition:
     """The condition of one sample of which nothing is said."""
     encoders = self.config.stages[stage]['encoders']
-    empty = {e['name']: self.empty[stage][key(e['name'])] for e in encoders}
+    places: Any = self.empty[stage]
+    empty = {e['name']: places[key(e['name'])] for e in encoders}
     return Condition(
       {name: caption_tokens(e.caption, e.caption_length) for name, e in empty.items()},
       None,
@@ -157,7 +158,7 @@ class _Pretrained:
   def __init__(self, name: str, source: str, device: torch.device):
     import transformers
 
-    kinds = {
+    kinds: dict[str, Any] = {
       'clip': transformers.CLIPTextModel,
       'clip_text_model': transformers.CLIPTextModel,
       't5': transformers.T5EncoderModel,

@@ -6,7 +6,7 @@ the encoder carry two layers more, `masked_self` and `masked_cross` (paper, sect
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import UNetMotionModel
@@ -128,7 +128,7 @@ class TTMUNet(KeepsFloat32, UNetMotionModel):
           setattr(block, name, _extra(norm, sibling, d, num_attention_heads, d_context))
     self.attention: str | None = None
 
-  def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:  # type: ignore[override]
+  def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
     """Predicts at one time.
 
     Args:
@@ -176,9 +176,9 @@ class TTMUNet(KeepsFloat32, UNetMotionModel):
 
   def _unit(
     self,
-    block: nn.Module,
+    block: Any,
     unit: int,
-    resnet: nn.Module,
+    resnet: Any,
     h: Tensor,
     time: Tensor,
     level: Level,
@@ -200,7 +200,7 @@ class TTMUNet(KeepsFloat32, UNetMotionModel):
 
   def _spatial(
     self,
-    transformer: nn.Module,
+    transformer: Any,
     x: Tensor,
     level: Level,
     frames: int,
@@ -220,7 +220,7 @@ class TTMUNet(KeepsFloat32, UNetMotionModel):
 
   def _masked_block(
     self,
-    block: nn.Module,
+    block: Any,
     h: Tensor,
     level: Level,
     frames: int,
@@ -250,7 +250,7 @@ class TTMUNet(KeepsFloat32, UNetMotionModel):
       h = unsort(h.reshape(rows, -1, shape[-1]), masks.order)
     return h.reshape(shape)
 
-  def _motion(self, module: nn.Module, x: Tensor, frames: int) -> Tensor:
+  def _motion(self, module: Any, x: Tensor, frames: int) -> Tensor:
     """Attention along time, at each place by itself, as a residual: [B T, d, H, W] -> like it."""
     b, (_, d, height, width) = len(x) // frames, x.shape
     if self.config.motion_norm == 'clip':
@@ -317,7 +317,7 @@ class TTMUNet(KeepsFloat32, UNetMotionModel):
 
 
 def _extra(
-  norm: nn.LayerNorm, sibling: nn.Module, d: int, heads: int, d_context: int | None
+  norm: nn.LayerNorm, sibling: Any, d: int, heads: int, d_context: int | None
 ) -> GatedResidual:
   """An extra layer that begins as a copy of a norm and an attention, behind a closed gate."""
   attention = Attention(d, heads, qk_norm=False, d_context=d_context, out_bias=True)
