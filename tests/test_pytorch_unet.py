@@ -165,7 +165,6 @@ def test_chunks_and_bfloat16_stay_near(capsys):
     assert parity.drift(model(*arguments), exact) < 1e-5
     half = model.to(torch.bfloat16)
     assert half.dtype == torch.bfloat16
-    assert half.time_embedding.linear_1.weight.dtype == torch.float32
     drift = parity.drift(half(*arguments), exact)
   with capsys.disabled():
     print(f'\nU-Net in bfloat16: relative difference {drift:.1e}')

@@ -15,6 +15,7 @@ video holds tokens of several objects, and hardly anything can be skipped.
 import dataclasses
 import functools
 import importlib.util
+import inspect
 from typing import Any
 
 import torch
@@ -214,9 +215,13 @@ def _compiled() -> Any:
 
 @functools.cache
 def _can_compile() -> bool:
-  """Whether there is FlexAttention, and Triton to compile it."""
-  names = ('torch.nn.attention.flex_attention', 'triton')
-  return all(importlib.util.find_spec(name) is not None for name in names)
+  """Whether there is FlexAttention for sequences of any length, and Triton to compile it."""
+  try:
+    from torch.nn.attention.flex_attention import BlockMask
+  except ImportError:
+    return False
+  any_length = 'seq_lengths' in inspect.signature(BlockMask.from_kv_blocks).parameters
+  return any_length and importlib.util.find_spec('triton') is not None
 
 
 def block_table(q_bits: Tensor, k_bits: Tensor) -> tuple[Tensor, Tensor]:

@@ -118,8 +118,7 @@ class TTMTransformer(Model):
   """
 
   _supports_gradient_checkpointing = True
-  # What is in float32 in training too; it is small.
-  kept_in_float32 = (
+  FLOAT32 = (
     *('positions', 'time', 'modulation', 'final_modulation', 'table', 'norm', 'self_norm'),
     *('cross_norm', 'ffn_norm', 'query_norm', 'key_norm', 'norms', 'alpha', 'words', 'head'),
   )

@@ -18,7 +18,7 @@ class TTMLinearCodec(Model):
   clip of one frame.
   """
 
-  kept_in_float32 = ('basis', 'mean', 'scale')
+  FLOAT32 = ('basis', 'mean', 'scale')
 
   @register_to_config
   def __init__(

@@ -274,7 +274,7 @@ class TTMTemporalAutoencoder(Model):
     use_slicing: whether samples go through one by one.
   """
 
-  kept_in_float32 = ('shift', 'scale')
+  FLOAT32 = ('shift', 'scale')
 
   @register_to_config
   def __init__(

@@ -17,7 +17,7 @@ from torch.nn.functional import group_norm
 from .attention import Pairs, sort, sort_by_object, unsort
 from .conditioning import EVERYONE, Condition, Places, Text
 from .layers import Attention
-from .model import KeepsFloat32
+from .model import Model
 from .object_layers import GatedResidual, Masks, masked_cross, masked_self
 from .text import EncoderConfig, TextProjector
 
@@ -42,7 +42,7 @@ class Level(NamedTuple):
   masks: Masks | None
 
 
-class TTMUNet(KeepsFloat32, UNetMotionModel):
+class TTMUNet(Model, UNetMotionModel):
   """The denoiser: (x_t, t, condition) -> prediction.
 
   Attributes:
@@ -50,8 +50,7 @@ class TTMUNet(KeepsFloat32, UNetMotionModel):
       default, chooses by device and size.
   """
 
-  # Of what is small, what is in float32 in training too.
-  kept_in_float32 = ('time_embedding', 'words', 'norms', 'alpha')
+  FLOAT32 = ('time_embedding', 'words', 'norms', 'alpha')
 
   @register_to_config
   def __init__(
@@ -147,7 +146,8 @@ class TTMUNet(KeepsFloat32, UNetMotionModel):
     self._check(x_t, condition)
     b, _, frames, _, _ = x_t.shape
     x = x_t if condition.visual is None else torch.cat([x_t, condition.visual], 1)
-    time = self.time_embedding(self.time_proj(t.expand(b)).float()).to(self.dtype)
+    kind = self.time_embedding.linear_1.weight.dtype
+    time = self.time_embedding(self.time_proj(t.expand(b)).to(kind)).to(self.dtype)
     time = time.repeat_interleave(frames, 0)
     levels = self._levels(x_t.shape, condition)
     h = self.conv_in(x.to(self.dtype).transpose(1, 2).flatten(0, 1))
