@@ -40,6 +40,8 @@ class StageTexts(TypedDict):
 class TTMTextEncoder(Model):
   """(stage, captions, object prompts) -> the texts of a condition."""
 
+  FLOAT32 = ('empty',)
+
   @register_to_config
   def __init__(self, stages: Mapping[str, StageTexts], models: Mapping[str, str]):
     """Makes one without the tensors of the empty text.
