@@ -254,6 +254,4 @@ def test_the_front_door_refuses_in_one_sentence(unet_latents, latents, tmp_path)
   assert (ended.code, ended.out) == (2, '')
   assert ended.err.startswith('error: v3_sd15_mm.ckpt is a pickled checkpoint')
   ended = doors.run(*tiny.train_command('stage1_dit', tmp_path / 'run', latents, **changes))
-  assert ended.err.startswith(
-    'error: v3_sd15_mm.ckpt/stage1 holds no network of an exported folder'
-  )
+  assert ended.err.startswith('error: v3_sd15_mm.ckpt holds no network of an exported folder')
