@@ -72,14 +72,24 @@ def load(source: str) -> SDVAE:
 
 
 def config_to_diffusers(config: SDVAEConfig) -> dict[str, Any]:
-  """What `AutoencoderKL` is made with, and has in its `config.json`."""
+  """What `AutoencoderKL` is made with, and has in its `config.json`.
+
+  Raises:
+    InputError: if its norms have several numbers of groups, of which there is one there.
+  """
   widths, levels = config.image.widths, len(config.multipliers)
+  groups = {min(32, width // 4) for width in widths}
+  if len(groups) > 1:
+    raise InputError(
+      f'an autoencoder of widths {widths} has norms of {sorted(groups)} groups, AutoencoderKL of'
+      ' one number alone: it cannot be exported'
+    )
   return {
     '_class_name': 'AutoencoderKL',
     'latent_channels': config.channels,
     'block_out_channels': list(widths),
     'layers_per_block': config.res_blocks,
-    'norm_num_groups': min(32, widths[0] // 4),
+    'norm_num_groups': groups.pop(),
     'scaling_factor': config.scale,
     'down_block_types': ['DownEncoderBlock2D'] * levels,
     'up_block_types': ['UpDecoderBlock2D'] * levels,
