@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import ml_dtypes
@@ -18,6 +19,7 @@ from tests import doors, exported, tiny
 from ttm_jax.errors import InputError
 from ttm_jax.exporting import files
 from ttm_jax.exporting.folder import export
+from ttm_jax.exporting.stages import check_together
 from ttm_jax.models.dit import DiTConfig
 from ttm_jax.models.unet import UNetConfig
 from ttm_jax.pretrained.exported import is_exported, load, read_codec, read_network
@@ -258,9 +260,12 @@ def test_presets_may_differ_where_the_codecs_agree(dit_pair, tmp_path, monkeypat
   export(one, two, tmp_path / 'out')
   index = json.loads((tmp_path / 'out' / 'model_index.json').read_text())
   assert (index['stage1'][1], index['stage2'][1]) == ('TTMTransformer', 'TTMUNet')
-  different = exported.context('unet')
-  different.save(two)
-  refused(r'different codecs and presets \(dit, unet\)', one, two, tmp_path / 'more')
+  stages = [
+    SimpleNamespace(run=preset, config=SimpleNamespace(preset=preset), context=where)
+    for preset, where in (('dit', where), ('unet', exported.context('unet')))
+  ]
+  with pytest.raises(InputError, match=r'different codecs and presets \(dit, unet\)'):
+    check_together(stages)
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(dit_pair, tmp_path):
