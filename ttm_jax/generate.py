@@ -163,16 +163,7 @@ def fitted(
   if request.mask.shape != (height, width):
     h, w = request.mask.shape
     print(f'resized and centre-cropped from {w} x {h} to {width} x {height} pixels')
-  mask = fit(request.mask, height, width, nearest=True)
-  if not mask.any():
-    raise InputError(f'no object is left in the mask after cropping to {width} x {height}')
-  resized = Request(
-    fit(request.picture, height, width),
-    mask,
-    request.caption,
-    request.motion,
-    {obj: text for obj, text in request.prompts.items() if (mask == obj).any()},
-  )
+  resized = request.fitted(height, width)
   if ids is not None:
     ids = np.stack([fit(frame, height, width, nearest=True) for frame in ids])
   return resized, ids

@@ -4,7 +4,6 @@ Between the stages stands a label map, which the user may look at, edit, or repl
 given its clean rendering, as in training (paper, sections 3 and 9).
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,56 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from PIL import Image
 
 from ttm_jax import trajectory
 from ttm_jax.codecs.base import to_uint8
 from ttm_jax.data.context import Context
 from ttm_jax.data.encode import TEXT_ENCODERS, LatentEncoder, TextEncoder, place_arrays, text_arrays
 from ttm_jax.errors import InputError
+from ttm_jax.request import Request as Request
+from ttm_jax.request import fit as fit
 from ttm_jax.training import runs
 from ttm_jax.training.denoising import Denoiser
 
 Arrays = dict[str, np.ndarray]
 
 STAGE1, STAGE2 = 'image_to_motion', 'motion_to_video'
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-  """One picture to animate.
-
-  Attributes:
-    picture: uint8 [H, W, 3].
-    mask: uint8 [H, W], the object ids of the picture.
-    caption: what the video shows.
-    motion: what moves, and how.
-    prompts: what each object does, by id; objects without one have an empty slot.
-  """
-
-  picture: np.ndarray
-  mask: np.ndarray
-  caption: str
-  motion: str
-  prompts: Mapping[int, str]
-
-  def __post_init__(self):
-    if self.mask.shape != self.picture.shape[:2]:
-      raise InputError(
-        f'the mask is {self.mask.shape[1]} x {self.mask.shape[0]} but the picture is'
-        f' {self.picture.shape[1]} x {self.picture.shape[0]} pixels; give a mask of the same size'
-      )
-    if not self.caption.strip():
-      raise InputError('the prompt is empty; say what the video shows (--prompt)')
-    present = set(np.unique(self.mask).tolist()) - {0}
-    if not present:
-      raise InputError('the mask has no object: every pixel is 0; paint objects with 1 to 8')
-    unknown = sorted(set(self.prompts) - present)
-    if unknown:
-      raise InputError(
-        f'object {unknown[0]} has a prompt but no pixel in the mask, which has objects'
-        f' {sorted(present)}'
-      )
 
 
 class Stage:
@@ -228,18 +191,3 @@ class Pipeline:
   ) -> np.ndarray:
     """Videos uint8 [B, T, H, W, 3] along trajectories [B, T, H, W]."""
     return self.stage2.generate(requests, seed, ids, progress)
-
-
-def fit(picture: np.ndarray, height: int, width: int, nearest: bool = False) -> np.ndarray:
-  """Resizes so that the picture covers height x width, and crops the centre.
-
-  Args:
-    picture: uint8 [H, W, 3], or label map uint8 [H, W] with `nearest`.
-  """
-  h, w = picture.shape[:2]
-  factor = max(height / h, width / w)
-  size = max(width, round(w * factor)), max(height, round(h * factor))
-  how = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
-  resized = np.asarray(Image.fromarray(picture).resize(size, how))
-  top, left = (size[1] - height) // 2, (size[0] - width) // 2
-  return resized[top : top + height, left : left + width]

@@ -11,6 +11,7 @@ from ttm_jax.codecs.sd_vae import SDVAE, SDVAEConfig
 from ttm_jax.codecs.tae import TAE, TAEConfig
 from ttm_jax.errors import InputError, nearest
 from ttm_jax.models import dit, unet
+from ttm_jax.pretrained import exported
 from ttm_jax.pretrained import unet as open_unet
 from ttm_jax.processes.flow_matching import FlowMatching
 from ttm_jax.processes.zero_snr import ZeroSNRDiffusion
@@ -99,6 +100,11 @@ def _unet_grids(height: int, width: int) -> tuple[tuple[int, int], ...]:
   return tuple((height >> i, width >> i) for i in range(levels))
 
 
+def _unet_weights(source: str, config: unet.UNetConfig) -> dict[str, Any]:
+  read = exported.load if exported.is_exported(source) else open_unet.load
+  return read(source, config)
+
+
 PRESETS: dict[str, Preset] = {
   'dit': Preset(
     config=dit.DiTConfig,
@@ -116,6 +122,7 @@ PRESETS: dict[str, Preset] = {
       latents=lambda config: config.grid,
       fps=24,
     ),
+    pretrained=exported.load,
   ),
   'unet': Preset(
     config=unet.UNetConfig,
@@ -131,7 +138,7 @@ PRESETS: dict[str, Preset] = {
       latents=lambda config: (16, 64, 64),
       fps=6,
     ),
-    pretrained=open_unet.load,
+    pretrained=_unet_weights,
   ),
 }
 

@@ -12,7 +12,7 @@ from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.data.context import FOLDER
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
-from ttm_jax.pretrained import sd_vae
+from ttm_jax.pretrained import exported, sd_vae
 
 FIT_CLIPS = 384  # Enough to fit the components of a patch.
 
@@ -21,7 +21,8 @@ def choose_codec(name: str, clips: Sequence[Clip], palette: str) -> Codec:
   """A saved codec, or one fitted to clips and to the renderings of their trajectories.
 
   Args:
-    name: a codec folder, the run that trained a codec, a dataset or run that carries one;
+    name: a codec folder, the run that trained a codec, a dataset, run or exported folder that
+      carries one;
       `sd_vae:SOURCE`, the autoencoder of Stable Diffusion in a folder or on the hub; or
       `linear:TxHxWxC`: patches of T x H x W pixels, C channels.
     clips: to fit to.
@@ -31,6 +32,8 @@ def choose_codec(name: str, clips: Sequence[Clip], palette: str) -> Codec:
   """
   if name.startswith('sd_vae:'):
     return sd_vae.load(name.removeprefix('sd_vae:'))
+  if exported.is_exported(name):
+    return exported.read_codec(Path(name))
   if not name.startswith('linear:'):
     folders = (Path(name) / 'codec', Path(name) / FOLDER / 'codec')
     return load_codec(next((f for f in folders if f.exists()), name))

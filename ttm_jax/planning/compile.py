@@ -142,6 +142,7 @@ def lower_step(run: Run, mesh: Mesh) -> jax.stages.Lowered:
       make_optimizer(config.optimizer, settings.steps),
       settings.accumulate,
       settings.ema,
+      settings.spike,
     )
     places = jax.tree.map(lambda x: x.sharding, state)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(places, replicated(mesh)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,32 @@ def load(source: str) -> SDVAE:
   graphdef, state = nnx.split(nnx.eval_shape(lambda: SDVAE(config, rngs=nnx.Rngs(0))))
   nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, params))
   return nnx.merge(graphdef, state)
+
+
+def config_to_diffusers(config: SDVAEConfig) -> dict[str, Any]:
+  """What `AutoencoderKL` is made with, and has in its `config.json`.
+
+  Raises:
+    InputError: if its norms have several numbers of groups, of which there is one there.
+  """
+  widths, levels = config.image.widths, len(config.multipliers)
+  groups = {min(32, width // 4) for width in widths}
+  if len(groups) > 1:
+    raise InputError(
+      f'an autoencoder of widths {widths} has norms of {sorted(groups)} groups, AutoencoderKL of'
+      ' one number alone: it cannot be exported'
+    )
+  return {
+    '_class_name': 'AutoencoderKL',
+    'latent_channels': config.channels,
+    'block_out_channels': list(widths),
+    'layers_per_block': config.res_blocks,
+    'norm_num_groups': groups.pop(),
+    'scaling_factor': config.scale,
+    'down_block_types': ['DownEncoderBlock2D'] * levels,
+    'up_block_types': ['UpDecoderBlock2D'] * levels,
+    'sample_size': 512,  # From which on it is tiled, where that is asked for.
+  }
 
 
 def _layers(config: SDVAEConfig) -> dict[str, str]:

@@ -8,6 +8,7 @@ stable-diffusion-v1-5/stable-diffusion-v1-5) and `MotionAdapter`
 import dataclasses
 import functools
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -58,21 +59,35 @@ def table(config: UNetConfig) -> tuple[Entry, ...]:
   """The name table of a U-Net; its masked layers and visual condition are no part of it."""
   plain = dataclasses.replace(config, masked_blocks=0, visual_channels=0)
   model = nnx.eval_shape(lambda: UNet(plain, {}, rngs=nnx.Rngs(0)))
-  entries = []
-  for path, leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(model, nnx.Param))):
+  return tuple(entries(nnx.to_pure_dict(nnx.state(model, nnx.Param))))
+
+
+def entries(params: Mapping[str, Any]) -> list[Entry]:
+  """The entries of all parameters of a U-Net: a nested dict of them, or of their shapes."""
+  made = []
+  for path, leaf in jax.tree.leaves_with_path(params):
     keys = tuple(key.key for key in path)
-    ours = '.'.join(keys)
-    theirs = ours
-    for pattern, name in NAMES:
-      theirs = re.sub(pattern, name, theirs)
+    ours = dotted(keys)
     if not ours.endswith('kernel'):
       layout = 'same'
-    elif leaf.ndim == 4:
+    elif len(leaf.shape) == 4:
       layout = 'conv'
     else:
       layout = 'pointwise' if POINTWISE.search(ours) else 'linear'
-    entries.append(Entry(keys, (theirs,), leaf.shape, layout))
-  return tuple(entries)
+    made.append(Entry(keys, (their_name(ours),), leaf.shape, layout))
+  return made
+
+
+def dotted(keys: Sequence[str]) -> str:
+  """A path as PyTorch would write it: dots part the keys, so that there are none inside."""
+  return '.'.join(key.replace('.', '_') for key in keys)
+
+
+def their_name(ours: str) -> str:
+  """The name in diffusers of a parameter by our path, parted by dots."""
+  for pattern, name in NAMES:
+    ours = re.sub(pattern, name, ours)
+  return ours
 
 
 def load(source: str, config: UNetConfig) -> dict[str, Any]:
@@ -94,14 +109,14 @@ def load(source: str, config: UNetConfig) -> dict[str, Any]:
   if kind not in MODELS:
     raise InputError(f'{weights.folder} holds a {kind}, one of {list(MODELS)} is needed')
   _check_spatial(weights, config)
-  entries = table(config)
-  motion = [e for e in entries if MOTION in e.theirs[0]]
-  spatial = [e for e in entries if MOTION not in e.theirs[0]]
+  every = table(config)
+  motion = [e for e in every if MOTION in e.theirs[0]]
+  spatial = [e for e in every if MOTION not in e.theirs[0]]
   if kind == 'UNetMotionModel':
     if others:
       raise InputError(f'{weights.folder} has motion modules already: leave {others[0]} away')
     _check_motion(weights, config)
-    return import_parameters(entries, weights, _positions(weights, config))
+    return import_parameters(every, weights, _positions(weights, config))
   params = import_parameters(spatial, weights)
   if not others:
     return params

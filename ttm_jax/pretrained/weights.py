@@ -19,6 +19,7 @@ from ttm_jax.errors import InputError, nearest
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
 INDEX = f'{WEIGHTS}.index.json'
 CONFIG = 'config.json'
+_HALF = ('F32', 'BF16', 'F16')
 PICKLES = ('.ckpt', '.bin', '.pt', '.pth', '.pkl')
 
 
@@ -60,8 +61,11 @@ def locate(source: str, part: str = '') -> Path:
   return path / part if part and (path / part).is_dir() else path
 
 
-def read(folder: Path) -> Weights:
+def read(folder: Path, half: bool = False) -> Weights:
   """Reads a folder of weights.
+
+  Args:
+    half: whether half-precision values will do; they become float32 too.
 
   Raises:
     InputError: if a file is missing or broken, holds half-precision values, or is a pickle.
@@ -80,7 +84,7 @@ def read(folder: Path) -> Weights:
   for name in files:
     if not (folder / name).is_file():
       raise InputError(_missing(folder, name))
-    tensors |= _tensors(folder / name)
+    tensors |= _tensors(folder / name, half)
   if listed is not None and (lost := sorted(set(listed) - set(tensors))):
     raise InputError(f'{folder / INDEX} lists the tensor {lost[0]}, which {listed[lost[0]]} lacks')
   return Weights(folder, config, tensors)
@@ -128,17 +132,18 @@ def _missing(folder: Path, name: str) -> str:
   return f'{folder} holds no weights: {WEIGHTS} is missing'
 
 
-def _tensors(path: Path) -> dict[str, np.ndarray]:
+def _tensors(path: Path, half: bool) -> dict[str, np.ndarray]:
   try:
     with safe_open(path, framework='np') as file:
       names = list(file.keys())
       for name in names:
-        if (dtype := file.get_slice(name).get_dtype()) != 'F32':
+        if (dtype := file.get_slice(name).get_dtype()) not in (_HALF if half else ('F32',)):
           raise InputError(
             f'{path}: tensor {name} is {dtype}, training starts from full precision (F32): take the'
             f' files without "fp16" in their names'
           )
-      return {name: file.get_tensor(name) for name in names}
+      # Reading half precision, NumPy learns of bfloat16 by ml_dtypes.
+      return {name: np.asarray(file.get_tensor(name), np.float32) for name in names}
   except (SafetensorError, OSError) as error:
     raise InputError(
       f'{path} is no whole safetensors file ({error}): it was perhaps cut off, copy it again'

@@ -9,3 +9,14 @@ What both worlds share is pure NumPy and exists once, outside of this folder: `e
 `trajectory`, `trajectory_edits`, `word_ids`, `windows`. Here stand-ins have their names, each a
 single import of the original; an export puts the originals in their place (see `sources`).
 """
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+  """`TTMPipeline` and its output; PyTorch is imported only when they are asked for."""
+  if name in ('TTMPipeline', 'TTMPipelineOutput'):
+    from .pipeline import TTMPipeline, TTMPipelineOutput
+
+    return {'TTMPipeline': TTMPipeline, 'TTMPipelineOutput': TTMPipelineOutput}[name]
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

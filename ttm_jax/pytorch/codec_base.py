@@ -9,6 +9,8 @@ factor to apply. T = 1 is a still picture. `num_frames` says how many frames the
 for, by default all that they could.
 """
 
+from typing import TypeAlias
+
 import torch
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
@@ -16,8 +18,8 @@ from torch import Tensor
 
 from .errors import InputError
 
-Encoded = AutoencoderKLOutput
-Decoded = DecoderOutput
+Encoded: TypeAlias = AutoencoderKLOutput
+Decoded: TypeAlias = DecoderOutput
 
 
 def encoded(mean: Tensor, logvar: Tensor | None) -> Encoded:

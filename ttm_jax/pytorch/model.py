@@ -8,7 +8,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import is_accelerate_available
 
 
-class Model(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class Model(ModelMixin, ConfigMixin):
   """A module with `from_pretrained` and `save_pretrained`; `config` has its arguments.
 
   Subclasses register their `__init__`. No module of one may have the name of an argument.
@@ -37,7 +37,8 @@ class Model(ModelMixin, ConfigMixin):  # type: ignore[misc]
     wanted = next((dtype for dtype in dtypes if isinstance(dtype, torch.dtype)), torch.float32)
     loaded = super().from_pretrained(*args, torch_dtype=torch.float32, **options)
     model = loaded[0] if isinstance(loaded, tuple) else loaded
-    for name, parameter in model.named_parameters():
-      kept = not set(cls.FLOAT32).isdisjoint(name.split('.'))
-      parameter.data = parameter.data.to(torch.float32 if kept else wanted)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+      if tensor.is_floating_point():
+        kept = not set(cls.FLOAT32).isdisjoint(name.split('.'))
+        tensor.data = tensor.data.to(torch.float32 if kept else wanted)
     return loaded

@@ -3,10 +3,11 @@
 import contextlib
 import errno
 import functools
+import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ _PARTS = ('params', 'ema', 'optimizer', 'guard')
 _DIGESTS = 'digests'
 DAMAGED = 'damaged'  # Folder, beside that of the checkpoints, of those that could not be read.
 _TIMEOUT = 600  # Seconds in which all processes must have written their part of a checkpoint.
+_TOGETHER = 2**26  # Bytes of a checkpoint that are read at once, where it is read bit by bit.
 _REFUSALS = (
   errno.ENOSPC,
   errno.EDQUOT,
@@ -33,6 +35,38 @@ _REFUSALS = (
   errno.EEXIST,
   errno.ENOTDIR,
 )
+
+
+class StoredArray:
+  """An array of a checkpoint, which is read when NumPy asks for it, and not kept.
+
+  It is read together with its neighbours, some megabytes at a time, since each read costs a look at
+  the list of all arrays; they wait to be asked for, once.
+
+  Attributes:
+    shape: of the array.
+  """
+
+  def __init__(self, shape: tuple[int, ...], take: Callable[[], np.ndarray]):
+    self.shape = shape
+    self._take = take
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    array = self._take()
+    return array if dtype is None else array.astype(dtype, copy=False)
+
+
+class _Neighbours:
+  """Arrays that are read together, and handed out one by one."""
+
+  def __init__(self, read: Callable[[], list[np.ndarray]]):
+    self._read = read
+    self._waiting: dict[int, np.ndarray] = {}
+
+  def take(self, number: int) -> np.ndarray:
+    if number not in self._waiting:
+      self._waiting = dict(enumerate(self._read()))
+    return self._waiting.pop(number)
 
 
 class Checkpoints:
@@ -204,6 +238,38 @@ class Checkpoints:
       raise InputError(f'{error}; remove it to use the one before') from error
     return ema
 
+  def stored_ema(self, step: int) -> dict[str, Any]:
+    """The averaged parameters of a step, a nested dict of `StoredArray`: nothing is read yet.
+
+    Raises:
+      InputError: if the checkpoint is damaged, here or when an array is read.
+    """
+    with self._reading(step):
+      metadata = self._manager.item_metadata(step)['ema'].tree
+    handler = ocp.PyTreeCheckpointHandler()
+
+    def read(leaves: list[tuple[tuple, Any]]) -> list[np.ndarray]:
+      args = ocp.args.PyTreeRestore(
+        item=_nested((path, jax.ShapeDtypeStruct(x.shape, x.dtype)) for path, x in leaves),
+        restore_args=_nested(
+          (path, ocp.RestoreArgs(restore_type=np.ndarray)) for path, _ in leaves
+        ),
+        partial_restore=True,
+      )
+      with self._reading(step):
+        found = handler.restore(self.directory / str(step) / 'ema', args=args)
+      by_path = dict(jax.tree.leaves_with_path(found))
+      return [by_path[path] for path, _ in leaves]
+
+    stored = []
+    for group in _groups(jax.tree.leaves_with_path(metadata)):
+      neighbours = _Neighbours(functools.partial(read, group))
+      stored += [
+        (path, StoredArray(tuple(leaf.shape), functools.partial(neighbours.take, i)))
+        for i, (path, leaf) in enumerate(group)
+      ]
+    return _nested(stored)
+
   def shapes(self, step: int) -> dict[str, Any]:
     """The shapes of the parameters of a step, a nested dict of tuples.
 
@@ -304,6 +370,32 @@ def _digest(tree: Any) -> jax.Array:
     bits = jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32)
     total += jnp.sum(bits, dtype=jnp.uint32) * jnp.uint32(2 * i + 1)
   return total
+
+
+def _groups(leaves: list[tuple[tuple, Any]]) -> Iterator[list[tuple[tuple, Any]]]:
+  """Consecutive leaves (path, what has a shape) of at most _TOGETHER bytes, but at least one."""
+  group: list[tuple[tuple, Any]] = []
+  size = 0
+  for path, leaf in leaves:
+    nbytes = math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+    if group and size + nbytes > _TOGETHER:
+      yield group
+      group, size = [], 0
+    group.append((path, leaf))
+    size += nbytes
+  if group:
+    yield group
+
+
+def _nested(leaves: Iterable[tuple[tuple, Any]]) -> dict[str, Any]:
+  """A nested dict of leaves by their paths."""
+  tree: dict[str, Any] = {}
+  for path, leaf in leaves:
+    inner = tree
+    for key in path[:-1]:
+      inner = inner.setdefault(key.key, {})
+    inner[path[-1].key] = leaf
+  return tree
 
 
 def refusal(error: BaseException | None) -> str:

@@ -203,7 +203,18 @@ class Denoising:
       raise InputError(
         f'preset {self.config.preset!r} has no open weights: --config.init_from takes a run'
       )
-    return read(names, self.denoiser.model_config)
+    params = read(names, self.denoiser.model_config)
+    abstract = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: self.build(0)), nnx.Param))
+    ours, theirs = (
+      jax.tree.map(lambda x: x.shape, tree.get('text', {})) for tree in (abstract, params)
+    )
+    found = first_difference(theirs, ours) if theirs else None
+    if found:
+      key, old, new = found
+      raise InputError(
+        f'{names} reads other texts: parameter {key} is {old} there and {new} for {self.directory}'
+      )
+    return params
 
   def transfer(self, source: dict, params: dict) -> dict:
     return self.denoiser.preset.transfer(source, params)

@@ -1,0 +1,63 @@
+"""Exports two trained stages to PyTorch: a folder that diffusers runs, without JAX.
+
+    python -m ttm_jax.export --stage1 RUN --stage2 RUN --out FOLDER
+
+The averaged weights (EMA) of the newest checkpoints, of any preset, trained on any mesh; this needs
+neither PyTorch nor an accelerator, and no more memory than a few of the tensors. README.md in the
+folder says how to use it.
+"""
+
+import argparse
+from pathlib import Path
+
+from ttm_jax.errors import InputError, front_door
+from ttm_jax.exporting.files import DTYPES
+from ttm_jax.exporting.folder import export
+from ttm_jax.training.checkpoint import hush
+
+
+def main() -> None:
+  args = parser().parse_args()
+  hush()
+  models = {}
+  for text in args.text:
+    name, equals, model = text.partition('=')
+    if not equals or not name or not model:
+      raise InputError(f'--text {text}: write NAME=MODEL, as clip=openai/clip-vit-large-patch14')
+    models[name] = model
+  out = Path(args.out)
+  samples = [Path(path) for path in args.samples]
+  export(Path(args.stage1), Path(args.stage2), out, args.dtype, models, samples, args.license)
+  print(f'{out}/README.md says how to use it')
+
+
+def parser() -> argparse.ArgumentParser:
+  made = argparse.ArgumentParser(
+    'python -m ttm_jax.export',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = made.add_argument
+  add('--stage1', required=True, help='run of the image-to-motion stage')
+  add('--stage2', required=True, help='run of the motion-to-video stage')
+  add('--out', required=True, help='folder to write; must not exist, or be empty')
+  add('--dtype', choices=sorted(DTYPES), default='bf16', help='of the networks; default bf16')
+  add(
+    '--text',
+    action='append',
+    default=[],
+    help='NAME=MODEL, hub id or folder of a pretrained text encoder, if not as the runs say',
+  )
+  add(
+    '--samples',
+    action='append',
+    default=[],
+    help='picture for the model card, as samples.gif of ttm_jax.evaluate; default: of the runs',
+  )
+  add('--license', default='', help='of the weights, for the model card')
+  return made
+
+
+if __name__ == '__main__':
+  with front_door():
+    main()

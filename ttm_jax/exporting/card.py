@@ -1,0 +1,82 @@
+"""The model card: README.md of an exported folder."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+from ml_collections import ConfigDict
+
+from ttm_jax.exporting.stages import StageRun
+
+# Of open weights that runs start from: what the hub calls their licence.
+LICENCES = {
+  'stable-diffusion-v1-5/stable-diffusion-v1-5': 'creativeml-openrail-m',
+  'guoyww/animatediff-motion-adapter-v1-5-3': 'apache-2.0',
+}
+
+
+def public(config: ConfigDict) -> dict[str, Any]:
+  """A configuration without what tells only of the machine it ran on."""
+  values = json.loads(json.dumps(config.to_dict()))
+  values['data'].pop('path', None)
+  values.pop('mesh', None)
+  if '/' in values['init_from'] and not values['init_from'].startswith('pretrained:'):
+    values['init_from'] = values['init_from'].rstrip('/').rpartition('/')[2]
+  return values
+
+
+def written(
+  stages: Mapping[str, StageRun],
+  codec: str,
+  sizes: Mapping[str, int],
+  dtype: str,
+  encoders: Mapping[str, str],
+  samples: Sequence[str],
+  licence: str,
+  training: Mapping[str, Any],
+) -> str:
+  """The text of the card.
+
+  Args:
+    codec: class of the codec.
+    sizes: bytes of each network and of the codec.
+    encoders: the pretrained text encoders by name.
+    samples: pictures, by their path in the folder.
+    licence: of the weights; empty if the user did not say.
+    training: the configurations of the stages.
+  """
+  context = stages['stage2'].context
+  base = list(dict.fromkeys(name for stage in stages.values() for name in stage.base()))
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader('ttm_jax.exporting', '.'),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    undefined=jinja2.StrictUndefined,
+  )
+  parameters = {
+    name: sum(_count(spec.shape) for spec in stage.specs) for name, stage in stages.items()
+  }
+  return environment.get_template('card.md.j2').render(
+    stages=stages,
+    encoding=context.encoding,
+    latents=context.latent_shape,
+    codec=codec,
+    sizes=sizes,
+    parameters=parameters,
+    dtype=dtype,
+    encoders=encoders,
+    samples=samples,
+    licence=licence,
+    base={name: LICENCES.get(name, '') for name in base},
+    training=training,
+    details=json.dumps(training, indent=2),
+  )
+
+
+def _count(shape: Sequence[int]) -> int:
+  count = 1
+  for size in shape:
+    count *= size
+  return count

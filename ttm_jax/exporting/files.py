@@ -1,0 +1,151 @@
+"""Safetensors written a tensor at a time, and folders that appear only when they are whole.
+
+The format (github.com/huggingface/safetensors): eight bytes with the length of a JSON header, the
+header with dtype, shape and place of each tensor, then the tensors one after the other. Since the
+shapes are known beforehand, no more than one tensor need be in memory.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from ttm_jax.errors import InputError
+from ttm_jax.pretrained.weights import INDEX, WEIGHTS
+
+SHARD = 5 * 10**9  # The most bytes of tensors in one file, as diffusers has it.
+DTYPES = {'bf16': np.dtype(ml_dtypes.bfloat16), 'fp32': np.dtype(np.float32)}
+_NAMES = {
+  np.dtype(ml_dtypes.bfloat16): 'BF16',
+  np.dtype(np.float32): 'F32',
+  np.dtype(np.float16): 'F16',
+  np.dtype(np.int32): 'I32',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """A tensor to be written: its name and shape."""
+
+  name: str
+  shape: tuple[int, ...]
+
+  def bytes(self, dtype: np.dtype) -> int:
+    return math.prod(self.shape) * dtype.itemsize
+
+
+def shards(specs: Sequence[Spec], dtype: np.dtype, limit: int = SHARD) -> list[list[Spec]]:
+  """The tensors of each file, in order: as many as fit, at least one."""
+  files: list[list[Spec]] = [[]]
+  size = 0
+  for spec in specs:
+    if files[-1] and size + spec.bytes(dtype) > limit:
+      files.append([])
+      size = 0
+    files[-1].append(spec)
+    size += spec.bytes(dtype)
+  return files
+
+
+def write_tensors(
+  folder: Path,
+  specs: Sequence[Spec],
+  tensors: Iterable[tuple[str, np.ndarray]],
+  dtype: np.dtype,
+  limit: int = SHARD,
+) -> None:
+  """Writes the weights of a model: one file, or several and an index, as diffusers has them.
+
+  Args:
+    specs: what is to come, in order; they decide which file holds what.
+    tensors: name and value of each, in that order; taken one at a time.
+    dtype: what they are written as.
+
+  Raises:
+    ValueError: if what comes is not what was announced.
+    OSError: if it cannot be written.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  files = shards(specs, dtype, limit)
+  names = [WEIGHTS]
+  if len(files) > 1:
+    stem = WEIGHTS.removesuffix('.safetensors')
+    names = [f'{stem}-{i:05d}-of-{len(files):05d}.safetensors' for i in range(1, len(files) + 1)]
+    total = sum(spec.bytes(dtype) for spec in specs)
+    listed = {s.name: file for file, some in zip(names, files, strict=True) for s in some}
+    index = {'metadata': {'total_size': total}, 'weight_map': dict(sorted(listed.items()))}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + '\n')
+  coming = iter(tensors)
+  for name, some in zip(names, files, strict=True):
+    with (folder / name).open('wb') as file:
+      file.write(_header(some, dtype))
+      for spec in some:
+        found, value = next(coming)
+        if (found, value.shape) != (spec.name, spec.shape):
+          raise ValueError(f'{found} {value.shape} came where {spec} was announced')
+        file.write(np.ascontiguousarray(value, dtype).view(np.uint8).data)
+  if (rest := next(coming, None)) is not None:
+    raise ValueError(f'{rest[0]} was not announced')
+
+
+def _header(specs: Sequence[Spec], dtype: np.dtype) -> bytes:
+  entries: dict[str, object] = {'__metadata__': {'format': 'pt'}}
+  begin = 0
+  for spec in specs:
+    end = begin + spec.bytes(dtype)
+    entries[spec.name] = {
+      'dtype': _NAMES[dtype],
+      'shape': list(spec.shape),
+      'data_offsets': [begin, end],
+    }
+    begin = end
+  text = json.dumps(entries, separators=(',', ':')).encode()
+  text += b' ' * (-len(text) % 8)  # So that the tensors are aligned.
+  return len(text).to_bytes(8, 'little') + text
+
+
+def check_free(out: Path) -> None:
+  """Raises InputError unless `out` is a folder that may be made."""
+  if out.is_file():
+    raise InputError(f'--out {out} is a file; name a folder that does not exist yet')
+  if out.is_dir() and any(out.iterdir()):
+    raise InputError(f'--out {out} is not empty; name a new folder, or empty that one')
+
+
+@contextlib.contextmanager
+def whole(out: Path, needed: int) -> Iterator[Path]:
+  """A folder to write to, which appears as `out` when all went well; else nothing is left.
+
+  Args:
+    needed: bytes that will be written, about.
+
+  Raises:
+    InputError: if `out` is not empty, or the disk refuses.
+  """
+  check_free(out)
+  partial = out.with_name(f'.{out.name}.partial')
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)  # What a killed export left.
+    free = shutil.disk_usage(out.parent).free
+    if free < needed:
+      raise InputError(
+        f'the export takes {needed / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free at {out.parent}:'
+        ' free space or choose another --out'
+      )
+    partial.mkdir()
+    yield partial
+    partial.replace(out)
+  except OSError as error:
+    raise InputError(
+      f'cannot write {out} ({error.strerror or error}): free space or choose another --out; nothing'
+      ' was left there'
+    ) from error
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,185 @@
+"""The exported folder, part by part.
+
+model_index.json        what diffusers reads first: the parts and their classes
+stage1/ stage2/         the networks: config.json and safetensors
+motion_scheduler/ scheduler/
+codec/                  of both stages, always in float32
+text_encoder/           which texts the networks read, the empty text, pretrained encoders
+pipeline.py, ttm_*.py   the code, which needs torch, diffusers and transformers alone
+training.json           the configurations of the runs
+samples/                what the runs, or an evaluation, had to show
+README.md               the model card
+SHA256SUMS              of all the rest, as `sha256sum -c` takes it
+"""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from ttm_jax.errors import InputError
+from ttm_jax.exporting import card, code, codecs
+from ttm_jax.exporting.files import DTYPES, SHARD, check_free, whole, write_tensors
+from ttm_jax.exporting.stages import StageRun, check_together
+from ttm_jax.pretrained.weights import CONFIG, WEIGHTS
+
+TASKS = {'stage1': 'image_to_motion', 'stage2': 'motion_to_video'}
+SCHEDULERS = {'stage1': 'motion_scheduler', 'stage2': 'scheduler'}
+SCHEDULER_CONFIG = 'scheduler_config.json'
+DIFFUSERS = '0.40.0'  # The oldest that reads the folder.
+SUMS = 'SHA256SUMS'
+
+
+def export(
+  stage1: Path,
+  stage2: Path,
+  out: Path,
+  dtype: str = 'bf16',
+  models: Mapping[str, str] | None = None,
+  samples: Sequence[Path] = (),
+  licence: str = '',
+  shard: int = SHARD,
+) -> None:
+  """Writes the folder: all of it or nothing.
+
+  Args:
+    stage1, stage2: run directories.
+    dtype: of the networks, 'bf16' or 'fp32'.
+    models: hub id or folder of pretrained text encoders by name, where the runs do not know them.
+      A folder is copied.
+    samples: pictures for the model card, such as the samples.gif of an evaluation; those of the
+      runs by default.
+    licence: of the weights, as the hub writes it.
+    shard: the most bytes of tensors in one file.
+
+  Raises:
+    InputError: if the runs cannot be exported together, or the folder cannot be written.
+  """
+  check_free(out)
+  stages = {
+    'stage1': StageRun(stage1, TASKS['stage1']),
+    'stage2': StageRun(stage2, TASKS['stage2']),
+  }
+  check_together(list(stages.values()))
+  codec = codecs.parts(stages['stage2'].context.codec)
+  encoders = {k: v for stage in stages.values() for k, v in stage.models(models or {}).items()}
+  copied = {name: Path(source) for name, source in encoders.items() if Path(source).is_dir()}
+  kind = DTYPES[dtype]
+  sizes = {name: sum(s.bytes(kind) for s in stage.specs) for name, stage in stages.items()}
+  sizes['codec'] = sum(s.bytes(DTYPES['fp32']) for s in codec.specs)
+  needed = sum(sizes.values()) + sum(map(_size, copied.values())) + 16 * 2**20
+  with whole(out, needed) as folder:
+    index = code.write_code(folder, _classes(stages, codec))
+    for name, stage in stages.items():
+      config = stage.backbone.config(stage.sizes, stage.context.encoding.encoders)
+      _config(folder / name / CONFIG, stage.backbone.network, config)
+      write_tensors(folder / name, stage.specs, stage.tensors(), kind, shard)
+      _config(
+        folder / SCHEDULERS[name] / SCHEDULER_CONFIG,
+        stage.backbone.scheduler,
+        stage.backbone.process(stage.process),
+      )
+    _config(folder / 'codec' / CONFIG, codec.network, codec.config)
+    write_tensors(folder / 'codec', codec.specs, codec.tensors(), DTYPES['fp32'], shard)
+    _text_encoder(folder / 'text_encoder', stages, encoders, copied)
+    _json(folder / 'model_index.json', _index(stages, index))
+    training = {name: card.public(stage.config) for name, stage in stages.items()}
+    _json(folder / 'training.json', training)
+    shown = _samples(folder / 'samples', stages, samples)
+    text = card.written(stages, codec.network, sizes, dtype, encoders, shown, licence, training)
+    (folder / 'README.md').write_text(text)
+    (folder / SUMS).write_text(_sums(folder))
+
+
+def _classes(
+  stages: Mapping[str, StageRun], codec: codecs.CodecParts
+) -> dict[str, tuple[str, str]]:
+  found = {}
+  for name, stage in stages.items():
+    found[name] = (stage.backbone.module, stage.backbone.network)
+    found[SCHEDULERS[name]] = ('schedulers', stage.backbone.scheduler)
+  found['codec'] = (codec.module, codec.network)
+  found['text_encoder'] = ('text_encoder', 'TTMTextEncoder')
+  return found
+
+
+def _index(stages: Mapping[str, StageRun], index: dict[str, list[str]]) -> dict[str, Any]:
+  context = stages['stage2'].context
+  encoding, (frames, height, width, channels) = context.encoding, context.latent_shape
+  return {
+    '_class_name': ['pipeline', 'TTMPipeline'],
+    '_diffusers_version': DIFFUSERS,
+    **index,
+    'video': {
+      'frames': encoding.frames,
+      'height': encoding.height,
+      'width': encoding.width,
+      'fps': encoding.fps,
+      'latents': [channels, frames, height, width],
+    },
+    'stages': {name: stage.settings for name, stage in stages.items()},
+  }
+
+
+def _text_encoder(
+  folder: Path,
+  stages: Mapping[str, StageRun],
+  encoders: Mapping[str, str],
+  copied: Mapping[str, Path],
+) -> None:
+  models = {name: f'./{name}' if name in copied else model for name, model in encoders.items()}
+  texts = {name: stage.texts for name, stage in stages.items()}
+  _config(folder / CONFIG, 'TTMTextEncoder', {'stages': texts, 'models': models})
+  tensors = {}
+  for name, stage in stages.items():
+    for encoder in stage.context.encoding.encoders:
+      for part in ('caption', 'caption_length', 'prompts', 'prompts_length'):
+        array = stage.context.null_text[f'text.{encoder}.{part}']
+        tensors[f'empty.{name}.{encoder.replace(".", "_")}.{part}'] = np.ascontiguousarray(array)
+  (folder / WEIGHTS).write_bytes(safetensors.numpy.save(tensors, metadata={'format': 'pt'}))
+  for name, source in copied.items():
+    shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns('.*', '*.bin', '*.pt'))
+
+
+def _samples(folder: Path, stages: Mapping[str, StageRun], given: Sequence[Path]) -> list[str]:
+  """Copies pictures into the folder; their names within the exported one."""
+  found = {path.name: path for path in given}
+  if not given:
+    for name, stage in stages.items():
+      sheets = sorted((stage.run / 'samples').glob('*.png'))
+      found |= {f'{name}.png': sheet for sheet in sheets[-1:]}
+  if found:
+    folder.mkdir()
+  for name, path in found.items():
+    if not path.is_file():
+      raise InputError(f'--samples {path}: there is no such file')
+    shutil.copyfile(path, folder / name)
+  return [f'samples/{name}' for name in found]
+
+
+def _config(path: Path, kind: str, values: Mapping[str, Any]) -> None:
+  path.parent.mkdir(exist_ok=True)
+  _json(path, {'_class_name': kind, '_diffusers_version': DIFFUSERS, **values})
+
+
+def _json(path: Path, values: Mapping[str, Any]) -> None:
+  path.write_text(json.dumps(values, indent=2) + '\n')
+
+
+def _size(folder: Path) -> int:
+  return math.ceil(sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()))
+
+
+def _sums(folder: Path) -> str:
+  lines = []
+  for path in sorted(path for path in folder.rglob('*') if path.is_file()):
+    with path.open('rb') as file:
+      digest = hashlib.file_digest(file, 'sha256').hexdigest()
+    lines.append(f'{digest}  {path.relative_to(folder).as_posix()}\n')
+  return ''.join(lines)

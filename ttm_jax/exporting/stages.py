@@ -1,0 +1,225 @@
+"""A trained run as an export takes it: its weights unread, and what PyTorch needs to know."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from ttm_jax.codecs.base import Codec
+from ttm_jax.data.context import Context
+from ttm_jax.errors import InputError
+from ttm_jax.exporting.files import Spec
+from ttm_jax.pretrained import dit, masked_unet
+from ttm_jax.text.encoders import WORDS
+from ttm_jax.training import runs
+from ttm_jax.training.checkpoint import Checkpoints
+from ttm_jax.training.denoising import Denoiser
+
+Tensors = Iterator[tuple[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+  """How a preset's network and process are written for PyTorch.
+
+  Attributes:
+    network, module: class of the network and the module of `ttm_jax.pytorch` it stands in.
+    scheduler: class of the scheduler.
+    config: (sizes, encoders) to the configuration of the network.
+    specs: (shapes of the parameters, sizes) to the tensors to come.
+    tensors: (parameters, sizes) to these tensors, one at a time.
+    process: the process to the configuration of the scheduler.
+  """
+
+  network: str
+  module: str
+  scheduler: str
+  config: Callable[[Any, Mapping], dict[str, Any]]
+  specs: Callable[[Mapping, Any], list[Spec]]
+  tensors: Callable[[Mapping, Any], Tensors]
+  process: Callable[[Any], dict[str, Any]]
+
+
+def _dit_specs(params: Mapping, sizes: Any) -> list[Spec]:
+  return [Spec(name, e.tensor_shape()) for e in dit.table(params) for name in e.theirs]
+
+
+def _unet_specs(params: Mapping, sizes: Any) -> list[Spec]:
+  return [Spec(*pair) for pair in masked_unet.specs(params, sizes.motion_length)]
+
+
+BACKBONES = {
+  'dit': Backbone(
+    network='TTMTransformer',
+    module='dit',
+    scheduler='FlowMatchingScheduler',
+    config=dit.config_to_torch,
+    specs=_dit_specs,
+    tensors=lambda params, sizes: dit.to_torch(params),
+    process=lambda process: {
+      'emulated_steps': process.emulated_steps,
+      'sigma_min': process.sigma_min,
+      'prediction_type': process.prediction,
+    },
+  ),
+  'unet': Backbone(
+    network='TTMUNet',
+    module='unet',
+    scheduler='ZeroSNRScheduler',
+    config=masked_unet.config_to_torch,
+    specs=_unet_specs,
+    tensors=lambda params, sizes: masked_unet.to_torch(params, sizes.motion_length),
+    process=lambda process: {
+      'num_train_timesteps': process.train_steps,
+      'beta_start': process.beta_start,
+      'beta_end': process.beta_end,
+      'beta_schedule': process.beta_schedule,
+      'prediction_type': 'v_prediction',
+      'timestep_spacing': 'trailing',
+      'rescale_betas_zero_snr': True,
+      'clip_sample': False,
+      'set_alpha_to_one': True,
+    },
+  ),
+}
+
+
+class StageRun:
+  """One stage.
+
+  Attributes:
+    run: its directory.
+    config: its configuration.
+    context: how its clips were encoded, with codec and empty text.
+    step: of the newest checkpoint, the one that is exported.
+    params: nested dict of the averaged parameters, each read when NumPy asks for it.
+    specs: the tensors that they become.
+  """
+
+  def __init__(self, run: Path, task: str):
+    """Reads all of a run but its weights.
+
+    Raises:
+      InputError: if there is no such run, it is of another task or preset than can be exported, it
+        has no checkpoint, or that is not of its configuration.
+    """
+    self.run = run
+    self.config = runs.read_config(run)
+    if self.config.task != task:
+      raise InputError(f'run {run} was trained for {self.config.task!r}, {task!r} is needed')
+    if self.config.preset not in BACKBONES:
+      raise InputError(
+        f'preset {self.config.preset!r} of run {run} cannot be exported: {sorted(BACKBONES)} can'
+      )
+    self.context = Context.load(run)
+    checkpoints = Checkpoints(run / runs.CHECKPOINTS, read_only=True)
+    step = checkpoints.latest()
+    if step is None:
+      raise InputError(f'run {run} has no checkpoint yet: train it longer, or give another run')
+    self.step = step
+    denoiser = Denoiser(self.config, self.context)
+    abstract = nnx.eval_shape(lambda: denoiser.build(0))
+    wanted = jax.tree.map(lambda x: x.shape, nnx.to_pure_dict(nnx.state(abstract, nnx.Param)))
+    runs.check_same_parameters(wanted, checkpoints.shapes(step), run)
+    self.params = checkpoints.stored_ema(step)
+    self.sizes, self.process = denoiser.model_config, denoiser.process
+    self.backbone = BACKBONES[self.config.preset]
+    self.specs = self.backbone.specs(self.params, self.sizes)
+
+  def tensors(self) -> Tensors:
+    """The tensors of `specs`, one at a time."""
+    return self.backbone.tensors(self.params, self.sizes)
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """How the stage was trained and is sampled, as the pipeline takes it."""
+    sampling = self.config.sample
+    return {
+      'palette': self.context.encoding.palette,
+      'grids': [list(grid) for grid in self.context.grids],
+      'cross_mask': self.config.data.cross_mask,
+      'steps': self.config.process.steps,
+      'visual_scale': sampling.visual_scale,
+      'text_scale': sampling.text_scale,
+      'rescale': sampling.rescale,
+    }
+
+  @property
+  def texts(self) -> dict[str, Any]:
+    """What the stage reads, as the text encoder takes it."""
+    encoding = dataclasses.asdict(self.context.encoding)
+    return {
+      'encoders': [{'name': name, **sizes} for name, sizes in encoding['encoders'].items()],
+      'max_objects': encoding['max_objects'],
+      'prefix': encoding.get('prefix', ''),
+    }
+
+  def models(self, given: Mapping[str, str]) -> dict[str, str]:
+    """Hub id or folder of each pretrained text encoder, by name.
+
+    Args:
+      given: those that the user names.
+
+    Raises:
+      InputError: where one is not known.
+    """
+    known = {**dataclasses.asdict(self.context.encoding).get('models', {}), **given}
+    for name in self.context.encoding.encoders:
+      if name != WORDS and name not in known:
+        raise InputError(
+          f'run {self.run} reads texts by {name!r}: say which model that is, with'
+          f' --text {name}=MODEL (hub id or folder)'
+        )
+    return {name: known[name] for name in self.context.encoding.encoders if name != WORDS}
+
+  def base(self) -> list[str]:
+    """Open weights that the run, or one that it started from, began with."""
+    return base_weights(self.config)
+
+
+def base_weights(config: ConfigDict) -> list[str]:
+  """The open weights at the beginning of the chain of runs that `init_from` names."""
+  seen = set()
+  while config.init_from and config.init_from not in seen:
+    seen.add(config.init_from)
+    if config.init_from.startswith('pretrained:'):
+      names = config.init_from.removeprefix('pretrained:')
+      return [part.strip() for part in names.split(',')]
+    if not (Path(config.init_from) / runs.CONFIG).exists():
+      return [f'the run {Path(config.init_from).name}']
+    config = runs.read_config(config.init_from)
+  return []
+
+
+def check_together(stages: Sequence[StageRun]) -> None:
+  """Raises InputError unless stages work on the same videos in the same latents."""
+  first, *others = stages
+  for other in others:
+    a, b = first.context.encoding, other.context.encoding
+    for field in ('frames', 'height', 'width', 'fps'):
+      if getattr(a, field) != getattr(b, field):
+        raise InputError(
+          f'the stages differ in {field}: {getattr(a, field)} in stage 1, {getattr(b, field)} in'
+          ' stage 2; train both on one dataset'
+        )
+    if not same_codec(first.context.codec, other.context.codec):
+      presets = first.config.preset, other.config.preset
+      what = '' if presets[0] == presets[1] else f' and presets ({presets[0]}, {presets[1]})'
+      raise InputError(
+        f'the stages have different codecs{what}: {first.run} and {other.run} cannot share one'
+        ' folder; train both on latents of one codec'
+      )
+
+
+def same_codec(a: Codec, b: Codec) -> bool:
+  """Whether two codecs are of one kind with equal weights."""
+  one: Any = jax.tree.structure(a)
+  if type(a) is not type(b) or one != jax.tree.structure(b):
+    return False
+  pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  return all(np.array_equal(x, y) for x, y in pairs)

@@ -1,0 +1,133 @@
+"""Folders of `ttm_jax.export` read back: a network to start from, and its codec."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from ttm_jax.codecs.base import Codec
+from ttm_jax.errors import InputError
+from ttm_jax.models.dit import DiT, DiTConfig
+from ttm_jax.models.unet import UNet, UNetConfig
+from ttm_jax.pretrained import codecs, dit, masked_unet, sd_vae
+from ttm_jax.pretrained.weights import CONFIG, read
+from ttm_jax.text.encoders import Encoder
+
+INDEX = 'model_index.json'
+
+# Classes of networks there: ours, their sizes, and what reads their configuration and weights.
+_NETWORKS: dict[str, tuple[Any, type, Any]] = {
+  'TTMTransformer': (DiT, DiTConfig, dit),
+  'TTMUNet': (UNet, UNetConfig, masked_unet),
+}
+
+# In what a network may differ from the one that starts from it.
+_TASK_FIELDS = ('masked_blocks', 'masked_self', 'masked_cross', 'masked_scope', 'visual_channels')
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A network that was read.
+
+  Attributes:
+    config: its sizes.
+    encoders: the text encoders that it reads.
+    params: nested dict of float32 arrays.
+  """
+
+  config: Any
+  encoders: Mapping[str, Encoder]
+  params: dict[str, Any]
+
+
+def is_exported(source: str) -> bool:
+  """Whether a folder is an exported one, or the folder of a network in it."""
+  folder = Path(source)
+  if (folder / INDEX).is_file():
+    return 'TTMPipeline' in str(_read_json(folder / INDEX).get('_class_name'))
+  return _class(folder) in _NETWORKS
+
+
+def load(source: str, config: Any) -> dict[str, Any]:
+  """The parameters of an exported network, to start another from.
+
+  Args:
+    source: an exported folder, of which stage 2 is taken for a network with masked blocks and
+      stage 1 for another; or the folder of one of them, FOLDER/stage1.
+    config: of the network that they are for; it may differ as tasks differ.
+
+  Raises:
+    InputError: where a file is missing or broken, or the network is of another architecture.
+  """
+  folder = Path(source)
+  if (folder / INDEX).is_file():
+    folder = folder / ('stage2' if config.masked_blocks else 'stage1')
+  network = read_network(folder)
+  if type(network.config) is not type(config):
+    raise InputError(f'{folder} holds a {_class(folder)}, which is of another preset')
+  training = {'dtype', 'remat', 'unroll'}
+  for field in dataclasses.fields(config):
+    found, wanted = getattr(network.config, field.name), getattr(config, field.name)
+    if field.name not in {*training, *_TASK_FIELDS} and found != wanted:
+      raise InputError(
+        f'{folder} holds another architecture: {field.name} is {found} there, {wanted} is needed'
+      )
+  return network.params
+
+
+def read_network(folder: Path) -> Network:
+  """The network in its folder, FOLDER/stage1 or FOLDER/stage2.
+
+  Raises:
+    InputError: where a file is missing or broken, or not of the network that it says it is.
+  """
+  kind = _class(folder)
+  if kind not in _NETWORKS:
+    raise InputError(f'{folder} holds no network of an exported folder: {kind or "no config.json"}')
+  model, _, names = _NETWORKS[kind]
+  weights = read(folder, half=True)
+  try:
+    config, encoders = names.config_from_torch(weights.config)
+  except (KeyError, TypeError, ValueError) as error:
+    raise InputError(f'{folder / CONFIG} is no configuration of a {kind}: {error}') from error
+  abstract = nnx.eval_shape(lambda: model(config, encoders, rngs=nnx.Rngs(0)))
+  like = nnx.to_pure_dict(nnx.state(abstract, nnx.Param))
+  return Network(config, encoders, names.from_torch(weights, like))
+
+
+def read_codec(folder: Path) -> Codec:
+  """The codec of an exported folder.
+
+  Raises:
+    InputError: where a file is missing or broken, or the codec is of an unknown kind.
+  """
+  where = folder / 'codec'
+  kind = _class(where)
+  if kind == 'AutoencoderKL':
+    return sd_vae.load(str(where))
+  readers: dict[str, Callable[[Any], Codec]] = {
+    'TTMLinearCodec': codecs.linear_from_torch,
+    'TTMTemporalAutoencoder': codecs.tae_from_torch,
+  }
+  if kind not in readers:
+    raise InputError(f'{where} holds no codec of an exported folder: {kind or "no config.json"}')
+  try:
+    return readers[kind](read(where))
+  except KeyError as error:
+    raise InputError(f'{where / CONFIG} lacks {error}: copy it again') from error
+
+
+def _class(folder: Path) -> str:
+  path = folder / CONFIG
+  return str(_read_json(path).get('_class_name', '')) if path.is_file() else ''
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+  try:
+    found = json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise InputError(f'{path} is not JSON ({error}): copy it again') from error
+  return found if isinstance(found, dict) else {}

@@ -1,0 +1,584 @@
+"""The two stages chained, as a pipeline of diffusers: picture, masks, sentences -> video.
+
+    pipe = TTMPipeline.from_pretrained('FOLDER')
+    ids = pipe.generate_trajectory(image, prompt, segmentation, generator=generator)
+    ids[...]  # A label map uint8 [B, T, H, W]: look at it, edit it.
+    frames = pipe(image, prompt, segmentation, trajectory=ids).frames
+
+`pipe(image, prompt, segmentation)` does both. Latents are float32, [B, C, T', H', W'].
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from .conditioning import Condition, Objects, Places, guided
+from .dit import TTMTransformer
+from .errors import InputError
+from .image_codec import TTMImageCodec
+from .linear import TTMLinearCodec
+from .request import Request, fit
+from .schedulers import FlowMatchingScheduler, ZeroSNRScheduler
+from .tae import TTMTemporalAutoencoder
+from .text_encoder import TTMTextEncoder
+from .trajectory import decode, render, token_presence, token_regions
+from .unet import TTMUNet
+
+STAGE1, STAGE2 = 'stage1', 'stage2'
+OUTPUT_TYPES = ('pil', 'np', 'pt', 'latent')
+
+Pictures = Image.Image | np.ndarray | Sequence[Image.Image | np.ndarray]
+Generator = torch.Generator | Sequence[torch.Generator] | None
+
+
+@dataclasses.dataclass
+class TTMPipelineOutput(BaseOutput):
+  """What the pipeline gives.
+
+  Attributes:
+    frames: of B videos, by `output_type`: 'pil', lists of T pictures; 'np', float32 [B, T, H, W, 3]
+      in 0..1; 'pt', a tensor [B, T, 3, H, W] in 0..1; 'latent', the latents.
+    trajectory: uint8 [B, T, H, W], the objects in every frame.
+  """
+
+  frames: list[list[Image.Image]] | np.ndarray | Tensor
+  trajectory: np.ndarray
+
+
+class TTMPipeline(DiffusionPipeline):
+  """Image-to-motion, then motion-to-video.
+
+  Attributes:
+    segmenter: finds masks where none are given, see `segmentation.Segmenter`; None until it is set.
+    stage: the one that is being sampled, for callbacks: 'stage1', 'stage2', or '' outside of both.
+  """
+
+  model_cpu_offload_seq = 'text_encoder->stage1->stage2->codec'
+  _optional_components = ['stage1', 'motion_scheduler']  # noqa: RUF012
+  _callback_tensor_inputs = ['latents']  # noqa: RUF012
+
+  def __init__(
+    self,
+    stage1,
+    motion_scheduler,
+    stage2,
+    scheduler,
+    codec,
+    text_encoder,
+    video: Mapping[str, Any] | None = None,
+    stages: Mapping[str, Mapping[str, Any]] | None = None,
+  ):
+    """Makes a pipeline of its parts.
+
+    Args:
+      stage1, motion_scheduler: image to motion; None where trajectories will be given.
+      stage2, scheduler: motion to video.
+      codec: of both stages.
+      text_encoder: a `TTMTextEncoder`.
+      video: frames, height, width and fps of what is generated, and `latents`, its (C, T', H', W').
+      stages: of each stage, how the networks were trained and are sampled by default: palette,
+        grids (h, w) of the tokens, finest first, cross_mask, steps, visual_scale, text_scale and
+        rescale.
+    """
+    super().__init__()
+    self.register_modules(
+      stage1=stage1,
+      motion_scheduler=motion_scheduler,
+      stage2=stage2,
+      scheduler=scheduler,
+      codec=codec,
+      text_encoder=text_encoder,
+    )
+    self.register_to_config(video=video, stages=stages)
+    self.segmenter: Callable[[np.ndarray, str], tuple[np.ndarray, dict[int, str]]] | None = None
+    self.stage = ''
+    self._interrupt = False
+
+  @classmethod
+  def from_pretrained(
+    cls,
+    pretrained_model_name_or_path: str | Path,
+    torch_dtype: torch.dtype | None = None,
+    verify: bool = True,
+    **parts: Any,
+  ) -> 'TTMPipeline':
+    """Loads an exported folder, by the classes of this module: no code of the folder is run.
+
+    Args:
+      pretrained_model_name_or_path: the folder, or the id of a repository on the hub.
+      torch_dtype: of the networks; float32 by default.
+      verify: whether to compare the files with their checksums.
+      parts: components to take in place of those of the folder, or None to leave stage 1 out.
+
+    Raises:
+      InputError: if a file is missing or damaged, or a component is of an unknown class.
+    """
+    folder = _folder(str(pretrained_model_name_or_path))
+    index = cls.load_config(str(folder))
+    if verify:
+      check_sums(folder)
+    for name in ('stage1', 'motion_scheduler', 'stage2', 'scheduler', 'codec', 'text_encoder'):
+      if name not in parts:
+        parts[name] = _component(folder, name, index[name][1], torch_dtype)
+    made = cls(**parts, video=index['video'], stages=index['stages'])
+    made.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+    return made
+
+  @property
+  def interrupt(self) -> bool:
+    """Whether sampling is to stop; set `_interrupt` in a callback."""
+    return self._interrupt
+
+  def enable_vae_slicing(self) -> None:
+    """Lets the codec take a part of a batch at a time, where it can."""
+    _call(self.codec, 'enable_slicing')
+
+  def disable_vae_slicing(self) -> None:
+    """Undoes `enable_vae_slicing`."""
+    _call(self.codec, 'disable_slicing')
+
+  def enable_vae_tiling(self) -> None:
+    """Lets the codec take a tile of a picture at a time, where it can."""
+    _call(self.codec, 'enable_tiling')
+
+  def disable_vae_tiling(self) -> None:
+    """Undoes `enable_vae_tiling`."""
+    _call(self.codec, 'disable_tiling')
+
+  @torch.no_grad()
+  def generate_trajectory(
+    self,
+    image: Pictures,
+    prompt: str | Sequence[str],
+    segmentation: Pictures | None = None,
+    motion_prompt: str | Sequence[str] | None = None,
+    *,
+    num_inference_steps: int | None = None,
+    visual_scale: float | None = None,
+    text_scale: float | None = None,
+    guidance_rescale: float | None = None,
+    generator: Generator = None,
+    motion_latents: Tensor | None = None,
+    callback_on_step_end: Callable[..., dict | None] | None = None,
+    callback_on_step_end_tensor_inputs: Sequence[str] = ('latents',),
+  ) -> np.ndarray:
+    """Stage 1 alone: where the objects are in every frame.
+
+    The arguments are those of a call of the pipeline.
+
+    Returns:
+      uint8 [B, T, H, W]; frame 0 is the segmentation.
+    """
+    requests = self._requests(image, prompt, segmentation, motion_prompt, None)
+    sampling = self._sampling(
+      num_inference_steps, visual_scale, text_scale, guidance_rescale, generator
+    )
+    told = self._told(callback_on_step_end, callback_on_step_end_tensor_inputs)
+    self._interrupt = False
+    ids = self._trajectories(requests, sampling, motion_latents, told)
+    self.maybe_free_model_hooks()
+    return ids
+
+  @torch.no_grad()
+  def __call__(
+    self,
+    image: Pictures,
+    prompt: str | Sequence[str],
+    segmentation: Pictures | None = None,
+    motion_prompt: str | Sequence[str] | None = None,
+    object_prompts: Mapping[int, str] | Sequence[Mapping[int, str]] | None = None,
+    trajectory: np.ndarray | None = None,
+    *,
+    num_inference_steps: int | None = None,
+    visual_scale: float | None = None,
+    text_scale: float | None = None,
+    guidance_rescale: float | None = None,
+    generator: Generator = None,
+    latents: Tensor | None = None,
+    motion_latents: Tensor | None = None,
+    output_type: str = 'pil',
+    return_dict: bool = True,
+    callback_on_step_end: Callable[..., dict | None] | None = None,
+    callback_on_step_end_tensor_inputs: Sequence[str] = ('latents',),
+  ) -> Any:
+    """Animates a picture, or several at once, which are then lists.
+
+    Args:
+      image: PIL pictures or uint8 [H, W, 3]; resized and cropped to the size of the networks.
+      prompt: what the video shows.
+      segmentation: label map of the picture, a palette or grey PIL picture or uint8 [H, W]: 0 for
+        the background, 1 to 8 for objects. Without it the pipeline's `segmenter` looks for them.
+      motion_prompt: what moves and how; the prompt by default.
+      object_prompts: what each object does, by its number.
+      trajectory: label maps uint8 [B, T, H, W] or [T, H, W] in place of stage 1.
+      num_inference_steps: of each stage; as configured by default.
+      visual_scale, text_scale: guidance by the picture and by the text; both 1 is none.
+      guidance_rescale: how far guidance is drawn back to the deviation without it, 0 to 1.
+      generator: of the noise, one or one a picture.
+      latents, motion_latents: the noise of stage 2 and of stage 1 itself [B, C, T', H', W'].
+      output_type: 'pil', 'np', 'pt' or 'latent'.
+      return_dict: whether to return a `TTMPipelineOutput` or a tuple of its values.
+      callback_on_step_end: called as (pipeline, step, timestep, {'latents': ...}) after each step
+        of both stages; may return other latents. `pipeline.stage` tells the stage.
+      callback_on_step_end_tensor_inputs: which tensors it is given.
+
+    Raises:
+      InputError: for what does not fit together.
+    """
+    if output_type not in OUTPUT_TYPES:
+      raise InputError(f'output_type must be one of {OUTPUT_TYPES}, got {output_type!r}')
+    requests = self._requests(image, prompt, segmentation, motion_prompt, object_prompts)
+    sampling = self._sampling(
+      num_inference_steps, visual_scale, text_scale, guidance_rescale, generator
+    )
+    told = self._told(callback_on_step_end, callback_on_step_end_tensor_inputs)
+    self._interrupt = False
+    if trajectory is None:
+      ids = self._trajectories(requests, sampling, motion_latents, told)
+    else:
+      ids = self._given(trajectory, len(requests))
+    condition = self._condition(STAGE2, requests, ids)
+    generated = self._sample(STAGE2, condition, sampling, latents, told)
+    frames = generated if output_type == 'latent' else self._output(generated, output_type)
+    self.maybe_free_model_hooks()
+    return TTMPipelineOutput(frames, ids) if return_dict else (frames, ids)
+
+  def _requests(self, image, prompt, segmentation, motion_prompt, object_prompts) -> list[Request]:
+    """What was given, one a picture, at the size of the networks."""
+    images = image if isinstance(image, list | tuple) else [image]
+    count = len(images)
+
+    def each(value: Any, name: str) -> list:
+      if not isinstance(value, list | tuple):
+        return [value] * count
+      if len(value) != count:
+        raise InputError(f'{name} has {len(value)} entries for {count} pictures: give one each')
+      return list(value)
+
+    columns = zip(
+      images,
+      each(prompt, 'prompt'),
+      each(segmentation, 'segmentation'),
+      each(motion_prompt, 'motion_prompt'),
+      each(object_prompts, 'object_prompts'),
+      strict=True,
+    )
+    size = self.config.video['height'], self.config.video['width']
+    requests = []
+    for picture, caption, mask, motion, prompts in columns:
+      pixels = _rgb(picture)
+      if mask is None:
+        if self.segmenter is None:
+          raise InputError(
+            'no segmentation was given: pass the label map of the picture, or set'
+            ' pipe.segmenter = Segmenter(detector, sam) to have the objects found'
+          )
+        mask, found = self.segmenter(pixels, motion or caption)
+        prompts = found if prompts is None else prompts
+      requests.append(
+        Request(pixels, _labels(mask), caption, motion or caption, prompts or {}).fitted(*size)
+      )
+    return requests
+
+  def _sampling(self, steps, visual_scale, text_scale, rescale, generator) -> dict[str, Any]:
+    return {
+      'steps': steps,
+      'visual_scale': visual_scale,
+      'text_scale': text_scale,
+      'rescale': rescale,
+      'generator': list(generator) if isinstance(generator, tuple) else generator,
+    }
+
+  def _told(self, callback, names) -> Callable[[int, Tensor, Tensor], Tensor]:
+    """What to do after a step: (step, timestep, latents) -> latents."""
+    if unknown := sorted(set(names) - set(self._callback_tensor_inputs)):
+      raise InputError(
+        f'callback_on_step_end_tensor_inputs may name {self._callback_tensor_inputs}, got {unknown}'
+      )
+
+    def after(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
+      if callback is None:
+        return latents
+      given = {'latents': latents} if 'latents' in names else {}
+      changed = callback(self, step, timestep, given) or {}
+      return changed.get('latents', latents)
+
+    return after
+
+  def _trajectories(self, requests, sampling, noise, told) -> np.ndarray:
+    if self.stage1 is None:
+      raise InputError('this pipeline has no stage 1: give a trajectory')
+    condition = self._condition(STAGE1, requests, None)
+    latents = self._sample(STAGE1, condition, sampling, noise, told)
+    palette = self.config.stages[STAGE1]['palette']
+    painted = _uint8(self._decode(latents))
+    return np.stack(
+      [decode(rgb, r.mask, palette) for rgb, r in zip(painted, requests, strict=True)]
+    )
+
+  def _given(self, trajectory: np.ndarray, count: int) -> np.ndarray:
+    """A trajectory of the user's at the size of the networks, [B, T, H, W]."""
+    ids = np.asarray(trajectory)
+    ids = ids[None] if ids.ndim == 3 else ids
+    video = self.config.video
+    if ids.ndim != 4 or ids.dtype != np.uint8:
+      raise InputError(
+        f'a trajectory must be uint8 [T, H, W] or [B, T, H, W], got {ids.dtype} {list(ids.shape)}'
+      )
+    if ids.shape[:2] != (count, video['frames']):
+      raise InputError(
+        f'the trajectory has {ids.shape[0]} clips of {ids.shape[1]} frames, needed are {count} of'
+        f' {video["frames"]}'
+      )
+    size = video['height'], video['width']
+    return np.stack([np.stack([fit(frame, *size, nearest=True) for frame in clip]) for clip in ids])
+
+  def _condition(
+    self, stage: str, requests: Sequence[Request], ids: np.ndarray | None
+  ) -> Condition:
+    """What a stage is told, without what is to be generated."""
+    settings, device = self.config.stages[stage], self._execution_device
+    most = self.text_encoder.config.stages[stage]['max_objects']
+    highest = max(int(r.mask.max()) for r in requests)
+    highest = highest if ids is None else max(highest, int(ids.max()))
+    if highest > most:
+      raise InputError(
+        f'there is an object {highest}, but {stage} knows {most}: number the objects 1 to {most}'
+      )
+    first = self._encode(np.stack([r.picture for r in requests])[:, None])
+    if ids is None:
+      texts = self.text_encoder(stage, [r.motion for r in requests], [{} for _ in requests])
+      masks = np.stack([r.mask for r in requests])[:, None]
+    else:
+      texts = self.text_encoder(stage, [r.caption for r in requests], [r.prompts for r in requests])
+      masks = ids
+    painted = self._encode(render(masks, settings['palette']))
+    frames = self.config.video['latents'][1]
+    repeated = [x.expand(-1, -1, frames, -1, -1) for x in (first, painted)]
+    objects = None
+    if ids is not None:
+      objects = Objects(self._places(ids, settings), texts.objects.prompts)
+    condition = Condition(texts.text, torch.cat(repeated, 1), objects)
+    return _placed(condition, device)
+
+  def _places(self, ids: np.ndarray, settings: Mapping[str, Any]) -> tuple[Places, ...]:
+    """The token masks of label maps [B, T, H, W] on all grids."""
+    groups = np.arange(ids.shape[1]) // self.codec.stride[0]
+    places = []
+    for grid in map(tuple, settings['grids']):
+      regions = [token_regions(clip, groups, grid) for clip in ids]
+      present = [
+        token_presence(clip, groups, grid, settings['cross_mask'], region)
+        for clip, region in zip(ids, regions, strict=True)
+      ]
+      owners = torch.from_numpy(np.stack(regions).astype(np.int32))
+      places.append(Places(1 << owners, torch.from_numpy(np.stack(present).astype(np.int32))))
+    return tuple(places)
+
+  def _sample(
+    self,
+    stage: str,
+    condition: Condition,
+    sampling: Mapping[str, Any],
+    noise: Tensor | None,
+    told: Callable[[int, Tensor, Tensor], Tensor],
+  ) -> Tensor:
+    """Latents [B, C, T', H', W'] from noise, with two-scale guidance."""
+    settings, device = self.config.stages[stage], self._execution_device
+    model = getattr(self, stage)
+    scheduler = self.motion_scheduler if stage == STAGE1 else self.scheduler
+
+    def chosen(name: str) -> Any:
+      return settings[name] if sampling[name] is None else sampling[name]
+
+    assert condition.visual is not None
+    shape = (len(condition.visual), *self.config.video['latents'])
+    if noise is None:
+      noise = randn_tensor(
+        shape, generator=sampling['generator'], device=device, dtype=torch.float32
+      )
+    elif tuple(noise.shape) != shape:
+      raise InputError(f'the noise of {stage} must be {list(shape)}, got {list(noise.shape)}')
+    try:
+      scheduler.set_timesteps(chosen('steps'), device=device)
+    except ValueError as error:
+      raise InputError(f'num_inference_steps: {error}') from error
+    scales = [chosen(name) for name in ('visual_scale', 'text_scale', 'rescale')]
+    null = _placed(self.text_encoder.null(stage), device)
+    predict = guided(model, condition, null, *scales)
+    x = noise.to(device, torch.float32) * scheduler.init_noise_sigma
+    self.stage = stage
+    with self.progress_bar(total=len(scheduler.timesteps)) as bar:
+      for step, t in enumerate(scheduler.timesteps):
+        if self.interrupt:
+          break
+        scaled = scheduler.scale_model_input(x, t)
+        prediction = predict(scaled, t.float().expand(len(x)))
+        x = told(step, t, scheduler.step(prediction, t, x).prev_sample)
+        bar.update()
+    self.stage = ''
+    return x
+
+  def _encode(self, pixels: np.ndarray) -> Tensor:
+    """uint8 [B, T, H, W, 3] to latents."""
+    video = torch.from_numpy(np.asarray(pixels, np.float32) / 127.5 - 1).permute(0, 4, 1, 2, 3)
+    return self.codec.encode(video.to(self._execution_device)).latent_dist.mode().float()
+
+  def _decode(self, latents: Tensor) -> Tensor:
+    """Latents to float32 [B, 3, T, H, W] in [-1, 1]."""
+    return self.codec.decode(latents, self.config.video['frames']).sample.float()
+
+  def _output(self, latents: Tensor, output_type: str):
+    video = self._decode(latents)
+    if output_type == 'pil':
+      return [[Image.fromarray(frame) for frame in clip] for clip in _uint8(video)]
+    video = ((video + 1) / 2).transpose(1, 2)
+    return video if output_type == 'pt' else video.permute(0, 1, 3, 4, 2).cpu().numpy()
+
+
+CLASSES: dict[str, Any] = {
+  kind.__name__: kind
+  for kind in (
+    TTMTransformer,
+    TTMUNet,
+    TTMLinearCodec,
+    TTMTemporalAutoencoder,
+    TTMImageCodec,
+    TTMTextEncoder,
+    FlowMatchingScheduler,
+    ZeroSNRScheduler,
+  )
+}
+
+SUMS = 'SHA256SUMS'
+
+
+def check_sums(folder: Path) -> None:
+  """Raises InputError where a file of an exported folder is not as it was written."""
+  try:
+    lines = (folder / SUMS).read_text().splitlines()
+  except OSError as error:
+    raise InputError(
+      f'{folder} has no {SUMS} ({error.strerror}): it is no exported folder, or was not copied'
+      ' whole'
+    ) from error
+  for line in lines:
+    wanted, _, name = line.partition('  ')
+    try:
+      with (folder / name).open('rb') as file:
+        found = hashlib.file_digest(file, 'sha256').hexdigest()
+    except OSError as error:
+      raise InputError(
+        f'{folder / name} cannot be read ({error.strerror}): copy the folder again, whole'
+      ) from error
+    if found != wanted:
+      raise InputError(
+        f'{folder / name} is not as it was exported: it was changed or cut off, copy it again'
+      )
+
+
+def _folder(name: str) -> Path:
+  if Path(name).is_dir():
+    folder = Path(name)
+  elif Path(name).exists() or name.count('/') != 1:
+    raise InputError(f'{name} is no exported folder, and no id of a repository (owner/name)')
+  else:
+    from huggingface_hub import snapshot_download
+
+    try:
+      folder = Path(snapshot_download(name))
+    except Exception as error:  # The hub client has a dozen kinds, by version.
+      reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+      raise InputError(f'{name} is no folder here and cannot be fetched ({reason})') from error
+  if not (folder / 'model_index.json').is_file():
+    raise InputError(f'{folder} is no exported folder: model_index.json is missing')
+  return folder
+
+
+def _component(folder: Path, name: str, kind: str | None, dtype: torch.dtype | None) -> Any:
+  """A component of a folder; None where it has none.
+
+  Raises:
+    InputError: if its class is unknown, or its files are not those of its configuration.
+  """
+  if kind is None:
+    return None
+  if kind not in CLASSES:
+    raise InputError(f'{folder}/model_index.json: {name} is of the unknown class {kind}')
+  where = folder / name
+  try:
+    if not issubclass(CLASSES[kind], ModelMixin):
+      return CLASSES[kind].from_pretrained(where)
+    model, info = CLASSES[kind].from_pretrained(
+      where, torch_dtype=dtype, use_safetensors=True, output_loading_info=True
+    )
+  except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    raise InputError(f'{where} cannot be loaded ({reason}): copy it again, whole') from error
+  for what in ('missing_keys', 'unexpected_keys', 'mismatched_keys'):
+    if found := info[what]:
+      raise InputError(
+        f'{where}: the weights are not those of config.json beside them ({what.replace("_", " ")},'
+        f' such as {sorted(map(str, found))[0]}): copy it again'
+      )
+  return model.eval()
+
+
+def _call(codec: Any, method: str) -> None:
+  """Codecs without so much to compute have no such options."""
+  if hasattr(codec, method):
+    getattr(codec, method)()
+
+
+def _placed(tree: Any, device: torch.device) -> Any:
+  return tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, tree)
+
+
+def _rgb(picture: Image.Image | np.ndarray) -> np.ndarray:
+  """uint8 [H, W, 3].
+
+  Raises:
+    InputError: if it is neither that nor a PIL picture.
+  """
+  if isinstance(picture, Image.Image):
+    return np.asarray(picture.convert('RGB'))
+  if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3:
+    raise InputError('image must be a PIL picture or a uint8 array [H, W, 3]')
+  return picture
+
+
+def _labels(mask: Image.Image | np.ndarray) -> np.ndarray:
+  """uint8 [H, W].
+
+  Raises:
+    InputError: if it is neither that nor a palette or grey PIL picture.
+  """
+  if isinstance(mask, Image.Image):
+    if mask.mode not in ('P', 'L'):
+      raise InputError(
+        f'segmentation is a picture of mode {mask.mode}, whose pixels are not object numbers; give'
+        ' one with a palette or in 8-bit grey'
+      )
+    mask = np.asarray(mask)
+  if not isinstance(mask, np.ndarray) or mask.dtype != np.uint8 or mask.ndim != 2:
+    raise InputError('segmentation must be a PIL picture or a uint8 array [H, W]')
+  return mask
+
+
+def _uint8(video: Tensor) -> np.ndarray:
+  """float [B, 3, T, H, W] in [-1, 1] to uint8 [B, T, H, W, 3]."""
+  pixels = video.permute(0, 2, 3, 4, 1).float().cpu().numpy()
+  return np.clip(np.round((pixels + 1) * 127.5), 0, 255).astype(np.uint8)

@@ -1,0 +1,196 @@
+"""The two processes as schedulers of diffusers: flow matching, and DDIM from zero terminal SNR.
+
+Both are first-order and draw no noise of their own, so that a seed decides a video. Tables are made
+in float64 and kept in float32; `step` works in float32 whatever the dtype of the network is.
+"""
+
+import dataclasses
+
+import numpy as np
+import torch
+from diffusers import ConfigMixin, DDIMScheduler, SchedulerMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
+
+PREDICTIONS = ('velocity', 'data')
+
+
+@dataclasses.dataclass
+class StepOutput(BaseOutput):
+  """What a step gives: `prev_sample`, the latents one step nearer to the data."""
+
+  prev_sample: torch.Tensor
+
+
+class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
+  """Euler steps along the straight path from noise (t = 0) to data (t = 1).
+
+  `timesteps` are what the network takes, 1000 (1 - t): 1000 at noise, falling.
+
+  Args:
+    emulated_steps: of the linear schedule whose beginning the first half of the steps follows.
+    sigma_min: standard deviation of the noise that is left at t = 1.
+    prediction_type: what the network predicts, 'velocity' or 'data'.
+  """
+
+  order = 1
+
+  @register_to_config
+  def __init__(
+    self,
+    emulated_steps: int = 250,
+    sigma_min: float = 1e-5,
+    prediction_type: str = 'velocity',
+  ):
+    if prediction_type not in PREDICTIONS:
+      raise ValueError(f'prediction_type must be one of {PREDICTIONS}, got {prediction_type!r}')
+    self.init_noise_sigma = 1.0
+
+  def set_timesteps(self, num_inference_steps: int, device=None) -> None:
+    """Chooses the times that sampling visits.
+
+    Raises:
+      ValueError: if the number is odd or exceeds `emulated_steps`.
+    """
+    self.num_inference_steps = num_inference_steps
+    times = linear_quadratic(num_inference_steps, self.config.emulated_steps)
+    self.times = times.astype(np.float32)
+    self.timesteps = torch.from_numpy(np.float32(1000) * (1 - self.times[:-1])).to(device)
+
+  def scale_model_input(self, sample: torch.Tensor, timestep=None) -> torch.Tensor:
+    """The latents as the network takes them: unchanged."""
+    return sample
+
+  def step(
+    self, model_output: torch.Tensor, timestep, sample: torch.Tensor, return_dict: bool = True
+  ) -> StepOutput | tuple[torch.Tensor]:
+    """One step.
+
+    Args:
+      model_output: the prediction at `sample`; timestep: one of `timesteps`.
+    """
+    index = _index(self.timesteps, timestep)
+    t, size = float(self.times[index]), float(self.times[index + 1] - self.times[index])
+    x, prediction = sample.float(), model_output.float()
+    if self.config.prediction_type == 'data':
+      keep = 1 - self.config.sigma_min
+      noise = (x - t * prediction) / (1 - keep * t)
+      prediction = prediction - keep * noise
+    x = x + size * prediction
+    return StepOutput(x) if return_dict else (x,)
+
+  def add_noise(
+    self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+  ) -> torch.Tensor:
+    """Moves data to the times of some timesteps [B]."""
+    t = (1 - timesteps.float() / 1000).reshape(-1, *[1] * (original_samples.ndim - 1))
+    t = t.to(original_samples.device)
+    return t * original_samples + (1 - (1 - self.config.sigma_min) * t) * noise
+
+
+class ZeroSNRScheduler(DDIMScheduler):
+  """DDIM of diffusers with a terminal signal-to-noise ratio of zero, for any number of steps.
+
+  Configured as its parent with `rescale_betas_zero_snr`, `timestep_spacing='trailing'` and
+  `prediction_type='v_prediction'`, from which other schedulers of diffusers can be made. Where the
+  training steps are no multiple of the sampling steps, the parent takes a step to another time
+  than the one it then visits; here each step ends where the next begins, and the last one at the
+  data.
+  """
+
+  @register_to_config
+  def __init__(
+    self,
+    num_train_timesteps: int = 1000,
+    beta_start: float = 0.00085,
+    beta_end: float = 0.012,
+    beta_schedule: str = 'linear',
+    prediction_type: str = 'v_prediction',
+    timestep_spacing: str = 'trailing',
+    rescale_betas_zero_snr: bool = True,
+    clip_sample: bool = False,
+    set_alpha_to_one: bool = True,
+    steps_offset: int = 0,
+    thresholding: bool = False,
+  ):
+    fixed = (prediction_type, timestep_spacing, rescale_betas_zero_snr, clip_sample, thresholding)
+    if fixed != ('v_prediction', 'trailing', True, False, False):
+      raise ValueError(
+        'this scheduler predicts v on trailing steps of a rescaled schedule, unclipped, got'
+        f' {fixed}; take another one of diffusers for other settings'
+      )
+    if beta_schedule == 'linear':
+      betas = np.linspace(beta_start, beta_end, num_train_timesteps)
+    elif beta_schedule == 'scaled_linear':
+      betas = np.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps) ** 2
+    else:
+      raise ValueError(f"beta_schedule must be 'linear' or 'scaled_linear', got {beta_schedule!r}")
+    root = np.sqrt(np.cumprod(1 - betas))
+    # Shifted and scaled to end at 0 and to begin as it did (Lin et al. 2024, algorithm 1).
+    self._alpha_bars = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    self.alphas_cumprod = torch.from_numpy(self._alpha_bars).float()
+    alphas = np.append(self._alpha_bars[:1], self._alpha_bars[1:] / self._alpha_bars[:-1])
+    self.alphas, self.betas = (torch.from_numpy(x).float() for x in (alphas, 1 - alphas))
+    self.final_alpha_cumprod = torch.tensor(1.0)
+    self.init_noise_sigma = 1.0
+    self.num_inference_steps: int | None = None
+    self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
+
+  def set_timesteps(self, num_inference_steps: int, device=None) -> None:
+    """Chooses the steps that sampling visits, evenly from the last of the training steps.
+
+    Raises:
+      ValueError: if there are more than training steps.
+    """
+    steps, train = num_inference_steps, self.config.num_train_timesteps
+    if not 0 < steps <= train:
+      raise ValueError(f'the number of steps must be 1 to {train}, got {steps}')
+    self.num_inference_steps = steps
+    chosen = np.round(np.arange(steps, 0, -1) * (train / steps)).astype(np.int64) - 1
+    self.timesteps = torch.from_numpy(chosen).to(device)
+
+  def step(
+    self, model_output: torch.Tensor, timestep, sample: torch.Tensor, return_dict: bool = True
+  ) -> StepOutput | tuple[torch.Tensor]:
+    """One step without new noise (eta 0).
+
+    Args:
+      model_output: the predicted v at `sample`; timestep: one of `timesteps`.
+    """
+    index = _index(self.timesteps, timestep)
+    here = self._alpha_bars[int(self.timesteps[index])]
+    last = index + 1 == len(self.timesteps)
+    there = 1.0 if last else self._alpha_bars[int(self.timesteps[index + 1])]
+    signal, spread, next_signal, next_spread = (
+      float(np.float32(np.sqrt(a))) for a in (here, 1 - here, there, 1 - there)
+    )
+    x, v = sample.float(), model_output.float()
+    data, noise = signal * x - spread * v, signal * v + spread * x
+    x = next_signal * data + next_spread * noise
+    return StepOutput(x) if return_dict else (x,)
+
+
+def linear_quadratic(steps: int, emulated_steps: int) -> np.ndarray:
+  """The times of a short run that starts like a long one (Movie Gen, efficient inference).
+
+  The first half of the steps follows a linear schedule of `emulated_steps`, the second covers the
+  rest quadratically, with the same slope where the halves meet.
+
+  Returns:
+    float64 [steps + 1], from 0 to 1.
+
+  Raises:
+    ValueError: if steps is odd or exceeds emulated_steps.
+  """
+  if steps % 2 or not 0 < steps <= emulated_steps:
+    raise ValueError(f'the number of steps must be even and at most {emulated_steps}, got {steps}')
+  half = steps // 2
+  linear = np.arange(half + 1) / emulated_steps
+  j = np.arange(1, half + 1)
+  quadratic = linear[-1] + j / emulated_steps + (1 - steps / emulated_steps) * (j / half) ** 2
+  return np.concatenate([linear, quadratic])
+
+
+def _index(timesteps: torch.Tensor, timestep) -> int:
+  """The place of a timestep among those of the schedule."""
+  return int((timesteps.cpu() - float(timestep)).abs().argmin())

@@ -1,0 +1,334 @@
+"""The U-Net of the paper: `UNetMotionModel` of diffusers with the masked layers.
+
+Everything that diffusers has keeps its name there: a network without masked layers is one of its
+networks, and what it and ours share loads into either. The first `masked_blocks` transformers of
+the encoder carry two layers more, `masked_self` and `masked_cross` (paper, section 3.3).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import UNetMotionModel
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn.functional import group_norm
+
+from .attention import Pairs, sort, sort_by_object, unsort
+from .conditioning import EVERYONE, Condition, Places, Text
+from .layers import Attention
+from .model import Model
+from .object_layers import GatedResidual, Masks, masked_cross, masked_self
+from .text import EncoderConfig, TextProjector
+
+SCOPES = ('spatiotemporal', 'spatial', 'skip_level0')
+MOTION_NORMS = ('clip', 'frame')
+
+
+class Level(NamedTuple):
+  """What the transformers at one resolution are given besides their tokens.
+
+  Attributes:
+    text: [B, M, d]; read: which token may read which of it.
+    text_of_frames: [B T, M, d] and what of it may be read, bool [B T, 1, M]: the text for each
+      frame by itself.
+    masks: for the masked layers; None makes them plain ones. Where masked self-attention keeps to
+      single frames, `order` and `own` have a row a frame, [B T, H W], else a row a clip.
+  """
+
+  text: Tensor
+  read: Pairs
+  text_of_frames: tuple[Tensor, Tensor]
+  masks: Masks | None
+
+
+class TTMUNet(Model, UNetMotionModel):
+  """The denoiser: (x_t, t, condition) -> prediction.
+
+  Attributes:
+    attention: which way masked attention is computed (`attention.IMPLEMENTATIONS`); None, the
+      default, chooses by device and size.
+  """
+
+  FLOAT32 = ('time_embedding', 'words', 'norms', 'alpha')
+
+  @register_to_config
+  def __init__(
+    self,
+    encoders: Sequence[EncoderConfig],
+    in_channels: int = 4,
+    out_channels: int = 4,
+    down_block_types: Sequence[str] = ('CrossAttnDownBlockMotion',) * 3 + ('DownBlockMotion',),
+    up_block_types: Sequence[str] = ('UpBlockMotion',) + ('CrossAttnUpBlockMotion',) * 3,
+    block_out_channels: Sequence[int] = (320, 640, 1280, 1280),
+    layers_per_block: int = 2,
+    norm_num_groups: int = 32,
+    cross_attention_dim: int = 768,
+    num_attention_heads: int = 8,
+    motion_num_attention_heads: int = 8,
+    motion_max_seq_length: int = 32,
+    use_motion_mid_block: bool = False,
+    masked_blocks: int = 0,
+    masked_self: bool = True,
+    masked_cross: bool = True,
+    masked_scope: str = 'spatiotemporal',
+    motion_norm: str = 'clip',
+  ):
+    """The defaults are Stable Diffusion 1.5 with AnimateDiff v3.
+
+    Args:
+      encoders: the text encoders that it reads.
+      in_channels: of the noisy latents and the visual condition, which follows them.
+      out_channels: of the latents that are generated.
+      masked_blocks: K, how many of the encoder's transformers carry the extra layers.
+      masked_self, masked_cross: whether these have each of the two.
+      masked_scope: of masked self-attention: 'spatiotemporal' (over all frames), 'spatial' (within
+        each frame), or 'skip_level0' (over all frames, but not at all at the finest level).
+      motion_norm: what the first norm of a motion module takes its statistics over: the 'clip' (as
+        diffusers has it) or each 'frame' (as AnimateDiff's code).
+
+    Raises:
+      ValueError: for an unknown scope or norm.
+    """
+    for name, value, known in (
+      ('masked_scope', masked_scope, SCOPES),
+      ('motion_norm', motion_norm, MOTION_NORMS),
+    ):
+      if value not in known:
+        raise ValueError(f'{name} must be one of {known}, got {value!r}')
+    super().__init__(
+      in_channels=in_channels,
+      out_channels=out_channels,
+      down_block_types=tuple(down_block_types),
+      up_block_types=tuple(up_block_types),
+      block_out_channels=tuple(block_out_channels),
+      layers_per_block=layers_per_block,
+      norm_num_groups=norm_num_groups,
+      cross_attention_dim=cross_attention_dim,
+      num_attention_heads=num_attention_heads,
+      motion_num_attention_heads=motion_num_attention_heads,
+      motion_max_seq_length=motion_max_seq_length,
+      use_motion_mid_block=use_motion_mid_block,
+    )
+    self.text = TextProjector(encoders, cross_attention_dim, as_they_are=True)
+    # Masked self- and cross-attention of the encoder's transformers, by (level, unit).
+    self._masked: dict[tuple[int, int], tuple[bool, bool]] = {}
+    for number in range(masked_blocks):
+      level, unit = divmod(number, layers_per_block)
+      block = self.down_blocks[level].attentions[unit].transformer_blocks[0]
+      d = block_out_channels[level]
+      with_self = masked_self and not (masked_scope == 'skip_level0' and level == 0)
+      self._masked[level, unit] = with_self, masked_cross
+      for name, wanted, norm, sibling, d_context in (
+        ('masked_self', with_self, block.norm1, block.attn1, None),
+        ('masked_cross', masked_cross, block.norm2, block.attn2, cross_attention_dim),
+      ):
+        if wanted:
+          setattr(block, name, _extra(norm, sibling, d, num_attention_heads, d_context))
+    self.attention: str | None = None
+
+  def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    """Predicts at one time.
+
+    Args:
+      x_t: noisy latents, float [B, C, T', H', W'].
+      t: time as the network takes it, float32 [B]: the number of the noising step.
+      condition: see `Condition`; `visual` must be there iff the model has channels for it, with an
+        entry of `places` for each level that has transformers where objects are given; of coarser
+        ones no use is made.
+
+    Returns:
+      float32, like x_t.
+
+    Raises:
+      ValueError: where shapes do not fit the configuration.
+    """
+    self._check(x_t, condition)
+    b, _, frames, _, _ = x_t.shape
+    x = x_t if condition.visual is None else torch.cat([x_t, condition.visual], 1)
+    kind = self.time_embedding.linear_1.weight.dtype
+    time = self.time_embedding(self.time_proj(t.expand(b)).to(kind)).to(self.dtype)
+    time = time.repeat_interleave(frames, 0)
+    levels = self._levels(x_t.shape, condition)
+    h = self.conv_in(x.to(self.dtype).transpose(1, 2).flatten(0, 1))
+    kept = [h]
+    for number, (block, level) in enumerate(zip(self.down_blocks, levels, strict=True)):
+      for unit, resnet in enumerate(block.resnets):
+        h = self._unit(
+          block, unit, resnet, h, time, level, frames, self._masked.get((number, unit))
+        )
+        kept.append(h)
+      for resample in block.downsamplers or ():
+        h = resample(h)
+        kept.append(h)
+    middle = self.mid_block
+    h = middle.resnets[0](h, time)
+    h = self._spatial(middle.attentions[0], h, levels[-1], frames)
+    h = middle.resnets[1](h, time)
+    for block, level in zip(self.up_blocks, reversed(levels), strict=True):
+      for unit, resnet in enumerate(block.resnets):
+        h = torch.cat([h, kept.pop()], 1)
+        h = self._unit(block, unit, resnet, h, time, level, frames)
+      for resample in block.upsamplers or ():
+        h = resample(h)
+    h = self.conv_out(self.conv_act(self.conv_norm_out(h)))
+    return h.float().unflatten(0, (b, frames)).transpose(1, 2)
+
+  def _unit(
+    self,
+    block: Any,
+    unit: int,
+    resnet: Any,
+    h: Tensor,
+    time: Tensor,
+    level: Level,
+    frames: int,
+    masked: tuple[bool, bool] | None = None,
+  ) -> Tensor:
+    """Residual block, transformer where there is one, motion module."""
+    parts = [lambda h: resnet(h, time)]
+    if hasattr(block, 'attentions'):
+      transformer = block.attentions[unit]
+      parts.append(lambda h: self._spatial(transformer, h, level, frames, masked))
+    parts.append(lambda h: self._motion(block.motion_modules[unit], h, frames))
+    for part in parts:
+      if torch.is_grad_enabled() and block.gradient_checkpointing:
+        h = block._gradient_checkpointing_func(part, h)
+      else:
+        h = part(h)
+    return h
+
+  def _spatial(
+    self,
+    transformer: Any,
+    x: Tensor,
+    level: Level,
+    frames: int,
+    masked: tuple[bool, bool] | None = None,
+  ) -> Tensor:
+    """A transformer among the pixels of each frame, as a residual: [B T, d, H, W] -> like it."""
+    h = transformer.proj_in(transformer.norm(x)).flatten(2).mT
+    block = transformer.transformer_blocks[0]
+    if masked is None:
+      text, mask = level.text_of_frames
+      h = h + block.attn1(block.norm1(h))
+      h = h + block.attn2(block.norm2(h), encoder_hidden_states=text, attention_mask=mask)
+      h = h + block.ff(block.norm3(h))
+    else:
+      h = self._masked_block(block, h, level, frames, *masked)
+    return x + transformer.proj_out(h.mT.reshape(x.shape))
+
+  def _masked_block(
+    self,
+    block: Any,
+    h: Tensor,
+    level: Level,
+    frames: int,
+    with_self: bool,
+    with_cross: bool,
+  ) -> Tensor:
+    """Self, masked self, cross, masked cross, feed-forward: [B T, N, d] -> like it.
+
+    The tokens lie in the order of their objects from masked self-attention on: what follows does
+    not depend on the order.
+    """
+    shape, masks = h.shape, level.masks
+    h = h + block.attn1(block.norm1(h))
+    rows = shape[0] if self.config.masked_scope == 'spatial' else shape[0] // frames
+    h = h.reshape(rows, -1, shape[-1])
+    if masks is not None:
+      h = sort(h, masks.order)
+    if with_self:
+      h = masked_self(block.masked_self, h, masks)
+    h = h.reshape(shape[0] // frames, -1, shape[-1])
+    text, mask = level.text, level.text_of_frames[1][::frames]
+    h = h + block.attn2(block.norm2(h), encoder_hidden_states=text, attention_mask=mask)
+    if with_cross:
+      h = masked_cross(block.masked_cross, h, masks, level.text, level.read)
+    h = h + block.ff(block.norm3(h))
+    if masks is not None:
+      h = unsort(h.reshape(rows, -1, shape[-1]), masks.order)
+    return h.reshape(shape)
+
+  def _motion(self, module: Any, x: Tensor, frames: int) -> Tensor:
+    """Attention along time, at each place by itself, as a residual: [B T, d, H, W] -> like it."""
+    b, (_, d, height, width) = len(x) // frames, x.shape
+    if self.config.motion_norm == 'clip':
+      return module(x, num_frames=frames)
+    norm = module.norm
+    h = group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    h = h.unflatten(0, (b, frames)).permute(0, 3, 4, 1, 2).reshape(-1, frames, d)
+    h = module.proj_in(h)
+    for block in module.transformer_blocks:
+      h = block(h)
+    h = module.proj_out(h).reshape(b, height, width, frames, d)
+    return x + h.permute(0, 3, 4, 1, 2).reshape(x.shape)
+
+  def _levels(self, shape: torch.Size, condition: Condition) -> list[Level]:
+    """What the transformers of each level are given: the pairs of their attentions, made once."""
+    b, _, frames, _, _ = shape
+    text, text_bits = self._read(condition.text)
+    everyone = torch.full((b, 1), EVERYONE, dtype=torch.int32, device=text.device)
+    read = Pairs.make(everyone, text_bits)
+    # As a bias, which diffusers repeats for each head.
+    bias = torch.where(text_bits != 0, 0.0, -torch.inf).to(self.dtype)[:, None]
+    by_frame = text.repeat_interleave(frames, 0), bias.repeat_interleave(frames, 0)
+    objects = condition.objects if self._masked else None
+    prompts = None
+    if objects is not None:
+      prompts = self._read(objects.prompts, prompts=True)
+    levels = []
+    for number in range(len(self.down_blocks)):
+      masks = None
+      if objects is not None and prompts is not None and any(self._masked.get((number, 0), ())):
+        masks = self._masks(objects.places[number], *prompts)
+      levels.append(Level(text, read, by_frame, masks))
+    return levels
+
+  def _read(self, text: Text, prompts: bool = False) -> tuple[Tensor, Tensor]:
+    """Text -> [B, M, d] in the dtype of the network, and its bits."""
+    embedding, bits = self.text(text, self.dtype, prompts)
+    return embedding.to(self.dtype), bits
+
+  def _masks(self, places: Places, prompts: Tensor, bits: Tensor) -> Masks:
+    b, frames = places.region.shape[:2]
+    rows = b * frames if self.config.masked_scope == 'spatial' else b
+    region, present = (x.reshape(rows, -1) for x in places)
+    order = sort_by_object(region, present)
+    region, present = sort(region, order), sort(present, order).reshape(b, -1)
+    own = Pairs.make(region, region, self.attention)
+    return Masks(order, own, prompts, Pairs.make(present, bits, self.attention))
+
+  def _check(self, x_t: Tensor, condition: Condition) -> None:
+    config = self.config
+    _, channels, frames, height, width = x_t.shape
+    halvings = len(config.block_out_channels) - 1
+    if frames > config.motion_max_seq_length:
+      raise ValueError(f'{frames} latent frames exceed the {config.motion_max_seq_length} it knows')
+    if height % 2**halvings or width % 2**halvings:
+      raise ValueError(f'latents of {height} x {width} cannot be halved {halvings} times')
+    got = 0 if condition.visual is None else condition.visual.shape[1]
+    visual = config.in_channels - config.out_channels
+    if channels != config.out_channels or got != visual:
+      raise ValueError(
+        f'the model takes {config.out_channels} channels of noisy latents and {visual} of visual'
+        f' condition, got {channels} and {got}'
+      )
+
+
+def _extra(
+  norm: nn.LayerNorm, sibling: Any, d: int, heads: int, d_context: int | None
+) -> GatedResidual:
+  """An extra layer that begins as a copy of a norm and an attention, behind a closed gate."""
+  attention = Attention(d, heads, qk_norm=False, d_context=d_context, out_bias=True)
+  pairs = (
+    (attention.query, sibling.to_q),
+    (attention.key, sibling.to_k),
+    (attention.value, sibling.to_v),
+    (attention.out, sibling.to_out[0]),
+  )
+  for own, other in pairs:
+    own.load_state_dict(other.state_dict())
+  made = GatedResidual(nn.LayerNorm(d), attention)
+  made.norm.load_state_dict(norm.state_dict())
+  return made

@@ -1,0 +1,78 @@
+"""What a picture to animate comes with, and how it is brought to size. Pure NumPy and Pillow."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image
+
+from ttm_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """One picture to animate.
+
+  Attributes:
+    picture: uint8 [H, W, 3].
+    mask: uint8 [H, W], the object ids of the picture.
+    caption: what the video shows.
+    motion: what moves, and how.
+    prompts: what each object does, by id; objects without one have an empty slot.
+  """
+
+  picture: np.ndarray
+  mask: np.ndarray
+  caption: str
+  motion: str
+  prompts: Mapping[int, str]
+
+  def __post_init__(self):
+    if self.mask.shape != self.picture.shape[:2]:
+      raise InputError(
+        f'the mask is {self.mask.shape[1]} x {self.mask.shape[0]} but the picture is'
+        f' {self.picture.shape[1]} x {self.picture.shape[0]} pixels; give a mask of the same size'
+      )
+    if not self.caption.strip():
+      raise InputError('the prompt is empty; say what the video shows (--prompt)')
+    present = set(np.unique(self.mask).tolist()) - {0}
+    if not present:
+      raise InputError('the mask has no object: every pixel is 0; paint objects with 1 to 8')
+    unknown = sorted(set(self.prompts) - present)
+    if unknown:
+      raise InputError(
+        f'object {unknown[0]} has a prompt but no pixel in the mask, which has objects'
+        f' {sorted(present)}'
+      )
+
+  def fitted(self, height: int, width: int) -> 'Request':
+    """The same at another size; objects that are cropped away lose their prompts.
+
+    Raises:
+      InputError: if no object is left.
+    """
+    mask = fit(self.mask, height, width, nearest=True)
+    if not mask.any():
+      raise InputError(f'no object is left in the mask after cropping to {width} x {height}')
+    return Request(
+      fit(self.picture, height, width),
+      mask,
+      self.caption,
+      self.motion,
+      {obj: text for obj, text in self.prompts.items() if (mask == obj).any()},
+    )
+
+
+def fit(picture: np.ndarray, height: int, width: int, nearest: bool = False) -> np.ndarray:
+  """Resizes so that the picture covers height x width, and crops the centre.
+
+  Args:
+    picture: uint8 [H, W, 3], or label map uint8 [H, W] with `nearest`.
+  """
+  h, w = picture.shape[:2]
+  factor = max(height / h, width / w)
+  size = max(width, round(w * factor)), max(height, round(h * factor))
+  how = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
+  resized = np.asarray(Image.fromarray(picture).resize(size, how))
+  top, left = (size[1] - height) // 2, (size[0] - width) // 2
+  return resized[top : top + height, left : left + width]
