@@ -86,7 +86,7 @@ PRESETS: dict[str, Preset] = {
   ),
   'unet': Preset(
     config=unet.UNetConfig,
-    model=unet.UNet,
+    model=unet.create,
     process=ZeroSNRDiffusion,
     sharding=unet.SHARDING,
     grids=_unet_grids,

@@ -8,6 +8,7 @@ The first `masked_blocks` transformers of the encoder carry the two extra layers
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 
 import jax
@@ -16,6 +17,7 @@ from flax import nnx
 
 from ttm_jax.conditioning import EVERYONE, Condition, Objects, Places
 from ttm_jax.errors import nearest
+from ttm_jax.models.initial import draw_together
 from ttm_jax.models.layers import Pairs, TimeEmbedding, zeros_init
 from ttm_jax.models.motion import MotionModule
 from ttm_jax.models.object_layers import Masks
@@ -280,6 +282,11 @@ class UNet(nnx.Module):
       found = [p.region.shape[1:] for p in objects.places]
       if found[:halvings] != wanted:
         raise ValueError(f'places must be on the grids {wanted}, got {found}')
+
+
+def create(config: UNetConfig, encoders: Mapping[str, Encoder], *, rngs: nnx.Rngs) -> nnx.Module:
+  """A U-Net with its first parameters, in a program that is quickly compiled."""
+  return draw_together(functools.partial(UNet, config, encoders), rngs)
 
 
 def numbered(modules: Iterable[nnx.Module]) -> nnx.Dict:

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from ttm_jax.errors import InputError
+from ttm_jax.models.initial import initializer
 from ttm_jax.models.layers import Attention, Pairs, RMSNorm
 
 Array = jax.Array
@@ -23,6 +24,8 @@ VOCABULARY = 4096
 MAX_LENGTH = 128  # Positions that the encoder knows.
 PAD, END = 0, 1
 _SALT = b'ttm/'
+
+unit_init = initializer(nnx.initializers.normal(1.0))
 
 
 def word_id(word: str) -> int:
@@ -59,9 +62,8 @@ class WordEncoder(nnx.Module):
   def __init__(self, dim: int, *, rngs: nnx.Rngs):
     # Of unit size: in a small table what words have in common soon outweighs what tells them
     # apart, and the network never begins to read.
-    unit = nnx.initializers.normal(1.0)
-    self.table = nnx.Param(unit(rngs.params(), (VOCABULARY, dim), jnp.float32))
-    self.positions = nnx.Param(unit(rngs.params(), (MAX_LENGTH, dim), jnp.float32))
+    self.table = nnx.Param(unit_init(rngs.params(), (VOCABULARY, dim), jnp.float32))
+    self.positions = nnx.Param(unit_init(rngs.params(), (MAX_LENGTH, dim), jnp.float32))
     self.norm = RMSNorm(dim)
     self.attention = Attention(dim, self.HEADS, rngs=rngs)
 
