@@ -229,7 +229,8 @@ SENTENCES = {
     pickled,
     '{folder}/diffusion_pytorch_model.bin is a pickled checkpoint, which can run code when it is'
     ' opened: convert it once, where you trust it, with diffusers (from_single_file or'
-    ' from_pretrained, then save_pretrained(FOLDER, safe_serialization=True)), and give that folder',
+    ' from_pretrained, then save_pretrained(FOLDER, safe_serialization=True)), and give that'
+    ' folder',
   ),
   'half precision by name': (
     lambda folder: write(folder, IMAGE, half(), FP16),

@@ -4,29 +4,34 @@ Sizes are tiny, everything else is as users have it: an image network with its m
 autoencoder and a CLIP, each in its own folder.
 """
 
+import functools
+
+import jax
 import numpy as np
 import pytest
 
-from tests import doors, tiny
+pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
+pytest.importorskip('diffusers', reason='diffusers is not installed (extra dev)')
+pytest.importorskip('transformers', reason='transformers is not installed (extra dev)')
+
+import diffusers
+import torch
+
+from data_tools.steps.text import TextSettings
+from data_tools.steps.weights import Weights
+from tests import doors, tiny, tiny_models
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import Context
 from ttm_jax.data.latents import Latents
 from ttm_jax.evaluation import request_of
-from ttm_jax.pipeline import STAGE1, STAGE2, Pipeline, Stage
+from ttm_jax.models.unet import UNetConfig
+from ttm_jax.pipeline import STAGE2, Stage
 from ttm_jax.pretrained import unet
 from ttm_jax.report.results import read_metrics
+from ttm_jax.settings import from_config
 from ttm_jax.training.runs import read_config, read_parameters
 
-torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
-diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed (extra dev)')
-pytest.importorskip('transformers', reason='transformers is not installed (extra dev)')
-
-from data_tools.steps.text import TextSettings
-from data_tools.steps.weights import Weights
-from tests import tiny_models
-
 WIDTHS, TEXT, GROUPS, HEADS = [8, 16], 12, 4, 2
-SIZES = {'model__channels': 4, 'model__text_width': TEXT}
 
 
 @pytest.fixture(scope='module')
@@ -79,18 +84,20 @@ def latents(folders, clips, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def train(latents, tmp_path_factory):
-  """(configuration, what it starts from) -> the run of two steps, with samples at its end."""
+  """(configuration, what it starts from) -> the run of two steps."""
   root = tmp_path_factory.mktemp('runs')
 
   def run(name, init_from):
-    changes = {'train__steps': 2, 'train__sample_every': 2, 'sample__count': 1, **SIZES}
-    if tiny.shipped(name).model.visual_channels:
-      changes['model__visual_channels'] = tiny.shipped(name).model.visual_channels
-    path = root / name
-    ended = doors.run(*tiny.train_command(name, path, latents, init_from=str(init_from), **changes))
+    model = {'channels': 4, 'text_width': TEXT}
+    if visual := tiny.shipped(name).model.visual_channels:
+      model['visual_channels'] = visual
+    changes = {f'model__{key}': value for key, value in model.items()}
+    changes |= {'train__steps': 2, 'init_from': str(init_from)}
+    ended = doors.run(*tiny.train_command(name, root / name, latents, **changes))
     assert ended.code == 0, ended.err
-    assert (path / 'samples' / 'step_0000002.png').exists()
-    return path
+    losses = [m['train/loss'] for m in read_metrics(root / name) if 'train/loss' in m]
+    assert len(losses) == 2 and np.isfinite(losses).all()
+    return root / name
 
   return run
 
@@ -113,39 +120,19 @@ def test_texts_are_all_of_clips_places(latents):
 
 
 def test_training_starts_from_the_folders(adapted, folders):
-  config = read_config(adapted)
-  model = tiny.shrunk('adapt_unet', **SIZES).model
-  assert config.model.to_dict() == model.to_dict()
-  from ttm_jax.models.unet import UNetConfig
-  from ttm_jax.settings import from_config
-
-  wanted = unet.load(
-    f'{folders}/sd,{folders}/motion', from_config(UNetConfig, config.model, 'model')
-  )
+  config = from_config(UNetConfig, read_config(adapted).model, 'model')
+  wanted = unet.load(f'{folders}/sd,{folders}/motion', config)
   got = read_parameters(adapted)
-  for part in ('conv_in', 'time', 'middle', 'down', 'up'):
-    flat = dict(_leaves(got[part]))
-    for path, value in _leaves(wanted[part]):
-      # The first step of the warm-up has rate 0, the second one of 1e-5.
-      np.testing.assert_allclose(flat[path], value, atol=1e-4, err_msg=path)
-
-
-def _leaves(tree, path=''):
-  if not isinstance(tree, dict):
-    return [(path, np.asarray(tree))]
-  return [leaf for key, inner in tree.items() for leaf in _leaves(inner, f'{path}.{key}')]
+  for path, value in jax.tree.leaves_with_path(wanted):
+    found = functools.reduce(lambda tree, key: tree[key.key], path, got)
+    # The first step of the warm-up has rate 0, the second one of 1e-5.
+    np.testing.assert_allclose(found, value, atol=1e-4, err_msg=jax.tree_util.keystr(path))
 
 
 def test_from_open_weights_to_a_video(adapted, train, folders, clips):
-  stages = {task: train(name, adapted) for task, name in
-            ((STAGE1, 'stage1_unet'), (STAGE2, 'stage2_unet'))}
-  for run in stages.values():
-    losses = [m['train/loss'] for m in read_metrics(run) if 'train/loss' in m]
-    assert len(losses) == 2 and np.isfinite(losses).all()
+  run = train('stage2_unet', adapted)
   settings = TextSettings.parse(f'clip={folders}/clip:77:77', Weights(''))
-  encoders = {'clip': settings.build()[1]}
-  pipeline = Pipeline(*(Stage(run, task, encoders, steps=2) for task, run in stages.items()))
-  request = request_of(Clips(clips, 'validation')[0])
-  ids = pipeline.trajectories([request], seed=0)
-  video = pipeline.videos([request], ids, seed=0)
-  assert video.shape == (1, tiny.FRAMES, tiny.SIDE, tiny.SIDE, 3) and video.std() > 1
+  stage = Stage(run, STAGE2, {settings.name: settings.build()[1]}, steps=2)
+  clip = Clips(clips, 'validation')[0]
+  video = stage.generate([request_of(clip)], seed=0, ids=clip.ids[None])
+  assert video.shape == (1, *clip.video.shape) and video.std() > 1
