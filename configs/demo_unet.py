@@ -16,20 +16,20 @@ def shrink(config: ConfigDict) -> ConfigDict:
   visual = config.model.visual_channels // config.model.channels
   config.model.update(
     {
-      'widths': (48, 96, 128),
+      'widths': (48, 96),
       'units': 1,
       'heads': 4,
       'groups': 16,
       'text_width': 128,
-      'masked_blocks': min(config.model.masked_blocks, 2),
+      'masked_blocks': min(config.model.masked_blocks, 1),
       'channels': channels,
       'visual_channels': visual * channels,
       'dtype': 'float32',
       'remat': 'none',
     }
   )
-  config.process.steps = 20
+  config.process.update({'steps': 20, 'prediction': 'data'})
   demo.shorten(config)
-  config.optimizer.learning_rate = 1e-3
+  config.optimizer.learning_rate = 2e-3
   config.sample.rescale = 0.0
   return config
