@@ -50,6 +50,7 @@ def unet(task: str, visual: int = 0, masked_blocks: int = 0) -> ConfigDict:
       'beta_end': 0.012,
       'train_steps': 1000,
       'steps': 50,
+      'prediction': 'v',  # Or 'data'.
     }
   )
   # In what devices sum the gradients of matrices: as they compute, or 'float32' at twice the bytes.

@@ -126,7 +126,7 @@ PRESETS: dict[str, Preset] = {
   ),
   'unet': Preset(
     config=unet.UNetConfig,
-    model=unet.UNet,
+    model=unet.create,
     process=ZeroSNRDiffusion,
     sharding=unet.SHARDING,
     grids=_unet_grids,

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ttm_jax.models.initial import initializer
 from ttm_jax.ops.attention import attention
 from ttm_jax.ops.object_attention import Tables, make_tables, object_attention
 
 Array = jax.Array
 
-normal_init = nnx.initializers.normal(0.02)
+normal_init = initializer(nnx.initializers.normal(0.02))
 zeros_init = nnx.initializers.zeros_init()
 
 
@@ -151,6 +152,7 @@ class Attention(nnx.Module):
     qk_norm: RMSNorm of queries and keys over each head, against growing logits in bfloat16.
     d_context: width of the context, d by default.
     out_bias: whether the last projection has a bias.
+    init: what the projections begin with.
   """
 
   def __init__(
@@ -163,12 +165,13 @@ class Attention(nnx.Module):
     qk_norm: bool = True,
     d_context: int | None = None,
     out_bias: bool = False,
+    init=normal_init,
   ):
     d_context = d_context or d
-    self.query = Linear(d, d, rngs=rngs, dtype=dtype)
-    self.key = Linear(d_context, d, rngs=rngs, dtype=dtype)
-    self.value = Linear(d_context, d, rngs=rngs, dtype=dtype)
-    self.out = Linear(d, d, rngs=rngs, dtype=dtype, bias=out_bias)
+    self.query = Linear(d, d, rngs=rngs, dtype=dtype, init=init)
+    self.key = Linear(d_context, d, rngs=rngs, dtype=dtype, init=init)
+    self.value = Linear(d_context, d, rngs=rngs, dtype=dtype, init=init)
+    self.out = Linear(d, d, rngs=rngs, dtype=dtype, bias=out_bias, init=init)
     self.query_norm = RMSNorm(d // heads) if qk_norm else None
     self.key_norm = RMSNorm(d // heads) if qk_norm else None
     self.heads = heads

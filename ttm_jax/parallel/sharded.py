@@ -58,6 +58,17 @@ def over_heads(attend: Callable[..., Array], q: Array, k: Array, v: Array, *rest
   return tokens(split(tokens(q), tokens(k), tokens(v), *rest))
 
 
+def over_samples(h: Array) -> Array:
+  """h [B, ...] as it lies between layers: samples over data and fsdp, nothing else split.
+
+  Left alone, the compiler splits channels over `tensor`, as one or the other layer has it, and
+  gathers them again. With a `sequence` to split, where that is best is left to it.
+  """
+  if not _on_mesh() or jax.sharding.get_abstract_mesh().shape['sequence'] > 1:
+    return h
+  return jax.lax.with_sharding_constraint(h, _batch(h.shape[0]))
+
+
 def per_sample(make: Callable[..., Any], *arrays: Array) -> Any:
   """make(*arrays), each device from its samples; results lie one after the other along axis 0.
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from ttm_jax.data.loader import Prefetch, to_device
 from ttm_jax.data.remote import absolute, mirrored
 from ttm_jax.errors import InputError
-from ttm_jax.parallel.mesh import batch_sharding, make_mesh, replicated, shardings
+from ttm_jax.parallel.mesh import batch_sharding, make_mesh, platform, replicated, shardings
 from ttm_jax.parallel.peers import Peers
 from ttm_jax.parallel.startup import connect
 from ttm_jax.training import runs
@@ -34,6 +34,10 @@ from ttm_jax.training.telemetry import Telemetry
 from ttm_jax.training.watching import Watch
 
 _global_norm = jax.jit(optax.global_norm)
+
+# For a program that runs once, of many small kernels: compiling them well would take ten times as
+# long.
+QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
 
 
 def train(
@@ -176,7 +180,8 @@ def _start(config, objective, optimizer, mesh, checkpoints, peers):
   if restored is not None:
     return graphdef, restored, places, True
   source = objective.source(config.init_from) if config.init_from else None
-  state = jax.jit(initial, out_shardings=places)()
+  options = QUICK if platform() == 'cpu' else None
+  state = jax.jit(initial, out_shardings=places, compiler_options=options)()
   if source is not None:
     # Each process has all of the source, and puts its own parts on its devices.
     source = jax.tree.map(
