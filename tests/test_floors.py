@@ -87,8 +87,17 @@ FLOORS = {
   'ttm_jax.settings': (),
   'ttm_jax.parallel': (),
   'ttm_jax.tasks': ('ttm_jax.conditioning',),
-  'ttm_jax.models': ('ttm_jax.ops', 'ttm_jax.parallel', 'ttm_jax.conditioning', 'ttm_jax.text'),
-  'ttm_jax.text': ('ttm_jax.conditioning', 'ttm_jax.models.layers'),
+  'ttm_jax.models': (
+    'ttm_jax.ops',
+    'ttm_jax.conditioning',
+    'ttm_jax.text',
+    'ttm_jax.parallel',
+  ),
+  'ttm_jax.text': (
+    'ttm_jax.conditioning',
+    'ttm_jax.models.initial',
+    'ttm_jax.models.layers',
+  ),
   'ttm_jax.codecs': ('ttm_jax.ops',),
   'ttm_jax.pretrained': ('ttm_jax.codecs', 'ttm_jax.models', 'ttm_jax.text'),
   'ttm_jax.presets': (
