@@ -83,10 +83,15 @@ class Run:
     """The structure of the network."""
     return nnx.graphdef(nnx.eval_shape(lambda: self.objective.build(self.config.seed)))
 
-  @property
-  def heads(self) -> int:
-    """Of its attentions; 0 where nothing is exchanged for heads."""
-    return 0 if self.config.task == 'codec' else self.config.model.heads
+  def check(self, sizes: Mapping[str, int]) -> None:
+    """Raises InputError where the network cannot be split as a mesh would have it."""
+    if isinstance(self.objective, Denoising):
+      self.objective.check_mesh(sizes)
+    elif max(sizes['sequence'], sizes['tensor']) > 1:
+      raise InputError(
+        'an autoencoder has nothing that mesh axes sequence and tensor split: set'
+        ' --config.mesh.sequence=1 --config.mesh.tensor=1'
+      )
 
   def changed(self, changes: Mapping[str, Any]) -> 'Run':
     """The same run with some values of its configuration changed, by dotted key."""

@@ -11,7 +11,6 @@ from ttm_jax.models.scan import REMAT_POLICIES
 from ttm_jax.parallel.mesh import (
   AXES,
   check_batch,
-  check_heads,
   factorisations,
   make_mesh,
   mesh_sizes,
@@ -82,8 +81,7 @@ class Planner:
     # Devices also have a say in it, where there are several slices.
     mesh = make_mesh(config.mesh, self._devices) if self._devices else abstract_mesh(sizes)
     check_batch(config.data.batch_size, config.train.accumulate, mesh)
-    if run.heads:
-      check_heads(run.heads, mesh.shape)
+    run.check(mesh.shape)
     return Setting(
       sizes,
       config.model.get('remat', ''),
@@ -146,18 +144,19 @@ def settings(run: Run, topology: Topology) -> list[Setting]:
 
 def meshes(run: Run, topology: Topology) -> list[Sizes]:
   """Those worth comparing: slices along data, up to eight devices to a sample."""
-  most = 8 if run.heads else 1
   found: list[Sizes] = []
   for data, fsdp, sequence, tensor in factorisations(topology.devices):
     shared = sequence * tensor
     slices = topology.slices if topology.chip.platform == 'tpu' else 1
     if data not in (slices, topology.devices // shared) or data % slices:
       continue
-    if shared <= most and (not run.heads or run.heads % shared == 0):
+    if shared <= 8:
+      mesh = abstract_mesh((data, fsdp, sequence, tensor))
       try:
-        abstract_state(run, abstract_mesh((data, fsdp, sequence, tensor)))
+        run.check(mesh.shape)
+        abstract_state(run, mesh)
       except InputError:
-        continue  # It divides too few of the parameters.
+        continue  # It does not divide the heads, or too few of the parameters.
       found.append((data, fsdp, sequence, tensor))
   return found
 

@@ -1,7 +1,7 @@
 """The objective of all four tasks: predict what the process asks for, at a random time."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +175,18 @@ class Denoising:
     return 3 * d.preset.forward_flops(d.model_config, grid, text, prompts, allowed)
 
   def build(self, seed: int) -> nnx.Module:
-    check_heads(self.denoiser.model_config.heads, jax.sharding.get_abstract_mesh().shape)
+    self.check_mesh(jax.sharding.get_abstract_mesh().shape)
     return self.denoiser.build(seed)
+
+  def check_mesh(self, sizes: Mapping[str, int]) -> None:
+    """Raises InputError where the network cannot be split as a mesh would have it."""
+    check_heads(self.denoiser.model_config.heads, sizes)
+    both = min(sizes.get('sequence', 1), sizes.get('tensor', 1)) > 1
+    if both and not self.denoiser.preset.tokens_and_columns:
+      raise InputError(
+        f'preset {self.config.preset!r} takes mesh axis sequence or tensor, not both: set'
+        ' --config.mesh.sequence=1 or --config.mesh.tensor=1'
+      )
 
   def source(self, init_from: str) -> dict:
     if init_from.startswith(PRETRAINED):
