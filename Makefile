@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 # What the package itself needs, and what its tests need besides (PyTorch among it).
 CORE := $(VENV)/.core
 DEV := $(VENV)/.dev
-# The compiler for TPUs, apart: where it is installed JAX looks for a TPU.
+# The compilers for TPUs and for GPUs, apart: where they are installed JAX looks for such a chip.
 TPU := .venv-aot
+GPU := .venv-aot-gpu
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-slow test-aot lint format clean
+.PHONY: help demo test test-slow test-aot test-aot-gpu test-aot-plan lint format clean
 
 help:  ## This list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +28,12 @@ test-slow: $(DEV)  ## The tests that train for minutes.
 test-aot: $(DEV) $(TPU)/.ready  ## Compiles the kernels for TPUs that are not there, about 3 minutes.
 	PYTHONPATH=$(TPU) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -s -m aot tests/aot/test_tpu.py
 
+test-aot-gpu: $(DEV) $(GPU)/.ready  ## Compiles the kernels for H100s that are not there, about 2 minutes.
+	PYTHONPATH=$(GPU) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -s -m aot tests/aot/test_h100.py
+
+test-aot-plan: $(DEV) $(TPU)/.ready  ## Compiles train steps for TPU pods that are not there, about 20 minutes.
+	PYTHONPATH=$(TPU) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -s -m aot tests/aot/test_plan.py
+
 lint: $(DEV)  ## Style, format, types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,7 +44,7 @@ format: $(DEV)  ## Mends style and format.
 	$(BIN)/ruff format .
 
 clean:  ## Removes the environment and caches, not the runs.
-	rm -rf $(VENV) $(TPU) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(TPU) $(GPU) .mypy_cache .ruff_cache .pytest_cache
 
 $(CORE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -52,4 +59,9 @@ $(DEV): $(CORE)
 
 $(TPU)/.ready: $(CORE)
 	$(INSTALL) --no-deps --upgrade --target $(TPU) libtpu
+	@touch $@
+
+$(GPU)/.ready: $(CORE)
+	$(INSTALL) --no-deps --upgrade --target $(GPU) jax-cuda12-plugin jax-cuda12-pjrt \
+	  nvidia-cuda-nvcc-cu12 nvidia-cuda-runtime-cu12 nvidia-cuda-cupti-cu12 nvidia-cuda-nvdisasm
 	@touch $@

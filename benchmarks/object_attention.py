@@ -1,21 +1,29 @@
 """Object-masked attention against its peers, in one run on this machine.
 
-    python -m benchmarks.object_attention [--tokens 4096 --heads 8 --head_dim 64 --dtype float32]
+    python -m benchmarks.object_attention
 
-Ours, on tokens sorted by object, against dense attention with a mask (JAX), and where PyTorch is
-installed FlexAttention (compiled) and scaled_dot_product_attention; on GPUs also cuDNN, dense and
-packed. Prints medians in milliseconds and how many times as long as ours each takes; then where our
-time goes.
+On tokens sorted by object, forward and with backward: ours, dense attention with a mask (JAX), on
+GPUs also cuDNN's attention, dense and packed, and where PyTorch is installed FlexAttention
+(compiled) and scaled_dot_product_attention. Prints medians in milliseconds and how many times as
+long as ours each takes; then how much of the machine ours uses and where its time goes.
+
+Without options: 4 096 tokens, 8 heads x 64 in float32 on CPUs; on accelerators 4 096 to 65 536
+tokens and head dims 40, 64 and 128 in bfloat16.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+# JAX and PyTorch share the memory of a GPU.
+os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +34,20 @@ from rich.table import Table
 from ttm_jax.ops.object_attention import (
   IMPLEMENTATIONS,
   Case,
+  Tables,
   choose,
   make_tables,
   object_attention,
 )
 
 Array = jax.Array
-Timer = Callable[[Callable[[], object]], float]
+# Milliseconds of a call: (begin the work, wait for what that returned) -> float.
+Timer = Callable[[Callable, Callable], float]
+# A name, and milliseconds forward and with the backward pass.
+Row = tuple[str, tuple[float, float]]
+NEVER = float('nan')
+# Dense attention with a mask holds all scores, or nearly.
+DENSE_TOKENS = 16384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,78 +82,107 @@ class Problem:
     """Pairs a head that attend to each other."""
     return int((np.unique(self.bits, return_counts=True)[1].astype(np.int64) ** 2).sum())
 
-  @property
-  def flops(self) -> float:
-    """Of both matrix products over the allowed pairs, forward."""
-    return 4.0 * self.allowed * self.heads * self.head_dim
-
   def arrays(self) -> list[np.ndarray]:
     """q, k, v and a cotangent, float32 [1, N, H, D]."""
     rng = np.random.default_rng(0)
     shape = (1, self.tokens, self.heads, self.head_dim)
-    return [rng.normal(size=shape).astype(np.float32) for _ in range(4)]
+    return [rng.standard_normal(shape, np.float32) for _ in range(4)]
 
 
 def main() -> None:
   args = parser().parse_args()
   console = Console()
-  found = []
-  for shares in args.shares or ['25,25,25,25', '60,10,10,10,10']:
-    percent = tuple(int(s) for s in shares.split(','))
-    problem = Problem(args.tokens, args.heads, args.head_dim, args.dtype, percent)
-    timer = partial(median, repeat=args.repeat)
+  in_a_row = 1 if jax.default_backend() == 'cpu' else 10
+  timer = partial(median, repeat=args.repeat, in_a_row=in_a_row)
+  if args.block:
+    for name, implementation in IMPLEMENTATIONS.items():
+      if implementation.block is not None:
+        IMPLEMENTATIONS[name] = dataclasses.replace(implementation, block=lambda case: args.block)
+  peak = matmul_rate(args.dtype, timer)
+  device = jax.devices()[0].device_kind
+  console.print(f'{device}: {peak / 1e12:.2f} TFLOP/s in matrix products\n')
+  found = {'device': device, 'peak': peak, 'problems': []}
+  for tokens, head_dim, shares in itertools.product(args.tokens, args.head_dim, args.shares):
+    problem = Problem(tokens, args.heads, head_dim, args.dtype, shares)
     rows = jax_rows(problem, timer, args.implementation) + torch_rows(problem, timer, console)
     console.print(table(problem, rows))
-    parts = where_time_goes(problem, timer)
-    console.print('   '.join(f'{name}: {ms:.1f} ms' for name, ms in parts.items()), '\n')
-    found.append({'problem': dataclasses.asdict(problem), 'ms': dict(rows), 'parts': parts})
-  if args.json:
-    Path(args.json).write_text(json.dumps(found, indent=2) + '\n')
+    parts = where_time_goes(problem, timer, args.implementation)
+    use = utilisation(problem, parts.pop('blocks'), rows[0][1], peak)
+    console.print('   '.join(f'{name}: {ms:.2f} ms' for name, ms in parts.items()))
+    console.print('   '.join(f'{name}: {share:.1%}' for name, share in use.items()))
+    console.print(f'tables are {parts["tables"] / rows[0][1][0]:.1%} of a forward pass\n')
+    of_problem = {'problem': dataclasses.asdict(problem), 'ms': dict(rows)}
+    found['problems'].append(of_problem | {'parts': parts, 'use': use})
+    if args.json:
+      Path(args.json).write_text(json.dumps(found, indent=2) + '\n')
 
 
-def median(run: Callable[[], object], repeat: int) -> float:
-  """Milliseconds of one call; `run` returns when the work is done."""
-  run()
-  run()
+def median(begin: Callable, wait: Callable, repeat: int, in_a_row: int) -> float:
+  """Milliseconds of one call; several are begun before the last is waited for."""
+  for _ in range(2):
+    wait(begin())
   times = []
   for _ in range(repeat):
-    begin = time.perf_counter()
-    run()
-    times.append(time.perf_counter() - begin)
+    start = time.perf_counter()
+    for _ in range(in_a_row):
+      result = begin()
+    wait(result)
+    times.append((time.perf_counter() - start) / in_a_row)
   return 1e3 * statistics.median(times)
 
 
-def jax_rows(
-  problem: Problem, timer: Timer, implementation: str | None
-) -> list[tuple[str, tuple[float, float]]]:
-  """(name, (forward, forward + backward)) of what runs in JAX here; ours first."""
+def matmul_rate(dtype: str, timer: Timer) -> float:
+  """Floating-point operations a second in a product of large square matrices."""
+  n = 1024 if jax.default_backend() == 'cpu' else 8192
+  x = jnp.ones((n, n), dtype)
+  product = jax.jit(jnp.matmul)
+  return 2 * n**3 / timer(partial(product, x, x), jax.block_until_ready) * 1e3
+
+
+def jax_rows(problem: Problem, timer: Timer, implementation: str | None) -> list[Row]:
+  """What runs in JAX here; ours first."""
   q, k, v, dy = (jnp.asarray(x, problem.dtype) for x in problem.arrays())
   bits = jnp.asarray(problem.bits)
-  case = Case(problem.tokens, problem.tokens, problem.head_dim, q.dtype, jax.default_backend())
+  case = case_of(problem)
   ours = choose(case, implementation)
-  names = [ours]
-  names += [n for n in ('splash', 'packed') if n in IMPLEMENTATIONS and n != ours]
   rows = []
-  for name in names:
+  for name in dict.fromkeys([ours, 'splash', 'packed']):
     if IMPLEMENTATIONS[name].refuses(case) is None:
-      made = make_tables(bits, bits, head_dim=problem.head_dim, dtype=q.dtype, implementation=name)
-      attend = partial(with_tables, q_bits=bits, k_bits=bits, tables=made)
+      attend = partial(
+        object_attention, q_bits=bits, k_bits=bits, tables=tables_of(problem, bits, name)
+      )
       rows.append((f'ours: {name}', both_passes(attend, q, k, v, dy, timer)))
-  mask = (bits[:, None, :, None] & bits[:, None, None, :]) != 0
-  dense = partial(jax.nn.dot_product_attention, mask=mask)
-  if problem.tokens <= 16384:
+  if problem.tokens <= DENSE_TOKENS:
+    mask = (bits[:, None, :, None] & bits[:, None, None, :]) != 0
+    dense = partial(jax.nn.dot_product_attention, mask=mask)
     rows.append(('JAX, dense with mask', both_passes(dense, q, k, v, dy, timer)))
-  if case.platform == 'gpu':
+  if case.platform == 'gpu' and case.dtype != jnp.float32:
     cudnn = partial(jax.nn.dot_product_attention, implementation='cudnn')
     rows.append(('cuDNN, dense, no mask', both_passes(cudnn, q, k, v, dy, timer)))
   return rows
 
 
-def with_tables(q, k, v, q_bits, k_bits, tables):
-  return object_attention(q, k, v, q_bits, k_bits, tables=tables)
+def case_of(problem: Problem) -> Case:
+  return Case(
+    problem.tokens,
+    problem.tokens,
+    problem.head_dim,
+    jnp.dtype(problem.dtype),
+    jax.default_backend(),
+  )
 
 
-def both_passes(attend, q, k, v, dy, timer) -> tuple[float, float]:
+def tables_of(problem: Problem, bits: Array, implementation: str) -> Tables:
+  return make_tables(
+    bits,
+    bits,
+    head_dim=problem.head_dim,
+    dtype=jnp.dtype(problem.dtype),
+    implementation=implementation,
+  )
+
+
+def both_passes(attend, q, k, v, dy, timer: Timer) -> tuple[float, float]:
   """Milliseconds of the forward pass, and of it with the backward pass."""
   forward = jax.jit(attend)
 
@@ -148,22 +192,24 @@ def both_passes(attend, q, k, v, dy, timer) -> tuple[float, float]:
     return y, pull(dy)
 
   return (
-    timer(lambda: jax.block_until_ready(forward(q, k, v))),
-    timer(lambda: jax.block_until_ready(backward(q, k, v, dy))),
+    timer(partial(forward, q, k, v), jax.block_until_ready),
+    timer(partial(backward, q, k, v, dy), jax.block_until_ready),
   )
 
 
-def torch_rows(
-  problem: Problem, timer: Timer, console: Console
-) -> list[tuple[str, tuple[float, float]]]:
-  """The same for PyTorch; nan where it cannot."""
+def torch_rows(problem: Problem, timer: Timer, console: Console) -> list[Row]:
+  """The same for PyTorch; never where it cannot."""
   try:
     import torch
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
   except ImportError:
     console.print('PyTorch is not installed: its rows are left out (pip install torch)')
     return []
-  device = 'cuda' if torch.cuda.is_available() else 'cpu'
+  gpu = jax.default_backend() == 'gpu'
+  if gpu and not torch.cuda.is_available():
+    console.print('this PyTorch has no CUDA: its rows are left out')
+    return []
+  device = 'cuda' if gpu else 'cpu'
   dtype = getattr(torch, problem.dtype)
   q, k, v, dy = (
     torch.tensor(x.swapaxes(1, 2), dtype=dtype, device=device).contiguous()
@@ -174,99 +220,140 @@ def torch_rows(
   def same_object(b, h, i, j):
     return (bits[i] & bits[j]) != 0
 
-  def finish():
-    if device == 'cuda':
+  def finish(result):
+    if gpu:
       torch.cuda.synchronize()
 
-  def make_blocks():
-    return create_block_mask(
-      same_object, 1, None, problem.tokens, problem.tokens, device=device, _compile=True
-    )
+  create = torch.compile(create_block_mask)
 
-  def passes(attend, backward=True):
+  def make_blocks():
+    return create(same_object, 1, None, problem.tokens, problem.tokens, device=device)
+
+  def passes(name, attend, backward=True):
     def forward():
       with torch.no_grad():
-        attend(q, k, v)
-      finish()
+        return attend(q, k, v)
 
     def whole():
       leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-      torch.autograd.grad(attend(*leaves), leaves, dy)
-      finish()
+      return torch.autograd.grad(attend(*leaves), leaves, dy)
 
-    return timer(forward), timer(whole) if backward else float('nan')
+    times = []
+    for run in (forward, whole) if backward else (forward,):
+      try:
+        times.append(timer(run, finish))
+      except (RuntimeError, NotImplementedError) as error:  # Out of memory, no such kernel.
+        console.print(f'{name}: {str(error).strip().splitlines()[0]}')
+        times.append(NEVER)
+    return times[0], times[1] if backward else NEVER
 
-  rows = []
-  compiled = torch.compile(flex_attention, dynamic=False)
-  blocks = make_blocks()
   # FlexAttention has no backward pass on CPUs.
-  flex = passes(partial(compiled, block_mask=blocks), backward=device == 'cuda')
-  rows.append(('PyTorch FlexAttention, compiled', flex))
-  made = timer(lambda: (make_blocks(), finish()))
-  rows.append(('... and its block mask made', (flex[0] + made, flex[1] + made)))
+  compiled = partial(torch.compile(flex_attention, dynamic=False), block_mask=make_blocks())
+  flex = passes('FlexAttention', compiled, backward=gpu)
+  made = timer(make_blocks, finish)
+  rows = [
+    ('PyTorch FlexAttention, compiled', flex),
+    ('... and its block mask made', (flex[0] + made, flex[1] + made)),
+  ]
   sdpa = torch.nn.functional.scaled_dot_product_attention
-  if problem.tokens <= 16384:
+  if problem.tokens <= DENSE_TOKENS:
     mask = ((bits[:, None] & bits) != 0)[None, None]
-    rows.append(('PyTorch SDPA, dense with mask', passes(partial(sdpa, attn_mask=mask))))
-  rows.append(('PyTorch SDPA, dense, no mask', passes(sdpa)))
+    masked = passes('SDPA with mask', partial(sdpa, attn_mask=mask))
+    rows.append(('PyTorch SDPA, dense with mask', masked))
+  rows.append(('PyTorch SDPA, dense, no mask', passes('SDPA', sdpa)))
   return rows
 
 
-def table(problem: Problem, rows: list[tuple[str, tuple[float, float]]]) -> Table:
+def table(problem: Problem, rows: list[Row]) -> Table:
   made = Table('', 'forward (ms)', 'x ours', 'with backward (ms)', 'x ours', title=problem.name)
   made.caption = f'{problem.allowed / problem.tokens**2:.1%} of the pairs are allowed'
   ours = rows[0][1]
   for name, (forward, whole) in rows:
-    cells = [f'{forward:.1f}', f'{forward / ours[0]:.2f}', f'{whole:.1f}', f'{whole / ours[1]:.2f}']
+    cells = [f'{forward:.2f}', f'{forward / ours[0]:.2f}', f'{whole:.2f}', f'{whole / ours[1]:.2f}']
     made.add_row(name, *('-' if 'nan' in cell else cell for cell in cells))
   return made
 
 
-def where_time_goes(problem: Problem, timer: Timer) -> dict[str, float]:
-  """Milliseconds of the parts of our forward pass, each alone over the allowed pairs.
+def utilisation(
+  problem: Problem, pairs: float, ours: tuple[float, float], peak: float
+) -> dict[str, float]:
+  """The rate of our matrix products, as a part of that of large square matrices.
 
-  One rectangle a head with as many pairs as are allowed stands for them.
+  Two products forward and five backward, over the blocks that are visited or over allowed pairs
+  alone.
   """
-  side = int(problem.allowed**0.5)
-  rng = np.random.default_rng(0)
-  x = jnp.asarray(rng.normal(size=(problem.heads, side, problem.head_dim)), problem.dtype)
-  scores = jnp.asarray(rng.normal(size=(problem.heads, side, side)), jnp.float32)
+  found = {}
+  for what, count in (('visited blocks', pairs), ('allowed pairs', problem.allowed)):
+    for side, products, ms in (('forward', 2, ours[0]), ('with backward', 7, ours[1])):
+      rate = 2 * products * count * problem.heads * problem.head_dim / ms * 1e3
+      found[f'{side}, {what}'] = rate / peak
+  return found
+
+
+def where_time_goes(problem: Problem, timer: Timer, implementation: str | None) -> dict[str, float]:
+  """Milliseconds of making tables, and on CPUs of the parts of our forward pass; pairs visited.
+
+  The parts are measured each alone: one rectangle a head with as many pairs as are allowed stands
+  for them.
+  """
   bits = jnp.asarray(problem.bits)
-
-  def blocks(bits):
-    return make_tables(bits, bits, head_dim=problem.head_dim, dtype=x.dtype)
-
-  parts = {
-    'logits': (lambda x: jnp.einsum('hnd,hmd->hnm', x, x), (x,)),
-    'softmax': (lambda s: jnp.exp(s - s.max(-1, keepdims=True)), (scores,)),
-    'values': (lambda s, x: jnp.einsum('hnm,hmd->hnd', s, x), (scores.astype(x.dtype), x)),
-    'tables': (blocks, (bits,)),
-  }
+  name = choose(case_of(problem), implementation)
+  tables = tables_of(problem, bits, name)
+  blocks = int(tables.by_query.runs.sum()) * tables.block[0] * tables.block[1]
+  parts = {'tables': (partial(tables_of, problem, implementation=name), (bits,))}
+  if jax.default_backend() == 'cpu':
+    side = int(problem.allowed**0.5)
+    rng = np.random.default_rng(0)
+    shape = (problem.heads, side, problem.head_dim)
+    x = jnp.asarray(rng.standard_normal(shape, np.float32), problem.dtype)
+    scores = jnp.asarray(rng.standard_normal((problem.heads, side, side), np.float32))
+    parts |= {
+      'logits': (lambda x: jnp.einsum('hnd,hmd->hnm', x, x), (x,)),
+      'softmax': (lambda s: jnp.exp(s - s.max(-1, keepdims=True)), (scores,)),
+      'values': (lambda s, x: jnp.einsum('hnm,hmd->hnd', s, x), (scores.astype(x.dtype), x)),
+    }
 
   def measure(function, args):
-    compiled = jax.jit(function)
-    return timer(lambda: jax.block_until_ready(compiled(*args)))
+    return timer(partial(jax.jit(function), *args), jax.block_until_ready)
 
-  return {name: measure(*part) for name, part in parts.items()}
+  # An implementation without tables visits all pairs.
+  found = {name: measure(*part) for name, part in parts.items()}
+  return {'blocks': blocks or problem.tokens**2, **found}
+
+
+def numbers(text: str) -> tuple[int, ...]:
+  return tuple(int(x) for x in text.split(','))
 
 
 def parser() -> argparse.ArgumentParser:
+  cpu = jax.default_backend() == 'cpu'
   made = argparse.ArgumentParser(
     'python -m benchmarks.object_attention',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  made.add_argument('--tokens', type=int, default=4096, help='N (4096)')
+  made.add_argument(
+    '--tokens',
+    type=numbers,
+    default=(4096,) if cpu else (4096, 8448, 32760, 65536),
+    help='N, or several, as in 4096,8448',
+  )
   made.add_argument('--heads', type=int, default=8, help='H (8)')
-  made.add_argument('--head_dim', type=int, default=64, help='D (64)')
-  made.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
+  made.add_argument(
+    '--head_dim', type=numbers, default=(64,) if cpu else (40, 64, 128), help='D, or several'
+  )
+  made.add_argument(
+    '--dtype', choices=('float32', 'bfloat16'), default='float32' if cpu else 'bfloat16'
+  )
   made.add_argument(
     '--shares',
-    action='append',
-    help='per cent of the tokens of each object, as in 80,20; again for another problem'
-    ' (25,25,25,25 and 60,10,10,10,10)',
+    type=numbers,
+    nargs='+',
+    default=[(25, 25, 25, 25), (60, 10, 10, 10, 10)] + ([] if cpu else [(80, 20)]),
+    help='per cent of the tokens of each object, as in 80,20; one problem each',
   )
   made.add_argument('--implementation', help='ours to measure; default the one for this machine')
+  made.add_argument('--block', type=numbers, help='queries,keys of a block, to retune')
   made.add_argument('--repeat', type=int, default=7, help='timed calls each, of which the median')
   made.add_argument('--json', help='also write the figures to this file')
   return made

@@ -27,6 +27,7 @@ def common() -> ConfigDict:
       'eps': 1e-8,
       'weight_decay': 0.01,
       'clip': 1.0,
+      'offload': False,  # Its moments lie in the memory of the host.
     }
   )
   config.train = ConfigDict(
@@ -34,6 +35,8 @@ def common() -> ConfigDict:
       'steps': 50_000,
       'accumulate': 1,  # Parts of a batch whose gradients are averaged.
       'ema': 0.9999,
+      'spike': 10.0,  # A loss so many deviations above its running mean is skipped; 0: none is.
+      'skip_limit': 20,  # So many skipped steps in a row end the run.
       'log_every': 50,
       'evaluate_every': 1_000,
       'evaluate_batches': 4,
@@ -41,6 +44,14 @@ def common() -> ConfigDict:
       'checkpoint_every': 1_000,
       'keep_last': 3,
       'keep_every': 10_000,
+    }
+  )
+  config.job = ConfigDict(
+    {
+      'start_limit': 300,  # Seconds in which all processes must have come.
+      'peer_limit': 60,  # Seconds without a sign of life after which a process counts as dead.
+      'hang_limit': 1_800,  # Seconds without progress after which the job ends.
+      'wandb': '',  # A Weights & Biases project that the metrics go to besides.
     }
   )
   config.mesh = ConfigDict({'data': 1, 'fsdp': -1, 'sequence': 1, 'tensor': 1})

@@ -1,12 +1,12 @@
 """The preset `dit` shrunk for a handful of filmed clips, to be learnt by heart on a CPU.
 
 For trying one's own videos and masks through the whole chain: 16 frames of 64 x 112 pixels, encoded
-with `--codec linear:2x8x8x96`.
+with `--codec linear:2x8x8x96`, their objects in colours that never change (`--no-permute`).
 
     python -m data_tools.import_folder --source videos --captions videos/captions.json \
         --frames 16 --fps 12 --size 64x112 --out datasets/clips
     python -m data_tools.encode --clips datasets/clips --out datasets/clips-dit \
-        --codec linear:2x8x8x96 --words_prompt_length 24
+        --codec linear:2x8x8x96 --words_prompt_length 24 --no-permute
 """
 
 from ml_collections import ConfigDict

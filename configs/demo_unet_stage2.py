@@ -9,4 +9,6 @@ from configs import demo_unet, stage2_unet
 
 
 def get_config() -> ConfigDict:
-  return demo_unet.shrink(stage2_unet.get_config())
+  config = demo_unet.shrink(stage2_unet.get_config())
+  config.train.steps = 1_200
+  return config

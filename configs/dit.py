@@ -49,6 +49,8 @@ def dit(task: str, visual: int = 0, masked_blocks: int = 0) -> ConfigDict:
       'mean': 0.0,
     }
   )
+  # In what devices sum the gradients of matrices: as they compute, or 'float32' at twice the bytes.
+  config.train.gradient_dtype = 'compute'
   config.train.dropout = 0.05  # Of text, of picture, and of both (InstructPix2Pix).
   config.data.cross_mask = 'box'  # Masked cross-attention by boxes (the paper) or by 'seg'.
   config.sample = ConfigDict({'count': 4, 'visual_scale': 1.5, 'text_scale': 7.5, 'rescale': 0.0})

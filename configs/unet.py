@@ -50,8 +50,11 @@ def unet(task: str, visual: int = 0, masked_blocks: int = 0) -> ConfigDict:
       'beta_end': 0.012,
       'train_steps': 1000,
       'steps': 50,
+      'prediction': 'v',  # Or 'data'.
     }
   )
+  # In what devices sum the gradients of matrices: as they compute, or 'float32' at twice the bytes.
+  config.train.gradient_dtype = 'compute'
   config.train.dropout = 0.05  # Of text, of picture, and of both (InstructPix2Pix).
   config.data.cross_mask = 'box'  # Masked cross-attention by boxes (the paper) or by 'seg'.
   # Rescaled guidance: Lin et al. 2024, section 3.4.

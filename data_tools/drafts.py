@@ -12,6 +12,8 @@ import numpy as np
 
 from ttm_jax.data.schema import MAX_OBJECTS, Clip
 
+MAX_CAPTION_WORDS = 400  # What the text encoders keep is less; a whole page is no caption.
+
 
 class Reject(Exception):
   """A draft cannot become a clip.
@@ -75,6 +77,14 @@ def remaining(outcomes: Sequence[Draft | Rejected]) -> list[Draft]:
   return [outcome for outcome in outcomes if isinstance(outcome, Draft)]
 
 
+def check_caption(draft: Draft) -> None:
+  """Raises Reject where there is no caption, or what is no caption."""
+  if not draft.caption.strip():
+    raise Reject('no caption')
+  if (words := len(draft.caption.split())) > MAX_CAPTION_WORDS:
+    raise Reject(f'caption of more than {MAX_CAPTION_WORDS} words', f'{words} words')
+
+
 def to_clip(draft: Draft) -> tuple[Clip, collections.Counter[str]]:
   """The finished clip, and how many objects became background, by reason.
 
@@ -82,12 +92,11 @@ def to_clip(draft: Draft) -> tuple[Clip, collections.Counter[str]]:
   1; all others are background, objects do not appear later.
 
   Raises:
-    Reject: no object is left, there are too many, or a sentence is missing.
+    Reject: no object is left, there are too many, or a sentence is missing or endless.
   """
   if draft.ids is None:
     raise Reject('no masks', 'give a source with masks, or the steps detect and segment')
-  if not draft.caption:
-    raise Reject('no caption')
+  check_caption(draft)
   if not draft.motion:
     raise Reject('no motion prompt')
   visible = [int(i) for i in np.unique(draft.ids[0]) if i]

@@ -9,6 +9,9 @@ training clips (patches of T x H x W pixels, C channels).
 Texts are word ids, learnt with the network, or by pretrained encoders (these need PyTorch):
 
     --text clip=openai/clip-vit-large-patch14:77:77 --text t5=google/umt5-xxl:256:64
+
+For these, captions and motion prompts get the prefix of the preset (dit: "FPS-24", by the rate of
+the clips). Models and prefix are noted in the dataset, so that generation encodes alike.
 """
 
 import argparse
@@ -30,7 +33,7 @@ from ttm_jax.data.encode import (
 from ttm_jax.data.latents import write_latents
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.errors import InputError, front_door
-from ttm_jax.presets import PRESETS
+from ttm_jax.presets import PRESETS, preset
 from ttm_jax.text.encoders import WORDS, Encoder
 
 
@@ -38,7 +41,7 @@ def main() -> None:
   args = parser().parse_args()
   train = Clips(args.clips, 'train')
   codec = choose_codec(args.codec, train, args.palette)
-  given, encoders = text_encoders(args)
+  given, encoders, models = text_encoders(args)
   first = train[0]
   frames, height, width = first.ids.shape
   encoding = Encoding(
@@ -50,6 +53,8 @@ def main() -> None:
     palette=args.palette,
     max_objects=args.max_objects,
     encoders=given,
+    prefix=text_prefix(args, first.fps) if models else '',
+    models=models,
   )
   context = Context(encoding, codec, null_text(encoding, encoders))
   splits = {}
@@ -64,18 +69,28 @@ def main() -> None:
   write_latents(args.out, context, splits)
   t, h, w, c = context.latent_shape
   print(f'{args.out}: latents {t} x {h} x {w} x {c}, token grids {context.grids}')
+  if encoding.prefix:
+    print(f'captions and motion prompts begin with "{encoding.prefix}" (--text_prefix)')
+
+
+def text_prefix(args: argparse.Namespace, fps: float) -> str:
+  """What precedes captions for pre-trained encoders: as given, or as the preset has it."""
+  if args.text_prefix is not None:
+    return args.text_prefix.strip()
+  return preset(args.preset).text_prefix.format(fps=fps)
 
 
 def text_encoders(
   args: argparse.Namespace,
-) -> tuple[dict[str, Encoder], dict[str, TextEncoder]]:
-  """The text encoders asked for: how a network sees them, and what encodes.
+) -> tuple[dict[str, Encoder], dict[str, TextEncoder], dict[str, str]]:
+  """The text encoders asked for: how a network sees them, what encodes, and by which models.
 
   Raises:
     InputError: a flag is not of its form, two have one name, or a model cannot be loaded.
   """
   seen: dict[str, Encoder] = {}
   encoders: dict[str, TextEncoder] = {}
+  models: dict[str, str] = {}
   if args.words or not args.text:
     seen[WORDS] = Encoder(args.words_dim, args.words_length, args.words_prompt_length)
     encoders[WORDS] = TEXT_ENCODERS[WORDS]
@@ -85,7 +100,8 @@ def text_encoders(
     if settings.name == WORDS or settings.name in seen:
       raise InputError(f'--text {flag}: the name {settings.name} is taken; choose another')
     seen[settings.name], encoders[settings.name] = settings.build()
-  return seen, encoders
+    models[settings.name] = settings.weights.model
+  return seen, encoders, models
 
 
 def parser() -> argparse.ArgumentParser:
@@ -123,6 +139,9 @@ def parser() -> argparse.ArgumentParser:
     action='append',
     default=[],
     help='NAME=MODEL:LENGTH:PROMPT_LENGTH, once for each pretrained text encoder',
+  )
+  made.add_argument(
+    '--text_prefix', help="precedes captions for --text; default the preset's, '' for none"
   )
   made.add_argument('--text_device', default='auto', help='default a GPU where there is one')
   made.add_argument(

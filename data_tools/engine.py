@@ -18,6 +18,8 @@ from data_tools import parts
 from data_tools.shard import Shard, Work, run
 from ttm_jax.errors import InputError
 
+_BEAM_SAYS = ' [while running'  # To every error.
+
 
 @contextlib.contextmanager
 def progress(root: Path, shards: Sequence[Shard]) -> Iterator[None]:
@@ -89,14 +91,14 @@ def run_all(work: Work, shards: Sequence[Shard], workers: int, beam_options: Seq
         | 'Spread' >> beam.Reshuffle()
         | 'Prepare' >> beam.Map(_quietly, work)
       )
-  except InputError:
-    raise
+  except InputError as error:
+    raise InputError(str(error).split(_BEAM_SAYS)[0]) from error
   except Exception as error:
     # Beam hands on what a worker raised as text, a traceback and its last line.
     lines = [line for line in str(error).splitlines() if 'InputError: ' in line]
     if not lines:
       raise
-    said = lines[-1].split('InputError: ', 1)[1].split(' [while running')[0]
+    said = lines[-1].split('InputError: ', 1)[1].split(_BEAM_SAYS)[0]
     raise InputError(said) from error
 
 

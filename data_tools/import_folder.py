@@ -17,7 +17,7 @@ import argparse
 import dataclasses
 
 from data_tools.arguments import parse_size
-from data_tools.sources.importing import Report, import_clips
+from data_tools.sources.importing import Imported, Report
 from ttm_jax.data.clips import write_clips
 from ttm_jax.data.folders import Window, read_captions
 from ttm_jax.errors import InputError, front_door
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     parts = {'train': keys[:held_out], 'validation': keys[held_out:]}
     report = Report()
     splits = {
-      split: import_clips(args.source, {key: captions[key] for key in part}, window, report)
+      split: Imported(args.source, {key: captions[key] for key in part}, window, report)
       for split, part in parts.items()
       if part
     }

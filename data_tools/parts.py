@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
 
 from data_tools.tally import Tally
 from ttm_jax.data.clips import FEATURES, NAME, encode_clip
-from ttm_jax.data.records import Example
+from ttm_jax.data.records import ShardWriter, describe
 from ttm_jax.data.schema import VERSION, Clip
 from ttm_jax.errors import InputError
 
@@ -38,32 +37,22 @@ class PartWriter:
     self._folder = folder.with_name(f'.{folder.name}.{os.getpid()}')
     shutil.rmtree(self._folder, ignore_errors=True)
     self._folder.mkdir(parents=True)
-    features = tfds.features.FeaturesDict(dict(FEATURES))
-    self._features = features
-    self._serializer = tfds.core.example_serializer.ExampleSerializer(
-      features.get_serialized_info()
-    )
-    self._writers: dict[tuple[str, str], ArrayRecordWriter] = {}
-    self._counts: dict[tuple[str, str], list[int]] = {}
+    self._features = tfds.features.FeaturesDict(dict(FEATURES))
+    self._writers: dict[tuple[str, str], ShardWriter] = {}
 
   def write(self, bucket: str, split: str, clip: Clip) -> None:
     """Adds a clip."""
-    example: Example = encode_clip(clip)
-    record = self._serializer.serialize_example(self._features.encode_example(example))
     place = (bucket, split)
     if place not in self._writers:
       path = self._folder / _file(bucket, split)
-      self._writers[place] = ArrayRecordWriter(os.fspath(path), 'group_size:1')
-      self._counts[place] = [0, 0]
-    self._writers[place].write(record)
-    self._counts[place][0] += 1
-    self._counts[place][1] += len(record)
+      self._writers[place] = ShardWriter(path, self._features)
+    self._writers[place].write(encode_clip(clip))
 
   def finish(self, tally: Tally) -> None:
     """Makes the part appear, with what became of its videos."""
     for writer in self._writers.values():
       writer.close()
-    files = [[*place, *counts] for place, counts in self._counts.items()]
+    files = [[*place, writer.records, writer.bytes] for place, writer in self._writers.items()]
     (self._folder / TALLY).write_text(json.dumps({'files': files, 'tally': tally.to_json()}))
     if is_finished(self._final):  # By the other process, with the same content.
       shutil.rmtree(self._folder)
@@ -141,16 +130,8 @@ def _dataset(
         name=split, shard_lengths=lengths, num_bytes=size, filename_template=template
       )
     )
-  info = tfds.core.DatasetInfo(
-    builder=tfds.core.DatasetIdentity(
-      NAME, tfds.core.Version(VERSION), os.fspath(place), module_name=__name__
-    ),
-    features=tfds.features.FeaturesDict(dict(FEATURES)),
-    metadata=tfds.core.MetadataDict(dict(metadata)),
-  )
-  info.set_file_format(_SUFFIX)
-  info.set_splits(tfds.core.splits.SplitDict(infos))
-  info.write_to_directory(os.fspath(place))
+  features = tfds.features.FeaturesDict(dict(FEATURES))
+  describe(place, NAME, VERSION, features, infos, metadata)
 
 
 def _file(bucket: str, split: str) -> str:

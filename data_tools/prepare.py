@@ -7,7 +7,7 @@
 --kind says how the source is laid out: `captioned` (videos with a CSV, JSONL or .txt files), `vos`
 (videos or pictures with one label PNG a frame) or `sav` (SA-V); `auto` looks. Which steps run
 follows from the models that are given. Windows whose source brings masks, prompts and both
-sentences need none.
+sentences need none. Of SA-V, the videos of the benchmark SA-V-128 are left out (--exclude).
 
 The same command goes on after an interruption: finished shards in OUT.incomplete are kept, and OUT
 appears when all is done. It is an Apache Beam pipeline: on this machine by default, elsewhere by
@@ -31,9 +31,10 @@ from data_tools.arguments import parse_size
 from data_tools.engine import progress, run_all
 from data_tools.shard import Settings, Shard, Work, bucket_name
 from data_tools.sources.base import VIDEOS, Video
+from data_tools.sources.benchmark import SAV_128, excluded_ids
 from data_tools.sources.captioned import captioned_videos
 from data_tools.sources.sav import KINDS as SAV_KINDS
-from data_tools.sources.sav import read_excluded, sav_videos
+from data_tools.sources.sav import sav_videos
 from data_tools.sources.vos import vos_videos
 from data_tools.steps.aesthetic import AestheticSettings
 from data_tools.steps.caption import CaptionSettings
@@ -140,8 +141,7 @@ def list_videos(args: argparse.Namespace) -> list[Video]:
   """The videos of the source.
 
   Raises:
-    InputError: see the sources; SA-V needs a list of the benchmark's videos, or a word that there
-      is to be none.
+    InputError: see the sources; of SA-V, the list of the benchmark's videos must be at hand.
   """
   source, kind = Path(args.source), layout(args)
   table = Path(args.captions) if args.captions else None
@@ -150,13 +150,12 @@ def list_videos(args: argparse.Namespace) -> list[Video]:
   said = read_captions(table) if table else None
   if kind == 'vos':
     return vos_videos(source, said, args.source_fps)
-  if args.exclude is None:
-    raise InputError(
-      'SA-V: give --exclude FILE, the ids of the benchmark (SA-V-128) one a line, or --exclude none'
-    )
-  excluded = frozenset() if args.exclude == 'none' else read_excluded(args.exclude)
+  excluded = excluded_ids(args.exclude, args.offline)
   videos, left_out = sav_videos(source, said, args.masklets.split(','), excluded)
-  print(f'SA-V: {len(videos)} videos, {len(left_out)} left out as excluded')
+  print(
+    f'SA-V: {len(videos)} videos, {len(left_out)} left out of the {len(excluded)} that --exclude'
+    f' {args.exclude} lists'
+  )
   return videos
 
 
@@ -283,7 +282,11 @@ def parser() -> argparse.ArgumentParser:
   add('--kind', choices=LAYOUTS, default='auto', help='layout of the source; default auto')
   add('--captions', help='captions of the source: CSV or JSONL; for vos and sav a captions.json')
   add('--source_fps', type=float, help='frames per second of folders of pictures')
-  add('--exclude', help='sav: file of ids to leave out, or none')
+  add(
+    '--exclude',
+    default=SAV_128,
+    help=f'sav: ids to leave out, by file, dataset on the hub, or none; default {SAV_128}',
+  )
   add('--masklets', default=','.join(SAV_KINDS), help='sav: manual, auto or both; default both')
   add(
     '--clip',

@@ -19,7 +19,6 @@ from data_tools.tally import Tally
 from ttm_jax.report import pictures
 
 TEMPLATE = 'report.html.j2'
-SHOWN = 48  # Strips of each kind.
 BARS = 12
 
 
@@ -92,8 +91,8 @@ def page(tally: Tally, found: Mapping[str, Any]) -> str:
   return environment.get_template(TEMPLATE).render(
     found=found,
     charts=charts,
-    accepted=[s for s in tally.strips if not s['reason']][:SHOWN],
-    rejected=[s for s in tally.strips if s['reason']][:SHOWN],
+    accepted=[s for s in tally.strips if not s['reason']],
+    rejected=[s for s in tally.strips if s['reason']],
   )
 
 

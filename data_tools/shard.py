@@ -101,7 +101,8 @@ def run(shard: Shard, work: Work) -> None:
       raise
   except OSError as error:
     raise InputError(
-      f'cannot write {folder} ({error.strerror}); free space, then run the same command again'
+      f'cannot write {folder} ({error.strerror or error}); free space, then run the same command'
+      ' again'
     ) from error
 
 

@@ -14,6 +14,7 @@ from ttm_jax.report import pictures
 
 STRIP_HEIGHT, STRIP_FRAMES = 72, 3
 STRIPS = 4  # Kept of each shard, of accepted and of rejected drafts.
+SHOWN = 48  # Kept of a whole job, of each.
 
 
 @dataclasses.dataclass
@@ -58,7 +59,7 @@ class Tally:
       self.strips.append(_strip(draft.key, said, reason, draft.video))
 
   def add(self, other: 'Tally') -> None:
-    """Takes in another one."""
+    """Takes in another one; of the pictures, as many as a report shows."""
     self.videos.update(other.videos)
     self.windows += other.windows
     self.clips += other.clips
@@ -66,7 +67,10 @@ class Tally:
     self.unused.update(other.unused)
     self.short += other.short
     self.backgrounded.update(other.backgrounded)
-    self.strips += other.strips
+    for strip in other.strips:
+      alike = [s for s in self.strips if bool(s['reason']) == bool(strip['reason'])]
+      if len(alike) < SHOWN:
+        self.strips.append(strip)
 
   def to_json(self) -> dict[str, Any]:
     return {**vars(self), 'backgrounded': dict(self.backgrounded)}

@@ -25,16 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def clips(tmp_path_factory) -> Path:
   """A clips dataset of scenes."""
   path = tmp_path_factory.mktemp('clips') / 'scenes'
-  made = doors.run(
-    'data_tools.make_scenes',
-    f'--out={path}',
-    f'--train={tiny.TRAIN_CLIPS}',
-    f'--validation={tiny.VALIDATION_CLIPS}',
-    f'--size={tiny.SIDE}',
-    f'--frames={tiny.FRAMES}',
-    f'--fps={tiny.FPS}',
-    f'--max_objects={tiny.WORDS["max_objects"]}',
-  )
+  made = doors.run(*tiny.scenes_command(path))
   assert made.code == 0, made.err
   return path
 
@@ -54,8 +45,7 @@ def unet_latents(clips, tmp_path_factory) -> Path:
 def encoded(clips: Path, folders: pytest.TempPathFactory, *options: str) -> Path:
   """A latents dataset of the clips."""
   path = folders.mktemp('latents') / 'scenes'
-  words = [f'--{name}={value}' for name, value in tiny.WORDS.items()]
-  made = doors.run('data_tools.encode', f'--clips={clips}', f'--out={path}', *words, *options)
+  made = doors.run(*tiny.encode_command(clips, path, *options))
   assert made.code == 0, made.err
   return path
 

@@ -1,11 +1,16 @@
-"""Object attention on eight devices against one; prints what it found as JSON.
+"""Attention and training on eight devices against one; prints what it found as JSON.
+
+    python -m tests.eight_devices attention
+    python -m tests.eight_devices training stage2_dit '{"fsdp": 8}' '{"data": 2, "tensor": 4}' ...
 
 Run by `test_sharded.py` in a process of its own, since a process has its devices from the start.
 """
 
+import functools
 import json
 import os
 import re
+import sys
 
 os.environ.setdefault('XLA_FLAGS', '')
 os.environ['XLA_FLAGS'] += ' --xla_force_host_platform_device_count=8'
@@ -13,11 +18,22 @@ os.environ['XLA_FLAGS'] += ' --xla_force_host_platform_device_count=8'
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from tests import tiny
+from ttm_jax.data.context import Context, Encoding
+from ttm_jax.data.encode import null_text
 from ttm_jax.ops.attention import attention
 from ttm_jax.ops.object_attention import make_tables, object_attention
-from ttm_jax.parallel.mesh import BATCH, make_mesh
+from ttm_jax.parallel.mesh import AXES, BATCH, batch_sharding, make_mesh, replicated, shardings
+from ttm_jax.planning import feed, program
+from ttm_jax.planning.compile import Run
+from ttm_jax.text.encoders import Encoder
+from ttm_jax.training.denoising import Denoising
+from ttm_jax.training.state import create, make_optimizer
+from ttm_jax.training.step import make_step
 
 MESHES = {
   'samples': {'data': 2, 'fsdp': 4},
@@ -27,7 +43,160 @@ MESHES = {
 }
 
 
-def main() -> None:
+STEPS, BATCH_SIZE, SLOTS = 10, 16, 2
+
+
+class Codec:
+  """What a network need know of one."""
+
+  channels = tiny.CHANNELS
+
+  def __init__(self, stride):
+    self.stride = stride, stride
+
+  def frame_groups(self, num_frames):
+    return np.arange(num_frames) // 2
+
+
+def run_of(name, changes):
+  """A shipped configuration in float32, so small that what counts is where things lie."""
+  config = tiny.shrunk(name, model__dtype='float32', data__batch_size=BATCH_SIZE)
+  config.model.heads = 8
+  if config.preset == 'unet':
+    config.model.widths = (16, 32)
+  else:
+    config.model.update({'layers': 3, 'ffn': 64})
+  config.optimizer.update({'warmup': 1, 'learning_rate': 1e-3})
+  config.update_from_flattened_dict(changes)
+  encoding = Encoding(config.preset, 4, 16, 16, 8.0, 'spread8', SLOTS, {'t5': Encoder(16, 8, 4)})
+  texts = {'t5': lambda texts, n: (np.zeros((len(texts), n, 16)), np.zeros(len(texts), np.int32))}
+  # The U-Net at full size halves latents three times.
+  codec = Codec(2 if config.preset == 'unet' else 4)
+  context = Context(encoding, codec, null_text(encoding, texts))
+  objective = Denoising(config, context)
+  return Run.of(config, objective, feed.record(context), feed.tokens(context))
+
+
+def drawn(run, rng):
+  """A batch of noise, with objects here and there."""
+
+  def draw(name, x):
+    shape = (BATCH_SIZE, *x.shape)
+    if name.endswith('region'):
+      return rng.integers(0, SLOTS + 1, shape).astype(x.dtype)
+    if 'places' in name:
+      return rng.integers(0, 2 ** (SLOTS + 1), shape).astype(x.dtype)
+    if name.endswith('length'):
+      return rng.integers(1, 4, shape).astype(x.dtype)
+    return rng.normal(size=shape).astype(x.dtype)
+
+  return {name: draw(name, x) for name, x in run.of_one.items()}
+
+
+def remembering() -> optax.GradientTransformation:
+  """Keeps the gradients as they come."""
+  return optax.GradientTransformation(
+    lambda params: jax.tree.map(jnp.zeros_like, params),
+    lambda grads, state, params=None: (grads, grads),
+  )
+
+
+def trained(run, mesh):
+  """Losses of ten steps, gradients of the first and the last, and the program."""
+  config, objective = run.config, run.objective
+  optimizer = optax.chain(remembering(), make_optimizer(config.optimizer, STEPS))
+  graphdef = run.graphdef()
+
+  def initial(key):
+    params = nnx.to_pure_dict(nnx.split(objective.build(0))[1])
+    # Gates and last maps begin at zero, and would hide what lies behind them.
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    leaves = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return create(jax.tree.unflatten(tree, leaves), optimizer)
+
+  with jax.set_mesh(mesh):
+    places = shardings(jax.eval_shape(initial, jax.random.key(1)), objective.sharding, mesh)
+    state = jax.device_put(_initial(run, initial), places)
+    step = jax.jit(
+      make_step(objective, graphdef, optimizer, config.train.accumulate, 0.99),
+      donate_argnums=0,
+      out_shardings=(places, replicated(mesh)),
+    )
+    rng, key = np.random.default_rng(0), jax.random.key(2)
+    batches = [jax.device_put(drawn(run, rng), batch_sharding(mesh)) for _ in range(STEPS)]
+    compiled = step.lower(state, batches[0], key).compile()
+    losses, gradients = [], []
+    for i, arrays in enumerate(batches):
+      state, metrics = compiled(state, arrays, key)
+      losses.append(float(metrics['loss'][0] / metrics['loss'][1]))
+      if i in (0, STEPS - 1):
+        gradients.append(jax.device_get(state.optimizer[0]))
+  return losses, gradients, compiled
+
+
+_states: dict = {}
+
+
+def _initial(run, initial):
+  name = run.config.task, run.config.preset
+  if name not in _states:
+    _states[name] = jax.device_get(jax.jit(initial)(jax.random.key(1)))
+  return _states[name]
+
+
+def training(name, *settings) -> dict:
+  """By setting: the largest relative errors of losses and gradients, and what lies there whole."""
+
+  @functools.cache
+  def alone(accumulate):
+    changes = {'train.accumulate': accumulate}
+    return trained(run_of(name, changes), make_mesh({}, jax.devices()[:1]))[:2]
+
+  found = {}
+  for text in settings:
+    changes = json.loads(text)
+    sizes = {axis: changes.pop(axis) for axis in AXES if axis in changes}
+    run = run_of(name, changes)
+    losses, gradients, compiled = trained(run, make_mesh(sizes))
+    wanted_losses, wanted = alone(run.config.train.accumulate)
+    found[text] = {
+      'loss': max(abs(a / b - 1) for a, b in zip(losses, wanted_losses, strict=True)),
+      'gradients': max(map(difference, gradients, wanted)),
+      'whole': whole(run, compiled),
+    }
+  return found
+
+
+def difference(a, b) -> float:
+  """The largest difference of two trees, against the largest gradient of each array."""
+  most = max(float(np.abs(x).max()) for x in jax.tree.leaves(b))
+  return max(
+    float(np.abs(x - y).max() / max(np.abs(y).max(), 1e-3 * most))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  )
+
+
+def whole(run, compiled) -> list[str]:
+  """Stacked parameters that occur anywhere in the program as a whole."""
+  stacked = {
+    tuple(x.shape)
+    for path, x in jax.tree_util.tree_leaves_with_path(run.shapes.params)
+    if 'blocks' in jax.tree_util.keystr(path) and x.ndim == 3 and min(x.shape[1:]) >= 32
+  }
+  read = program.parse(compiled.as_text())
+  return sorted(
+    {
+      str(shape.sizes)
+      for computation in read.computations.values()
+      for instruction in computation.instructions.values()
+      for shape in instruction.shapes
+      if shape.sizes in stacked
+    }
+  )
+
+
+def attentions() -> dict:
   rng = np.random.default_rng(0)
   found = {}
   for samples, m in ((8, 48), (3, 48), (8, 20)):
@@ -50,7 +219,7 @@ def main() -> None:
         float(np.abs(x - y).max() / np.abs(y).max()) for x, y in zip(got, wanted, strict=True)
       )
       found[f'{name}: {samples} samples, {m} keys'] = worst
-  print(json.dumps({'errors': found, 'collectives': collectives()}))
+  return {'errors': found, 'collectives': collectives()}
 
 
 def collectives() -> dict[str, int]:
@@ -70,4 +239,5 @@ def collectives() -> dict[str, int]:
 
 
 if __name__ == '__main__':
-  main()
+  what, *rest = sys.argv[1:]
+  print(json.dumps({'attention': attentions, 'training': training}[what](*rest)))

@@ -72,6 +72,15 @@ def save_sound(path: Path) -> Path:
   return path
 
 
+def save_empty(path: Path, kind: str) -> Path:
+  """A video without a frame."""
+  with av.open(str(path), 'w', kind) as container:
+    stream = container.add_stream('mpeg4', 12)
+    stream.height, stream.width, stream.pix_fmt = 32, 48, 'yuv420p'
+    container.start_encoding()
+  return path
+
+
 def truncate(path: Path, share: float = 0.6) -> Path:
   """Cuts the end off a file."""
   content = path.read_bytes()

@@ -1,5 +1,7 @@
 """Object attention's kernels for Hopper GPUs, run on the CPU; prints what it found as JSON.
 
+    python -m tests.hopper maps | widths
+
 JAX's interpreter of Mosaic GPU kernels runs every warpgroup as a thread and every barrier as a
 barrier, fills memory with NaN and looks for races. What it lacks (JAX 0.10.2) is added here: matrix
 products with an operand in registers or transposed, accumulators that are written, layouts that are
@@ -16,6 +18,7 @@ import os
 import sys
 import threading
 import traceback
+from collections import Counter
 from typing import Any
 
 os.environ['NPROC'] = '16'
@@ -23,6 +26,7 @@ os.environ['NPROC'] = '16'
 import jax
 import jax.numpy as jnp
 import numpy as np
+from hypothesis import given, settings
 from jax._src import callback
 from jax._src.pallas.mosaic.interpret import thread_map
 from jax._src.pallas.mosaic.interpret.utils import GPULoggingInfo, to_range
@@ -34,11 +38,14 @@ from jax._src.state.indexing import NDIndexer
 from jax._src.state.types import AbstractRef, TransposeTransform
 
 from tests.test_object_attention import reference
-from ttm_jax.ops.object_attention import blocked, gpu
+from tests.test_object_attention_tpu import label_maps, maps
+from ttm_jax.ops.object_attention import blocked, gpu, gpu_kernels
 from ttm_jax.ops.object_attention.api import Case
-from ttm_jax.ops.object_attention.blocks import fill_up, list_blocks
+from ttm_jax.ops.object_attention.blocks import list_blocks
 
 LAST = -(1 << 31)
+# The numbers that buffers of arguments get, of the forward and of the backward kernel.
+KEYS, QUERIES = 102, 103
 
 
 class Memory:
@@ -175,11 +182,144 @@ def run(jaxpr, constants, *arguments):
 
 _programs: dict[int, Any] = {}
 
+
+def fetch(transfer, token, otherwise=gpu_callbacks.DeviceLocalMemoryTransfer.execute):
+  """A copy to shared memory; noted: by which thread block, from which buffer, which part."""
+  key, part, _ = Memory._find(transfer.src_allocation_key_as_array, transfer.src_transforms)
+  _fetched[-1].append((tuple(map(int, transfer.grid_point_coords)), key.buffer_id, part))
+  return otherwise(transfer, token)
+
+
+def end(token, otherwise=gpu_callbacks._clean_up_shared_memory):
+  """The end of a kernel."""
+  _races.append(gpu_callbacks.get_races().races_found)
+  _fetched.append([])
+  return otherwise(token)
+
+
+# By kernel; the last one is under way.
+_fetched: list[list[tuple[tuple, int, tuple]]] = [[]]
+_races: list[bool] = []
+
 JaxprInterpreter._interpret_wgmma_ref_p = interpret_product
 JaxprInterpreter._interpret_arithmetic_primitive = interpret_other
 gpu_callbacks.copy_smem_to_gmem = copy_out
 gpu_callbacks._handle_out_of_bounds_read = beyond
+gpu_callbacks.DeviceLocalMemoryTransfer.execute = fetch
+gpu_callbacks._clean_up_shared_memory = end
 thread_map._run_jaxpr = run
+
+KERNEL = gpu.make_kernel(InterpretGPUParams(detect_races=True))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def passes(block, q, k, v, q_bits, k_bits, dy):
+  """y, dq, dk, dv; one program for all label maps of a size."""
+  tables = list_blocks(q_bits, k_bits, block, 'gpu')
+  y, pull = jax.vjp(
+    lambda q, k, v: blocked.attention(KERNEL, q, k, v, q_bits, k_bits, tables), q, k, v
+  )
+  return y, *pull(dy)
+
+
+@jax.jit
+def dense(q, k, v, q_bits, k_bits, dy):
+  """The same by the library's attention, to which rows without a key are no business."""
+  mask = (q_bits[:, None, :, None] & k_bits[:, None, None]) != 0
+  alive = jnp.swapaxes(mask.any(3, keepdims=True), 1, 2)
+
+  def attend(q, k, v):
+    return jnp.where(alive, jax.nn.dot_product_attention(q, k, v, mask=mask), 0)
+
+  y, pull = jax.vjp(attend, q, k, v)
+  return y, *pull(dy)
+
+
+def examine(heads: int, width: int, dtype: str, q_bits: np.ndarray, k_bits: np.ndarray):
+  """Checks what is exact; returns errors of the kernels and of dense attention (y, dq, dk, dv).
+
+  Errors are relative to the largest value of each.
+  """
+  b, n, m = *q_bits.shape, k_bits.shape[1]
+  rng = np.random.default_rng(0)
+  shapes = [(b, size, heads, width) for size in (n, m, m, n)]
+  q, k, v, dy = (jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
+  block = gpu.block(Case(n, m, width, jnp.dtype(jnp.bfloat16), 'gpu'))
+  del _fetched[:-1], _races[:]
+  got = jax.block_until_ready(passes(block, q, k, v, q_bits, k_bits, dy))
+  assert _races == [False, False], _races
+  allowed = (q_bits[:, :, None] & k_bits[:, None]) != 0
+  check_visits(block, allowed, heads, *_fetched[:-1])
+  y, dq, dk, dv = got = [np.asarray(x, np.float64) for x in got]
+  lonely, unread = ~allowed.any(2), ~allowed.any(1)
+  assert not (y[lonely].any() or dq[lonely].any() or dk[unread].any() or dv[unread].any())
+  assert np.abs(y[~lonely]).max(-1).all()
+  wanted = reference(q, k, v, q_bits, k_bits, dy)
+
+  def errors(found):
+    return [
+      float(np.abs(np.asarray(x, np.float64) - z).max() / max(np.abs(z).max(), 1e-30))
+      for x, z in zip(found, wanted, strict=True)
+    ]
+
+  return errors(got), errors(dense(q, k, v, q_bits, k_bits, dy))
+
+
+def check_visits(block, allowed: np.ndarray, heads: int, forward: list, backward: list) -> None:
+  """Asserts that just the blocks with an allowed pair were fetched, for each head once."""
+  b, n, m = allowed.shape
+  rows, columns = -(-n // block[0]), -(-m // block[1])
+  whole = np.zeros((b, rows * block[0], columns * block[1]), bool)
+  whole[:, :n, :m] = allowed
+  some = whole.reshape(b, rows, block[0], columns, block[1]).any((2, 4))
+  wanted = {(i, h, r, c) for i, r, c in np.argwhere(some).tolist() for h in range(heads)}
+  found = Counter(
+    (i, h, row, part[1].start // block[1]) for (i, h, row), x, part in forward if x == KEYS
+  )
+  assert found == dict.fromkeys(wanted, 1), (found, wanted)
+  # Here queries are fetched, ROWS of them at once.
+  found = Counter(
+    (i, h, part[1].start // block[0], row) for (i, h, row), x, part in backward if x == QUERIES
+  )
+  assert found == dict.fromkeys(wanted, block[0] // gpu_kernels.ROWS), (found, wanted)
+
+
+def of_maps() -> dict[str, Any]:
+  """Label maps of all kinds; float32 is as exact in the simulation as on no GPU."""
+  n, m = 300, 600  # More blocks of keys and, backward, of queries than are under way at once.
+  kinds = [np.stack(x).astype(np.int32) for x in zip(*maps(n, m).values(), strict=True)]
+  found = {'float32': [], 'bfloat16': []}
+
+  def look(dtype, q_bits, k_bits):
+    found[dtype].append(examine(1, 32, dtype, q_bits, k_bits))
+
+  for i in range(0, len(kinds[0]), 2):
+    look('float32', *(x[i : i + 2] for x in kinds))
+  look('bfloat16', *(x[:2] for x in kinds))
+
+  @settings(max_examples=4, deadline=None, database=None, derandomize=True)
+  @given(label_maps(2, n), label_maps(2, m))
+  def look_at_any(q_bits, k_bits):
+    look('float32', q_bits, k_bits)
+
+  look_at_any()
+  return found
+
+
+def of_widths() -> dict[str, Any]:
+  """Head dimensions, some heads; tokens in any order and in that of their objects."""
+  rng = np.random.default_rng(0)
+  mixed = rng.choice(np.array([0, 1, 2, 3, LAST, LAST | 2]), (2, 150)).astype(np.int32)
+  queries = np.stack([runs((1, 130), (3, 70)), runs((LAST, 60), (1, 1), (2, 139))])
+  keys = np.stack([runs((1, 200), (2, 100)), runs((LAST, 30), (1, 1), (2, 269))])
+  lonely = np.stack([runs((4, 90)), runs((1, 40), (4, 50))])
+  prompts = np.stack([runs((1, 40), (2, 30)), runs((0, 40), (1, 30))])
+  return {
+    '40': examine(2, 40, 'bfloat16', mixed, mixed[::-1, :70]),
+    '80': examine(1, 80, 'bfloat16', lonely, prompts),
+    '128': examine(1, 128, 'bfloat16', queries, keys),
+    '160': examine(1, 160, 'bfloat16', queries[:, 100:], prompts),
+  }
 
 
 def runs(*lengths: tuple[int, int]) -> np.ndarray:
@@ -188,79 +328,5 @@ def runs(*lengths: tuple[int, int]) -> np.ndarray:
   return np.repeat(np.array(sets, np.int64), counts).astype(np.int32)
 
 
-def cases() -> dict[str, tuple[int, int, np.ndarray, np.ndarray]]:
-  """Heads, head dimension, object sets of the queries, of the keys; two samples each."""
-  rng = np.random.default_rng(0)
-  mixed = rng.choice(np.array([0, 1, 2, 3, LAST, LAST | 2]), (2, 150)).astype(np.int32)
-  queries = np.stack([runs((1, 130), (3, 70)), runs((LAST, 60), (1, 1), (2, 139))])
-  keys = np.stack([runs((1, 200), (2, 100)), runs((LAST, 30), (1, 1), (2, 269))])
-  lonely = np.stack([runs((4, 90)), runs((1, 40), (4, 50))])
-  prompts = np.stack([runs((1, 40), (2, 30)), runs((0, 40), (1, 30))])
-  return {
-    'sets of all kinds in any order': (2, 40, mixed, mixed[::-1, :70]),
-    'objects one after the other': (1, 128, queries, keys),
-    'a sample whose queries meet nothing': (1, 80, lonely, prompts),
-    'keys in blocks of their own size': (1, 160, queries[:, 100:], prompts),
-  }
-
-
-def examine(heads: int, width: int, q_bits: np.ndarray, k_bits: np.ndarray) -> dict[str, Any]:
-  """Errors of the kernels and of dense attention in bfloat16, and what ought to be zero."""
-  rng = np.random.default_rng(0)
-  n, m = q_bits.shape[1], k_bits.shape[1]
-  shapes = [(2, size, heads, width) for size in (n, m, m, n)]
-  q, k, v, dy = (jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in shapes)
-  block = gpu.block(Case(n, m, width, jnp.dtype(jnp.bfloat16), 'gpu'))
-  kernel = gpu.make_kernel(InterpretGPUParams(detect_races=True))
-
-  races = []
-
-  def with_gradients(attend, dy):
-    y, pull = jax.vjp(attend, q, k, v)
-    y = np.asarray(y, np.float64)
-    races.append(gpu_callbacks.get_races().races_found)
-    gradients = [np.asarray(x, np.float64) for x in pull(dy)]
-    races.append(gpu_callbacks.get_races().races_found)
-    return [y, *gradients]
-
-  tables = list_blocks(jnp.asarray(q_bits), jnp.asarray(k_bits), block, 'gpu')
-  bits = [fill_up(jnp.asarray(x), size, 1) for x, size in zip((q_bits, k_bits), block, strict=True)]
-
-  def attend(q, k, v):
-    """As `blocked.attention`, but tokens are left without the zeros that fill up blocks."""
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
-    return jnp.swapaxes(blocked._attend(kernel, width**-0.5, q, k, v, *bits, tables), 1, 2)
-
-  got = with_gradients(attend, dy)
-  allowed = (q_bits[:, :, None] & k_bits[:, None]) != 0
-  lonely, unread = ~allowed.any(2), ~allowed.any(1)
-  # Rows without a key are no business of the library's attention.
-  alive = jnp.asarray(~lonely)[..., None, None]
-  dense = with_gradients(
-    lambda q, k, v: (
-      alive * jax.nn.dot_product_attention(q, k, v, mask=jnp.asarray(allowed)[:, None])
-    ),
-    dy,
-  )
-  wanted = reference(q, k, v, q_bits, k_bits, dy)
-  y, dq, dk, dv = got
-  return {
-    'errors': [float(np.linalg.norm(x - z)) for x, z in zip(got, wanted, strict=True)],
-    'errors of dense attention': [
-      float(np.linalg.norm(x - z)) for x, z in zip(dense, wanted, strict=True)
-    ],
-    'should be zero': [
-      float(np.abs(x).max()) for x in (y[lonely], dq[lonely], dk[unread], dv[unread]) if x.size
-    ],
-    'should not be zero': float(np.abs(y[~lonely]).max(-1).min()),
-    'blocks': np.asarray(tables.by_query.what)[: int(tables.by_query.count[0])].tolist(),
-    'races': any(races),
-  }
-
-
-def main() -> None:
-  print(json.dumps({name: examine(*case) for name, case in cases().items()}))
-
-
 if __name__ == '__main__':
-  main()
+  print(json.dumps({'maps': of_maps, 'widths': of_widths}[sys.argv[1]]()))

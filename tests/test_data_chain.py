@@ -11,11 +11,14 @@ pytest.importorskip('apache_beam', reason="not installed: pip install 'ttm_jax[d
 pytest.importorskip('torch', reason="not installed: pip install 'ttm_jax[data]'")
 
 import torch
+from PIL import Image
 
-from data_tools import prepare
+from data_tools import describe, prepare
 from data_tools.steps import prompts
 from tests import doors, films, tiny, tiny_models
 from ttm_jax.data.clips import Clips
+from ttm_jax.data.described import Described
+from ttm_jax.data.latents import Latents
 
 SHARED = Path(os.environ.get('TTM_SHARED_DATA', '../shared/data'))
 real_data = pytest.mark.skipif(
@@ -47,6 +50,16 @@ def test_real_videos_to_training(tmp_path):
     'data_tools.encode', f'--clips={clips}', f'--out={latents}', f'--codec={tiny.CODEC}', *words
   )
   assert made.code == 0, made.err
+  # What training reads are the label maps of the clips, with objects renumbered as noted.
+  by_key = {clip.key: clip for clip in Clips(clips, 'train')}
+  source = Latents(latents, 'train')
+  assert len(source) == len(by_key) > 5
+  for i in range(len(source)):
+    clip, table = by_key[source.key(i)], np.zeros(256, np.uint8)
+    for new, old in enumerate(source[i]['permutation'], 1):
+      table[old] = new if old else 0
+    ids = source.ids(i, (tiny.FRAMES, tiny.SIDE, tiny.SIDE))
+    np.testing.assert_array_equal(ids, table[clip.ids])
   for name in ('demo_stage1', 'demo_stage2'):
     run = tmp_path / name
     ended = doors.run(*tiny.train_command(name, run, latents, train__steps=20))
@@ -164,3 +177,22 @@ def test_real_raw_videos_through_all_steps(planted, tmp_path):
     prepare.main([f'--source={source}', f'--out={out}', CLIP, '--fps=8', '--stride=60', *models])
     clips = check_planted(out, truth, boxes)
     assert clips and all(clip.video.std() > 5 for clip in clips)
+
+
+def test_a_photo_through_all_models(planted, tmp_path, capsys):
+  """The models that a job uses, on one picture."""
+  models, truth, boxes = planted
+  rng = np.random.default_rng(0)
+  photo = rng.integers(0, 255, (tiny.SIDE, tiny.SIDE, 3), np.uint8)
+  Image.fromarray(photo).save(tmp_path / 'photo.png')
+  used = [flag for flag in models if 'clip_model' not in flag and 'aesthetic' not in flag]
+  out = tmp_path / 'photo.safetensors'
+  describe.main([f'--image={tmp_path}/photo.png', '--prompt=A dog.', f'--out={out}', *used])
+  found = Described.load(out)
+  np.testing.assert_array_equal(found.segmentation, truth[0])
+  np.testing.assert_array_equal(found.picture, photo)
+  assert found.names == {1: 'left dog', 2: 'ball'} and found.motion == 'The dog runs.'
+  assert found.prompts == {1: 'a brown dog', 2: 'a red ball'}
+  scale = tiny_models.SIDE / tiny.SIDE
+  np.testing.assert_allclose(boxes[0][0].ravel(), np.array([2, 4, 8, 10]) * scale, atol=1e-4)
+  assert 'object 2, ball: a red ball' in capsys.readouterr().out

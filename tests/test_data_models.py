@@ -238,6 +238,15 @@ def plant(monkeypatch, model, truth):
   monkeypatch.setattr(type(model), 'forward', planted)
 
 
+def test_auto_takes_what_reads_the_weights(folder, monkeypatch, tmp_path, capsys):
+  import importlib
+
+  monkeypatch.setattr(importlib, 'import_module', lambda name: None)  # Both are installed.
+  assert segment.tracker(weights(folder('sam2_video'))) is not None
+  assert 'SAM 2 by the package transformers' in capsys.readouterr().err
+  assert segment._usable('sam2', weights(tmp_path)) and not segment._usable('sam2', weights('a/b'))
+
+
 def test_backends_are_named(folder, capsys):
   with pytest.raises(InputError, match='--backend other: choose auto, sam2, transformers'):
     segment.tracker(weights(folder('sam2_video')), 'other')
@@ -399,10 +408,12 @@ def test_pretrained_texts_reach_the_latents_dataset(folder, clips, tmp_path):
     'clip': (12, 77, 20),
     't5': (16, 32, 16),
   }
+  assert context.encoding.prefix == 'FPS-8'
+  assert context.encoding.models == {'clip': str(clip_path), 't5': str(t5_path)}
   record, clip = Latents(out, 'train')[5], Clips(clips, 'train')[5]
   encode = text.TransformersText(weights(t5_path))
   for field, said in (('caption', clip.caption), ('motion', clip.motion)):
-    wanted, lengths = encode([said], 32)
+    wanted, lengths = encode([f'FPS-8 {said}'], 32)
     np.testing.assert_allclose(record[f'text.t5.{field}'], wanted[0], rtol=2e-3, atol=2e-3)
     assert record[f'text.t5.{field}_length'] == lengths[0]
   count = len(clip.prompts)

@@ -4,10 +4,12 @@ import contextlib
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,13 @@ import pytest
 
 pytest.importorskip('apache_beam', reason="not installed: pip install 'ttm_jax[data]'")
 
-from data_tools import prepare, shard
+from data_tools import encode, prepare, shard
 from data_tools.drafts import Draft, Rejected
 from data_tools.sources import decode
 from data_tools.sources.base import Video
 from data_tools.sources.windows import Crop, drafts
 from data_tools.tally import Tally
-from tests import films
+from tests import films, tiny
 from ttm_jax.data import records
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.folders import Window, read_captions
@@ -286,6 +288,66 @@ def test_a_full_disk_is_said(source, tmp_path, monkeypatch):
   assert not list((tmp_path / 'out.incomplete' / 'parts').glob('*/*.array_record'))
 
 
+@pytest.fixture
+def small_files():
+  """Lets this process write no large files, until it is told otherwise."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
+  yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_fills_up_is_said_and_the_job_goes_on_later(tmp_path, small_files):
+  """The real thing: what writes records finds out when it closes its file."""
+  size = (96, 144)
+  source, out = tmp_path / 'source', tmp_path / 'clips'
+  for name in ('a', 'b'):
+    films.object_video(source / name, np.ones((12, *size), np.uint8))
+  noise = np.random.default_rng(0).integers(0, 255, (12, *size, 3), np.uint8)
+  times = [Fraction(t, 12) for t in range(12)]
+  films.save_with(source / 'b' / 'video.mp4', noise, times, codec='mpeg4')
+  (source / 'captions.json').write_text(json.dumps({'a': SAID, 'b': SAID}))
+  given = [f'--source={source}', f'--captions={source}/captions.json', f'--out={out}']
+  given += ['--clip=12x96x144', '--fps=12', '--videos_per_shard=1']
+  with pytest.raises(InputError) as caught:
+    prepare.main(given)
+  assert str(caught.value) == (
+    f'cannot write {out}.incomplete/parts/00001 (write() failed: File too large); free space, then'
+    ' run the same command again'
+  )
+  assert not out.exists()
+  left = [part.name for part in (tmp_path / 'clips.incomplete' / 'parts').iterdir()]
+  assert left in ([], ['00000'])
+  small_files()
+  prepare.main(given)
+  assert [clip.key for clip in Clips(out, 'train')] == ['a/00000', 'b/00000']
+
+
+def test_an_encoding_on_a_full_disk_leaves_nothing(clips, tmp_path, small_files, monkeypatch):
+  monkeypatch.setattr(
+    sys, 'argv', ['encode', f'--clips={clips}', f'--out={tmp_path}/a', f'--codec={tiny.CODEC}']
+  )
+  resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+  with pytest.raises(InputError) as caught:
+    encode.main()
+  assert str(caught.value) == (
+    f'cannot write {tmp_path}/a (write() failed: File too large); free space or name another folder'
+  )
+  assert not list(tmp_path.iterdir())
+
+
+def test_endless_captions_are_rejected(source, tmp_path):
+  captions = _captions(source, tmp_path, {'1': 'a dog'})
+  entries = json.loads(captions.read_text())
+  entries['v0']['c'] = 'word ' * 2000
+  captions.write_text(json.dumps(entries))
+  out = tmp_path / 'out'
+  prepare.main([*options(source, out), f'--captions={captions}'])
+  report = json.loads((out / 'report.json').read_text())
+  reasons = {r['key'].split('/')[0]: (r['reason'], r['detail']) for r in report['rejections']}
+  assert reasons == {'v0': ('caption of more than 400 words', '2000 words')}
+
+
 def test_described_windows_need_no_step(source, tmp_path):
   videos = prepare.vos_videos(source, read_captions(source / 'captions.json'))[1:2]
   found = (FailingSettings(),)
@@ -313,7 +375,7 @@ def test_tallies_come_back():
     (['--validation=10'], 'leaves nothing of 10 videos to train on'),
     (['--workers=0'], '--workers 0 must be at least 1'),
     (['--masklets=manuel'], r'--masklets manuel .did you mean "manual"'),
-    (['--kind=sav'], 'SA-V: give --exclude FILE'),
+    (['--kind=sav', '--offline'], r'the list of GuyYariv/SA-V-128-Benchmark cannot be had'),
     (['--sam=x'], 'a source of kind vos brings its masks'),
     (['--clip_model=x'], 'needs both --clip_model and --aesthetic_head'),
     (['--source=/nowhere'], '/nowhere: there is no such folder'),

@@ -14,7 +14,7 @@ from ttm_jax.codecs.base import Moments, to_float
 from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.conditioning import EVERYONE
 from ttm_jax.data.batch import text_condition, to_batch
-from ttm_jax.data.context import Context, Encoding
+from ttm_jax.data.context import Context, Encoding, read_encoding
 from ttm_jax.data.encode import (
   TEXT_ENCODERS,
   Augmentation,
@@ -23,7 +23,7 @@ from ttm_jax.data.encode import (
   null_text,
   text_arrays,
 )
-from ttm_jax.data.latents import Latents, write_latents
+from ttm_jax.data.latents import Latents, fill, trimmed, write_latents
 from ttm_jax.data.scenes import SceneConfig, Scenes
 from ttm_jax.errors import InputError
 from ttm_jax.presets import preset
@@ -252,6 +252,103 @@ def test_prompts_of_some_objects():
     text_arrays(ENCODING, TEXT_ENCODERS, 'a', 'b', {4: 'a star'})
 
 
+def test_a_prefix_is_for_pretrained_encoders_and_for_sentences():
+  asked = []
+
+  def encode(texts, length):
+    asked.append((list(texts), length))
+    return np.ones((len(texts), length, 2), np.float16), np.full(len(texts), length, np.int32)
+
+  both = {'t5': Encoder(2, 9, 5), 'words': Encoder(8, 20, 7)}
+  encoding = dataclasses.replace(ENCODING, encoders=both, prefix='FPS-24')
+  arrays = text_arrays(encoding, {'t5': encode, **TEXT_ENCODERS}, 'A dog.', '', {2: 'a dog'})
+  assert asked == [(['FPS-24 A dog.', ''], 9), (['a dog'], 5)]
+  np.testing.assert_array_equal(arrays['text.words.caption'], tokenize('A dog.', 20)[0])
+  asked.clear()
+  null_text(encoding, {'t5': encode, **TEXT_ENCODERS})
+  assert asked == [(['', ''], 9), ([''] * 3, 5)]
+
+
+def test_texts_lie_trimmed_and_come_back_padded(context, tmp_path):
+  """On disk there is no padding; what is read is what was given."""
+  encoded = EncodedClips(scenes(3), context, augmentation=Augmentation(permute=False))
+  write_latents(tmp_path / 'd', context, {'train': encoded})
+  source = Latents(tmp_path / 'd', 'train')
+  for i, (_, given) in enumerate(encoded):
+    raw, read = source.records[i], source[i]
+    for name in ('caption', 'prompts'):
+      name = f'text.words.{name}'
+      assert len(raw[name]) == given[f'{name}_length'].sum()
+      np.testing.assert_array_equal(read[name], given[name])
+      assert read[name].dtype == given[name].dtype
+  counts = np.array([0, 2])
+  rows = np.arange(12, dtype=np.float16).reshape(2, 3, 2)
+  stored = trimmed(rows, counts)
+  np.testing.assert_array_equal(stored, rows[1, :2])
+  whole = np.zeros_like(rows)
+  fill(whole, stored, counts)
+  np.testing.assert_array_equal(whole[1, :2], rows[1, :2])
+  assert not whole[0].any()
+  # A batch is what stacking the padded records gives.
+  batch = source.collate([source.stored[i] for i in (2, 0)])
+  for name, array in batch.items():
+    np.testing.assert_array_equal(array, np.stack([source[2][name], source[0][name]]))
+  assert batch['text.words.prompts'].shape == (2, 3, 7) and len(source.stored) == 3
+
+
+class Buckets:
+  """Addresses gs:// kept in a folder."""
+
+  def __init__(self, root):
+    self.root = root
+
+  def __getattr__(self, name):
+    from etils.epath import backend
+
+    def on_disk(path):
+      return str(self.root / str(path).removeprefix('gs://')) if '://' in str(path) else path
+
+    function = getattr(backend.os_backend, name)
+    return lambda *paths, **options: function(*map(on_disk, paths), **options)
+
+
+def test_contexts_at_addresses(context, tmp_path, monkeypatch):
+  """A dataset in a bucket: written there, read from there, replaced there."""
+  from etils.epath import gpath
+
+  monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, 'gs', Buckets(tmp_path))
+  monkeypatch.setattr(gpath, '_is_tf_installed', lambda: False)
+  place = 'gs://bucket/data'
+  with pytest.raises(InputError, match='gs://bucket/data is neither a latents dataset nor a run'):
+    Context.load(place)
+  context.save(place)
+  (tmp_path / 'bucket' / 'data' / 'context' / 'stale').write_text('')
+  other = dataclasses.replace(ENCODING, fps=30.0)
+  Context(other, context.codec, null_text(other, TEXT_ENCODERS)).save(place)
+  back = Context.load(place)
+  assert back.encoding.fps == read_encoding(place).fps == 30
+  np.testing.assert_array_equal(back.codec.basis, context.codec.basis)
+  files = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('*') if p.is_file()}
+  assert files == {
+    f'bucket/data/context/{name}'
+    for name in (
+      'context.json',
+      'null_text.safetensors',
+      'codec/codec.json',
+      'codec/codec.safetensors',
+    )
+  }
+
+
+def test_older_contexts_are_read(context, tmp_path):
+  context.save(tmp_path)
+  file = tmp_path / 'context' / 'context.json'
+  values = json.loads(file.read_text())
+  assert values.pop('prefix') == '' and values.pop('models') == {}
+  file.write_text(json.dumps(values))
+  assert Context.load(tmp_path).encoding == ENCODING
+
+
 def test_context_comes_back(dataset, context):
   back = Context.load(dataset)
   assert back.encoding == context.encoding
@@ -303,6 +400,9 @@ def test_clips_that_do_not_fit(context, tmp_path):
   large = Scenes(SceneConfig(size=(32, 16), frames=4), 1)
   with pytest.raises(InputError, match=r'clip scene-0-0 has \(4, 32, 16\) .* takes \(4, 16, 16\)'):
     list(EncodedClips(large, context))
+  slow = dataclasses.replace(context, encoding=dataclasses.replace(ENCODING, fps=6.0))
+  with pytest.raises(InputError, match='scene-0-0 has 8 frames per second; the dataset takes 6'):
+    list(EncodedClips(scenes(1), slow))
   few = dataclasses.replace(context, encoding=dataclasses.replace(ENCODING, max_objects=1))
   with pytest.raises(InputError, match=r'clip scene-0-0 has [23] objects; .* at most 1'):
     list(EncodedClips(scenes(1), few))

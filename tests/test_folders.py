@@ -1,6 +1,7 @@
 """Filmed videos become the clips asked for, and nothing is left out in silence."""
 
 import json
+import operator
 import os
 import pathlib
 
@@ -120,6 +121,14 @@ def test_windows_without_objects_are_counted(tmp_path):
     'no described object is visible in the first frame': 1,
     'source shorter than 4 frames at 4 fps': 1,
   }
+
+
+def test_how_many_clips_there_will_be(tmp_path):
+  make_source(tmp_path / 'dog', label_maps())
+  (tmp_path / 'bad').mkdir()
+  captions = described({'dog': DOG, 'bad': DOG}, tmp_path)
+  clips = importing.Imported(tmp_path, captions, window(), importing.Report())
+  assert operator.length_hint(clips) == len(list(clips)) == 2
 
 
 def test_unusable_sources_are_reported_and_passed_over(tmp_path):

@@ -1,6 +1,7 @@
 """From a picture and sentences to files: the front doors `generate` and `evaluate`."""
 
 import json
+import sys
 
 import av
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from tests import doors, tiny
 from ttm_jax import trajectory
 from ttm_jax.data.clips import Clips
+from ttm_jax.data.folders import name_from
 from ttm_jax.data.video_io import read_video
 from ttm_jax.metrics.motion import mean_iou
 from ttm_jax.metrics.video import psnr
@@ -174,6 +176,116 @@ def test_pictures_of_another_size_are_fitted(clip, stage1, stage2, tmp_path):
   np.testing.assert_array_equal(ids[0], clip.ids[0])
   video, fps = read_video(tmp_path / 'out.mp4')
   assert (video.shape, fps) == ((tiny.FRAMES, tiny.SIDE, tiny.SIDE, 3), tiny.FPS)
+
+
+def test_what_is_missing_is_named(arguments, stage1, stage2, tmp_path):
+  runs = f'--stage1={stage1}', f'--stage2={stage2}', f'--out={tmp_path}/out.mp4'
+  image, mask, prompt, *_ = arguments
+  for given, said in (
+    (
+      [image, prompt],
+      'error: give --segmentation MASK.png; or --llm, --detector and --sam to have',
+    ),
+    ([mask, prompt], 'error: give --image PICTURE, or --described FILE'),
+    ([image, mask], 'error: give --prompt, what the video is to show'),
+    (['--described=x', '--llm=y'], 'error: --described and models exclude each other'),
+    (['--described=/none'], 'error: /none: there is no such file; make it with python -m data_'),
+  ):
+    ended = doors.run('ttm_jax.generate', *given, *runs)
+    assert ended.code == 2 and ended.err.startswith(said), ended.err
+  ended = doors.run(
+    'ttm_jax.generate', image, prompt, '--llm=no/such/llm', '--offline', *runs, before=no_pytorch
+  )
+  assert ended.code == 2 and "install 'ttm_jax[data]', or describe the picture where" in ended.err
+  assert not list(tmp_path.iterdir())
+
+
+ABSENT = ('torch', 'transformers', 'tokenizers')
+
+
+class Absent:
+  """Finds no module of PyTorch, before others find one."""
+
+  def find_spec(self, name, path=None, target=None):
+    if name.split('.')[0] in ABSENT:
+      raise ModuleNotFoundError(f'no module named {name}')
+
+
+def no_pytorch() -> None:
+  """Shows a process a host without PyTorch."""
+  for name in [name for name in sys.modules if name.split('.')[0] in ABSENT]:
+    del sys.modules[name]
+  sys.meta_path.insert(0, Absent())
+
+
+@pytest.fixture(scope='module')
+def reads_clip(clips, tmp_path_factory):
+  """A run of stage 2 that reads text by a CLIP."""
+  pytest.importorskip('transformers', reason="not installed: pip install 'ttm_jax[data]'")
+  from tests import tiny_models
+
+  folder = tmp_path_factory.mktemp('clip')
+  clip = tiny_models.clip_text(folder / 'model')
+  made = doors.run(
+    'data_tools.encode',
+    f'--clips={clips}',
+    f'--out={folder}/latents',
+    f'--codec={tiny.CODEC}',
+    f'--text=clip={clip}:77:20',
+    '--max_objects=3',
+    '--text_device=cpu',
+    '--offline',
+  )
+  assert made.code == 0 and 'begin with "FPS-8" (--text_prefix)' in made.out, made.err
+  command = tiny.train_command('demo_stage2', folder / 'run', folder / 'latents', train__steps=2)
+  ended = doors.run(*command)
+  assert ended.code == 0, ended.err
+  return folder / 'run'
+
+
+def test_a_host_without_pytorch_generates_from_a_description(
+  arguments, clip, stage1, reads_clip, tmp_path
+):
+  """The text of stage 2 is embedded elsewhere; the video is that of a host that embeds itself."""
+  device = '--device=cpu', '--offline'
+  described = tmp_path / 'photo.safetensors'
+  ended = doors.run(
+    'data_tools.describe', *arguments, f'--run={reads_clip}', *device, f'--out={described}'
+  )
+  assert ended.code == 0, ended.err
+  assert ended.out.splitlines() == [
+    f'caption: {clip.caption}',
+    f'motion: {clip.motion}',
+    *(f'object {i}, {name_from(p)}: {p}' for i, p in enumerate(clip.prompts[:2], 1)),
+    *(f'object {i} has no prompt of its own' for i in range(3, clip.ids[0].max() + 1)),
+    str(described),
+    str(described.with_suffix('.png')),
+  ]
+  runs = f'--stage1={stage1}', f'--stage2={reads_clip}'
+  ended = doors.run(
+    'ttm_jax.generate',
+    f'--described={described}',
+    *runs,
+    f'--out={tmp_path}/a.mp4',
+    before=no_pytorch,
+  )
+  assert ended.code == 0, ended.err
+  assert f'motion: {clip.motion}' in ended.out and f'{tmp_path}/a_found.png shows' in ended.out
+  shown = np.asarray(Image.open(tmp_path / 'a_found.png'))
+  np.testing.assert_array_equal(shown, trajectory.overlay(clip.video[:1], clip.ids[:1])[0])
+  ended = doors.run('ttm_jax.generate', *arguments, *runs, *device, f'--out={tmp_path}/b.mp4')
+  assert ended.code == 0, ended.err
+  assert (tmp_path / 'a.mp4').read_bytes() == (tmp_path / 'b.mp4').read_bytes()
+  # Another sentence would need the model.
+  ended = doors.run(
+    'ttm_jax.generate',
+    f'--described={described}',
+    '--prompt=Something else.',
+    *runs,
+    f'--out={tmp_path}/c.mp4',
+    before=no_pytorch,
+  )
+  assert ended.code == 2 and 'no embedding of "FPS-8 Something else." by clip' in ended.err
 
 
 def test_fit_covers_and_crops_the_centre():

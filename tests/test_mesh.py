@@ -1,5 +1,6 @@
 """The mesh, and where each parameter of the large models lies on it."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,7 +13,16 @@ from configs import stage2_dit
 from ttm_jax.errors import InputError
 from ttm_jax.models import dit
 from ttm_jax.parallel import mesh as meshes
-from ttm_jax.parallel.mesh import AXES, batch_sharding, make_mesh, replicated, shardings
+from ttm_jax.parallel.mesh import (
+  AXES,
+  HOST,
+  batch_sharding,
+  check_batch,
+  check_heads,
+  make_mesh,
+  replicated,
+  shardings,
+)
 from ttm_jax.presets import preset
 from ttm_jax.settings import from_config
 from ttm_jax.text.encoders import Encoder
@@ -38,9 +48,12 @@ def test_sizes(arranged):
 @pytest.mark.parametrize(
   'sizes, message',
   [
-    ({'fsdp': 3, 'data': -1}, "'fsdp': 3.* does not fit 8 devices"),
-    ({'fsdp': 16}, 'does not fit 8 devices'),
-    ({'fsdp': 4}, "'fsdp': 4.* takes 4 devices, there are 8"),
+    (
+      {'fsdp': 3, 'data': -1},
+      r"'fsdp': 3.* does not fit 8 devices.* as \{'data': 2, 'fsdp': 4, .*\} do",
+    ),
+    ({'fsdp': 16}, r"does not fit 8 devices.* as \{'data': 1, 'fsdp': 8, .*\} do"),
+    ({'fsdp': 4}, r"'fsdp': 4.* takes 4 devices, there are 8: .*'fsdp': 8, .* takes them all"),
     ({}, 'takes 1 devices, there are 8'),
     ({'fsdp': -1, 'data': -1}, 'one may be -1'),
     ({'fsdp': 0, 'data': -1}, 'does not fit 8 devices'),
@@ -90,8 +103,65 @@ def test_the_first_pattern_decides():
 
 def test_axes_that_do_not_divide_are_not_split():
   table = (('kernel', ('fsdp', 'tensor')),)
-  got = shardings({'kernel': leaf(6, 4)}, table, mesh_of(1, 4, 1, 2))
+  tree = {'kernel': leaf(6, 4), 'large': {'kernel': leaf(8, 4)}}
+  got = shardings(tree, table, mesh_of(1, 4, 1, 2))
   assert got['kernel'].spec == PartitionSpec(None, 'tensor')
+  assert got['large']['kernel'].spec == PartitionSpec('fsdp', 'tensor')
+
+
+def test_a_mesh_that_divides_few_parameters():
+  table = (('kernel', ('fsdp', 'tensor')),)
+  tree = {'kernel': leaf(60, 4), 'small': {'kernel': leaf(8, 4)}}
+  message = 'fsdp = 8 does not divide most parameters, such as kernel along its 60: 6 or 10 does'
+  with pytest.raises(InputError, match=message):
+    shardings(tree, table, mesh_of(1, 8, 1, 1))
+
+
+def test_what_lies_on_the_host():
+  table = (('^optimizer', HOST), ('kernel', ('fsdp', None)))
+  tree = {'params': {'kernel': leaf(8, 4)}, 'optimizer': {'kernel': leaf(8, 4), 'count': leaf()}}
+  got = shardings(tree, table, mesh_of(1, 4, 1, 2))
+  kinds = jax.tree.map(lambda s: s.memory_kind, got)
+  assert kinds['optimizer']['kernel'] == HOST and kinds['optimizer']['count'] != HOST
+  assert kinds['params']['kernel'] != HOST
+  assert got['optimizer']['kernel'].spec == got['params']['kernel'].spec
+
+
+def test_what_a_batch_and_heads_divide_over():
+  check_batch(32, 2, mesh_of(2, 8, 1, 1))
+  with pytest.raises(InputError, match=r'40 must be a multiple of 32: .* nearest: 32 or 64'):
+    check_batch(40, 2, mesh_of(2, 8, 1, 1))
+  with pytest.raises(InputError, match=r'8 must be a multiple of 16: .* nearest: 16$'):
+    check_batch(8, 1, mesh_of(1, 16, 1, 1))
+  check_heads(20, {'tensor': 2, 'sequence': 5})
+  message = r'20 heads .* sequence x tensor = 2 x 3: their product must be 5 or 10'
+  with pytest.raises(InputError, match=message):
+    check_heads(20, {'tensor': 3, 'sequence': 2})
+  check_heads(8, {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """What is known of a TPU when a mesh is laid out."""
+
+  id: int
+  slice_index: int
+  platform: str = 'tpu'
+
+
+def test_slices_lie_along_data(monkeypatch):
+  seen = {}
+  monkeypatch.setattr(meshes, 'Mesh', lambda devices, axes, axis_types: devices)
+  monkeypatch.setattr(
+    meshes.mesh_utils,
+    'create_hybrid_device_mesh',
+    lambda within, between, devices, **_: seen.update(within=within, between=between),
+  )
+  chips = [Chip(i, i // 4) for i in range(8)]
+  make_mesh({'data': 4, 'fsdp': 2}, chips)
+  assert seen == {'within': (2, 2, 1, 1), 'between': (2, 1, 1, 1)}
+  with pytest.raises(InputError, match='data = 1 must be a multiple of the 2 slices'):
+    make_mesh({'fsdp': 8}, chips)
 
 
 def test_state_of_the_optimiser_lies_with_its_parameters():

@@ -23,6 +23,8 @@ from ttm_jax.ops.object_attention import (
   unsort,
 )
 from ttm_jax.ops.object_attention.blocks import PLACE_BITS, RUN, list_blocks
+from ttm_jax.parallel.mesh import AXES
+from ttm_jax.parallel.sharded import samples_of_a_device
 
 BACKGROUND, ONE, TWO, LAST = 1, 2, 4, -(1 << 31)  # LAST is bit 31: a negative int32.
 
@@ -203,11 +205,19 @@ def test_choice():
   assert choose(case(4096, 'tpu', dtype=jnp.dtype(jnp.bfloat16))) == 'tpu'
   assert choose(case(8), ['tpu', 'chunked', 'reference']) == 'chunked'
   assert choose(case(4096, 'tpu')) == 'tpu'
-  for platform in ('cpu', 'gpu', 'tpu'):  # Whatever is asked of it, something can do it.
+  for platform in ('cpu', 'gpu', 'tpu', 'metal'):  # Whatever is asked of it, something can do it.
     for dtype in (jnp.float32, jnp.float64):
       choose(case(5000, platform, head_dim=1000, dtype=jnp.dtype(dtype)))
   with pytest.raises(ValueError, match=r'no implementation .* can do it: tpu '):
     choose(case(8), 'tpu')
+
+
+def test_samples_of_a_device():
+  mesh = jax.sharding.AbstractMesh((2, 4, 1, 2), AXES)
+  assert samples_of_a_device(16) == 16
+  with jax.sharding.use_abstract_mesh(mesh):
+    assert samples_of_a_device(16) == 2
+    assert samples_of_a_device(3) == 3  # They do not divide: every device has all.
 
 
 def test_tables_serve_every_layer():
@@ -223,18 +233,22 @@ def test_tables_serve_every_layer():
     object_attention(q, k, v, tokens, tokens, tables=tables, implementation='reference')
 
 
+listed = jax.jit(list_blocks, static_argnums=(2, 3))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
-  st.integers(1, 40),
-  st.integers(1, 40),
-  st.sampled_from([(4, 4), (4, 8), (8, 4), (16, 16)]),
+  # Few sizes: each is compiled.
+  st.sampled_from([(1, 40), (40, 1), (13, 27), (32, 16)]),
+  st.sampled_from([(4, 8), (8, 4), (16, 16)]),
   st.integers(0, 1 << 20),
 )
-def test_blocks_that_are_visited_are_those_with_an_allowed_pair(n, m, block, seed):
+def test_blocks_that_are_visited_are_those_with_an_allowed_pair(tokens, block, seed):
+  n, m = tokens
   rng = np.random.default_rng(seed)
   some = rng.choice([0, ONE, TWO, ONE | TWO, LAST, -1], 3).astype(np.int32)
   q_bits, k_bits = (np.sort(rng.choice(some, (3, size)), 1) for size in (n, m))
-  tables = list_blocks(jnp.asarray(q_bits), jnp.asarray(k_bits), block, 'chunked')
+  tables = listed(jnp.asarray(q_bits), jnp.asarray(k_bits), block, 'chunked')
   rows, columns = -(-n // block[0]), -(-m // block[1])
   wanted = {
     (b, r, c)
@@ -325,3 +339,27 @@ def test_plain_attention(monkeypatch, pairs):
   everyone = cycle([-1], 21), cycle([-1], 13)
   got, pull = jax.vjp(plain.attention, q, k, v)
   assert_close((got, *pull(jnp.asarray(dy))), reference(q, k, v, *everyone, dy))
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'width', 'by_cudnn'),
+  [
+    ('bfloat16', 128, True),
+    ('bfloat16', 40, True),
+    ('bfloat16', 160, False),
+    ('float32', 64, False),
+  ],
+)
+def test_plain_attention_on_gpus_keeps_no_scores(monkeypatch, dtype, width, by_cudnn):
+  asked = []
+
+  def cudnn(q, k, v, implementation):
+    asked.append(implementation)
+    return v
+
+  monkeypatch.setattr(plain, 'platform', lambda: 'gpu')
+  monkeypatch.setattr(jax.nn, 'dot_product_attention', cudnn)
+  x = jax.ShapeDtypeStruct((1, 4096, 2, width), dtype)
+  program = jax.make_jaxpr(plain.attention)(x, x, x)
+  assert asked == ['cudnn'] * by_cudnn
+  assert 'f32[1,2,4096,4096]' not in str(program)

@@ -1,6 +1,8 @@
 """Object attention's kernels for Hopper GPUs, as far as a CPU can tell; see `hopper` for how."""
 
+import importlib
 import json
+import re
 import subprocess
 import sys
 
@@ -12,24 +14,15 @@ import pytest
 from tests import tiny
 from tests.test_object_attention import reference
 from ttm_jax.ops.object_attention import Case, choose, gpu, packed
-from ttm_jax.ops.object_attention.blocks import FULL, RUN, list_blocks
-
-KINDS = [
-  'sets of all kinds in any order',
-  'objects one after the other',
-  'a sample whose queries meet nothing',
-  'keys in blocks of their own size',
-]
-# Minutes: every warpgroup is a thread of Python.
-pytestmark = pytest.mark.slow
-
-each_kind = pytest.mark.parametrize('kind', KINDS)
+from ttm_jax.ops.object_attention.blocks import list_blocks
 
 
-@pytest.fixture(scope='module')
-def found():
+def simulated(what):
+  """What `hopper` finds, once it has found nothing that is not exact."""
+  if jax.__version__ != '0.10.2':
+    pytest.skip('what the simulator lacks was added for JAX 0.10.2')
   ended = subprocess.run(
-    [sys.executable, '-m', 'tests.hopper'],
+    [sys.executable, '-m', 'tests.hopper', what],
     cwd=tiny.ROOT,
     capture_output=True,
     text=True,
@@ -40,25 +33,26 @@ def found():
   return json.loads(ended.stdout)
 
 
-@each_kind
-def test_values_and_gradients(found, kind):
-  """As far from the rule in float64 as the library's dense attention in bfloat16, or nearer."""
-  errors, dense = found[kind]['errors'], found[kind]['errors of dense attention']
-  assert len(errors) == len(dense) == 4
-  for error, limit in zip(errors, dense, strict=True):
-    assert 0 < error < 1.2 * limit
+def assert_as_good_as_dense(found):
+  """Errors of half precision, against those of the library's dense attention in it."""
+  for errors, dense in found:
+    assert len(errors) == len(dense) == 4
+    for error, usual in zip(errors, dense, strict=True):
+      assert error <= 2 * usual < 0.02, (errors, dense)
 
 
-@each_kind
-def test_nothing_of_what_is_not_allowed(found, kind):
-  assert not any(found[kind]['should be zero'])
-  assert found[kind]['should not be zero'] > 0.1
+def test_label_maps():
+  """Values and gradients; zeros, races and visited blocks have been looked at."""
+  found = simulated('maps')
+  assert len(found['float32']) >= 8 and np.max([x[0] for x in found['float32']]) < 1e-5
+  assert_as_good_as_dense(found['bfloat16'])
 
 
-def test_every_kind_of_block_was_met(found):
-  kinds = {flags & (RUN | FULL) for case in found.values() for flags in case['blocks']}
-  assert kinds == {0, RUN, RUN | FULL}
-  assert any(len(case['should be zero']) == 4 for case in found.values())
+@pytest.mark.slow
+def test_head_dims():
+  found = simulated('widths')
+  assert len(found) == 4
+  assert_as_good_as_dense(found.values())
 
 
 def case(**changes):
@@ -68,31 +62,80 @@ def case(**changes):
   )
 
 
-def test_what_it_refuses(monkeypatch):
+@pytest.fixture
+def device(monkeypatch):
   class Device:
     device_kind = 'NVIDIA H100 80GB HBM3'
 
   monkeypatch.setattr('jax.devices', lambda: [Device])
-  for width in (40, 64, 80, 96, 128, 160):
+  return Device
+
+
+def test_choice(device):
+  """What the kernels cannot, something else can."""
+  for width in (8, 40, 64, 80, 96, 128, 160):
     assert choose(case(head_dim=width)) == 'gpu'
-  assert choose(case(dtype=jnp.float16)) == 'gpu'
-  assert 'not float32' in gpu.refuses(case(dtype=jnp.float32))
-  assert 'above 160' in gpu.refuses(case(head_dim=161))
-  assert 'not on tpu' in gpu.refuses(case(platform='tpu'))
+  assert choose(case(dtype=jnp.float16)) == choose(case(samples=4096)) == 'gpu'
+  for changes, reason in (
+    ({'dtype': jnp.float32}, 'not float32'),
+    ({'head_dim': 161}, 'above 160'),
+    ({'platform': 'tpu'}, 'not on tpu'),
+    ({'platform': 'metal'}, 'not on metal'),
+  ):
+    assert reason in gpu.refuses(case(**changes))
+    assert choose(case(**changes)) in {'tpu', 'chunked'}
   for kind in ('NVIDIA H200', 'NVIDIA GH200 480GB'):
-    Device.device_kind = kind
+    device.device_kind = kind
     assert gpu.refuses(case()) is None
-  for kind in ('NVIDIA A100-SXM4-80GB', 'NVIDIA B200', 'NVIDIA GeForce RTX 4090'):
-    Device.device_kind = kind
+  for kind in ('NVIDIA A100-SXM4-80GB', 'NVIDIA B200', 'NVIDIA GeForce RTX 4090', 'AMD MI300X'):
+    device.device_kind = kind
     assert f'needs a Hopper GPU (H100, H200, ...), not {kind}' in gpu.refuses(case())
     assert choose(case()) == 'chunked'
 
 
-def test_blocks_that_need_too_much_shared_memory():
-  x, bits = jnp.zeros((1, 1, 256, 128), jnp.bfloat16), jnp.zeros((1, 256), jnp.int32)
-  tables = list_blocks(bits, bits, (128, 256), 'gpu')
-  with pytest.raises(ValueError, match=r'forward needs \d+ bytes of shared memory, there are 2324'):
+def test_builds_without_the_compilers(device, monkeypatch):
+  """A jaxlib that cannot compile the kernels, a JAX whose private parts have moved."""
+
+  def reloaded(module):
+    spec = importlib.util.spec_from_file_location(f'{module.__name__}_again', module.__file__)
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
+    return again
+
+  assert reloaded(gpu).refuses(case()) is reloaded(packed).refuses(case()) is None
+  for name in ('jax._src.cudnn.fused_attention_stablehlo', 'jax.experimental.pallas.mosaic_gpu'):
+    monkeypatch.setitem(sys.modules, name, None)
+  monkeypatch.delattr(jax.experimental.pallas, 'mosaic_gpu')
+  assert 'is not compiled by this build' in reloaded(gpu).refuses(case())
+  assert 'what this version of JAX does not have' in reloaded(packed).refuses(case())
+
+
+def test_costs_count_all_blocks():
+  n, m, d = 248, 128, 64
+  q, k = (jnp.zeros((1, 2, size, d), jnp.bfloat16) for size in (n, m))
+  q_bits, k_bits = jnp.zeros((1, 256), jnp.int32), jnp.zeros((1, m), jnp.int32)
+
+  def flops(attend, *args):
+    tables = list_blocks(q_bits, k_bits, (128, 128), 'gpu')
+    program = jax.make_jaxpr(lambda *args: attend(q, k, k, q_bits, k_bits, tables, 1.0, *args))
+    return int(re.search(r'flops=(\d+)', str(program(*args))).group(1))
+
+  statistics = jnp.zeros((1, 2, n))
+  assert flops(gpu.KERNEL.forward) == 4 * 2 * n * m * d
+  assert flops(gpu.KERNEL.backward, statistics, statistics, q) == 10 * 2 * n * m * d
+
+
+def test_blocks_that_need_too_much():
+  x, bits = jnp.zeros((1, 1, 256, 128), jnp.bfloat16), jnp.zeros((1, 768), jnp.int32)
+
+  def forward(*block):
+    tables = list_blocks(bits, bits, block, 'gpu')
     gpu.KERNEL.forward(x, x, x, bits, bits, tables, 1.0)
+
+  with pytest.raises(ValueError, match=r'forward needs \d+ bytes of shared memory, there are 2324'):
+    forward(128, 256)
+  with pytest.raises(ValueError, match='registers for 128 rows of a block, not for 192'):
+    forward(192, 64)
 
 
 LAST = -(1 << 31)

@@ -106,14 +106,19 @@ sets = st.integers(LAST, -LAST - 1) | st.sampled_from([0, 1, 2, 4, 6, LAST])
 runs = st.lists(st.tuples(sets, st.integers(1, 200)), min_size=1, max_size=6)
 
 
+def label_maps(samples, count):
+  """Runs of tokens with the same set, int32 [samples, count]."""
+
+  def tokens(sample):
+    return np.resize(np.concatenate([np.full(n, s) for s, n in sample]), count).astype(np.int32)
+
+  return st.lists(runs.map(tokens), min_size=samples, max_size=samples).map(np.stack)
+
+
 @settings(max_examples=6, deadline=None)
-@given(runs, runs, st.integers(0, 99))
-def test_any_label_map(queries, keys, seed):
+@given(label_maps(1, 270), label_maps(1, 140), st.integers(0, 99))
+def test_any_label_map(q_bits, k_bits, seed):
   q, k, v, dy = inputs(270, 140, seed=seed)
-  q_bits, k_bits = (
-    np.resize(np.concatenate([np.full(n, s) for s, n in x]), (1, count)).astype(np.int32)
-    for x, count in ((queries, 270), (keys, 140))
-  )
   check(run(ONE_WALK, (128, 128), q, k, v, q_bits, k_bits, dy), q, k, v, q_bits, k_bits, dy)
 
 
@@ -197,7 +202,7 @@ def test_costs_count_the_expected_share_of_blocks():
 
 def trace(n, m, d, dtype, samples=1, block=None, **options):
   """Traces both passes, which checks the memory they need."""
-  block = block or tpu.block(Case(n, m, d, jnp.dtype(dtype), 'tpu'))
+  block = block or tpu.block(Case(n, m, d, jnp.dtype(dtype), 'tpu', samples))
   q, k = (jax.ShapeDtypeStruct((samples, s, 1, d), dtype) for s in (n, m))
   q_bits, k_bits = (jax.ShapeDtypeStruct((samples, s), jnp.int32) for s in (n, m))
   jax.eval_shape(
@@ -212,6 +217,22 @@ def test_blocks_fit_the_smallest_chip(n, m, dtype):
     block = tpu.block(Case(n, m, d, jnp.dtype(dtype), 'tpu'))
     assert not block[0] % 128 and not block[1] % 128
     trace(n, m, d, dtype)
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
+def test_blocks_grow_with_the_batch(dtype):
+  def case(samples):
+    return Case(65536, 65536, 256, jnp.dtype(dtype), 'tpu', samples)
+
+  sizes = [tpu.block(case(1)), *tpu.LARGER[jnp.dtype(dtype).itemsize]]
+  assert sizes[0] == {'bfloat16': (1024, 1024), 'float32': (512, 512)}[dtype]
+  for block in dict.fromkeys(sizes):
+    blocks = 65536 // block[0] * (65536 // block[1])
+    samples = (7 << 17) // (8 * blocks)  # As many as seven eighths of 1 MiB can list.
+    assert tpu.block(case(samples)) == block and tpu.refuses(case(samples)) is None
+    trace(65536, 65536, 256, dtype, samples=samples)  # There is vector memory for it, too.
+  assert 'no room to list the blocks of' in tpu.refuses(case(samples + 1))
+  assert choose(case(samples + 1)) == 'chunked'
 
 
 def test_memory_is_checked():

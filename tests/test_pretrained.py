@@ -192,6 +192,97 @@ def test_shards(tmp_path):
     unet.load(str(tmp_path), CONFIG)
 
 
+FP16 = 'diffusion_pytorch_model.fp16.safetensors'
+SHARD = 'diffusion_pytorch_model-00002-of-00002.safetensors'
+
+
+def half():
+  return {name: x.astype(np.float16) for name, x in tensors()[1].items()}
+
+
+def sharded(folder):
+  index = dict.fromkeys(tensors()[1], SHARD)
+  write(folder, IMAGE, {}, 'diffusion_pytorch_model-00001-of-00002.safetensors')
+  (folder / f'{WEIGHTS}.index.json').write_text(json.dumps({'weight_map': index}))
+
+
+def pickled(folder):
+  write(folder, IMAGE, {})
+  (folder / WEIGHTS).rename(folder / 'diffusion_pytorch_model.bin')
+
+
+# What users bring, how it is made in a folder, and what they read.
+SENTENCES = {
+  'an empty folder': (
+    lambda folder: folder.mkdir(),
+    '{folder} holds no model: config.json is missing',
+  ),
+  'a folder without weights': (
+    lambda folder: (write(folder, IMAGE, {}), (folder / WEIGHTS).unlink()),
+    '{folder} holds no weights: diffusion_pytorch_model.safetensors is missing',
+  ),
+  'an inpainting U-Net': (
+    lambda folder: write(folder, IMAGE | {'in_channels': 9}, tensors()[1]),
+    '{folder} holds an inpainting U-Net (9 input channels): take the text-to-image one, with 4',
+  ),
+  'a pickle': (
+    pickled,
+    '{folder}/diffusion_pytorch_model.bin is a pickled checkpoint, which can run code when it is'
+    ' opened: convert it once, where you trust it, with diffusers (from_single_file or'
+    ' from_pretrained, then save_pretrained(FOLDER, safe_serialization=True)), and give that'
+    ' folder',
+  ),
+  'half precision by name': (
+    lambda folder: write(folder, IMAGE, half(), FP16),
+    '{folder} has only half-precision weights (diffusion_pytorch_model.fp16.safetensors): take the'
+    ' full ones, diffusion_pytorch_model.safetensors',
+  ),
+  'half precision inside': (
+    lambda folder: write(folder, IMAGE, half()),
+    '{folder}/diffusion_pytorch_model.safetensors: tensor conv_in.bias is F16, training starts from'
+    ' full precision (F32): take the files without "fp16" in their names',
+  ),
+  'a lost shard': (
+    sharded,
+    '{folder}/diffusion_pytorch_model-00002-of-00002.safetensors is missing, which'
+    ' diffusion_pytorch_model.safetensors.index.json lists: copy the folder again, whole',
+  ),
+}
+
+
+@pytest.mark.parametrize('case', SENTENCES)
+def test_what_users_read(case, tmp_path):
+  make, sentence = SENTENCES[case]
+  folder = tmp_path / 'unet'
+  make(folder)
+  with pytest.raises(InputError) as caught:
+    unet.load(str(folder), CONFIG)
+  assert str(caught.value) == sentence.format(folder=folder)
+
+
+def test_what_users_of_other_adapters_and_checkpoints_read(image, adapter, tmp_path):
+  with pytest.raises(InputError) as caught:
+    unet.load(f'{image()},{adapter(use_motion_mid_block=True)}', CONFIG)
+  assert str(caught.value) == (
+    f'{tmp_path}/motion has a motion module in the middle, as AnimateDiff v2: take v3'
+    ' (guoyww/animatediff-motion-adapter-v1-5-3) or v1, which have none'
+  )
+  with pytest.raises(InputError) as caught:
+    unet.load('v3_sd15_mm.ckpt', CONFIG)
+  assert str(caught.value) == (
+    'v3_sd15_mm.ckpt is a pickled checkpoint, which can run code when it is opened: convert it'
+    ' once, where you trust it, with diffusers (from_single_file or from_pretrained, then'
+    ' save_pretrained(FOLDER, safe_serialization=True)), and give that folder'
+  )
+  image()
+  file = tmp_path / 'sd' / 'unet' / WEIGHTS
+  file.write_bytes(file.read_bytes()[:-100])
+  with pytest.raises(InputError) as caught:
+    unet.load(str(tmp_path / 'sd'), CONFIG)
+  begin, end = f'{file} is no whole safetensors file (', '): it was perhaps cut off, copy it again'
+  assert str(caught.value).startswith(begin) and str(caught.value).endswith(end)
+
+
 @pytest.mark.parametrize(
   'source, message',
   [

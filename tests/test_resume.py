@@ -146,12 +146,11 @@ def test_signals_save_and_the_next_step_follows(stage1_command, stage1, tmp_path
 
 
 def poison() -> None:
-  """In a process that will train: puts something that is no number into the 25th batch."""
+  """In a process that will train: puts something that is no number into its 25th to 28th batch."""
   place, count = loop.to_device, itertools.count(1)
 
   def poisoned(batch, sharding):
-    # One batch is put in place for the held-out loss, before training.
-    if next(count) == 26:
+    if next(count) in range(25, 29):
       batch['trajectory'][0, 0, 0, 0, 0] = np.nan
     return place(batch, sharding)
 
@@ -160,11 +159,13 @@ def poison() -> None:
 
 def test_what_is_no_number_ends_the_run(stage1_command, tmp_path):
   run = tmp_path / 'run'
-  ended = doors.run(*stage1_command(run), before=poison)
+  command = [*stage1_command(run), '--config.train.skip_limit=3']
+  ended = doors.run(*command, before=poison)
   assert ended.code == 3
   assert ended.err.splitlines()[-1] == (
-    f'error: loss is not finite at step 25; last good checkpoint: {run}/checkpoints/20. Lower'
-    ' --config.optimizer.learning_rate or look at the data of that step'
+    'error: the last 3 steps up to 27 were skipped: loss or gradients are not finite, or the loss'
+    f' is far beyond the usual; last good checkpoint: {run}/checkpoints/20. Lower'
+    ' --config.optimizer.learning_rate or look at the data of these steps'
   )
   assert 'Traceback' not in ended.err
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(read_parameters(run)))

@@ -1,4 +1,4 @@
-"""Attention on a mesh of eight devices is attention on one."""
+"""What is computed on a mesh of eight devices is what one computes."""
 
 import json
 import subprocess
@@ -9,13 +9,20 @@ import pytest
 from tests import tiny
 
 
-@pytest.fixture(scope='module')
-def found():
+def eight_devices(*arguments):
   ended = subprocess.run(
-    [sys.executable, '-m', 'tests.eight_devices'], cwd=tiny.ROOT, capture_output=True, text=True
+    [sys.executable, '-m', 'tests.eight_devices', *arguments],
+    cwd=tiny.ROOT,
+    capture_output=True,
+    text=True,
   )
   assert ended.returncode == 0, ended.stderr
   return json.loads(ended.stdout)
+
+
+@pytest.fixture(scope='module')
+def found():
+  return eight_devices('attention')
 
 
 def test_values_and_gradients(found):
@@ -26,3 +33,41 @@ def test_values_and_gradients(found):
 def test_tokens_are_exchanged_for_heads_and_never_gathered(found):
   assert found['collectives']['all-to-all'] > 0
   assert found['collectives']['all-gather'] == 0, found['collectives']
+
+
+ALONE = [{'data': 8}, {'fsdp': 8}, {'sequence': 8}, {'tensor': 8}]
+MIXED = [
+  {'fsdp': 2, 'sequence': 2, 'tensor': 2},
+  {'fsdp': 4, 'tensor': 2},
+  {'data': 2, 'sequence': 2, 'tensor': 2},
+  {'data': 2, 'fsdp': 4},
+]
+# What must not change what is computed, either.
+PARTS = {'train.accumulate': 2}
+OFFLOAD = {'optimizer.offload': True, 'model.remat': 'offload'}
+QUICK = [
+  ('stage2_dit', [MIXED[0] | PARTS, {'fsdp': 8} | PARTS | OFFLOAD]),
+  ('stage2_unet', MIXED[:1]),
+]
+ALL = [(name, [*ALONE, *MIXED]) for name in ('stage1_dit', 'stage2_dit', 'stage1_unet')]
+ALL += [('stage2_unet', [*ALONE, *MIXED, MIXED[3] | PARTS, {'fsdp': 8} | OFFLOAD])]
+
+
+def check(name, settings):
+  for setting, errors in eight_devices('training', name, *map(json.dumps, settings)).items():
+    print(name, setting, errors)
+    assert errors['loss'] < 1e-5 and errors['gradients'] < 1e-5, (name, setting, errors)
+    if json.loads(setting).get('fsdp', 1) > 1:
+      # Parameters, moments, gradients and their sums: each device has its part of them.
+      assert not errors['whole'], (name, setting, errors)
+
+
+@pytest.mark.parametrize('name, settings', QUICK, ids=lambda x: x if isinstance(x, str) else '')
+def test_training(name, settings):
+  check(name, settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name, settings', ALL, ids=lambda x: x if isinstance(x, str) else '')
+def test_training_on_every_mesh(name, settings):
+  check(name, settings)

@@ -57,6 +57,7 @@ def test_trailing_steps():
     ({'beta_schedule': 'cosine'}, "must be one of .* got 'cosine'"),
     ({'steps': 0}, 'steps must be 1 to train_steps=1000, got 0'),
     ({'steps': 1001}, 'got 1001'),
+    ({'prediction': 'noise'}, "prediction must be one of .* got 'noise'"),
   ],
 )
 def test_impossible_values(options, message):
@@ -83,6 +84,32 @@ def test_corrupt():
   a, s = np.sqrt(0.99915), np.sqrt(0.00085)
   np.testing.assert_allclose(a * x_t[2] - s * v[2], x[2], atol=1e-5)
   np.testing.assert_allclose(s * x_t[2] + a * v[2], noise[2], atol=1e-5)
+
+
+def test_the_data_as_target():
+  x, noise = pair()
+  t = 1 - (jnp.array([999, 499, 0]) + 1) / 1000
+  x_t, target = ZeroSNRDiffusion(prediction='data').corrupt(x, noise, t)
+  np.testing.assert_array_equal(target, x)
+  np.testing.assert_array_equal(x_t, ZeroSNRDiffusion().corrupt(x, noise, t)[0])
+
+
+@pytest.mark.parametrize('steps', [4, 50])
+def test_a_network_of_the_data_takes_the_way_of_its_v(steps):
+  _, noise = pair()
+  of_v, of_data = (ZeroSNRDiffusion(steps=steps, prediction=p) for p in ('v', 'data'))
+
+  def data(x_t, t):
+    return jnp.tanh(x_t) + t[:, None, None]
+
+  def v(x_t, t):
+    alpha_bar = jnp.asarray(of_v.alpha_bars, jnp.float32)[of_v.network_time(t).astype(int)]
+    signal, spread = (jnp.sqrt(a)[:, None, None] for a in (alpha_bar, 1 - alpha_bar))
+    x = data(x_t, t)
+    return signal * (x_t - signal * x) / spread - spread * x
+
+  got, wanted = of_data.sample(data, noise), of_v.sample(v, noise)
+  np.testing.assert_allclose(got, wanted, atol=2e-5)
 
 
 def test_every_step_is_drawn_and_told_apart():

@@ -123,6 +123,26 @@ def flags(config: ConfigDict, base: ConfigDict, prefix: str = 'config') -> list[
   return found
 
 
+def scenes_command(path: Path) -> list[str]:
+  """The arguments of `python -m` that make the clips dataset."""
+  return [
+    'data_tools.make_scenes',
+    f'--out={path}',
+    f'--train={TRAIN_CLIPS}',
+    f'--validation={VALIDATION_CLIPS}',
+    f'--size={SIDE}',
+    f'--frames={FRAMES}',
+    f'--fps={FPS}',
+    f'--max_objects={WORDS["max_objects"]}',
+  ]
+
+
+def encode_command(clips: Path, path: Path, *options: str) -> list[str]:
+  """The arguments of `python -m` that make a latents dataset of it."""
+  words = [f'--{name}={value}' for name, value in WORDS.items()]
+  return ['data_tools.encode', f'--clips={clips}', f'--out={path}', *words, *options]
+
+
 def train_command(name: str, workdir: Path, data: Path | str, **changes: Any) -> list[str]:
   """The arguments of `python -m` that train a shrunk configuration."""
   config = shrunk(name, data, **changes)

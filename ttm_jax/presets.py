@@ -6,13 +6,33 @@ from typing import Any
 
 from flax import nnx
 
+from ttm_jax.codecs.base import Codec
+from ttm_jax.codecs.sd_vae import SDVAE, SDVAEConfig
+from ttm_jax.codecs.tae import TAE, TAEConfig
 from ttm_jax.errors import InputError, nearest
 from ttm_jax.models import dit, unet
 from ttm_jax.pretrained import exported
 from ttm_jax.pretrained import unet as open_unet
 from ttm_jax.processes.flow_matching import FlowMatching
 from ttm_jax.processes.zero_snr import ZeroSNRDiffusion
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import CLIP_L, Encoder
+
+
+@dataclass(frozen=True)
+class Typical:
+  """What a backbone is fed in the paper: for plans, which are made before there is a dataset.
+
+  Attributes:
+    codec: builds the autoencoder of the latents that a backbone with this config takes.
+    encoders: the text encoders by name.
+    latents: the largest (T', H', W') that it takes.
+    fps: frames per second of the clips.
+  """
+
+  codec: Callable[[Any], Codec]
+  encoders: Mapping[str, Encoder]
+  latents: Callable[[Any], tuple[int, int, int]]
+  fps: float
 
 
 @dataclass(frozen=True)
@@ -29,8 +49,11 @@ class Preset:
     transfer: brings the parameters of one task's network into another's.
     forward_flops: floating-point operations of one forward pass of one sample, called as (config,
       (T', H', W') of the latents, text, prompts, allowed), see `dit.forward_flops`.
+    text_prefix: precedes captions and motion prompts for pre-trained text encoders; {fps} in it
+      stands for the rate of the clips.
     pretrained: reads open weights into the parameters that `transfer` brings in: called as
       (folders or hub ids, config); None where there are none.
+    typical: what it is fed in the paper.
   """
 
   config: type
@@ -40,6 +63,8 @@ class Preset:
   grids: Callable[[int, int], tuple[tuple[int, int], ...]]
   transfer: Callable[[dict, dict], dict]
   forward_flops: Callable[..., float]
+  typical: Typical
+  text_prefix: str = ''
   pretrained: Callable[[str, Any], dict] | None = None
 
   def build(self, config: Any, encoders: Mapping[str, Encoder], seed: int = 0) -> nnx.Module:
@@ -90,16 +115,30 @@ PRESETS: dict[str, Preset] = {
     grids=_dit_grids,
     transfer=dit.transfer,
     forward_flops=_dit_flops,
+    text_prefix='FPS-{fps:g}',  # As Movie Gen.
+    typical=Typical(
+      codec=lambda config: TAE(TAEConfig(channels=config.channels), rngs=nnx.Rngs(0)),
+      # Movie Gen's, but for the long-prompt MetaCLIP, which was never released.
+      encoders={'ul2': Encoder(4096, 512, 64), 'byt5': Encoder(1472, 128, 32)},
+      latents=lambda config: config.grid,
+      fps=24,
+    ),
     pretrained=exported.load,
   ),
   'unet': Preset(
     config=unet.UNetConfig,
-    model=unet.UNet,
+    model=unet.create,
     process=ZeroSNRDiffusion,
     sharding=unet.SHARDING,
     grids=_unet_grids,
     transfer=unet.transfer,
     forward_flops=unet.forward_flops,
+    typical=Typical(
+      codec=lambda config: SDVAE(SDVAEConfig(channels=config.channels), rngs=nnx.Rngs(0)),
+      encoders={'clip': CLIP_L},
+      latents=lambda config: (16, 64, 64),
+      fps=6,
+    ),
     pretrained=_unet_weights,
   ),
 }

@@ -8,41 +8,48 @@ same command continues a run that was stopped.
 """
 
 import sys
-from pathlib import Path
 
-import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from ttm_jax.errors import InputError, front_door
+from ttm_jax.errors import EXIT_CODE, InputError, front_door
 from ttm_jax.parallel.startup import initialize
 from ttm_jax.settings import parse_flags
 from ttm_jax.training.checkpoint import hush
 from ttm_jax.training.codec import CodecTraining
 from ttm_jax.training.denoising import Denoising
-from ttm_jax.training.loop import NotFinite, train
+from ttm_jax.training.guard import NotFinite
+from ttm_jax.training.loop import train
 from ttm_jax.training.objective import Objective
 from ttm_jax.training.runs import default_workdir
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'configuration file, see configs/')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'run directory; default runs/<config>-<date>')
+_PROFILE = flags.DEFINE_string(
+  'profile', '', 'steps N:M to trace into the run directory (profile/), for xprof'
+)
 flags.mark_flag_as_required('config')
+
+_NOT_FINITE = 3  # Exit code.
 
 
 def main(argv: list[str]) -> None:
   del argv
   hush()
-  initialize()
   config = _CONFIG.value
-  if jax.process_count() > 1 and not _WORKDIR.value:
-    raise InputError('give the processes of a job one --workdir')
-  workdir = Path(_WORKDIR.value or default_workdir(config_flags.get_config_filename(_CONFIG)))
-  objective: Objective = CodecTraining(config) if config.task == 'codec' else Denoising(config)
+  limits = config.job
+  peers = initialize(limits.start_limit, limits.peer_limit, limits.hang_limit)
   try:
-    train(config, objective, workdir)
+    with peers.together({InputError: EXIT_CODE, NotFinite: _NOT_FINITE}):
+      if peers.count > 1 and not _WORKDIR.value:
+        raise InputError('give the processes of a job one --workdir')
+      workdir = _WORKDIR.value or default_workdir(config_flags.get_config_filename(_CONFIG))
+      codec = config.task == 'codec'
+      objective: Objective = CodecTraining(config) if codec else Denoising(config)
+      train(config, objective, workdir, peers, _PROFILE.value)
   except NotFinite as error:
     print(f'error: {error}', file=sys.stderr)
-    sys.exit(3)
+    sys.exit(_NOT_FINITE)
 
 
 if __name__ == '__main__':

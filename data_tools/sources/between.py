@@ -16,7 +16,8 @@ def between(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:
   """The label map at `share` of the way from one to the other.
 
   An object that only one of the two shows is taken as it is there, from whichever is nearer. Where
-  objects overlap, the one that lies deeper under the pixel wins.
+  objects overlap, one of less than half the area lies on top (a ball before a man); of two alike,
+  the one that lies deeper under the pixel wins (cups side by side).
 
   Args:
     before, after: uint8 [H, W].
@@ -27,13 +28,15 @@ def between(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:
   if share >= 1:
     return after
   result, depth = np.zeros_like(before), np.zeros(before.shape)
-  for label in np.union1d(np.unique(before), np.unique(after)):
-    if label:
+  owner = np.full(before.shape, np.inf)  # The area of who has a pixel.
+  areas = np.bincount(before.ravel(), minlength=256) + np.bincount(after.ravel(), minlength=256)
+  for label in np.argsort(-areas, kind='stable'):
+    if label and areas[label]:
       start, end = before == label, after == label
       part = _around(start, end)
       mixed = _mixed(start[part], end[part], share)
-      np.copyto(result[part], label, where=mixed > depth[part])
-      np.maximum(depth[part], mixed, out=depth[part])
+      wins = (mixed > 0) & ((mixed > depth[part]) | (owner[part] > 2 * areas[label]))
+      result[part][wins], depth[part][wins], owner[part][wins] = label, mixed[wins], areas[label]
   return result
 
 

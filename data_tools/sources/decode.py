@@ -82,6 +82,10 @@ def probe(path: str | os.PathLike, fps: float | None = None) -> Probe:
     raise InputError(f'{path}: there is no such video file; check the path')
   try:
     with av.open(os.fspath(path), 'r') as container:
+      if not container.streams.video:
+        sound = container.streams.audio
+        why = 'holds sound and no picture; leave it out' if sound else 'holds no frames; replace it'
+        raise InputError(f'{path}: {why}')
       stream = container.streams.video[0]
       base, declared = stream.time_base, stream.frames
       transfer = stream.codec_context.color_trc
@@ -89,7 +93,7 @@ def probe(path: str | os.PathLike, fps: float | None = None) -> Probe:
       average = stream.average_rate
       first = next(container.decode(stream), None)
       if first is None:
-        raise InputError(f'{path}: the video has no frames; replace it')
+        raise InputError(f'{path}: holds no frames; replace it')
       height, width = first.height, first.width
       if first.rotation % 180:
         height, width, aspect = width, height, 1 / aspect

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_tools.drafts import Reject, to_clip
 from data_tools.sources.vos import vos_videos
-from data_tools.sources.windows import Cut, drafts
+from data_tools.sources.windows import Cut, drafts, expected
 from ttm_jax.data.folders import Description, PathLike, Window
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
@@ -35,6 +35,22 @@ class Report:
     lines += [f'  left out {n}: {why}' for why, n in self.rejected.items()]
     lines += [f'  objects made background {n}: {why}' for why, n in self.backgrounded.items()]
     return '\n'.join(lines)
+
+
+class Imported:
+  """The clips of `import_clips`, about as many as a progress bar wants to know."""
+
+  def __init__(
+    self, root: PathLike, captions: Mapping[str, Description], window: Window, report: Report
+  ):
+    self._given = root, captions, window, report
+
+  def __iter__(self) -> Iterator[Clip]:
+    return import_clips(*self._given)
+
+  def __length_hint__(self) -> int:
+    root, captions, window, _ = self._given
+    return sum(expected(video, window) for video in vos_videos(Path(root), captions))
 
 
 def import_clips(

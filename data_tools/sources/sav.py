@@ -60,7 +60,10 @@ class SavMasks:
 
     @functools.cache
     def annotated(index: int) -> np.ndarray:
-      return fit(label_map([masklet[index] for masklet in masklets]))
+      try:
+        return fit(label_map([masklet[index] for masklet in masklets]))
+      except InputError as error:
+        raise InputError(f'{self.files[0]}: annotated frame {index}: {error}') from error
 
     maps = []
     for number in numbers:
@@ -92,7 +95,31 @@ def decode_rle(encoded: Mapping[str, Any]) -> np.ndarray:
   """A COCO run-length encoding as bool [H, W]."""
   from pycocotools import mask
 
+  height, width = encoded['size']
+  if sum(counts_of(encoded['counts'])) != height * width:
+    # The decoder would fill the rest with what lies in memory.
+    raise InputError(f'a mask is not of its {width}x{height} pixels; download it again')
   return mask.decode(encoded).astype(bool)
+
+
+def counts_of(text: str) -> list[int]:
+  """The lengths of the runs in a compressed COCO encoding.
+
+  Each is written in groups of five bits, least first, as letters from '0' on; the sixth bit says
+  that more follow. From the third on, they are differences to the one before the last.
+  """
+  counts: list[int] = []
+  value, shift = 0, 0
+  for letter in text.encode():
+    group = letter - 48
+    value |= (group & 0x1F) << shift
+    shift += 5
+    if not group & 0x20:
+      if group & 0x10:
+        value -= 1 << shift
+      counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+      value, shift = 0, 0
+  return counts
 
 
 def read_annotations(path: str | Path) -> dict[str, Any]:
@@ -116,6 +143,8 @@ def read_annotations(path: str | Path) -> dict[str, Any]:
     raise InputError(f'{path}: not an annotation of SA-V ({error!r} is missing)') from error
   if counts != {number} or not number or not whole:
     raise InputError(f'{path}: a frame has not one mask a masklet; download it again')
+  if len(set(content['masklet_id'])) < number:
+    raise InputError(f'{path}: two masklets have one id; download it again')
   if len(sizes) != 1:
     raise InputError(f'{path}: masks of {len(sizes)} sizes; download it again')
   return content
@@ -185,16 +214,3 @@ def sav_videos(
       + (f', but for {len(left_out)} excluded ones' if left_out else '')
     )
   return unique(videos, str(root)), left_out
-
-
-def read_excluded(path: str | Path) -> frozenset[str]:
-  """Ids of videos, one a line; what follows a # is a remark.
-
-  Raises:
-    InputError: the file cannot be read.
-  """
-  try:
-    lines = Path(path).read_text(encoding='utf-8').splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise InputError(f'{path}: cannot be read; give a text file, one id a line') from error
-  return frozenset(line.split('#')[0].strip() for line in lines) - {''}

@@ -11,6 +11,8 @@ as `ttm_jax.data.folders` describes; without it, steps find what is said and no 
 """
 
 import dataclasses
+import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -48,8 +50,14 @@ class PngMasks:
     return np.stack([fit(read_labels(files[number])) for number in numbers])
 
   def _files(self) -> list[Path]:
-    files = [f for f in Path(self.folder).glob('*.png') if f.name[0] != '.']
-    return sorted(files, key=numbers_first)
+    return _listed(self.folder, os.stat(self.folder).st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)
+def _listed(folder: str, _: int) -> list[Path]:
+  """The PNGs of a folder, in order; a window does not list a long video again."""
+  files = [f for f in Path(folder).glob('*.png') if f.name[0] != '.']
+  return sorted(files, key=numbers_first)
 
 
 def read_labels(file: Path) -> np.ndarray:

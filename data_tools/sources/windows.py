@@ -132,6 +132,18 @@ def drafts(video: Video, window: Window, cut: Cut | None = None) -> Iterator[Dra
     cut.how += f', by time stamps since its rate varies ({cut.repeated} frames repeated)'
 
 
+def expected(video: Video, window: Window) -> int:
+  """About how many drafts a video will give; 0 where it cannot be read."""
+  if video.problem:
+    return 0
+  try:
+    seen = decode.probe(video.path, video.fps)
+  except InputError:
+    return 0
+  frames = round(seen.frames / float(seen.fps) * window.fps)
+  return max(0, (frames - window.frames) // window.stride + 1)
+
+
 def check(video: Video, seen: decode.Probe, window: Window) -> None:
   """Raises InputError where a video is too slow, or its masks are not those of its frames."""
   if seen.fps < _SLOWEST * Fraction(window.fps):

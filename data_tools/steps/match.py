@@ -5,7 +5,7 @@ first, no mask twice.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -41,24 +41,28 @@ class Match:
   def _matched(self, draft: Draft) -> Draft:
     if draft.ids is None:
       raise Reject('no masks', 'match needs a source with masks; use segment without')
-    tight = tight_boxes(draft.ids[0])
-    pairs = sorted(
-      (
-        (box_iou(box, tight[label]), obj, label)
-        for obj, box in draft.boxes.items()
-        for label in tight
-      ),
-      key=lambda pair: -pair[0],
-    )
-    table = np.zeros(256, np.uint8)
-    matched: set[int] = set()
-    for iou, obj, label in pairs:
-      if iou >= self._least and obj not in matched and not table[label]:
-        table[label] = obj
-        matched.add(obj)
-    if lost := [draft.names[obj] for obj in draft.boxes if obj not in matched]:
+    found = masks_of(draft.boxes, draft.ids[0], self._least)
+    if lost := [draft.names[obj] for obj in draft.boxes if obj not in found]:
       raise Reject('no mask fits a detected object', ', '.join(lost))
+    table = np.zeros(256, np.uint8)
+    table[list(found.values())] = list(found)
     return dataclasses.replace(draft, ids=table[draft.ids])
+
+
+def masks_of(
+  boxes: Mapping[int, np.ndarray], ids: np.ndarray, least_iou: float = LEAST_IOU
+) -> dict[int, int]:
+  """The label of uint8 [H, W] that each object has, for those that have one."""
+  tight = tight_boxes(ids)
+  pairs = sorted(
+    ((box_iou(box, tight[label]), obj, label) for obj, box in boxes.items() for label in tight),
+    key=lambda pair: -pair[0],
+  )
+  found: dict[int, int] = {}
+  for iou, obj, label in pairs:
+    if iou >= least_iou and obj not in found and label not in found.values():
+      found[obj] = label
+  return found
 
 
 def tight_boxes(ids: np.ndarray) -> dict[int, np.ndarray]:

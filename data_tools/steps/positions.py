@@ -62,19 +62,23 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def assign(
-  names: Mapping[int, str], found: Mapping[str, tuple[np.ndarray, np.ndarray]]
+  names: Mapping[int, str],
+  found: Mapping[str, tuple[np.ndarray, np.ndarray]],
+  partly: bool = False,
 ) -> dict[int, np.ndarray]:
   """A box for each object, no box twice.
 
   Args:
     names: of the objects, by id.
     found: for each noun of `split_name`, boxes float [n, 4] and scores [n].
+    partly: leave out objects without a box; of too few boxes of one noun, those with a position
+      word are served first.
 
   Returns:
     float [4] by id.
 
   Raises:
-    Reject: an object has no box.
+    Reject: an object has no box, unless `partly`.
   """
   assigned: dict[int, np.ndarray] = {}
   parts = {i: split_name(name) for i, name in names.items()}
@@ -83,15 +87,15 @@ def assign(
     kept = suppress(boxes, scores)
     boxes = boxes[kept]  # Best first.
     objects = {i: word for i, (word, n) in parts.items() if n == noun}
-    if len(boxes) < len(objects):
+    if len(boxes) < len(objects) and not partly:
       names_left = ', '.join(names[i] for i in list(objects)[len(boxes) :])
       raise Reject('not detected', f'{names_left}: {len(boxes)} boxes of "{noun}"')
     free = list(range(len(boxes)))
-    for obj in _ordered(objects):
+    for obj in _ordered(objects)[: len(boxes)]:
       chosen = _choose(objects[obj], boxes, free)
       free.remove(chosen)
       assigned[obj] = boxes[chosen]
-  return {i: assigned[i] for i in names}
+  return {i: assigned[i] for i in names if i in assigned}
 
 
 def _ordered(objects: Mapping[int, str]) -> Sequence[int]:

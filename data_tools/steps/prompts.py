@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data_tools.drafts import Draft, Reject, Rejected, attempt, remaining
+from data_tools.drafts import Draft, Rejected, attempt, check_caption, remaining
 from data_tools.steps import answers
 from data_tools.steps.weights import Weights, add_flags, from_flags
 from ttm_jax.data.schema import MAX_OBJECTS
@@ -23,7 +23,6 @@ from ttm_jax.errors import InputError, front_door
 TEMPLATES = Path(__file__).parent / 'templates'
 SLOT = '{caption}'
 MAX_NEW_TOKENS = 256
-MAX_CAPTION_WORDS = 400  # What the text encoders keep is less; a whole page is no caption.
 
 Generate = Callable[[Sequence[str]], list[str]]
 
@@ -132,10 +131,7 @@ class Prompts:
 
 
 def _with_usable_caption(draft: Draft) -> Draft:
-  if not draft.caption.strip():
-    raise Reject('no caption')
-  if (words := len(draft.caption.split())) > MAX_CAPTION_WORDS:
-    raise Reject(f'caption of more than {MAX_CAPTION_WORDS} words', f'{words} words')
+  check_caption(draft)
   return draft
 
 

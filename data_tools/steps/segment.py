@@ -4,26 +4,28 @@
         --box "10,20,200,180" --out masks
 
 Two equal backends behind one interface: `sam2`, the package (Meta's, or the one on the package
-index), and `transformers`, its `Sam2VideoModel`. `auto` takes the first that is installed and says
-which. Each object starts from its box in frame 0.
+index), and `transformers`, its `Sam2VideoModel`. `auto` takes the first that imports and reads
+weights of that kind (hub ids are for transformers), and says which. Each object starts from its box
+in frame 0.
 """
 
 import argparse
 import dataclasses
-import importlib.util
+import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from data_tools.drafts import Draft, Reject, Rejected, attempt
 from data_tools.steps.still import still
-from data_tools.steps.weights import Weights, add_flags, from_flags
+from data_tools.steps.weights import Weights, add_flags, from_flags, looks_local
 from ttm_jax import trajectory
 from ttm_jax.errors import InputError, front_door
 
-BACKENDS = ('sam2', 'transformers')
+BACKENDS = {'sam2': 'sam2.build_sam', 'transformers': 'transformers'}  # What each must import.
 MIN_SEEN = 0.5  # Share of frames below which a track counts as lost.
 
 
@@ -66,10 +68,9 @@ def tracker(weights: Weights, backend: str = 'auto') -> Tracker:
     InputError: the backend is unknown or not installed, or its weights cannot be loaded.
   """
   if backend == 'auto':
-    installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
-    if not installed:
+    backend = next((name for name in BACKENDS if _usable(name, weights)), '')
+    if not backend:
       raise InputError("SAM 2 needs transformers or sam2: pip install 'ttm_jax[data]'")
-    backend = installed[0]
     print(f'SAM 2 by the package {backend}', file=sys.stderr)
   if backend == 'transformers':
     from data_tools.steps.sam2_transformers import TransformersTracker
@@ -80,6 +81,19 @@ def tracker(weights: Weights, backend: str = 'auto') -> Tracker:
 
     return PackageTracker(weights)
   raise InputError(f'--backend {backend}: choose auto, {", ".join(BACKENDS)}')
+
+
+def _usable(backend: str, weights: Weights) -> bool:
+  """Whether a backend imports, and reads weights of that kind."""
+  if backend == 'sam2' and (
+    not looks_local(weights.model) or (Path(weights.model) / 'config.json').is_file()
+  ):
+    return False
+  try:
+    importlib.import_module(BACKENDS[backend])
+  except (ImportError, RuntimeError):  # RuntimeError: torchvision built for another PyTorch.
+    return False
+  return True
 
 
 class Segment:

@@ -92,6 +92,14 @@ def test_head_dims_and_prompts(width, dtype, m):
   assert share < 8
 
 
+def test_a_list_that_fills_scalar_memory():
+  samples = 28  # 7/8 MiB of it.
+  assert tpu.refuses(api.Case(65536, 65536, 128, jnp.dtype('bfloat16'), 'tpu', samples)) is None
+  program, share = compiled(mesh_of('v5e:2x2', {}, 1), *arrays(samples, 65536, 1, 128))
+  assert share < 8
+  assert program.as_text().count('custom_call_target="tpu_custom_call"') >= 2
+
+
 @pytest.mark.parametrize('chip', CHIPS)
 def test_two_walks_where_a_head_does_not_fit(chip, monkeypatch):
   small = tpu.make_kernel(memory=(16 << 20, 1 << 20))

@@ -270,3 +270,58 @@ class TAE(nnx.Module):
     shift = total / count
     self.shift[...] = jnp.asarray(shift, jnp.float32)
     self.scale[...] = jnp.asarray((squares / count - shift**2).mean() ** -0.5, jnp.float32)
+
+
+# Where each parameter lies on the mesh: the first pattern that occurs in its path, with as many
+# axes, decides. Convolutions have axes of time or space before those of the channels.
+SHARDING = (
+  ('kernel', (None, None, None, 'fsdp')),
+  ('kernel', (None, None, 'fsdp')),
+  ('kernel', (None, 'fsdp')),
+)
+
+
+def forward_flops(config: TAEConfig, size: tuple[int, int, int]) -> float:
+  """Floating-point operations of one round trip of one video: convolutions, matrix products.
+
+  Args:
+    size: (T, H, W) of the video in pixels; one piece of the encoder, untiled.
+  """
+
+  def conv(n: int, d_in: int, d_out: int, n_time: int | None = None) -> float:
+    """n outputs of the part in space, n_time of the part in time."""
+    in_time = 2 * 3 * (n if n_time is None else n_time) * d_out * d_out
+    return 2 * 9 * n * d_in * d_out + (in_time if config.inflated else 0)
+
+  def block(n: int, d_in: int, d_out: int) -> float:
+    shortcut = 0 if d_in == d_out else 2 * n * d_in * d_out
+    return conv(n, d_in, d_out) + conv(n, d_out, d_out) + shortcut
+
+  def middle(frames: int, area: int, d: int) -> float:
+    n = frames * area
+    spatial = 2 * n * 4 * d * d + 4 * n * area * d
+    temporal = 2 * n * 4 * d * d + 4 * n * frames * d
+    return 2 * block(n, d, d) + spatial + (temporal if config.inflated else 0)
+
+  frames, area = size[0], size[1] * size[2] // config.patch**2
+  widths, pixels = config.widths, 3 * config.patch**2
+  total, width = conv(frames * area, pixels, widths[0]), widths[0]
+  for level, d in enumerate(widths):
+    for _ in range(config.res_blocks):
+      total += block(frames * area, width, d)
+      width = d
+    if level < len(config.halvings):
+      before, area = frames, area // 4
+      frames = -(-frames // config.halvings[level])
+      total += conv(before * area, d, d, frames * area)
+  total += middle(frames, area, width) + conv(frames * area, width, 2 * config.channels)
+  total += conv(frames * area, config.channels, width) + middle(frames, area, width)
+  for level, d in reversed(list(enumerate(widths))):
+    for _ in range(config.res_blocks + 1):
+      total += block(frames * area, width, d)
+      width = d
+    if level:
+      before, area = frames, area * 4
+      frames *= config.halvings[level - 1]
+      total += conv(before * area, d, d, frames * area)
+  return total + conv(frames * area, widths[0], pixels)

@@ -2,6 +2,7 @@
 
 import functools
 import multiprocessing
+import operator
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -115,7 +116,7 @@ class _Encoded:
     self._clips, self._workers = clips, workers
 
   def __length_hint__(self) -> int:
-    return len(self._clips) if isinstance(self._clips, Sequence) else 0
+    return operator.length_hint(self._clips)
 
   def __iter__(self) -> Iterator[tuple[str, records.Example]]:
     if not self._workers:

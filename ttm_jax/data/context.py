@@ -1,6 +1,6 @@
 """What a latents dataset has in common, and every run and export carries along.
 
-A folder:
+A folder, on disk or at an address that etils understands (gs://):
 
     context.json            how the clips were encoded
     null_text.safetensors   the encodings of the empty text, for dropout and guidance
@@ -8,6 +8,7 @@ A folder:
 """
 
 import dataclasses
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from etils import epath
 from safetensors import SafetensorError
 
 from ttm_jax.codecs.base import Codec
 from ttm_jax.codecs.folder import load_codec, save_codec
+from ttm_jax.data import remote
 from ttm_jax.errors import InputError
 from ttm_jax.presets import preset
 from ttm_jax.text.encoders import Encoder
@@ -37,6 +40,8 @@ class Encoding:
     palette: colours of the rendered trajectory.
     max_objects: L, slots for object prompts.
     encoders: the text encoders by name.
+    prefix: precedes captions and motion prompts for pre-trained text encoders, as in "FPS-24".
+    models: hub id or folder of each pre-trained text encoder, by name.
   """
 
   preset: str
@@ -47,6 +52,12 @@ class Encoding:
   palette: str
   max_objects: int
   encoders: dict[str, Encoder]
+  prefix: str = ''
+  models: dict[str, str] = dataclasses.field(default_factory=dict)
+
+  def prefixed(self, text: str) -> str:
+    """What pre-trained text encoders are given of a caption or motion prompt."""
+    return f'{self.prefix} {text}' if self.prefix and text else text
 
   @classmethod
   def from_dict(cls, values: dict[str, Any]) -> 'Encoding':
@@ -79,36 +90,64 @@ class Context:
     """Token grids (h, w) of the preset, finest first."""
     return preset(self.encoding.preset).grids(*self.latent_shape[1:3])
 
-  def save(self, directory: str | Path) -> None:
-    """Writes the folder `directory/context`; atomic, an existing one is replaced."""
-    final = Path(directory) / FOLDER
+  def save(self, directory: epath.PathLike) -> None:
+    """Writes the folder `directory/context`; atomic on disk, an existing one is replaced."""
+    with remote.kept(directory, FOLDER, last='context.json') as place:
+      self._save(place)
+
+  def _save(self, directory: Path) -> None:
+    final = directory / FOLDER
     partial = final.with_name(f'.{FOLDER}.partial')
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     text = json.dumps(dataclasses.asdict(self.encoding), indent=2)
     (partial / 'context.json').write_text(text + '\n')
     arrays = {name: np.ascontiguousarray(array) for name, array in self.null_text.items()}
-    safetensors.numpy.save_file(arrays, partial / 'null_text.safetensors')
-    save_codec(partial / 'codec', self.codec)
+    try:
+      safetensors.numpy.save_file(arrays, partial / 'null_text.safetensors')
+      save_codec(partial / 'codec', self.codec)
+    except SafetensorError as error:  # What it makes of a disk that is full.
+      raise OSError(errno.EIO, str(error), str(partial)) from error
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
 
   @classmethod
-  def load(cls, directory: str | Path) -> 'Context':
+  def load(cls, directory: epath.PathLike) -> 'Context':
     """Reads the context of a latents dataset or run.
 
     Raises:
       InputError: if it is missing or damaged.
     """
-    folder = Path(directory) / FOLDER
-    if not (folder / 'context.json').exists():
-      raise InputError(
-        f'{directory} is neither a latents dataset nor a run: {folder}/context.json is missing'
-        ' (make a dataset with `python -m data_tools.encode`)'
-      )
-    try:
-      encoding = Encoding.from_dict(json.loads((folder / 'context.json').read_text()))
-      null_text = safetensors.numpy.load_file(folder / 'null_text.safetensors')
-    except (OSError, AttributeError, TypeError, KeyError, ValueError, SafetensorError) as error:
-      raise InputError(f'{folder} is damaged ({error}); encode the dataset again') from error
-    return cls(encoding, load_codec(folder / 'codec'), null_text)
+    with remote.fetched(directory, FOLDER) as folder:
+      encoding = read_encoding(folder.parent, directory)
+      try:
+        null_text = safetensors.numpy.load_file(folder / 'null_text.safetensors')
+      except (OSError, SafetensorError) as error:
+        raise _damaged(directory, error) from error
+      return cls(encoding, load_codec(folder / 'codec'), null_text)
+
+
+def read_encoding(directory: epath.PathLike, name: epath.PathLike | None = None) -> Encoding:
+  """How the clips of a latents dataset or run were encoded; reads one small file.
+
+  Args:
+    name: of the directory in errors; by default itself.
+
+  Raises:
+    InputError: if it is missing or damaged.
+  """
+  name = directory if name is None else name
+  file = epath.Path(directory) / FOLDER / 'context.json'
+  if not file.exists():
+    raise InputError(
+      f'{name} is neither a latents dataset nor a run: {name}/{FOLDER}/context.json is missing'
+      ' (make a dataset with `python -m data_tools.encode`)'
+    )
+  try:
+    return Encoding.from_dict(json.loads(file.read_text()))
+  except (OSError, AttributeError, TypeError, KeyError, ValueError) as error:
+    raise _damaged(name, error) from error
+
+
+def _damaged(directory: epath.PathLike, error: Exception) -> InputError:
+  return InputError(f'{directory}/{FOLDER} is damaged ({error}); encode the dataset again')

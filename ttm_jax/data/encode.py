@@ -71,7 +71,10 @@ def text_arrays(
   arrays: Arrays = {}
   for name, settings in encoding.encoders.items():
     encode = encoders[name]
-    embedding, lengths = encode([caption, motion], settings.length)
+    said = [caption, motion]
+    if name != WORDS:
+      said = [encoding.prefixed(text) for text in said]
+    embedding, lengths = encode(said, settings.length)
     for row, field in enumerate(('caption', 'motion')):
       arrays[f'text.{name}.{field}'] = pad(embedding[row], settings.length)
       arrays[f'text.{name}.{field}_length'] = lengths[row]
@@ -231,6 +234,10 @@ def check_clip(clip: Clip, encoding: Encoding) -> None:
   if clip.ids.shape != expected:
     raise InputError(
       f'clip {clip.key} has {clip.ids.shape} frames, height, width; the dataset takes {expected}'
+    )
+  if abs(clip.fps - encoding.fps) > 1e-3 * encoding.fps:
+    raise InputError(
+      f'clip {clip.key} has {clip.fps:g} frames per second; the dataset takes {encoding.fps:g}'
     )
   if len(clip.prompts) > encoding.max_objects:
     raise InputError(

@@ -12,6 +12,7 @@ with an underscore are remarks.
 """
 
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -69,9 +70,12 @@ def read_captions(path: PathLike) -> dict[str, Description]:
     InputError: the file cannot be read, or an entry lacks something.
   """
   try:
-    entries = json.loads(Path(path).read_text(encoding='utf-8'))
+    text = Path(path).read_text(encoding='utf-8')
+    entries = json.loads(text, object_pairs_hook=functools.partial(_unique, path))
   except OSError as error:
     raise InputError(f'{path}: cannot be read ({error.strerror}); check the path') from error
+  except InputError:
+    raise
   except ValueError as error:
     raise InputError(f'{path}: not valid JSON ({error}); mend it') from error
   if not isinstance(entries, dict):
@@ -84,6 +88,16 @@ def read_captions(path: PathLike) -> dict[str, Description]:
   if not described:
     raise InputError(f'{path}: describes no source; add one')
   return described
+
+
+def _unique(path: PathLike, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """An object of JSON, of which the parser would keep the last of equal keys in silence."""
+  entries = dict(pairs)
+  if len(entries) < len(pairs):
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise InputError(f'{path}: has two entries "{twice}"; leave one out')
+  return entries
 
 
 def _description(where: str, entry: Any) -> Description:

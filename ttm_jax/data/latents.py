@@ -1,8 +1,13 @@
-"""The latents dataset: what `encode` writes and training reads."""
+"""The latents dataset: what `encode` writes and training reads.
+
+On disk, texts are as long as their tokens that count; read, they are padded with zeros. The
+metadata of the dataset say how long. (Of 256 tokens a caption fills 40, of eight prompts two are
+there: padding would be most of a record.)
+"""
 
 import itertools
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +19,11 @@ from ttm_jax.data.clips import decode_ids
 from ttm_jax.data.context import Context
 from ttm_jax.errors import InputError
 
-NAME, VERSION = 'latents', '1.0.0'
+NAME, VERSION = 'latents', '2.0.0'
 
 # Strings and compressed label maps: not part of a training batch.
 _APART = ('key', 'ids')
+_COUNT = '_length'  # Beside each text: how many of its tokens count.
 
 
 class Latents:
@@ -30,13 +36,31 @@ class Latents:
       InputError: see `records.Records`.
     """
     self.records = records.Records(directory, split, NAME, VERSION)
+    self._padded = {name: tuple(s) for name, s in self.records.metadata['padded'].items()}
 
   def __len__(self) -> int:
     return len(self.records)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    record = self.records[index]
-    return {name: np.asarray(value) for name, value in record.items() if name not in _APART}
+    return {name: array[0] for name, array in self.collate([self.stored[index]]).items()}
+
+  @property
+  def stored(self) -> 'Stored':
+    """The records without the padding of their texts, for `collate`."""
+    return Stored(self.records)
+
+  def collate(self, records: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """A batch of `stored` records; padding is not written, memory comes as zeros."""
+    batch = {}
+    for name in records[0]:
+      if name in self._padded:
+        whole = np.zeros((len(records), *self._padded[name]), records[0][name].dtype)
+        for row, record in zip(whole, records, strict=True):
+          fill(row, record[name], record[name + _COUNT])
+        batch[name] = whole
+      else:
+        batch[name] = np.stack([record[name] for record in records])
+    return batch
 
   def ids(self, index: int, shape: tuple[int, int, int]) -> np.ndarray:
     """The label maps that a record was made of, uint8 (T, H, W) = shape."""
@@ -45,6 +69,20 @@ class Latents:
   def key(self, index: int) -> str:
     """The clip that a record was made of, without its variant."""
     return self.records[index]['key'].decode().rsplit('#', 1)[0]
+
+
+class Stored:
+  """Records as they lie on disk: a source for Grain."""
+
+  def __init__(self, source: records.Records):
+    self._records = source
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    record = self._records[index]
+    return {name: np.asarray(value) for name, value in record.items() if name not in _APART}
 
 
 def write_latents(
@@ -57,12 +95,82 @@ def write_latents(
   Raises:
     InputError: see `records.write`.
   """
+  write_records(directory, splits, context.save)
+
+
+def write_records(
+  directory: epath.PathLike,
+  splits: Mapping[str, Iterable[tuple[str, dict[str, Any]]]],
+  beside: Callable[[epath.Path], None] | None = None,
+) -> None:
+  """Writes the records alone; all have arrays of the shapes of the first.
+
+  Args:
+    beside: see `records.write`.
+
+  Raises:
+    InputError: see `records.write`, or there are none.
+  """
   streams = {split: _Peeked(stream) for split, stream in splits.items()}
   heads = [stream.head for stream in streams.values() if stream.head is not None]
   if not heads:
     raise InputError(f'{directory}: there are no clips to encode')
-  records.write(directory, NAME, VERSION, _features(heads[0][1]), streams)
-  context.save(directory)
+  texts = {name: list(array.shape) for name, array in heads[0][1].items() if _is_text(name)}
+  records.write(
+    directory,
+    NAME,
+    VERSION,
+    _features(heads[0][1]),
+    {split: _Trimmed(stream) for split, stream in streams.items()},
+    {'padded': texts},
+    beside,
+  )
+
+
+def trimmed(array: np.ndarray, counts: np.ndarray) -> np.ndarray:
+  """Only the tokens that count, one text after the other.
+
+  Args:
+    array: [N, ...] of one text, or [L, N, ...] of L texts.
+    counts: int [] or [L].
+  """
+  if not counts.ndim:
+    return array[: int(counts)]
+  return np.concatenate([text[:count] for text, count in zip(array, counts, strict=True)])
+
+
+def fill(array: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> None:
+  """The inverse of `trimmed`, into an array of zeros."""
+  if not counts.ndim:
+    array[: len(tokens)] = tokens
+    return
+  start = 0
+  for text, count in zip(array, counts.tolist(), strict=True):
+    text[:count] = tokens[start : start + count]
+    start += count
+
+
+def _is_text(name: str) -> bool:
+  return name.startswith('text.') and not name.endswith(_COUNT)
+
+
+class _Trimmed:
+  """Records as they lie on disk."""
+
+  def __init__(self, items: '_Peeked'):
+    self._items = items
+
+  def __length_hint__(self) -> int:
+    return operator.length_hint(self._items)
+
+  def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    for key, record in self._items:
+      texts = {
+        name: trimmed(array, np.asarray(record[name + _COUNT]))
+        for name, array in record.items()
+        if _is_text(name)
+      }
+      yield key, record | texts
 
 
 class _Peeked:
@@ -85,6 +193,10 @@ def _features(record: Mapping[str, Any]) -> dict[str, Any]:
     if name in _APART:
       return tfds.features.Text()
     array = np.asarray(value)
-    return tfds.features.Tensor(shape=array.shape, dtype=array.dtype, encoding='bytes')
+    shape = array.shape
+    if _is_text(name):
+      texts = np.asarray(record[name + _COUNT]).ndim
+      shape = (None, *shape[1 + texts :])
+    return tfds.features.Tensor(shape=shape, dtype=array.dtype, encoding='bytes')
 
   return {name: feature(name, value) for name, value in record.items()}

@@ -6,7 +6,11 @@ nothing else need be saved, a resumed run sees just what it would have seen, and
 processes may change.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -34,6 +38,7 @@ def batches(
   transform: Callable[[Any], Arrays] | None = None,
   threads: int = 4,
   rows: Sequence[int] | None = None,
+  collate: Callable[[Sequence[Any]], Arrays] | None = None,
 ) -> Iterator[Arrays]:
   """Endless batches from step `start` on, as this process sees them.
 
@@ -44,6 +49,7 @@ def batches(
     threads: that read ahead.
     rows: of each batch, that this process reads; by default those that its devices hold under the
       mesh in force (`jax.set_mesh`), or its equal share where there is none.
+    collate: makes a batch of records; by default their arrays are stacked.
 
   Yields:
     Stacked arrays [rows, ...].
@@ -56,7 +62,7 @@ def batches(
   if transform is not None:
     mine = mine.map(transform)
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4 * threads, 2 * count))
-  return iter(mine[start * count :].to_iter_dataset(options).batch(count))
+  return iter(mine[start * count :].to_iter_dataset(options).batch(count, batch_fn=collate))
 
 
 class _Rows(grain.MapDataset):
@@ -94,3 +100,60 @@ def to_device(batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding) 
   return {
     name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()
   }
+
+
+class Prefetch:
+  """Batches on the devices, put there ahead by a thread of its own.
+
+  While a step runs, the batches of the next ones are read, stacked and transferred.
+  """
+
+  def __init__(
+    self, stream: Iterable[Mapping[str, np.ndarray]], put: Callable[[Mapping], dict], ahead: int = 2
+  ):
+    """Args:
+    stream: batches on the host; read to its end, but never further ahead than this.
+    put: transfers one.
+    ahead: batches that lie on the devices beside those that steps use.
+    """
+    self._queue: queue.Queue = queue.Queue(ahead)
+    self._stop = threading.Event()
+    self._thread = threading.Thread(
+      target=self._fill, args=(stream, put), name='prefetch', daemon=True
+    )
+    self._thread.start()
+
+  def __iter__(self) -> 'Prefetch':
+    return self
+
+  def __next__(self) -> dict:
+    """The next batch.
+
+    Raises:
+      StopIteration: at the end.
+      Exception: what reading or transferring it raised.
+    """
+    item, error = self._queue.get()
+    if error is not None:
+      self._queue.put((None, error))  # It stays the end.
+      raise error
+    return item
+
+  def close(self) -> None:
+    """Ends the thread; the batches that are there are lost."""
+    self._stop.set()
+    end = time.monotonic() + 5.0  # A disk that does not answer shall not hold up the end.
+    while self._thread.is_alive() and time.monotonic() < end:
+      with contextlib.suppress(queue.Empty):
+        self._queue.get(timeout=0.05)
+
+  def _fill(self, stream, put) -> None:
+    try:
+      for batch in stream:
+        if self._stop.is_set():
+          return
+        self._queue.put((put(batch), None))
+    except Exception as error:
+      self._queue.put((None, error))
+    else:
+      self._queue.put((None, StopIteration()))

@@ -1,19 +1,22 @@
 """Data sets on disk: named splits of records with random access, written once, read many times.
 
-A thin layer on TensorFlow Datasets that needs no TensorFlow: TFDS describes the features and packs
-the records, in the order given, into ArrayRecord files. `tfds.builder_from_directory` reads what
+A thin layer on TensorFlow Datasets that needs no TensorFlow: TFDS describes the features and the
+records, which lie in the order given in ArrayRecord files. `tfds.builder_from_directory` reads what
 this module writes.
 """
 
+import contextlib
+import errno
 import itertools
 import operator
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
 import tqdm
+from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
 from ttm_jax.errors import InputError, nearest
@@ -22,7 +25,74 @@ Example = dict[str, Any]
 Splits = Mapping[str, Iterable[tuple[str, Example]]]
 
 EXAMPLES_PER_SHARD = 1024
-_EXAMPLES_PER_FLUSH = 16  # TFDS rewrites the description of the data set at each.
+# Latents and encoded videos do not get smaller; to decompress them took most of a reader's time.
+_OPTIONS = 'group_size:1,uncompressed'
+_FORMAT = 'array_record'
+
+
+class ShardWriter:
+  """Writes one ArrayRecord file.
+
+  Attributes:
+    records, bytes: how many were written.
+  """
+
+  def __init__(self, path: epath.PathLike, features: tfds.features.FeaturesDict):
+    self._path, self._features = os.fspath(path), features
+    self._serializer = tfds.core.example_serializer.ExampleSerializer(
+      features.get_serialized_info()
+    )
+    self._writer = ArrayRecordWriter(self._path, _OPTIONS)
+    self.records, self.bytes = 0, 0
+
+  def write(self, example: Example) -> None:
+    """Adds a record.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    record = self._serializer.serialize_example(self._features.encode_example(example))
+    with self._errors():
+      self._writer.write(record)
+    self.records += 1
+    self.bytes += len(record)
+
+  def close(self) -> None:
+    """Makes the file whole; a disk that is full may show only now.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    with self._errors():
+      self._writer.close()
+
+  @contextlib.contextmanager
+  def _errors(self) -> Iterator[None]:
+    try:
+      yield
+    except (RuntimeError, ValueError) as error:  # What the C++ code makes of those of the system.
+      raise OSError(errno.EIO, _first_line(error).split(';')[0], self._path) from error
+
+
+def describe(
+  directory: epath.PathLike,
+  name: str,
+  version: str,
+  features: tfds.features.FeaturesDict,
+  splits: Sequence[tfds.core.SplitInfo],
+  metadata: Mapping[str, Any] | None,
+) -> None:
+  """Makes files a data set: writes what TFDS wants to know of them."""
+  info = tfds.core.DatasetInfo(
+    builder=tfds.core.DatasetIdentity(
+      name, tfds.core.Version(version), os.fspath(directory), module_name=__name__
+    ),
+    features=features,
+    metadata=tfds.core.MetadataDict(dict(metadata or {})),
+  )
+  info.set_file_format(_FORMAT)
+  info.set_splits(tfds.core.splits.SplitDict(list(splits)))
+  info.write_to_directory(os.fspath(directory))
 
 
 def write(
@@ -32,6 +102,7 @@ def write(
   features: Mapping[str, Any],
   splits: Splits,
   metadata: dict[str, Any] | None = None,
+  beside: Callable[[epath.Path], None] | None = None,
 ) -> None:
   """Writes a data set whose files lie in `directory` itself, or nothing at all.
 
@@ -43,9 +114,11 @@ def write(
     features: TFDS features by field.
     splits: unique keys and examples. A split with a `len` gets a progress bar with an end.
     metadata: anything JSON can hold, about the whole data set.
+    beside: writes more into the folder, before it appears.
 
   Raises:
-    InputError: `directory` is in use, a split is empty, or two examples share a key.
+    InputError: `directory` is in use or cannot be written, a split is empty, or two examples share
+      a key.
   """
   path = epath.Path(directory)
   if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -53,24 +126,23 @@ def write(
   incomplete = path.parent / f'{path.name}.incomplete'
   if incomplete.exists():
     incomplete.rmtree()
-  incomplete.mkdir(parents=True)
   try:
-    info = tfds.core.DatasetInfo(
-      builder=tfds.core.DatasetIdentity(
-        name, tfds.core.Version(version), os.fspath(incomplete), module_name=__name__
-      ),
-      features=tfds.features.FeaturesDict(dict(features)),
-      metadata=tfds.core.MetadataDict(metadata or {}),
-    )
-    writer = tfds.core.SequentialWriter(info, EXAMPLES_PER_SHARD, file_format='array_record')
-    writer.initialize_splits(list(splits))
-    for split, examples in splits.items():
-      for some in _batches(_checked(path, split, examples)):
-        writer.add_examples({split: some})
-      writer.close_splits([split])
+    incomplete.mkdir(parents=True)
+    whole = tfds.features.FeaturesDict(dict(features))
+    infos = [
+      _write_split(incomplete, name, split, whole, _checked(path, split, examples))
+      for split, examples in splits.items()
+    ]
+    describe(incomplete, name, version, whole, infos, metadata)
+    if beside is not None:
+      beside(incomplete)
     if path.exists():
       path.rmdir()
     incomplete.rename(path)
+  except OSError as error:
+    raise InputError(
+      f'cannot write {path} ({error.strerror or error}); free space or name another folder'
+    ) from error
   finally:
     if incomplete.exists():
       incomplete.rmtree()
@@ -92,9 +164,33 @@ def _checked(
     raise InputError(f'{path}: split "{split}" would be empty; give it records or leave it out')
 
 
-def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
-  while some := list(itertools.islice(examples, _EXAMPLES_PER_FLUSH)):
-    yield some
+def _write_split(
+  folder: epath.Path,
+  name: str,
+  split: str,
+  features: tfds.features.FeaturesDict,
+  examples: Iterator[Example],
+) -> tfds.core.SplitInfo:
+  template = tfds.core.ShardedFileTemplate(
+    template='{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}',
+    data_dir=folder,
+    dataset_name=name,
+    split=split,
+    filetype_suffix=_FORMAT,
+  )
+  lengths: list[int] = []
+  size = 0
+  for example in examples:
+    path = template.sharded_filepath(shard_index=len(lengths), num_shards=None)
+    writer = ShardWriter(path, features)
+    for one in itertools.chain([example], itertools.islice(examples, EXAMPLES_PER_SHARD - 1)):
+      writer.write(one)
+    writer.close()
+    lengths.append(writer.records)
+    size += writer.bytes
+  return tfds.core.SplitInfo(
+    name=split, shard_lengths=lengths, num_bytes=size, filename_template=template
+  )
 
 
 class Records:
@@ -188,6 +284,15 @@ class Records:
         return shard.filename
       index -= shard.take
     raise IndexError(index)
+
+  def indices_in(self, file: str) -> range:
+    """The records that a file of the split holds, by the name of the file; none of another's."""
+    start = 0
+    for shard in self._shards:
+      if os.path.basename(shard.filename) == file:
+        return range(start, start + shard.take)
+      start += shard.take
+    return range(0)
 
 
 def _open(directory: str):

@@ -15,7 +15,7 @@ import av
 import numpy as np
 from av.container import InputContainer, OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ttm_jax.errors import InputError
 
@@ -95,13 +95,14 @@ def write_video(path: PathLike, frames: np.ndarray, fps: float) -> None:
 def encode_video(frames: np.ndarray, fps: float) -> bytes:
   """Frames uint8 [T, H, W, 3] as the bytes of an mp4 file of lossless RGB H.264.
 
-  Takes about 0.2 bytes a value: filmed video at 256x256 and 24 fps, or scenes at 48x48.
+  Takes about 0.3 bytes a value: filmed video at 256x256 and 8 fps, or scenes at 48x48.
   """
   _check(frames, fps)
   buffer = io.BytesIO()
-  # The preset trades time for size only: quantiser 0 is lossless in all of them.
+  # The preset trades time for size only: quantiser 0 is lossless in all of them. The fastest is
+  # written 8 and read 4 times as fast as the usual one, for a sixth more bytes (filmed video).
   with av.open(buffer, 'w', 'mp4') as container:
-    _encode(container, frames, fps, 'libx264rgb', 'rgb24', {'crf': '0', 'preset': 'medium'})
+    _encode(container, frames, fps, 'libx264rgb', 'rgb24', {'crf': '0', 'preset': 'ultrafast'})
   return buffer.getvalue()
 
 
@@ -125,14 +126,14 @@ def decode_video(encoded: bytes) -> tuple[np.ndarray, float]:
 
 
 def read_image(path: PathLike) -> np.ndarray:
-  """A picture file as uint8 [H, W, 3]; transparency is dropped.
+  """A picture file as uint8 [H, W, 3], upright as cameras note it; transparency is dropped.
 
   Raises:
     InputError: the file is missing or not a picture.
   """
   try:
     with Image.open(path) as image:
-      return np.asarray(image.convert('RGB'))
+      return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
   except FileNotFoundError as error:
     raise InputError(f'{path}: there is no such picture; check the path') from error
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

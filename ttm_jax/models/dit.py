@@ -26,7 +26,7 @@ from ttm_jax.models.layers import (
   zeros_init,
 )
 from ttm_jax.models.object_layers import GatedResidual, Masks, masked_cross, masked_self
-from ttm_jax.models.scan import scan_blocks, stack
+from ttm_jax.models.scan import check_remat, scan_blocks, stack
 from ttm_jax.ops.object_attention import sort, sort_by_object, unsort
 from ttm_jax.text.encoders import Encoder, TextProjector
 
@@ -48,7 +48,7 @@ class DiTConfig:
     qk_norm: RMSNorm on queries and keys.
     dtype: compute dtype, 'bfloat16' or 'float32'.
     remat: what the backward pass recomputes of each block: 'none', 'dots' (all but matrix
-      products) or 'full'.
+      products), 'full', or 'offload' (all, and what enters the blocks waits in the host's memory).
     unroll: blocks one trip of the layer loop holds; CPUs like all, accelerators compile 1 fastest.
   """
 
@@ -69,6 +69,7 @@ class DiTConfig:
   unroll: int = 1
 
   def __post_init__(self):
+    check_remat(self.remat)
     if self.width % self.heads:
       raise ValueError(f'width {self.width} must be a multiple of heads {self.heads}')
     if not 0 <= self.masked_blocks <= self.layers:

@@ -27,7 +27,9 @@ class MotionModule(nnx.Module):
     """
 
     def attention() -> Attention:
-      return Attention(d, heads, rngs=rngs, dtype=dtype, qk_norm=False, out_bias=True)
+      return Attention(
+        d, heads, rngs=rngs, dtype=dtype, qk_norm=False, out_bias=True, init=uniform_init
+      )
 
     self.norm = GroupNorm(d, groups, eps=1e-6, clip=clip_norm)
     self.proj_in = Linear(d, d, rngs=rngs, dtype=dtype, bias=True, init=uniform_init)

@@ -8,20 +8,25 @@ The first `masked_blocks` transformers of the encoder carry the two extra layers
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from ttm_jax.conditioning import EVERYONE, Condition, Objects, Places
 from ttm_jax.errors import nearest
+from ttm_jax.models.initial import draw_together
 from ttm_jax.models.layers import Pairs, TimeEmbedding, zeros_init
 from ttm_jax.models.motion import MotionModule
 from ttm_jax.models.object_layers import Masks
-from ttm_jax.models.scan import REMAT_POLICIES
+from ttm_jax.models.scan import INPUT, REMAT_POLICIES
 from ttm_jax.models.unet_layers import Conv, GroupNorm, Level, ResBlock, SpatialTransformer
 from ttm_jax.ops.object_attention import sort, sort_by_object
+from ttm_jax.parallel.sharded import over_samples
 from ttm_jax.text.encoders import Encoder, TextProjector
 
 Array = jax.Array
@@ -51,8 +56,9 @@ class UNetConfig:
     channels: C of the latents that are generated.
     visual_channels: channels of the visual condition; their input weights start at zero.
     dtype: compute dtype, 'bfloat16' or 'float32'.
-    remat: what the backward pass recomputes of each unit: 'none', 'dots' (all but matrix products;
-      convolutions are recomputed) or 'full'.
+    remat: what the backward pass recomputes of each layer: 'none', 'dots' (all but matrix products;
+      convolutions are recomputed), 'full', or 'offload' (all, and what enters the layers waits in
+      the host's memory).
   """
 
   widths: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -120,11 +126,16 @@ class Unit(nnx.Module):
     clip = config.motion_norm == 'clip'
     self.motion = MotionModule(d, heads, groups, clip, rngs=rngs, dtype=dtype) if motion else None
 
-  def __call__(self, h: Array, time: Array, level: Level) -> Array:
-    h = self.resnet(h, time)
+  def __call__(self, h: Array, time: Array, level: Level, run: Callable[..., Array]) -> Array:
+    """h [B, T, H, W, d_in] -> [B, T, H, W, d].
+
+    Args:
+      run: called as (layer, h, ...) for each of the layers.
+    """
+    h = run(self.resnet, h, time)
     if self.spatial is not None:
-      h = self.spatial(h, level)
-    return h if self.motion is None else self.motion(h)
+      h = run(self.spatial, h, level)
+    return h if self.motion is None else run(self.motion, h)
 
 
 class Stage(nnx.Module):
@@ -206,30 +217,34 @@ class UNet(nnx.Module):
     kept = [h]
     for stage, level in zip(self.down.values(), levels, strict=True):
       for unit in stage.units.values():
-        h = self._run(unit, h, time, level)
+        h = unit(h, time, level, self._run)
         kept.append(h)
       if stage.resample is not None:
         h = stage.resample(h)
         kept.append(h)
     for unit in self.middle.units.values():
-      h = self._run(unit, h, time, levels[-1])
+      h = unit(h, time, levels[-1], self._run)
     for stage, level in zip(self.up.values(), reversed(levels), strict=True):
       for unit in stage.units.values():
-        h = self._run(unit, jnp.concatenate([h, kept.pop()], -1), time, level)
+        h = unit(jnp.concatenate([h, kept.pop()], -1), time, level, self._run)
       if stage.resample is not None:
         h = stage.resample(h.repeat(2, axis=2).repeat(2, axis=3))
     return self.conv_out(jax.nn.silu(self.norm(h))).astype(jnp.float32)
 
-  def _run(self, unit: Unit, h: Array, time: Array, level: Level) -> Array:
-    """unit(h, time, level), which the backward pass recomputes as configured."""
+  def _run(self, layer: nnx.Module, h: Array, *known: Any) -> Array:
+    """layer(h, *known), which the backward pass recomputes as configured.
+
+    Layer by layer: the attentions of a transformer and of a motion module, laid out as the kernels
+    want them, are the largest things there are, and are so never there at once.
+    """
     if self.config.remat == 'none':
-      return unit(h, time, level)
-    graphdef, state = nnx.split(unit)
+      return layer(over_samples(h), *known)
+    graphdef, state = nnx.split(layer)
 
-    def apply(state, h, time, level):
-      return nnx.merge(graphdef, state)(h, time, level)
+    def apply(state, h, *known):
+      return nnx.merge(graphdef, state)(checkpoint_name(over_samples(h), INPUT), *known)
 
-    return jax.checkpoint(apply, policy=REMAT_POLICIES[self.config.remat])(state, h, time, level)
+    return jax.checkpoint(apply, policy=REMAT_POLICIES[self.config.remat])(state, h, *known)
 
   def _levels(self, shape: tuple[int, ...], condition: Condition) -> list[Level]:
     """What the transformers of each level are given: the tables of their attentions, made once."""
@@ -280,6 +295,11 @@ class UNet(nnx.Module):
       found = [p.region.shape[1:] for p in objects.places]
       if found[:halvings] != wanted:
         raise ValueError(f'places must be on the grids {wanted}, got {found}')
+
+
+def create(config: UNetConfig, encoders: Mapping[str, Encoder], *, rngs: nnx.Rngs) -> nnx.Module:
+  """A U-Net with its first parameters, in a program that is quickly compiled."""
+  return draw_together(functools.partial(UNet, config, encoders), rngs)
 
 
 def numbered(modules: Iterable[nnx.Module]) -> nnx.Dict:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ttm_jax.models.initial import initializer
 from ttm_jax.models.layers import Attention, Linear, Pairs, zeros_init
 from ttm_jax.models.object_layers import GatedResidual, Masks, masked_cross, masked_self
 from ttm_jax.ops.object_attention import sort, unsort
@@ -18,7 +19,7 @@ from ttm_jax.ops.object_attention import sort, unsort
 Array = jax.Array
 
 # Uniform within 1 / sqrt(inputs), as PyTorch begins.
-uniform_init = nnx.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+uniform_init = initializer(nnx.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform'))
 
 
 class Conv(nnx.Module):
@@ -160,7 +161,14 @@ class TransformerBlock(nnx.Module):
 
     def attention(d_context: int | None = None) -> Attention:
       return Attention(
-        d, heads, rngs=rngs, dtype=dtype, qk_norm=False, d_context=d_context, out_bias=True
+        d,
+        heads,
+        rngs=rngs,
+        dtype=dtype,
+        qk_norm=False,
+        d_context=d_context,
+        out_bias=True,
+        init=uniform_init,
       )
 
     self.norm1, self.attention1 = LayerNorm(d), attention()

@@ -41,17 +41,32 @@ def over_heads(attend: Callable[..., Array], q: Array, k: Array, v: Array, *rest
       f' {mesh.shape["tensor"]} x {mesh.shape["sequence"]}'
     )
   heads = PartitionSpec(*batch, None, HEADS, None)
+
+  def tokens(x: Array) -> Array:
+    # Said of what goes in as well, for the sake of its gradient: left to itself, XLA's partitioner
+    # derives weights from tokens on one side and heads on the other, and where both axes split
+    # (jax 0.10.2) gets them wrong.
+    split = 'sequence' if x.shape[1] % mesh.shape['sequence'] == 0 else None
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*batch, split, 'tensor', None))
+
   split = jax.shard_map(
     attend,
     in_specs=(heads, heads, heads, *(jax.tree.map(lambda _: batch, x) for x in rest)),
     out_specs=heads,
     check_vma=False,
   )
-  out = split(q, k, v, *rest)
-  if q.shape[1] % mesh.shape['sequence']:
-    return out
-  tokens = PartitionSpec(*batch, 'sequence', 'tensor', None)
-  return jax.lax.with_sharding_constraint(out, tokens)
+  return tokens(split(tokens(q), tokens(k), tokens(v), *rest))
+
+
+def over_samples(h: Array) -> Array:
+  """h [B, ...] as it lies between layers: samples over data and fsdp, nothing else split.
+
+  Left alone, the compiler splits channels over `tensor`, as one or the other layer has it, and
+  gathers them again. With a `sequence` to split, where that is best is left to it.
+  """
+  if not _on_mesh() or jax.sharding.get_abstract_mesh().shape['sequence'] > 1:
+    return h
+  return jax.lax.with_sharding_constraint(h, _batch(h.shape[0]))
 
 
 def per_sample(make: Callable[..., Any], *arrays: Array) -> Any:
@@ -65,6 +80,28 @@ def per_sample(make: Callable[..., Any], *arrays: Array) -> Any:
     return make(*arrays)
   batch = _batch(arrays[0].shape[0])
   return jax.shard_map(make, in_specs=batch, out_specs=batch, check_vma=False)(*arrays)
+
+
+def samples_of_a_device(samples: int) -> int:
+  """How many samples of a batch each device computes."""
+  if not _on_mesh() or _batch(samples) != BATCH:
+    return samples
+  mesh = jax.sharding.get_abstract_mesh()
+  return samples // (mesh.shape['data'] * mesh.shape['fsdp'])
+
+
+def over_tokens(h: Array) -> Array:
+  """h [B, N, d] as it lies between the layers: samples over data and fsdp, tokens over sequence.
+
+  Without this the compiler may well split the width, as some matrix product would have it, and
+  exchange all of h in every layer.
+  """
+  if not _on_mesh():
+    return h
+  mesh = jax.sharding.get_abstract_mesh()
+  tokens = 'sequence' if h.shape[1] % mesh.shape['sequence'] == 0 else None
+  spec = PartitionSpec(*_batch(h.shape[0]), tokens, None)
+  return jax.lax.with_sharding_constraint(h, spec)
 
 
 def _on_mesh() -> bool:

@@ -4,7 +4,8 @@ The noise schedules of Stable Diffusion and AnimateDiff leave a trace of the dat
 step, which a network learns to rely on, and which pure noise lacks. The schedule is therefore
 rescaled to a terminal signal-to-noise ratio of zero, the network predicts the velocity v, which is
 defined there, and sampling begins there (Lin et al. 2024, "Common Diffusion Noise Schedules and
-Sample Steps are Flawed", arXiv 2305.08891).
+Sample Steps are Flawed", arXiv 2305.08891). The data, from which v follows, can be predicted in its
+place.
 
 Time runs as everywhere from t = 0 (noise) to t = 1 (data): step n of N is t = 1 - (n + 1) / N.
 Tables are float64 on the host; in half precision the last steps would collapse.
@@ -20,6 +21,7 @@ import numpy as np
 Array = jax.Array
 
 SCHEDULES = ('linear', 'scaled_linear')
+PREDICTIONS = ('v', 'data')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,8 @@ class ZeroSNRDiffusion:
     beta_start, beta_end: its variances at the first and the last step.
     train_steps: N.
     steps: of `sample`.
+    prediction: what the network predicts, 'v' (the paper's) or 'data'. At little noise v is mostly
+      the noise, on which small networks spend most of what they can.
   """
 
   beta_schedule: str = 'linear'
@@ -38,10 +42,13 @@ class ZeroSNRDiffusion:
   beta_end: float = 0.012
   train_steps: int = 1000
   steps: int = 50
+  prediction: str = 'v'
 
   def __post_init__(self):
     if self.beta_schedule not in SCHEDULES:
       raise ValueError(f'beta_schedule must be one of {SCHEDULES}, got {self.beta_schedule!r}')
+    if self.prediction not in PREDICTIONS:
+      raise ValueError(f'prediction must be one of {PREDICTIONS}, got {self.prediction!r}')
     if not 0 < self.steps <= self.train_steps:
       raise ValueError(f'steps must be 1 to train_steps={self.train_steps}, got {self.steps}')
 
@@ -65,8 +72,8 @@ class ZeroSNRDiffusion:
       t: times [B], each that of a step.
 
     Returns:
-      x_t, and what the network has to predict there, v = sqrt(abar) noise - sqrt(1 - abar) x; both
-      like x.
+      x_t, and what the network has to predict there, v = sqrt(abar) noise - sqrt(1 - abar) x or
+      the data; both like x.
     """
     alpha_bars, step = self.alpha_bars, self._step(t)
 
@@ -75,7 +82,8 @@ class ZeroSNRDiffusion:
       return table[step].reshape(-1, *[1] * (x.ndim - 1))
 
     signal, spread = share(alpha_bars), share(1 - alpha_bars)
-    return signal * x + spread * noise, signal * noise - spread * x
+    target = x if self.prediction == 'data' else signal * noise - spread * x
+    return signal * x + spread * noise, target
 
   def network_time(self, t: Array) -> Array:
     """The time as the network takes it: the number of the step, float32, N - 1 at noise."""
@@ -85,7 +93,7 @@ class ZeroSNRDiffusion:
     """Steps from noise to data without drawing new noise (DDIM, Song et al. 2021, with eta 0).
 
     Args:
-      predict: maps (x_t like noise, t float32 [B]) to the predicted v, like noise.
+      predict: maps (x_t like noise, t float32 [B]) to the network's prediction, like noise.
       noise: standard normal [B, ...], float32.
 
     Returns:
@@ -97,8 +105,12 @@ class ZeroSNRDiffusion:
 
     def step(x, values):
       t, signal, spread, next_signal, next_spread = values
-      v = predict(x, jnp.full(x.shape[:1], t))
-      data, noise = signal * x - spread * v, signal * v + spread * x
+      prediction = predict(x, jnp.full(x.shape[:1], t))
+      if self.prediction == 'data':
+        # No step is free of noise: spread is at least that of step 0.
+        data, noise = prediction, (x - signal * prediction) / spread
+      else:
+        data, noise = signal * x - spread * prediction, signal * prediction + spread * x
       return next_signal * data + next_spread * noise, None
 
     columns = (

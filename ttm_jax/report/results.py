@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from ttm_jax import trajectory
 from ttm_jax.evaluation import Evaluation
@@ -99,10 +100,10 @@ def charts(runs: Mapping[str, Path]) -> list[Chart]:
   return made
 
 
-def read_metrics(run: Path) -> list[dict[str, float]]:
+def read_metrics(run: epath.PathLike) -> list[dict[str, float]]:
   """The lines of a run's metrics.jsonl; steps that a resumed run did again count once, as last."""
   lines: dict[tuple[int, bool], dict[str, float]] = {}
-  for text in (Path(run) / 'metrics.jsonl').read_text().splitlines():
+  for text in (epath.Path(run) / 'metrics.jsonl').read_text().splitlines():
     line = json.loads(text)
     lines[line['step'], any(key.startswith('train/') for key in line)] = line
   return [lines[key] for key in sorted(lines)]

@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ttm_jax.models.initial import initializer
 from ttm_jax.models.layers import Attention, Pairs, RMSNorm
 from ttm_jax.text.word_ids import MAX_LENGTH, VOCABULARY
 
 Array = jax.Array
+
+unit_init = initializer(nnx.initializers.normal(1.0))
 
 
 class WordEncoder(nnx.Module):
@@ -22,9 +25,8 @@ class WordEncoder(nnx.Module):
   def __init__(self, dim: int, *, rngs: nnx.Rngs):
     # Of unit size: in a small table what words have in common soon outweighs what tells them
     # apart, and the network never begins to read.
-    unit = nnx.initializers.normal(1.0)
-    self.table = nnx.Param(unit(rngs.params(), (VOCABULARY, dim), jnp.float32))
-    self.positions = nnx.Param(unit(rngs.params(), (MAX_LENGTH, dim), jnp.float32))
+    self.table = nnx.Param(unit_init(rngs.params(), (VOCABULARY, dim), jnp.float32))
+    self.positions = nnx.Param(unit_init(rngs.params(), (MAX_LENGTH, dim), jnp.float32))
     self.norm = RMSNorm(dim)
     self.attention = Attention(dim, self.HEADS, rngs=rngs)
 

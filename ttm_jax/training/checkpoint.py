@@ -7,19 +7,24 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
 
+from ttm_jax.data.remote import absolute, is_local
 from ttm_jax.errors import InputError
 from ttm_jax.training.state import TrainState
 
-_PARTS = ('params', 'ema', 'optimizer')
+_PARTS = ('params', 'ema', 'optimizer', 'guard')
+_DIGESTS = 'digests'
+DAMAGED = 'damaged'  # Folder, beside that of the checkpoints, of those that could not be read.
+_TIMEOUT = 600  # Seconds in which all processes must have written their part of a checkpoint.
 _TOGETHER = 2**26  # Bytes of a checkpoint that are read at once, where it is read bit by bit.
 _REFUSALS = (
   errno.ENOSPC,
@@ -68,30 +73,47 @@ class Checkpoints:
   """The checkpoints in one folder, each under its step.
 
   The parts of the state are separate items, so that a reader of the averaged parameters need not
-  load the optimiser. A checkpoint appears under its name only when it is whole. The folder is made
-  by the first save.
+  load the optimiser. A checkpoint appears under its name only when it is whole, and carries sums
+  over the bits of each part, by which a reader knows that it got what was saved. The folder is made
+  by the first save; it may lie on gs://.
   """
 
   def __init__(
-    self, directory: Path, keep_last: int = 3, keep_every: int = 0, read_only: bool = False
+    self,
+    directory: epath.PathLike,
+    keep_last: int = 3,
+    keep_every: int = 0,
+    read_only: bool = False,
   ):
     """Args:
     keep_last: so many of the newest are kept, 0 for all.
     keep_every: besides, those of the steps that it divides; 0 for none.
     read_only: for readers of a run that may be training; they leave what is half-written alone.
     """
-    self.directory = Path(directory).absolute()
+    self.directory = absolute(directory)
     self._options = ocp.CheckpointManagerOptions(
       max_to_keep=keep_last or None,
       keep_period=keep_every or None,
       create=not read_only,
       cleanup_tmp_directories=not read_only,  # What a killed process left.
+      async_options=ocp.AsyncOptions(timeout_secs=_TIMEOUT),
     )
 
   @functools.cached_property
   def _manager(self) -> ocp.CheckpointManager:
     handlers = {part: ocp.StandardCheckpointHandler() for part in _PARTS}
     return ocp.CheckpointManager(self.directory, options=self._options, item_handlers=handlers)
+
+  @functools.cached_property
+  def _reader(self) -> ocp.Checkpointer:
+    """Reads for this process alone: one that fails does not leave the others waiting."""
+    handlers = {part: ocp.StandardCheckpointHandler() for part in _PARTS}
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=None, active_processes={jax.process_index()}
+    )
+    return ocp.Checkpointer(
+      ocp.CompositeCheckpointHandler(**handlers), multiprocessing_options=alone
+    )
 
   def latest(self) -> int | None:
     """The step of the newest whole checkpoint; None if there is none."""
@@ -108,8 +130,19 @@ class Checkpoints:
       return
     if jax.process_index() == 0:
       self._check_space(state)
-    args = {part: ocp.args.StandardSave(getattr(state, part)) for part in _PARTS}
-    self._guard(lambda: self._manager.save(step, args=ocp.args.Composite(**args)))
+    parts = {part: getattr(state, part) for part in _PARTS}
+    sums = {part: int(_digest(tree)) for part, tree in parts.items()}
+    args = {part: ocp.args.StandardSave(tree) for part, tree in parts.items()}
+    self._guard(
+      lambda: self._manager.save(
+        step, args=ocp.args.Composite(**args), custom_metadata={_DIGESTS: sums}
+      )
+    )
+
+  @property
+  def saving(self) -> bool:
+    """Whether a save is still being written."""
+    return self._manager.is_saving_in_progress()
 
   def wait(self) -> None:
     """Waits until what was begun is saved.
@@ -119,18 +152,67 @@ class Checkpoints:
     """
     self._guard(self._manager.wait_until_finished)
 
-  def restore(self, step: int, like: TrainState) -> TrainState:
-    """The state of a step.
+  def restore_newest(
+    self,
+    like: TrainState,
+    check: Callable[[dict[str, Any]], None],
+    agree: Callable[[str, Any], list[Any]] = lambda name, value: [value],
+    say: Callable[[str], None] = lambda text: None,
+  ) -> TrainState | None:
+    """The newest state that can be read; None if there is no checkpoint.
+
+    Those that cannot be read by one of the processes are set aside, and said to be.
 
     Args:
       like: a state of jax.ShapeDtypeStruct with shardings; they may differ from those at saving.
+      check: is given the shapes of the parameters; raises where it is the checkpoint of something
+        else.
+      agree: tells what each process of the job brought to a meeting, see `Peers`.
+      say: takes a sentence for the user.
+
+    Raises:
+      InputError: what `check` raises, or if there are checkpoints and none can be read.
+    """
+    steps = self._manager.all_steps() if self.directory.exists() else []
+    steps = sorted(agree('checkpoints', list(steps))[0], reverse=True)
+    damaged: list[int] = []
+    problem = ''
+    for step in steps:
+      state, sums, problem = None, {}, ''
+      try:
+        shapes = self.shapes(step)
+      except InputError as error:
+        problem = str(error)
+      else:
+        check(shapes)
+        try:
+          state, sums = self.restore(step, like), self._sums(step)
+        except InputError as error:
+          problem = str(error)
+      problem = next(filter(None, agree(f'reading of step {step}', problem)), '')
+      if not problem and state is not None:
+        wrong = [p for p in _PARTS if int(_digest(getattr(state, p))) != sums.get(p)]
+        problem = self._damaged(step, wrong[0]) if wrong else ''
+      if not problem:
+        self._set_aside(damaged, agree)
+        return state
+      say(f'{problem}: going on from the one before')
+      damaged.append(step)
+    if steps:
+      raise InputError(
+        f'no checkpoint in {self.directory} can be read, the oldest: {problem}; take them from a'
+        ' copy of the run, or remove them to begin anew'
+      )
+    return None
+
+  def restore(self, step: int, like: TrainState) -> TrainState:
+    """The state of a step; whether it is what was saved is not looked at.
 
     Raises:
       InputError: if the checkpoint does not fit or is damaged.
     """
     args = {part: ocp.args.StandardRestore(getattr(like, part)) for part in _PARTS}
-    with self._reading(step):
-      items = self._manager.restore(step, args=ocp.args.Composite(**args))
+    items = self._read(step, args)
     scalar = jax.device_put(np.asarray(step, np.int32), like.step.sharding)
     return TrainState(scalar, *(items[part] for part in _PARTS))
 
@@ -141,13 +223,20 @@ class Checkpoints:
       InputError: if the checkpoint is damaged.
     """
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    with self._reading(step):
-      metadata = self._manager.item_metadata(step)['ema']
-      like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), metadata
-      )
-      args = ocp.args.Composite(ema=ocp.args.StandardRestore(like))
-      return self._manager.restore(step, args=args)['ema']
+    try:
+      with self._reading(step):
+        metadata = self._manager.item_metadata(step)['ema']
+        like = jax.tree.map(
+          lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), metadata
+        )
+      ema = self._read(step, {'ema': ocp.args.StandardRestore(like)})['ema']
+      sums = self._sums(step)
+      # The first versions saved no sums.
+      if sums and int(_digest(ema)) != sums.get('ema'):
+        raise InputError(self._damaged(step, 'ema'))
+    except InputError as error:
+      raise InputError(f'{error}; remove it to use the one before') from error
+    return ema
 
   def stored_ema(self, step: int) -> dict[str, Any]:
     """The averaged parameters of a step, a nested dict of `StoredArray`: nothing is read yet.
@@ -191,15 +280,40 @@ class Checkpoints:
       metadata = self._manager.item_metadata(step)['params']
       return jax.tree.map(lambda leaf: tuple(leaf.shape), metadata)
 
+  def _read(self, step: int, args: dict[str, Any]) -> Any:
+    with self._reading(step):
+      return self._reader.restore(self.directory / str(step), args=ocp.args.Composite(**args))
+
   @contextlib.contextmanager
   def _reading(self, step: int) -> Iterator[None]:
     try:
       yield
-    except (ValueError, KeyError, OSError) as error:
+    except Exception as error:  # Whatever the libraries that read may say of damaged files.
       raise InputError(
-        f'checkpoint {self.directory}/{step} cannot be read ({_first_line(error)}); remove it to go'
-        ' on from the one before'
+        f'checkpoint {self.directory}/{step} cannot be read ({_first_line(error)})'
       ) from error
+
+  def _sums(self, step: int) -> dict[str, int]:
+    """The sums over the bits of each part of a step, as it was saved."""
+    with self._reading(step):
+      return (self._manager.metadata(step).custom_metadata or {}).get(_DIGESTS, {})
+
+  def _damaged(self, step: int, part: str) -> str:
+    return f'checkpoint {self.directory}/{step} is damaged: {part} is not what was saved'
+
+  def _set_aside(self, steps: Sequence[int], agree: Callable[[str, Any], list[Any]]) -> None:
+    """Moves damaged checkpoints out of the way of those that will be saved."""
+    if not steps:
+      return
+    if jax.process_index() == 0:
+      for step in steps:
+        aside = self.directory.parent / DAMAGED / str(step)
+        if aside.exists():
+          aside.rmtree()
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        (self.directory / str(step)).rename(aside)
+    agree('damaged checkpoints set aside', None)
+    self._manager.reload()
 
   def close(self) -> None:
     """Waits until what was begun is saved; of a failure `wait` and `save` tell, not this."""
@@ -222,6 +336,8 @@ class Checkpoints:
 
   def _check_space(self, state: TrainState) -> None:
     # A disk that fills up while many files are written makes each of them print a traceback.
+    if not is_local(self.directory):
+      return
     needed = sum(x.nbytes for x in jax.tree.leaves(state))
     free = shutil.disk_usage(self.directory.parent).free
     if free < needed:
@@ -237,6 +353,23 @@ class Checkpoints:
       if not reason:
         raise
       raise self.cannot_write(reason) from error
+
+
+@jax.jit
+def _digest(tree: Any) -> jax.Array:
+  """uint32 []: a sum over the bits of all arrays, the same however they lie on a mesh.
+
+  Whole numbers add up exactly in any order. Each array counts with an odd factor of its own, so
+  that arrays cannot take each other's place.
+  """
+  total = jnp.zeros((), jnp.uint32)
+  for i, leaf in enumerate(jax.tree.leaves(tree)):
+    size = jnp.dtype(leaf.dtype).itemsize
+    kind = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[size]
+    leaf = jax.device_put(leaf, jax.memory.Space.Device)
+    bits = jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32)
+    total += jnp.sum(bits, dtype=jnp.uint32) * jnp.uint32(2 * i + 1)
+  return total
 
 
 def _groups(leaves: list[tuple[tuple, Any]]) -> Iterator[list[tuple[tuple, Any]]]:

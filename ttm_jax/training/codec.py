@@ -15,7 +15,7 @@ from ttm_jax.codecs import losses
 from ttm_jax.codecs.base import to_uint8
 from ttm_jax.codecs.folder import save_codec
 from ttm_jax.codecs.perceptual import load_perceptual
-from ttm_jax.codecs.tae import TAE, TAEConfig
+from ttm_jax.codecs.tae import SHARDING, TAE, TAEConfig, forward_flops
 from ttm_jax.data import loader
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.schema import Clip
@@ -23,6 +23,7 @@ from ttm_jax.errors import InputError
 from ttm_jax.settings import from_config
 from ttm_jax.training.objective import Arrays, Metrics, gather, held_out
 from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
+from ttm_jax.training.state import placement
 
 Array = jax.Array
 
@@ -41,20 +42,39 @@ class Trained(nnx.Module):
 class CodecTraining:
   """Trains on a clips dataset; each clip counts twice, as pixels and as rendered trajectory."""
 
-  def __init__(self, config: ConfigDict):
-    if not config.data.path:
+  parts: tuple[str, ...] = ()
+
+  def __init__(self, config: ConfigDict, size: tuple[int, int] | None = None):
+    """Args:
+    size: (height, width) of the clips in pixels; by default that of the dataset. With one given no
+      dataset need be there, as long as no batch is asked for.
+    """
+    if size is None and not config.data.path:
       raise InputError('give the clips dataset: --config.data.path=DIR')
-    self.config = config
+    self.config, self.size = config, size
     self.model_config = from_config(TAEConfig, config.model, 'model')
     weights = config.loss
     self.weights = losses.Weights(weights.perceptual, weights.kl, weights.outlier, weights.squared)
     self.perceptual = None
     if weights.perceptual_weights:
       self.perceptual = load_perceptual(weights.perceptual_weights)
-    self.sharding: tuple = ()
-    # Convolutions are not counted: the share of the peak is not shown for codecs.
-    self.flops_per_sample = 0.0
-    self._reconstruct = jax.jit(self._reconstruct_some)
+    self.sharding = placement(SHARDING, config.optimizer)
+    self._generate = jax.jit(self.generate)
+
+  @property
+  def flops_per_sample(self) -> float:
+    """Forward and backward of the autoencoder, for batches of frames and of pictures on average.
+
+    Without the critic and the perceptual term.
+    """
+    data = self.config.data
+    height, width = self.size or Clips(data.path, 'train')[0].video.shape[1:3]
+    video, picture = (
+      forward_flops(self.model_config, (frames, height, width)) for frames in (data.frames, 1)
+    )
+    share = 1 / data.image_every if data.image_every else 0.0
+    # Each clip counts twice.
+    return 3 * 2 * ((1 - share) * video + share * picture)
 
   def build(self, seed: int) -> nnx.Module:
     return Trained(self.model_config, self.config.loss.adversarial > 0, nnx.Rngs(seed))
@@ -86,6 +106,11 @@ class CodecTraining:
       )
       yield {'pixels': pixels[:, :, first : first + length]}
 
+  def record(self, frames: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays of one sample of a batch of so many frames, for clips of a size that was given."""
+    assert self.size is not None
+    return {'pixels': jax.ShapeDtypeStruct((2, frames, *self.size, 3), np.uint8)}
+
   def loss(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Metrics]:
     """Reconstruction and regularisers, see `codecs.losses`; adversarial terms where configured."""
     assert isinstance(model, Trained)
@@ -105,7 +130,7 @@ class CodecTraining:
 
   def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:
     assert isinstance(model, Trained)
-    truth, reconstructed = self._reconstruct(model.codec, arrays['pixels'])
+    reconstructed, truth = self._generate(model, arrays, key)
     return {
       'truth': to_uint8(gather(truth)),
       'reconstructed': to_uint8(gather(reconstructed)),
@@ -127,9 +152,12 @@ class CodecTraining:
     )
     save_codec(directory / CODEC, model.codec)
 
-  def _reconstruct_some(self, codec: TAE, pixels: Array) -> tuple[Array, Array]:
-    video = as_videos(pixels[: self.config.sample.count])
-    return video, codec.decode(codec.encode(video).mean, video.shape[1])
+  def generate(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Array]:
+    """The first `sample.count` clips of a batch, reconstructed, and as they are; inside jit."""
+    del key
+    assert isinstance(model, Trained)
+    video = as_videos(arrays['pixels'][: self.config.sample.count])
+    return model.codec.decode(model.codec.encode(video).mean, video.shape[1]), video
 
 
 def both(clip: Clip, palette: str) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -19,11 +20,14 @@ from ttm_jax.data.batch import text_condition, to_batch
 from ttm_jax.data.context import FOLDER, Context
 from ttm_jax.data.latents import Latents
 from ttm_jax.errors import InputError, nearest
+from ttm_jax.models.layers import exact_gradients
+from ttm_jax.parallel.mesh import check_heads
 from ttm_jax.presets import preset
 from ttm_jax.settings import first_difference, from_config
 from ttm_jax.text.encoders import total_tokens
 from ttm_jax.training.objective import Arrays, Metrics, gather, held_out
 from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
+from ttm_jax.training.state import placement
 
 Array = jax.Array
 
@@ -38,6 +42,9 @@ TASKS: dict[str, tasks.Task] = {
 }
 
 TIME_BUCKETS = 4
+
+# In what the gradients of matrices are summed over devices, see `layers.exact_gradients`.
+GRADIENT_DTYPES = ('compute', 'float32')
 
 # What `init_from` begins with where it names open weights in place of a run.
 PRETRAINED = 'pretrained:'
@@ -129,16 +136,29 @@ class Denoiser:
 class Denoising:
   """The objective of a denoiser."""
 
-  def __init__(self, config: ConfigDict):
-    self.directory = Path(config.data.path)
-    if not config.data.path:
-      raise InputError('give the latents dataset: --config.data.path=DIR')
-    self.context = Context.load(self.directory)
+  parts: tuple[str, ...] = (FOLDER,)
+
+  def __init__(self, config: ConfigDict, context: Context | None = None):
+    """Args:
+    context: of the clips; by default that of the dataset. With one given no dataset need be there,
+      as long as no batch is asked for.
+    """
+    self.directory = epath.Path(config.data.path)
+    if context is None:
+      if not config.data.path:
+        raise InputError('give the latents dataset: --config.data.path=DIR')
+      context = Context.load(self.directory)
+    self.context = context
     self.denoiser = Denoiser(config, self.context)
     self.config = config
-    self.sharding = self.denoiser.preset.sharding
+    if config.train.gradient_dtype not in GRADIENT_DTYPES:
+      raise InputError(
+        f'config.train.gradient_dtype must be one of {GRADIENT_DTYPES},'
+        f' got {config.train.gradient_dtype!r}'
+      )
+    self.sharding = placement(self.denoiser.preset.sharding, config.optimizer)
     _check_model(self.denoiser)
-    self._sample = jax.jit(self._sample_latents, static_argnums=0)
+    self._generate = jax.jit(self.generate)
     self._decode = jax.jit(
       lambda codec, latents: codec.decode(latents, self.context.encoding.frames)
     )
@@ -146,12 +166,16 @@ class Denoising:
   @property
   def flops_per_sample(self) -> float:
     """Forward and backward; masked self-attention counted on all pairs."""
+    return self._flops(1.0)
+
+  def _flops(self, allowed: float) -> float:
     d = self.denoiser
     text, prompts = total_tokens(d.encoders, self.context.encoding.max_objects)
     grid = self.context.latent_shape[:3]
-    return 3 * d.preset.forward_flops(d.model_config, grid, text, prompts, allowed=1.0)
+    return 3 * d.preset.forward_flops(d.model_config, grid, text, prompts, allowed)
 
   def build(self, seed: int) -> nnx.Module:
+    check_heads(self.denoiser.model_config.heads, jax.sharding.get_abstract_mesh().shape)
     return self.denoiser.build(seed)
 
   def source(self, init_from: str) -> dict:
@@ -198,7 +222,14 @@ class Denoising:
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
     data = self.config.data
     source = Latents(self.directory, held_out(self.directory, split))
-    return loader.batches(source, data.batch_size, data.seed, start, threads=data.threads)
+    return loader.batches(
+      source.stored,
+      data.batch_size,
+      data.seed,
+      start,
+      threads=data.threads,
+      collate=source.collate,
+    )
 
   def loss(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Metrics]:
     """Mean squared error of the prediction, uniform over all latents."""
@@ -211,12 +242,22 @@ class Denoising:
     t = process.draw_t(keys[2], len(target))
     noise = jax.random.normal(keys[3], target.shape)
     x_t, wanted = process.corrupt(target, noise, t)
-    error = self.denoiser.predictor(model)(x_t, t, condition) - wanted
+    with exact_gradients(self.config.train.gradient_dtype == 'float32'):
+      error = self.denoiser.predictor(model)(x_t, t, condition) - wanted
     losses = jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
-    return losses.mean(), by_time(losses, t)
+    return losses.mean(), by_time(losses, t) | {'gflops': self._gflops(condition, len(losses))}
+
+  def _gflops(self, condition: Condition, count: int) -> tuple[Array, Array]:
+    """What the samples of a batch take, as a metric: masked self-attention on allowed pairs."""
+    least, most = self._flops(0.0) / 1e9, self._flops(1.0) / 1e9
+    shares = jnp.ones(count)
+    if condition.objects is not None:
+      by_frame = getattr(self.denoiser.model_config, 'masked_scope', '') == 'spatial'
+      shares = allowed_pairs(condition.objects.places[0].region, by_frame)
+    return (least + shares * (most - least)).sum(), jnp.asarray(float(count))
 
   def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:
-    generated, target = self._sample(*nnx.split(model), arrays, key)
+    generated, target = self._generate(model, arrays, key)
     codec = self.context.codec
     videos = {'truth': target, 'generated': generated}
     return {name: to_uint8(gather(self._decode(codec, x))) for name, x in videos.items()}
@@ -237,11 +278,26 @@ class Denoising:
   def finish(self, directory: Path, model: nnx.Module) -> None:
     """Nothing: a denoiser is read from its checkpoints."""
 
-  def _sample_latents(self, graphdef, params, arrays, key):
+  def generate(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Array]:
+    """Latents like the first `sample.count` of a batch, and those of the batch; inside jit."""
     arrays = jax.tree.map(lambda x: x[: self.config.sample.count], arrays)
     target, condition = self.denoiser.known(arrays, key)
-    model = nnx.merge(graphdef, params)
     return self.denoiser.sample(model, condition, jax.random.fold_in(key, 1)), target
+
+
+def allowed_pairs(region: Array, by_frame: bool) -> Array:
+  """The share of the pairs of tokens that masked self-attention computes, float32 [B].
+
+  Args:
+    region: the owner of each token, int32 [B, t, h, w] with one bit set.
+    by_frame: whether a token only looks within its frame.
+  """
+  tokens = region.reshape(*region.shape[: 2 if by_frame else 1], -1)
+  owners = jnp.left_shift(1, jnp.arange(32))
+  # Tokens of the same owner see each other: of all pairs, the sum of the squared shares.
+  shares = jnp.mean(tokens[..., None] == owners, axis=-2)
+  pairs = jnp.sum(shares**2, axis=-1)
+  return pairs.mean(axis=-1) if by_frame else pairs
 
 
 def by_time(losses: Array, t: Array) -> Metrics:

@@ -24,9 +24,11 @@ class Objective(Protocol):
 
   Attributes:
     sharding: parameter table of the network (see `parallel.mesh.shardings`).
+    parts: names, in the run directory, of what `begin` looks at where it exists.
   """
 
   sharding: tuple
+  parts: tuple[str, ...]
 
   @property
   def flops_per_sample(self) -> float:
@@ -51,6 +53,10 @@ class Objective(Protocol):
 
   def loss(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Metrics]:
     """The loss of one batch, and metrics; inside jit."""
+    ...
+
+  def generate(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Array]:
+    """What `samples` shows, generated and true, before it becomes videos; inside jit."""
     ...
 
   def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:

@@ -3,9 +3,12 @@
 config.json        the fully resolved configuration
 context/           codec and empty text (see `data.context`); for a codec run, the codec
 checkpoints/       Orbax, one folder a step
+damaged/           checkpoints that could not be read
+in_use.json        who trains there (see `lock`)
 metrics.jsonl      one line a log step
 tensorboard/       the same for TensorBoard
 samples/           pictures made with the averaged weights
+profile/           traces of steps, where asked for
 """
 
 import datetime
@@ -15,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from ttm_jax.errors import InputError
@@ -24,8 +28,8 @@ from ttm_jax.training.checkpoint import Checkpoints
 CONFIG = 'config.json'
 CHECKPOINTS = 'checkpoints'
 
-# What a continued run may change, besides the mesh: how long it runs, how often it speaks and where
-# its data lie, not what it computes.
+# What a continued run may change, besides mesh and job: how long it runs, how often it speaks and
+# where its data lie, not what it computes.
 FREE = {
   'train': (
     'steps',
@@ -46,10 +50,14 @@ def default_workdir(config_path: str) -> Path:
   return Path('runs') / f'{Path(config_path).stem}-{now}'
 
 
-def check_run(workdir: Path, config: ConfigDict) -> None:
-  """Raises InputError if the directory holds the run of another configuration."""
+def check_run(workdir: epath.Path, config: ConfigDict) -> None:
+  """Raises InputError if the directory holds another configuration's run, or is out of reach."""
   path = workdir / CONFIG
-  if not path.exists():
+  try:
+    there = path.exists()
+  except ImportError as error:
+    raise InputError(f"{workdir}: {error}, with pip install 'ttm_jax[gcs]'") from error
+  if not there:
     return
   found = first_difference(_bound(read_config(workdir)), _bound(config))
   if found:
@@ -60,12 +68,12 @@ def check_run(workdir: Path, config: ConfigDict) -> None:
     )
 
 
-def write_config(workdir: Path, config: ConfigDict) -> None:
+def write_config(workdir: epath.Path, config: ConfigDict) -> None:
   """Creates the run directory; whoever finds config.json there finds all of it."""
   workdir.mkdir(parents=True, exist_ok=True)
   partial = (workdir / CONFIG).with_suffix('.partial')
   partial.write_text(to_json(config))
-  partial.rename(workdir / CONFIG)
+  partial.replace(workdir / CONFIG)
 
 
 def _bound(config: ConfigDict) -> dict[str, Any]:
@@ -75,16 +83,17 @@ def _bound(config: ConfigDict) -> dict[str, Any]:
     if isinstance(values.get(section), dict):
       values[section] = {k: v for k, v in values[section].items() if k not in keys}
   values.pop('mesh', None)
+  values.pop('job', None)
   return values
 
 
-def read_config(run: str | Path) -> ConfigDict:
+def read_config(run: epath.PathLike) -> ConfigDict:
   """The configuration of a run.
 
   Raises:
     InputError: if there is no run.
   """
-  path = Path(run) / CONFIG
+  path = epath.Path(run) / CONFIG
   if not path.exists():
     raise InputError(f'{run} is no run directory: {path} is missing')
   try:
@@ -93,13 +102,13 @@ def read_config(run: str | Path) -> ConfigDict:
     raise InputError(f'{path} is damaged ({error}); take it from a copy of the run') from error
 
 
-def read_parameters(run: str | Path) -> dict:
+def read_parameters(run: epath.PathLike) -> dict:
   """The averaged parameters of the newest checkpoint of a run, as NumPy arrays.
 
   Raises:
     InputError: if there is no checkpoint.
   """
-  checkpoints = Checkpoints(Path(run) / CHECKPOINTS, read_only=True)
+  checkpoints = Checkpoints(epath.Path(run) / CHECKPOINTS, read_only=True)
   step = checkpoints.latest()
   if step is None:
     raise InputError(f'run {run} has no checkpoint yet: train it longer, or give another run')
@@ -110,7 +119,10 @@ def read_parameters(run: str | Path) -> dict:
 
 
 def check_same_architecture(
-  expected: Mapping[str, Any], found: Mapping[str, Any], run: str | Path, ignore: tuple[str, ...]
+  expected: Mapping[str, Any],
+  found: Mapping[str, Any],
+  run: epath.PathLike,
+  ignore: tuple[str, ...],
 ) -> None:
   """Raises InputError that names the first field in which two model configurations differ."""
 
@@ -126,7 +138,7 @@ def check_same_architecture(
 
 
 def check_same_parameters(
-  expected: Mapping[str, Any], found: Mapping[str, Any], run: str | Path
+  expected: Mapping[str, Any], found: Mapping[str, Any], run: epath.PathLike
 ) -> None:
   """Raises InputError that names the first parameter whose shape is not the expected one.
 

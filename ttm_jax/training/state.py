@@ -9,6 +9,8 @@ import optax
 from ml_collections import ConfigDict
 
 from ttm_jax.errors import InputError
+from ttm_jax.parallel.mesh import HOST
+from ttm_jax.training import guard
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -23,18 +25,20 @@ class TrainState:
     params: nested dict of float32 arrays.
     ema: their exponential moving average, used for sampling.
     optimizer: state of the optimiser.
+    guard: what is remembered of the losses.
   """
 
   step: Array
   params: Params
   ema: Params
   optimizer: Any
+  guard: guard.Guard
 
 
 def create(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
   """The state before the first step."""
   ema = jax.tree.map(jnp.copy, params)
-  return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
+  return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params), guard.create())
 
 
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
@@ -43,7 +47,8 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
   Weights decay where they are matrices or more: norms, biases and gates do not.
 
   Args:
-    config: learning_rate, warmup, schedule, b1, b2, eps, weight_decay, clip.
+    config: learning_rate, warmup, schedule, b1, b2, eps, weight_decay, clip, offload: whether the
+      two moments lie in the memory of the host.
     steps: of the run; where the cosine reaches zero.
 
   Raises:
@@ -59,7 +64,7 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
       f"config.optimizer.schedule must be 'constant' or 'cosine', got {config.schedule!r}"
     )
   rate = optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), after], [warmup])
-  return optax.chain(
+  made = optax.chain(
     optax.clip_by_global_norm(config.clip),
     optax.adamw(
       rate,
@@ -70,6 +75,22 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
       mask=lambda params: jax.tree_util.tree_map_with_path(_decays, params),
     ),
   )
+  return _fetching(made) if config.offload else made
+
+
+def placement(table: tuple, config: ConfigDict) -> tuple:
+  """A parameter table, for a state whose optimiser part lies where `config.offload` wants it."""
+  return (('^optimizer', HOST), *table) if config.offload else table
+
+
+def _fetching(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+  """The optimiser with its state fetched from the host's memory; where it goes is up to jit."""
+
+  def update(grads, state, params=None):
+    state = jax.tree.map(lambda x: jax.device_put(x, jax.memory.Space.Device), state)
+    return optimizer.update(grads, state, params)
+
+  return optax.GradientTransformation(optimizer.init, update)
 
 
 def _decays(path: tuple, param: Array) -> bool:

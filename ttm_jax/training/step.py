@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from ttm_jax.parallel.mesh import shardings
+from ttm_jax.training.guard import judge
 from ttm_jax.training.objective import Arrays, Metrics, Objective, stream
 from ttm_jax.training.state import TrainState
 
@@ -19,6 +21,7 @@ def make_step(
   optimizer: optax.GradientTransformation,
   accumulate: int,
   ema_decay: float,
+  spike: float = 0.0,
 ) -> Callable[[TrainState, Arrays, Array], tuple[TrainState, Metrics]]:
   """Builds (state, arrays of a batch, root key) -> (state, metrics).
 
@@ -26,6 +29,8 @@ def make_step(
     accumulate: into how many parts a batch is cut, whose gradients are averaged.
     ema_decay: of the moving average; smaller at first, (1 + step) / (10 + step), so that it
       forgets the initial parameters.
+    spike: from how many deviations above its mean on a loss makes its step not count, see `guard`.
+      Of such a step no metric counts either.
   """
 
   def gradients(params, arrays, key):
@@ -33,7 +38,15 @@ def make_step(
       return objective.loss(nnx.merge(graphdef, params), arrays, key)
 
     (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
-    return grads, metrics
+    return like_parameters(grads), metrics
+
+  def like_parameters(grads):
+    """Each device keeps the sum of its own part only, as it has its own part of the parameters."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size <= 1:
+      return grads
+    places = shardings(grads, objective.sharding, mesh)
+    return jax.tree.map(jax.lax.with_sharding_constraint, grads, places)
 
   def accumulated(params, arrays, key):
     # Part i takes every accumulate-th row, so that each device cuts up its own rows.
@@ -47,8 +60,9 @@ def make_step(
       return jax.tree.map(jnp.add, total, new), None
 
     shapes = jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], parts), key)
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    (grads, metrics), _ = jax.lax.scan(add, zero, (jnp.arange(accumulate), parts))
+    zero, none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    begin = like_parameters(zero), none
+    (grads, metrics), _ = jax.lax.scan(add, begin, (jnp.arange(accumulate), parts))
     return jax.tree.map(lambda g: g / accumulate, grads), metrics
 
   def step(state: TrainState, arrays: Arrays, root: Array) -> tuple[TrainState, Metrics]:
@@ -59,8 +73,21 @@ def make_step(
     params = optax.apply_updates(state.params, updates)
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
     ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
-    metrics = {**metrics, 'grad_norm': (optax.global_norm(grads), jnp.ones(()))}
-    return TrainState(state.step + 1, params, ema, opt_state), metrics
+    norm = optax.global_norm(grads)
+    total, count = metrics['loss']
+    good, guard = judge(state.guard, total / count, norm, spike)
+    metrics = {**metrics, 'grad_norm': (norm, jnp.ones(()))}
+    metrics = jax.tree.map(lambda x: jnp.where(good, x, 0), metrics)
+
+    def kept(new, old):
+      # What lies in the memory of the host is chosen on the device.
+      old = jax.device_put(old, jax.memory.Space.Device)
+      return jnp.where(good, new, old)
+
+    params, ema, opt_state = jax.tree.map(
+      kept, (params, ema, opt_state), (state.params, state.ema, state.optimizer)
+    )
+    return TrainState(state.step + 1, params, ema, opt_state, guard), metrics
 
   return step
 

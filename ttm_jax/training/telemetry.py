@@ -1,22 +1,34 @@
 """What a run says of itself: a progress bar for people, JSONL and TensorBoard for later.
 
-Metrics stay on the device until they are written: the host waits for it at log steps only.
+Metrics stay on the device until they are written: the host fetches them at log steps only.
 """
 
+import contextlib
+import hashlib
 import json
 import math
 import sys
+import tempfile
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from ttm_jax.data.remote import copy, is_local
+from ttm_jax.errors import InputError
+from ttm_jax.training.clock import Clock
 from ttm_jax.training.objective import Metrics
+
+PERCENTILES = (50, 90, 99)
 
 # Dense bfloat16 peaks of the vendors' data sheets, FLOP/s a device.
 PEAK_FLOPS = {
@@ -33,23 +45,66 @@ PEAK_FLOPS = {
 }
 
 
+_MIRROR_EVERY = 30.0  # Seconds between two copies of the files to a run directory on gs://.
+
+# One line for each time that a process trained in a run directory.
+STARTS = 'starts.jsonl'
+METRICS = 'metrics.jsonl'
+
+
 class Telemetry:
-  """Collects metrics of steps and writes them at log steps; silent where `write` is false."""
+  """Collects metrics of steps and writes them at log steps; silent where `write` is false.
+
+  Of each log step it also tells, for the steps since the one before: samples a second; the share of
+  the devices' peak in the FLOPs of the model (`mfu`; what the mask of attention forbids does not
+  count); the share of time that the device waited for data (`data_wait`); percentiles of the steps'
+  durations on the device; where the platform tells, the most memory that a device of this process
+  ever held. `goodput` is the share of all time since the run was first started in which steps were
+  computed that are part of it: what a killed run lost, restarts, compiling, evaluation and saving
+  are not.
+  """
 
   def __init__(
-    self, workdir: Path, steps: int, start: int, samples: int, flops: float, write: bool
+    self,
+    workdir: epath.Path,
+    config: ConfigDict,
+    start: int,
+    flops: float,
+    write: bool,
+    clock: Clock,
   ):
     """Args:
-    samples: of a global batch; flops: of one of its samples, forward and backward.
+    start: the step that the run begins after.
+    flops: of one sample, forward and backward, where the metrics of a step do not tell (`gflops`).
+    write: whether this process is the one that writes.
+    clock: times the steps.
     """
     self._pending: list[Metrics] = []
-    self._samples, self._flops, self._write = samples, flops, write
+    self._samples, self._flops, self._write = config.data.batch_size, flops, write
+    self._clock = clock
     self._peak = peak_flops() * jax.device_count()
-    self._waited, self._since, self._steps_since = 0.0, time.perf_counter(), start
+    self._since, self._steps_since = time.perf_counter(), start
+    self._busy, self._begun = 0.0, time.time()
     if not write:
       return
-    self._file = open(workdir / 'metrics.jsonl', 'a', encoding='utf-8')  # noqa: SIM115
-    self._board = SummaryWriter(str(workdir / 'tensorboard'))
+    self._workdir, self._mirrored = workdir, time.monotonic()
+    self._closing = contextlib.ExitStack()
+    self._folder = Path(workdir)
+    if not is_local(workdir):
+      # Buckets cannot be appended to: the files grow here, and are copied there now and then.
+      self._folder = Path(self._closing.enter_context(tempfile.TemporaryDirectory()))
+      for name in (STARTS, METRICS):
+        if (workdir / name).exists():
+          copy(workdir / name, self._folder / name)
+    for name in (STARTS, METRICS):
+      _cut_half_line(self._folder / name)
+    with open(self._folder / STARTS, 'a', encoding='utf-8') as file:
+      line = {'time': time.time(), 'step': start, 'devices': jax.device_count()}
+      file.write(json.dumps(line) + '\n')
+    self._busy, self._begun = _so_far(self._folder, start)
+    self._file = open(self._folder / METRICS, 'a', encoding='utf-8')  # noqa: SIM115
+    self._board = SummaryWriter(str(self._folder / 'tensorboard'))
+    self._wandb = _wandb(workdir, config, self._folder, self._begun) if config.job.wandb else None
     self._console = Console(file=sys.stderr)
     self._bar = Progress(
       TextColumn('{task.description}'),
@@ -60,38 +115,55 @@ class Telemetry:
       console=self._console,
       disable=not self._console.is_terminal,
     )
-    self._task = self._bar.add_task('train', total=steps, completed=start, shown='')
+    self._task = self._bar.add_task('train', total=config.train.steps, completed=start, shown='')
     self._bar.start()
-
-  def waited(self, seconds: float) -> None:
-    """Adds to the time that steps waited for data."""
-    self._waited += seconds
 
   def add(self, metrics: Metrics) -> None:
     """Keeps the metrics of one step, on the device."""
     self._pending.append(metrics)
 
-  def log(self, step: int) -> dict[str, float]:
+  def log(self, step: int, more: Mapping[str, float]) -> dict[str, float]:
     """Fetches what is pending and writes its means.
 
+    Args:
+      more: further figures to write.
+
     Returns:
-      The metrics, those of the device first.
+      What was written, metrics of the device first.
     """
     pending, self._pending = jax.device_get(self._pending), []
+    self._clock.settle()
+    durations, starved = self._clock.read()
     values = means(pending)
+    flops = values.pop('gflops', self._flops / 1e9) * 1e9
     now = time.perf_counter()
     seconds = max(now - self._since, 1e-9)
     rate = (step - self._steps_since) * self._samples / seconds
+    self._since, self._steps_since = now, step
+    self._busy += sum(durations)
+    values |= more
     values['samples_per_s'] = rate
-    values['data_wait'] = self._waited / seconds
-    values['mfu'] = rate * self._flops / self._peak
-    self._waited, self._since, self._steps_since = 0.0, now, step
+    values['data_wait'] = min(starved / seconds, 1.0)
+    values['mfu'] = rate * flops / self._peak
+    if durations:
+      for percent, value in zip(PERCENTILES, np.percentile(durations, PERCENTILES), strict=True):
+        values[f'step_s_p{percent}'] = float(value)
+    values['busy_s'] = float(sum(durations))
+    values['goodput'] = min(self._busy / max(time.time() - self._begun, self._busy, 1e-9), 1.0)
+    held = most_memory()
+    if held is not None:
+      values['memory_gb'] = held / 1e9
     self.write(step, values, 'train/')
     return values
 
-  def pause(self) -> 'Pause':
-    """A context in which time passes that does not belong to the steps (sampling, saving)."""
-    return Pause(self)
+  @contextlib.contextmanager
+  def pause(self) -> Iterator[None]:
+    """Time within it does not belong to the steps (sampling, saving)."""
+    self._clock.settle()
+    begin = time.perf_counter()
+    yield
+    self._clock.pause()
+    self._since += time.perf_counter() - begin
 
   def write(self, step: int, values: dict[str, float], prefix: str) -> None:
     """One line of metrics, and where the bar is."""
@@ -99,17 +171,21 @@ class Telemetry:
       return
     named = {prefix + name: value for name, value in values.items() if math.isfinite(value)}
     bad = [prefix + name for name, value in values.items() if not math.isfinite(value)]
-    line = {'step': step, **named, **({'not_finite': bad} if bad else {})}
-    self._file.write(json.dumps(line) + '\n')
+    line = {'step': step, 'time': round(time.time(), 3), **named}
+    self._file.write(json.dumps(line | ({'not_finite': bad} if bad else {})) + '\n')
     self._file.flush()
     for name, value in named.items():
       self._board.add_scalar(name, value, step)
+    if self._wandb:
+      self._wandb.log(named, step=step)
     shown = ' '.join(
       f'{name} {values[name]:.4g}' for name in ('loss', 'samples_per_s') if name in values
     )
     self._bar.update(self._task, completed=step, shown=shown)
     if not self._console.is_terminal:
       self.say(f'{prefix}step {step}: {shown}')
+    if time.monotonic() - self._mirrored > _MIRROR_EVERY:
+      self._mirror()
 
   def advance(self, step: int) -> None:
     """Moves the bar."""
@@ -122,23 +198,68 @@ class Telemetry:
       self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
   def close(self) -> None:
-    if self._write:
-      self._bar.stop()
-      self._file.close()
-      self._board.close()
+    if not self._write:
+      return
+    self._bar.stop()
+    self._file.close()
+    self._board.close()
+    if self._wandb:
+      self._wandb.finish()
+    self._mirror()
+    self._closing.close()
+
+  def _mirror(self) -> None:
+    self._mirrored = time.monotonic()
+    if not is_local(self._workdir):
+      self._board.flush()
+      copy(self._folder, self._workdir)
 
 
-class Pause:
-  """See `Telemetry.pause`."""
+def _cut_half_line(path: Path) -> None:
+  """Takes away what a machine that died may have left of a last line."""
+  if path.exists() and not (data := path.read_bytes()).endswith(b'\n'):
+    path.write_bytes(data[: data.rfind(b'\n') + 1])
 
-  def __init__(self, telemetry: Telemetry):
-    self._telemetry = telemetry
 
-  def __enter__(self):
-    self._begin = time.perf_counter()
+def _so_far(folder: Path, start: int) -> tuple[float, float]:
+  """Seconds in which the steps up to `start` were computed, and when the run was first started."""
+  begun = json.loads((folder / STARTS).read_text().splitlines()[0])['time']
+  busy: dict[int, float] = {}
+  if (folder / METRICS).exists():
+    for line in map(json.loads, (folder / METRICS).read_text().splitlines()):
+      if line['step'] <= start and 'train/busy_s' in line:
+        busy[line['step']] = line['train/busy_s']
+  return sum(busy.values()), begun
 
-  def __exit__(self, *_):
-    self._telemetry._since += time.perf_counter() - self._begin
+
+def _wandb(workdir: epath.Path, config: ConfigDict, folder: Path, begun: float) -> Any:
+  """The run at Weights & Biases; the same one after a restart.
+
+  Raises:
+    InputError: where the package is missing.
+  """
+  try:
+    import wandb
+  except ImportError as error:
+    raise InputError(
+      "--config.job.wandb needs the package wandb: pip install 'ttm_jax[wandb]', or leave it empty"
+    ) from error
+  name = hashlib.sha256(f'{workdir} {begun}'.encode()).hexdigest()[:16]
+  return wandb.init(
+    project=config.job.wandb,
+    id=name,
+    name=workdir.name,
+    resume='allow',
+    dir=str(folder),
+    config=config.to_dict(),
+  )
+
+
+def most_memory() -> float | None:
+  """The most bytes that a device of this process ever held; None where it does not tell."""
+  stats = [device.memory_stats() for device in jax.local_devices()]
+  peaks = [stat['peak_bytes_in_use'] for stat in stats if stat and 'peak_bytes_in_use' in stat]
+  return max(peaks) if peaks else None
 
 
 def means(pending: list[Metrics]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from ttm_jax.errors import nearest
 from ttm_jax.ops.object_attention import blocked, chunked, gpu, packed, reference, splash, tpu
 from ttm_jax.ops.object_attention.blocks import Tables, list_blocks, no_blocks
 from ttm_jax.parallel.mesh import platform
-from ttm_jax.parallel.sharded import over_heads, per_sample
+from ttm_jax.parallel.sharded import over_heads, per_sample, samples_of_a_device
 
 Array = jax.Array
 
@@ -24,6 +24,7 @@ class Case:
     head_dim: D.
     dtype: of q, k and v.
     platform: 'cpu', 'gpu' or 'tpu', where the computation will run.
+    samples: B of one device.
   """
 
   queries: int
@@ -31,6 +32,7 @@ class Case:
   head_dim: int
   dtype: jnp.dtype
   platform: str
+  samples: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +67,9 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
   'packed': Implementation(_without_tables(packed.attention), refuses=packed.refuses),
 }
 
-# What None tries, in order; the last one works everywhere.
-PREFERRED = {'cpu': ['chunked'], 'gpu': ['gpu', 'chunked'], 'tpu': ['tpu', 'chunked']}
+# What None tries by platform, before the one that works everywhere.
+PREFERRED = {'gpu': ['gpu'], 'tpu': ['tpu']}
+FALLBACK = 'chunked'
 
 # Dense scores up to this many pairs a head cost less than the bookkeeping of blocks.
 DENSE_PAIRS = {'cpu': 1 << 20, 'gpu': 1 << 16, 'tpu': 1 << 16}
@@ -110,8 +113,9 @@ def object_attention(
   """
   _check(q, k, v, q_bits, k_bits)
   if tables is None:
-    case = Case(q.shape[1], k.shape[1], q.shape[3], q.dtype, platform())
-    tables = _tables(q_bits, k_bits, case, implementation)
+    tables = make_tables(
+      q_bits, k_bits, head_dim=q.shape[3], dtype=q.dtype, implementation=implementation
+    )
   elif implementation is not None and tables.implementation != implementation:
     raise ValueError(
       f'tables are for implementation {tables.implementation!r}, not for {implementation!r}'
@@ -138,8 +142,20 @@ def make_tables(
   Raises:
     ValueError: see `object_attention`.
   """
-  case = Case(q_bits.shape[1], k_bits.shape[1], head_dim, jnp.dtype(dtype), platform())
-  return _tables(q_bits, k_bits, case, implementation)
+  case = Case(
+    queries=q_bits.shape[1],
+    keys=k_bits.shape[1],
+    head_dim=head_dim,
+    dtype=jnp.dtype(dtype),
+    platform=platform(),
+    samples=samples_of_a_device(q_bits.shape[0]),
+  )
+  name = choose(case, implementation)
+  block = IMPLEMENTATIONS[name].block
+  if block is None:
+    return no_blocks(name)
+  sizes = block(case)
+  return per_sample(lambda q, k: list_blocks(q, k, sizes, name), q_bits, k_bits)
 
 
 def choose(case: Case, implementation: str | Sequence[str] | None = None) -> str:
@@ -149,8 +165,9 @@ def choose(case: Case, implementation: str | Sequence[str] | None = None) -> str
     ValueError: if a name is unknown, or none can do it.
   """
   if implementation is None:
-    small = case.queries * case.keys <= DENSE_PAIRS[case.platform]
-    implementation = ['reference'] if small else PREFERRED[case.platform]
+    small = case.queries * case.keys <= DENSE_PAIRS.get(case.platform, 0)
+    preferred = [*PREFERRED.get(case.platform, ()), FALLBACK]
+    implementation = ['reference'] if small else preferred
   names = [implementation] if isinstance(implementation, str) else list(implementation)
   reasons = []
   for name in names:
@@ -164,15 +181,6 @@ def choose(case: Case, implementation: str | Sequence[str] | None = None) -> str
       return name
     reasons.append(f'{name} {reason}')
   raise ValueError(f'no implementation of object attention can do it: {"; ".join(reasons)}')
-
-
-def _tables(q_bits, k_bits, case, implementation) -> Tables:
-  name = choose(case, implementation)
-  block = IMPLEMENTATIONS[name].block
-  if block is None:
-    return no_blocks(name)
-  sizes = block(case)
-  return per_sample(lambda q, k: list_blocks(q, k, sizes, name), q_bits, k_bits)
 
 
 def _check(q: Array, k: Array, v: Array, q_bits: Array, k_bits: Array) -> None:

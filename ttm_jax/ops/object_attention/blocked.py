@@ -1,6 +1,7 @@
 """What all block-sparse kernels share: the layout, the fill-up of blocks, and the derivative rule.
 
-A kernel is a pair of functions over arrays [B, H, N, D] whose N and M are whole blocks:
+A kernel is a pair of functions over arrays [B, H, N, D] whose N and M are whole blocks (if it asks
+for that; object sets always are):
 
     forward(q, k, v, q_bits, k_bits, tables, scale) -> (y, lse)
     backward(q, k, v, q_bits, k_bits, tables, scale, lse, delta, dy) -> (dq, dk, dv)
@@ -27,10 +28,16 @@ EMPTY = 1e30
 
 
 class Kernel(NamedTuple):
-  """The two passes of one implementation, as described above."""
+  """One implementation, as described above.
+
+  Attributes:
+    forward, backward: the two passes.
+    whole: whether q, k and v have to be filled up to whole blocks.
+  """
 
   forward: Callable[..., tuple[Array, Array]]
   backward: Callable[..., tuple[Array, Array, Array]]
+  whole: bool = True
 
 
 def attention(
@@ -41,7 +48,7 @@ def attention(
   block_q, block_k = tables.block
 
   def heads_first(x, block):
-    return jnp.swapaxes(fill_up(x, block, 1), 1, 2)
+    return jnp.swapaxes(fill_up(x, block, 1) if kernel.whole else x, 1, 2)
 
   y = _attend(
     kernel,

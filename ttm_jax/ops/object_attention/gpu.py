@@ -1,361 +1,213 @@
 """Object attention on Hopper GPUs: Pallas kernels (Mosaic GPU) that visit the listed blocks alone.
 
-A thread block takes one row of blocks of one head. One warpgroup fetches (TMA), the others multiply
-(WGMMA), 64 rows each, and synchronise through barriers in shared memory, as in FlashAttention-3
-(arXiv 2407.08608). Forward, two groups take turns: while one computes exponentials, the other has
-the tensor cores.
-
-Backward, rows are keys and there is one walk for all three gradients (five matrix products a
-block, where separate walks for queries and keys need seven). The groups take turns again, here at
-summing what all their keys give to 64 queries; the sums are added to float32 in global memory.
-Thread blocks do so in any order: the queries' gradient differs in its last bits from run to run.
-
-Logits are scaled in float32, together with the change to powers of two that the hardware computes.
+Here is how they are launched, what memory they get, and which blocks and cases they take; what a
+thread block does is in `gpu_kernels`.
 """
 
-import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from ttm_jax.ops.object_attention.blocked import EMPTY, MASKED, Kernel
-from ttm_jax.ops.object_attention.blocks import FULL, PLACE_BITS, Tables, fill_up
+from ttm_jax.ops.object_attention.blocked import Kernel
+from ttm_jax.ops.object_attention.blocks import Tables, fill_up
+
+try:
+  from jax.experimental.pallas import mosaic_gpu as plgpu
+
+  from ttm_jax.ops.object_attention import gpu_kernels as kernels
+except ImportError:  # Not every build of jaxlib has the compiler.
+  kernels = None  # type: ignore[assignment]
 
 Array = jax.Array
-Ref = Any
 
-LOG2_E = math.log2(math.e)
-# Rows that a warpgroup multiplies at once: what WGMMA takes.
-ROWS = 64
-# Blocks that are under way to shared memory while another is multiplied, that one included.
-STAGES = 2
 # Bytes of shared memory a thread block may have on compute capability 9.0.
 SHARED_MEMORY = 227 * 1024
 # Largest head dimension.
 WIDEST = 160
-# Registers of a thread of 65 536 / 128 threads: the groups that multiply take those that the one
-# that fetches has no use for.
-MULTIPLYING, FETCHING = 240, 24
-
-# How rows and columns of a matrix that WGMMA yields lie in registers.
-MATRIX = plgpu.Layout.WGMMA
-BY_ROW, BY_COLUMN = MATRIX.reduce(1), MATRIX.reduce(0)
 
 
-def _per_row(x: Array, columns: int) -> Array:
-  return lax.broadcast_in_dim(x, (x.shape[0], columns), [0])
+def block(case) -> tuple[int, int]:
+  """(queries, keys) of a block.
+
+  Multiples of ROWS. Queries: as many as forward's groups take, two of them, so that one has the
+  tensor cores while the other computes exponentials. Keys: as many as fit into registers and shared
+  memory, which `make test-aot-gpu` shows: it compiles for the chip and reports spills. To retune,
+  change the numbers, look at that, and on the chip time `benchmarks/object_attention.py`, which
+  tries others by --block.
+  """
+  return 2 * kernels.ROWS, (2 if case.head_dim <= 128 else 1) * kernels.ROWS
 
 
-def _per_column(x: Array, rows: int) -> Array:
-  return lax.broadcast_in_dim(x, (rows, x.shape[0]), [1])
+def refuses(case) -> str | None:
+  """Why a case cannot run here, None if it can."""
+  if case.head_dim > WIDEST:
+    return f'has no blocks for head dims above {WIDEST}'
+  if reason := refuses_machine_or_type(case):
+    return reason
+  return None if kernels else 'is not compiled by this build of jaxlib'
 
 
-def _allowed(row_bits: Array, column_bits: Array) -> Array:
-  """bool [rows, columns]."""
-  rows, columns = row_bits.shape[0], column_bits.shape[0]
-  return (_per_row(row_bits, columns) & _per_column(column_bits, rows)) != 0
+def refuses_machine_or_type(case) -> str | None:
+  """The same for whatever needs Hopper GPUs and 16-bit numbers."""
+  if case.platform != 'gpu':
+    return f'runs on GPUs, not on {case.platform}'
+  if case.dtype not in (jnp.bfloat16, jnp.float16):
+    return f'computes bfloat16 and float16, not {jnp.dtype(case.dtype).name}'
+  device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+  if not re.search(r'\bG?H\d', device.device_kind):
+    return f'needs a Hopper GPU (H100, H200, ...), not {device.device_kind}'
+  return None
 
 
-def _product(x: Any, y: Ref, shape: tuple[int, int], meanwhile: Callable[[], None] = lambda: None):
-  """x y; `meanwhile` is called while the tensor cores are at it."""
+def make_kernel(interpret: Any = False) -> Kernel:
+  """The two passes; `interpret` as in `pl.kernel`.
 
-  def multiply(total):
-    plgpu.wgmma(total, x, y)
-    meanwhile()
-    return total[...]
-
-  return pl.run_scoped(multiply, plgpu.ACC(shape, jnp.float32))
-
-
-def _transposed(ref: Ref) -> Ref:
-  return plgpu.transpose_ref(ref, (1, 0))
+  TMA reads zeros past the end of an array and writes nothing there: tokens need not fill blocks.
+  """
+  return Kernel(
+    functools.partial(_forward, interpret), functools.partial(_backward, interpret), whole=False
+  )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Row:
-  """The row of blocks of this thread block, and its list."""
-
-  sample: Array
-  head: Array
-  row: Array
-  first: Array
-  count: Array
-  place: Ref
-  what: Ref
-
-  @classmethod
-  def here(cls, rows: int, place: Ref, what: Ref, start: Ref, runs: Ref) -> '_Row':
-    sample, head, row = (lax.axis_index(name) for name in ('samples', 'heads', 'rows'))
-    line = sample * rows + row
-    return cls(sample, head, row, start[line], runs[line], place, what)
-
-  def column(self, entry: Array) -> Array:
-    return self.place[self.first + entry] & (1 << PLACE_BITS) - 1
-
-  def full(self, entry: Array) -> Array:
-    return (self.what[self.first + entry] & FULL) != 0
-
-
-def _forward_kernel(q, k, v, q_bits, k_bits, place, what, start, runs, y, lse, *scratch, scale):
-  q_s, k_s, v_s, q_bits_s, k_bits_s, lse_s, *barriers = scratch
-  q_ready, k_ready, v_ready, k_free, v_free, turn = barriers
-  groups, _, width = q_s.shape
-  block_k = k_s.shape[1]
-  here = _Row.here(q_bits.shape[1] // (groups * ROWS), place, what, start, runs)
-  group = lax.axis_index('group')
-  factor = scale * LOG2_E
-  # Where the largest logit of a row begins: masked logits lie so far below it that their weight is
-  # 0 even before the row has met a key, and no second mask is needed.
-  floor = MASKED * factor / 2
-
-  def queries(group):
-    return pl.ds((here.row * groups + group) * ROWS, ROWS)
-
-  def pass_turn():
-    plgpu.barrier_arrive(turn)
-    plgpu.barrier_wait(turn)
-
-  @pl.when(group < groups)
-  def _():
-    plgpu.set_max_registers(MULTIPLYING, action='increase')
-    plgpu.barrier_wait(q_ready)
-
-    def visit(entry, carry):
-      top, total, out = carry
-      slot = lax.rem(entry, STAGES)
-      full = here.full(entry)
-      plgpu.barrier_wait(k_ready.at[slot])
-      scores = _product(
-        q_s.at[group], _transposed(k_s.at[slot]), (ROWS, block_k), meanwhile=pass_turn
-      )
-
-      def masked(scores):
-        row_bits = plgpu.layout_cast(q_bits_s[group], BY_ROW)
-        column_bits = plgpu.layout_cast(k_bits_s[slot], BY_COLUMN)
-        return jnp.where(_allowed(row_bits, column_bits), scores, MASKED)
-
-      scores = lax.cond(full, lambda scores: scores, masked, scores)
-      plgpu.barrier_arrive(k_free.at[slot])
-      new_top = jnp.maximum(top, scores.max(1) * factor)
-      weights = jnp.exp2(scores * factor - _per_row(new_top, block_k))
-      decay = jnp.exp2(top - new_top)
-      total = total * decay + weights.sum(1)
-      out *= _per_row(decay, width)
-      # All of this before the other group is let in.
-      new_top, total, out, weights = lax.optimization_barrier(
-        (new_top, total, out, weights.astype(v.dtype))
-      )
-      plgpu.barrier_arrive(turn)
-      plgpu.barrier_wait(v_ready.at[slot])
-      plgpu.barrier_wait(turn)
-
-      def add(sums):
-        sums[...] = out
-        plgpu.wgmma(sums, weights, v_s.at[slot])
-        return sums[...]
-
-      out = pl.run_scoped(add, plgpu.ACC((ROWS, width), jnp.float32))
-      plgpu.barrier_arrive(v_free.at[slot])
-      return new_top, total, out
-
-    empty = (
-      plgpu.layout_cast(jnp.full((ROWS,), floor, jnp.float32), BY_ROW),
-      plgpu.layout_cast(jnp.zeros((ROWS,), jnp.float32), BY_ROW),
-      plgpu.layout_cast(jnp.zeros((ROWS, width), jnp.float32), MATRIX),
-    )
-    # The second group starts half a block later.
-    pl.when(group == 1)(pass_turn)
-    top, total, out = lax.fori_loop(0, here.count, visit, empty)
-    pl.when(group == 0)(pass_turn)
-    dead = total == 0
-    total = jnp.where(dead, 1.0, total)
-    q_s[group] = (out * _per_row(1 / total, width)).astype(y.dtype)
-    lse_s[group] = jnp.where(dead, EMPTY, (top + jnp.log2(total)) / LOG2_E)
-    plgpu.commit_smem()
-    plgpu.copy_smem_to_gmem(q_s.at[group], y.at[here.sample, queries(group), here.head])
-    plgpu.copy_smem_to_gmem(lse_s.at[group], lse.at[here.sample, here.head, queries(group)])
-    plgpu.wait_smem_to_gmem(0)
-
-  @pl.when(group == groups)
-  def _():
-    plgpu.set_max_registers(FETCHING, action='decrease')
-    for each in range(groups):
-      mine = queries(each)
-      plgpu.copy_gmem_to_smem(q.at[here.sample, mine, here.head], q_s.at[each], q_ready)
-      plgpu.copy_gmem_to_smem(q_bits.at[here.sample, mine], q_bits_s.at[each], q_ready)
-
-    def fetch(entry, _):
-      slot = lax.rem(entry, STAGES)
-      used, more = entry >= STAGES, entry < here.count
-
-      def copy(source, target, barrier):
-        keys = pl.ds(here.column(entry) * block_k, block_k)
-        plgpu.copy_gmem_to_smem(source(keys), target.at[slot], barrier.at[slot])
-
-      pl.when(used)(lambda: plgpu.barrier_wait(k_free.at[slot]))
-
-      @pl.when(more)
-      def _():
-        copy(lambda keys: k.at[here.sample, keys, here.head], k_s, k_ready)
-        copy(lambda keys: k_bits.at[here.sample, keys], k_bits_s, k_ready)
-
-      pl.when(used)(lambda: plgpu.barrier_wait(v_free.at[slot]))
-
-      @pl.when(more)
-      def _():
-        copy(lambda keys: v.at[here.sample, keys, here.head], v_s, v_ready)
-
-    lax.fori_loop(0, here.count + STAGES, fetch, None)
+def _forward(interpret, q, k, v, q_bits, k_bits, tables: Tables, scale: float):
+  (block_q, block_k), blocks = tables.block, tables.by_query
+  queries = _tokens_first(q, block_q)
+  keys, values = (_tokens_first(x, block_k) for x in (k, v))
+  b, _, h, d = queries.shape
+  n = q_bits.shape[1]
+  groups = block_q // kernels.ROWS
+  matrices = functools.partial(_matrices, dtype=q.dtype, piece=128 if d % 64 == 0 else 64)
+  y, lse = _launch(
+    functools.partial(kernels.forward, scale=scale),
+    'object_attention_forward',
+    (b, h, n // block_q),
+    groups,
+    once=(queries, q_bits),
+    each_row=(keys, values, k_bits),
+    lists=(blocks.place, blocks.what, blocks.start, blocks.runs),
+    out=(
+      jax.ShapeDtypeStruct(queries.shape, v.dtype),
+      jax.ShapeDtypeStruct((b, h, n), jnp.float32),
+    ),
+    scratch=(
+      matrices(groups, kernels.ROWS, d),
+      matrices(kernels.STAGES, block_k, d),
+      matrices(kernels.STAGES, block_k, d),
+      plgpu.SMEM((groups, kernels.ROWS), jnp.int32),
+      plgpu.SMEM((kernels.STAGES, block_k), jnp.int32),
+      plgpu.SMEM((groups, kernels.ROWS), jnp.float32),
+      plgpu.Barrier(num_arrivals=2 * groups),
+      plgpu.Barrier(num_barriers=kernels.STAGES, num_arrivals=2),
+      plgpu.Barrier(num_barriers=kernels.STAGES),
+      plgpu.Barrier(num_barriers=kernels.STAGES, num_arrivals=groups),
+      plgpu.Barrier(num_barriers=kernels.STAGES, num_arrivals=groups),
+      plgpu.Barrier(num_arrivals=groups),
+    ),
+    products=2,
+    interpret=interpret,
+  )
+  return _heads_first(y, q), lse[:, :, : q.shape[2]]
 
 
-def _backward_kernel(
-  q, k, v, dy, stats, q_bits, k_bits, place, what, start, runs, dq, dk, dv, *scratch, scale, parts
-):
-  """`parts`: how many times ROWS queries are a block of the list."""
-  k_s, v_s, q_s, dy_s, slopes_s, dq_s, stats_s, bits_s, *barriers = scratch
-  keys_ready, ready, free, slopes_ready = barriers
-  groups, _, width = k_s.shape
-  here = _Row.here(k_bits.shape[1] // (groups * ROWS), place, what, start, runs)
-  group = lax.axis_index('group')
-  steps = here.count * parts
-
-  def keys(group):
-    return pl.ds((here.row * groups + group) * ROWS, ROWS)
-
-  def queries(step):
-    block = here.column(lax.div(step, parts))
-    return pl.ds((block * parts + lax.rem(step, parts)) * ROWS, ROWS)
-
-  def visit(dk_sum, dv_sum, step):
-    # Taken for a constant, it would have addresses kept in more registers than there are.
-    mine = lax.optimization_barrier(group)
-    slot, turn = lax.rem(step, STAGES), lax.rem(step, groups)
-    full = here.full(lax.div(step, parts))
-    plgpu.barrier_wait(ready.at[slot])
-
-    def weigh(scores, dweights):
-      plgpu.wgmma(scores, k_s.at[mine], _transposed(q_s.at[slot]))
-      plgpu.wgmma(dweights, v_s.at[mine], _transposed(dy_s.at[slot]))
-      scores = lax.optimization_barrier(plgpu.wgmma_accumulator_load(scores, wait_n=1))
-      lse = plgpu.layout_cast(stats_s[slot, 0], BY_COLUMN)
-      weights = jnp.exp2(scores * (scale * LOG2_E) - _per_column(lse, ROWS))
-
-      def masked(weights):
-        row_bits = plgpu.layout_cast(bits_s[STAGES + mine], BY_ROW)
-        column_bits = plgpu.layout_cast(bits_s[slot], BY_COLUMN)
-        return jnp.where(_allowed(row_bits, column_bits), weights, 0.0)
-
-      weights = lax.cond(full, lambda weights: weights, masked, weights)
-      dweights = lax.optimization_barrier(dweights[...])
-      delta = plgpu.layout_cast(stats_s[slot, 1], BY_COLUMN)
-      slopes = weights * (dweights - _per_column(delta, ROWS))
-      return weights.astype(dy.dtype), slopes.astype(q.dtype)
-
-    square = plgpu.ACC((ROWS, ROWS), jnp.float32)
-    weights, slopes = pl.run_scoped(weigh, square, square)
-    plgpu.wgmma(dv_sum, weights, dy_s.at[slot])
-
-    # Whoever summed over this part of memory last has done so: since then this group had its turn,
-    # for which it waited for all others.
-    slopes_s[turn, mine] = slopes
-    plgpu.commit_smem()
-    plgpu.barrier_arrive(slopes_ready.at[turn])
-    plgpu.wgmma(dk_sum, slopes_s.at[turn, mine], q_s.at[slot])
-
-    @pl.when(turn == group)
-    def _():
-      plgpu.barrier_wait(slopes_ready.at[turn])
-
-      def add(total):
-        for each in range(groups):
-          plgpu.wgmma(total, _transposed(slopes_s.at[turn, each]), k_s.at[each])
-        return total[...]
-
-      part = pl.run_scoped(add, plgpu.ACC((ROWS, width), jnp.float32))
-      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-      dq_s[mine] = part
-      plgpu.commit_smem()
-      total = dq.at[here.sample, queries(step), here.head]
-      plgpu.copy_smem_to_gmem(dq_s.at[mine], total, reduction_op='add')
-
-    plgpu.wgmma_wait(0)
-    plgpu.barrier_arrive(free.at[slot])
-
-  @pl.when(group < groups)
-  def _():
-    plgpu.set_max_registers(MULTIPLYING, action='increase')
-    plgpu.barrier_wait(keys_ready)
-
-    def walk(dk_sum, dv_sum):
-      lax.fori_loop(0, steps, lambda step, _: visit(dk_sum, dv_sum, step), None)
-      return dk_sum[...] * scale, dv_sum[...]
-
-    long = plgpu.ACC((ROWS, width), jnp.float32)
-    sums = pl.run_scoped(walk, long, long)
-    for target, total in zip((dk, dv), sums, strict=True):
-      # No one else has a use for these values any more.
-      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-      v_s[group] = total.astype(target.dtype)
-      plgpu.commit_smem()
-      plgpu.copy_smem_to_gmem(v_s.at[group], target.at[here.sample, keys(group), here.head])
-    plgpu.wait_smem_to_gmem(0)
-
-  @pl.when(group == groups)
-  def _():
-    plgpu.set_max_registers(FETCHING, action='decrease')
-    for each in range(groups):
-      mine = keys(each)
-      plgpu.copy_gmem_to_smem(k.at[here.sample, mine, here.head], k_s.at[each], keys_ready)
-      plgpu.copy_gmem_to_smem(v.at[here.sample, mine, here.head], v_s.at[each], keys_ready)
-      plgpu.copy_gmem_to_smem(k_bits.at[here.sample, mine], bits_s.at[STAGES + each], keys_ready)
-
-    def fetch(step, _):
-      slot = lax.rem(step, STAGES)
-      pl.when(step >= STAGES)(lambda: plgpu.barrier_wait(free.at[slot]))
-
-      @pl.when(step < steps)
-      def _():
-        mine, barrier = queries(step), ready.at[slot]
-        plgpu.copy_gmem_to_smem(q.at[here.sample, mine, here.head], q_s.at[slot], barrier)
-        plgpu.copy_gmem_to_smem(dy.at[here.sample, mine, here.head], dy_s.at[slot], barrier)
-        plgpu.copy_gmem_to_smem(
-          stats.at[here.sample, here.head, :, mine], stats_s.at[slot], barrier
-        )
-        plgpu.copy_gmem_to_smem(q_bits.at[here.sample, mine], bits_s.at[slot], barrier)
-
-    lax.fori_loop(0, steps + STAGES, fetch, None)
+# References to global memory live inside of a jit only.
+@functools.partial(jax.jit, static_argnames=('interpret', 'scale'))
+def _backward(interpret, q, k, v, q_bits, k_bits, tables: Tables, scale, lse, delta, dy):
+  (block_q, block_k), blocks = tables.block, tables.by_key
+  queries, slopes = (_tokens_first(x, block_q) for x in (q, dy))
+  keys, values = (_tokens_first(x, block_k) for x in (k, v))
+  b, _, h, d = keys.shape
+  groups = block_k // kernels.ROWS
+  matrices = functools.partial(_matrices, dtype=q.dtype, piece=128 if d % 64 == 0 else 64)
+  # Thread blocks add to it: it needs to begin at zero.
+  dq = jax.new_ref(jnp.zeros(queries.shape, jnp.float32), memory_space=plgpu.GMEM)
+  stats = fill_up(jnp.stack([lse * kernels.LOG2_E, delta], 2), block_q, 3)
+  dk, dv = _launch(
+    functools.partial(kernels.backward, scale=scale, parts=block_q // kernels.ROWS),
+    'object_attention_backward',
+    (b, h, k_bits.shape[1] // block_k),
+    groups,
+    once=(keys, values, k_bits),
+    each_row=(queries, slopes, stats, q_bits),
+    lists=(blocks.place, blocks.what, blocks.start, blocks.runs),
+    add_to=dq,
+    out=(
+      jax.ShapeDtypeStruct(keys.shape, k.dtype),
+      jax.ShapeDtypeStruct(keys.shape, v.dtype),
+    ),
+    scratch=(
+      matrices(groups, kernels.ROWS, d),
+      matrices(groups, kernels.ROWS, d),
+      matrices(kernels.STAGES, kernels.ROWS, d),
+      matrices(kernels.STAGES, kernels.ROWS, d),
+      matrices(groups, groups, kernels.ROWS, kernels.ROWS),
+      _matrices(groups, kernels.ROWS, d, dtype=jnp.float32, piece=128),
+      plgpu.SMEM((kernels.STAGES, 2, kernels.ROWS), jnp.float32),
+      # Of the queries under way, then of the keys: in one, as every array takes up 1024 bytes.
+      plgpu.SMEM((kernels.STAGES + groups, kernels.ROWS), jnp.int32),
+      plgpu.Barrier(num_arrivals=3 * groups),
+      plgpu.Barrier(num_barriers=kernels.STAGES, num_arrivals=4),
+      plgpu.Barrier(num_barriers=kernels.STAGES, num_arrivals=groups),
+      plgpu.Barrier(num_barriers=groups, num_arrivals=groups),
+    ),
+    products=5,
+    interpret=interpret,
+  )
+  dq = (dq[...] * scale).astype(q.dtype)
+  return _heads_first(dq, q), _heads_first(dk, k), _heads_first(dv, v)
 
 
-def _shared_memory(scratch) -> int:
-  """Bytes; Mosaic aligns each array to 1024."""
-  size = 0
-  for ref in scratch:
-    if isinstance(ref, plgpu.Barrier):
-      size += 8 * math.prod(ref.num_barriers)
-    else:
-      size += -(-math.prod(ref.shape) * ref.dtype.itemsize // 1024) * 1024
-  return size
+KERNEL = make_kernel()
 
 
-def _launch(kernel, name, grid, groups, out, scratch, interpret, *arrays):
+def _launch(
+  kernel: Callable,
+  name: str,
+  grid: tuple[int, int, int],
+  groups: int,
+  *,
+  once: Sequence[Array],
+  each_row: Sequence[Array],
+  lists: Sequence[Array],
+  out: Sequence[jax.ShapeDtypeStruct],
+  scratch: Sequence[Any],
+  products: int,
+  interpret: Any,
+  add_to: Any = None,
+) -> Sequence[Array]:
   """Runs a kernel with `groups` warpgroups that multiply and one that fetches.
 
+  Args:
+    grid: samples, heads and rows of blocks.
+    once: arrays of which a thread block reads its own part.
+    each_row: arrays that it walks along, [B, N, H, D] first, as in `once`.
+    lists: those of a `BlockList` that kernels read.
+    add_to: a reference to float32 that each row adds to.
+    scratch: arrays in shared memory, and barriers.
+    products: matrix products that the kernel computes for a block.
+
   Raises:
-    ValueError: if the shared memory it asks for is more than there is.
+    ValueError: if it asks for more registers or shared memory than there are.
   """
+  if groups not in kernels.MULTIPLYING:
+    raise ValueError(
+      f'{name} has registers for {max(kernels.MULTIPLYING) * kernels.ROWS} rows of a block, not for'
+      f' {groups * kernels.ROWS}: take smaller blocks'
+    )
   size = _shared_memory(scratch)
   if size > SHARED_MEMORY:
     raise ValueError(
       f'{name} needs {size} bytes of shared memory, there are {SHARED_MEMORY}: take smaller blocks'
     )
+  b, n, h, d = once[0].shape
+  pairs = b * h * n * each_row[0].shape[1]
+  refs = [] if add_to is None else [add_to]
+  moved = _bytes(*once, *out) + grid[2] * _bytes(*each_row, *refs)
 
   def body(*refs):
     pl.run_scoped(functools.partial(kernel, *refs), *scratch, collective_axes='group')
@@ -371,9 +223,29 @@ def _launch(kernel, name, grid, groups, out, scratch, interpret, *arrays):
     ),
     # Rows are reduced among the lanes of a warp, never through shared memory.
     compiler_params=plgpu.CompilerParams(approx_math=True, reduction_scratch_bytes=0),
+    # Of all blocks, as on TPUs. JAX's compiler for GPUs (0.10.2) passes it on to no one yet.
+    cost_estimate=pl.CostEstimate(
+      flops=2 * products * pairs * d, transcendentals=pairs, bytes_accessed=moved
+    ),
     name=name,
     interpret=interpret,
-  )(*arrays)
+  )(*once, *each_row, *lists, *refs)
+
+
+def _bytes(*arrays: Any) -> int:
+  return sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
+
+
+def _shared_memory(scratch: Sequence[Any]) -> int:
+  """Bytes; Mosaic aligns each array to 1024."""
+  size = 0
+  for ref in scratch:
+    barriers = getattr(ref, 'num_barriers', None)
+    if barriers is not None:
+      size += 8 * math.prod(barriers)
+    else:
+      size += -(-math.prod(ref.shape) * ref.dtype.itemsize // 1024) * 1024
+  return size
 
 
 def _matrices(*shape: int, dtype: jnp.dtype, piece: int) -> Any:
@@ -390,131 +262,15 @@ def _matrices(*shape: int, dtype: jnp.dtype, piece: int) -> Any:
 
 
 def _tokens_first(x: Array, block: int) -> Array:
-  """[B, H, N, D] -> [B, N, H, D], zeros added to D for pieces of 32 numbers.
+  """[B, H, N, D] -> [B, N, H, D], zeros added for one whole block and for tiles of 8 x 32.
 
-  TMA takes a head's rows from between the others', so that what `blocked` has turned is turned back
-  here, and nothing is moved at all. Nor need tokens fill their last block, if there is a whole one:
-  TMA reads zeros past the end, and writes nothing there.
+  TMA takes a head's rows from between the others': so what `blocked` has turned is turned back
+  here, and where N and D fit nothing is moved at all.
   """
   n, d = x.shape[2:]
-  wide = [(0, 0), (0, max(block - n, 0)), (0, 0), (0, -d % 32)]
+  wide = [(0, 0), (0, max(block - n, -n % 8)), (0, 0), (0, -d % 32)]
   return jnp.pad(jnp.swapaxes(x, 1, 2), wide)
 
 
 def _heads_first(x: Array, like: Array) -> Array:
   return jnp.swapaxes(x, 1, 2)[:, :, : like.shape[2], : like.shape[3]]
-
-
-def _forward(interpret, q, k, v, q_bits, k_bits, tables: Tables, scale: float):
-  (block_q, block_k), blocks = tables.block, tables.by_query
-  queries = _tokens_first(q, block_q)
-  keys, values = (_tokens_first(x, block_k) for x in (k, v))
-  b, _, h, d = queries.shape
-  n = q_bits.shape[1]
-  groups = block_q // ROWS
-  matrices = functools.partial(_matrices, dtype=q.dtype, piece=128 if d % 64 == 0 else 64)
-  y, lse = _launch(
-    functools.partial(_forward_kernel, scale=scale),
-    'object_attention_forward',
-    (b, h, n // block_q),
-    groups,
-    (jax.ShapeDtypeStruct(queries.shape, v.dtype), jax.ShapeDtypeStruct((b, h, n), jnp.float32)),
-    (
-      matrices(groups, ROWS, d),
-      matrices(STAGES, block_k, d),
-      matrices(STAGES, block_k, d),
-      plgpu.SMEM((groups, ROWS), jnp.int32),
-      plgpu.SMEM((STAGES, block_k), jnp.int32),
-      plgpu.SMEM((groups, ROWS), jnp.float32),
-      plgpu.Barrier(num_arrivals=2 * groups),
-      plgpu.Barrier(num_barriers=STAGES, num_arrivals=2),
-      plgpu.Barrier(num_barriers=STAGES),
-      plgpu.Barrier(num_barriers=STAGES, num_arrivals=groups),
-      plgpu.Barrier(num_barriers=STAGES, num_arrivals=groups),
-      plgpu.Barrier(num_arrivals=groups),
-    ),
-    interpret,
-    *(queries, keys, values, q_bits, k_bits),
-    *(blocks.place, blocks.what, blocks.start, blocks.runs),
-  )
-  return _heads_first(y, q), lse[:, :, : q.shape[2]]
-
-
-# References to global memory live inside of a jit only.
-@functools.partial(jax.jit, static_argnames=('interpret', 'scale'))
-def _backward(interpret, q, k, v, q_bits, k_bits, tables: Tables, scale, lse, delta, dy):
-  (block_q, block_k), blocks = tables.block, tables.by_key
-  queries, slopes = (_tokens_first(x, block_q) for x in (q, dy))
-  keys, values = (_tokens_first(x, block_k) for x in (k, v))
-  b, _, h, d = keys.shape
-  groups = block_k // ROWS
-  matrices = functools.partial(_matrices, dtype=q.dtype, piece=128 if d % 64 == 0 else 64)
-  # Thread blocks add to it: it needs to begin at zero.
-  dq = jax.new_ref(jnp.zeros(queries.shape, jnp.float32), memory_space=plgpu.GMEM)
-  stats = fill_up(jnp.stack([lse * LOG2_E, delta], 2), block_q, 3)
-  dk, dv = _launch(
-    functools.partial(_backward_kernel, scale=scale, parts=block_q // ROWS),
-    'object_attention_backward',
-    (b, h, k_bits.shape[1] // block_k),
-    groups,
-    (jax.ShapeDtypeStruct(keys.shape, k.dtype), jax.ShapeDtypeStruct(keys.shape, v.dtype)),
-    (
-      matrices(groups, ROWS, d),
-      matrices(groups, ROWS, d),
-      matrices(STAGES, ROWS, d),
-      matrices(STAGES, ROWS, d),
-      matrices(groups, groups, ROWS, ROWS),
-      _matrices(groups, ROWS, d, dtype=jnp.float32, piece=128),
-      plgpu.SMEM((STAGES, 2, ROWS), jnp.float32),
-      # Of the queries under way, then of the keys: in one, as every array takes up 1024 bytes.
-      plgpu.SMEM((STAGES + groups, ROWS), jnp.int32),
-      plgpu.Barrier(num_arrivals=3 * groups),
-      plgpu.Barrier(num_barriers=STAGES, num_arrivals=4),
-      plgpu.Barrier(num_barriers=STAGES, num_arrivals=groups),
-      plgpu.Barrier(num_barriers=groups, num_arrivals=groups),
-    ),
-    interpret,
-    *(queries, keys, values, slopes, stats, q_bits, k_bits),
-    *(blocks.place, blocks.what, blocks.start, blocks.runs),
-    dq,
-  )
-  dq = (dq[...] * scale).astype(q.dtype)
-  return _heads_first(dq, q), _heads_first(dk, k), _heads_first(dv, v)
-
-
-def make_kernel(interpret: Any = False) -> Kernel:
-  """The two passes; `interpret` as in `pl.kernel`."""
-  return Kernel(functools.partial(_forward, interpret), functools.partial(_backward, interpret))
-
-
-KERNEL = make_kernel()
-
-
-def refuses(case) -> str | None:
-  """Why a case cannot run here, None if it can."""
-  if case.head_dim > WIDEST:
-    return f'has no blocks for head dims above {WIDEST}'
-  return refuses_machine_or_type(case)
-
-
-def refuses_machine_or_type(case) -> str | None:
-  """The same for whatever needs Hopper GPUs and 16-bit numbers."""
-  if case.platform != 'gpu':
-    return f'runs on GPUs, not on {case.platform}'
-  if case.dtype not in (jnp.bfloat16, jnp.float16):
-    return f'computes bfloat16 and float16, not {jnp.dtype(case.dtype).name}'
-  device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
-  if not re.search(r'\bG?H\d', device.device_kind):
-    return f'needs a Hopper GPU (H100, H200, ...), not {device.device_kind}'
-  return None
-
-
-def block(case) -> tuple[int, int]:
-  """(queries, keys) of a block.
-
-  Multiples of ROWS. Queries: as many as forward's groups take, two of them, so that one has the
-  tensor cores while the other computes exponentials. Keys: as many as fit into registers and shared
-  memory, which `make test-aot-gpu` shows: it compiles for the chip and reports spills. To retune,
-  change the numbers, look at that, and time `benchmarks/object_attention.py` on the chip.
-  """
-  return 2 * ROWS, (2 if case.head_dim <= 128 else 1) * ROWS

@@ -11,9 +11,13 @@ The interface to packed sequences is not a public one of JAX (0.10.2): offsets a
 
 import jax
 import jax.numpy as jnp
-from jax._src.cudnn.fused_attention_stablehlo import dot_product_attention
 
 from ttm_jax.ops.object_attention import gpu
+
+try:
+  from jax._src.cudnn.fused_attention_stablehlo import dot_product_attention
+except ImportError:  # Another version of JAX may have it elsewhere.
+  dot_product_attention = None  # type: ignore[assignment]
 
 Array = jax.Array
 
@@ -76,6 +80,8 @@ def refuses(case) -> str | None:
   """Why a case cannot run here, None if it can; which tokens there are is not known before."""
   if case.head_dim % 8 or case.head_dim > WIDEST:
     return f'takes head dims that are multiples of 8 up to {WIDEST}, not {case.head_dim}'
+  if dot_product_attention is None:
+    return 'calls what this version of JAX does not have'
   return gpu.refuses_machine_or_type(case)
 
 

@@ -54,6 +54,12 @@ CHUNK = 512
 # Memory of one core of the smallest chips since v5, for chips that JAX does not know.
 VECTOR_MEMORY = 64 << 20
 SCALAR_MEMORY = 1 << 20
+# Blocks, by bytes of a number, for batches with more blocks of the best size than scalar memory can
+# list.
+LARGER = {
+  2: [(1024, 1024), (2048, 1024), (4096, 1024)],
+  4: [(1024, 512), (1024, 1024), (2048, 1024)],
+}
 # The compiler's own share of either, as a part of the whole.
 RESERVE = 1 / 8
 
@@ -66,7 +72,7 @@ def block(case) -> tuple[int, int]:
   no pair is masked). Small blocks skip more pairs. With 60 % background and four objects, or 40 %
   and eight, 512 x 512 is best for 4 096 tokens, 1024 x 512 for 8 448 and 1024 x 1024 for 32 768,
   each by less than a tenth over its neighbours. Heads of up to 128 numbers cost the same, wider
-  ones in proportion.
+  ones in proportion. A batch whose blocks are too many to list gets larger ones.
 
   To retune without a TPU: compile with LIBTPU_INIT_ARGS='--xla_jf_dump_to=DIR
   --xla_jf_dump_llo_text=true' and count the bundles of each region of a kernel in
@@ -82,15 +88,27 @@ def block(case) -> tuple[int, int]:
   if keys <= 2048:
     # Prompts: a block holds few objects' words.
     sizes = sizes[0], 256
-  return min(sizes[0], _up(queries, LANES)), min(sizes[1], _up(keys, LANES))
+  for queries, keys in (sizes, *LARGER[jnp.dtype(case.dtype).itemsize]):
+    sizes = min(queries, _up(case.queries, LANES)), min(keys, _up(case.keys, LANES))
+    if _listed(case, sizes) <= _memory()[1]:
+      break
+  return sizes
+
+
+def _listed(case, sizes: tuple[int, int]) -> int:
+  """Bytes of scalar memory that the list of a batch takes."""
+  blocks = pl.cdiv(case.queries, sizes[0]) * pl.cdiv(case.keys, sizes[1])
+  return case.samples * blocks * LISTS * 4
 
 
 def refuses(case) -> str | None:
-  """Why a case cannot run here, None if it can; the memory of a batch is checked when traced."""
+  """Why a case cannot run here, None if it can."""
   if case.platform != 'tpu':
     return f'runs on TPUs, not on {case.platform}'
   if case.dtype not in (jnp.bfloat16, jnp.float32):
     return f'computes bfloat16 and float32, not {jnp.dtype(case.dtype).name}'
+  if _listed(case, block(case)) > _memory()[1]:
+    return f'has no room to list the blocks of {case.samples} samples on one device'
   return None
 
 
@@ -182,7 +200,7 @@ def _backward(
   kernel = functools.partial(_by_key_kernel, rows=k.shape[2] // block_k, scale=scale)
   by_key = functools.partial(_run, kernel, tables, at, operands(at), options=options)
   sums = jax.ShapeDtypeStruct((n // block_q, d, block_q), jnp.float32)
-  room = _memory(options)[0] - _need(operands(at), results, [*scratch, sums], options)
+  room = (options.memory or _memory())[0] - _need(operands(at), results, [*scratch, sums], options)
   # Two buffers write the result of one head while the next is computed, one makes it wait.
   buffers = min(2, room // _size((n, d), q.dtype))
   if buffers > 0:
@@ -489,7 +507,7 @@ def _check(tables: Tables, blocks: BlockList, need: int, options: _Options) -> N
   """
   if any(size % LANES for size in tables.block):
     raise ValueError(f'blocks on a TPU are multiples of {LANES}, got {tables.block}')
-  vector, scalar = _memory(options)
+  vector, scalar = options.memory or _memory()
   if need > vector:
     raise ValueError(
       f'blocks of {tables.block} need {need >> 10} KiB of vector memory, there are'
@@ -519,10 +537,8 @@ def _need(operands, results, scratch, options: _Options) -> int:
   return need + sum(_size(x.shape, x.dtype) for x in scratch)
 
 
-def _memory(options: _Options) -> tuple[int, int]:
-  """Bytes of vector and scalar memory that a kernel may use."""
-  if options.memory:
-    return options.memory
+def _memory() -> tuple[int, int]:
+  """Bytes of vector and scalar memory of the chip that a kernel may use."""
   vector, scalar = VECTOR_MEMORY, SCALAR_MEMORY
   if pltpu.is_tpu_device():
     chip = pltpu.get_tpu_info()

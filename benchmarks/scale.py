@@ -1,0 +1,151 @@
+"""Plans of every paper-scale configuration, as the tables of docs/scale.md.
+
+    PYTHONPATH=.venv-aot python -m benchmarks.scale --out runs/scale
+
+Each plan is a process of its own, one after the other, and is not made again where its figures lie
+in the folder already: the command may be stopped and goes on. The tables are written after each.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ttm_jax.report.pictures import write_atomically
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / 'docs' / 'scale.md'
+
+CONFIGS = (
+  'pretrain_dit',
+  'stage1_dit',
+  'stage2_dit',
+  'ti2v_dit',
+  'adapt_unet',
+  'stage1_unet',
+  'stage2_unet',
+  'ti2v_unet',
+  'codec_tae',
+)
+MACHINES = ('v5e:4x4', 'v5p:2x2x4', 'v6e:4x4')
+
+# Two samples a chip, sixteen chips to a copy of the parameters: machine, then copies.
+WEAK = {'v5p:2x2x4': 1, 'v5p:4x4x4': 4, 'v5p:4x8x8': 16, 'v5p:8x8x16': 64}
+WEAK_CONFIG = 'stage2_dit'
+
+
+def main() -> None:
+  made = argparse.ArgumentParser('python -m benchmarks.scale', description=__doc__)
+  made.add_argument('--out', type=Path, default=Path('runs/scale'), help='where figures go')
+  made.add_argument('--configs', nargs='*', default=CONFIGS, choices=CONFIGS)
+  made.add_argument('--machines', nargs='*', default=MACHINES)
+  made.add_argument('--weak', action=argparse.BooleanOptionalAction, default=True)
+  args = made.parse_args()
+  for machine in args.machines:
+    for config in args.configs:
+      plan(args.out, f'{config}-{machine}', config, machine)
+  for machine, copies in WEAK.items() if args.weak else ():
+    options = [f'--config.mesh.data={copies}', '--config.mesh.fsdp=16', '--nosampler']
+    options.append(f'--config.data.batch_size={32 * copies}')
+    plan(args.out, f'weak-{machine}', WEAK_CONFIG, machine, options)
+
+
+def plan(out: Path, name: str, config: str, machine: str, options: list[str] | None = None) -> None:
+  """One plan, where it was not made before; then the tables."""
+  path = out / f'{name.replace(":", "_")}.json'
+  if not path.exists():
+    command = [
+      sys.executable, '-m', 'ttm_jax.plan', f'--config={ROOT}/configs/{config}.py',
+      f'--topology={machine}', f'--json={path}', *(options or []),
+    ]  # fmt: skip
+    print(' '.join(command), flush=True)
+    begin = time.perf_counter()
+    code = subprocess.run(command, cwd=ROOT, env=os.environ).returncode
+    print(f'{name}: exit code {code} after {time.perf_counter() - begin:.0f} s', flush=True)
+    if code not in (0, 1):
+      return
+  write(out)
+
+
+def write(out: Path) -> None:
+  """Puts what is known so far into the page, between its marks."""
+  found = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob('*.json'))}
+  text = PAGE.read_text()
+  for mark, table in (('plans', plans(found)), ('weak', weak(found))):
+    begin, end = f'<!-- {mark} -->', f'<!-- /{mark} -->'
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    text = f'{before}{begin}\n{table}\n{end}{after}'
+  write_atomically(PAGE, text.encode())
+
+
+def plans(found: dict[str, list[dict[str, Any]]]) -> str:
+  lines = [
+    '| config | chips | setting | state GB | activations GB | all / capacity | PFLOP a step |'
+    ' step at least | bound | samples/s at most | days | compiled in |',
+    '|---|---|---|---|---|---|---|---|---|---|---|---|',
+  ]
+  for machine in MACHINES:
+    for config in CONFIGS:
+      for row, report in enumerate(found.get(f'{config}-{machine.replace(":", "_")}', [])):
+        lines.append(_line('' if row else config, '' if row else machine, report))
+  return '\n'.join(lines)
+
+
+def _line(config: str, machine: str, r: dict[str, Any]) -> str:
+  memory = r['memory']
+  state = sum(memory[kind] for kind in ('parameters', 'ema', 'optimizer'))
+  total = f'{memory["total"] / 1e9:.1f} / {r["capacity"] / 1e9:.1f}'
+  figures = [
+    f'{r["costs"]["flops"] * r["devices"] / 1e15:.1f}',
+    f'{r["step_seconds"]:.2f} s',
+    r['bound'],
+    f'{r["samples_per_second"]:.1f}',
+    f'{r["days"]:.1f}',
+    f'{r["seconds"]:.0f} s',
+  ]
+  return (
+    ' | '.join(
+      [
+        f'| {config}',
+        machine,
+        _setting(r),
+        f'{state / 1e9:.1f}',
+        f'{memory["temporaries"] / 1e9:.1f}',
+        total if r['fits'] else f'**{total}: no**',
+        *(figures if r['fits'] else ['' for _ in figures]),
+      ]
+    )
+    + ' |'
+  )
+
+
+def _setting(r: dict[str, Any]) -> str:
+  mesh = ' x '.join(f'{axis} {count}' for axis, count in r['mesh'].items() if count > 1)
+  more = f', accumulate {r["accumulate"]}' if r['accumulate'] > 1 else ''
+  more += ', optimiser on the host' if r['offload'] else ''
+  return f'{mesh}, remat {r["remat"]}{more}'
+
+
+def weak(found: dict[str, list[dict[str, Any]]]) -> str:
+  lines = [
+    '| chips | setting | batch | TFLOP a chip | GB a chip | GB sent near | far | step at least |',
+    '|---|---|---|---|---|---|---|---|',
+  ]
+  for machine in WEAK:
+    for r in found.get(f'weak-{machine.replace(":", "_")}', [])[:1]:
+      sent = r['costs']['collectives'].values()
+      near, far = (sum(x[kind] for x in sent) / 1e9 for kind in ('near', 'far'))
+      lines.append(
+        f'| {r["devices"]} | {_setting(r)} | {r["batch"]} | {r["costs"]["flops"] / 1e12:.1f} |'
+        f' {r["memory"]["total"] / 1e9:.2f} | {near:.1f} | {far:.1f} | {r["step_seconds"]:.2f} s |'
+      )
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,359 @@
+"""One photo to animate: its objects, what moves, and the text embeddings that runs want.
+
+    python -m data_tools.describe --image photo.png --prompt "A brown dog runs on a beach." \\
+        --llm meta-llama/Llama-3.1-8B-Instruct --detector IDEA-Research/grounding-dino-base \\
+        --sam facebook/sam2.1-hiera-large --run runs/stage1 --run runs/stage2 \\
+        --out photo.safetensors
+
+writes one file that `ttm_jax.generate --described photo.safetensors` takes on a host without
+PyTorch, and photo.png beside it, which shows the objects that were found. What is given (a
+segmentation, a motion prompt, what each object does) is kept; the models find the rest. Which texts
+are embedded, and by which encoders, is read from the runs (or latents datasets) that are named.
+"""
+
+import argparse
+import dataclasses
+import gc
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_tools.drafts import Draft, Rejected
+from data_tools.steps import positions
+from data_tools.steps.detect import GroundingDino
+from data_tools.steps.match import masks_of
+from data_tools.steps.prompts import PromptSettings
+from data_tools.steps.segment import label_maps, tracker
+from data_tools.steps.text import TransformersText
+from data_tools.steps.weights import Weights
+from ttm_jax import trajectory
+from ttm_jax.data import asked, video_io
+from ttm_jax.data.context import Encoding, read_encoding
+from ttm_jax.data.described import Described, Embeddings, check_size
+from ttm_jax.data.encode import text_arrays
+from ttm_jax.data.folders import name_from
+from ttm_jax.data.schema import MAX_OBJECTS
+from ttm_jax.errors import InputError, front_door
+from ttm_jax.report import pictures
+from ttm_jax.text.encoders import WORDS
+
+Tell = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+  """What finds what is not given; each by folder or hub id, empty where there is none.
+
+  Attributes:
+    llm: language model, for motion prompt, object names and prompts.
+    detector: Grounding DINO.
+    sam: SAM 2, through `sam_backend`.
+    threshold: least score of a box.
+    texts: where text encoders lie, by name, if not where the dataset of a run says.
+    templates: files instead of those of `PromptSettings`, by name of the field.
+    weights: device, dtype, batch size and offline; its `model` is not looked at.
+  """
+
+  llm: str = ''
+  detector: str = ''
+  sam: str = ''
+  sam_backend: str = 'auto'
+  threshold: float = 0.25
+  texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  templates: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  weights: Weights = dataclasses.field(default_factory=lambda: Weights(''))
+
+  @classmethod
+  def from_flags(cls, args: argparse.Namespace) -> 'Models':
+    """Of the flags of `asked.add_flags`."""
+    names = 'motion_template', 'objects_template'
+    return cls(
+      llm=args.llm or '',
+      detector=args.detector or '',
+      sam=args.sam or '',
+      sam_backend=args.sam_backend,
+      threshold=args.threshold,
+      texts=asked.parse_texts(args.text),
+      templates={name: value for name in names if (value := getattr(args, name))},
+      weights=Weights('', args.device, args.dtype, args.model_batch, args.offline),
+    )
+
+  def of(self, model: str) -> Weights:
+    return dataclasses.replace(self.weights, model=model)
+
+
+def describe(
+  image: str | Path | np.ndarray,
+  prompt: str,
+  models: Models = Models(),
+  *,
+  motion: str = '',
+  segmentation: np.ndarray | None = None,
+  prompts: Mapping[int, str] = {},
+  encodings: Sequence[Encoding] = (),
+  tell: Tell = lambda text: print(text, file=sys.stderr),
+) -> Described:
+  """What there is to know of a photo before it is animated.
+
+  Objects that the detector does not find are left out, and `tell` is told; training rejects such
+  clips.
+
+  Args:
+    image: file, or uint8 [H, W, 3].
+    prompt: c, what the video is to show.
+    motion: c_motion; by default written by the language model, or the prompt where there is none.
+    segmentation: uint8 [H, W]; by default found by detector and SAM 2.
+    prompts: c_local by object id; by default written by the language model.
+    encodings: of the runs that will be given the result; see `read_encoding`.
+    tell: is told what is done and what was not found.
+
+  Raises:
+    InputError: something that is wanted can neither be taken from what is given nor be found.
+  """
+  _need_pytorch()
+  picture = image if isinstance(image, np.ndarray) else video_io.read_image(image)
+  names = {obj: name_from(said) for obj, said in prompts.items()}
+  given, written = segmentation is not None, not prompts
+  # What is wrong is said before a language model is loaded.
+  if segmentation is not None:
+    check_size(picture, segmentation)
+  if segmentation is None and not (models.detector and models.sam):
+    raise InputError(
+      'give --segmentation MASK.png, or --detector and --sam to have the objects found'
+    )
+  if segmentation is None and not (models.llm or prompts):
+    raise InputError('which objects are there? give --llm, or what each one does by --object')
+  if models.llm and not (motion and prompts):
+    most = min([MAX_OBJECTS, *(encoding.max_objects for encoding in encodings)])
+    tell(f'prompts by {models.llm}')
+    asking = Draft('', picture[None], 1.0, prompt, motion, names, dict(prompts))
+    said = _prompts(asking, models, most)
+    motion, names, prompts = said.motion, said.names, said.prompts
+  if segmentation is None:
+    segmentation = _found(picture, names, models, tell)
+    if written:
+      segmentation, names, prompts = _renumbered(segmentation, names, prompts)
+  elif written and names:
+    labels = _matched(picture, segmentation, names, models, tell)
+    names = {label: names[obj] for obj, label in labels.items()}
+    prompts = {label: prompts[obj] for obj, label in labels.items()}
+  present = set(np.unique(segmentation).tolist()) - {0}
+  if given and (unknown := sorted(set(prompts) - present)):
+    raise InputError(
+      f'object {unknown[0]} has a prompt but no pixel in the mask, which has objects'
+      f' {sorted(present)}'
+    )
+  kept = [obj for obj in prompts if obj in present]
+  described = Described(
+    picture,
+    segmentation,
+    prompt,
+    motion or prompt,
+    {obj: names[obj] for obj in kept},
+    {obj: prompts[obj] for obj in kept},
+  )
+  return dataclasses.replace(described, texts=_embedded(described, encodings, models, tell))
+
+
+def _need_pytorch() -> None:
+  try:
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+  except ImportError as error:
+    raise InputError(
+      f'the models need PyTorch and transformers, which are not here ({error}): install'
+      " 'ttm_jax[data]', or describe the picture where they are (python -m data_tools.describe) and"
+      ' give the file with --described'
+    ) from error
+
+
+def _prompts(draft: Draft, models: Models, most: int) -> Draft:
+  """The draft with motion, names and prompts."""
+  (outcome,) = PromptSettings(models.of(models.llm), most, **models.templates).build()([draft])
+  _release()
+  if isinstance(outcome, Rejected):
+    raise InputError(
+      f'{outcome.reason} ({outcome.detail}): give --motion and --object yourself, or another --llm'
+    )
+  return outcome
+
+
+def _boxes(
+  picture: np.ndarray, names: Mapping[int, str], models: Models, tell: Tell
+) -> dict[int, np.ndarray]:
+  """The boxes of those objects that the detector finds."""
+  tell(f'boxes by {models.detector}')
+  nouns = list(dict.fromkeys(positions.split_name(name)[1] for name in names.values()))
+  detector = GroundingDino(models.of(models.detector), models.threshold)
+  found = detector([picture] * len(nouns), nouns)
+  del detector
+  _release()
+  boxes = positions.assign(names, dict(zip(nouns, found, strict=True)), partly=True)
+  if lost := [name for obj, name in names.items() if obj not in boxes]:
+    tell(f'not found: {", ".join(lost)}')
+  return boxes
+
+
+def _found(picture: np.ndarray, names: Mapping[int, str], models: Models, tell: Tell) -> np.ndarray:
+  """The segmentation uint8 [H, W] of the named objects.
+
+  Raises:
+    InputError: no object is found.
+  """
+  boxes = _boxes(picture, names, models, tell)
+  if boxes:
+    tell(f'masks by {models.sam}')
+    track = tracker(models.of(models.sam), models.sam_backend)
+    labels = label_maps(track(picture[None], np.stack(list(boxes.values()))))[0]
+    del track
+    _release()
+    segmentation = np.array([0, *boxes], np.uint8)[labels]
+    if lost := [names[obj] for obj in boxes if not (segmentation == obj).any()]:
+      tell(f'without a mask: {", ".join(lost)}')
+    if segmentation.any():
+      return segmentation
+  raise InputError(
+    f'none of the objects {", ".join(names.values())} was found in the picture: lower --threshold'
+    f' (now {models.threshold:g}), or give --segmentation'
+  )
+
+
+def _renumbered(
+  segmentation: np.ndarray, names: Mapping[int, str], prompts: Mapping[int, str]
+) -> tuple[np.ndarray, dict[int, str], dict[int, str]]:
+  """Objects that are there, numbered from 1 without gaps, as in training."""
+  kept = [obj for obj in names if (segmentation == obj).any()]
+  table = np.zeros(256, np.uint8)
+  table[kept] = np.arange(1, len(kept) + 1)
+  renamed, reprompted = ({i: old[obj] for i, obj in enumerate(kept, 1)} for old in (names, prompts))
+  return table[segmentation], renamed, reprompted
+
+
+def _matched(
+  picture: np.ndarray,
+  segmentation: np.ndarray,
+  names: Mapping[int, str],
+  models: Models,
+  tell: Tell,
+) -> dict[int, int]:
+  """The mask of each named object, for those that have one.
+
+  Raises:
+    InputError: it cannot be told, for want of a detector.
+  """
+  masks = [int(label) for label in np.unique(segmentation) if label]
+  if len(masks) == len(names) == 1:
+    return {next(iter(names)): masks[0]}
+  if not models.detector:
+    raise InputError(
+      f'the mask has {len(masks)} objects, the language model named {", ".join(names.values())}:'
+      ' give --detector to tell which is which, or --object'
+    )
+  boxes = _boxes(picture, names, models, tell)
+  found = masks_of(boxes, segmentation)
+  if lost := [names[obj] for obj in boxes if obj not in found]:
+    tell(f'in none of the given masks: {", ".join(lost)}')
+  return found
+
+
+def _embedded(
+  described: Described, encodings: Sequence[Encoding], models: Models, tell: Tell
+) -> dict[str, Embeddings]:
+  """All texts that the runs will ask for, by each of their encoders but `words`.
+
+  Raises:
+    InputError: an encoder cannot be loaded, or two runs mean different ones by one name.
+  """
+  wanted: dict[str, str] = {}
+  for encoding in encodings:
+    for name in encoding.encoders:
+      model = encoding.models.get(name, '')
+      if wanted.setdefault(name, model) != model:
+        raise InputError(
+          f'the runs read {name} by two models, {wanted[name]} and {model}; describe the picture'
+          ' for each run alone'
+        )
+  found = {}
+  for name, model in wanted.items():
+    if name == WORDS:
+      continue
+    place = models.texts.get(name, model)
+    if not place:
+      raise InputError(
+        f'the dataset of a run does not say which model {name} is; give --text {name}=MODEL'
+      )
+    tell(f'embeddings by {place}')
+    recorded = _Recorded(TransformersText(models.of(place)))
+    for encoding in encodings:
+      if name in encoding.encoders:
+        alone = dataclasses.replace(encoding, encoders={name: encoding.encoders[name]})
+        prompts = dict(described.prompts)
+        text_arrays(alone, {name: recorded}, described.caption, described.motion, prompts)
+    found[name] = Embeddings(name, model, recorded.rows)
+    del recorded
+    _release()
+  return found
+
+
+class _Recorded:
+  """A text encoder that remembers what it gave."""
+
+  def __init__(self, encode: TransformersText):
+    self._encode = encode
+    self.rows: dict[tuple[str, int], tuple[np.ndarray, int]] = {}
+
+  def __call__(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+    embeddings, counts = self._encode(texts, length)
+    for text, row, count in zip(texts, embeddings, counts, strict=True):
+      self.rows[text, length] = row, int(count)
+    return embeddings, counts
+
+
+def _release() -> None:
+  """Gives a GPU's memory back, which the next model and JAX want."""
+  import torch
+
+  if torch.cuda.is_available():
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def main(argv: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(
+    'python -m data_tools.describe',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  asked.add_flags(parser)
+  parser.add_argument(
+    '--run',
+    action='append',
+    default=[],
+    help='run, or latents dataset, whose text encoders are wanted; once for each stage',
+  )
+  parser.add_argument('--out', required=True, help='file to write, .safetensors')
+  args = parser.parse_args(argv)
+  with front_door():
+    out = Path(args.out)
+    if out.suffix != '.safetensors':
+      raise InputError(f'--out {out}: give a name that ends in .safetensors')
+    if not (args.image and args.prompt):
+      raise InputError('give --image, the picture, and --prompt, what the video is to show')
+    described = describe(
+      args.image,
+      args.prompt,
+      Models.from_flags(args),
+      motion=args.motion or '',
+      segmentation=trajectory.read_mask(args.segmentation) if args.segmentation else None,
+      prompts=asked.parse_objects(args.object),
+      encodings=[read_encoding(run) for run in args.run],
+    )
+    described.save(out)
+    overlay = pictures.write_atomically(out.with_suffix('.png'), pictures.png(described.overlay()))
+    print('\n'.join([*described.lines(), str(out), str(overlay)]))
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,173 @@
+"""Prints one record of a dataset and writes its video with the objects laid over.
+
+    python -m data_tools.show datasets/clips 3
+    python -m data_tools.show datasets/clips-dit/latents-train.array_record-00000-of-00002 17
+    python -m data_tools.show datasets/clips.incomplete/parts/00004/16x256x256.train.array_record 0
+
+A dataset of clips or latents, one file of it (the record is then counted within the file), or a
+finished shard of a preparation that still runs. Of latents, the video is what the codec makes of
+them, beside what it makes of the trajectory.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+from ttm_jax import trajectory
+from ttm_jax.codecs.base import to_uint8
+from ttm_jax.data import clips, latents, records, video_io
+from ttm_jax.data.context import Context
+from ttm_jax.data.schema import Clip
+from ttm_jax.errors import InputError, front_door
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """Some records of one kind.
+
+  Attributes:
+    name: of the kind: clips or latents.
+    folder: of the dataset, or of the part.
+    split: '' where only the file tells.
+    count: how many there are.
+    read: gives one of them.
+  """
+
+  name: str
+  folder: Path
+  split: str
+  count: int
+  read: Callable[[int], records.Example]
+
+
+def main(argv: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(
+    'python -m data_tools.show',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('shard', help='folder of a dataset, or one of its files')
+  parser.add_argument('index', type=int, help='of the record, from 0')
+  parser.add_argument('--split', help='of a folder; default its first')
+  parser.add_argument('--out', help='the video to write, .mp4; default named after the record')
+  args = parser.parse_args(argv)
+  with front_door():
+    found = find(Path(args.shard), args.split)
+    if not 0 <= args.index < found.count:
+      raise InputError(f'{args.shard}: has the records 0 to {found.count - 1}, not {args.index}')
+    record = found.read(args.index)
+    lines, video, fps = (of_clip if found.name == clips.NAME else of_latents)(record, found.folder)
+    name = record['key'].decode().replace('/', '_').replace('#', '_')
+    out = Path(args.out or f'{name}.mp4')
+    try:
+      video_io.write_video(out, video, fps)
+    except OSError as error:
+      raise InputError(f'cannot write {out} ({error.strerror}); name another --out') from error
+    where = f', split {found.split}' if found.split else ''
+    print(f'{args.shard}{where}: {found.name} record {args.index} of {found.count}')
+    print('\n'.join([*lines, str(out)]))
+
+
+def find(place: Path, split: str | None = None) -> Found:
+  """The records of a dataset's split, of one of its files, or of a file of a part.
+
+  Raises:
+    InputError: there is nothing of the kind.
+  """
+  if place.is_dir():
+    source = records.Records(place, split or records.splits(place)[0])
+    return _of_dataset(place, source, range(len(source)))
+  if not place.is_file():
+    raise InputError(f'{place}: there is no such dataset or file; check the path')
+  if (place.parent / 'dataset_info.json').is_file():
+    for name in records.splits(place.parent):
+      source = records.Records(place.parent, name)
+      if inside := source.indices_in(place.name):
+        return _of_dataset(place.parent, source, inside)
+  if place.suffix != '.array_record':
+    raise InputError(f'{place}: no file of a dataset; name the folder, or an array_record file')
+  features = tfds.features.FeaturesDict(dict(clips.FEATURES))
+  try:
+    raw = ArrayRecordDataSource(str(place))
+    count = len(raw)
+  except Exception as error:  # Its C++ code raises all kinds for damaged bytes.
+    raise InputError(f'{place}: cannot be read; is it still being written?') from error
+  return Found(
+    clips.NAME, place.parent, '', count, lambda i: features.deserialize_example_np(raw[i])
+  )
+
+
+def _of_dataset(folder: Path, source: records.Records, inside: range) -> Found:
+  if source.name not in (clips.NAME, latents.NAME):
+    raise InputError(f'{folder}: holds "{source.name}", not clips or latents')
+  return Found(source.name, folder, source.split, len(inside), lambda i: source[inside[i]])
+
+
+def of_clip(record: Mapping[str, Any], folder: Path) -> tuple[list[str], np.ndarray, float]:
+  """What a clip says, its video with the objects laid over, and its rate."""
+  clip = clips.decode_clip(dict(record))
+  return describe_clip(clip), trajectory.overlay(clip.video, clip.ids), clip.fps
+
+
+def describe_clip(clip: Clip) -> list[str]:
+  """All of a clip but its pixels."""
+  t, h, w = clip.ids.shape
+  return [
+    f'key      {clip.key}',
+    f'frames   {t} of {w} x {h} at {clip.fps:g} fps',
+    f'caption  {clip.caption}',
+    f'motion   {clip.motion}',
+    *(
+      f'object {i}  {name}: {said} ({_seen(clip.ids, i)})'
+      for i, (name, said) in enumerate(zip(clip.names, clip.prompts, strict=True), 1)
+    ),
+  ]
+
+
+def of_latents(record: Mapping[str, Any], folder: Path) -> tuple[list[str], np.ndarray, float]:
+  """What a latents record holds, its decoded videos side by side, and their rate."""
+  context = Context.load(folder)
+  e = context.encoding
+  ids = clips.decode_ids(record['ids'], (e.frames, e.height, e.width))
+  decoded = {
+    name: to_uint8(
+      np.asarray(context.codec.decode(record[name][None].astype(np.float32), e.frames))
+    )
+    for name in ('video', 'trajectory')
+  }
+  order = [int(old) for old in record['permutation'] if old]
+  lines = [
+    f'key      {record["key"].decode()}',
+    f'frames   {e.frames} of {e.width} x {e.height} at {e.fps:g} fps, preset {e.preset}',
+    f'masks    {"damaged on purpose" if record["corrupted"] else "as in the clip"}',
+    *(f'object {i}  was {old} in the clip ({_seen(ids, i)})' for i, old in enumerate(order, 1)),
+  ]
+  for name, value in sorted(record.items()):
+    if name not in ('key', 'ids', 'permutation', 'corrupted'):
+      lines.append(f'{name:24} {_summary(np.asarray(value))}')
+  video = trajectory.overlay(decoded['video'][0], ids, e.palette)
+  return lines, np.concatenate([video, decoded['trajectory'][0]], axis=2), e.fps
+
+
+def _seen(ids: np.ndarray, obj: int) -> str:
+  there = ids == obj
+  return f'{there[0].mean():.1%} of frame 0, in {int(there.any((1, 2)).sum())} of {len(ids)} frames'
+
+
+def _summary(array: np.ndarray) -> str:
+  if not array.shape:
+    return str(array)
+  values = array.astype(np.float64)
+  spread = f'mean {values.mean():.3g}, std {values.std():.3g}' if array.dtype.kind == 'f' else ''
+  shown = f'{array.dtype} {list(array.shape)}, {values.min():.3g} to {values.max():.3g}'
+  return f'{shown}, {spread}' if spread else shown
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,95 @@
+"""Ids of videos that training must not see: by default those of the benchmark SA-V-128.
+
+Its list is not ours to ship; it lies on the Hugging Face hub with the benchmark. Whatever its
+layout: every id of the form sav_NNNNNN counts that occurs in the name of a file or in a table (CSV,
+JSON, JSONL, text, Parquet) of the dataset.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ttm_jax.errors import InputError
+
+SAV_128 = 'GuyYariv/SA-V-128-Benchmark'
+NONE = 'none'
+
+_ID = re.compile(r'sav_\d{6}(?!\d)')
+_TEXTS, _PARQUET = ('.csv', '.tsv', '.json', '.jsonl', '.txt', '.yaml'), '.parquet'
+_REMEDY = (
+  'give --exclude FILE with the ids, one a line, or --exclude none if the benchmark does not matter'
+)
+
+
+def excluded_ids(where: str, offline: bool = False) -> frozenset[str]:
+  """The ids to leave out.
+
+  Args:
+    where: a text file with one id a line, the id of a dataset on the hub, or `none`.
+    offline: take nothing from the network, only what the hub's cache holds.
+
+  Raises:
+    InputError: the list cannot be read or had, or holds no id. Nothing is trained on in silence.
+  """
+  if where == NONE:
+    return frozenset()
+  if Path(where).exists() or where.count('/') != 1 or where.endswith('.txt'):
+    return read_list(where)
+  return _on_the_hub(where, offline)
+
+
+def read_list(path: str | Path) -> frozenset[str]:
+  """Ids of videos, one a line; what follows a # is a remark.
+
+  Raises:
+    InputError: the file cannot be read, or holds none.
+  """
+  try:
+    lines = Path(path).read_text(encoding='utf-8').splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise InputError(f'{path}: cannot be read; give a text file, one id a line') from error
+  found = frozenset(line.split('#')[0].strip() for line in lines) - {''}
+  if not found:
+    raise InputError(f'{path}: lists no id; write one a line, or --exclude none')
+  return found
+
+
+def _on_the_hub(dataset: str, offline: bool) -> frozenset[str]:
+  try:
+    folder, names = _fetch(dataset, offline)
+  except Exception as error:  # Of the hub, of HTTP, of the network: all mean that it is not here.
+    reason = 'with --offline, and not in the cache' if offline else type(error).__name__
+    raise InputError(f'the list of {dataset} cannot be had ({reason}); {_REMEDY}') from error
+  found = {match for name in names for match in _ID.findall(name)}
+  for file in sorted(folder.rglob('*')):
+    if file.suffix in (*_TEXTS, _PARQUET):
+      found |= set(_ID.findall(_text_of(file)))
+  if not found:
+    raise InputError(f'{dataset}: names no video of SA-V, none of the form sav_NNNNNN; {_REMEDY}')
+  return frozenset(found)
+
+
+def _fetch(dataset: str, offline: bool) -> tuple[Path, list[str]]:
+  """A folder with the tables of a dataset, and the names of all its files."""
+  import huggingface_hub
+
+  wanted: dict[str, Any] = {'repo_id': dataset, 'repo_type': 'dataset'}
+  names = [] if offline else huggingface_hub.list_repo_files(**wanted)
+  patterns = [f'*{suffix}' for suffix in (*_TEXTS, _PARQUET)]
+  folder = huggingface_hub.snapshot_download(
+    **wanted, allow_patterns=patterns, local_files_only=offline
+  )
+  return Path(folder), names
+
+
+def _text_of(file: Path) -> str:
+  if file.suffix != _PARQUET:
+    return file.read_text(encoding='utf-8', errors='replace')
+  from pyarrow import parquet
+
+  table = parquet.ParquetFile(file)
+  columns = [table.schema.column(i) for i in range(len(table.schema))]
+  # Videos lie there as bytes, with their names beside them.
+  names = [c.path for c in columns if c.logical_type.type == 'STRING']
+  return json.dumps(table.read(names).to_pylist()) if names else ''

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# A run on TPUs of a GKE cluster, through xpk.
+#
+#   launch/tpu_xpk.sh --name NAME --cluster CLUSTER --type v5litepod-16 --image IMAGE [options] -- \
+#       --config=configs/stage1_dit.py --workdir=gs://BUCKET/runs/NAME --config.data.path=...
+#
+# What follows -- is given to `python -m ttm_jax.train`. Options:
+#
+#   --slices N      slices of that type, joined by the network between them (1)
+#   --project P, --zone Z    those of gcloud's configuration by default
+#   --restarts N    how often the whole job is started again where machines fail (100)
+#   --grace S       seconds from SIGTERM to the end of a machine that is taken away (120)
+#   --dry-run       print what would be done
+#
+# A restart continues the run: where a machine is lost, the others end with exit code 4.
+set -euo pipefail
+
+usage() {
+  sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "$0" >&2
+  exit 2
+}
+
+name='' cluster='' type='' image='' slices=1 project='' zone='' restarts=100 grace=120 dry=''
+while (($#)); do
+  case $1 in
+    --dry-run) dry=1; shift; continue ;;
+    --) shift; break ;;
+  esac
+  (($# >= 2)) || usage
+  case $1 in
+    --name) name=$2 ;;
+    --cluster) cluster=$2 ;;
+    --type) type=$2 ;;
+    --image) image=$2 ;;
+    --slices) slices=$2 ;;
+    --project) project=$2 ;;
+    --zone) zone=$2 ;;
+    --restarts) restarts=$2 ;;
+    --grace) grace=$2 ;;
+    *) usage ;;
+  esac
+  shift 2
+done
+[[ $name && $cluster && $type && $image && $# -gt 0 ]] || usage
+[[ " $*" == *' --workdir=gs://'* ]] ||
+  { echo 'error: give a --workdir=gs://..., which all machines and the next start can reach' >&2; exit 2; }
+
+command=$(printf ' %q' python -m ttm_jax.train "$@")
+create=(
+  xpk workload create
+  "--workload=$name"
+  "--cluster=$cluster"
+  "--tpu-type=$type"
+  "--num-slices=$slices"
+  "--docker-image=$image"
+  "--max-restarts=$restarts"
+  --restart-on-exit-codes=4
+  "--termination-grace-period-seconds=$grace"
+  "--command=${command# }"
+)
+[[ $project ]] && create+=("--project=$project")
+[[ $zone ]] && create+=("--zone=$zone")
+
+if [[ $dry ]]; then
+  printf '%q ' "${create[@]}"
+  echo
+else
+  "${create[@]}"
+fi

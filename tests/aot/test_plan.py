@@ -1,0 +1,155 @@
+"""Real plans: the train step compiled for TPUs that are not there, and what its text must not hold.
+
+Run by `make test-aot-plan`, with -s to see the figures. The small network is compiled in seconds;
+the 4B one takes minutes.
+"""
+
+import jax
+import pytest
+from jax.sharding import Mesh
+
+from tests import tiny
+from ttm_jax.parallel.mesh import AXES, make_mesh
+from ttm_jax.planning import analytic, compile, feed, memory, program
+from ttm_jax.planning.compile import Run
+from ttm_jax.planning.costs import costs
+from ttm_jax.planning.hardware import topology
+from ttm_jax.planning.report import compiled_report
+from ttm_jax.planning.search import Planner
+
+pytest.importorskip('libtpu', reason='the TPU compiler is not here: use `make test-aot-plan`')
+pytestmark = pytest.mark.aot
+
+
+def mesh_of(name: str, slices: int = 1, **sizes: int) -> Mesh:
+  return make_mesh({'fsdp': -1} | sizes, compile.tpu_devices(topology(name, slices)))
+
+
+def small(**changes) -> Run:
+  """Stage 2 on the tokens of the paper, narrow and shallow."""
+  config = tiny.shipped('stage2_dit')
+  config.model.update({'width': 512, 'layers': 8, 'heads': 8, 'ffn': 1024, 'masked_blocks': 2})
+  config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})
+  return Run.make(config)
+
+
+def audit(run: Run, mesh: Mesh, text: str) -> None:
+  """No parameter gathered whole outside of the layers, no N x N array, no state on all devices."""
+  read = program.parse(text)
+  tokens = run.tokens
+  stacked = {
+    tuple(x.shape)
+    for path, x in jax.tree_util.tree_leaves_with_path(run.shapes.params)
+    if 'blocks' in jax.tree_util.keystr(path) and x.ndim == 3 and min(x.shape[1:]) > 6
+  }
+  for computation, times, _ in read.visits():
+    for instruction in computation.instructions.values():
+      for shape in instruction.shapes:
+        assert shape.sizes.count(tokens) < 2, instruction
+        assert shape.sizes not in stacked, instruction
+      if instruction.opcode.startswith('all-gather') and times == 1:
+        # What is gathered once a step is small beside the blocks: ends, texts, modulation.
+        assert instruction.bytes < 2e8, instruction
+  state = compile.abstract_state(run, mesh)
+  for tree in (state.params, state.ema, state.optimizer):
+    leaves = jax.tree.leaves(tree)
+    assert memory.whole(leaves) < 0.01 * sum(x.size * 4 for x in leaves)
+
+
+@pytest.fixture(scope='module')
+def sixteen():
+  """The small network on sixteen chips: run, mesh, program."""
+  run, mesh = small(), mesh_of('v5e:4x4')
+  return run, mesh, compile.compiled(compile.lower_step(run, mesh))
+
+
+def test_what_the_program_must_not_hold(sixteen):
+  run, mesh, found = sixteen
+  audit(run, mesh, found.as_text())
+
+
+def test_the_compiled_operations_are_those_that_were_traced(sixteen):
+  run, _, found = sixteen
+  counted = 16 * costs(program.parse(found.as_text()), 16).flops
+  assert counted == pytest.approx(analytic.step_flops(run), rel=0.02)
+
+
+def test_meshes(sixteen):
+  """Each axis, and what the compiler counts as arguments is what we say the state and batch are."""
+  run = small()
+  for sizes in ({'sequence': 2}, {'tensor': 2}, {'data': 2, 'sequence': 2, 'tensor': 2}):
+    mesh = mesh_of('v5e:4x4', **sizes)
+    found = compile.compiled(compile.lower_step(run, mesh))
+    state = compile.abstract_state(run, mesh)
+    arrays = feed.batch(run.of_one, 32, compile.batch_sharding(mesh))
+    ours = memory.held(state, arrays, 0.0).total
+    assert found.memory_analysis().argument_size_in_bytes == pytest.approx(ours, rel=0.1)
+    audit(run, mesh, found.as_text())
+
+
+def test_what_lies_on_the_host():
+  run = small(optimizer__offload=True, model__remat='offload')
+  mesh = mesh_of('v5e:4x4')
+  found = compile.compiled(compile.lower_step(run, mesh)).memory_analysis()
+  state = compile.abstract_state(run, mesh)
+  moments = memory.held(state, {}, 0.0).host
+  assert moments > 0 and found.host_argument_size_in_bytes == pytest.approx(moments, rel=0.05)
+  assert found.host_temp_size_in_bytes > 0  # What enters the blocks.
+
+
+def test_two_slices():
+  machine = topology('v5e:4x4', 2)
+  mesh = mesh_of('v5e:4x4', 2, data=2)
+  assert [d.slice_index for d in mesh.devices.reshape(2, -1)[:, 0]] == [0, 1]
+  report = compiled_report(small(), mesh, machine)
+  # Between slices go the gradients' sums, once, and not the parameters.
+  gradients = report.memory.parameters
+  assert 0 < report.costs.far < 4 * gradients < report.costs.near
+
+
+def test_what_does_not_fit():
+  run = small(data__batch_size=4096, model__remat='none')
+  planner = Planner(topology('v5e:4x4'), lambda what: pytest.MonkeyPatch.context(), False)
+  setting = planner.setting(run)
+  report = planner.report(run, setting)
+  assert not report.fits
+  found = planner.nearest(run, setting, report)
+  assert found is not None and found[1].fits
+  print(found[0].flags(run.config))
+
+
+# Two samples a chip, sixteen chips to a copy of the parameters.
+WEAK = {'v5p:2x2x4': 1, 'v5p:4x4x4': 4, 'v5p:4x8x8': 16, 'v5p:8x8x16': 64}
+
+
+def test_weak_scaling():
+  found = []
+  for name, copies in WEAK.items():
+    machine = topology(name)
+    run = small(data__batch_size=32 * copies)
+    report = compiled_report(run, mesh_of(name, data=copies, fsdp=16), machine)
+    sent = {kind: f'{x.near / 1e6:.0f} MB' for kind, x in report.costs.collectives.items()}
+    print(
+      f'\n{machine.devices} chips: {report.costs.flops / 1e12:.2f} TFLOP,'
+      f' {report.memory.total / 1e9:.2f} GB, {sent}'
+    )
+    found.append(report)
+  first = found[0]
+  for report in found:
+    assert report.costs.flops == pytest.approx(first.costs.flops, rel=0.05)
+    assert report.memory.total == pytest.approx(first.memory.total, rel=0.05)
+
+
+@pytest.mark.parametrize('name', ['v5e:4x4', 'v5p:2x2x4'])
+def test_the_4b_network_fits_on_sixteen_chips(name):
+  run, machine = Run.make(tiny.shipped('stage2_dit')), topology(name)
+  mesh = mesh_of(name)
+  lowered = compile.lower_step(run, mesh)
+  found = compile.compiled(lowered)
+  audit(run, mesh, found.as_text())
+  state = compile.abstract_state(run, mesh)
+  arrays = feed.batch(run.of_one, run.config.data.batch_size, compile.batch_sharding(mesh))
+  held = memory.of_program(found, state, arrays)
+  print(f'\n{name}: {held.total / 1e9:.2f} GB of {machine.chip.memory / 1e9:.2f} GB, {held}')
+  assert run.config.data.batch_size == 32 and held.total < machine.chip.memory
+  assert dict(mesh.shape) == dict(zip(AXES, (1, 16, 1, 1), strict=True))

@@ -1,0 +1,166 @@
+"""A job that is killed again and again, at random: nothing is lost, and it is the same run.
+
+    python -m tests.faults.random_kills --kills=30 --workdir=DIR
+
+Trains a small stage 1 with several processes twice: once undisturbed, once killed with -9 (one of
+its processes, now and then all) at random moments, started again by the same command each time.
+After each kill every checkpoint that bears its name must be readable and be what was saved; at the
+end all losses, and the averaged parameters, must equal those of the undisturbed run, bit by bit.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from launch.local import environments, free_port
+from tests import doors, tiny
+from ttm_jax.training.checkpoint import Checkpoints
+from ttm_jax.training.runs import read_parameters
+
+KEPT = 3
+SPLIT = {'model__layers': 1, 'optimizer__schedule': 'constant', 'train__keep_last': KEPT}
+LIMIT = 600  # Seconds in which survivors must have ended.
+
+
+def losses(run: Path) -> dict[int, float]:
+  """By step, as logged last."""
+  path = run / 'metrics.jsonl'
+  lines = path.read_text().splitlines() if path.exists() else []
+  # A line that the kill cut short is done again.
+  told = [json.loads(line) for line in lines if line.endswith('}')]
+  return {line['step']: line['train/loss'] for line in told if 'train/loss' in line}
+
+
+def start(command: list[str], count: int) -> list[doors.Process]:
+  places = environments(count, free_port(), flags=os.environ.get('XLA_FLAGS', ''))
+  return [doors.start(*command, env=place) for place in places]
+
+
+def end(processes: list[doors.Process]) -> list[tuple[int, str]]:
+  """Exit codes, and the last line that each wrote."""
+  ended = []
+  for process in processes:
+    one = process.wait(LIMIT)
+    lines = one.err.strip().splitlines()
+    ended.append((one.code, lines[-1] if lines else ''))
+  return ended
+
+
+def kill(processes: list[doors.Process], rng: random.Random) -> set[int]:
+  """Kills one process, or one time in four all of them at once."""
+  chosen = range(len(processes)) if rng.random() < 0.25 else [rng.randrange(len(processes))]
+  for i in chosen:
+    os.kill(processes[i].pid, signal.SIGKILL)
+  return set(chosen)
+
+
+def check_survivors(ended: list[tuple[int, str]], killed: set[int]) -> None:
+  """One process names one that was killed; the others may have been killed, or say so too."""
+  for i, (code, line) in enumerate(ended):
+    if i in killed:
+      assert code in (-signal.SIGKILL, 0, 4), (i, code, line)
+    elif code:
+      assert code in (2, 4), (i, code, line)
+      assert any(f'process {who} ' in line for who in killed), line
+
+
+def check_checkpoints(run: Path) -> list[int]:
+  """Every whole checkpoint is what was saved; older ones may have been half removed."""
+  folder = run / 'checkpoints'
+  if not folder.exists():
+    return []
+  steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+  checkpoints = Checkpoints(folder, read_only=True)
+  for step in steps[-KEPT:]:
+    checkpoints.read_ema(step)
+  checkpoints.close()
+  assert not (run / 'damaged').exists()
+  return steps
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
+  parser.add_argument(
+    '--workdir',
+    type=Path,
+    required=True,
+    help='a folder to make; an undisturbed run there is used again',
+  )
+  parser.add_argument('--kills', type=int, default=30)
+  parser.add_argument('--processes', type=int, default=2)
+  parser.add_argument('--steps', type=int, default=2500)
+  parser.add_argument('--every', type=int, default=10, help='steps between checkpoints')
+  parser.add_argument('--longest', type=float, default=20.0, help='seconds until a kill, at most')
+  parser.add_argument('--seed', type=int, default=0)
+  given = parser.parse_args()
+  rng, folder, count = random.Random(given.seed), given.workdir, given.processes
+  latents = tiny.encode_command(folder / 'scenes', folder / 'latents', f'--codec={tiny.CODEC}')
+  for made in (tiny.scenes_command(folder / 'scenes'), latents):
+    if not (folder / 'latents').exists():
+      subprocess.run(doors.command(*made), cwd=doors.ROOT, check=True, stderr=subprocess.DEVNULL)
+
+  def command(run: Path) -> list[str]:
+    changes = SPLIT | {
+      'mesh__data': 1,
+      'mesh__fsdp': count,
+      'train__steps': given.steps,
+      'train__checkpoint_every': given.every,
+    }
+    return tiny.train_command('demo_stage1', run, folder / 'latents', **changes)
+
+  begin = time.monotonic()
+  ended = end(start(command(folder / 'whole'), count))
+  assert [code for code, _ in ended] == [0] * count, ended
+  print(f'undisturbed: {time.monotonic() - begin:.0f} s', flush=True)
+  run, killed_runs, last = folder / 'killed', 0, 0
+  while killed_runs < given.kills:
+    begin = time.monotonic()
+    processes = start(command(run), count)
+    # Once in four times while it starts; else some time after it has begun to log anew.
+    during = rng.random() < 0.25
+    seen = (run / 'metrics.jsonl').stat().st_size if (run / 'metrics.jsonl').exists() else 0
+    while not during and all(p.running for p in processes):
+      if (run / 'metrics.jsonl').exists() and (run / 'metrics.jsonl').stat().st_size > seen:
+        break
+      time.sleep(0.02)
+    time.sleep(rng.uniform(0, given.longest / (1 if during else 4)))
+    if not all(p.running for p in processes):
+      print('the run was over: give more --steps for more kills', flush=True)
+      end(processes)
+      break
+    killed = kill(processes, rng)
+    moment = time.monotonic()
+    ended = end(processes)
+    check_survivors(ended, killed)
+    steps = check_checkpoints(run)
+    assert not steps or steps[-1] >= last, (steps, last)
+    last = steps[-1] if steps else last
+    killed_runs += 1
+    print(
+      f'{killed_runs}: killed {sorted(killed)} after {moment - begin:.1f} s; others ended after'
+      f' {time.monotonic() - moment:.1f} s with {[code for code, _ in ended]}; logged'
+      f' {max(losses(run), default=0)}, checkpoints {steps}',
+      flush=True,
+    )
+  ended = end(start(command(run), count))
+  assert [code for code, _ in ended] == [0] * count, ended
+  check_checkpoints(run)
+  assert losses(run) == losses(folder / 'whole')
+  a, b = (read_parameters(folder / name) for name in ('whole', 'killed'))
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+  print(f'{killed_runs} kills: {given.steps} losses and all parameters are bit-identical')
+
+
+if __name__ == '__main__':
+  sys.exit(main())

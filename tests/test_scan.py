@@ -1,0 +1,88 @@
+"""Stacked blocks, what their backward pass computes again, and how gradients are rounded."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ttm_jax.models.layers import Linear, exact_gradients, matmul
+from ttm_jax.models.scan import REMAT_POLICIES, scan_blocks, stack
+from ttm_jax.planning import program
+from ttm_jax.planning.costs import costs
+
+DEPTH, WIDTH = 3, 8
+
+
+class Block(nnx.Module):
+  def __init__(self, config, rngs):
+    self.up = Linear(WIDTH, WIDTH, rngs=rngs)
+    self.down = Linear(WIDTH, WIDTH, rngs=rngs)
+
+  def __call__(self, h, context):
+    return h + self.down(jnp.tanh(self.up(h))) * context
+
+
+@pytest.fixture(scope='module')
+def blocks():
+  return stack(Block, DEPTH, None, nnx.Rngs(0))
+
+
+def gradient(blocks, remat, unroll):
+  graphdef, state = nnx.split(blocks)
+
+  def loss(state, h):
+    return (scan_blocks(nnx.merge(graphdef, state), h, 2.0, remat, unroll) ** 2).sum()
+
+  return jax.jit(jax.grad(loss)), state, jnp.ones((2, 5, WIDTH))
+
+
+def flops(blocks, remat, unroll):
+  function, *args = gradient(blocks, remat, unroll)
+  return costs(program.parse(function.lower(*args).compile().as_text()), 1).flops
+
+
+@pytest.mark.parametrize('unroll', [1, DEPTH])
+def test_what_is_recomputed_stays_so_without_a_loop(blocks, unroll):
+  """Where all blocks are one trip, the compiler could take the first pass for the second."""
+  product = 2 * 10 * WIDTH * WIDTH
+  forward = 2 * DEPTH * product
+  # The gradients of the first block's input are not asked for.
+  wanted = 3 * forward - (product if unroll == DEPTH else 0)
+  assert flops(blocks, 'none', unroll) == pytest.approx(wanted, abs=product)
+  # Recomputed: the first product of each block; what comes after it, nothing needs.
+  again = flops(blocks, 'full', unroll) - flops(blocks, 'none', unroll)
+  assert again == pytest.approx(DEPTH * product, abs=product)
+  assert flops(blocks, 'dots', unroll) == pytest.approx(wanted, abs=product)
+
+
+def test_all_policies_derive_the_same(blocks):
+  function, *args = gradient(blocks, 'none', 1)
+  wanted = function(*args)
+  for remat in REMAT_POLICIES:
+    function, *args = gradient(blocks, remat, 1)
+    got = function(*args)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), got, wanted)
+  with pytest.raises(ValueError, match=r"remat 'ful' must be one of .*did you mean \"full\""):
+    scan_blocks(blocks, args[-1], 2.0, 'ful')
+
+
+def test_gradients_that_are_not_rounded():
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(4, 32, 16)), jnp.bfloat16)
+  w = jnp.asarray(rng.normal(size=(16, 8)), jnp.float32)
+  dy = jnp.asarray(rng.normal(size=(4, 32, 8)), jnp.bfloat16)
+
+  def derive(exact):
+    with exact_gradients(exact):
+      y, pull = jax.vjp(matmul, x, w)
+    return y, *pull(dy)
+
+  (y, dx, dw), (other_y, other_dx, exact) = derive(False), derive(True)
+  wanted = np.einsum('bni,bno->io', np.asarray(x, np.float64), np.asarray(dy, np.float64))
+  assert dw.dtype == exact.dtype == jnp.float32
+  np.testing.assert_array_equal(np.asarray(y, np.float32), np.asarray(other_y, np.float32))
+  np.testing.assert_array_equal(np.asarray(dx, np.float32), np.asarray(other_dx, np.float32))
+  np.testing.assert_array_equal(dw, dw.astype(jnp.bfloat16).astype(jnp.float32))
+  np.testing.assert_allclose(exact, wanted, rtol=1e-5, atol=1e-5)
+  assert np.abs(dw - wanted).max() > 1e-3

@@ -1,0 +1,211 @@
+"""What is known of one picture to animate, as one file: for hosts without PyTorch.
+
+A safetensors file, whose metadata hold the texts as JSON:
+
+    picture          uint8 [H, W, 3]
+    segmentation     uint8 [H, W], ids of the objects
+    text.E.N         float16 [n, N, D], n texts embedded by encoder E at N tokens
+    text.E.N.counts  int32 [n], how many tokens of each count
+
+`data_tools.describe` writes it, `ttm_jax.generate --described` reads it.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from ttm_jax import trajectory
+from ttm_jax.data.context import Encoding
+from ttm_jax.data.encode import TEXT_ENCODERS, TextEncoder
+from ttm_jax.errors import InputError
+
+PathLike = str | os.PathLike
+
+_KEY, _VERSION = 'ttm_jax.described', 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Embeddings:
+  """Some texts as one encoder sees them: a `TextEncoder` that knows no other text.
+
+  Attributes:
+    name: of the encoder.
+    model: hub id or folder of the encoder, as the dataset has it.
+    rows: embedding [length, D] and number of tokens that count, by (text, length).
+  """
+
+  name: str
+  model: str
+  rows: Mapping[tuple[str, int], tuple[np.ndarray, int]]
+
+  def __call__(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """See `TextEncoder`.
+
+    Raises:
+      InputError: for an unknown text.
+    """
+    for text in texts:
+      if (text, length) not in self.rows:
+        raise InputError(
+          f'the description of the picture has no embedding of "{text}" by {self.name}, {length}'
+          ' tokens long; describe the picture again with this text, for this run'
+        )
+    found = [self.rows[text, length] for text in texts]
+    return np.stack([row for row, _ in found]), np.array([count for _, count in found], np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+  """A picture, where its objects are, and what they shall do.
+
+  Attributes:
+    picture: uint8 [H, W, 3].
+    segmentation: uint8 [H, W], ids of the objects (s0).
+    caption, motion: c and c_motion.
+    names, prompts: noun phrase and c_local, by object id.
+    texts: embeddings of these texts, by name of the encoder.
+  """
+
+  picture: np.ndarray
+  segmentation: np.ndarray
+  caption: str
+  motion: str
+  names: Mapping[int, str]
+  prompts: Mapping[int, str]
+  texts: Mapping[str, Embeddings] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    check_size(self.picture, self.segmentation)
+
+  def overlay(self) -> np.ndarray:
+    """The picture with its objects tinted: uint8 [H, W, 3]."""
+    return trajectory.overlay(self.picture[None], self.segmentation[None])[0]
+
+  def lines(self) -> list[str]:
+    """What is said, for people."""
+    bare = sorted(set(np.unique(self.segmentation).tolist()) - {0, *self.prompts})
+    return [
+      f'caption: {self.caption}',
+      f'motion: {self.motion}',
+      *(f'object {i}, {self.names.get(i, "")}: {said}' for i, said in self.prompts.items()),
+      *(f'object {i} has no prompt of its own' for i in bare),
+    ]
+
+  def encoders(self, encoding: Encoding, run: PathLike) -> dict[str, TextEncoder]:
+    """The text encoders for a run.
+
+    Raises:
+      InputError: one that the run reads is missing, or is another model.
+    """
+    found: dict[str, TextEncoder] = {**TEXT_ENCODERS, **self.texts}
+    for name in encoding.encoders:
+      if name not in found:
+        raise InputError(
+          f'run {run} reads text by {name}, of which the description of the picture has nothing;'
+          f' describe the picture for that run (python -m data_tools.describe --run {run})'
+        )
+      wanted = encoding.models.get(name, '')
+      if name in self.texts and self.texts[name].model != wanted:
+        raise InputError(
+          f'run {run} reads text by {name} = {wanted}, but the description of the picture has it by'
+          f' {self.texts[name].model}; describe the picture for that run'
+        )
+    return found
+
+  def save(self, path: PathLike) -> None:
+    """Writes the file; a reader never sees half of it.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    tensors: dict[str, np.ndarray] = {
+      'picture': self.picture,
+      'segmentation': self.segmentation,
+    }
+    listed: dict[str, dict[str, Any]] = {}
+    for name, embeddings in self.texts.items():
+      listed[name] = {'model': embeddings.model, 'texts': {}}
+      for length in sorted({length for _, length in embeddings.rows}):
+        texts = [text for text, n in embeddings.rows if n == length]
+        rows, counts = embeddings(texts, length)
+        tensors |= {f'text.{name}.{length}': rows, f'text.{name}.{length}.counts': counts}
+        listed[name]['texts'][str(length)] = texts
+    said = {
+      'version': _VERSION,
+      'caption': self.caption,
+      'motion': self.motion,
+      'names': {str(i): name for i, name in self.names.items()},
+      'prompts': {str(i): prompt for i, prompt in self.prompts.items()},
+      'encoders': listed,
+    }
+    path = Path(path)
+    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      safetensors.numpy.save_file(arrays, partial, {_KEY: json.dumps(said, ensure_ascii=False)})
+      partial.replace(path)
+    except (OSError, SafetensorError) as error:
+      raise InputError(f'cannot write {path} ({error}); name another place') from error
+    finally:
+      partial.unlink(missing_ok=True)
+
+  @classmethod
+  def load(cls, path: PathLike) -> 'Described':
+    """Reads a file.
+
+    Raises:
+      InputError: it is missing, damaged or of another kind.
+    """
+    if not Path(path).is_file():
+      raise InputError(f'{path}: there is no such file; make it with python -m data_tools.describe')
+    try:
+      with safetensors.safe_open(path, 'numpy') as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+      raise InputError(f'{path}: not a whole safetensors file ({error}); copy it again') from error
+    if _KEY not in metadata:
+      raise InputError(f'{path}: describes no picture; make one with python -m data_tools.describe')
+    try:
+      said = json.loads(metadata[_KEY])
+      if said['version'] != _VERSION:
+        raise ValueError(f'version {said["version"]}, this program reads {_VERSION}')
+      return cls(
+        picture=tensors['picture'],
+        segmentation=tensors['segmentation'],
+        caption=said['caption'],
+        motion=said['motion'],
+        names={int(i): name for i, name in said['names'].items()},
+        prompts={int(i): prompt for i, prompt in said['prompts'].items()},
+        texts={n: _embeddings(n, e, tensors) for n, e in said['encoders'].items()},
+      )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+      raise InputError(f'{path}: damaged ({error}); describe the picture again') from error
+
+
+def check_size(picture: np.ndarray, segmentation: np.ndarray) -> None:
+  """Raises InputError where the two differ in size."""
+  (h, w), (height, width) = segmentation.shape, picture.shape[:2]
+  if (h, w) != (height, width):
+    raise InputError(
+      f'the mask is {w} x {h} but the picture is {width} x {height} pixels; give a mask of the same'
+      ' size'
+    )
+
+
+def _embeddings(name: str, listed: Mapping[str, Any], tensors: Mapping[str, Any]) -> Embeddings:
+  rows = {}
+  for length, texts in listed['texts'].items():
+    arrays, counts = (tensors[f'text.{name}.{length}{what}'] for what in ('', '.counts'))
+    for text, row, count in zip(texts, arrays, counts, strict=True):
+      rows[text, int(length)] = row, int(count)
+  return Embeddings(name, listed['model'], rows)

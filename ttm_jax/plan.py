@@ -1,0 +1,47 @@
+"""Says what a run would need and yield on machines that are not there, before they are rented.
+
+    python -m ttm_jax.plan --config=configs/stage2_dit.py --topology=v5p:4x4x4
+    python -m ttm_jax.plan --config=configs/stage2_dit.py --topology=v5e:4x4 --sweep
+    python -m ttm_jax.plan --config=configs/stage1_unet.py --topology=h100x64 --json=plan.json
+
+Compiles the train step and the sampler for that machine, on any host (for GPUs: counts without
+compiling). Every value of the configuration can be set by flag; no dataset is needed. Exit code 1
+where it does not fit; then the nearest setting that does is looked for.
+"""
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from ttm_jax.errors import front_door
+from ttm_jax.planning import hardware
+from ttm_jax.planning.session import plan
+from ttm_jax.settings import parse_flags
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'configuration file, see configs/')
+_TOPOLOGY = flags.DEFINE_string('topology', None, hardware.known_topologies())
+_SLICES = flags.DEFINE_integer('num_slices', 1, 'how many such TPU slices')
+_CLIP = flags.DEFINE_string('clip', '', "FRAMESxHEIGHTxWIDTH in pixels; default the paper's")
+_SWEEP = flags.DEFINE_bool('sweep', False, 'compare meshes and remat policies')
+_SAMPLER = flags.DEFINE_bool('sampler', True, 'whether the sampler is compiled as well')
+_JSON = flags.DEFINE_string('json', '', 'file for the figures')
+flags.mark_flags_as_required(['config', 'topology'])
+
+
+def main(argv: list[str]) -> None:
+  del argv
+  fits = plan(
+    _CONFIG.value,
+    hardware.topology(_TOPOLOGY.value or '', _SLICES.value),
+    clip=_CLIP.value,
+    sweep=_SWEEP.value,
+    sampler=_SAMPLER.value,
+    json_file=_JSON.value,
+  )
+  sys.exit(0 if fits else 1)
+
+
+if __name__ == '__main__':
+  with front_door():
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,184 @@
+"""The real train step and sampler of a run, compiled for devices that are not there."""
+
+import dataclasses
+import importlib.util
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.experimental import topologies
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ttm_jax.errors import InputError
+from ttm_jax.parallel.mesh import AnyMesh, batch_sharding, replicated, shardings
+from ttm_jax.planning import feed
+from ttm_jax.planning.hardware import Topology
+from ttm_jax.training.codec import CodecTraining
+from ttm_jax.training.denoising import Denoising
+from ttm_jax.training.objective import Objective
+from ttm_jax.training.state import TrainState, create, make_optimizer
+from ttm_jax.training.step import make_step
+
+# What the TPU compiler says instead of a program that is too large.
+_TOO_LARGE = re.compile(r'Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm')
+_UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+
+
+class TooLarge(Exception):
+  """A program needs more memory than a device has.
+
+  Attributes:
+    needed: bytes a device.
+  """
+
+  def __init__(self, needed: float):
+    super().__init__(f'{needed / 1e9:.1f} GB')
+    self.needed = needed
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A configuration with what it would be fed.
+
+  Attributes:
+    of_one: the arrays of one sample.
+    tokens: of one sample; 0 where the network has none.
+    shapes: of the state, which no change of `changed` alters.
+  """
+
+  config: ConfigDict
+  objective: Objective
+  of_one: feed.Shapes
+  tokens: int
+  shapes: TrainState
+
+  @classmethod
+  def make(cls, config: ConfigDict, clip: feed.Size | None = None) -> 'Run':
+    """Args:
+    clip: (frames, height, width) of the clips in pixels; by default the paper's.
+    """
+    if config.task == 'codec':
+      frames, height, width = clip or (config.data.frames, 256, 256)
+      codec = CodecTraining(config, (height, width))
+      return cls.of(config, codec, codec.record(frames), 0)
+    context = feed.typical_context(config, clip)
+    objective = Denoising(config, context)
+    return cls.of(config, objective, feed.record(context), feed.tokens(context))
+
+  @classmethod
+  def of(cls, config: ConfigDict, objective: Objective, of_one: feed.Shapes, tokens: int) -> 'Run':
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+
+    def initial() -> TrainState:
+      _, params = nnx.split(objective.build(config.seed))
+      return create(nnx.to_pure_dict(params), optimizer)
+
+    return cls(config, objective, of_one, tokens, jax.eval_shape(initial))
+
+  def graphdef(self) -> nnx.GraphDef:
+    """The structure of the network."""
+    return nnx.graphdef(nnx.eval_shape(lambda: self.objective.build(self.config.seed)))
+
+  @property
+  def heads(self) -> int:
+    """Of its attentions; 0 where nothing is exchanged for heads."""
+    return 0 if self.config.task == 'codec' else self.config.model.heads
+
+  def changed(self, changes: Mapping[str, Any]) -> 'Run':
+    """The same run with some values of its configuration changed, by dotted key."""
+    config = ConfigDict(self.config.to_dict())
+    config.update_from_flattened_dict(dict(changes))
+    objective = self.objective
+    if isinstance(objective, Denoising):
+      return dataclasses.replace(
+        self, config=config, objective=Denoising(config, objective.context)
+      )
+    assert isinstance(objective, CodecTraining)
+    return dataclasses.replace(self, config=config, objective=CodecTraining(config, objective.size))
+
+
+def tpu_devices(topology: Topology) -> list[Any]:
+  """Stand-ins for the devices of TPUs, which programs can be compiled for.
+
+  Raises:
+    InputError: where the compiler for TPUs is not installed.
+  """
+  if importlib.util.find_spec('libtpu') is None:
+    raise InputError(
+      'the compiler for TPUs is not here: `make .venv-aot/.ready`, then set PYTHONPATH=.venv-aot'
+    )
+  os.environ.update(
+    # It is told not to look for chips, nor to keep others from looking for theirs.
+    TPU_SKIP_MDS_QUERY='1',
+    TPU_WORKER_HOSTNAMES='localhost',
+    ALLOW_MULTIPLE_LIBTPU_LOAD='1',
+  )
+  slices = {'num_slices': topology.slices} if topology.slices > 1 else {}
+  found = topologies.get_topology_desc(platform='tpu', topology_name=topology.name, **slices)
+  return list(found.devices)
+
+
+def abstract_state(run: Run, mesh: AnyMesh) -> TrainState:
+  """The state of the run: shapes, and where they lie."""
+  places = shardings(run.shapes, run.objective.sharding, mesh)
+  return jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), run.shapes, places
+  )
+
+
+def lower_step(run: Run, mesh: Mesh) -> jax.stages.Lowered:
+  """The train step as the loop runs it."""
+  config, objective = run.config, run.objective
+  state = abstract_state(run, mesh)
+  settings = config.train
+  with jax.set_mesh(mesh):
+    step = make_step(
+      objective,
+      run.graphdef(),
+      make_optimizer(config.optimizer, settings.steps),
+      settings.accumulate,
+      settings.ema,
+      settings.spike,
+    )
+    places = jax.tree.map(lambda x: x.sharding, state)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(places, replicated(mesh)))
+    arrays = feed.batch(run.of_one, config.data.batch_size, batch_sharding(mesh))
+    return jitted.lower(state, arrays, _key(mesh))
+
+
+def lower_sampler(run: Run, mesh: Mesh) -> jax.stages.Lowered:
+  """What the network is used for, on one batch, with the averaged parameters."""
+  config, objective = run.config, run.objective
+  state = abstract_state(run, mesh)
+  with jax.set_mesh(mesh):
+    graphdef = run.graphdef()
+
+    def generate(params, arrays, key):
+      return objective.generate(nnx.merge(graphdef, params), arrays, key)
+
+    arrays = feed.batch(run.of_one, config.data.batch_size, batch_sharding(mesh))
+    return jax.jit(generate).lower(state.ema, arrays, _key(mesh))
+
+
+def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+  """Compiles.
+
+  Raises:
+    TooLarge: where a device has too little memory.
+  """
+  try:
+    return lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    found = _TOO_LARGE.search(str(error))
+    if not found:
+      raise
+    raise TooLarge(float(found.group(1)) * _UNITS[found.group(2)]) from error
+
+
+def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(mesh))

@@ -1,0 +1,298 @@
+"""What a compiled program costs one device: operations, memory traffic, exchange between devices.
+
+Counted on the program's text (see `program`), so with the trips of loops, and with kernels by what
+they say of themselves. The kernels of object attention say what all pairs would cost; how many
+blocks they skip is known only when they run.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ttm_jax.planning.flops import meetings
+from ttm_jax.planning.program import ON_CHIP, Computation, Instruction, Program, Shape
+
+# What moves no bytes of memory by itself.
+_FREE = frozenset(
+  (
+    'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while', 'conditional',
+    'call', 'after-all', 'partition-id', 'replica-id', 'opt-barrier', 'domain', 'iota',
+    'async-start', 'async-update', 'rng-get-and-update-state',
+  )
+)  # fmt: skip
+
+KINDS = (
+  'all-gather',
+  'all-reduce',
+  'reduce-scatter',
+  'all-to-all',
+  'ragged-all-to-all',
+  'collective-permute',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+  """Of one run of a program, on one device.
+
+  Attributes:
+    flops: multiplications and additions of matrix products, convolutions and kernels.
+    traffic: bytes read from and written to the device's memory.
+    collectives: by kind.
+  """
+
+  flops: float
+  traffic: float
+  collectives: 'dict[str, Exchange]'
+
+  @property
+  def near(self) -> float:
+    """Bytes sent within the slice."""
+    return sum(x.near for x in self.collectives.values())
+
+  @property
+  def far(self) -> float:
+    """Bytes sent between slices."""
+    return sum(x.far for x in self.collectives.values())
+
+
+@dataclasses.dataclass
+class Exchange:
+  """All collectives of one kind.
+
+  Attributes:
+    count: how often one runs.
+    near, far: bytes that a device sends, on the best route (a ring), within and between slices.
+  """
+
+  count: float = 0
+  near: float = 0
+  far: float = 0
+
+
+def costs(program: Program, per_slice: int) -> Costs:
+  """Args:
+  per_slice: devices that the near network joins; devices are numbered slice by slice.
+  """
+  flops = traffic = 0.0
+  collectives: dict[str, Exchange] = {}
+  seen: set[str] = set()
+  for computation, times, fused in program.visits():
+    for instruction in computation.instructions.values():
+      flops += times * operations(instruction, computation)
+      if not fused:
+        traffic += times * moved(instruction, computation, program)
+      kind = instruction.opcode.removesuffix('-start')
+      if kind in KINDS:
+        # One that goes on in the background of several fusions stands in each of them.
+        channel = instruction.attribute('channel_id')
+        if fused and channel in seen:
+          continue
+        seen.add(channel)
+        if fused:
+          both = (instruction, *computation.operands(instruction))
+          traffic += times * sum(_away(x.shapes) for x in both)
+        sent, spread = _sent(kind, instruction, computation, per_slice)
+        exchange = collectives.setdefault(kind, Exchange())
+        exchange.count += times
+        if spread:
+          exchange.far += times * sent
+        else:
+          exchange.near += times * sent
+  return Costs(flops, traffic, collectives)
+
+
+def operations(instruction: Instruction, computation: Computation) -> float:
+  """Floating-point operations of one instruction that multiplies matrices; 0 of any other."""
+  if instruction.opcode == 'dot':
+    (left, *_), dims = (
+      computation.operands(instruction),
+      instruction.attribute('lhs_contracting_dims'),
+    )
+    contracted = [left.shapes[0].sizes[int(i)] for i in re.findall(r'\d+', dims)]
+    return 2.0 * instruction.shapes[0].elements * math.prod(contracted)
+  if instruction.opcode == 'convolution':
+    return _convolution(instruction, computation)
+  if instruction.opcode == 'custom-call':
+    said = re.search(r'"cost_estimate":\s*\{[^{}]*"flops":\s*"?(\d+)', instruction.attributes)
+    return float(said.group(1)) if said else 0.0
+  return 0.0
+
+
+def _convolution(instruction: Instruction, computation: Computation) -> float:
+  """2 x outputs x weights that meet each, without those that would meet padding or holes.
+
+  The TPU compiler writes batched matrix products as convolutions whose windows are mostly holes.
+  """
+  data, kernel = (x.shapes[0] for x in computation.operands(instruction)[:2])
+  out = instruction.shapes[0]
+  left, right, result = re.split(r'_|->', instruction.attribute('dim_labels'))
+  window = instruction.attributes
+  spatial = sorted(label for label in result if label.isdecimal())
+  pairs = 1.0
+  for i, label in enumerate(spatial):
+    pairs *= meetings(
+      data.sizes[left.index(label)],
+      kernel.sizes[right.index(label)],
+      out.sizes[result.index(label)],
+      stride=_window(window, 'stride', i, 1),
+      low=_padding(window, i),
+      holes=_window(window, 'lhs_dilate', i, 1),
+      spread=_window(window, 'rhs_dilate', i, 1),
+    )
+  batch, features = out.sizes[result.index('b')], out.sizes[result.index('f')]
+  groups = int(instruction.attribute('batch_group_count') or 1)
+  return 2.0 * batch * features * kernel.sizes[right.index('i')] * pairs / (groups or 1)
+
+
+def _window(text: str, name: str, axis: int, default: int) -> int:
+  found = re.search(rf'window=\{{[^}}]*\b{name}=([\dx]+)', text)
+  return int(found.group(1).split('x')[axis]) if found else default
+
+
+def _padding(text: str, axis: int) -> int:
+  found = re.search(r'window=\{[^}]*\bpad=([\d_x\-]+)', text)
+  return int(found.group(1).split('x')[axis].split('_')[0]) if found else 0
+
+
+def moved(instruction: Instruction, computation: Computation, program: Program) -> float:
+  """Bytes that an instruction reads from and writes to the device's memory.
+
+  Of what a slice is taken from, or written into, only the slice counts.
+  """
+  opcode, operands = instruction.opcode, computation.operands(instruction)
+  if opcode in _FREE:
+    return 0.0
+  if opcode in ('dynamic-slice', 'gather', 'slice'):
+    return 2 * _away(instruction.shapes)
+  if opcode in ('dynamic-update-slice', 'scatter'):
+    return 2 * _away(operands[min(1, len(operands) - 1)].shapes)
+  if opcode.endswith('-done'):
+    return 0.0
+  if opcode.endswith('-start') and len(instruction.shapes) > 1:
+    # What is moved in the background: (from, to, ...).
+    return _away(instruction.shapes[1:2]) + min(
+      _away(instruction.shapes[:1]), instruction.shapes[1].bytes
+    )
+  if opcode == 'fusion':
+    inner = program.computations[instruction.attribute('calls').lstrip('%')]
+    passing = _in_background(inner)
+    return sum(
+      _read(i, inner, o) for i, o in enumerate(operands) if not passing & set(o.shapes)
+    ) + _written(inner, instruction, passing)
+  return _away(instruction.shapes) + sum(_away(operand.shapes) for operand in operands)
+
+
+def _in_background(inner: Computation) -> set[Shape]:
+  """What only passes through a fusion, since a collective goes on in its background."""
+  found = set()
+  for one in inner.instructions.values():
+    if one.opcode in KINDS:
+      found |= {shape for x in (one, *inner.operands(one)) for shape in x.shapes}
+  # Wherever they lie.
+  return {dataclasses.replace(shape, space=space) for shape in found for space in range(2)}
+
+
+def _away(shapes: Sequence[Shape]) -> float:
+  return sum(shape.bytes for shape in shapes if shape.space != ON_CHIP)
+
+
+def _read(index: int, inner: Computation, operand: Instruction) -> float:
+  """What a fusion reads of one operand."""
+  name = next(
+    (i.name for i in inner.instructions.values() if i.opcode == 'parameter'
+     and i.attributes == str(index)), None,
+  )  # fmt: skip
+  users = [i for i in inner.instructions.values() if name in i.operands]
+  whole = _away(operand.shapes)
+  if not whole or not users:
+    return whole
+  if all(user.opcode in ('dynamic-slice', 'gather') and user.operands[0] == name for user in users):
+    return sum(user.bytes for user in users)
+  if all(user.opcode == 'dynamic-update-slice' and user.operands[0] == name for user in users):
+    return 0.0  # It is overwritten in place.
+  return whole
+
+
+def _written(inner: Computation, instruction: Instruction, passing: set[Shape]) -> float:
+  root = inner.root
+  roots = inner.operands(root) if root.opcode == 'tuple' else [root]
+  total = 0.0
+  for one, shape in zip(roots, instruction.shapes, strict=False):
+    if shape in passing:
+      continue
+    if one.opcode == 'bitcast':
+      one = next(iter(inner.operands(one)), one)
+    if one.opcode == 'dynamic-update-slice':
+      total += inner.operands(one)[1].bytes if shape.space != ON_CHIP else 0.0
+    else:
+      total += _away([shape])
+  return total
+
+
+def _sent(
+  kind: str, instruction: Instruction, computation: Computation, per_slice: int
+) -> tuple[float, bool]:
+  """Bytes a device sends, and whether the group spans slices."""
+  group = first_group(instruction)
+  size = sum(x.bytes for x in computation.operands(instruction))
+  n = len(group)
+  spread = len({device // per_slice for device in group}) > 1
+  share = {
+    'all-gather': n - 1,
+    'all-reduce': 2 * (n - 1) / n,
+    'collective-permute': 1.0,
+  }.get(kind, (n - 1) / n)
+  return size * share, spread
+
+
+def first_group(instruction: Instruction) -> list[int]:
+  """The devices of the first group of a collective; written out, or as an array of numbers."""
+  text = instruction.attributes
+  pairs = re.search(r'source_target_pairs=\{\{(\d+),(\d+)\}', text)
+  if pairs:
+    return [int(pairs.group(1)), int(pairs.group(2))]
+  listed = re.search(r'replica_groups=\{\{([\d,]+)\}', text)
+  if listed:
+    return [int(device) for device in listed.group(1).split(',')]
+  named = re.search(
+    r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^)]*)\))? \{([^}]*)\}', text
+  )
+  if named:
+    return _of_mesh(*named.groups())
+  numbered = re.search(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', text)
+  if not numbered:
+    return [0]
+  shape, base, order = (
+    [int(x) for x in part.split(',')] if part else None for part in numbered.groups()
+  )
+  assert shape is not None and base is not None
+  devices = np.arange(math.prod(base)).reshape(base).transpose(order).reshape(shape)
+  return devices.reshape(-1, shape[-1])[0].tolist()
+
+
+def _of_mesh(sizes: str, devices: str | None, axes: str) -> list[int]:
+  """The first group along some axes of a mesh such as 'a'=4,'b'=4; of parts of axes, their size."""
+  shape = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", sizes)}
+  numbers = np.arange(math.prod(shape.values()))
+  if devices:
+    found = re.search(r'\[([\d,]+)\](?:T\(([\d,]+)\))?', devices)
+    assert found is not None, devices
+    base, order = found.groups()
+    numbers = numbers.reshape([int(x) for x in base.split(',')])
+    if order:
+      numbers = numbers.transpose([int(x) for x in order.split(',')])
+  numbers = numbers.reshape(list(shape.values()))
+  place: list[Any] = [0] * len(shape)
+  for name, before, size in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", axes):
+    axis = list(shape).index(name)
+    if before:
+      after = shape[name] // int(before) // int(size)
+      place[axis] = slice(0, int(size) * after, after)
+    else:
+      place[axis] = slice(None)
+  return np.asarray(numbers[tuple(place)]).reshape(-1).tolist()

@@ -1,0 +1,116 @@
+"""What a run would be fed, before there is a dataset: shapes, from the preset and the config."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from ttm_jax.data.context import Context, Encoding
+from ttm_jax.data.encode import TextEncoder, null_text, place_arrays, text_arrays
+from ttm_jax.data.schema import MAX_OBJECTS
+from ttm_jax.errors import InputError
+from ttm_jax.presets import preset
+from ttm_jax.settings import from_config
+from ttm_jax.text.encoders import WORDS, Encoder
+
+Shapes = dict[str, jax.ShapeDtypeStruct]
+Size = tuple[int, int, int]
+
+
+def clip_size(text: str) -> Size:
+  """Frames, height and width of '128x256x256'.
+
+  Raises:
+    InputError: for anything else.
+  """
+  parts = text.split('x')
+  if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
+    raise InputError(f'--clip must be FRAMESxHEIGHTxWIDTH, such as 128x256x256, got {text!r}')
+  frames, height, width = (int(part) for part in parts)
+  return frames, height, width
+
+
+def typical_context(config: ConfigDict, clip: Size | None = None) -> Context:
+  """The context of a dataset as the paper would have it, without weights.
+
+  Args:
+    clip: (frames, height, width) in pixels; by default what the network takes at most.
+  """
+  chosen = preset(config.preset)
+  typical = chosen.typical
+  model: Any = from_config(chosen.config, config.model, 'model')
+  codec = nnx.eval_shape(lambda: typical.codec(model))
+  if clip is None:
+    t, h, w = typical.latents(model)
+    # The most frames that make so many latents.
+    frames = int(np.searchsorted(codec.frame_groups(64 * t), t))
+    clip = frames, h * codec.stride[0], w * codec.stride[1]
+  encoding = Encoding(
+    preset=config.preset,
+    frames=clip[0],
+    height=clip[1],
+    width=clip[2],
+    fps=typical.fps,
+    palette='spread8',
+    max_objects=MAX_OBJECTS,
+    encoders=dict(typical.encoders),
+  )
+  return Context(encoding, codec, null_text(encoding, _blank(encoding)))
+
+
+def record(context: Context, stochastic: bool = True) -> Shapes:
+  """The arrays of one record of such a dataset (see `data.batch`), without a batch axis.
+
+  Args:
+    stochastic: whether the codec yields log-variances.
+  """
+  encoding = context.encoding
+  latents = context.latent_shape
+  still = (1, *latents[1:])
+  arrays = {
+    name: jax.ShapeDtypeStruct(shape, np.float16)
+    for name, shape in (
+      ('video', latents),
+      ('trajectory', latents),
+      ('first_frame', still),
+      ('first_mask', still),
+    )
+  }
+  if stochastic:
+    arrays |= {f'{name}_logvar': arrays[name] for name in ('video', 'trajectory')}
+  ids = np.zeros((encoding.frames, encoding.height, encoding.width), np.uint8)
+  rest = place_arrays(ids, context) | text_arrays(encoding, _blank(encoding), '', '', {1: ''})
+  return arrays | {
+    name: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype) for name, x in rest.items()
+  }
+
+
+def batch(of_one: Shapes, size: int, sharding: jax.sharding.Sharding) -> Shapes:
+  """So many records as one batch on the mesh."""
+  return {
+    name: jax.ShapeDtypeStruct((size, *x.shape), x.dtype, sharding=sharding)
+    for name, x in of_one.items()
+  }
+
+
+def tokens(context: Context) -> int:
+  """Tokens of the finest grid of one clip."""
+  return context.latent_shape[0] * math.prod(context.grids[0])
+
+
+def _blank(encoding: Encoding) -> dict[str, TextEncoder]:
+  """Encoders whose embeddings are all zero."""
+
+  def blank(name: str, encoder: Encoder) -> TextEncoder:
+    shape, dtype = ((), np.int32) if name == WORDS else ((encoder.dim,), np.float16)
+
+    def encode(texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+      return np.zeros((len(texts), length, *shape), dtype), np.zeros(len(texts), np.int32)
+
+    return encode
+
+  return {name: blank(name, encoder) for name, encoder in encoding.encoders.items()}

@@ -1,0 +1,100 @@
+"""Floating-point operations of a function, counted on what JAX traces: no compiler is needed.
+
+Matrix products, convolutions and kernels count; loops by their trips, and what the backward pass
+computes again counts again. Of a function on a mesh it is the sum over all devices.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.extend import core
+
+
+def count(function: Callable, *args: Any) -> float:
+  """The operations of function(*args), which may be shapes."""
+  return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _of_jaxpr(jaxpr: Any) -> float:
+  return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation: Any) -> float:
+  name, params = equation.primitive.name, equation.params
+  if name == 'dot_general':
+    (contracted, _), _ = params['dimension_numbers']
+    left = equation.invars[0].aval.shape
+    return 2.0 * equation.outvars[0].aval.size * math.prod(left[i] for i in contracted)
+  if name == 'conv_general_dilated':
+    return _convolution(equation)
+  if name == 'pallas_call':
+    said = params.get('cost_estimate')
+    return float(said.flops) if said is not None else 0.0
+  inside = list(_inner(params))
+  if name == 'cond':
+    return max(map(_of_jaxpr, inside), default=0.0)
+  times = 1.0
+  if name == 'scan':
+    times = params['length']
+  elif name == 'shard_map':
+    times = math.prod(params['mesh'].shape[axis] for axis in params['manual_axes'])
+  return times * sum(map(_of_jaxpr, inside))
+
+
+def _convolution(equation: Any) -> float:
+  """2 x outputs x weights that meet each, without those that meet padding or holes."""
+  data, kernel = (x.aval.shape for x in equation.invars)
+  out, params = equation.outvars[0].aval.shape, equation.params
+  dims = params['dimension_numbers']
+  pairs = 1.0
+  for axis in range(len(params['window_strides'])):
+    pairs *= meetings(
+      data[dims.lhs_spec[2 + axis]],
+      kernel[dims.rhs_spec[2 + axis]],
+      out[dims.out_spec[2 + axis]],
+      stride=params['window_strides'][axis],
+      low=params['padding'][axis][0],
+      holes=params['lhs_dilation'][axis],
+      spread=params['rhs_dilation'][axis],
+    )
+  batch, features = out[dims.out_spec[0]], out[dims.out_spec[1]]
+  each = kernel[dims.rhs_spec[1]]
+  return 2.0 * batch * features * each * pairs / params['batch_group_count']
+
+
+def meetings(
+  data: int, kernel: int, out: int, *, stride: int, low: int, holes: int, spread: int
+) -> int:
+  """How many (output, weight) of one axis meet a real element of the data.
+
+  Args:
+    data, kernel, out: sizes of the axis.
+    low: padding before the data; holes: distance of its elements; spread: of the weights.
+  """
+  total = 0
+  for j in range(kernel):
+    # Outputs whose place lies within the data, and on none of its holes.
+    begin = j * spread - low
+    first = max(0, -(begin // stride))
+    last = min(out - 1, ((data - 1) * holes - begin) // stride)
+    if last < first:
+      continue
+    if holes == 1:
+      total += last - first + 1
+    else:
+      total += sum((i * stride + begin) % holes == 0 for i in range(first, last + 1))
+  return total
+
+
+def _inner(params: dict[str, Any]) -> Iterator[Any]:
+  """The jaxprs that an equation runs."""
+  for name, value in params.items():
+    if name in ('cond_jaxpr', 'fwd_jaxpr_thunk', 'bwd', 'jvp_jaxpr_fun'):
+      continue
+    for one in value if isinstance(value, tuple | list) else (value,):
+      if isinstance(one, core.ClosedJaxpr):
+        yield one.jaxpr
+      elif isinstance(one, core.Jaxpr):
+        yield one

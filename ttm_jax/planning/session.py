@@ -1,0 +1,96 @@
+"""One plan from the command line: made, shown, written."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ttm_jax.planning import feed, table
+from ttm_jax.planning.compile import Run
+from ttm_jax.planning.hardware import Topology
+from ttm_jax.planning.report import Report
+from ttm_jax.planning.search import Planner, Setting
+from ttm_jax.report.pictures import write_atomically
+
+
+def plan(
+  config: ConfigDict,
+  topology: Topology,
+  *,
+  clip: str = '',
+  sweep: bool = False,
+  sampler: bool = True,
+  json_file: str = '',
+) -> bool:
+  """Plans a run, and shows what was found.
+
+  Args:
+    clip: '128x256x256', the clips in pixels; '' for the paper's.
+    sweep: whether other meshes and remat policies are compared with it.
+    sampler: whether the sampler is looked at too.
+    json_file: where the figures go; '' for nowhere.
+
+  Returns:
+    Whether the run fits, as configured.
+
+  Raises:
+    InputError: for a mesh that does not divide what it should.
+  """
+  # The devices at hand have no part in it, and looking for them may take long.
+  jax.config.update('jax_platforms', 'cpu')
+  console, errors = Console(), Console(stderr=True)
+  run = Run.make(config, feed.clip_size(clip) if clip else None)
+  planner = Planner(topology, lambda what: _waiting(errors, what), sampler)
+  setting = planner.setting(run)
+  if sweep:
+    return _sweep(planner, run, setting, console, json_file)
+  report = planner.report(run, setting)
+  console.print(table.whole(report))
+  others: list[Report] = []
+  if not report.fits:
+    console.print('It does not fit.', style='bold red')
+    found = planner.nearest(run, setting, report)
+    if found is None:
+      console.print('Nothing near it was found to fit: take more devices, or a smaller batch.')
+    else:
+      other, other_report = found
+      others.append(other_report)
+      console.print(f'The nearest that fits: {other.flags(config)}', soft_wrap=True)
+      console.print(table.comparison([report, other_report]))
+  _write(json_file, [report, *others])
+  return report.fits
+
+
+def _sweep(planner: Planner, run: Run, setting: Setting, console: Console, json_file: str) -> bool:
+  reports = []
+  for report in planner.sweep(run, setting):
+    reports.append(report)
+    _write(json_file, reports)  # What is known is kept, should the rest take too long.
+  # The fastest first, and what does not fit last.
+  reports.sort(key=lambda r: (not r.fits, r.times.most))
+  console.print(table.comparison(reports))
+  return any(r.fits for r in reports)
+
+
+def _write(json_file: str, reports: Sequence[Report]) -> None:
+  if json_file:
+    text = json.dumps([report.to_dict() for report in reports], indent=2) + '\n'
+    write_atomically(Path(json_file), text.encode())
+
+
+@contextlib.contextmanager
+def _waiting(console: Console, what: str) -> Iterator[None]:
+  """Shows what is going on and for how long; one line where nobody watches."""
+  if not console.is_terminal:
+    console.print(what, soft_wrap=True)
+    yield
+    return
+  columns = SpinnerColumn(), TextColumn('{task.description}'), TimeElapsedColumn()
+  with Progress(*columns, console=console, transient=True) as progress:
+    progress.add_task(what, total=None)
+    yield

@@ -1,0 +1,48 @@
+"""A trace of some steps, to be looked at with xprof or TensorBoard."""
+
+import re
+
+import jax
+from etils import epath
+
+from ttm_jax.errors import InputError
+from ttm_jax.training.clock import Clock
+
+FOLDER = 'profile'
+
+
+class Profile:
+  """Traces the steps N to M of this process; nothing for an empty string."""
+
+  def __init__(self, steps: str, workdir: epath.Path, clock: Clock):
+    """Args:
+    steps: 'N:M', the first and the last one.
+
+    Raises:
+      InputError: for anything else.
+    """
+    found = re.fullmatch(r'(\d+):(\d+)', steps)
+    if steps and not (found and 1 <= int(found[1]) <= int(found[2])):
+      raise InputError(f'--profile takes the first and the last step as N:M, got {steps!r}')
+    self._first, self._last = (int(found[1]), int(found[2])) if found else (0, 0)
+    self._folder, self._clock = workdir / FOLDER, clock
+    self._running = False
+
+  def before(self, step: int) -> None:
+    """Before a step is handed to the device."""
+    if step == self._first:
+      self._clock.settle()
+      jax.profiler.start_trace(str(self._folder))
+      self._running = True
+
+  def after(self, step: int) -> None:
+    """After it was."""
+    if self._running and step >= self._last:
+      self.close()
+
+  def close(self) -> None:
+    """Writes what there is."""
+    if self._running:
+      self._running = False
+      self._clock.settle()
+      jax.profiler.stop_trace()

@@ -1,0 +1,77 @@
+"""What a run shows now and then: held-out loss, and samples of fixed noise, by averaged weights."""
+
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ttm_jax.data.loader import to_device
+from ttm_jax.parallel.mesh import batch_sharding, replicated
+from ttm_jax.parallel.peers import Peers
+from ttm_jax.report.pictures import png
+from ttm_jax.report.sheet import contact_sheet
+from ttm_jax.training.objective import Objective, stream
+from ttm_jax.training.state import TrainState
+from ttm_jax.training.step import make_evaluation
+from ttm_jax.training.telemetry import Telemetry, means
+
+
+class Watch:
+  """Always looks at the same batches, with the same noise, so that what it shows compares."""
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    objective: Objective,
+    graphdef: nnx.GraphDef,
+    mesh: Mesh,
+    workdir: epath.Path,
+    telemetry: Telemetry,
+    peers: Peers,
+  ):
+    self._config, self._objective, self._graphdef = config, objective, graphdef
+    self._workdir, self._telemetry, self._peers = workdir, telemetry, peers
+    self._key = stream(jax.random.key(config.seed), 'watch', 0)
+    self._evaluate = jax.jit(make_evaluation(objective, graphdef), out_shardings=replicated(mesh))
+    batches = objective.batches('validation', 0)
+    place = batch_sharding(mesh)
+    count = max(1, config.train.evaluate_batches)
+    self._batches = [to_device(next(batches), place) for _ in range(count)]
+
+  def look(self, step: int, state: TrainState, last: bool = False) -> None:
+    """Writes what is due after this step; all of it after the last."""
+    settings = self._config.train
+    evaluate = settings.evaluate_every and (step % settings.evaluate_every == 0 or last)
+    sample = settings.sample_every and (step % settings.sample_every == 0 or last)
+    if not (evaluate or sample):
+      return
+    with self._telemetry.pause():
+      if evaluate:
+        found = []
+        for i, arrays in enumerate(self._batches):
+          self._peers.progress(f'held-out loss after step {step}')
+          found.append(self._evaluate(state.ema, arrays, jax.random.fold_in(self._key, i)))
+        values = means(jax.device_get(found))
+        values.pop('gflops', None)
+        self._telemetry.write(step, values, 'validation/')
+      if sample:
+        self._peers.progress(f'samples after step {step}')
+        model = nnx.merge(self._graphdef, state.ema)
+        videos = self._objective.samples(model, self._batches[0], self._key)
+        if jax.process_index() == 0:
+          path = self._workdir / 'samples' / f'step_{step:07d}.png'
+          path.parent.mkdir(parents=True, exist_ok=True)
+          partial = path.with_name(f'.{path.name}')
+          partial.write_bytes(png(_sheet(videos)))
+          partial.replace(path)
+
+
+def _sheet(videos: dict[str, np.ndarray]) -> np.ndarray:
+  """Each sample beside its truth, a few frames of each."""
+  labels = list(videos)
+  rows = [
+    (f'{label} {i}', videos[label][i]) for i in range(len(videos[labels[0]])) for label in labels
+  ]
+  return contact_sheet(rows)
