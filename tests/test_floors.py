@@ -80,6 +80,7 @@ def test_how_imports_are_read():
 FLOORS = {
   'ttm_jax.errors': (),
   'ttm_jax.ops': ('ttm_jax.parallel',),
+  'ttm_jax.request': (),
   'ttm_jax.trajectory': (),
   'ttm_jax.trajectory_edits': ('ttm_jax.trajectory',),
   'ttm_jax.processes': (),

@@ -119,7 +119,7 @@ def test_ten_steps_give_the_videos_of_ours(preset, folders, pipes, capsys):
 def test_ten_steps_of_the_baseline(preset, capsys):
   """TI2V: no objects, so that the extra layers are plain ones."""
   from ttm_jax.pytorch import conditioning
-  from ttm_jax.pytorch.pipeline import CLASSES
+  from ttm_jax.pytorch.loading import CLASSES
 
   settings, where = exported.config(preset, exported.TI2V), exported.context(preset)
   denoiser, backbone = Denoiser(settings, where), BACKBONES[preset]

@@ -103,6 +103,7 @@ def _unet_grids(height: int, width: int) -> tuple[tuple[int, int], ...]:
 
 
 def _unet_weights(source: str, config: unet.UNetConfig) -> dict[str, Any]:
+  """From an exported folder, or from open weights."""
   read = exported.load if exported.is_exported(source) else open_unet.load
   return read(source, config)
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from diffusers.configuration_utils import register_to_config
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from .codec_base import Decoded, Encoded, check_frames, check_pixels, continued, encoded
@@ -50,6 +51,7 @@ class TTMLinearCodec(Model):
     st, sh, sw = self.config.patch
     return st, sh, sw
 
+  @apply_forward_hook  # Brings it to the GPU where the pipeline offloads models.
   def encode(self, video: Tensor) -> Encoded:
     """See `codec_base`."""
     check_pixels(video, self.stride)
@@ -61,6 +63,7 @@ class TTMLinearCodec(Model):
     latents = (patches - self.mean.float()) @ self.basis.float() * self.scale.float()
     return encoded(latents.permute(0, 4, 1, 2, 3), None)
 
+  @apply_forward_hook
   def decode(self, latents: Tensor, num_frames: int | None = None) -> Decoded:
     """See `codec_base`."""
     st, sh, sw = self.stride

@@ -9,7 +9,6 @@
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,25 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from .conditioning import Condition, Objects, Places, guided
-from .dit import TTMTransformer
 from .errors import InputError
-from .image_codec import TTMImageCodec
-from .linear import TTMLinearCodec
+from .loading import check_sums, find_folder, load_component
 from .request import Request, fit
-from .schedulers import FlowMatchingScheduler, ZeroSNRScheduler
-from .tae import TTMTemporalAutoencoder
-from .text_encoder import TTMTextEncoder
 from .trajectory import decode, render, token_presence, token_regions
-from .unet import TTMUNet
 
 STAGE1, STAGE2 = 'stage1', 'stage2'
 OUTPUT_TYPES = ('pil', 'np', 'pt', 'latent')
@@ -126,13 +117,13 @@ class TTMPipeline(DiffusionPipeline):
     Raises:
       InputError: if a file is missing or damaged, or a component is of an unknown class.
     """
-    folder = _folder(str(pretrained_model_name_or_path))
+    folder = find_folder(str(pretrained_model_name_or_path))
     index = cls.load_config(str(folder))
     if verify:
       check_sums(folder)
     for name in ('stage1', 'motion_scheduler', 'stage2', 'scheduler', 'codec', 'text_encoder'):
       if name not in parts:
-        parts[name] = _component(folder, name, index[name][1], torch_dtype)
+        parts[name] = load_component(folder, name, index[name][1], torch_dtype)
     made = cls(**parts, video=index['video'], stages=index['stages'])
     made.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
     return made
@@ -447,94 +438,6 @@ class TTMPipeline(DiffusionPipeline):
       return [[Image.fromarray(frame) for frame in clip] for clip in _uint8(video)]
     video = ((video + 1) / 2).transpose(1, 2)
     return video if output_type == 'pt' else video.permute(0, 1, 3, 4, 2).cpu().numpy()
-
-
-CLASSES: dict[str, Any] = {
-  kind.__name__: kind
-  for kind in (
-    TTMTransformer,
-    TTMUNet,
-    TTMLinearCodec,
-    TTMTemporalAutoencoder,
-    TTMImageCodec,
-    TTMTextEncoder,
-    FlowMatchingScheduler,
-    ZeroSNRScheduler,
-  )
-}
-
-SUMS = 'SHA256SUMS'
-
-
-def check_sums(folder: Path) -> None:
-  """Raises InputError where a file of an exported folder is not as it was written."""
-  try:
-    lines = (folder / SUMS).read_text().splitlines()
-  except OSError as error:
-    raise InputError(
-      f'{folder} has no {SUMS} ({error.strerror}): it is no exported folder, or was not copied'
-      ' whole'
-    ) from error
-  for line in lines:
-    wanted, _, name = line.partition('  ')
-    try:
-      with (folder / name).open('rb') as file:
-        found = hashlib.file_digest(file, 'sha256').hexdigest()
-    except OSError as error:
-      raise InputError(
-        f'{folder / name} cannot be read ({error.strerror}): copy the folder again, whole'
-      ) from error
-    if found != wanted:
-      raise InputError(
-        f'{folder / name} is not as it was exported: it was changed or cut off, copy it again'
-      )
-
-
-def _folder(name: str) -> Path:
-  if Path(name).is_dir():
-    folder = Path(name)
-  elif Path(name).exists() or name.count('/') != 1:
-    raise InputError(f'{name} is no exported folder, and no id of a repository (owner/name)')
-  else:
-    from huggingface_hub import snapshot_download
-
-    try:
-      folder = Path(snapshot_download(name))
-    except Exception as error:  # The hub client has a dozen kinds, by version.
-      reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-      raise InputError(f'{name} is no folder here and cannot be fetched ({reason})') from error
-  if not (folder / 'model_index.json').is_file():
-    raise InputError(f'{folder} is no exported folder: model_index.json is missing')
-  return folder
-
-
-def _component(folder: Path, name: str, kind: str | None, dtype: torch.dtype | None) -> Any:
-  """A component of a folder; None where it has none.
-
-  Raises:
-    InputError: if its class is unknown, or its files are not those of its configuration.
-  """
-  if kind is None:
-    return None
-  if kind not in CLASSES:
-    raise InputError(f'{folder}/model_index.json: {name} is of the unknown class {kind}')
-  where = folder / name
-  try:
-    if not issubclass(CLASSES[kind], ModelMixin):
-      return CLASSES[kind].from_pretrained(where)
-    model, info = CLASSES[kind].from_pretrained(
-      where, torch_dtype=dtype, use_safetensors=True, output_loading_info=True
-    )
-  except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    raise InputError(f'{where} cannot be loaded ({reason}): copy it again, whole') from error
-  for what in ('missing_keys', 'unexpected_keys', 'mismatched_keys'):
-    if found := info[what]:
-      raise InputError(
-        f'{where}: the weights are not those of config.json beside them ({what.replace("_", " ")},'
-        f' such as {sorted(map(str, found))[0]}): copy it again'
-      )
-  return model.eval()
 
 
 def _call(codec: Any, method: str) -> None:

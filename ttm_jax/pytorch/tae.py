@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from diffusers.configuration_utils import register_to_config
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn.functional import (
   conv2d,
@@ -342,6 +343,7 @@ class TTMTemporalAutoencoder(Model):
     """All samples at once."""
     self.use_slicing = False
 
+  @apply_forward_hook  # Brings it to the GPU where the pipeline offloads models.
   def encode(self, video: Tensor) -> Encoded:
     """See `codec_base`."""
     check_pixels(video, self.stride)
@@ -351,6 +353,7 @@ class TTMTemporalAutoencoder(Model):
     scale, shift = self.scale.float(), self.shift.float()[:, None, None, None]
     return encoded((mean - shift) * scale, logvar.clamp(-30, 20) + 2 * scale.log())
 
+  @apply_forward_hook
   def decode(self, latents: Tensor, num_frames: int | None = None) -> Decoded:
     """See `codec_base`."""
     stride = self.stride
