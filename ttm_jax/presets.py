@@ -54,7 +54,7 @@ class Preset:
     pretrained: reads open weights into the parameters that `transfer` brings in: called as
       (folders or hub ids, config); None where there are none.
     typical: what it is fed in the paper.
-    tokens_and_columns: whether mesh axes sequence and tensor may split it at the same time.
+    splits_tokens: whether mesh axis sequence may split it.
   """
 
   config: type
@@ -67,7 +67,7 @@ class Preset:
   typical: Typical
   text_prefix: str = ''
   pretrained: Callable[[str, Any], dict] | None = None
-  tokens_and_columns: bool = True
+  splits_tokens: bool = True
 
   def build(self, config: Any, encoders: Mapping[str, Encoder], seed: int = 0) -> nnx.Module:
     """The network with initial parameters, float32."""
@@ -142,8 +142,8 @@ PRESETS: dict[str, Preset] = {
       fps=6,
     ),
     pretrained=_unet_weights,
-    # XLA's partitioner (jax 0.10.2) then computes other losses than one device does.
-    tokens_and_columns=False,
+    # XLA's partitioner (jax 0.10.2) fails on it, or computes other losses than one device does.
+    splits_tokens=False,
   ),
 }
 

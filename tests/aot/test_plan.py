@@ -28,7 +28,7 @@ def mesh_of(name: str, slices: int = 1, **sizes: int) -> Mesh:
 def small(**changes) -> Run:
   """Stage 2 on the tokens of the paper, narrow and shallow."""
   config = tiny.shipped('stage2_dit')
-  config.model.update({'width': 512, 'layers': 8, 'heads': 8, 'ffn': 1024, 'masked_blocks': 2})
+  config.model.update({'width': 512, 'layers': 8, 'heads': 8, 'ffn': 1024, 'masked_blocks': 3})
   config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})
   return Run.make(config)
 

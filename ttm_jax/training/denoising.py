@@ -181,11 +181,10 @@ class Denoising:
   def check_mesh(self, sizes: Mapping[str, int]) -> None:
     """Raises InputError where the network cannot be split as a mesh would have it."""
     check_heads(self.denoiser.model_config.heads, sizes)
-    both = min(sizes.get('sequence', 1), sizes.get('tensor', 1)) > 1
-    if both and not self.denoiser.preset.tokens_and_columns:
+    if sizes.get('sequence', 1) > 1 and not self.denoiser.preset.splits_tokens:
       raise InputError(
-        f'preset {self.config.preset!r} takes mesh axis sequence or tensor, not both: set'
-        ' --config.mesh.sequence=1 or --config.mesh.tensor=1'
+        f'preset {self.config.preset!r} cannot be split over mesh axis sequence: set'
+        ' --config.mesh.sequence=1, and take fsdp or tensor'
       )
 
   def source(self, init_from: str) -> dict:
