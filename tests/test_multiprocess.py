@@ -21,6 +21,7 @@ from PIL import Image
 
 from launch.local import environments, free_port
 from tests import doors, tiny
+from ttm_jax.errors import InputError
 from ttm_jax.training.lock import Lock
 from ttm_jax.training.runs import read_parameters
 
@@ -60,13 +61,36 @@ def disturb() -> None:
   loop.to_device = noted
 
 
-def start(command, folder: Path, count: int = 2, signals=(0, 0, 0, 0), at=0) -> list[doors.Process]:
+def disturb_and_lose() -> None:
+  """In a process that will train: it also fails to read the last checkpoint."""
+  from ttm_jax.training.checkpoint import Checkpoints
+
+  disturb()
+  restore = Checkpoints.restore
+
+  def lost(self, step, like):
+    if step == STEPS:
+      raise InputError('the disk of process 1 is gone')
+    return restore(self, step, like)
+
+  Checkpoints.restore = lost
+
+
+def start(
+  command,
+  folder: Path,
+  count: int = 2,
+  signals=(0, 0, 0, 0),
+  at: int = 0,
+  before=(disturb,) * 4,
+) -> list[doors.Process]:
   """The processes of a job.
 
   Args:
     folder: for notes.
     signals: to each; 0 for none.
     at: at which of its batches.
+    before: called in each beforehand.
   """
   places = environments(count, free_port(), flags=os.environ['XLA_FLAGS'])
   return [
@@ -74,7 +98,7 @@ def start(command, folder: Path, count: int = 2, signals=(0, 0, 0, 0), at=0) -> 
       *command,
       env=places[i]
       | {'NOTES': str(folder / f'rows{i}'), 'NUMBER': str(int(signals[i])), 'AT_BATCH': str(at)},
-      before=disturb,
+      before=before[i],
     )
     for i in range(count)
   ]
@@ -224,12 +248,12 @@ def test_four_processes(alone, command, tmp_path, who):
 def test_two_processes_fall_back_together(command, together, tmp_path):
   run = tmp_path / 'run'
   shutil.copytree(together / 'run', run)
-  # Process 1 alone may notice: its part of one array is cut short.
-  folder = run / 'checkpoints' / str(STEPS)
-  for path in folder.rglob('ocdbt.process_1/d/*'):
-    path.write_bytes(path.read_bytes()[:-7])
-  ended = end_well(start(command(run), tmp_path))
-  assert f'checkpoint {folder} ' in ended[0].err and 'continues after step 8' in ended[0].err
+  # Process 1 alone cannot read its part.
+  processes = start(command(run), tmp_path, before=(disturb, disturb_and_lose))
+  ended = end_well(processes)
+  assert 'the disk of process 1 is gone: going on from the one before' in ended[0].err
+  assert 'continues after step 8' in ended[0].err
+  assert [path.name for path in (run / 'damaged').iterdir()] == [str(STEPS)]
   assert losses(run) == losses(together / 'run')
   a, b = (read_parameters(folder) for folder in (run, together / 'run'))
   jax.tree.map(np.testing.assert_array_equal, a, b)

@@ -213,7 +213,9 @@ class Checkpoints:
     """
     args = {part: ocp.args.StandardRestore(getattr(like, part)) for part in _PARTS}
     items = self._read(step, args)
-    scalar = jax.device_put(np.asarray(step, np.int32), like.step.sharding)
+    # Not `device_put`, which compares the number among processes: one of them may not be here.
+    number = np.asarray(step, np.int32)
+    scalar = jax.make_array_from_callback((), like.step.sharding, lambda index: number[index])
     return TrainState(scalar, *(items[part] for part in _PARTS))
 
   def read_ema(self, step: int) -> dict[str, Any]:
