@@ -15,7 +15,7 @@ from ttm_jax.data.context import Context, Encoding
 from ttm_jax.data.encode import TEXT_ENCODERS, null_text
 from ttm_jax.pipeline import Request
 from ttm_jax.text.encoders import Encoder
-from ttm_jax.training import runs
+from ttm_jax.training import guard, runs
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.denoising import Denoiser
 from ttm_jax.training.state import TrainState
@@ -79,7 +79,9 @@ def save_run(
   runs.write_config(path, settings)
   where.save(path)
   other = jax.tree.map(lambda x: x + 1, params)  # Not the ones to export.
-  state = TrainState(np.int32(step), other, params, {'count': np.zeros(1, np.int32)})
+  state = TrainState(
+    np.int32(step), other, params, {'count': np.zeros(1, np.int32)}, guard.create()
+  )
   checkpoints = Checkpoints(path / runs.CHECKPOINTS)
   checkpoints.save(state)
   checkpoints.wait()

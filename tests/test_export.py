@@ -363,6 +363,7 @@ def test_text_encoders_are_named_or_brought_along(dit_pair, tmp_path):
   refused(r"reads texts by 'clip'.*--text clip=MODEL", dit_pair[0], two, tmp_path / 'out')
   export(dit_pair[0], two, tmp_path / 'hub', models={'clip': 'owner/clip'})
   model = tmp_path / 'clip'
+  refused('which is not here', dit_pair[0], two, tmp_path / 'out', models={'clip': str(model)})
   model.mkdir()
   (model / 'config.json').write_text('{}')
   (model / 'pytorch_model.bin').write_bytes(b'pickle')
