@@ -79,7 +79,7 @@ BACKBONES = {
       'beta_start': process.beta_start,
       'beta_end': process.beta_end,
       'beta_schedule': process.beta_schedule,
-      'prediction_type': 'v_prediction',
+      'prediction_type': {'v': 'v_prediction', 'data': 'sample'}[process.prediction],
       'timestep_spacing': 'trailing',
       'rescale_betas_zero_snr': True,
       'clip_sample': False,
