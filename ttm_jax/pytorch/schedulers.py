@@ -92,10 +92,10 @@ class ZeroSNRScheduler(DDIMScheduler):
   """DDIM of diffusers with a terminal signal-to-noise ratio of zero, for any number of steps.
 
   Configured as its parent with `rescale_betas_zero_snr`, `timestep_spacing='trailing'` and
-  `prediction_type` 'v_prediction' or 'sample', from which other schedulers of diffusers can be made. Where the
-  training steps are no multiple of the sampling steps, the parent takes a step to another time
-  than the one it then visits; here each step ends where the next begins, and the last one at the
-  data.
+  `prediction_type` 'v_prediction' or 'sample', from which other schedulers of diffusers can be
+  made. Where the training steps are no multiple of the sampling steps, the parent takes a step to
+  another time than the one it then visits; here each step ends where the next begins, and the last
+  one at the data.
   """
 
   @register_to_config
