@@ -192,6 +192,13 @@ def test_one_tensor_at_a_time_is_read(dit_pair, monkeypatch):
     assert not group._waiting
 
 
+def test_a_damaged_checkpoint_is_not_exported(dit_pair, tmp_path, monkeypatch):
+  sums = Checkpoints._sums
+  monkeypatch.setattr(Checkpoints, '_sums', lambda self, step: {'ema': sums(self, step)['ema'] ^ 1})
+  refused('is damaged: ema is not what was saved', *dit_pair, tmp_path / 'out')
+  assert not list(tmp_path.iterdir())
+
+
 def test_the_card_says_what_a_user_needs(dit_folder, dit_pair):
   card = (dit_folder / 'README.md').read_text()
   for said in (
@@ -363,6 +370,7 @@ def test_text_encoders_are_named_or_brought_along(dit_pair, tmp_path):
   refused(r"reads texts by 'clip'.*--text clip=MODEL", dit_pair[0], two, tmp_path / 'out')
   export(dit_pair[0], two, tmp_path / 'hub', models={'clip': 'owner/clip'})
   model = tmp_path / 'clip'
+  refused('which is not here', dit_pair[0], two, tmp_path / 'out', models={'clip': str(model)})
   model.mkdir()
   (model / 'config.json').write_text('{}')
   (model / 'pytorch_model.bin').write_bytes(b'pickle')

@@ -176,11 +176,11 @@ def test_flow_matching_steps_as_ours(prediction):
     scheduler.set_timesteps(7)
 
 
-@pytest.mark.parametrize('schedule', ['linear', 'scaled_linear'])
-def test_ddim_steps_as_ours_and_as_diffusers(schedule):
+@pytest.mark.parametrize('schedule, prediction', [('linear', 'v'), ('scaled_linear', 'data')])
+def test_ddim_steps_as_ours_and_as_diffusers(schedule, prediction):
   rng = np.random.default_rng(0)
   x, goal = rng.normal(size=(2, 2, 3, 4)).astype(np.float32)
-  process = ZeroSNRDiffusion(beta_schedule=schedule)
+  process = ZeroSNRDiffusion(beta_schedule=schedule, prediction=prediction)
   scheduler = ZeroSNRScheduler(**BACKBONES['unet'].process(process))
   other = diffusers.DDIMScheduler.from_config(scheduler.config)
   for steps in (8, 30, 50):
@@ -196,7 +196,7 @@ def test_ddim_steps_as_ours_and_as_diffusers(schedule):
     np.testing.assert_allclose(found[0], wanted, atol=2e-5)
     # There a step of 1000 / 30 ends beside where the next begins.
     assert (np.abs(found[1] - wanted).max() < 1e-4) == (1000 % steps == 0)
-  with pytest.raises(ValueError, match='predicts v'):
+  with pytest.raises(ValueError, match='prediction_type must be'):
     ZeroSNRScheduler(prediction_type='epsilon')
 
 

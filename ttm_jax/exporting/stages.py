@@ -79,7 +79,7 @@ BACKBONES = {
       'beta_start': process.beta_start,
       'beta_end': process.beta_end,
       'beta_schedule': process.beta_schedule,
-      'prediction_type': 'v_prediction',
+      'prediction_type': {'v': 'v_prediction', 'data': 'sample'}[process.prediction],
       'timestep_spacing': 'trailing',
       'rescale_betas_zero_snr': True,
       'clip_sample': False,
@@ -152,11 +152,13 @@ class StageRun:
   @property
   def texts(self) -> dict[str, Any]:
     """What the stage reads, as the text encoder takes it."""
-    encoding = dataclasses.asdict(self.context.encoding)
+    encoding = self.context.encoding
     return {
-      'encoders': [{'name': name, **sizes} for name, sizes in encoding['encoders'].items()],
-      'max_objects': encoding['max_objects'],
-      'prefix': encoding.get('prefix', ''),
+      'encoders': [
+        {'name': name, **dataclasses.asdict(sizes)} for name, sizes in encoding.encoders.items()
+      ],
+      'max_objects': encoding.max_objects,
+      'prefix': encoding.prefix,
     }
 
   def models(self, given: Mapping[str, str]) -> dict[str, str]:
@@ -168,14 +170,21 @@ class StageRun:
     Raises:
       InputError: where one is not known.
     """
-    known = {**dataclasses.asdict(self.context.encoding).get('models', {}), **given}
-    for name in self.context.encoding.encoders:
-      if name != WORDS and name not in known:
+    known = {**self.context.encoding.models, **given}
+    wanted = [name for name in self.context.encoding.encoders if name != WORDS]
+    for name in wanted:
+      if name not in known:
         raise InputError(
           f'run {self.run} reads texts by {name!r}: say which model that is, with'
           f' --text {name}=MODEL (hub id or folder)'
         )
-    return {name: known[name] for name in self.context.encoding.encoders if name != WORDS}
+      # The path of a folder that is not here would mean nothing elsewhere.
+      if known[name].startswith(('/', '.', '~')) and not Path(known[name]).is_dir():
+        raise InputError(
+          f'run {self.run} reads texts by {name!r} from {known[name]}, which is not here: name the'
+          f' model with --text {name}=MODEL (hub id or folder)'
+        )
+    return {name: known[name] for name in wanted}
 
   def base(self) -> list[str]:
     """Open weights that the run, or one that it started from, began with."""

@@ -92,10 +92,10 @@ class ZeroSNRScheduler(DDIMScheduler):
   """DDIM of diffusers with a terminal signal-to-noise ratio of zero, for any number of steps.
 
   Configured as its parent with `rescale_betas_zero_snr`, `timestep_spacing='trailing'` and
-  `prediction_type='v_prediction'`, from which other schedulers of diffusers can be made. Where the
-  training steps are no multiple of the sampling steps, the parent takes a step to another time
-  than the one it then visits; here each step ends where the next begins, and the last one at the
-  data.
+  `prediction_type` 'v_prediction' or 'sample', from which other schedulers of diffusers can be
+  made. Where the training steps are no multiple of the sampling steps, the parent takes a step to
+  another time than the one it then visits; here each step ends where the next begins, and the last
+  one at the data.
   """
 
   @register_to_config
@@ -113,11 +113,15 @@ class ZeroSNRScheduler(DDIMScheduler):
     steps_offset: int = 0,
     thresholding: bool = False,
   ):
-    fixed = (prediction_type, timestep_spacing, rescale_betas_zero_snr, clip_sample, thresholding)
-    if fixed != ('v_prediction', 'trailing', True, False, False):
+    fixed = (timestep_spacing, rescale_betas_zero_snr, clip_sample, thresholding)
+    if fixed != ('trailing', True, False, False):
       raise ValueError(
-        'this scheduler predicts v on trailing steps of a rescaled schedule, unclipped, got'
+        'this scheduler takes trailing steps of a rescaled schedule, unclipped, got'
         f' {fixed}; take another one of diffusers for other settings'
+      )
+    if prediction_type not in ('v_prediction', 'sample'):
+      raise ValueError(
+        f"prediction_type must be 'v_prediction' or 'sample', got {prediction_type!r}"
       )
     if beta_schedule == 'linear':
       betas = np.linspace(beta_start, beta_end, num_train_timesteps)
@@ -155,7 +159,7 @@ class ZeroSNRScheduler(DDIMScheduler):
     """One step without new noise (eta 0).
 
     Args:
-      model_output: the predicted v at `sample`; timestep: one of `timesteps`.
+      model_output: the predicted v, or data, at `sample`; timestep: one of `timesteps`.
     """
     index = _index(self.timesteps, timestep)
     here = self._alpha_bars[int(self.timesteps[index])]
@@ -164,8 +168,11 @@ class ZeroSNRScheduler(DDIMScheduler):
     signal, spread, next_signal, next_spread = (
       float(np.float32(np.sqrt(a))) for a in (here, 1 - here, there, 1 - there)
     )
-    x, v = sample.float(), model_output.float()
-    data, noise = signal * x - spread * v, signal * v + spread * x
+    x, predicted = sample.float(), model_output.float()
+    if self.config.prediction_type == 'sample':
+      data, noise = predicted, (x - signal * predicted) / spread
+    else:
+      data, noise = signal * x - spread * predicted, signal * predicted + spread * x
     x = next_signal * data + next_spread * noise
     return StepOutput(x) if return_dict else (x,)
 

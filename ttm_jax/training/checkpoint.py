@@ -244,11 +244,15 @@ class Checkpoints:
     """The averaged parameters of a step, a nested dict of `StoredArray`: nothing is read yet.
 
     Raises:
-      InputError: if the checkpoint is damaged, here or when an array is read.
+      InputError: if the checkpoint is damaged, here or when an array is read; that its bits are not
+        those that were saved shows when all of them have been.
     """
     with self._reading(step):
       metadata = self._manager.item_metadata(step)['ema'].tree
     handler = ocp.PyTreeCheckpointHandler()
+    wanted, every = self._sums(step).get('ema'), jax.tree.leaves_with_path(metadata)
+    place = {path: i for i, (path, _) in enumerate(every)}
+    sums: dict[int, int] = {}
 
     def read(leaves: list[tuple[tuple, Any]]) -> list[np.ndarray]:
       args = ocp.args.PyTreeRestore(
@@ -261,10 +265,15 @@ class Checkpoints:
       with self._reading(step):
         found = handler.restore(self.directory / str(step) / 'ema', args=args)
       by_path = dict(jax.tree.leaves_with_path(found))
+      for path, array in by_path.items():  # As `_digest` has it.
+        bits = np.ascontiguousarray(array).reshape(-1).view(np.uint32)
+        sums[place[path]] = int(bits.sum(dtype=np.uint32)) * (2 * place[path] + 1)
+      if wanted is not None and len(sums) == len(every) and sum(sums.values()) % 2**32 != wanted:
+        raise InputError(self._damaged(step, 'ema'))
       return [by_path[path] for path, _ in leaves]
 
     stored = []
-    for group in _groups(jax.tree.leaves_with_path(metadata)):
+    for group in _groups(every):
       neighbours = _Neighbours(functools.partial(read, group))
       stored += [
         (path, StoredArray(tuple(leaf.shape), functools.partial(neighbours.take, i)))
