@@ -302,7 +302,9 @@ def test_gradients_do_not_depend_on_what_is_kept():
     gradient(structure(dataclasses.replace(ONE_LAYER, remat=remat))[0], params, *inputs)
     for remat in REMAT_POLICIES
   )
-  assert len(others) == 2 and all(np.abs(x).max() > 0 for x in jax.tree.leaves(exact))
+  assert len(others) == len(REMAT_POLICIES) - 1 and all(
+    np.abs(x).max() > 0 for x in jax.tree.leaves(exact)
+  )
   for other in others:
     for x, y in zip(*map(jax.tree.leaves, (other, exact)), strict=True):
       np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * np.abs(y).max())

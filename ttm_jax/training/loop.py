@@ -11,13 +11,19 @@ import jax
 import optax
 from etils import epath
 from flax import nnx
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ttm_jax.data.loader import Prefetch, to_device
 from ttm_jax.data.remote import absolute, mirrored
 from ttm_jax.errors import InputError
-from ttm_jax.parallel.mesh import batch_sharding, make_mesh, platform, replicated, shardings
+from ttm_jax.parallel.mesh import (
+  batch_sharding,
+  check_batch,
+  make_mesh,
+  platform,
+  replicated,
+  shardings,
+)
 from ttm_jax.parallel.peers import Peers
 from ttm_jax.parallel.startup import connect
 from ttm_jax.training import runs
@@ -70,7 +76,7 @@ def train(
   first = jax.process_index() == 0
   runs.check_run(workdir, config)
   mesh = make_mesh(config.mesh)
-  _check_batch(config, mesh)
+  check_batch(config.data.batch_size, settings.accumulate, mesh)
   checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, settings.keep_last, settings.keep_every)
   with _writing(checkpoints), jax.set_mesh(mesh), contextlib.ExitStack() as closing:
     peers = peers or closing.enter_context(contextlib.closing(Peers()))
@@ -191,17 +197,6 @@ def _start(config, objective, optimizer, mesh, checkpoints, peers):
     )
     state = jax.jit(brought, out_shardings=places, donate_argnums=0)(state, source)
   return graphdef, state, places, False
-
-
-def _check_batch(config: ConfigDict, mesh: Mesh) -> None:
-  """Raises InputError where the batch does not divide into equal parts."""
-  size, parts = config.data.batch_size, config.train.accumulate
-  devices = mesh.shape['data'] * mesh.shape['fsdp']
-  if size < 1 or parts < 1 or size % (parts * devices):
-    raise InputError(
-      f'config.data.batch_size {size} must be a multiple of {parts * devices}: of'
-      f' config.train.accumulate {parts} times the {devices} devices along mesh axes data and fsdp'
-    )
 
 
 def _greet(telemetry: Telemetry, workdir: epath.Path, state: TrainState, restored: bool) -> None:
