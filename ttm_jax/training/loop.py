@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from ttm_jax.data.loader import Prefetch, to_device
 from ttm_jax.data.remote import absolute, mirrored
-from ttm_jax.errors import InputError
 from ttm_jax.parallel.mesh import (
   batch_sharding,
   check_batch,
