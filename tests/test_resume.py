@@ -26,7 +26,9 @@ LIMIT = 240  # Seconds.
 def training_lines(run: Path) -> list[dict]:
   """The lines of the training metrics, those that a continued run did again twice."""
   path = run / 'metrics.jsonl'
-  lines = path.read_text().splitlines() if path.exists() else []
+  lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+  # A line that is just being written may be read in part.
+  lines = [line for line in lines if line.endswith('\n')]
   return [line for line in map(json.loads, lines) if 'train/loss' in line]
 
 
