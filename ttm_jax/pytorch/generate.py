@@ -7,8 +7,8 @@
 Beside out.mp4 it writes the trajectory (out_trajectory/, one palette PNG a frame, and
 out_trajectory.mp4, laid over the video) and out_side_by_side.mp4. Edit the PNGs, or make your own,
 and give them back with --trajectory FOLDER: stage 1 is then skipped. Without --segmentation,
---detector and --sam find the objects; --described FILE, made by
-`data_tools.describe`, brings picture, masks and sentences instead.
+--detector and --sam find the objects; or a file of `data_tools.describe` brings picture, mask and
+sentences, with --described FILE.
 """
 
 import argparse
