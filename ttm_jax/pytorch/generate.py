@@ -160,8 +160,8 @@ def parser() -> argparse.ArgumentParser:
   add('--threshold', type=float, default=0.25, help='least score of a box; default 0.25')
   add(
     '--described',
-    help='file of data_tools.describe: picture, mask and sentences, which the folder embeds itself;'
-    ' what is given besides, counts instead',
+    help='file of data_tools.describe: picture, mask and sentences; its embeddings are not used,'
+    ' the folder embeds the sentences itself; what is given besides, counts instead',
   )
   add('--trajectory', help='folder of palette PNGs to use in place of stage 1')
   add('--out', required=True, help='the video to write, .mp4')
