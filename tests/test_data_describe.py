@@ -18,7 +18,7 @@ from tests import tiny_models
 from ttm_jax import generate, trajectory
 from ttm_jax.data.context import Encoding
 from ttm_jax.data.described import Described, Embeddings
-from ttm_jax.data.encode import text_arrays
+from ttm_jax.data.encode import encoders_of, text_arrays
 from ttm_jax.errors import InputError
 from ttm_jax.text.encoders import Encoder
 
@@ -234,7 +234,7 @@ def test_embeddings_are_those_that_runs_ask_for(photo, clip_text, tmp_path):
   )
   true = TransformersText(Weights(clip_text, 'cpu', offline=True))
   for wanted in (first, second):
-    encoders = back.encoders(wanted, 'RUN')
+    encoders = encoders_of(back, wanted, 'RUN')
     got = text_arrays(wanted, encoders, back.caption, back.motion, dict(back.prompts))
     one = text_arrays(
       wanted, encoders | {'clip': true}, 'A dog.', 'It runs.', {1: 'a dog', 3: 'a ball'}
@@ -252,11 +252,11 @@ def test_embeddings_are_those_that_runs_ask_for(photo, clip_text, tmp_path):
   with pytest.raises(
     InputError, match=r'no embedding of "FPS-8 A cat." by clip, 20 tokens long; describe'
   ):
-    text_arrays(first, back.encoders(first, 'RUN'), 'A cat.', '', {})
+    text_arrays(first, encoders_of(back, first, 'RUN'), 'A cat.', '', {})
   with pytest.raises(InputError, match='run RUN reads text by t5, of which the description'):
-    back.encoders(encoding(encoders={'t5': Encoder(8, 9, 9)}), 'RUN')
+    encoders_of(back, encoding(encoders={'t5': Encoder(8, 9, 9)}), 'RUN')
   with pytest.raises(InputError, match='run RUN reads text by clip = other, but'):
-    back.encoders(encoding(encoders=clip, models={'clip': 'other'}), 'RUN')
+    encoders_of(back, encoding(encoders=clip, models={'clip': 'other'}), 'RUN')
 
 
 def test_runs_must_agree_on_their_models(photo, clip_text):
@@ -270,7 +270,7 @@ def test_runs_must_agree_on_their_models(photo, clip_text):
     describe(photo[0], 'x', Models(weights=CPU), **given, encodings=[old])
   moved = Models(texts={'clip': clip_text}, weights=CPU)
   made = describe(photo[0], 'x', moved, **given, encodings=[old])
-  assert isinstance(made.encoders(old, 'RUN')['clip'], Embeddings)
+  assert isinstance(encoders_of(made, old, 'RUN')['clip'], Embeddings)
 
 
 @pytest.mark.parametrize('how', ['missing', 'text', 'cut', 'other', 'newer', 'bare'])

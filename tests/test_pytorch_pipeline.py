@@ -15,6 +15,7 @@ from PIL import Image
 from tests import doors, exported, tiny
 from ttm_jax import trajectory
 from ttm_jax.codecs.base import to_uint8
+from ttm_jax.data.described import Described, Embeddings
 from ttm_jax.errors import InputError
 from ttm_jax.exporting.folder import export
 from ttm_jax.exporting.stages import BACKBONES
@@ -487,6 +488,30 @@ def test_the_command_writes_what_that_of_jax_does(folders, pipe, command, tmp_pa
   np.testing.assert_array_equal(trajectory.read_folder(tmp_path / 'b_trajectory'), mine)
 
 
+def test_the_command_takes_a_described_picture(folders, command, tmp_path, monkeypatch, capsys):
+  def ids(name, *options):
+    argv = ['generate', str(folders['dit'][1]), *options, '--steps=2', f'--out={tmp_path}/{name}']
+    monkeypatch.setattr(sys, 'argv', argv)
+    generate.main()
+    return trajectory.read_folder(tmp_path / f'{name[:-4]}_trajectory')
+
+  request, path = exported.request(), tmp_path / 'photo.safetensors'
+  texts = {'clip': Embeddings('clip', 'CLIP', {('A text.', 4): (np.ones((4, 2), np.float16), 2)})}
+  said = request.caption, request.motion, {1: 'circle', 2: 'star'}, request.prompts
+  Described(request.picture, request.mask, *said, texts).save(path)
+  wanted = ids('a.mp4', *command)
+  np.testing.assert_array_equal(ids('b.mp4', f'--described={path}'), wanted)
+  assert (tmp_path / 'a.mp4').read_bytes() == (tmp_path / 'b.mp4').read_bytes()
+  assert f'motion: {request.motion}' in capsys.readouterr().out
+  # What is given besides counts instead.
+  said = 'Other.', 'Nothing moves.', {}, {1: 'no circle'}
+  Described(255 - request.picture, request.mask[::-1], *said).save(path)
+  np.testing.assert_array_equal(ids('c.mp4', f'--described={path}', *command), wanted)
+  assert (tmp_path / 'a.mp4').read_bytes() == (tmp_path / 'c.mp4').read_bytes()
+  ids('d.mp4', f'--described={path}')
+  assert (tmp_path / 'a.mp4').read_bytes() != (tmp_path / 'd.mp4').read_bytes()
+
+
 @pytest.mark.parametrize(
   'changes, message',
   [
@@ -494,6 +519,10 @@ def test_the_command_writes_what_that_of_jax_does(folders, pipe, command, tmp_pa
     (['--object=1: twice'], '--object gives object 1 two prompts'),
     (['--object=one'], '--object "one": write the id in the mask'),
     (['--image=none.png'], 'none.png'),
+    (['--image='], 'give --image PICTURE, or --described FILE'),
+    (['--segmentation='], 'give --segmentation MASK.png; or --detector and --sam'),
+    (['--described=x', '--sam=y'], '--described and models exclude each other'),
+    (['--described=/none'], '/none: there is no such file; make it with python -m data_tools'),
     (['--steps=3'], 'the number of steps must be even'),
   ],
 )

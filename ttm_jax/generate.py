@@ -18,7 +18,6 @@ without PyTorch: `python -m data_tools.describe` elsewhere, and its file here wi
 """
 
 import argparse
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from ttm_jax import trajectory
 from ttm_jax.data import asked
 from ttm_jax.data.context import read_encoding
 from ttm_jax.data.described import Described
+from ttm_jax.data.encode import encoders_of
 from ttm_jax.data.video_io import read_image, write_video
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.pipeline import STAGE1, STAGE2, Pipeline, Request, Stage, fit
@@ -61,7 +61,7 @@ def main() -> None:
   given = {name: value for name, value in guidance.items() if value is not None}
 
   def load(run, task):
-    encoders = described.encoders(read_encoding(run), run)
+    encoders = encoders_of(described, read_encoding(run), run)
     return Stage(run, task, encoders, sample=given, steps=args.steps)
 
   pipeline = Pipeline(
@@ -100,15 +100,13 @@ def described_by(args: argparse.Namespace, runs: Sequence[str], out: Path) -> De
   if args.described is not None:
     if named:
       raise InputError('--described and models exclude each other; give one of them')
-    found = Described.load(args.described)
-    given = {
-      'picture': read_image(args.image) if args.image else None,
-      'segmentation': trajectory.read_mask(args.segmentation) if args.segmentation else None,
-      'caption': args.prompt,
-      'motion': args.motion,
-      'prompts': prompts or None,
-    }
-    found = dataclasses.replace(found, **{name: v for name, v in given.items() if v is not None})
+    found = Described.load(args.described).but(
+      picture=read_image(args.image) if args.image else None,
+      segmentation=trajectory.read_mask(args.segmentation) if args.segmentation else None,
+      caption=args.prompt,
+      motion=args.motion,
+      prompts=prompts or None,
+    )
     show(found, out)
     return found
   if not args.image:

@@ -7,7 +7,8 @@ A safetensors file, whose metadata hold the texts as JSON:
     text.E.N         float16 [n, N, D], n texts embedded by encoder E at N tokens
     text.E.N.counts  int32 [n], how many tokens of each count
 
-`data_tools.describe` writes it, `ttm_jax.generate --described` reads it.
+`data_tools.describe` writes it, `ttm_jax.generate --described` reads it, as does the command of
+`ttm_jax.pytorch`, which embeds the texts itself. Pure NumPy and safetensors.
 """
 
 import dataclasses
@@ -22,10 +23,8 @@ import safetensors
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from ttm_jax import trajectory
-from ttm_jax.data.context import Encoding
-from ttm_jax.data.encode import TEXT_ENCODERS, TextEncoder
 from ttm_jax.errors import InputError
+from ttm_jax.trajectory import overlay
 
 PathLike = str | os.PathLike
 
@@ -34,7 +33,7 @@ _KEY, _VERSION = 'ttm_jax.described', 1
 
 @dataclasses.dataclass(frozen=True)
 class Embeddings:
-  """Some texts as one encoder sees them: a `TextEncoder` that knows no other text.
+  """Some texts as one encoder sees them: a `data.encode.TextEncoder` that knows no other text.
 
   Attributes:
     name: of the encoder.
@@ -47,7 +46,7 @@ class Embeddings:
   rows: Mapping[tuple[str, int], tuple[np.ndarray, int]]
 
   def __call__(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """See `TextEncoder`.
+    """See `data.encode.TextEncoder`.
 
     Raises:
       InputError: for an unknown text.
@@ -87,7 +86,7 @@ class Described:
 
   def overlay(self) -> np.ndarray:
     """The picture with its objects tinted: uint8 [H, W, 3]."""
-    return trajectory.overlay(self.picture[None], self.segmentation[None])[0]
+    return overlay(self.picture[None], self.segmentation[None])[0]
 
   def lines(self) -> list[str]:
     """What is said, for people."""
@@ -99,26 +98,9 @@ class Described:
       *(f'object {i} has no prompt of its own' for i in bare),
     ]
 
-  def encoders(self, encoding: Encoding, run: PathLike) -> dict[str, TextEncoder]:
-    """The text encoders for a run.
-
-    Raises:
-      InputError: one that the run reads is missing, or is another model.
-    """
-    found: dict[str, TextEncoder] = {**TEXT_ENCODERS, **self.texts}
-    for name in encoding.encoders:
-      if name not in found:
-        raise InputError(
-          f'run {run} reads text by {name}, of which the description of the picture has nothing;'
-          f' describe the picture for that run (python -m data_tools.describe --run {run})'
-        )
-      wanted = encoding.models.get(name, '')
-      if name in self.texts and self.texts[name].model != wanted:
-        raise InputError(
-          f'run {run} reads text by {name} = {wanted}, but the description of the picture has it by'
-          f' {self.texts[name].model}; describe the picture for that run'
-        )
-    return found
+  def but(self, **given: Any) -> 'Described':
+    """The same, but for what is given and not None, by name of the attribute."""
+    return dataclasses.replace(self, **{k: v for k, v in given.items() if v is not None})
 
   def save(self, path: PathLike) -> None:
     """Writes the file; a reader never sees half of it.

@@ -7,7 +7,8 @@
 Beside out.mp4 it writes the trajectory (out_trajectory/, one palette PNG a frame, and
 out_trajectory.mp4, laid over the video) and out_side_by_side.mp4. Edit the PNGs, or make your own,
 and give them back with --trajectory FOLDER: stage 1 is then skipped. Without --segmentation,
---detector and --sam find the objects.
+--detector and --sam find the objects; or a file of `data_tools.describe` brings picture, mask and
+sentences, with --described FILE.
 """
 
 import argparse
@@ -17,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .asked import parse_objects
+from .described import Described, check_size
 from .errors import InputError, front_door
 from .pipeline import TTMPipeline
 from .request import fit
@@ -34,22 +37,13 @@ def main() -> None:
     raise InputError(f'--out {out}: give a name that ends in .mp4')
   device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
   dtype = args.dtype or ('float32' if device == 'cpu' else 'bfloat16')
-  picture = read_image(args.image)
-  mask = None if args.segmentation is None else read_mask(args.segmentation)
-  if mask is not None and mask.shape != picture.shape[:2]:
-    raise InputError(
-      f'the mask is {mask.shape[1]} x {mask.shape[0]} but the picture is {picture.shape[1]} x'
-      f' {picture.shape[0]} pixels; give a mask of the same size'
-    )
-  if mask is None and not (args.detector and args.sam):
-    raise InputError('give --segmentation MASK.png, or --detector and --sam to have objects found')
-  objects = parse_objects(args.object)
+  picture, mask, prompt, motion, objects = given(args)
   ids = None if args.trajectory is None else read_folder(args.trajectory)
   left_out: dict[str, Any] = {} if ids is None else {'stage1': None, 'motion_scheduler': None}
   pipe = TTMPipeline.from_pretrained(args.folder, DTYPES[dtype], **left_out)
   if mask is None:
     segmenter = Segmenter(args.detector, args.sam, args.threshold, device=device)
-    mask, found = segmenter(picture, args.motion or args.prompt)
+    mask, found = segmenter(picture, motion or prompt)
     objects = found | objects
     print(''.join(f'found object {i}: {text}\n' for i, text in found.items()), end='')
   if args.offload:
@@ -63,7 +57,7 @@ def main() -> None:
     print(f'resized and centre-cropped from {w} x {h} to {width} x {height} pixels')
   common = {
     'segmentation': mask,
-    'motion_prompt': args.motion,
+    'motion_prompt': motion,
     'num_inference_steps': args.steps,
     'visual_scale': args.visual_scale,
     'text_scale': args.text_scale,
@@ -73,10 +67,10 @@ def main() -> None:
     return torch.Generator('cpu').manual_seed(args.seed)
 
   if ids is None:
-    (ids,) = pipe.generate_trajectory(picture, args.prompt, generator=generator(), **common)
+    (ids,) = pipe.generate_trajectory(picture, prompt, generator=generator(), **common)
   output = pipe(
     picture,
-    args.prompt,
+    prompt,
     object_prompts=objects,
     trajectory=ids,
     generator=generator(),
@@ -85,6 +79,45 @@ def main() -> None:
   frames = np.stack([np.asarray(frame) for frame in output.frames[0]])
   still = fit(picture, height, width)
   write(out, still, output.trajectory[0], frames, pipe.config.stages['stage2'], video['fps'])
+
+
+def given(
+  args: argparse.Namespace,
+) -> tuple[np.ndarray, np.ndarray | None, str, str | None, dict[int, str]]:
+  """Picture, mask, prompt, motion prompt and object prompts, by flags or from a file.
+
+  The mask is None where it is to be found.
+
+  Raises:
+    InputError: something is missing, or does not fit together.
+  """
+  objects = parse_objects(args.object)
+  picture = read_image(args.image) if args.image else None
+  mask = read_mask(args.segmentation) if args.segmentation else None
+  if args.described is not None:
+    if args.detector or args.sam:
+      raise InputError('--described and models exclude each other; give one of them')
+    found = Described.load(args.described).but(
+      picture=picture,
+      segmentation=mask,
+      caption=args.prompt,
+      motion=args.motion,
+      prompts=objects or None,
+    )
+    print('\n'.join(found.lines()), flush=True)
+    return found.picture, found.segmentation, found.caption, found.motion, dict(found.prompts)
+  if picture is None:
+    raise InputError('give --image PICTURE, or --described FILE')
+  if args.prompt is None:
+    raise InputError('give --prompt, what the video is to show')
+  if mask is not None:
+    check_size(picture, mask)
+  elif not (args.detector and args.sam):
+    raise InputError(
+      'give --segmentation MASK.png; or --detector and --sam to have objects found; or --described'
+      ' FILE'
+    )
+  return picture, mask, args.prompt, args.motion, objects
 
 
 def write(
@@ -109,23 +142,6 @@ def write(
   print(f'{out}\n{folder}/\n{folder}.mp4\n{beside}')
 
 
-def parse_objects(texts: list[str]) -> dict[int, str]:
-  """What each object does, by its id in the mask: '1: a dog that runs' -> {1: 'a dog that runs'}.
-
-  Raises:
-    InputError: if a text is not of that form, or two are of one object.
-  """
-  prompts: dict[int, str] = {}
-  for text in texts:
-    number, colon, prompt = text.partition(':')
-    if not colon or not number.strip().isdigit() or not prompt.strip():
-      raise InputError(f'--object "{text}": write the id in the mask, a colon and what it does')
-    if int(number) in prompts:
-      raise InputError(f'--object gives object {int(number)} two prompts; join them to one')
-    prompts[int(number)] = prompt.strip()
-  return prompts
-
-
 def parser() -> argparse.ArgumentParser:
   made = argparse.ArgumentParser(
     'python -m ttm_jax.pytorch.generate',
@@ -134,14 +150,19 @@ def parser() -> argparse.ArgumentParser:
   )
   add = made.add_argument
   add('folder', help='exported folder, or id on the Hugging Face hub')
-  add('--image', required=True, help='the picture to animate')
+  add('--image', help='the picture to animate')
   add('--segmentation', help='palette or grey PNG: 0 background, 1 to 8 objects')
-  add('--prompt', required=True, help='what the video shows')
+  add('--prompt', help='what the video shows')
   add('--motion', help='what moves and how; default: the prompt')
   add('--object', action='append', default=[], help='"ID: what this object does"; once an object')
   add('--detector', help='Grounding DINO, hub id or folder: where the named objects are')
   add('--sam', help='SAM 2, hub id or folder: their masks')
   add('--threshold', type=float, default=0.25, help='least score of a box; default 0.25')
+  add(
+    '--described',
+    help='file of data_tools.describe: picture, mask and sentences; its embeddings are not used,'
+    ' the folder embeds the sentences itself; what is given besides, counts instead',
+  )
   add('--trajectory', help='folder of palette PNGs to use in place of stage 1')
   add('--out', required=True, help='the video to write, .mp4')
   add('--seed', type=int, default=0, help='of the noise; default 0')
