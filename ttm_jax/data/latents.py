@@ -7,7 +7,7 @@ there: padding would be most of a record.)
 
 import itertools
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from etils import epath
 from ttm_jax.data import records
 from ttm_jax.data.clips import decode_ids
 from ttm_jax.data.context import Context
+from ttm_jax.data.wire import bytes_fields
 from ttm_jax.errors import InputError
 
 NAME, VERSION = 'latents', '2.0.0'
@@ -42,24 +43,32 @@ class Latents:
     return len(self.records)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    return {name: array[0] for name, array in self.collate([self.stored[index]]).items()}
+    return {name: array[0] for name, array in self.collate([self.stored[index]], 1).items()}
 
   @property
   def stored(self) -> 'Stored':
     """The records without the padding of their texts, for `collate`."""
     return Stored(self.records)
 
-  def collate(self, records: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """A batch of `stored` records; padding is not written, memory comes as zeros."""
-    batch = {}
-    for name in records[0]:
-      if name in self._padded:
-        whole = np.zeros((len(records), *self._padded[name]), records[0][name].dtype)
-        for row, record in zip(whole, records, strict=True):
-          fill(row, record[name], record[name + _COUNT])
-        batch[name] = whole
-      else:
-        batch[name] = np.stack([record[name] for record in records])
+  def collate(
+    self, records: Iterable[Mapping[str, np.ndarray]], count: int
+  ) -> dict[str, np.ndarray]:
+    """A batch of `count` of the `stored` records; texts are padded with zeros.
+
+    Records are poured in one after the other, so that the memory of one serves the next.
+    """
+    batch: dict[str, np.ndarray] = {}
+    for row, record in enumerate(records):
+      if not row:
+        batch = {
+          name: np.zeros((count, *self._padded.get(name, array.shape)), array.dtype)
+          for name, array in record.items()
+        }
+      for name, whole in batch.items():
+        if name in self._padded:
+          fill(whole[row], record[name], record[name + _COUNT])
+        else:
+          whole[row] = record[name]
     return batch
 
   def ids(self, index: int, shape: tuple[int, int, int]) -> np.ndarray:
@@ -72,17 +81,32 @@ class Latents:
 
 
 class Stored:
-  """Records as they lie on disk: a source for Grain."""
+  """Records as they lie on disk, with random access; the same as through TFDS, without copies."""
 
   def __init__(self, source: records.Records):
     self._records = source
+    self._layout = [
+      (name, feature.np_dtype, [-1 if size is None else size for size in feature.shape])
+      for name, feature in source.features.items()
+      if name not in _APART
+    ]
 
   def __len__(self) -> int:
     return len(self._records)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    record = self._records[index]
-    return {name: np.asarray(value) for name, value in record.items() if name not in _APART}
+    """The arrays of record `index`, read-only.
+
+    Raises:
+      InputError: the file that holds it is damaged.
+    """
+    return self._records.take(index, self._parse)
+
+  def _parse(self, serialized: bytes) -> dict[str, np.ndarray]:
+    fields = bytes_fields(serialized)
+    return {
+      name: np.frombuffer(fields[name], dtype).reshape(shape) for name, dtype, shape in self._layout
+    }
 
 
 def write_latents(

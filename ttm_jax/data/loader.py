@@ -38,48 +38,57 @@ def batches(
   transform: Callable[[Any], Arrays] | None = None,
   threads: int = 4,
   rows: Sequence[int] | None = None,
-  collate: Callable[[Sequence[Any]], Arrays] | None = None,
+  collate: Callable[[Iterable[Any], int], Arrays] | None = None,
 ) -> Iterator[Arrays]:
   """Endless batches from step `start` on, as this process sees them.
 
   Args:
     source: the dataset.
     batch_size: of all processes together.
-    transform: applied to each record, in the reading threads.
-    threads: that read ahead.
+    transform: applied to each record.
+    threads: that read ahead, each one batch.
     rows: of each batch, that this process reads; by default those that its devices hold under the
       mesh in force (`jax.set_mesh`), or its equal share where there is none.
-    collate: makes a batch of records; by default their arrays are stacked.
+    collate: makes a batch of so many records; by default their arrays are stacked.
 
   Yields:
     Stacked arrays [rows, ...].
   """
   rows = _share(batch_size) if rows is None else rows
-  count = len(rows)
-  order = grain.MapDataset.source(source).shuffle(seed=seed).repeat()
-  # Record i of this process is row rows[i % count] of step i // count.
-  mine = _Rows(order, batch_size, rows)
-  if transform is not None:
-    mine = mine.map(transform)
-  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4 * threads, 2 * count))
-  return iter(mine[start * count :].to_iter_dataset(options).batch(count, batch_fn=collate))
+
+  def read(numbers: Sequence[int]) -> Arrays:
+    records: Iterator = (source[number] for number in numbers)
+    if transform is not None:
+      records = map(transform, records)
+    return (collate or stack)(records, len(numbers))
+
+  # Grain carries numbers of records, a batch at a time: to hand over each record took it longer
+  # than to read it.
+  order = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+  return iter(_Rows(order, batch_size, rows)[start:].map(read).to_iter_dataset(options))
 
 
 class _Rows(grain.MapDataset):
-  """Some rows of each batch of the parent's order."""
+  """Element `step`: the numbers of the records that stand in some rows of the batch of a step."""
 
   def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int]):
     super().__init__(parent)
     self._batch_size, self._rows = batch_size, rows
 
   def __len__(self) -> int:
-    return len(self._parent) // self._batch_size * len(self._rows)
+    return len(self._parent) // self._batch_size
 
   def __getitem__(self, index):
     if isinstance(index, slice):
       return self.slice(index)
-    step, row = divmod(index, len(self._rows))
-    return self._parent[step * self._batch_size + self._rows[row]]
+    return [self._parent[index * self._batch_size + row] for row in self._rows]
+
+
+def stack(records: Iterable[Mapping[str, np.ndarray]], count: int) -> Arrays:
+  """A batch of `count` records whose arrays are of the same shapes."""
+  records = list(records)
+  return {name: np.stack([record[name] for record in records]) for name in records[0]}
 
 
 def _share(batch_size: int) -> Sequence[int]:

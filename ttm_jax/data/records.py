@@ -205,6 +205,7 @@ class Records:
     name: the kind of record.
     version: the version of the record's layout, e.g. `1.0.0`.
     metadata: what the writer said about the whole data set.
+    features: TFDS features by field.
   """
 
   def __init__(
@@ -248,7 +249,10 @@ class Records:
     for shard in self._shards:
       if os.path.basename(shard.filename) not in present:
         raise InputError(f'{shard.filename}: missing from the data set; copy or write it again')
-    self._source = builder.as_data_source(split)
+    self.features = builder.info.features
+    self._source = builder.as_data_source(
+      split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
 
   def __reduce__(self):
     return Records, (self.directory, self.split, *self._expected)
@@ -266,11 +270,20 @@ class Records:
       IndexError: out of range.
       InputError: the file that holds it is damaged.
     """
+    return self.take(index, self.features.deserialize_example_np)
+
+  def take(self, index: int, parse: Callable[[bytes], Any]) -> Any:
+    """What `parse` makes of the bytes of record `index`, a serialized `tf.train.Example`.
+
+    Raises:
+      IndexError: out of range.
+      InputError: the file that holds it is damaged, or `parse` raised.
+    """
     index = operator.index(index)
     if not 0 <= index < len(self):
       raise IndexError(f'{self!r}: there is no record {index}')
     try:
-      return self._source[index]
+      return parse(self._source[index])
     except Exception as error:  # ArrayRecord and TFDS raise all kinds for damaged bytes.
       raise InputError(
         f'{self.file_of(index)}: record {index} of split "{self.split}" cannot be read'
