@@ -20,6 +20,7 @@ embeds the sentences itself.
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,11 @@ DTYPES = {
 def main() -> None:
   args = parser().parse_args()
   out = checked_out(args.out)
-  models = parse_texts(args.text)
+  models = {
+    # A path is the user's here, not one beside the configuration.
+    name: str(Path(model).resolve()) if Path(model).is_dir() else model
+    for name, model in parse_texts(args.text).items()
+  }
   if args.dtype not in DTYPES:
     raise InputError(f'--dtype {args.dtype}: choose {", ".join(DTYPES)}')
   if args.offline:
