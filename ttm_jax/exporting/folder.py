@@ -152,8 +152,10 @@ def _samples(folder: Path, stages: Mapping[str, StageRun], given: Sequence[Path]
   found = {path.name: path for path in given}
   if not given:
     for name, stage in stages.items():
-      sheets = sorted((stage.run / 'samples').glob('*.png'))
-      found |= {f'{name}.png': sheet for sheet in sheets[-1:]}
+      made = stage.run / 'samples'
+      # Runs of earlier versions have no animation.
+      newest = [*sorted(made.glob('step_*.png')), *made.glob('newest.gif')][-1:]
+      found |= {f'{name}{path.suffix}': path for path in newest}
   if found:
     folder.mkdir()
   for name, path in found.items():
