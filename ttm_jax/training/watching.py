@@ -64,11 +64,10 @@ class Watch:
         videos = self._objective.samples(model, self._batches[0], self._key)
         if jax.process_index() == 0:
           shown = _beside_truth(videos)
-          _write(self._workdir / 'samples' / f'step_{step:07d}.png', png(contact_sheet(shown)))
+          folder = self._workdir / 'samples'
+          _write(folder / f'step_{step:07d}.png', png(contact_sheet(shown)))
           panels = [(label, shrunk(video, SIDE)) for label, video in shown[:PANELS]]
-          _write(
-            self._workdir / 'samples' / 'newest.gif', gif(animated(panels), self._objective.fps)
-          )
+          _write(folder / 'newest.gif', gif(animated(panels), self._objective.fps))
 
 
 def _write(path: epath.Path, content: bytes) -> None:
