@@ -120,7 +120,7 @@ def rendered(ids: np.ndarray) -> np.ndarray:
 
 
 def arguments(seed: int = 0) -> dict[str, Any]:
-  """The same for the pipeline in PyTorch."""
+  """A `request` as the pipeline in PyTorch takes it."""
   asked = request(seed)
   return {
     'image': asked.picture,

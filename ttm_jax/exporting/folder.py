@@ -14,7 +14,6 @@ SHA256SUMS              of all the rest, as `sha256sum -c` takes it
 
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -175,7 +174,7 @@ def _json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _size(folder: Path) -> int:
-  return math.ceil(sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()))
+  return sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
 
 
 def _sums(folder: Path) -> str:
