@@ -93,6 +93,7 @@ def describe(
   segmentation: np.ndarray | None = None,
   prompts: Mapping[int, str] = {},
   encodings: Sequence[Encoding] = (),
+  max_objects: int = MAX_OBJECTS,
   tell: Tell = lambda text: print(text, file=sys.stderr),
 ) -> Described:
   """What there is to know of a photo before it is animated.
@@ -107,6 +108,7 @@ def describe(
     segmentation: uint8 [H, W]; by default found by detector and SAM 2.
     prompts: c_local by object id; by default written by the language model.
     encodings: of the runs that will be given the result; see `read_encoding`.
+    max_objects: the most that the language model is to name, if no run has fewer.
     tell: is told what is done and what was not found.
 
   Raises:
@@ -126,7 +128,7 @@ def describe(
   if segmentation is None and not (models.llm or prompts):
     raise InputError('which objects are there? give --llm, or what each one does by --object')
   if models.llm and not (motion and prompts):
-    most = min([MAX_OBJECTS, *(encoding.max_objects for encoding in encodings)])
+    most = min([max_objects, *(encoding.max_objects for encoding in encodings)])
     tell(f'prompts by {models.llm}')
     asking = Draft('', picture[None], 1.0, prompt, motion, names, dict(prompts))
     said = _prompts(asking, models, most)

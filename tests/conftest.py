@@ -75,3 +75,18 @@ def stage2(latents, tmp_path_factory) -> Path:
   ended = doors.run(*tiny.train_command('demo_stage2', path, latents, **changes))
   assert ended.code == 0, ended.err
   return path
+
+
+@pytest.fixture(scope='session')
+def folders(tmp_path_factory):
+  """Of each preset, the runs and the folder exported from them in float32."""
+  from tests import exported
+  from ttm_jax.exporting.folder import export
+
+  made = {}
+  for preset in exported.NAMES:
+    path = tmp_path_factory.mktemp(preset)
+    runs = exported.make_runs(path, preset)
+    export(*runs, path / 'folder', 'fp32')
+    made[preset] = runs, path / 'folder'
+  return made

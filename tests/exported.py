@@ -117,3 +117,24 @@ def moved(mask: np.ndarray) -> np.ndarray:
 
 def rendered(ids: np.ndarray) -> np.ndarray:
   return trajectory.render(ids, 'spread8')
+
+
+def arguments(seed: int = 0) -> dict[str, Any]:
+  """A `request` as the pipeline in PyTorch takes it."""
+  asked = request(seed)
+  return {
+    'image': asked.picture,
+    'prompt': asked.caption,
+    'segmentation': asked.mask,
+    'motion_prompt': asked.motion,
+    'object_prompts': dict(asked.prompts),
+  }
+
+
+def pipe(folder: Path) -> Any:
+  """The pipeline in PyTorch, without a progress bar."""
+  from ttm_jax.pytorch import TTMPipeline
+
+  loaded = TTMPipeline.from_pretrained(folder)
+  loaded.set_progress_bar_config(disable=True)
+  return loaded

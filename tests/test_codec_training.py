@@ -80,9 +80,11 @@ def test_every_fourth_batch_is_of_still_pictures(clips):
 
 def test_samples_show_videos_beside_their_truth(run):
   names = sorted(path.name for path in (run / 'samples').iterdir())
-  assert names == ['step_0000000.png', f'step_00000{STEPS}.png']
-  first, last = (np.asarray(Image.open(run / 'samples' / name)) for name in names)
+  assert names == ['newest.gif', 'step_0000000.png', f'step_00000{STEPS}.png']
+  first, last = (np.asarray(Image.open(run / 'samples' / name)) for name in names[1:])
   assert first.shape == last.shape and (first != last).any()
+  with Image.open(run / 'samples' / names[0]) as moving:
+    assert moving.n_frames == tiny.FRAMES
 
 
 @pytest.fixture(scope='module')

@@ -225,12 +225,12 @@ def test_the_card_names_the_base_weights(dit_pair, tmp_path):
   other['init_from'] = str(one)
   (two / 'config.json').write_text(json.dumps(other))
   (one / 'samples').mkdir()
-  (one / 'samples' / 'step_0000003.png').write_bytes(b'picture')
+  (one / 'samples' / 'newest.gif').write_bytes(b'animation')
   export(one, two, tmp_path / 'folder', licence='openrail')
   card = (tmp_path / 'folder' / 'README.md').read_text()
   assert f'- {name}: creativeml-openrail-m' in card and 'someone/adapter: licence not known' in card
   assert 'license: openrail' in card and 'base_model:\n- stable-diffusion-v1-5' in card
-  assert '![Samples](samples/stage1.png)' in card
+  assert '![Samples](samples/stage1.gif)' in card
   assert str(tmp_path) not in card + (tmp_path / 'folder' / 'training.json').read_text()
 
 

@@ -1,7 +1,5 @@
-"""The exported pipeline in PyTorch against ours: videos, options, errors, the command."""
+"""The exported pipeline in PyTorch against ours: videos, options, errors, folders."""
 
-import dataclasses
-import json
 import shutil
 import subprocess
 import sys
@@ -12,63 +10,32 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from tests import doors, exported, tiny
-from ttm_jax import trajectory
+from tests import exported, tiny
 from ttm_jax.codecs.base import to_uint8
-from ttm_jax.data.described import Described, Embeddings
 from ttm_jax.errors import InputError
-from ttm_jax.exporting.folder import export
 from ttm_jax.exporting.stages import BACKBONES
 from ttm_jax.pipeline import STAGE1, STAGE2, Pipeline, Stage
-from ttm_jax.processes.flow_matching import FlowMatching, linear_quadratic_schedule
-from ttm_jax.processes.zero_snr import ZeroSNRDiffusion
 from ttm_jax.training.denoising import Denoiser
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
 diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed (extra dev)')
 
 from tests import pytorch_parity as parity  # noqa: E402
-from ttm_jax.pytorch import TTMPipeline, generate  # noqa: E402
-from ttm_jax.pytorch.schedulers import FlowMatchingScheduler, ZeroSNRScheduler  # noqa: E402
+from tests.exported import arguments  # noqa: E402
+from ttm_jax.pytorch import TTMPipeline  # noqa: E402
 
 torch.set_num_threads(1)  # Threads cost more than such small networks.
 diffusers.utils.logging.set_verbosity_error()
 
 
 @pytest.fixture(scope='module')
-def folders(tmp_path_factory):
-  """Of each preset, the runs and the folder exported from them in float32."""
-  made = {}
-  for preset in exported.NAMES:
-    path = tmp_path_factory.mktemp(preset)
-    runs = exported.make_runs(path, preset)
-    export(*runs, path / 'folder', 'fp32')
-    made[preset] = runs, path / 'folder'
-  return made
-
-
-@pytest.fixture(scope='module')
 def pipes(folders):
-  loaded = {name: TTMPipeline.from_pretrained(folder) for name, (_, folder) in folders.items()}
-  for pipe in loaded.values():
-    pipe.set_progress_bar_config(disable=True)
-  return loaded
+  return {name: exported.pipe(folder) for name, (_, folder) in folders.items()}
 
 
 @pytest.fixture
 def pipe(pipes):
   return pipes['dit']
-
-
-def arguments(seed=0):
-  request = exported.request(seed)
-  return {
-    'image': request.picture,
-    'prompt': request.caption,
-    'segmentation': request.mask,
-    'motion_prompt': request.motion,
-    'object_prompts': dict(request.prompts),
-  }
 
 
 def noise(pipe, seed):
@@ -156,51 +123,6 @@ def test_ten_steps_of_the_baseline(preset, capsys):
   assert difference < 1 and wanted.std() > 10
 
 
-@pytest.mark.parametrize('prediction', ['velocity', 'data'])
-def test_flow_matching_steps_as_ours(prediction):
-  rng = np.random.default_rng(0)
-  x, goal = rng.normal(size=(2, 2, 3, 4)).astype(np.float32)
-  for steps in (10, 50):
-    process = FlowMatching(steps=steps, emulated_steps=100, prediction=prediction, sigma_min=1e-2)
-    wanted = process.sample(lambda x, t: 0.3 * x + goal * (1 + t[:, None, None]), x)
-    schedule = linear_quadratic_schedule(steps, 100).astype(np.float32)
-    times = np.asarray(process.network_time(schedule))[:-1]
-    scheduler = FlowMatchingScheduler(100, 1e-2, prediction)
-    scheduler.set_timesteps(steps)
-    np.testing.assert_allclose(scheduler.timesteps, times, rtol=1e-6, atol=1e-4)
-    y = torch.from_numpy(x)
-    for t in scheduler.timesteps:
-      prediction_at = 0.3 * y + torch.from_numpy(goal) * (2 - t / 1000)
-      y = scheduler.step(prediction_at, t, y).prev_sample
-    np.testing.assert_allclose(y, wanted, atol=2e-5)
-  with pytest.raises(ValueError, match='even and at most 100, got 7'):
-    scheduler.set_timesteps(7)
-
-
-@pytest.mark.parametrize('schedule, prediction', [('linear', 'v'), ('scaled_linear', 'data')])
-def test_ddim_steps_as_ours_and_as_diffusers(schedule, prediction):
-  rng = np.random.default_rng(0)
-  x, goal = rng.normal(size=(2, 2, 3, 4)).astype(np.float32)
-  process = ZeroSNRDiffusion(beta_schedule=schedule, prediction=prediction)
-  scheduler = ZeroSNRScheduler(**BACKBONES['unet'].process(process))
-  other = diffusers.DDIMScheduler.from_config(scheduler.config)
-  for steps in (8, 30, 50):
-    process = dataclasses.replace(process, steps=steps)
-    wanted = process.sample(lambda x, t: 0.3 * x + goal, x)
-    found = []
-    for one in (scheduler, other):
-      one.set_timesteps(steps)
-      y = torch.from_numpy(x)
-      for t in one.timesteps:
-        y = one.step(0.3 * y + torch.from_numpy(goal), t, y).prev_sample
-      found.append(y.numpy())
-    np.testing.assert_allclose(found[0], wanted, atol=2e-5)
-    # There a step of 1000 / 30 ends beside where the next begins.
-    assert (np.abs(found[1] - wanted).max() < 1e-4) == (1000 % steps == 0)
-  with pytest.raises(ValueError, match='prediction_type must be'):
-    ZeroSNRScheduler(prediction_type='epsilon')
-
-
 def test_callbacks_seeds_and_outputs(pipe):
   stages, ids = [], exported.moved(exported.request().mask)
 
@@ -224,7 +146,11 @@ def test_callbacks_seeds_and_outputs(pipe):
   np.testing.assert_array_equal(again, first.trajectory)
   outputs = {
     kind: pipe(
-      **arguments(), trajectory=ids, generator=seeded(1), output_type=kind, num_inference_steps=2
+      **arguments(),
+      trajectory=ids,
+      generator=seeded(1),
+      output_type=kind,
+      num_inference_steps=2,
     )
     for kind in ('pil', 'np', 'pt', 'latent')
   }
@@ -452,167 +378,3 @@ def test_the_folders_run_without_jax_and_without_this_package(folders, pipes, tm
     with np.load(tmp_path / f'{number}.npz') as got:
       np.testing.assert_array_equal(got['trajectory'], wanted.trajectory)
       np.testing.assert_allclose(got['frames'], wanted.frames, atol=1e-5)
-
-
-@pytest.fixture(scope='module')
-def command(tmp_path_factory):
-  """The arguments of the command, but for the folder and what it writes."""
-  path, request = tmp_path_factory.mktemp('picture'), exported.request()
-  Image.fromarray(request.picture).save(path / 'photo.png')
-  trajectory.write_folder(path / 'masks', request.mask[None])
-  return [
-    f'--image={path}/photo.png',
-    f'--segmentation={path}/masks/00000.png',
-    f'--prompt={request.caption}',
-    f'--motion={request.motion}',
-    *(f'--object={i}: {text}' for i, text in request.prompts.items()),
-    '--steps=2',
-  ]
-
-
-def test_the_command_writes_what_that_of_jax_does(folders, pipe, command, tmp_path, monkeypatch):
-  folder = folders['dit'][1]
-  ended = doors.run('ttm_jax.pytorch.generate', folder, *command, f'--out={tmp_path}/a/out.mp4')
-  assert ended.code == 0, ended.err
-  names = ['out.mp4', 'out_trajectory/', 'out_trajectory.mp4', 'out_side_by_side.mp4']
-  assert ended.out.split() == [f'{tmp_path}/a/{name}' for name in names]
-  assert sorted(p.name for p in (tmp_path / 'a').iterdir()) == sorted(n.strip('/') for n in names)
-  wanted = pipe(**arguments(), generator=seeded(), num_inference_steps=2).trajectory[0]
-  ids = trajectory.read_folder(tmp_path / 'a' / 'out_trajectory')
-  np.testing.assert_array_equal(ids, wanted)
-  mine = exported.moved(exported.request().mask)
-  trajectory.write_folder(tmp_path / 'mine', mine)
-  options = f'--trajectory={tmp_path}/mine', f'--out={tmp_path}/b.mp4'
-  monkeypatch.setattr(sys, 'argv', ['generate', str(folder), *command, *options])
-  generate.main()
-  np.testing.assert_array_equal(trajectory.read_folder(tmp_path / 'b_trajectory'), mine)
-
-
-def test_the_command_takes_a_described_picture(folders, command, tmp_path, monkeypatch, capsys):
-  def ids(name, *options):
-    argv = ['generate', str(folders['dit'][1]), *options, '--steps=2', f'--out={tmp_path}/{name}']
-    monkeypatch.setattr(sys, 'argv', argv)
-    generate.main()
-    return trajectory.read_folder(tmp_path / f'{name[:-4]}_trajectory')
-
-  request, path = exported.request(), tmp_path / 'photo.safetensors'
-  texts = {'clip': Embeddings('clip', 'CLIP', {('A text.', 4): (np.ones((4, 2), np.float16), 2)})}
-  said = request.caption, request.motion, {1: 'circle', 2: 'star'}, request.prompts
-  Described(request.picture, request.mask, *said, texts).save(path)
-  wanted = ids('a.mp4', *command)
-  np.testing.assert_array_equal(ids('b.mp4', f'--described={path}'), wanted)
-  assert (tmp_path / 'a.mp4').read_bytes() == (tmp_path / 'b.mp4').read_bytes()
-  assert f'motion: {request.motion}' in capsys.readouterr().out
-  # What is given besides counts instead.
-  said = 'Other.', 'Nothing moves.', {}, {1: 'no circle'}
-  Described(255 - request.picture, request.mask[::-1], *said).save(path)
-  np.testing.assert_array_equal(ids('c.mp4', f'--described={path}', *command), wanted)
-  assert (tmp_path / 'a.mp4').read_bytes() == (tmp_path / 'c.mp4').read_bytes()
-  ids('d.mp4', f'--described={path}')
-  assert (tmp_path / 'a.mp4').read_bytes() != (tmp_path / 'd.mp4').read_bytes()
-
-
-@pytest.mark.parametrize(
-  'changes, message',
-  [
-    (['--out=out.gif'], '--out out.gif: give a name that ends in .mp4'),
-    (['--object=1: twice'], '--object gives object 1 two prompts'),
-    (['--object=one'], '--object "one": write the id in the mask'),
-    (['--image=none.png'], 'none.png'),
-    (['--image='], 'give --image PICTURE, or --described FILE'),
-    (['--segmentation='], 'give --segmentation MASK.png; or --detector and --sam'),
-    (['--described=x', '--sam=y'], '--described and models exclude each other'),
-    (['--described=/none'], '/none: there is no such file; make it with python -m data_tools'),
-    (['--steps=3'], 'the number of steps must be even'),
-  ],
-)
-def test_the_command_refuses_in_a_sentence(folders, command, changes, message, monkeypatch):
-  argv = ['generate', str(folders['dit'][1]), *command, '--out=out.mp4', *changes]
-  monkeypatch.setattr(sys, 'argv', argv)
-  with pytest.raises(InputError, match='.*'.join(map(str, [message])).replace('(', r'\(')):
-    generate.main()
-
-
-def test_objects_are_found_where_no_masks_are_given(pipe, tmp_path):
-  from tests import tiny_models
-  from ttm_jax.pytorch.segmentation import Segmenter
-
-  detector = tiny_models.grounding_dino(tmp_path / 'dino')
-  sam = tiny_models.sam2_video(tmp_path / 'sam')
-  segmenter = Segmenter(str(detector), str(sam), threshold=0.0, max_objects=3)
-  picture = np.random.default_rng(0).integers(0, 256, (40, 48, 3)).astype(np.uint8)
-  mask, prompts = segmenter(picture, 'A dog runs, and a ball rolls.', ['dog', 'ball'])
-  assert mask.shape == (40, 48) and mask.dtype == np.uint8 and mask.any()
-  assert set(prompts) == set(np.unique(mask)) - {0}
-  assert set(prompts.values()) <= {'A dog runs', 'a ball rolls'}
-  pipe.segmenter = segmenter
-  try:
-    output = pipe(picture, 'A dog runs.', num_inference_steps=2, output_type='np')
-  finally:
-    pipe.segmenter = None
-  assert output.trajectory[0, 0].any()
-  nothing = Segmenter(str(detector), str(sam), threshold=1.0)
-  with pytest.raises(InputError, match=r'nothing of "A dog." was found'):
-    nothing(picture, 'A dog.')
-  with pytest.raises(InputError, match='cannot be loaded as AutoProcessor'):
-    Segmenter(str(tmp_path), str(sam))
-
-
-def test_who_owns_a_pixel_and_what_is_said_of_it():
-  from ttm_jax.pytorch.segmentation import iou, label_map, prompt_of
-
-  logits = np.full((2, 2, 3), -1.0)
-  logits[0] = 2.0
-  logits[1, 0, :2] = 2.0, 3.0
-  np.testing.assert_array_equal(label_map(logits), [[2, 2, 1], [1, 1, 1]])
-  assert iou(np.array([0, 0, 2, 2]), np.array([1, 0, 3, 2])) == pytest.approx(1 / 3)
-  said = 'A dog runs left and the red ball rolls, while a cat sleeps.'
-  assert prompt_of('ball', said) == 'the red ball rolls'
-  assert prompt_of('cat', said) == 'a cat sleeps'
-  assert prompt_of('horse', said) == said
-
-
-def test_pretrained_text_encoders_give_what_datasets_have(tmp_path):
-  from data_tools.steps.text import TransformersText
-  from data_tools.steps.weights import Weights
-  from tests import tiny_models
-  from ttm_jax.pytorch.text_encoder import TTMTextEncoder
-
-  sources = {
-    'clip': tiny_models.clip_text(tmp_path / 'clip'),
-    't5': tiny_models.t5(tmp_path / 't5'),
-  }
-  lengths = {'clip': (77, 77), 't5': (12, 7)}
-  dims = {'clip': 12, 't5': 16}
-  encoders = [
-    {'name': name, 'dim': dims[name], 'length': a, 'prompt_length': b}
-    for name, (a, b) in lengths.items()
-  ]
-  stages = {'stage2': {'encoders': encoders, 'max_objects': 2, 'prefix': 'FPS-8'}}
-  made = TTMTextEncoder(stages, {name: str(path) for name, path in sources.items()})
-  condition = made('stage2', ['A dog runs.', ''], [{2: 'a dog'}, {}])
-  for name, path in sources.items():
-    encode = TransformersText(Weights(str(path), 'cpu'))
-    embedding, counts = encode(['FPS-8 A dog runs.', ''], lengths[name][0])
-    tokens = condition.text[name]
-    np.testing.assert_allclose(tokens.embedding, embedding, atol=2e-3)
-    np.testing.assert_array_equal((tokens.bits == -1).sum(1), counts)
-    prompt, count = encode(['a dog'], lengths[name][1])
-    local = condition.objects.prompts[name]
-    np.testing.assert_allclose(local.embedding[0, lengths[name][1] :], prompt[0], atol=2e-3)
-    assert (local.bits == 4).sum() == count[0] and not local.bits[1].any()
-  assert not any('clip' in name and 'empty' not in name for name in made.state_dict())
-  broken = TTMTextEncoder(stages, {'clip': str(tmp_path / 'none'), 't5': str(sources['t5'])})
-  with pytest.raises(InputError, match="the text encoder 'clip' cannot be loaded"):
-    broken('stage2', ['A dog.'], [{}])
-
-
-def test_the_empty_text_is_that_of_the_runs(pipe, folders):
-  where = exported.context('dit')
-  null = pipe.text_encoder.null('stage2')
-  np.testing.assert_array_equal(null.text['words'].embedding, where.null_text['text.words.caption'])
-  wanted = where.null_text['text.words.prompts'].reshape(1, -1)
-  np.testing.assert_array_equal(null.objects.prompts['words'].embedding, wanted)
-  assert (
-    json.loads((folders['dit'][1] / 'text_encoder' / 'config.json').read_text())['models'] == {}
-  )

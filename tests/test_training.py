@@ -38,6 +38,7 @@ class Mean:
   sharding = ()
   parts = ()
   flops_per_sample = 1.0
+  fps = 8.0
 
   def __init__(self, noise: float = 0.0, poisoned: tuple[int, ...] = ()):
     """Args:
@@ -180,7 +181,7 @@ def test_held_out_loss_samples_and_the_end_are_of_the_average(tmp_path):
   np.testing.assert_array_equal(objective.finished, [average])
   np.testing.assert_array_equal(objective.sampled[0], np.zeros(3))
   names = sorted(p.name for p in (tmp_path / 'samples').iterdir())
-  assert names == ['step_0000000.png', 'step_0000003.png', 'step_0000006.png']
+  assert names == ['newest.gif', 'step_0000000.png', 'step_0000003.png', 'step_0000006.png']
   found = {
     m['step']: m['validation/loss'] for m in read_metrics(tmp_path) if 'validation/loss' in m
   }

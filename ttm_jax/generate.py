@@ -19,22 +19,17 @@ without PyTorch: `python -m data_tools.describe` elsewhere, and its file here wi
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ttm_jax import trajectory
-from ttm_jax.data import asked
-from ttm_jax.data.context import read_encoding
-from ttm_jax.data.described import Described
+from ttm_jax.data import animation
+from ttm_jax.data.context import Encoding, read_encoding
 from ttm_jax.data.encode import encoders_of
-from ttm_jax.data.video_io import read_image, write_video
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.pipeline import STAGE1, STAGE2, Pipeline, Request, Stage, fit
-from ttm_jax.report.pictures import png, write_atomically
-from ttm_jax.text.encoders import WORDS
 from ttm_jax.training.checkpoint import hush
 from ttm_jax.training.runs import read_config
 
@@ -42,13 +37,11 @@ from ttm_jax.training.runs import read_config
 def main() -> None:
   args = parser().parse_args()
   hush()
-  out = Path(args.out)
-  if out.suffix.lower() != '.mp4':
-    raise InputError(f'--out {out}: give a name that ends in .mp4')
+  out = animation.checked_out(args.out)
   if args.trajectory is None and args.stage1 is None:
     raise InputError('give --stage1 RUN to generate the motion, or --trajectory FOLDER')
   runs = [args.stage2] if args.trajectory is not None else [args.stage1, args.stage2]
-  described = described_by(args, runs, out)
+  described = animation.described_by(args, out, lambda: encodings_of(runs))
   request = Request(
     described.picture,
     described.segmentation,
@@ -85,72 +78,19 @@ def main() -> None:
       (ids,) = pipeline.trajectories([request], args.seed, lambda: progress.advance(task))
     task = progress.add_task('video', total=pipeline.stage2.sampling_steps)
     (video,) = pipeline.videos([request], ids[None], args.seed, lambda: progress.advance(task))
-  write(out, request, ids, video, pipeline.encoding.palette, pipeline.encoding.fps)
+  palette, fps = pipeline.encoding.palette, pipeline.encoding.fps
+  animation.write(out, request.picture, ids, video, palette, fps)
 
 
-def described_by(args: argparse.Namespace, runs: Sequence[str], out: Path) -> Described:
-  """What is given of the picture, in a file or by flags; what is not, models find.
-
-  Says what was found, and shows it beside `out`.
+def encodings_of(runs: Sequence[str]) -> list[Encoding]:
+  """How the clips of runs were encoded.
 
   Raises:
-    InputError: something is neither given nor can it be found.
+    InputError: one is no run.
   """
-  prompts, named = asked.parse_objects(args.object), any(getattr(args, m) for m in asked.MODELS)
-  if args.described is not None:
-    if named:
-      raise InputError('--described and models exclude each other; give one of them')
-    found = Described.load(args.described).but(
-      picture=read_image(args.image) if args.image else None,
-      segmentation=trajectory.read_mask(args.segmentation) if args.segmentation else None,
-      caption=args.prompt,
-      motion=args.motion,
-      prompts=prompts or None,
-    )
-    show(found, out)
-    return found
-  if not args.image:
-    raise InputError('give --image PICTURE, or --described FILE')
-  if args.prompt is None:
-    raise InputError('give --prompt, what the video is to show')
-  picture, motion = read_image(args.image), args.motion or ''
-  mask = trajectory.read_mask(args.segmentation) if args.segmentation else None
   for run in runs:
     read_config(run)  # Whose error is that of a run, not of a dataset.
-  encodings = [read_encoding(run) for run in runs]
-  embedded = any(name != WORDS for encoding in encodings for name in encoding.encoders)
-  if mask is None and not named:
-    raise InputError(
-      'give --segmentation MASK.png; or --llm, --detector and --sam to have the objects found; or'
-      ' --described FILE'
-    )
-  if mask is not None and not embedded and not named:
-    return Described(picture, mask, args.prompt, motion or args.prompt, {}, prompts)
-  # PyTorch, which most hosts that train do not have.
-  from data_tools.describe import Models, describe
-
-  found = describe(
-    picture,
-    args.prompt,
-    Models.from_flags(args),
-    motion=motion,
-    segmentation=mask,
-    prompts=prompts,
-    encodings=encodings,
-  )
-  if named:
-    show(found, out)
-  return found
-
-
-def show(described: Described, out: Path) -> None:
-  """Says what is to be animated, and paints the objects."""
-  path = out.with_name(f'{out.stem}_found.png')
-  try:
-    write_atomically(path, png(described.overlay()))
-  except OSError as error:
-    raise InputError(f'cannot write {path} ({error.strerror}); name another --out') from error
-  print('\n'.join([*described.lines(), f'{path} shows the objects']), flush=True)
+  return [read_encoding(run) for run in runs]
 
 
 def fitted(
@@ -158,36 +98,11 @@ def fitted(
 ) -> tuple[Request, np.ndarray | None]:
   """Picture, mask and trajectory at the size of the runs; says so where that crops or resizes."""
   height, width = pipeline.encoding.height, pipeline.encoding.width
-  if request.mask.shape != (height, width):
-    h, w = request.mask.shape
-    print(f'resized and centre-cropped from {w} x {h} to {width} x {height} pixels')
+  animation.say_fit(request.mask, height, width)
   resized = request.fitted(height, width)
   if ids is not None:
     ids = np.stack([fit(frame, height, width, nearest=True) for frame in ids])
   return resized, ids
-
-
-def write(
-  out: Path, request: Request, ids: np.ndarray, video: np.ndarray, palette: str, fps: float
-) -> None:
-  """The video, its trajectory and both beside the picture.
-
-  Raises:
-    InputError: if they cannot be written there.
-  """
-  laid_over = trajectory.overlay(video, ids, palette)
-  rendered = trajectory.render(ids, palette)
-  still = np.broadcast_to(request.picture, video.shape)
-  folder = out.with_name(f'{out.stem}_trajectory')
-  beside = out.with_name(f'{out.stem}_side_by_side.mp4')
-  try:
-    trajectory.write_folder(folder, ids)
-    write_video(folder.with_suffix('.mp4'), laid_over, fps)
-    write_video(beside, np.concatenate([still, rendered, video], axis=2), fps)
-    write_video(out, video, fps)
-  except OSError as error:
-    raise InputError(f'cannot write {out} and what goes with it ({error.strerror})') from error
-  print(f'{out}\n{folder}/\n{folder}.mp4\n{beside}')
 
 
 def parser() -> argparse.ArgumentParser:
@@ -196,18 +111,9 @@ def parser() -> argparse.ArgumentParser:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  asked.add_flags(made)
-  made.add_argument(
-    '--described', help='file of data_tools.describe; what is given besides, counts instead'
-  )
   made.add_argument('--stage1', help='run of the image-to-motion stage')
   made.add_argument('--stage2', required=True, help='run of the motion-to-video stage')
-  made.add_argument('--trajectory', help='folder of palette PNGs to use in place of stage 1')
-  made.add_argument('--out', required=True, help='the video to write, .mp4')
-  made.add_argument('--seed', type=int, default=0, help='of the noise; default 0')
-  made.add_argument('--steps', type=int, help='sampling steps; default: as configured')
-  made.add_argument('--visual_scale', type=float, help='guidance by the picture; default: config')
-  made.add_argument('--text_scale', type=float, help='guidance by the text; default: config')
+  animation.add_flags(made)
   return made
 
 

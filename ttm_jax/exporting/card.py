@@ -71,7 +71,6 @@ def written(
     licence=licence,
     base={name: LICENCES.get(name, '') for name in base},
     training=training,
-    details=json.dumps(training, indent=2),
   )
 
 

@@ -14,7 +14,6 @@ SHA256SUMS              of all the rest, as `sha256sum -c` takes it
 
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -152,8 +151,10 @@ def _samples(folder: Path, stages: Mapping[str, StageRun], given: Sequence[Path]
   found = {path.name: path for path in given}
   if not given:
     for name, stage in stages.items():
-      sheets = sorted((stage.run / 'samples').glob('*.png'))
-      found |= {f'{name}.png': sheet for sheet in sheets[-1:]}
+      made = stage.run / 'samples'
+      # Runs of earlier versions have no animation.
+      newest = [*sorted(made.glob('step_*.png')), *made.glob('newest.gif')][-1:]
+      found |= {f'{name}{path.suffix}': path for path in newest}
   if found:
     folder.mkdir()
   for name, path in found.items():
@@ -173,7 +174,7 @@ def _json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _size(folder: Path) -> int:
-  return math.ceil(sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()))
+  return sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
 
 
 def _sums(folder: Path) -> str:

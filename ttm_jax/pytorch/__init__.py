@@ -6,9 +6,9 @@ that. They need torch, diffusers, transformers, safetensors, numpy, pillow, av a
 Videos and latents are channels first here, [B, C, T, H, W], as diffusers has them.
 
 What both worlds share is pure NumPy and exists once, outside of this folder: `errors`, `request`,
-`trajectory`, `trajectory_edits`, `word_ids`, `windows`, and for the command `asked`,
-`described` and `video_io`. Here stand-ins have their names, each a single import of the original;
-an export puts the originals in their place (see `sources`).
+`trajectory`, `trajectory_edits`, `word_ids`, `windows`, and for the command `animation`,
+`asked`, `described` and `video_io`. Here stand-ins have their names, each a single import of the
+original; an export puts the originals in their place (see `sources`).
 """
 
 from typing import Any

@@ -6,9 +6,17 @@
 
 Beside out.mp4 it writes the trajectory (out_trajectory/, one palette PNG a frame, and
 out_trajectory.mp4, laid over the video) and out_side_by_side.mp4. Edit the PNGs, or make your own,
-and give them back with --trajectory FOLDER: stage 1 is then skipped. Without --segmentation,
---detector and --sam find the objects; or a file of `data_tools.describe` brings picture, mask and
-sentences, with --described FILE.
+and give them back with --trajectory FOLDER: stage 1 is then skipped.
+
+Where --segmentation, --motion or --object is not given, models find it (extra `data`):
+
+    python -m ttm_jax.pytorch.generate FOLDER --image photo.png \\
+        --prompt "A brown dog runs on a beach." --llm LLM --detector GROUNDING_DINO --sam SAM2 \\
+        --out out.mp4
+
+What they found is printed, and shown in out_found.png, before anything is generated. A file of
+`data_tools.describe` brings it too, with --described FILE; its embeddings are not used, the folder
+embeds the sentences itself.
 """
 
 import argparse
@@ -18,46 +26,54 @@ from typing import Any
 import numpy as np
 import torch
 
-from .asked import parse_objects
-from .described import Described, check_size
+from .animation import add_flags, checked_out, described_by, say_fit, write
+from .asked import parse_texts
 from .errors import InputError, front_door
+from .loading import find_folder
 from .pipeline import TTMPipeline
 from .request import fit
-from .segmentation import Segmenter
-from .trajectory import overlay, read_folder, read_mask, render, write_folder
-from .video_io import read_image, write_video
+from .text_encoder import TTMTextEncoder
+from .trajectory import read_folder
 
-DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+DTYPES = {
+  'auto': None,
+  'float32': torch.float32,
+  'bfloat16': torch.bfloat16,
+  'float16': torch.float16,
+}
 
 
 def main() -> None:
   args = parser().parse_args()
-  out = Path(args.out)
-  if out.suffix.lower() != '.mp4':
-    raise InputError(f'--out {out}: give a name that ends in .mp4')
-  device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-  dtype = args.dtype or ('float32' if device == 'cpu' else 'bfloat16')
-  picture, mask, prompt, motion, objects = given(args)
+  out = checked_out(args.out)
+  models = {
+    # A path is the user's here, not one beside the configuration.
+    name: str(Path(model).resolve()) if Path(model).is_dir() else model
+    for name, model in parse_texts(args.text).items()
+  }
+  if args.dtype not in DTYPES:
+    raise InputError(f'--dtype {args.dtype}: choose {", ".join(DTYPES)}')
+  if args.offline:
+    go_offline()
+  device = args.device
+  if device == 'auto':
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+  dtype = DTYPES[args.dtype] or (torch.float32 if device == 'cpu' else torch.bfloat16)
+  described = described_by(args, out, max_objects=max_objects(args.folder))
   ids = None if args.trajectory is None else read_folder(args.trajectory)
   left_out: dict[str, Any] = {} if ids is None else {'stage1': None, 'motion_scheduler': None}
-  pipe = TTMPipeline.from_pretrained(args.folder, DTYPES[dtype], **left_out)
-  if mask is None:
-    segmenter = Segmenter(args.detector, args.sam, args.threshold, device=device)
-    mask, found = segmenter(picture, motion or prompt)
-    objects = found | objects
-    print(''.join(f'found object {i}: {text}\n' for i, text in found.items()), end='')
+  pipe = TTMPipeline.from_pretrained(args.folder, dtype, **left_out)
+  pipe.text_encoder.register_to_config(models={**pipe.text_encoder.config.models, **models})
   if args.offload:
     pipe.enable_model_cpu_offload(device=device)
   else:
     pipe.to(device)
   video = pipe.config.video
   height, width = video['height'], video['width']
-  if mask.shape != (height, width):
-    h, w = mask.shape
-    print(f'resized and centre-cropped from {w} x {h} to {width} x {height} pixels')
+  say_fit(described.segmentation, height, width)
   common = {
-    'segmentation': mask,
-    'motion_prompt': motion,
+    'segmentation': described.segmentation,
+    'motion_prompt': described.motion,
     'num_inference_steps': args.steps,
     'visual_scale': args.visual_scale,
     'text_scale': args.text_scale,
@@ -66,80 +82,33 @@ def main() -> None:
   def generator() -> torch.Generator:
     return torch.Generator('cpu').manual_seed(args.seed)
 
+  picture, prompt = described.picture, described.caption
   if ids is None:
     (ids,) = pipe.generate_trajectory(picture, prompt, generator=generator(), **common)
   output = pipe(
     picture,
     prompt,
-    object_prompts=objects,
+    object_prompts=dict(described.prompts),
     trajectory=ids,
     generator=generator(),
     **common,
   )
   frames = np.stack([np.asarray(frame) for frame in output.frames[0]])
-  still = fit(picture, height, width)
-  write(out, still, output.trajectory[0], frames, pipe.config.stages['stage2'], video['fps'])
+  still, palette = fit(picture, height, width), pipe.config.stages['stage2']['palette']
+  write(out, still, output.trajectory[0], frames, palette, video['fps'])
 
 
-def given(
-  args: argparse.Namespace,
-) -> tuple[np.ndarray, np.ndarray | None, str, str | None, dict[int, str]]:
-  """Picture, mask, prompt, motion prompt and object prompts, by flags or from a file.
+def go_offline() -> None:
+  """Lets no part of the folder come from the network either."""
+  import huggingface_hub.constants
 
-  The mask is None where it is to be found.
-
-  Raises:
-    InputError: something is missing, or does not fit together.
-  """
-  objects = parse_objects(args.object)
-  picture = read_image(args.image) if args.image else None
-  mask = read_mask(args.segmentation) if args.segmentation else None
-  if args.described is not None:
-    if args.detector or args.sam:
-      raise InputError('--described and models exclude each other; give one of them')
-    found = Described.load(args.described).but(
-      picture=picture,
-      segmentation=mask,
-      caption=args.prompt,
-      motion=args.motion,
-      prompts=objects or None,
-    )
-    print('\n'.join(found.lines()), flush=True)
-    return found.picture, found.segmentation, found.caption, found.motion, dict(found.prompts)
-  if picture is None:
-    raise InputError('give --image PICTURE, or --described FILE')
-  if args.prompt is None:
-    raise InputError('give --prompt, what the video is to show')
-  if mask is not None:
-    check_size(picture, mask)
-  elif not (args.detector and args.sam):
-    raise InputError(
-      'give --segmentation MASK.png; or --detector and --sam to have objects found; or --described'
-      ' FILE'
-    )
-  return picture, mask, args.prompt, args.motion, objects
+  huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 
-def write(
-  out: Path, picture: np.ndarray, ids: np.ndarray, video: np.ndarray, stage: dict, fps: float
-) -> None:
-  """The video, its trajectory and both beside the picture.
-
-  Raises:
-    InputError: if they cannot be written there.
-  """
-  palette = stage['palette']
-  folder = out.with_name(f'{out.stem}_trajectory')
-  beside = out.with_name(f'{out.stem}_side_by_side.mp4')
-  still = np.broadcast_to(picture, video.shape)
-  try:
-    write_folder(folder, ids)
-    write_video(folder.with_suffix('.mp4'), overlay(video, ids, palette), fps)
-    write_video(beside, np.concatenate([still, render(ids, palette), video], axis=2), fps)
-    write_video(out, video, fps)
-  except OSError as error:
-    raise InputError(f'cannot write {out} and what goes with it ({error.strerror})') from error
-  print(f'{out}\n{folder}/\n{folder}.mp4\n{beside}')
+def max_objects(folder: str) -> int:
+  """The most objects that all stages of an exported folder know."""
+  texts = TTMTextEncoder.load_config(find_folder(folder) / 'text_encoder')
+  return min(stage['max_objects'] for stage in texts['stages'].values())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -148,30 +117,11 @@ def parser() -> argparse.ArgumentParser:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  add = made.add_argument
-  add('folder', help='exported folder, or id on the Hugging Face hub')
-  add('--image', help='the picture to animate')
-  add('--segmentation', help='palette or grey PNG: 0 background, 1 to 8 objects')
-  add('--prompt', help='what the video shows')
-  add('--motion', help='what moves and how; default: the prompt')
-  add('--object', action='append', default=[], help='"ID: what this object does"; once an object')
-  add('--detector', help='Grounding DINO, hub id or folder: where the named objects are')
-  add('--sam', help='SAM 2, hub id or folder: their masks')
-  add('--threshold', type=float, default=0.25, help='least score of a box; default 0.25')
-  add(
-    '--described',
-    help='file of data_tools.describe: picture, mask and sentences; its embeddings are not used,'
-    ' the folder embeds the sentences itself; what is given besides, counts instead',
+  made.add_argument('folder', help='exported folder, or id on the Hugging Face hub')
+  add_flags(made)
+  made.add_argument(
+    '--offload', action='store_true', help='keep only the part in use on the GPU (accelerate)'
   )
-  add('--trajectory', help='folder of palette PNGs to use in place of stage 1')
-  add('--out', required=True, help='the video to write, .mp4')
-  add('--seed', type=int, default=0, help='of the noise; default 0')
-  add('--steps', type=int, help='sampling steps; default: as exported')
-  add('--visual_scale', type=float, help='guidance by the picture; default: as exported')
-  add('--text_scale', type=float, help='guidance by the text; default: as exported')
-  add('--device', help='default a GPU where there is one')
-  add('--dtype', choices=sorted(DTYPES), help='default bfloat16, float32 on a CPU')
-  add('--offload', action='store_true', help='keep only the part in use on the GPU (accelerate)')
   return made
 
 

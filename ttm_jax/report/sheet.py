@@ -53,6 +53,11 @@ def save_gif(path: str | os.PathLike, panels: Sequence[Labelled], fps: float = 8
     raise InputError(f'{path}: an animation must end in .gif or .webp')
   if not panels:
     raise InputError(f'{path}: an animation needs at least one panel')
+  return pictures.write_atomically(path, encode(animated(panels), fps))
+
+
+def animated(panels: Sequence[Labelled]) -> np.ndarray:
+  """The frames uint8 [T, H', W', 3] of panels side by side, see `save_gif`; one panel or more."""
   videos = [(label, pictures.as_frames(pixels, label)) for label, pixels in panels]
   length = max(len(video) for _, video in videos)
   frames = [
@@ -63,7 +68,7 @@ def save_gif(path: str | os.PathLike, panels: Sequence[Labelled], fps: float = 8
     )
     for i in range(length)
   ]
-  return pictures.write_atomically(path, encode(np.stack(frames), fps))
+  return np.stack(frames)
 
 
 def _enlarged(picture: np.ndarray) -> np.ndarray:

@@ -62,6 +62,10 @@ class CodecTraining:
     self._generate = jax.jit(self.generate)
 
   @property
+  def fps(self) -> float:
+    return Clips(self.config.data.path, 'train')[0].fps
+
+  @property
   def flops_per_sample(self) -> float:
     """Forward and backward of the autoencoder, for batches of frames and of pictures on average.
 

@@ -164,6 +164,10 @@ class Denoising:
     )
 
   @property
+  def fps(self) -> float:
+    return self.context.encoding.fps
+
+  @property
   def flops_per_sample(self) -> float:
     """Forward and backward; masked self-attention counted on all pairs."""
     return self._flops(1.0)

@@ -31,6 +31,11 @@ class Objective(Protocol):
   parts: tuple[str, ...]
 
   @property
+  def fps(self) -> float:
+    """Frames per second of what `samples` shows."""
+    ...
+
+  @property
   def flops_per_sample(self) -> float:
     """Floating-point operations of one training step, forward and backward."""
     ...

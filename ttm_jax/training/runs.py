@@ -7,7 +7,7 @@ damaged/           checkpoints that could not be read
 in_use.json        who trains there (see `lock`)
 metrics.jsonl      one line a log step
 tensorboard/       the same for TensorBoard
-samples/           pictures made with the averaged weights
+samples/           made with the averaged weights: a picture each time, and newest.gif
 profile/           traces of steps, where asked for
 """
 

@@ -10,12 +10,14 @@ from ml_collections import ConfigDict
 from ttm_jax.data.loader import to_device
 from ttm_jax.parallel.mesh import batch_sharding, replicated
 from ttm_jax.parallel.peers import Peers
-from ttm_jax.report.pictures import png
-from ttm_jax.report.sheet import contact_sheet
+from ttm_jax.report.pictures import gif, png, shrunk
+from ttm_jax.report.sheet import animated, contact_sheet
 from ttm_jax.training.objective import Objective, stream
 from ttm_jax.training.state import TrainState
 from ttm_jax.training.step import make_evaluation
 from ttm_jax.training.telemetry import Telemetry, means
+
+PANELS, SIDE = 4, 128  # Videos in the animation, and their longer side in pixels.
 
 
 class Watch:
@@ -61,17 +63,22 @@ class Watch:
         model = nnx.merge(self._graphdef, state.ema)
         videos = self._objective.samples(model, self._batches[0], self._key)
         if jax.process_index() == 0:
-          path = self._workdir / 'samples' / f'step_{step:07d}.png'
-          path.parent.mkdir(parents=True, exist_ok=True)
-          partial = path.with_name(f'.{path.name}')
-          partial.write_bytes(png(_sheet(videos)))
-          partial.replace(path)
+          shown = _beside_truth(videos)
+          folder = self._workdir / 'samples'
+          _write(folder / f'step_{step:07d}.png', png(contact_sheet(shown)))
+          panels = [(label, shrunk(video, SIDE)) for label, video in shown[:PANELS]]
+          _write(folder / 'newest.gif', gif(animated(panels), self._objective.fps))
 
 
-def _sheet(videos: dict[str, np.ndarray]) -> np.ndarray:
-  """Each sample beside its truth, a few frames of each."""
-  labels = list(videos)
-  rows = [
-    (f'{label} {i}', videos[label][i]) for i in range(len(videos[labels[0]])) for label in labels
-  ]
-  return contact_sheet(rows)
+def _write(path: epath.Path, content: bytes) -> None:
+  """A file that no reader sees half-written, in a bucket too."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f'.{path.name}')
+  partial.write_bytes(content)
+  partial.replace(path)
+
+
+def _beside_truth(videos: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+  """Each sample beside its truth, with its label."""
+  count = len(next(iter(videos.values())))
+  return [(f'{label} {i}', some[i]) for i in range(count) for label, some in videos.items()]
