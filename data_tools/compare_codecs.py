@@ -10,6 +10,7 @@ that are rendered, sent through the codec and decoded to label maps.
 import argparse
 
 import numpy as np
+import tqdm
 from rich.console import Console
 from rich.table import Table
 
@@ -28,7 +29,7 @@ def main() -> None:
   clips = [held_out[i] for i in range(min(args.count, len(held_out)))]
   rendered = [trajectory.render(clip.ids, args.palette) for clip in clips]
   table = Table('codec', 'latent values', 'PSNR (dB)', 'mask IoU', title=f'{len(clips)} clips')
-  for name in args.codec:
+  for name in tqdm.tqdm(args.codec, 'codecs', disable=None):
     codec = choose_codec(name, train, args.palette)
     frames, height, width = clips[0].ids.shape
     down, right = codec.stride

@@ -268,24 +268,9 @@ def _embedded(
   Raises:
     InputError: an encoder cannot be loaded, or two runs mean different ones by one name.
   """
-  wanted: dict[str, str] = {}
-  for encoding in encodings:
-    for name in encoding.encoders:
-      model = encoding.models.get(name, '')
-      if wanted.setdefault(name, model) != model:
-        raise InputError(
-          f'the runs read {name} by two models, {wanted[name]} and {model}; describe the picture'
-          ' for each run alone'
-        )
   found = {}
-  for name, model in wanted.items():
-    if name == WORDS:
-      continue
-    place = models.texts.get(name, model)
-    if not place:
-      raise InputError(
-        f'the dataset of a run does not say which model {name} is; give --text {name}=MODEL'
-      )
+  for name, model in _text_models(encodings).items():
+    place = _place(name, model, models)
     tell(f'embeddings by {place}')
     recorded = _Recorded(TransformersText(models.of(place)))
     for encoding in encodings:
@@ -297,6 +282,45 @@ def _embedded(
     del recorded
     _release()
   return found
+
+
+def text_encoders(encodings: Sequence[Encoding], models: Models) -> dict[str, TransformersText]:
+  """The text encoders that runs read besides `words`, loaded.
+
+  Raises:
+    InputError: one cannot be loaded, or two runs mean different ones by one name.
+  """
+  return {
+    name: TransformersText(models.of(_place(name, model, models)))
+    for name, model in _text_models(encodings).items()
+  }
+
+
+def _text_models(encodings: Sequence[Encoding]) -> dict[str, str]:
+  """By which models runs read text, by the names of their encoders but `words`.
+
+  Raises:
+    InputError: two runs mean different ones by one name.
+  """
+  wanted: dict[str, str] = {}
+  for encoding in encodings:
+    for name in encoding.encoders:
+      model = encoding.models.get(name, '')
+      if name != WORDS and wanted.setdefault(name, model) != model:
+        raise InputError(
+          f'the runs read {name} by two models, {wanted[name]} and {model}; use each run alone'
+        )
+  return wanted
+
+
+def _place(name: str, model: str, models: Models) -> str:
+  """Where a text encoder lies."""
+  place = models.texts.get(name, model)
+  if not place:
+    raise InputError(
+      f'the dataset of a run does not say which model {name} is; give --text {name}=MODEL'
+    )
+  return place
 
 
 class _Recorded:

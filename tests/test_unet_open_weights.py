@@ -17,12 +17,11 @@ pytest.importorskip('transformers', reason='transformers is not installed (extra
 import diffusers
 import torch
 
-from data_tools.steps.text import TextSettings
-from data_tools.steps.weights import Weights
 from tests import doors, tiny, tiny_models
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import Context
 from ttm_jax.data.latents import Latents
+from ttm_jax.evaluate import text_encoders
 from ttm_jax.evaluation import request_of
 from ttm_jax.models.unet import UNetConfig
 from ttm_jax.pipeline import STAGE2, Stage
@@ -129,10 +128,9 @@ def test_training_starts_from_the_folders(adapted, folders):
     np.testing.assert_allclose(found, value, atol=1e-4, err_msg=jax.tree_util.keystr(path))
 
 
-def test_from_open_weights_to_a_video(adapted, train, folders, clips):
+def test_from_open_weights_to_a_video(adapted, train, clips):
   run = train('stage2_unet', adapted)
-  settings = TextSettings.parse(f'clip={folders}/clip:77:77', Weights(''))
-  stage = Stage(run, STAGE2, {settings.name: settings.build()[1]}, steps=2)
+  stage = Stage(run, STAGE2, text_encoders([run]), steps=2)
   clip = Clips(clips, 'validation')[0]
   video = stage.generate([request_of(clip)], seed=0, ids=clip.ids[None])
   assert video.shape == (1, *clip.video.shape) and video.std() > 1

@@ -1,17 +1,23 @@
 """Evaluates a pair of stages on held-out clips; writes a report, its figures and an animation.
 
-python -m ttm_jax.evaluate --stage1 RUN --stage2 RUN --clips DATASET --out DIR
+    python -m ttm_jax.evaluate --stage1 RUN --stage2 RUN --clips DATASET --out DIR
+
+Runs that read pretrained text encoders (CLIP, T5, ...) need PyTorch here.
 """
 
 import argparse
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
+from ttm_jax.data.asked import parse_texts
 from ttm_jax.data.clips import Clips
-from ttm_jax.errors import front_door
+from ttm_jax.data.context import read_encoding
+from ttm_jax.data.encode import TEXT_ENCODERS, TextEncoder
+from ttm_jax.errors import InputError, front_door
 from ttm_jax.evaluation import Evaluation, evaluate
 from ttm_jax.pipeline import STAGE1, STAGE2, Pipeline, Stage
 from ttm_jax.report.results import montage, tables, write_metrics, write_report
@@ -24,13 +30,44 @@ def main() -> None:
   hush()
   stages = Path(args.stage1), Path(args.stage2)
   clips = Clips(args.clips, args.split)
-  pipeline = Pipeline(
-    Stage(stages[0], STAGE1, steps=args.steps), Stage(stages[1], STAGE2, steps=args.steps)
+  encoders = text_encoders(stages, parse_texts(args.text), args.offline)
+  first, second = (
+    Stage(run, task, encoders, steps=args.steps)
+    for run, task in zip(stages, (STAGE1, STAGE2), strict=True)
   )
+  pipeline = Pipeline(first, second)
   count = min(args.count or len(clips), len(clips))
   evaluation = run(pipeline, [clips[i] for i in range(count)], args.seed)
   intro = f'{count} clips of {args.clips}, split {args.split}; never seen in training.'
   write_all(Path(args.out), 'Through-The-Mask', intro, evaluation, pipeline, *stages, more={})
+
+
+def text_encoders(
+  runs: Iterable[Path], places: Mapping[str, str] = {}, offline: bool = False
+) -> dict[str, TextEncoder]:
+  """The text encoders that runs read.
+
+  Args:
+    places: where one lies, by name, if not where the dataset of the run says.
+    offline: take none from the network.
+
+  Raises:
+    InputError: one is not there, or PyTorch is not.
+  """
+  encodings = [read_encoding(run) for run in runs]
+  if all(set(encoding.encoders) <= set(TEXT_ENCODERS) for encoding in encodings):
+    return TEXT_ENCODERS
+  try:
+    from data_tools import describe
+    from data_tools.steps.weights import Weights
+  except ImportError as error:
+    raise InputError(
+      f"the runs read text by pretrained models, which need the extra 'data' ({error}): install"
+      " 'ttm_jax[data]'"
+    ) from error
+
+  models = describe.Models(texts=places, weights=Weights('', offline=offline))
+  return {**TEXT_ENCODERS, **describe.text_encoders(encodings, models)}
 
 
 def run(pipeline: Pipeline, clips, seed: int) -> Evaluation:
@@ -89,6 +126,13 @@ def parser() -> argparse.ArgumentParser:
   made.add_argument('--count', type=int, help='how many clips; default all')
   made.add_argument('--seed', type=int, default=0, help='of the noise; default 0')
   made.add_argument('--steps', type=int, help='sampling steps; default: as configured')
+  made.add_argument(
+    '--text',
+    action='append',
+    default=[],
+    help='NAME=MODEL: where a text encoder of the runs lies, if not where their dataset says',
+  )
+  made.add_argument('--offline', action='store_true', help='take no model from the network')
   made.add_argument('--out', required=True, help='folder to write')
   return made
 
