@@ -58,7 +58,8 @@ def text_encoders(
   if all(set(encoding.encoders) <= set(TEXT_ENCODERS) for encoding in encodings):
     return TEXT_ENCODERS
   try:
-    from data_tools import describe
+    from data_tools.describe import Models
+    from data_tools.describe import text_encoders as load
     from data_tools.steps.weights import Weights
   except ImportError as error:
     raise InputError(
@@ -66,8 +67,8 @@ def text_encoders(
       " 'ttm_jax[data]'"
     ) from error
 
-  models = describe.Models(texts=places, weights=Weights('', offline=offline))
-  return {**TEXT_ENCODERS, **describe.text_encoders(encodings, models)}
+  models = Models(texts=places, weights=Weights('', offline=offline))
+  return {**TEXT_ENCODERS, **load(encodings, models)}
 
 
 def run(pipeline: Pipeline, clips, seed: int) -> Evaluation:

@@ -24,7 +24,10 @@ from ttm_jax.training.state import TrainState, create, make_optimizer
 from ttm_jax.training.step import make_step
 
 # What the TPU compiler says instead of a program that is too large.
-_TOO_LARGE = re.compile(r'Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm')
+# Two wordings of XLA: of the whole program, and of its temporaries alone where they are too much.
+_TOO_LARGE = re.compile(
+  r'(?:Used |HLO temporaries \()([\d.]+)([KMGT])(?: of [\d.]+[KMGT] hbm|\) exceeds available HBM)'
+)
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
