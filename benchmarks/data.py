@@ -34,7 +34,7 @@ from ttm_jax.data.loader import batches
 from ttm_jax.data.scenes import SceneConfig, Scenes
 from ttm_jax.text.encoders import CLIP_L, Encoder
 
-DEMO_STEP = 120  # Samples a second that the demo trains, stage 1 on two cores.
+DEMO_STEP = 178  # Samples a second that the demo trains, stage 1 on two cores.
 # Encoders, and how many tokens of captions and prompts there are of how many objects.
 CLIP = {'clip': CLIP_L}
 MOVIE_GEN = {'ul2': Encoder(4096, 256, 64), 'byt5': Encoder(1472, 100, 64), **CLIP}
@@ -214,9 +214,8 @@ def paper(root: Path, count: int) -> Iterator[tuple[str, str]]:
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     try:
-      seconds, work, size = timed(
-        source, 8, 32, threads=1
-      )  # A host of four chips, two samples each.
+      # What a host of four chips reads at two samples a chip.
+      seconds, work, size = timed(source, 8, 32, threads=1)
     finally:
       os.sched_setaffinity(0, cores)
     yield (

@@ -290,7 +290,7 @@ def test_texts_lie_trimmed_and_come_back_padded(context, tmp_path):
   np.testing.assert_array_equal(whole[1, :2], rows[1, :2])
   assert not whole[0].any()
   # A batch is what stacking the padded records gives.
-  batch = source.collate((source.stored[i] for i in (2, 0)), 2)
+  batch = source.collate([source.stored[i] for i in (2, 0)])
   for name, array in batch.items():
     np.testing.assert_array_equal(array, np.stack([source[2][name], source[0][name]]))
   assert batch['text.words.prompts'].shape == (2, 3, 7) and len(source.stored) == 3

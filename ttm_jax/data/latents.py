@@ -7,7 +7,7 @@ there: padding would be most of a record.)
 
 import itertools
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,32 +43,24 @@ class Latents:
     return len(self.records)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    return {name: array[0] for name, array in self.collate([self.stored[index]], 1).items()}
+    return {name: array[0] for name, array in self.collate([self.stored[index]]).items()}
 
   @property
   def stored(self) -> 'Stored':
     """The records without the padding of their texts, for `collate`."""
     return Stored(self.records)
 
-  def collate(
-    self, records: Iterable[Mapping[str, np.ndarray]], count: int
-  ) -> dict[str, np.ndarray]:
-    """A batch of `count` of the `stored` records; texts are padded with zeros.
-
-    Records are poured in one after the other, so that the memory of one serves the next.
-    """
-    batch: dict[str, np.ndarray] = {}
-    for row, record in enumerate(records):
-      if not row:
-        batch = {
-          name: np.zeros((count, *self._padded.get(name, array.shape)), array.dtype)
-          for name, array in record.items()
-        }
-      for name, whole in batch.items():
-        if name in self._padded:
-          fill(whole[row], record[name], record[name + _COUNT])
-        else:
-          whole[row] = record[name]
+  def collate(self, records: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """A batch of `stored` records; padding is not written, memory comes as zeros."""
+    batch = {}
+    for name in records[0]:
+      if name in self._padded:
+        whole = np.zeros((len(records), *self._padded[name]), records[0][name].dtype)
+        for row, record in zip(whole, records, strict=True):
+          fill(row, record[name], record[name + _COUNT])
+        batch[name] = whole
+      else:
+        batch[name] = np.stack([record[name] for record in records])
     return batch
 
   def ids(self, index: int, shape: tuple[int, int, int]) -> np.ndarray:
@@ -81,7 +73,11 @@ class Latents:
 
 
 class Stored:
-  """Records as they lie on disk, with random access; the same as through TFDS, without copies."""
+  """Records as they lie on disk, with random access.
+
+  They are read as TFDS reads them, but for its care for kinds of features that are not here: of the
+  small records of the demo that was half of the work.
+  """
 
   def __init__(self, source: records.Records):
     self._records = source

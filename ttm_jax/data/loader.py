@@ -38,7 +38,7 @@ def batches(
   transform: Callable[[Any], Arrays] | None = None,
   threads: int = 4,
   rows: Sequence[int] | None = None,
-  collate: Callable[[Iterable[Any], int], Arrays] | None = None,
+  collate: Callable[[Sequence[Any]], Arrays] | None = None,
 ) -> Iterator[Arrays]:
   """Endless batches from step `start` on, as this process sees them.
 
@@ -49,7 +49,7 @@ def batches(
     threads: that read ahead, each one batch.
     rows: of each batch, that this process reads; by default those that its devices hold under the
       mesh in force (`jax.set_mesh`), or its equal share where there is none.
-    collate: makes a batch of so many records; by default their arrays are stacked.
+    collate: makes a batch of records; by default their arrays are stacked.
 
   Yields:
     Stacked arrays [rows, ...].
@@ -57,10 +57,10 @@ def batches(
   rows = _share(batch_size) if rows is None else rows
 
   def read(numbers: Sequence[int]) -> Arrays:
-    records: Iterator = (source[number] for number in numbers)
+    records = [source[number] for number in numbers]
     if transform is not None:
-      records = map(transform, records)
-    return (collate or stack)(records, len(numbers))
+      records = [transform(record) for record in records]
+    return (collate or stack)(records)
 
   # Grain carries numbers of records, a batch at a time: to hand over each record took it longer
   # than to read it.
@@ -85,9 +85,8 @@ class _Rows(grain.MapDataset):
     return [self._parent[index * self._batch_size + row] for row in self._rows]
 
 
-def stack(records: Iterable[Mapping[str, np.ndarray]], count: int) -> Arrays:
-  """A batch of `count` records whose arrays are of the same shapes."""
-  records = list(records)
+def stack(records: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
+  """A batch of records whose arrays are of the same shapes."""
   return {name: np.stack([record[name] for record in records]) for name in records[0]}
 
 

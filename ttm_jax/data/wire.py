@@ -1,7 +1,7 @@
 """The fields of a serialized `tf.train.Example`, where they lie.
 
-The libraries copy each field twice on the way to an array. A sample of the paper's size is
-megabytes, and those copies were half of what it took to read it.
+The library copies each field twice on the way to an array. A sample of the paper's size is
+megabytes, and without those copies it takes a tenth less to read and batch it.
 
 Source of the format: the wire format of Protocol Buffers (protobuf.dev, "Encoding"), and
 `example.proto` and `feature.proto` of TensorFlow.

@@ -23,8 +23,8 @@ from ttm_jax.training.objective import Objective
 from ttm_jax.training.state import TrainState, create, make_optimizer
 from ttm_jax.training.step import make_step
 
-# What the TPU compiler says instead of a program that is too large.
-# Two wordings of XLA: of the whole program, and of its temporaries alone where they are too much.
+# What the TPU compiler says instead of a program that is too large: of all of it, or of its
+# temporaries alone where already they are too much.
 _TOO_LARGE = re.compile(
   r'(?:Used |HLO temporaries \()([\d.]+)([KMGT])(?: of [\d.]+[KMGT] hbm|\) exceeds available HBM)'
 )
