@@ -21,15 +21,14 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.drafts import Draft, Rejected
-from data_tools.steps import positions
 from data_tools.steps.detect import GroundingDino
 from data_tools.steps.match import masks_of
 from data_tools.steps.prompts import PromptSettings
-from data_tools.steps.segment import label_maps, tracker
+from data_tools.steps.segment import tracker
 from data_tools.steps.text import TransformersText
 from data_tools.steps.weights import Weights
 from ttm_jax import trajectory
-from ttm_jax.data import asked, video_io
+from ttm_jax.data import asked, position_words, video_io
 from ttm_jax.data.context import Encoding, read_encoding
 from ttm_jax.data.described import Described, Embeddings, check_size
 from ttm_jax.data.encode import text_arrays
@@ -187,12 +186,12 @@ def _boxes(
 ) -> dict[int, np.ndarray]:
   """The boxes of those objects that the detector finds."""
   tell(f'boxes by {models.detector}')
-  nouns = list(dict.fromkeys(positions.split_name(name)[1] for name in names.values()))
+  nouns = position_words.nouns(names.values())
   detector = GroundingDino(models.of(models.detector), models.threshold)
   found = detector([picture] * len(nouns), nouns)
   del detector
   _release()
-  boxes = positions.assign(names, dict(zip(nouns, found, strict=True)), partly=True)
+  boxes = position_words.assign(names, dict(zip(nouns, found, strict=True)))
   if lost := [name for obj, name in names.items() if obj not in boxes]:
     tell(f'not found: {", ".join(lost)}')
   return boxes
@@ -208,7 +207,7 @@ def _found(picture: np.ndarray, names: Mapping[int, str], models: Models, tell: 
   if boxes:
     tell(f'masks by {models.sam}')
     track = tracker(models.of(models.sam), models.sam_backend)
-    labels = label_maps(track(picture[None], np.stack(list(boxes.values()))))[0]
+    labels = trajectory.from_logits(track(picture[None], np.stack(list(boxes.values()))))[0]
     del track
     _release()
     segmentation = np.array([0, *boxes], np.uint8)[labels]

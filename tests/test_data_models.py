@@ -21,6 +21,7 @@ from data_tools.steps import aesthetic, caption, detect, prompts, sam2_transform
 from data_tools.steps.weights import Weights
 from tests import tiny_models
 from ttm_jax.errors import InputError
+from ttm_jax.pytorch import tracking
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -199,9 +200,9 @@ def test_boxes_reach_sam2_in_its_frame_and_masks_come_back(folder, monkeypatch):
     np.testing.assert_allclose(corners, box.reshape(2, 2) * [side / 60, side / 40], rtol=1e-5)
     assert labels.ravel()[:2].tolist() == [2, 3]
   # The library's own coordinates and pictures, but for its choice of a resizing filter.
-  prepared = sam2_transformers.prepared(video(), side)
+  prepared = tracking.prepared(video(), side)
   assert prepared.shape == (3, 3, side, side)
-  flat = sam2_transformers.prepared(np.full((1, 9, 9, 3), 128, np.uint8), 4)
+  flat = tracking.prepared(np.full((1, 9, 9, 3), 128, np.uint8), 4)
   np.testing.assert_allclose(
     flat[0, :, 0, 0],
     (128 / 255 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225],

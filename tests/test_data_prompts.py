@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from data_tools.drafts import Draft, Reject, Rejected, to_clip
-from data_tools.steps import answers, detect, match, positions, prompts, segment
+from data_tools.steps import answers, detect, match, prompts, segment
 from data_tools.steps.weights import Weights
+from ttm_jax import trajectory
+from ttm_jax.data import position_words
 from ttm_jax.errors import InputError
 
 
@@ -150,7 +152,7 @@ def box(x, y=0, size=4):
 
 
 def test_position_words():
-  split = positions.split_name
+  split = position_words.split_name
   assert split('the left brown dog') == ('left', 'brown dog')
   assert split('Dog.') == ('', 'dog') and split('dog on the right') == ('right', 'dog')
   assert split('back') == ('', 'back') and split('second-left car') == ('second', 'car')
@@ -158,9 +160,10 @@ def test_position_words():
 
 def test_overlapping_boxes_are_suppressed():
   boxes = np.stack([box(0), box(0.3), box(8)])
-  assert positions.suppress(boxes, np.array([0.5, 0.9, 0.6])).tolist() == [1, 2]
-  assert positions.box_iou(box(0), box(2)) == pytest.approx(8 / 24)
-  assert positions.box_iou(box(0), box(4)) == 0 == positions.box_iou(box(0, size=0), box(9, size=0))
+  assert position_words.suppress(boxes, np.array([0.5, 0.9, 0.6])).tolist() == [1, 2]
+  assert position_words.box_iou(box(0), box(2)) == pytest.approx(8 / 24)
+  assert position_words.box_iou(box(0), box(4)) == 0
+  assert position_words.box_iou(box(0, size=0), box(9, size=0)) == 0
 
 
 @pytest.mark.parametrize(
@@ -176,7 +179,7 @@ def test_overlapping_boxes_are_suppressed():
 )
 def test_boxes_go_to_those_that_are_meant(names, wanted):
   found = {'dog': (np.stack([box(30), box(0), box(10)]), np.array([0.5, 0.6, 0.9]))}
-  assigned = positions.assign(dict(enumerate(names, 1)), found)
+  assigned = position_words.assign(dict(enumerate(names, 1)), found)
   assert list(assigned) == list(range(1, len(names) + 1))
   assert [b[0] for b in assigned.values()] == wanted
 
@@ -187,12 +190,15 @@ def test_boxes_above_and_below_and_of_other_nouns():
     'ball': (box(50)[None], np.array([0.3])),
   }
   names = {3: 'top dog', 1: 'ball', 2: 'front dog'}
-  assigned = positions.assign(names, found)
+  assigned = position_words.assign(names, found)
   assert [(i, b[0]) for i, b in assigned.items()] == [(3, 5), (1, 50), (2, 0)]
   found['ball'] = (np.zeros((0, 4)), np.zeros(0))
-  with pytest.raises(Reject, match=r'not detected .ball: 0 boxes of "ball"') as caught:
-    positions.assign(names, found)
-  assert caught.value.reason == 'not detected'
+  assert list(position_words.assign(names, found)) == [3, 2]
+  (rejected,) = detect.Detect(lambda pictures, nouns: [found[noun] for noun in nouns])(
+    [draft(names=names)]
+  )
+  assert rejected.reason == 'not detected'
+  assert rejected.detail == 'ball: 2 boxes of "dog", 0 boxes of "ball"'
 
 
 def test_detection_of_several_drafts_keeps_them_apart():
@@ -262,7 +268,7 @@ def test_pixels_of_two_objects():
   logits[0, 0, :, :4] = 2  # Sixteen pixels.
   logits[0, 1, 1:3, 2:5] = 2  # Six: on top where both are equally sure.
   logits[0, 0, 1, 2] = 3  # Where the first is surer, it wins.
-  ids = segment.label_maps(logits)[0]
+  ids = trajectory.from_logits(logits)[0]
   assert ids[1].tolist() == [1, 1, 1, 2, 2, 0] and ids[2].tolist() == [1, 1, 2, 2, 2, 0]
   assert ids[0].tolist() == [1, 1, 1, 1, 0, 0]
 

@@ -32,6 +32,7 @@ SHARED = {
   f'{FLAT}.asked': 'ttm_jax.data.asked',
   f'{FLAT}.described': 'ttm_jax.data.described',
   f'{FLAT}.errors': 'ttm_jax.errors',
+  f'{FLAT}.position_words': 'ttm_jax.data.position_words',
   f'{FLAT}.request': 'ttm_jax.request',
   f'{FLAT}.trajectory': 'ttm_jax.trajectory',
   f'{FLAT}.trajectory_edits': 'ttm_jax.trajectory_edits',

@@ -121,7 +121,7 @@ def test_the_command_finds_what_is_not_given(folders, tmp_path, monkeypatch, cap
 
 
 def test_the_language_model_names_no_more_than_the_folder_knows(folders):
-  assert generate.max_objects(str(folders['dit'][1])) == 3
+  assert generate.max_objects(folders['dit'][1]) == 3
 
 
 @pytest.mark.parametrize(

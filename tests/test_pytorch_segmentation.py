@@ -9,7 +9,8 @@ from ttm_jax.errors import InputError
 torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
 diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed (extra dev)')
 
-from ttm_jax.pytorch.segmentation import Segmenter, iou, label_map, prompt_of  # noqa: E402
+from ttm_jax.pytorch.detection import Found  # noqa: E402
+from ttm_jax.pytorch.segmentation import Segmenter, objects, prompt_of  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -30,16 +31,42 @@ def test_objects_are_found_where_no_masks_are_given(folders, tmp_path):
   nothing = Segmenter(str(detector), str(sam), threshold=1.0)
   with pytest.raises(InputError, match=r'nothing of "A dog." was found'):
     nothing(picture, 'A dog.')
+  with pytest.raises(InputError, match=r'"left dog" was not found .* name it otherwise'):
+    nothing(picture, 'A dog.', ['left dog', 'ball'])
   with pytest.raises(InputError, match='cannot be loaded as AutoProcessor'):
     Segmenter(str(tmp_path), str(sam))
 
 
-def test_who_owns_a_pixel_and_what_is_said_of_it():
-  logits = np.full((2, 2, 3), -1.0)
-  logits[0] = 2.0
-  logits[1, 0, :2] = 2.0, 3.0
-  np.testing.assert_array_equal(label_map(logits), [[2, 2, 1], [1, 1, 1]])
-  assert iou(np.array([0, 0, 2, 2]), np.array([1, 0, 3, 2])) == pytest.approx(1 / 3)
+def found(*items):
+  """Of label, x0 and score of boxes of 10 pixels."""
+  boxes = np.array([[x, 0, x + 10, 10] for _, x, _ in items], np.float32).reshape(-1, 4)
+  return Found(boxes, np.array([s for *_, s in items]), [label for label, *_ in items])
+
+
+@pytest.mark.parametrize(
+  'items, wanted',
+  [
+    # Equals without a word are all meant.
+    ([('dog', 50, 0.5), ('dog', 0, 0.9)], [('dog', 0), ('dog', 50)]),
+    # The detector is no judge of "left": the word is.
+    (
+      [('left dog', 50, 0.9), ('right dog', 0, 0.8), ('dog', 70, 0.3)],
+      [('left dog', 0), ('right dog', 70), ('dog', 50)],
+    ),
+    # What the weaker of two equal boxes is called counts too.
+    (
+      [('the left dog', 0, 0.9), ('right dog', 0, 0.8), ('right dog', 50, 0.7)],
+      [('left dog', 0), ('right dog', 50)],
+    ),
+    ([('ball', 30, 0.4), ('left dog', 50, 0.9), ('', 80, 0.9)], [('left dog', 50), ('ball', 30)]),
+    ([], []),
+  ],
+)
+def test_position_words_choose_among_equals(items, wanted):
+  assert [(name, box[0]) for name, box in objects(found(*items))] == wanted
+
+
+def test_what_is_said_of_an_object():
   said = 'A dog runs left and the red ball rolls, while a cat sleeps.'
   assert prompt_of('ball', said) == 'the red ball rolls'
   assert prompt_of('cat', said) == 'a cat sleeps'

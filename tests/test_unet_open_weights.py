@@ -16,8 +16,10 @@ pytest.importorskip('transformers', reason='transformers is not installed (extra
 
 import diffusers
 import torch
+from PIL import Image
 
 from tests import doors, tiny, tiny_models
+from ttm_jax import trajectory
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import Context
 from ttm_jax.data.latents import Latents
@@ -128,9 +130,57 @@ def test_training_starts_from_the_folders(adapted, folders):
     np.testing.assert_allclose(found, value, atol=1e-4, err_msg=jax.tree_util.keystr(path))
 
 
-def test_from_open_weights_to_a_video(adapted, train, clips):
-  run = train('stage2_unet', adapted)
-  stage = Stage(run, STAGE2, text_encoders([run]), steps=2)
+@pytest.fixture(scope='module')
+def stages(train, adapted):
+  return train('stage1_unet', adapted), train('stage2_unet', adapted)
+
+
+def test_from_open_weights_to_a_video(stages, clips):
+  stage = Stage(stages[1], STAGE2, text_encoders([stages[1]]), steps=2)
   clip = Clips(clips, 'validation')[0]
   video = stage.generate([request_of(clip)], seed=0, ids=clip.ids[None])
   assert video.shape == (1, *clip.video.shape) and video.std() > 1
+
+
+def test_runs_that_read_clip_are_evaluated(stages, clips, tmp_path):
+  ended = doors.run(
+    'ttm_jax.evaluate',
+    *(f'--stage{number}={run}' for number, run in enumerate(stages, 1)),
+    f'--clips={clips}',
+    '--count=1',
+    '--steps=2',
+    '--offline',
+    f'--out={tmp_path}/report',
+  )
+  assert ended.code == 0, ended.err
+  assert 'PSNR' in ended.out and (tmp_path / 'report' / 'report.html').is_file()
+
+
+def test_the_export_reads_clip_from_where_it_is_said_to_lie(stages, folders, clips, tmp_path):
+  clip = Clips(clips, 'validation')[0]
+  Image.fromarray(clip.video[0]).save(tmp_path / 'photo.png')
+  trajectory.write_folder(tmp_path / 'masks', clip.ids[:1])
+  ended = doors.run(
+    'ttm_jax.export',
+    *(f'--stage{number}={run}' for number, run in enumerate(stages, 1)),
+    '--text=clip=owner/nowhere',
+    f'--out={tmp_path}/folder',
+  )
+  assert ended.code == 0, ended.err
+  command = [
+    'ttm_jax.pytorch.generate',
+    tmp_path / 'folder',
+    f'--image={tmp_path}/photo.png',
+    f'--segmentation={tmp_path}/masks/00000.png',
+    f'--prompt={clip.caption}',
+    f'--motion={clip.motion}',
+    *(f'--object={i}: {text}' for i, text in enumerate(clip.prompts, 1)),
+    '--steps=2',
+    '--offline',
+    f'--out={tmp_path}/out.mp4',
+  ]
+  ended = doors.run(*command)
+  assert ended.code == 2 and "the text encoder 'clip' cannot be loaded" in ended.err
+  ended = doors.run(*command, f'--text=clip={folders}/clip')
+  assert ended.code == 0, ended.err
+  assert (tmp_path / 'out.mp4').is_file()

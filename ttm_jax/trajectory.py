@@ -147,6 +147,27 @@ def decode(
   return ids
 
 
+def from_logits(logits: np.ndarray) -> np.ndarray:
+  """Who owns each pixel: the object of the greatest logit above 0.
+
+  Equal logits go to the object that is smaller in that frame, then to the first.
+
+  Args:
+    logits: float [T, n, H, W].
+
+  Returns:
+    uint8 [T, H, W]; object i of the logits has the label i + 1.
+  """
+  areas = (logits > 0).sum((2, 3))
+  result = np.zeros((len(logits), *logits.shape[2:]), np.uint8)
+  for frame, (scores, area) in enumerate(zip(logits, areas, strict=True)):
+    best = np.zeros(scores.shape[1:], scores.dtype)
+    for i in np.argsort(area, kind='stable'):  # Strictly greater: the smaller one keeps its place.
+      np.copyto(result[frame], np.uint8(i + 1), where=scores[i] > best)
+      np.maximum(best, scores[i], out=best)
+  return result
+
+
 def boxes(ids: np.ndarray, num_objects: int = MAX_OBJECTS) -> np.ndarray:
   """The tight box of each object in each frame.
 

@@ -9,14 +9,14 @@ Each noun is asked for alone, so no box has to be traced back to one of several 
 import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from data_tools.drafts import Draft, Reject, Rejected, attempt, remaining
-from data_tools.steps import positions
 from data_tools.steps.still import still
 from data_tools.steps.weights import Weights, add_flags, from_flags
+from ttm_jax.data import position_words
 from ttm_jax.errors import front_door
 
 Found = tuple[np.ndarray, np.ndarray]
@@ -44,9 +44,11 @@ class GroundingDino:
   def __init__(self, weights: Weights, threshold: float = 0.25):
     from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
+    from ttm_jax.pytorch.detection import detect
+
     self._batch, self._threshold = weights.batch, threshold
     self._processor = weights.load_part(AutoProcessor)
-    self._model = weights.load(AutoModelForZeroShotObjectDetection)
+    self._model, self._detect = weights.load(AutoModelForZeroShotObjectDetection), detect
 
   def __call__(self, pictures: Sequence[np.ndarray], nouns: Sequence[str]) -> list[Found]:
     """What is found of noun i in picture i.
@@ -61,31 +63,10 @@ class GroundingDino:
     found: list[Found] = []
     for start in range(0, len(nouns), self._batch):
       part = slice(start, start + self._batch)
-      found += self._detect(pictures[part], nouns[part])
-    return found
-
-  def _detect(self, pictures: Sequence[np.ndarray], nouns: Sequence[str]) -> list[Found]:
-    import torch
-
-    inputs = self._processor(
-      images=list(pictures),
-      # A dot ends a label.
-      text=[f'{noun.lower().replace(".", " ").strip()}.' for noun in nouns],
-      return_tensors='pt',
-      padding=True,
-    ).to(self._model.device)
-    inputs['pixel_values'] = inputs['pixel_values'].to(self._model.dtype)
-    with torch.inference_mode():
-      outputs = self._model(**inputs)
-    sizes = [picture.shape[:2] for picture in pictures]
-    results = self._processor.post_process_grounded_object_detection(
-      outputs, inputs.input_ids, threshold=self._threshold, target_sizes=sizes
-    )
-    found = []
-    for result, (height, width) in zip(results, sizes, strict=True):
-      boxes = result['boxes'].float().cpu().numpy().reshape(-1, 4)
-      limits = np.array([width, height, width, height], np.float32)
-      found.append((np.clip(boxes, 0, limits), result['scores'].float().cpu().numpy()))
+      results = self._detect(
+        self._model, self._processor, pictures[part], nouns[part], self._threshold
+      )
+      found += [(result.boxes, result.scores) for result in results]
     return found
 
 
@@ -103,22 +84,18 @@ class Detect:
     asked = [
       (draft.video[0], noun)
       for draft in remaining(outcomes)
-      for noun in _nouns(draft)
+      for noun in position_words.nouns(draft.names.values())
       if not draft.boxes
     ]
     found = iter(self._detector([p for p, _ in asked], [n for _, n in asked]) if asked else [])
-
-    def boxed(draft: Draft) -> Draft:
-      boxes = positions.assign(draft.names, dict(every))
-      return dataclasses.replace(draft, boxes=boxes)
 
     results: list[Draft | Rejected] = []
     for outcome in outcomes:
       if isinstance(outcome, Rejected) or outcome.boxes:
         results.append(outcome)
         continue
-      every = [(noun, next(found)) for noun in _nouns(outcome)]
-      results.append(attempt(boxed, outcome, outcome))
+      every = {noun: next(found) for noun in position_words.nouns(outcome.names.values())}
+      results.append(attempt(_boxed, outcome, outcome, every))
     return results
 
 
@@ -128,8 +105,12 @@ def _named(draft: Draft) -> Draft:
   return draft
 
 
-def _nouns(draft: Draft) -> list[str]:
-  return list(dict.fromkeys(positions.split_name(name)[1] for name in draft.names.values()))
+def _boxed(draft: Draft, found: Mapping[str, Found]) -> Draft:
+  boxes = position_words.assign(draft.names, found)
+  if lost := [name for obj, name in draft.names.items() if obj not in boxes]:
+    counts = [f'{len(b)} boxes of "{noun}"' for noun, (b, _) in found.items()]
+    raise Reject('not detected', f'{", ".join(lost)}: {", ".join(counts)}')
+  return dataclasses.replace(draft, boxes=boxes)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -110,7 +110,7 @@ class Segment:
       raise Reject('no object is named', 'segment needs boxes, as from detect')
     objects = list(draft.boxes)
     logits = self._track(draft.video, np.stack([draft.boxes[i] for i in objects]))
-    labels = label_maps(logits)
+    labels = trajectory.from_logits(logits)
     ids = np.array([0, *objects], np.uint8)[labels]
     for obj in objects:
       shown = (ids == obj).any((1, 2))
@@ -118,27 +118,6 @@ class Segment:
         where = 'not in frame 0' if not shown[0] else f'in {shown.mean():.0%} of the frames'
         raise Reject('track lost', f'{draft.names.get(obj, obj)}: {where}')
     return dataclasses.replace(draft, ids=ids)
-
-
-def label_maps(logits: np.ndarray) -> np.ndarray:
-  """Who owns each pixel: the object of the greatest logit above 0.
-
-  Equal logits go to the object that is smaller in that frame, then to the first.
-
-  Args:
-    logits: float [T, n, H, W].
-
-  Returns:
-    uint8 [T, H, W]; object i is i + 1.
-  """
-  areas = (logits > 0).sum((2, 3))
-  result = np.zeros((len(logits), *logits.shape[2:]), np.uint8)
-  for frame, (scores, area) in enumerate(zip(logits, areas, strict=True)):
-    best = np.zeros(scores.shape[1:], scores.dtype)
-    for i in np.argsort(area, kind='stable'):  # Strictly greater: the smaller one keeps its place.
-      np.copyto(result[frame], np.uint8(i + 1), where=scores[i] > best)
-      np.maximum(best, scores[i], out=best)
-  return result
 
 
 def main(argv: list[str] | None = None) -> None:

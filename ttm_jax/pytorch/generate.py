@@ -53,16 +53,15 @@ def main() -> None:
   }
   if args.dtype not in DTYPES:
     raise InputError(f'--dtype {args.dtype}: choose {", ".join(DTYPES)}')
-  if args.offline:
-    go_offline()
   device = args.device
   if device == 'auto':
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
   dtype = DTYPES[args.dtype] or (torch.float32 if device == 'cpu' else torch.bfloat16)
-  described = described_by(args, out, max_objects=max_objects(args.folder))
+  folder = find_folder(args.folder, args.offline)
+  described = described_by(args, out, max_objects=max_objects(folder))
   ids = None if args.trajectory is None else read_folder(args.trajectory)
   left_out: dict[str, Any] = {} if ids is None else {'stage1': None, 'motion_scheduler': None}
-  pipe = TTMPipeline.from_pretrained(args.folder, dtype, **left_out)
+  pipe = TTMPipeline.from_pretrained(folder, dtype, local_files_only=args.offline, **left_out)
   pipe.text_encoder.register_to_config(models={**pipe.text_encoder.config.models, **models})
   if args.offload:
     pipe.enable_model_cpu_offload(device=device)
@@ -98,16 +97,9 @@ def main() -> None:
   write(out, still, output.trajectory[0], frames, palette, video['fps'])
 
 
-def go_offline() -> None:
-  """Lets no part of the folder come from the network either."""
-  import huggingface_hub.constants
-
-  huggingface_hub.constants.HF_HUB_OFFLINE = True
-
-
-def max_objects(folder: str) -> int:
+def max_objects(folder: Path) -> int:
   """The most objects that all stages of an exported folder know."""
-  texts = TTMTextEncoder.load_config(find_folder(folder) / 'text_encoder')
+  texts = TTMTextEncoder.load_config(folder / 'text_encoder')
   return min(stage['max_objects'] for stage in texts['stages'].values())
 
 

@@ -61,8 +61,12 @@ def check_sums(folder: Path) -> None:
       )
 
 
-def find_folder(name: str) -> Path:
-  """The folder of that name, or of that repository on the hub, which is then fetched.
+def find_folder(name: str, local_files_only: bool = False) -> Path:
+  """The folder of that name, or of that repository on the hub.
+
+  Args:
+    name: of either.
+    local_files_only: fetch nothing; a repository must have been fetched before.
 
   Raises:
     InputError: if there is none, or it is no exported one.
@@ -75,7 +79,7 @@ def find_folder(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-      folder = Path(snapshot_download(name))
+      folder = Path(snapshot_download(name, local_files_only=local_files_only))
     except Exception as error:  # The hub client has a dozen kinds, by version.
       reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
       raise InputError(f'{name} is no folder here and cannot be fetched ({reason})') from error

@@ -104,6 +104,7 @@ class TTMPipeline(DiffusionPipeline):
     pretrained_model_name_or_path: str | Path,
     torch_dtype: torch.dtype | None = None,
     verify: bool = True,
+    local_files_only: bool = False,
     **parts: Any,
   ) -> 'TTMPipeline':
     """Loads an exported folder, by the classes of this module: no code of the folder is run.
@@ -112,12 +113,13 @@ class TTMPipeline(DiffusionPipeline):
       pretrained_model_name_or_path: the folder, or the id of a repository on the hub.
       torch_dtype: of the networks; float32 by default.
       verify: whether to compare the files with their checksums.
+      local_files_only: take nothing from the network, text encoders neither.
       parts: components to take in place of those of the folder, or None to leave stage 1 out.
 
     Raises:
       InputError: if a file is missing or damaged, or a component is of an unknown class.
     """
-    folder = find_folder(str(pretrained_model_name_or_path))
+    folder = find_folder(str(pretrained_model_name_or_path), local_files_only)
     index = cls.load_config(str(folder))
     if verify:
       check_sums(folder)
@@ -125,6 +127,7 @@ class TTMPipeline(DiffusionPipeline):
       if name not in parts:
         parts[name] = load_component(folder, name, index[name][1], torch_dtype)
     made = cls(**parts, video=index['video'], stages=index['stages'])
+    made.text_encoder.local_files_only = local_files_only
     made.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
     return made
 

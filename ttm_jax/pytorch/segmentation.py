@@ -4,7 +4,8 @@
     video = pipe(image, 'A brown dog runs to the left on a beach.').frames
 
 Both are models of transformers, by hub id or folder. What is to be outlined is named by the
-sentence itself, of which Grounding DINO marks the words that it found, or by `names`.
+sentence itself, of which Grounding DINO marks the words that it found, or by `names`. Words such as
+"left" choose among equals, see `position_words`.
 """
 
 from collections.abc import Sequence
@@ -12,14 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch.nn.functional import interpolate
 
+from .detection import Found, detect
 from .errors import InputError
-from .trajectory import MAX_OBJECTS
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_CORNERS = (2, 3)  # The labels that SAM gives to the two corners of a box.
+from .position_words import assign, nouns, split_name, suppress
+from .tracking import track
+from .trajectory import MAX_OBJECTS, from_logits
 
 
 class Segmenter:
@@ -48,11 +47,11 @@ class Segmenter:
     """
     from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor, Sam2VideoModel
 
-    self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     self._processor = _loaded(AutoProcessor, detector)
     kind = AutoModelForZeroShotObjectDetection
-    self._detector = _loaded(kind, detector, use_safetensors=True).to(self.device).eval()
-    self._sam = _loaded(Sam2VideoModel, sam, use_safetensors=True).to(self.device).eval()
+    self._detector = _loaded(kind, detector, use_safetensors=True).to(device).eval()
+    self._sam = _loaded(Sam2VideoModel, sam, use_safetensors=True).to(device).eval()
     self.threshold, self.overlap = threshold, overlap
     self.max_objects = max_objects
 
@@ -65,103 +64,68 @@ class Segmenter:
       picture: uint8 [H, W, 3].
       sentence: what moves and how. Each object's prompt is the part of it that names the object,
         the whole where no part does.
-      names: of the objects; those that the sentence names by default.
+      names: of the objects ("left dog"); those that the sentence names by default.
 
     Returns:
-      uint8 [H, W], objects from 1 on by falling score; and prompts by number.
+      uint8 [H, W], objects numbered as they are named or, in a sentence, by falling score; and
+      prompts by number. Objects of which SAM 2 outlines nothing have none.
 
     Raises:
-      InputError: if nothing of it is found.
+      InputError: if nothing of the sentence, or one of the names, is not found.
     """
-    boxes, labels = self.detect(picture, sentence, names)
-    if not len(boxes):
+    found = self.named(picture, names) if names else self.told(picture, sentence)
+    ids = from_logits(track(self._sam, picture[None], np.stack([box for _, box in found])))[0]
+    present = [int(i) for i in np.unique(ids) if i]
+    if not present:
+      raise InputError('SAM 2 outlined nothing in the boxes that were found: give a segmentation')
+    return ids, {i: prompt_of(found[i - 1][0], sentence) for i in present}
+
+  def named(self, picture: np.ndarray, names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
+    """The box float32 [4] (x0, y0, x1, y1 in pixels) of each name."""
+    asked = nouns(names)
+    found = dict(zip(asked, self._detect([picture] * len(asked), asked), strict=True))
+    boxes = assign(dict(enumerate(names)), {noun: f[:2] for noun, f in found.items()})
+    if lost := [name for i, name in enumerate(names) if i not in boxes]:
+      raise InputError(
+        f'"{lost[0]}" was not found in the picture: name it otherwise, leave it out, lower the'
+        ' threshold, or give a segmentation'
+      )
+    return [(names[i], box) for i, box in boxes.items()]
+
+  def told(self, picture: np.ndarray, sentence: str) -> list[tuple[str, np.ndarray]]:
+    """The names that a sentence has for what is found of it, and the box of each.
+
+    Of a noun that is told apart by position words ("the left dog"), each name gets one box; of
+    others, each box is an object.
+    """
+    (found,) = self._detect([picture], [sentence])
+    chosen = objects(found, self.overlap)[: self.max_objects]
+    if not chosen:
       raise InputError(
         f'nothing of "{sentence}" was found in the picture: give a segmentation, name the objects'
         ' otherwise, or lower the threshold'
       )
-    ids = label_map(self.outline(picture, boxes))
-    present = [int(i) for i in np.unique(ids) if i]
-    if not present:
-      raise InputError('SAM 2 outlined nothing in the boxes that were found: give a segmentation')
-    return ids, {i: prompt_of(labels[i - 1], sentence) for i in present}
+    return chosen
 
-  @torch.inference_mode()
-  def detect(
-    self, picture: np.ndarray, sentence: str, names: Sequence[str] = ()
-  ) -> tuple[np.ndarray, list[str]]:
-    """Boxes float32 [n, 4] (x0, y0, x1, y1 in pixels) and the words that name each."""
-    height, width = picture.shape[:2]
-    found: list[tuple[float, np.ndarray, str]] = []
-    # A dot ends a label: names are asked for one by one, a sentence as a whole.
-    for text in names or [sentence]:
-      asked = text.lower().replace('.', ' ').strip() + '.'
-      inputs = self._processor(images=[picture], text=[asked], return_tensors='pt').to(self.device)
-      outputs = self._detector(**inputs)
-      (result,) = self._processor.post_process_grounded_object_detection(
-        outputs, inputs.input_ids, threshold=self.threshold, target_sizes=[(height, width)]
-      )
-      boxes = result['boxes'].float().cpu().numpy().reshape(-1, 4)
-      if not len(boxes):
-        continue  # Of no boxes, transformers gives one empty label.
-      words = [text] * len(boxes) if names else result['text_labels']
-      boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
-      scores = result['scores'].float().cpu().tolist()
-      found += [item for item in zip(scores, boxes, words, strict=True) if item[2].strip()]
-    found.sort(key=lambda item: -item[0])
-    kept: list[tuple[np.ndarray, str]] = []
-    for _, box, word in found:
-      if len(kept) < self.max_objects and all(iou(box, b) <= self.overlap for b, _ in kept):
-        kept.append((box, word))
-    return np.array([box for box, _ in kept]).reshape(-1, 4), [word for _, word in kept]
-
-  @torch.inference_mode()
-  def outline(self, picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Logits float32 [n, H, W], above 0 inside the object of each box."""
-    from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
-
-    side = self._sam.config.image_size
-    height, width = picture.shape[:2]
-    small = Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR)
-    normal = (np.asarray(small, np.float32) / 255 - MEAN) / STD
-    session = Sam2VideoInferenceSession(
-      video=torch.from_numpy(normal.transpose(2, 0, 1)[None].astype(np.float32)),
-      video_height=height,
-      video_width=width,
-      inference_device=self.device,
-      inference_state_device=self.device,
-      dtype=self._sam.dtype,
-    )
-    scale = side / np.array([width, height], np.float32)
-    for number, box in enumerate(boxes, 1):
-      corners = torch.tensor(box.reshape(1, 1, 2, 2) * scale, dtype=self._sam.dtype)
-      labels = torch.tensor(_CORNERS, dtype=torch.int32).reshape(1, 1, 2)
-      inputs = {'point_coords': corners, 'point_labels': labels}
-      session.add_point_inputs(session.obj_id_to_idx(number), 0, inputs)
-    session.obj_with_new_inputs = list(range(1, len(boxes) + 1))
-    output = next(iter(self._sam.propagate_in_video_iterator(session, start_frame_idx=0)))
-    masks = interpolate(output.pred_masks.float(), (height, width), mode='bilinear')
-    return masks[:, 0].cpu().numpy()
+  def _detect(self, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> list[Found]:
+    return detect(self._detector, self._processor, pictures, texts, self.threshold)
 
 
-def label_map(logits: np.ndarray) -> np.ndarray:
-  """Who owns each pixel: the object of the greatest logit above 0, [n, H, W] to uint8 [H, W].
-
-  Equal logits go to the smaller object.
-  """
-  result = np.zeros(logits.shape[1:], np.uint8)
-  best = np.zeros(logits.shape[1:], logits.dtype)
-  for i in np.argsort((logits > 0).sum((1, 2)), kind='stable'):
-    np.copyto(result, np.uint8(i + 1), where=logits[i] > best)
-    np.maximum(best, logits[i], out=best)
-  return result
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-  """Intersection over union of two boxes [4]."""
-  low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
-  both = np.prod(np.maximum(high - low, 0))
-  union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - both
-  return float(both / union) if union else 0.0
+def objects(found: Found, overlap: float = 0.7) -> list[tuple[str, np.ndarray]]:
+  """Name and box of each object among what is found of one sentence, see `Segmenter.told`."""
+  parts = [split_name(label) for label in found.labels]
+  kept = [i for i in suppress(found.boxes, found.scores, overlap) if parts[i][1]]
+  chosen: list[tuple[str, np.ndarray]] = []
+  for noun in dict.fromkeys(parts[i][1] for i in kept):
+    mine = [i for i in kept if parts[i][1] == noun]
+    words = dict.fromkeys(word for word, other in parts if other == noun)
+    if any(words):
+      names = dict(enumerate(f'{word} {noun}'.strip() for word in words))
+      boxes = assign(names, {noun: (found.boxes[mine], found.scores[mine])})
+      chosen += [(names[i], box) for i, box in boxes.items()]
+    else:
+      chosen += [(noun, found.boxes[i]) for i in mine]
+  return chosen
 
 
 def prompt_of(name: str, sentence: str) -> str:

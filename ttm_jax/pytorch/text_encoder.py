@@ -38,7 +38,11 @@ class StageTexts(TypedDict):
 
 
 class TTMTextEncoder(Model):
-  """(stage, captions, object prompts) -> the texts of a condition."""
+  """(stage, captions, object prompts) -> the texts of a condition.
+
+  Attributes:
+    local_files_only: whether pretrained encoders may not come from the network.
+  """
 
   FLOAT32 = ('empty',)
 
@@ -60,6 +64,7 @@ class TTMTextEncoder(Model):
         for stage, texts in stages.items()
       }
     )
+    self.local_files_only = False
     self._loaded: dict[str, _Pretrained] = {}
 
   def forward(
@@ -119,7 +124,7 @@ class TTMTextEncoder(Model):
         raise InputError(f'no model is named for the text encoder {name!r}: export it with --text')
       if source.startswith('./'):
         source = str(Path(self.config._name_or_path) / source)
-      self._loaded[name] = _Pretrained(name, source, self.device)
+      self._loaded[name] = _Pretrained(name, source, self.device, self.local_files_only)
     return self._loaded[name]
 
   def _placed(self, embedding: np.ndarray, length: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -157,7 +162,7 @@ class _Pretrained:
   to all of its places, so there all count.
   """
 
-  def __init__(self, name: str, source: str, device: torch.device):
+  def __init__(self, name: str, source: str, device: torch.device, local_files_only: bool):
     import transformers
 
     kinds: dict[str, Any] = {
@@ -169,10 +174,11 @@ class _Pretrained:
     }
     dtype = torch.float32 if device.type == 'cpu' else torch.bfloat16
     try:
-      kind = transformers.AutoConfig.from_pretrained(source).model_type
-      self.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+      where = {'local_files_only': local_files_only}
+      kind = transformers.AutoConfig.from_pretrained(source, **where).model_type
+      self.tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
       model = kinds.get(kind, transformers.AutoModel).from_pretrained(
-        source, dtype=dtype, use_safetensors=True
+        source, dtype=dtype, use_safetensors=True, **where
       )
     except (OSError, ValueError, KeyError, ImportError) as error:
       reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -7,11 +7,9 @@ also those of dogs that are not mentioned because they lie still: "left dog" is 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-
-from data_tools.drafts import Reject
 
 _ALONG = {'left': 0, 'middle': 0, 'center': 0, 'centre': 0, 'right': 0}
 _ALONG |= {'first': 0, 'second': 0, 'third': 0, 'fourth': 0, 'last': 0}
@@ -61,35 +59,32 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> float:
   return float(shared / union) if union > 0 else 0.0
 
 
+def nouns(names: Iterable[str]) -> list[str]:
+  """What a detector is asked for to find all of them: each noun of `split_name` once."""
+  return list(dict.fromkeys(split_name(name)[1] for name in names))
+
+
 def assign(
-  names: Mapping[int, str],
-  found: Mapping[str, tuple[np.ndarray, np.ndarray]],
-  partly: bool = False,
+  names: Mapping[int, str], found: Mapping[str, tuple[np.ndarray, np.ndarray]]
 ) -> dict[int, np.ndarray]:
-  """A box for each object, no box twice.
+  """A box for each object for which there is one, no box twice.
+
+  Of too few boxes of one noun, objects with a position word are served first.
 
   Args:
     names: of the objects, by id.
-    found: for each noun of `split_name`, boxes float [n, 4] and scores [n].
-    partly: leave out objects without a box; of too few boxes of one noun, those with a position
-      word are served first.
+    found: for each noun of `nouns`, boxes float [n, 4] and scores [n].
 
   Returns:
-    float [4] by id.
-
-  Raises:
-    Reject: an object has no box, unless `partly`.
+    float [4] by id; objects without a box are left out.
   """
   assigned: dict[int, np.ndarray] = {}
   parts = {i: split_name(name) for i, name in names.items()}
-  for noun in dict.fromkeys(noun for _, noun in parts.values()):
+  for noun in nouns(names.values()):
     boxes, scores = found[noun]
     kept = suppress(boxes, scores)
     boxes = boxes[kept]  # Best first.
     objects = {i: word for i, (word, n) in parts.items() if n == noun}
-    if len(boxes) < len(objects) and not partly:
-      names_left = ', '.join(names[i] for i in list(objects)[len(boxes) :])
-      raise Reject('not detected', f'{names_left}: {len(boxes)} boxes of "{noun}"')
     free = list(range(len(boxes)))
     for obj in _ordered(objects)[: len(boxes)]:
       chosen = _choose(objects[obj], boxes, free)

@@ -1,0 +1,57 @@
+"""Boxes of what words name, by Grounding DINO (transformers)."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+
+class Found(NamedTuple):
+  """What is found in one picture.
+
+  Attributes:
+    boxes: float32 [n, 4], x0, y0, x1, y1 in pixels, within the picture.
+    scores: float32 [n].
+    labels: the words of the text that each box shows, n of them.
+  """
+
+  boxes: np.ndarray
+  scores: np.ndarray
+  labels: list[str]
+
+
+@torch.inference_mode()
+def detect(
+  model: Any, processor: Any, pictures: Sequence[np.ndarray], texts: Sequence[str], threshold: float
+) -> list[Found]:
+  """What is found of text i in picture i, all at once.
+
+  Args:
+    model: a `GroundingDinoForObjectDetection`, in evaluation mode.
+    processor: its `GroundingDinoProcessor`.
+    pictures: uint8 [H, W, 3].
+    texts: noun phrases, or sentences.
+    threshold: least score of a box.
+  """
+  inputs = processor(
+    images=list(pictures),
+    # A dot ends a label.
+    text=[f'{text.lower().replace(".", " ").strip()}.' for text in texts],
+    return_tensors='pt',
+    padding=True,
+  ).to(model.device)
+  inputs['pixel_values'] = inputs['pixel_values'].to(model.dtype)
+  outputs = model(**inputs)
+  sizes = [picture.shape[:2] for picture in pictures]
+  results = processor.post_process_grounded_object_detection(
+    outputs, inputs.input_ids, threshold=threshold, target_sizes=sizes
+  )
+  found = []
+  for result, (height, width) in zip(results, sizes, strict=True):
+    limits = np.array([width, height, width, height], np.float32)
+    boxes = result['boxes'].float().cpu().numpy().reshape(-1, 4).clip(0, limits)
+    scores = result['scores'].float().cpu().numpy()
+    # Of no boxes, transformers gives one empty label.
+    found.append(Found(boxes, scores, result['text_labels'][: len(boxes)]))
+  return found

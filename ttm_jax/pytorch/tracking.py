@@ -1,0 +1,64 @@
+"""Outlines of objects through a clip, from their boxes in frame 0, by SAM 2 (transformers).
+
+Pictures are prepared here, since the library's own preparation needs torchvision: resized to the
+square the model takes, and normalised as ImageNet is.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# The labels that SAM gives to the two corners of a box.
+_CORNERS = [2, 3]
+
+
+@torch.inference_mode()
+def track(model: Any, video: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+  """Where each object is.
+
+  Args:
+    model: a `Sam2VideoModel`, in evaluation mode.
+    video: uint8 [T, H, W, 3]; a picture is a clip of one frame.
+    boxes: float [n, 4], x0, y0, x1, y1 in pixels of frame 0.
+
+  Returns:
+    logits float32 [T, n, H, W], above 0 inside the object.
+  """
+  from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
+
+  side = model.config.image_size
+  height, width = video.shape[1:3]
+  session = Sam2VideoInferenceSession(
+    video=torch.from_numpy(prepared(video, side)),
+    video_height=height,
+    video_width=width,
+    inference_device=model.device,
+    inference_state_device=model.device,
+    dtype=model.dtype,
+  )
+  scale = side / np.array([width, height], np.float32)
+  for number, box in enumerate(boxes, 1):
+    corners = torch.tensor(box.reshape(1, 1, 2, 2) * scale, dtype=model.dtype)
+    labels = torch.tensor(_CORNERS, dtype=torch.int32).reshape(1, 1, 2)
+    inputs = {'point_coords': corners, 'point_labels': labels}
+    session.add_point_inputs(session.obj_id_to_idx(number), 0, inputs)
+  session.obj_with_new_inputs = list(range(1, len(boxes) + 1))
+  maps = []
+  for output in model.propagate_in_video_iterator(session, start_frame_idx=0):
+    logits = interpolate(output.pred_masks.float(), (height, width), mode='bilinear')
+    maps.append(logits[:, 0].cpu().numpy())
+  return np.stack(maps)
+
+
+def prepared(video: np.ndarray, side: int) -> np.ndarray:
+  """uint8 [T, H, W, 3] to float32 [T, 3, side, side] as the model takes it."""
+  size = (side, side)
+  frames = np.stack(
+    [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BILINEAR)) for f in video]
+  )
+  normal = (frames.astype(np.float32) / 255 - np.array(MEAN)) / np.array(STD)
+  return np.ascontiguousarray(normal.transpose(0, 3, 1, 2), np.float32)
