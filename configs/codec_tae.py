@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
       'patch': 1,
       'tile': (32, 512, 512),
       'dtype': 'bfloat16',
+      'remat': 'full',
     }
   )
   config.loss = ConfigDict(

@@ -149,6 +149,26 @@ def test_every_weight_learns():
     assert 1e-5 < np.abs(leaf).max() < np.inf, jax.tree_util.keystr(path)
 
 
+def test_gradients_do_not_depend_on_what_is_kept():
+  video = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 4, 16, 16, 3)), jnp.float32)
+
+  def loss(params, remat):
+    graphdef, _, rest = nnx.split(small('all', remat=remat), nnx.Param, ...)
+    codec = nnx.merge(graphdef, params, rest)
+    return (codec.reconstruct(video, jax.random.key(0))[0] ** 2).mean()
+
+  params = nnx.state(small('all'), nnx.Param)
+
+  def kept(remat):
+    found = jax.eval_shape(lambda p: jax.vjp(lambda p: loss(p, remat), p)[1], params)
+    return sum(x.size for x in jax.tree.leaves(found))
+
+  assert kept('full') < 0.5 * kept('none')
+  exact, again = (jit(jax.grad(loss), static_argnums=1)(params, x) for x in ('none', 'full'))
+  for x, y in zip(jax.tree.leaves(exact), jax.tree.leaves(again), strict=True):
+    np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(np.abs(x).max(), 1e-6))
+
+
 def test_folded_pixels_keep_their_places():
   folded = fold(video(2), 4)
   assert folded.shape == (1, 2, 2, 2, 48)

@@ -16,7 +16,7 @@ from ttm_jax.models import dit, object_layers
 from ttm_jax.models.dit import DiT, DiTConfig
 from ttm_jax.models.layers import Attention, Pairs, RMSNorm
 from ttm_jax.models.object_layers import GatedResidual, Masks
-from ttm_jax.models.scan import REMAT_POLICIES
+from ttm_jax.ops.remat import POLICIES
 from ttm_jax.presets import preset
 from ttm_jax.settings import from_config
 from ttm_jax.text.encoders import Encoder
@@ -300,9 +300,9 @@ def test_gradients_do_not_depend_on_what_is_kept():
   params, inputs = randomised(ONE_LAYER), known(ONE_LAYER)
   exact, *others = (
     gradient(structure(dataclasses.replace(ONE_LAYER, remat=remat))[0], params, *inputs)
-    for remat in REMAT_POLICIES
+    for remat in POLICIES
   )
-  assert len(others) == len(REMAT_POLICIES) - 1 and all(
+  assert len(others) == len(POLICIES) - 1 and all(
     np.abs(x).max() > 0 for x in jax.tree.leaves(exact)
   )
   for other in others:

@@ -125,7 +125,7 @@ FLOORS = {
   ),
   'ttm_jax.planning': (
     'ttm_jax.data',
-    'ttm_jax.models.scan',
+    'ttm_jax.ops.remat',
     'ttm_jax.parallel',
     'ttm_jax.presets',
     'ttm_jax.report.pictures',

@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from ttm_jax.models.layers import Linear, exact_gradients, matmul
-from ttm_jax.models.scan import REMAT_POLICIES, scan_blocks, stack
+from ttm_jax.models.scan import scan_blocks, stack
+from ttm_jax.ops.remat import POLICIES
 from ttm_jax.planning import program
 from ttm_jax.planning.costs import costs
 
@@ -62,7 +63,7 @@ def test_where_there_is_no_loop_the_compiler_is_kept_from_undoing_it(blocks, unr
 def test_all_policies_derive_the_same(blocks):
   function, *args = gradient(blocks, 'none', 1)
   wanted = function(*args)
-  for remat in REMAT_POLICIES:
+  for remat in POLICIES:
     function, *args = gradient(blocks, remat, 1)
     got = function(*args)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), got, wanted)

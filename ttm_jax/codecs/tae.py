@@ -19,6 +19,7 @@ from ttm_jax.codecs.base import Moments, check_frames, check_pixels, to_float
 from ttm_jax.codecs.inflated import Attention, Conv, FrameNorm, ResBlock, Upsample
 from ttm_jax.codecs.tiling import blended, in_pieces
 from ttm_jax.errors import InputError
+from ttm_jax.ops import remat
 
 Array = jax.Array
 
@@ -40,6 +41,7 @@ class TAEConfig:
       encoded in pieces of so many frames, and decoded in such tiles, which overlap by a half in
       time and a quarter in space. Only decoding is tiled in space.
     dtype: of the computation, 'float32' or 'bfloat16'; weights and norms are float32.
+    remat: what the backward pass recomputes of each layer, a name of `remat.POLICIES`.
     inflated: whether there are layers in time; without them it is the image autoencoder, through
       which each frame goes by itself.
   """
@@ -52,9 +54,11 @@ class TAEConfig:
   patch: int = 1
   tile: tuple[int, int, int] = (32, 512, 512)
   dtype: str = 'float32'
+  remat: str = 'none'
   inflated: bool = True
 
   def __post_init__(self):
+    remat.check(self.remat)
     if self.temporal_downsamples and not self.inflated:
       raise InputError(
         f'temporal_downsamples = {self.temporal_downsamples}, but nothing is inflated to time'
@@ -143,13 +147,13 @@ class Encoder(nnx.Module):
     self.middle = Middle(width, **common)
     self.norm = FrameNorm(width, dtype=dtype)
     self.conv_out = Conv(width, 2 * config.channels, **common)
-    self.patch = config.patch
+    self.patch, self.remat = config.patch, config.remat
 
   def __call__(self, video: Array) -> Array:
     x = self.conv_in(fold(video, self.patch))
-    for layer in self.layers:
-      x = layer(x)
-    x = self.conv_out(jax.nn.silu(self.norm(self.middle(x))))
+    for layer in (*self.layers, self.middle):
+      x = remat.apply(self.remat, layer, x)
+    x = self.conv_out(jax.nn.silu(self.norm(x)))
     return x.astype(jnp.float32)
 
 
@@ -173,12 +177,12 @@ class Decoder(nnx.Module):
     self.layers = nnx.List(layers)
     self.norm = FrameNorm(width, dtype=dtype)
     self.conv_out = Conv(width, 3 * config.patch**2, **common)
-    self.patch = config.patch
+    self.patch, self.remat = config.patch, config.remat
 
   def __call__(self, latents: Array) -> Array:
-    x = self.middle(self.conv_in(latents))
-    for layer in self.layers:
-      x = layer(x)
+    x = self.conv_in(latents)
+    for layer in (self.middle, *self.layers):
+      x = remat.apply(self.remat, layer, x)
     x = self.conv_out(jax.nn.silu(self.norm(x)))
     return unfold(x.astype(jnp.float32), self.patch)
 

@@ -26,7 +26,8 @@ from ttm_jax.models.layers import (
   zeros_init,
 )
 from ttm_jax.models.object_layers import GatedResidual, Masks, masked_cross, masked_self
-from ttm_jax.models.scan import check_remat, scan_blocks, stack
+from ttm_jax.models.scan import scan_blocks, stack
+from ttm_jax.ops import remat
 from ttm_jax.ops.object_attention import sort, sort_by_object, unsort
 from ttm_jax.text.encoders import Encoder, TextProjector
 
@@ -69,7 +70,7 @@ class DiTConfig:
   unroll: int = 1
 
   def __post_init__(self):
-    check_remat(self.remat)
+    remat.check(self.remat)
     if self.width % self.heads:
       raise ValueError(f'width {self.width} must be a multiple of heads {self.heads}')
     if not 0 <= self.masked_blocks <= self.layers:
@@ -231,9 +232,9 @@ class DiT(nnx.Module):
       read=self._pairs(jnp.full(h.shape[:2], EVERYONE, jnp.int32), text_bits),
       masks=masks,
     )
-    remat, unroll = self.config.remat, self.config.unroll
-    h = scan_blocks(self.masked_blocks, h, context, remat, unroll)
-    h = scan_blocks(self.blocks, h, context, remat, unroll)
+    kept = self.config.remat, self.config.unroll
+    h = scan_blocks(self.masked_blocks, h, context, *kept)
+    h = scan_blocks(self.blocks, h, context, *kept)
     if masks is not None:
       h = unsort(h, masks.order)
     shift, scale = jnp.split(self.final_modulation(time)[:, None], 2, -1)

@@ -7,34 +7,10 @@ import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from ttm_jax.errors import nearest
+from ttm_jax.ops.remat import INPUT, POLICIES, check
 from ttm_jax.parallel.sharded import over_tokens
 
 Array = jax.Array
-
-# The name of what a block is given: all that is kept of it where the block is recomputed.
-INPUT = 'block_input'
-
-# From the fastest to the smallest.
-REMAT_POLICIES: dict[str, Any] = {
-  'none': jax.checkpoint_policies.everything_saveable,
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  'full': jax.checkpoint_policies.nothing_saveable,
-  'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
-    names_which_can_be_saved=[],
-    names_which_can_be_offloaded=[INPUT],
-    offload_src='device',
-    offload_dst='pinned_host',
-  ),
-}
-
-
-def check_remat(name: str) -> None:
-  """Raises ValueError for a name that is not in `REMAT_POLICIES`."""
-  if name not in REMAT_POLICIES:
-    raise ValueError(
-      f'remat {name!r} must be one of {list(REMAT_POLICIES)}{nearest(name, REMAT_POLICIES)}'
-    )
 
 
 def stack(block: Callable[..., nnx.Module], count: int, config: Any, rngs: nnx.Rngs):
@@ -56,12 +32,12 @@ def scan_blocks(
   """Applies stacked blocks one after the other: h <- block(h, context).
 
   Args:
-    remat: a name of `REMAT_POLICIES`: what is kept of a block for the backward pass.
+    remat: a name of `remat.POLICIES`: what is kept of a block for the backward pass.
     unroll: how many blocks one trip of the loop holds.
   """
   if blocks is None:
     return h
-  check_remat(remat)
+  check(remat)
   graphdef, state = nnx.split(blocks)
 
   def apply(h, layer, context):
@@ -73,6 +49,6 @@ def scan_blocks(
     # blocks are one trip there is no loop, and it must be kept from taking the recomputed blocks
     # for the first ones.
     depth = jax.tree.leaves(state)[0].shape[0]
-    policy = REMAT_POLICIES[remat]
+    policy = POLICIES[remat]
     apply = jax.checkpoint(apply, policy=policy, prevent_cse=unroll >= depth)
   return jax.lax.scan(lambda h, layer: (apply(h, layer, context), None), h, state, unroll=unroll)[0]

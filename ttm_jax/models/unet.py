@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from ttm_jax.conditioning import EVERYONE, Condition, Objects, Places
 from ttm_jax.errors import nearest
@@ -23,8 +22,8 @@ from ttm_jax.models.initial import draw_together
 from ttm_jax.models.layers import Pairs, TimeEmbedding, zeros_init
 from ttm_jax.models.motion import MotionModule
 from ttm_jax.models.object_layers import Masks
-from ttm_jax.models.scan import INPUT, REMAT_POLICIES
 from ttm_jax.models.unet_layers import Conv, GroupNorm, Level, ResBlock, SpatialTransformer
+from ttm_jax.ops import remat
 from ttm_jax.ops.object_attention import sort, sort_by_object
 from ttm_jax.parallel.sharded import over_samples
 from ttm_jax.text.encoders import Encoder, TextProjector
@@ -89,7 +88,7 @@ class UNetConfig:
     for name, value, known in (
       ('masked_scope', self.masked_scope, SCOPES),
       ('motion_norm', self.motion_norm, MOTION_NORMS),
-      ('remat', self.remat, list(REMAT_POLICIES)),
+      ('remat', self.remat, list(remat.POLICIES)),
     ):
       if value not in known:
         raise ValueError(f'{name} {value!r} must be one of {known}{nearest(value, known)}')
@@ -237,14 +236,7 @@ class UNet(nnx.Module):
     Layer by layer: the attentions of a transformer and of a motion module, laid out as the kernels
     want them, are the largest things there are, and are so never there at once.
     """
-    if self.config.remat == 'none':
-      return layer(over_samples(h), *known)
-    graphdef, state = nnx.split(layer)
-
-    def apply(state, h, *known):
-      return nnx.merge(graphdef, state)(checkpoint_name(over_samples(h), INPUT), *known)
-
-    return jax.checkpoint(apply, policy=REMAT_POLICIES[self.config.remat])(state, h, *known)
+    return remat.apply(self.config.remat, layer, over_samples(h), *known)
 
   def _levels(self, shape: tuple[int, ...], condition: Condition) -> list[Level]:
     """What the transformers of each level are given: the tables of their attentions, made once."""

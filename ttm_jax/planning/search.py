@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ttm_jax.errors import InputError
-from ttm_jax.models.scan import REMAT_POLICIES
+from ttm_jax.ops.remat import POLICIES
 from ttm_jax.parallel.mesh import (
   AXES,
   check_batch,
@@ -33,7 +33,7 @@ class Setting:
 
   Attributes:
     mesh: sizes of the axes.
-    remat: a name of REMAT_POLICIES; '' where the network has no choice.
+    remat: a name of `remat.POLICIES`; '' where the network has no choice.
     accumulate: parts of a batch.
     offload: whether the optimiser's moments lie on the host.
   """
@@ -131,7 +131,7 @@ class Planner:
 def settings(run: Run, topology: Topology) -> list[Setting]:
   """All that divide the devices, the batch and the heads."""
   config = run.config
-  remats = list(REMAT_POLICIES) if 'remat' in config.model else ['']
+  remats = list(POLICIES) if 'remat' in config.model else ['']
   parts = [config.train.accumulate * 2**i for i in range(4)]
   found = []
   for mesh, remat, accumulate, offload in itertools.product(
@@ -163,7 +163,7 @@ def meshes(run: Run, topology: Topology) -> list[Sizes]:
 
 def distance(a: Setting, b: Setting) -> float:
   """How unlike two settings are: of those that fit, the least unlike costs least."""
-  names = ['', *REMAT_POLICIES]
+  names = ['', *POLICIES]
   more = names.index(b.remat) - names.index(a.remat)
   # What recomputes less than was asked for is not looked for.
   remat = more if more >= 0 else 100

@@ -15,6 +15,9 @@ from ttm_jax.codecs.tae import TAE, TAEConfig
 from ttm_jax.pretrained.names import Entry, import_parameters
 from ttm_jax.pretrained.weights import Weights
 
+# What of a TAE is about its training alone.
+_TRAINING = ('dtype', 'remat')
+
 
 def tae_table(config: TAEConfig) -> list[Entry]:
   """The name table of a temporal autoencoder, its measured shift and scale included."""
@@ -38,7 +41,7 @@ def tae_parameters(codec: TAE) -> dict[str, Any]:
 
 def tae_config_to_torch(config: TAEConfig) -> dict[str, Any]:
   """What `TTMTemporalAutoencoder` is made with, and has in its `config.json`."""
-  return {k: v for k, v in dataclasses.asdict(config).items() if k != 'dtype'}
+  return {k: v for k, v in dataclasses.asdict(config).items() if k not in _TRAINING}
 
 
 def tae_from_torch(weights: Weights) -> TAE:
@@ -48,7 +51,7 @@ def tae_from_torch(weights: Weights) -> TAE:
     InputError: naming a tensor that is missing, of another shape, or without a place.
     KeyError: if the configuration lacks a size.
   """
-  fields = [f.name for f in dataclasses.fields(TAEConfig) if f.name != 'dtype']
+  fields = [f.name for f in dataclasses.fields(TAEConfig) if f.name not in _TRAINING]
   found = {k: weights.config[k] for k in fields}
   sizes: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
   config = TAEConfig(**sizes)

@@ -85,7 +85,8 @@ class CodecTraining:
 
   def source(self, init_from: str) -> dict:
     expected = self.config.model.to_dict()
-    check_same_architecture(expected, read_config(init_from).model.to_dict(), init_from, ('dtype',))
+    found = read_config(init_from).model.to_dict()
+    check_same_architecture(expected, found, init_from, ('dtype', 'remat'))
     return {'codec': read_parameters(init_from)['codec']}
 
   def transfer(self, source: dict, params: dict) -> dict:
