@@ -145,6 +145,17 @@ def test_what_a_program_costs():
   assert found.traffic == loop + kernel + fusions + gather
 
 
+def test_a_sum_that_is_cut_up_at_once_sends_half():
+  """On TPUs it is an all-reduce within a computation of that name."""
+  read = program.parse(
+    PROGRAM.replace('%background', '%all-reduce-scatter.2').replace(
+      '%g = f32[32,16]{1,0} all-gather(%a)', '%g = f32[2,16]{1,0} all-reduce(%a)'
+    )
+  )
+  (kind, found), _ = sorted(costs(read, per_slice=4).collectives.items(), reverse=True)
+  assert (kind, found.count, found.near) == ('reduce-scatter', 1, 3 / 4 * 4 * 2 * 16)
+
+
 def test_groups():
   def group(text):
     return first_group(program.Instruction('g', 'all-gather', (), (), text, False))
@@ -156,6 +167,14 @@ def test_groups():
   assert group("replica_groups=mesh['a'=2,'b'=4] {'a'}") == [0, 4]
   assert group("replica_groups=mesh['a'=8] {'a':(1)2}") == [0, 4]
   assert group("replica_groups=mesh['a'=8] {'a':(2)4}") == [0, 1, 2, 3]
+  order = 'device_ids=([2,4]T(1,0))'
+  assert group(f"replica_groups=mesh['a'=4,'b'=2], {order} {{'a'}}") == [0, 1, 2, 3]
+  assert group(f"replica_groups=mesh['a'=4,'b'=2], {order} {{'b'}}") == [0, 4]
+  assert group("replica_groups=mesh['a'=2,'b'=4], device_ids=([8]) {'b'}") == [0, 1, 2, 3]
+  with pytest.raises(
+    ValueError, match=r'which devices exchange is not understood: replica_groups=\?'
+  ):
+    group('replica_groups=?')
   assert group('source_target_pairs={{3,2},{2,1}}') == [3, 2]
 
 

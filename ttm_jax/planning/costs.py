@@ -86,7 +86,7 @@ def costs(program: Program, per_slice: int) -> Costs:
       flops += times * operations(instruction, computation)
       if not fused:
         traffic += times * moved(instruction, computation, program)
-      kind = instruction.opcode.removesuffix('-start')
+      kind = _kind(instruction, computation)
       if kind in KINDS:
         # One that goes on in the background of several fusions stands in each of them.
         channel = instruction.attribute('channel_id')
@@ -104,6 +104,13 @@ def costs(program: Program, per_slice: int) -> Costs:
         else:
           exchange.near += times * sent
   return Costs(flops, traffic, collectives)
+
+
+def _kind(instruction: Instruction, computation: Computation) -> str:
+  """What a collective does: of a sum on TPUs that is cut up at once, its name alone tells."""
+  kind = instruction.opcode.removesuffix('-start')
+  scattered = kind == 'all-reduce' and computation.name.startswith('all-reduce-scatter')
+  return 'reduce-scatter' if scattered else kind
 
 
 def operations(instruction: Instruction, computation: Computation) -> float:
@@ -260,12 +267,14 @@ def first_group(instruction: Instruction) -> list[int]:
   if listed:
     return [int(device) for device in listed.group(1).split(',')]
   named = re.search(
-    r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^)]*)\))? \{([^}]*)\}', text
+    r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([\d,T()[\]]*)\))? \{([^}]*)\}', text
   )
   if named:
     return _of_mesh(*named.groups())
   numbered = re.search(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', text)
   if not numbered:
+    if unknown := re.search('replica_groups=.{0,80}', text):
+      raise ValueError(f'which devices exchange is not understood: {unknown.group()}')
     return [0]
   shape, base, order = (
     [int(x) for x in part.split(',')] if part else None for part in numbered.groups()
