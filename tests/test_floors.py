@@ -103,7 +103,7 @@ FLOORS = {
     'ttm_jax.models.initial',
     'ttm_jax.models.layers',
   ),
-  'ttm_jax.codecs': ('ttm_jax.ops',),
+  'ttm_jax.codecs': ('ttm_jax.ops', 'ttm_jax.parallel'),
   'ttm_jax.pretrained': ('ttm_jax.codecs', 'ttm_jax.models', 'ttm_jax.text'),
   'ttm_jax.presets': (
     'ttm_jax.codecs',

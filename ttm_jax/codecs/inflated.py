@@ -17,6 +17,8 @@ from flax import nnx
 from jax.nn.initializers import variance_scaling
 from jax.typing import DTypeLike
 
+from ttm_jax.parallel.sharded import over_samples
+
 Array = jax.Array
 
 _random = variance_scaling(1.0, 'fan_in', 'uniform')
@@ -192,6 +194,7 @@ class Upsample(nnx.Module):
     self.temporal = temporal
 
   def __call__(self, x: Array) -> Array:
-    x = self.conv.in_space(x.repeat(2, axis=2).repeat(2, axis=3))
+    # On a mesh, the compiler would split the channels here, and then gather all samples.
+    x = over_samples(self.conv.in_space(x.repeat(2, axis=2).repeat(2, axis=3)))
     # Frames are repeated after the spatial part, which acts on each alike.
     return self.conv.in_time(x.repeat(self.temporal, axis=1))

@@ -20,6 +20,7 @@ from ttm_jax.codecs.inflated import Attention, Conv, FrameNorm, ResBlock, Upsamp
 from ttm_jax.codecs.tiling import blended, in_pieces
 from ttm_jax.errors import InputError
 from ttm_jax.ops import remat
+from ttm_jax.parallel.sharded import over_samples
 
 Array = jax.Array
 
@@ -152,7 +153,7 @@ class Encoder(nnx.Module):
   def __call__(self, video: Array) -> Array:
     x = self.conv_in(fold(video, self.patch))
     for layer in (*self.layers, self.middle):
-      x = remat.apply(self.remat, layer, x)
+      x = remat.apply(self.remat, layer, over_samples(x))
     x = self.conv_out(jax.nn.silu(self.norm(x)))
     return x.astype(jnp.float32)
 
@@ -182,7 +183,7 @@ class Decoder(nnx.Module):
   def __call__(self, latents: Array) -> Array:
     x = self.conv_in(latents)
     for layer in (self.middle, *self.layers):
-      x = remat.apply(self.remat, layer, x)
+      x = remat.apply(self.remat, layer, over_samples(x))
     x = self.conv_out(jax.nn.silu(self.norm(x)))
     return unfold(x.astype(jnp.float32), self.patch)
 
