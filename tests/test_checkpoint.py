@@ -19,6 +19,7 @@ from ttm_jax.training import checkpoint, runs
 from ttm_jax.training.checkpoint import Checkpoints, _digest
 from ttm_jax.training.lock import Lock
 from ttm_jax.training.loop import train
+from ttm_jax.training.state import placement
 
 EVERY = {'train__checkpoint_every': 2, 'optimizer__schedule': 'constant'}
 
@@ -99,6 +100,24 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(four, tmp_path, capfd
   assert [p.name for p in (run / checkpoint.DAMAGED).iterdir()] == ['4']
   again = train(settings(train__steps=6, **EVERY), Mean(), run)
   jax.tree.map(np.testing.assert_array_equal, again, four[1])
+
+
+def test_moments_in_the_memory_of_the_host_come_back_to_it(four, tmp_path):
+  """Saved by a run with or without; restored to where the configuration wants them."""
+  run = tmp_path / 'run'
+  shutil.copytree(four[0], run)
+  for steps, offload in ((6, True), (8, True), (10, False)):
+    config = settings(train__steps=steps, optimizer__offload=offload, **EVERY)
+    away = Mean()
+    away.sharding = placement(Mean.sharding, config.optimizer)
+    state = train(config, away, run)
+    kinds = {x.sharding.memory_kind for x in jax.tree.leaves(state.optimizer) if x.ndim}
+    assert kinds == {'pinned_host' if offload else 'device'}
+    assert {x.sharding.memory_kind for x in jax.tree.leaves(state.params)} == {'device'}
+    if steps == 6:
+      jax.tree.map(np.testing.assert_array_equal, state, four[1])
+  whole = train(settings(train__steps=10, **EVERY), Mean(), tmp_path / 'whole')
+  jax.tree.map(np.testing.assert_array_equal, state, whole)
 
 
 def test_no_checkpoint_can_be_read(four, tmp_path):

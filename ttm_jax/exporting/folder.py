@@ -151,10 +151,8 @@ def _samples(folder: Path, stages: Mapping[str, StageRun], given: Sequence[Path]
   found = {path.name: path for path in given}
   if not given:
     for name, stage in stages.items():
-      made = stage.run / 'samples'
-      # Runs of earlier versions have no animation.
-      newest = [*sorted(made.glob('step_*.png')), *made.glob('newest.gif')][-1:]
-      found |= {f'{name}{path.suffix}': path for path in newest}
+      newest = stage.run / 'samples' / 'newest.gif'
+      found |= {f'{name}.gif': newest} if newest.is_file() else {}
   if found:
     folder.mkdir()
   for name, path in found.items():

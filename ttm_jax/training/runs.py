@@ -28,8 +28,8 @@ from ttm_jax.training.checkpoint import Checkpoints
 CONFIG = 'config.json'
 CHECKPOINTS = 'checkpoints'
 
-# What a continued run may change, besides mesh and job: how long it runs, how often it speaks and
-# where its data lie, not what it computes.
+# What a continued run may change, besides mesh and job: how long it runs, how often it speaks,
+# where its data lie and how it makes do with its memory, not what it computes.
 FREE = {
   'train': (
     'steps',
@@ -39,8 +39,11 @@ FREE = {
     'checkpoint_every',
     'keep_last',
     'keep_every',
+    'accumulate',
   ),
   'data': ('path', 'threads'),
+  'model': ('remat', 'unroll'),
+  'optimizer': ('offload',),
 }
 
 
