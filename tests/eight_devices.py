@@ -31,6 +31,7 @@ from ttm_jax.parallel.mesh import AXES, BATCH, batch_sharding, make_mesh, replic
 from ttm_jax.planning import feed, program
 from ttm_jax.planning.compile import Run
 from ttm_jax.text.encoders import Encoder
+from ttm_jax.training.codec import CodecTraining
 from ttm_jax.training.denoising import Denoising
 from ttm_jax.training.state import create, make_optimizer
 from ttm_jax.training.step import make_step
@@ -61,6 +62,11 @@ class Codec:
 def run_of(name, changes):
   """A shipped configuration in float32, so small that what counts is where things lie."""
   config = tiny.shrunk(name, model__dtype='float32', data__batch_size=BATCH_SIZE)
+  if config.task == 'codec':
+    config.optimizer.warmup = 1
+    config.update_from_flattened_dict(changes)
+    codec = CodecTraining(config, (16, 16))
+    return Run.of(config, codec, codec.record(config.data.frames), 0)
   config.model.heads = 8
   if config.preset == 'unet':
     config.model.widths = (16, 32)
@@ -82,6 +88,8 @@ def drawn(run, rng):
 
   def draw(name, x):
     shape = (BATCH_SIZE, *x.shape)
+    if name == 'pixels':
+      return rng.integers(0, 256, shape).astype(x.dtype)
     if name.endswith('region'):
       return rng.integers(0, SLOTS + 1, shape).astype(x.dtype)
     if 'places' in name:
@@ -139,7 +147,7 @@ _states: dict = {}
 
 
 def _initial(run, initial):
-  name = run.config.task, run.config.preset
+  name = run.config.task, run.config.get('preset')
   if name not in _states:
     _states[name] = jax.device_get(jax.jit(initial)(jax.random.key(1)))
   return _states[name]
@@ -164,6 +172,7 @@ def training(name, *settings) -> dict:
       'loss': max(abs(a / b - 1) for a, b in zip(losses, wanted_losses, strict=True)),
       'gradients': max(map(difference, gradients, wanted)),
       'whole': whole(run, compiled),
+      'gathered': gathered(run, compiled),
     }
   return found
 
@@ -194,6 +203,18 @@ def whole(run, compiled) -> list[str]:
       if shape.sizes in stacked
     }
   )
+
+
+def gathered(run, compiled) -> list[str]:
+  """What is gathered and is larger than any parameter: samples that should have stayed."""
+  most = max(x.size * x.dtype.itemsize for x in jax.tree.leaves(run.shapes.params))
+  read = program.parse(compiled.as_text())
+  return [
+    str(instruction.shapes)
+    for computation in read.computations.values()
+    for instruction in computation.instructions.values()
+    if instruction.opcode.startswith('all-gather') and instruction.bytes > most
+  ]
 
 
 def attentions() -> dict:

@@ -50,6 +50,7 @@ OFFLOAD = {'optimizer.offload': True, 'model.remat': 'offload'}
 QUICK = [
   ('stage2_dit', [MIXED[0] | PARTS, {'fsdp': 8} | PARTS | OFFLOAD]),
   ('stage2_unet', [{'fsdp': 4, 'tensor': 2}]),
+  ('codec_tae', [{'fsdp': 8}]),
 ]
 # The U-Net refuses to be split by tokens.
 ONE = [{'data': 8}, {'fsdp': 8}, {'tensor': 8}, {'fsdp': 4, 'tensor': 2}, {'data': 2, 'fsdp': 4}]
@@ -71,9 +72,12 @@ def check(name, settings):
   for setting, errors in eight_devices('training', name, *map(json.dumps, settings)).items():
     print(name, setting, errors)
     assert errors['loss'] < 1e-5 and errors['gradients'] < 1e-5, (name, setting, errors)
-    if json.loads(setting).get('fsdp', 1) > 1:
+    sizes = json.loads(setting)
+    if sizes.get('fsdp', 1) > 1:
       # Parameters, moments, gradients and their sums: each device has its part of them.
       assert not errors['whole'], (name, setting, errors)
+    if not {'sequence', 'tensor'} & set(sizes):
+      assert not errors['gathered'], (name, setting, errors)
 
 
 @pytest.mark.parametrize('name, settings', QUICK, ids=lambda x: x if isinstance(x, str) else '')
