@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
   )
   config.data.update(
     {
-      'batch_size': 16,  # Each clip is two videos; one clip a chip needs some 30 GB (docs/scale.md).
+      'batch_size': 16,  # Each clip is two videos, and large: see docs/scale.md.
       'palette': 'spread8',
       'frames': 32,  # Of a clip that go into one batch.
       'image_every': 4,  # Every so many batches one is of single frames; 0 for never.
