@@ -46,12 +46,14 @@ def start(command: list[str], count: int) -> list[doors.Process]:
 
 
 def end(processes: list[doors.Process]) -> list[tuple[int, str]]:
-  """Exit codes, and the last line that each wrote."""
+  """Exit codes, and the error that each wrote; without one, its last line."""
   ended = []
   for process in processes:
     one = process.wait(LIMIT)
     lines = one.err.strip().splitlines()
-    ended.append((one.code, lines[-1] if lines else ''))
+    # Without process 0 JAX writes a page of its own, before or after that.
+    errors = [line for line in lines if line.startswith('error: ')]
+    ended.append((one.code, [*lines, *errors][-1] if lines else ''))
   return ended
 
 
