@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
       'patch': 4,
       'tile': (8, 64, 64),
       'dtype': 'float32',
+      'remat': 'none',
     }
   )
   config.loss.squared = 5.0
