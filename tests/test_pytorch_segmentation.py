@@ -51,7 +51,7 @@ def found(*items):
     # The detector is no judge of "left": the word is.
     (
       [('left dog', 50, 0.9), ('right dog', 0, 0.8), ('dog', 70, 0.3)],
-      [('left dog', 0), ('right dog', 70), ('dog', 50)],
+      [('dog', 50), ('left dog', 0), ('right dog', 70)],
     ),
     # What the weaker of two equal boxes is called counts too.
     (
@@ -59,6 +59,11 @@ def found(*items):
       [('left dog', 0), ('right dog', 50)],
     ),
     ([('ball', 30, 0.4), ('left dog', 50, 0.9), ('', 80, 0.9)], [('left dog', 50), ('ball', 30)]),
+    # Numbered by falling score, whatever they are called.
+    (
+      [('dog', 0, 0.9), ('ball', 30, 0.6), ('dog', 60, 0.3)],
+      [('dog', 0), ('ball', 30), ('dog', 60)],
+    ),
     ([], []),
   ],
 )

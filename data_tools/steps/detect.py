@@ -108,7 +108,7 @@ def _named(draft: Draft) -> Draft:
 def _boxed(draft: Draft, found: Mapping[str, Found]) -> Draft:
   boxes = position_words.assign(draft.names, found)
   if lost := [name for obj, name in draft.names.items() if obj not in boxes]:
-    counts = [f'{len(b)} boxes of "{noun}"' for noun, (b, _) in found.items()]
+    counts = [f'{len(found[noun][0])} boxes of "{noun}"' for noun in position_words.nouns(lost)]
     raise Reject('not detected', f'{", ".join(lost)}: {", ".join(counts)}')
   return dataclasses.replace(draft, boxes=boxes)
 

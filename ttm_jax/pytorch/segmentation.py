@@ -112,7 +112,10 @@ class Segmenter:
 
 
 def objects(found: Found, overlap: float = 0.7) -> list[tuple[str, np.ndarray]]:
-  """Name and box of each object among what is found of one sentence, see `Segmenter.told`."""
+  """Name and box of each object among what is found of one sentence, see `Segmenter.told`.
+
+  By falling score of the boxes.
+  """
   parts = [split_name(label) for label in found.labels]
   kept = [i for i in suppress(found.boxes, found.scores, overlap) if parts[i][1]]
   chosen: list[tuple[str, np.ndarray]] = []
@@ -125,7 +128,8 @@ def objects(found: Found, overlap: float = 0.7) -> list[tuple[str, np.ndarray]]:
       chosen += [(names[i], box) for i, box in boxes.items()]
     else:
       chosen += [(noun, found.boxes[i]) for i in mine]
-  return chosen
+  scores = {tuple(found.boxes[i]): found.scores[i] for i in kept}
+  return sorted(chosen, key=lambda item: -scores[tuple(item[1])])
 
 
 def prompt_of(name: str, sentence: str) -> str:
