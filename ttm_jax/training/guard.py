@@ -24,7 +24,7 @@ class Guard:
   """What is remembered of the steps so far.
 
   Attributes:
-    mean: float32 [], running mean of the loss.
+    mean: float32 [], running mean of the loss; of a spike, of the most that would have counted.
     deviation: float32 [], running mean of its distance from that.
     counted: int32 [], steps that counted.
     skipped: int32 [], steps that did not.
@@ -53,20 +53,23 @@ def judge(guard: Guard, loss: Array, norm: Array, spike: float) -> tuple[Array, 
     norm: float32 [], of all gradients together: finite only if all of them are.
     spike: deviations above the mean from which on a loss is a spike; 0 for no such thing.
   """
-  good = jnp.isfinite(loss) & jnp.isfinite(norm)
-  distance = jnp.abs(loss - guard.mean)
+  finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+  most = jnp.float32(jnp.inf)
   if spike:
     usual = jnp.maximum(guard.deviation, _LEAST * jnp.abs(guard.mean))
-    good &= (guard.counted < MEMORY) | (loss <= guard.mean + spike * usual)
+    most = jnp.where(guard.counted >= MEMORY, guard.mean + spike * usual, jnp.inf)
+  good = finite & (loss <= most)
+  # A spike is remembered as the most that would have counted. Were it forgotten, a run with many
+  # hard samples would learn from the easy ones alone, and find ever more of the others too hard.
+  seen = jnp.minimum(loss, most)
   rate = 1 / (1 + jnp.minimum(guard.counted, MEMORY - 1)).astype(jnp.float32)
   # The first distance is that from nothing.
-  later = jnp.where(guard.counted > 0, distance - guard.deviation, 0.0)
+  later = jnp.where(guard.counted > 0, jnp.abs(seen - guard.mean) - guard.deviation, 0.0)
   after = Guard(
-    mean=guard.mean + rate * (loss - guard.mean),
-    deviation=guard.deviation + rate * later,
-    counted=guard.counted + 1,
-    skipped=guard.skipped,
-    in_row=jnp.zeros((), jnp.int32),
+    mean=jnp.where(finite, guard.mean + rate * (seen - guard.mean), guard.mean),
+    deviation=jnp.where(finite, guard.deviation + rate * later, guard.deviation),
+    counted=guard.counted + good,
+    skipped=guard.skipped + ~good,
+    in_row=jnp.where(good, 0, guard.in_row + 1),
   )
-  left = guard.replace(skipped=guard.skipped + 1, in_row=guard.in_row + 1)  # type: ignore[attr-defined]
-  return good, jax.tree.map(lambda a, b: jnp.where(good, a, b), after, left)
+  return good, after
