@@ -37,6 +37,7 @@ class Mean:
 
   sharding = ()
   parts = ()
+  gather = False
   flops_per_sample = 1.0
   fps = 8.0
 

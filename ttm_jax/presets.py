@@ -55,6 +55,8 @@ class Preset:
       (folders or hub ids, config); None where there are none.
     typical: what it is fed in the paper.
     splits_tokens: whether mesh axis sequence may split it.
+    narrow: whether its layers are so narrow that weights are best gathered, see
+      `parallel.compiler`.
   """
 
   config: type
@@ -68,6 +70,7 @@ class Preset:
   text_prefix: str = ''
   pretrained: Callable[[str, Any], dict] | None = None
   splits_tokens: bool = True
+  narrow: bool = False
 
   def build(self, config: Any, encoders: Mapping[str, Encoder], seed: int = 0) -> nnx.Module:
     """The network with initial parameters, float32."""
@@ -144,6 +147,7 @@ PRESETS: dict[str, Preset] = {
     pretrained=_unet_weights,
     # XLA's partitioner (jax 0.10.2) fails on it, or computes other losses than one device does.
     splits_tokens=False,
+    narrow=True,
   ),
 }
 

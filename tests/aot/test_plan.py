@@ -14,6 +14,7 @@ from ttm_jax.planning import analytic, compile, feed, memory, program
 from ttm_jax.planning.compile import Run
 from ttm_jax.planning.costs import costs
 from ttm_jax.planning.hardware import topology
+from ttm_jax.planning.layout import STEP, lay_out
 from ttm_jax.planning.report import compiled_report
 from ttm_jax.planning.search import Planner
 
@@ -60,12 +61,26 @@ def audit(run: Run, mesh: Mesh, text: str) -> None:
 def sixteen():
   """The small network on sixteen chips: run, mesh, program."""
   run, mesh = small(), mesh_of('v5e:4x4')
-  return run, mesh, compile.compiled(compile.lower_step(run, mesh))
+  return run, mesh, compile.lower_step(run, mesh).compile()
 
 
 def test_what_the_program_must_not_hold(sixteen):
   run, mesh, found = sixteen
   audit(run, mesh, found.as_text())
+
+
+def test_a_layout_is_that_of_the_whole_program(sixteen):
+  """What a plan reads is what the compiler comes to when it is not stopped before machine code."""
+  run, mesh, whole = sixteen
+  (found,) = lay_out(run, mesh, topology('v5e:4x4'), [STEP])
+  sizes = whole.memory_analysis()
+  print(f'\n{found.arguments:.0f} {found.temporaries:.0f}: {sizes}')
+  assert found.arguments == pytest.approx(sizes.argument_size_in_bytes, rel=0.01)
+  code = sizes.generated_code_size_in_bytes
+  assert 0 <= sizes.temp_size_in_bytes - found.temporaries <= 1.1 * code + 2**20
+  stopped, complete = (costs(program.parse(t), 16) for t in (found.text, whole.as_text()))
+  assert stopped.flops == complete.flops
+  assert stopped.near == pytest.approx(complete.near, rel=0.01)
 
 
 def test_the_compiled_operations_are_those_that_were_traced(sixteen):
@@ -79,7 +94,7 @@ def test_meshes(sixteen):
   run = small()
   for sizes in ({'sequence': 2}, {'tensor': 2}, {'data': 2, 'sequence': 2, 'tensor': 2}):
     mesh = mesh_of('v5e:4x4', **sizes)
-    found = compile.compiled(compile.lower_step(run, mesh))
+    found = compile.lower_step(run, mesh).compile()
     state = compile.abstract_state(run, mesh)
     arrays = feed.batch(run.of_one, 32, compile.batch_sharding(mesh))
     ours = memory.held(state, arrays, 0.0).total
@@ -90,7 +105,7 @@ def test_meshes(sixteen):
 def test_what_lies_on_the_host():
   run = small(optimizer__offload=True, model__remat='offload')
   mesh = mesh_of('v5e:4x4')
-  found = compile.compiled(compile.lower_step(run, mesh)).memory_analysis()
+  found = compile.lower_step(run, mesh).compile().memory_analysis()
   state = compile.abstract_state(run, mesh)
   moments = memory.held(state, {}, 0.0).host
   assert moments > 0 and found.host_argument_size_in_bytes == pytest.approx(moments, rel=0.05)
@@ -144,9 +159,8 @@ def test_weak_scaling():
 def test_the_4b_network_fits_on_sixteen_chips(name):
   run, machine = Run.make(tiny.shipped('stage2_dit')), topology(name)
   mesh = mesh_of(name)
-  lowered = compile.lower_step(run, mesh)
-  found = compile.compiled(lowered)
-  audit(run, mesh, found.as_text())
+  (found,) = lay_out(run, mesh, machine, [STEP])
+  audit(run, mesh, found.text)
   state = compile.abstract_state(run, mesh)
   arrays = feed.batch(run.of_one, run.config.data.batch_size, compile.batch_sharding(mesh))
   held = memory.of_program(found, state, arrays)

@@ -1,10 +1,9 @@
-"""The real train step and sampler of a run, compiled for devices that are not there."""
+"""The real train step and sampler of a run, for devices that are not there."""
 
 import dataclasses
 import importlib.util
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ttm_jax.errors import InputError
+from ttm_jax.parallel.compiler import jit
 from ttm_jax.parallel.mesh import AnyMesh, batch_sharding, replicated, shardings
 from ttm_jax.planning import feed
 from ttm_jax.planning.hardware import Topology
@@ -23,12 +23,8 @@ from ttm_jax.training.objective import Objective
 from ttm_jax.training.state import TrainState, create, make_optimizer
 from ttm_jax.training.step import make_step
 
-# What the TPU compiler says instead of a program that is too large: of all of it, or of its
-# temporaries alone where already they are too much.
-_TOO_LARGE = re.compile(
-  r'(?:Used |HLO temporaries \()([\d.]+)([KMGT])(?: of [\d.]+[KMGT] hbm|\) exceeds available HBM)'
-)
-_UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+# The name of the program that is planned.
+PLANNED = 'planned'
 
 
 class TooLarge(Exception):
@@ -51,6 +47,7 @@ class Run:
     of_one: the arrays of one sample.
     tokens: of one sample; 0 where the network has none.
     shapes: of the state, which no change of `changed` alters.
+    clip: (frames, height, width) of the clips in pixels, where they are not the paper's.
   """
 
   config: ConfigDict
@@ -58,6 +55,7 @@ class Run:
   of_one: feed.Shapes
   tokens: int
   shapes: TrainState
+  clip: feed.Size | None = None
 
   @classmethod
   def make(cls, config: ConfigDict, clip: feed.Size | None = None) -> 'Run':
@@ -67,20 +65,27 @@ class Run:
     if config.task == 'codec':
       frames, height, width = clip or (config.data.frames, 256, 256)
       codec = CodecTraining(config, (height, width))
-      return cls.of(config, codec, codec.record(frames), 0)
+      return cls.of(config, codec, codec.record(frames), 0, clip)
     context = feed.typical_context(config, clip)
     objective = Denoising(config, context)
-    return cls.of(config, objective, feed.record(context), feed.tokens(context))
+    return cls.of(config, objective, feed.record(context), feed.tokens(context), clip)
 
   @classmethod
-  def of(cls, config: ConfigDict, objective: Objective, of_one: feed.Shapes, tokens: int) -> 'Run':
+  def of(
+    cls,
+    config: ConfigDict,
+    objective: Objective,
+    of_one: feed.Shapes,
+    tokens: int,
+    clip: feed.Size | None = None,
+  ) -> 'Run':
     optimizer = make_optimizer(config.optimizer, config.train.steps)
 
     def initial() -> TrainState:
       _, params = nnx.split(objective.build(config.seed))
       return create(nnx.to_pure_dict(params), optimizer)
 
-    return cls(config, objective, of_one, tokens, jax.eval_shape(initial))
+    return cls(config, objective, of_one, tokens, jax.eval_shape(initial), clip)
 
   def graphdef(self) -> nnx.GraphDef:
     """The structure of the network."""
@@ -153,7 +158,7 @@ def lower_step(run: Run, mesh: Mesh) -> jax.stages.Lowered:
       settings.spike,
     )
     places = jax.tree.map(lambda x: x.sharding, state)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(places, replicated(mesh)))
+    jitted = _jit(step, run, donate_argnums=0, out_shardings=(places, replicated(mesh)))
     arrays = feed.batch(run.of_one, config.data.batch_size, batch_sharding(mesh))
     return jitted.lower(state, arrays, _key(mesh))
 
@@ -169,22 +174,13 @@ def lower_sampler(run: Run, mesh: Mesh) -> jax.stages.Lowered:
       return objective.generate(nnx.merge(graphdef, params), arrays, key)
 
     arrays = feed.batch(run.of_one, config.data.batch_size, batch_sharding(mesh))
-    return jax.jit(generate).lower(state.ema, arrays, _key(mesh))
+    return _jit(generate, run).lower(state.ema, arrays, _key(mesh))
 
 
-def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-  """Compiles.
-
-  Raises:
-    TooLarge: where a device has too little memory.
-  """
-  try:
-    return lowered.compile()
-  except jax.errors.JaxRuntimeError as error:
-    found = _TOO_LARGE.search(str(error))
-    if not found:
-      raise
-    raise TooLarge(float(found.group(1)) * _UNITS[found.group(2)]) from error
+def _jit(function: Callable[..., Any], run: Run, **options: Any) -> Any:
+  """As the loop has it, under a name that tells its program from others of the process."""
+  function.__name__ = PLANNED
+  return jit(function, gather=run.objective.gather, **options)
 
 
 def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:

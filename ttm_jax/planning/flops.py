@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend import core
 
 
@@ -73,19 +74,17 @@ def meetings(
     data, kernel, out: sizes of the axis.
     low: padding before the data; holes: distance of its elements; spread: of the weights.
   """
-  total = 0
-  for j in range(kernel):
-    # Outputs whose place lies within the data, and on none of its holes.
-    begin = j * spread - low
-    first = max(0, -(begin // stride))
-    last = min(out - 1, ((data - 1) * holes - begin) // stride)
-    if last < first:
-      continue
-    if holes == 1:
-      total += last - first + 1
-    else:
-      total += sum((i * stride + begin) % holes == 0 for i in range(first, last + 1))
-  return total
+  # Weight j meets output i at place i * stride + begin of the data with its holes.
+  begin = np.arange(kernel, dtype=np.int64) * spread - low
+  first = np.maximum(0, -(begin // stride))
+  last = np.minimum(out - 1, ((data - 1) * holes - begin) // stride)
+  # Of every `period` outputs in a row one falls on an element, where begin divides by what stride
+  # and holes share; else none does.
+  shared = math.gcd(stride, holes)
+  period = holes // shared
+  some = -(begin // shared) * pow(stride // shared, -1, period) % period
+  count = (last - some) // period - (first - 1 - some) // period
+  return int(count[(last >= first) & (begin % shared == 0)].sum())
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:

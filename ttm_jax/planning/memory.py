@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from ttm_jax.parallel.mesh import HOST
+from ttm_jax.planning.layout import Layout
 from ttm_jax.training.state import TrainState
 
 
@@ -69,12 +70,9 @@ def _itemsize(x: Any) -> int:
   return 0 if jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended) else x.dtype.itemsize
 
 
-def of_program(program: jax.stages.Compiled, state: TrainState, batch: dict[str, Any]) -> Memory:
-  """The memory of a compiled train step: the state and the batch as they lie, the rest as found."""
-  found = program.memory_analysis()
-  assert found is not None
+def of_program(program: Layout, state: TrainState, batch: dict[str, Any]) -> Memory:
+  """The memory of a train step: the state and the batch as they lie, the rest as laid out."""
   exact = held(state, batch, 0.0)
   # What the compiler adds to arguments to fill their tiles, it counts as theirs.
-  padding = max(found.argument_size_in_bytes - exact.total, 0)
-  results = max(found.output_size_in_bytes - found.alias_size_in_bytes, 0)
-  return dataclasses.replace(exact, temporaries=found.temp_size_in_bytes + results + padding)
+  padding = max(program.arguments - exact.total, 0.0)
+  return dataclasses.replace(exact, temporaries=program.temporaries + padding)

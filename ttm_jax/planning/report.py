@@ -12,6 +12,7 @@ from ttm_jax.planning import analytic, compile, feed, memory, program, roofline
 from ttm_jax.planning.compile import Run
 from ttm_jax.planning.costs import Costs, costs
 from ttm_jax.planning.hardware import Topology
+from ttm_jax.planning.layout import SAMPLER, STEP, lay_out
 
 DAY = 86_400
 
@@ -99,27 +100,18 @@ def compiled_report(run: Run, mesh: Mesh, topology: Topology, sampler: bool = Fa
     TooLarge: where the compiler finds no way to fit.
   """
   begin = time.perf_counter()
-  found = compile.compiled(compile.lower_step(run, mesh))
+  wanted = [STEP, SAMPLER] if sampler else [STEP]
+  step, *others = lay_out(run, mesh, topology, wanted)
   per_slice = topology.devices // topology.slices
   state = compile.abstract_state(run, mesh)
   arrays = feed.batch(run.of_one, run.config.data.batch_size, batch_sharding(mesh))
-  report = _report(
-    run,
-    mesh,
-    topology,
-    memory.of_program(found, state, arrays),
-    costs(program.parse(found.as_text() or ''), per_slice),
-  )
-  if sampler:
-    other = compile.compiled(compile.lower_sampler(run, mesh))
-    sizes = other.memory_analysis()
-    assert sizes is not None
+  held = memory.of_program(step, state, arrays)
+  report = _report(run, mesh, topology, held, costs(program.parse(step.text), per_slice))
+  for other in others:
     report = dataclasses.replace(
       report,
-      sampler=costs(program.parse(other.as_text() or ''), per_slice),
-      sampler_memory=sizes.argument_size_in_bytes
-      + sizes.temp_size_in_bytes
-      + max(sizes.output_size_in_bytes - sizes.alias_size_in_bytes, 0),
+      sampler=costs(program.parse(other.text), per_slice),
+      sampler_memory=other.arguments + other.temporaries,
     )
   return dataclasses.replace(report, seconds=time.perf_counter() - begin)
 

@@ -1,7 +1,9 @@
 """The objective of the temporal autoencoder: reconstruct videos, trajectories and pictures."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,7 @@ from ttm_jax.data import loader
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
+from ttm_jax.parallel import compiler
 from ttm_jax.settings import from_config
 from ttm_jax.training.objective import Arrays, Metrics, gather, held_out
 from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
@@ -43,6 +46,7 @@ class CodecTraining:
   """Trains on a clips dataset; each clip counts twice, as pixels and as rendered trajectory."""
 
   parts: tuple[str, ...] = ()
+  gather = True
 
   def __init__(self, config: ConfigDict, size: tuple[int, int] | None = None):
     """Args:
@@ -59,7 +63,11 @@ class CodecTraining:
     if weights.perceptual_weights:
       self.perceptual = load_perceptual(weights.perceptual_weights)
     self.sharding = placement(SHARDING, config.optimizer)
-    self._generate = jax.jit(self.generate)
+
+  @functools.cached_property
+  def _generate(self) -> Any:
+    # Not before it is known what it runs on.
+    return compiler.jit(self.generate, gather=self.gather)
 
   @property
   def fps(self) -> float:

@@ -1,6 +1,7 @@
 """The objective of all four tasks: predict what the process asks for, at a random time."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ttm_jax.data.context import FOLDER, Context
 from ttm_jax.data.latents import Latents
 from ttm_jax.errors import InputError, nearest
 from ttm_jax.models.layers import exact_gradients
+from ttm_jax.parallel import compiler
 from ttm_jax.parallel.mesh import check_heads
 from ttm_jax.presets import preset
 from ttm_jax.settings import first_difference, from_config
@@ -157,11 +159,16 @@ class Denoising:
         f' got {config.train.gradient_dtype!r}'
       )
     self.sharding = placement(self.denoiser.preset.sharding, config.optimizer)
+    self.gather = self.denoiser.preset.narrow
     _check_model(self.denoiser)
-    self._generate = jax.jit(self.generate)
     self._decode = jax.jit(
       lambda codec, latents: codec.decode(latents, self.context.encoding.frames)
     )
+
+  @functools.cached_property
+  def _generate(self) -> Any:
+    # Not before it is known what it runs on.
+    return compiler.jit(self.generate, gather=self.gather)
 
   @property
   def fps(self) -> float:

@@ -15,11 +15,11 @@ from ml_collections import ConfigDict
 
 from ttm_jax.data.loader import Prefetch, to_device
 from ttm_jax.data.remote import absolute, mirrored
+from ttm_jax.parallel import compiler
 from ttm_jax.parallel.mesh import (
   batch_sharding,
   check_batch,
   make_mesh,
-  platform,
   replicated,
   shardings,
 )
@@ -39,10 +39,6 @@ from ttm_jax.training.telemetry import Telemetry
 from ttm_jax.training.watching import Watch
 
 _global_norm = jax.jit(optax.global_norm)
-
-# For a program that runs once, of many small kernels: compiling them well would take ten times as
-# long.
-QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
 
 
 def train(
@@ -106,8 +102,9 @@ def train(
       contextlib.closing(Profile(profile if first else '', workdir, clock))
     )
     _greet(telemetry, workdir, state, restored)
-    step_fn = jax.jit(
+    step_fn = compiler.jit(
       make_step(objective, graphdef, optimizer, settings.accumulate, settings.ema, settings.spike),
+      gather=objective.gather,
       donate_argnums=0,
       out_shardings=(places, replicated(mesh)),
     )
@@ -185,8 +182,7 @@ def _start(config, objective, optimizer, mesh, checkpoints, peers):
   if restored is not None:
     return graphdef, restored, places, True
   source = objective.source(config.init_from) if config.init_from else None
-  options = QUICK if platform() == 'cpu' else None
-  state = jax.jit(initial, out_shardings=places, compiler_options=options)()
+  state = compiler.jit(initial, once=True, out_shardings=places)()
   if source is not None:
     # Each process has all of the source, and puts its own parts on its devices.
     source = jax.tree.map(
@@ -194,7 +190,7 @@ def _start(config, objective, optimizer, mesh, checkpoints, peers):
       source,
       shardings(source, objective.sharding, mesh),
     )
-    state = jax.jit(brought, out_shardings=places, donate_argnums=0)(state, source)
+    state = compiler.jit(brought, out_shardings=places, donate_argnums=0)(state, source)
   return graphdef, state, places, False
 
 

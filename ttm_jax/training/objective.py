@@ -24,10 +24,12 @@ class Objective(Protocol):
 
   Attributes:
     sharding: parameter table of the network (see `parallel.mesh.shardings`).
+    gather: whether weights that lie in parts are gathered before use, see `parallel.compiler`.
     parts: names, in the run directory, of what `begin` looks at where it exists.
   """
 
   sharding: tuple
+  gather: bool
   parts: tuple[str, ...]
 
   @property

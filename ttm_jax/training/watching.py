@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ttm_jax.data.loader import to_device
+from ttm_jax.parallel import compiler
 from ttm_jax.parallel.mesh import batch_sharding, replicated
 from ttm_jax.parallel.peers import Peers
 from ttm_jax.report.pictures import gif, png, shrunk
@@ -36,7 +37,8 @@ class Watch:
     self._config, self._objective, self._graphdef = config, objective, graphdef
     self._workdir, self._telemetry, self._peers = workdir, telemetry, peers
     self._key = stream(jax.random.key(config.seed), 'watch', 0)
-    self._evaluate = jax.jit(make_evaluation(objective, graphdef), out_shardings=replicated(mesh))
+    evaluate = make_evaluation(objective, graphdef)
+    self._evaluate = compiler.jit(evaluate, gather=objective.gather, out_shardings=replicated(mesh))
     batches = objective.batches('validation', 0)
     place = batch_sharding(mesh)
     count = max(1, config.train.evaluate_batches)
