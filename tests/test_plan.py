@@ -20,7 +20,7 @@ from ttm_jax.data.latents import Latents
 from ttm_jax.errors import InputError
 from ttm_jax.parallel.mesh import AXES, HOST
 from ttm_jax.planning import analytic, feed, flops, memory, program, roofline, search, table
-from ttm_jax.planning.compile import Run, TooLarge, abstract_state, compiled
+from ttm_jax.planning.compile import Run, abstract_state
 from ttm_jax.planning.costs import Costs, Exchange, costs, first_group
 from ttm_jax.planning.hardware import CHIPS, topology
 from ttm_jax.planning.report import analytic_report
@@ -435,24 +435,3 @@ def test_front_door(tmp_path):
 def test_bad_input(options, message):
   ended = doors.run('ttm_jax.plan', f'--config={tiny.ROOT}/configs/stage2_dit.py', *options)
   assert ended.code == 2 and message in ended.err, ended.err
-
-
-@pytest.mark.parametrize(
-  'said, gib',
-  [
-    ('Ran out of memory in memory space hbm. Used 18.25G of 15.75G hbm. Exceeded', 18.25),
-    (
-      'Ran out of memory on HBM, the total memory required for HLO temporaries (17.42G) exceeds'
-      ' available HBM (15.75G).',
-      17.42,
-    ),
-  ],
-)
-def test_both_wordings_of_a_program_that_is_too_large(said, gib):
-  class Lowered:
-    def compile(self):
-      raise jax.errors.JaxRuntimeError(f'RESOURCE_EXHAUSTED: {said}')
-
-  with pytest.raises(TooLarge) as caught:
-    compiled(Lowered())
-  assert caught.value.needed == gib * 2**30

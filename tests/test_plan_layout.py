@@ -12,9 +12,9 @@ import pytest
 
 from tests import tiny
 from ttm_jax.planning import layout, memory
-from ttm_jax.planning.compile import Run, TooLarge
+from ttm_jax.planning.compile import Run
 from ttm_jax.planning.hardware import topology
-from ttm_jax.planning.layout import Layout
+from ttm_jax.planning.layout import Layout, TooLarge
 
 # As the compiler for TPUs writes it; colours are memories other than the device's.
 PLACES = """BufferAssignment:

@@ -27,18 +27,6 @@ from ttm_jax.training.step import make_step
 PLANNED = 'planned'
 
 
-class TooLarge(Exception):
-  """A program needs more memory than a device has.
-
-  Attributes:
-    needed: bytes a device.
-  """
-
-  def __init__(self, needed: float):
-    super().__init__(f'{needed / 1e9:.1f} GB')
-    self.needed = needed
-
-
 @dataclasses.dataclass(frozen=True)
 class Run:
   """A configuration with what it would be fed.

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from ttm_jax.planning.compile import PLANNED, Run, TooLarge
+from ttm_jax.planning.compile import PLANNED, Run
 from ttm_jax.planning.hardware import Topology
 
 # What a process can be asked to compile.
@@ -41,6 +41,18 @@ _TOO_LARGE = re.compile(
   r'(?:Used |HLO temporaries \()([\d.]+)([KMGT])(?: of [\d.]+[KMGT] hbm|\) exceeds available HBM)'
 )
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+
+
+class TooLarge(Exception):
+  """A program needs more memory than a device has.
+
+  Attributes:
+    needed: bytes a device.
+  """
+
+  def __init__(self, needed: float):
+    super().__init__(f'{needed / 1e9:.1f} GB')
+    self.needed = needed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,9 @@ from ttm_jax.parallel.mesh import (
 )
 from ttm_jax.planning import analytic, memory
 from ttm_jax.planning.analytic import abstract_mesh
-from ttm_jax.planning.compile import Run, TooLarge, abstract_state, tpu_devices
+from ttm_jax.planning.compile import Run, abstract_state, tpu_devices
 from ttm_jax.planning.hardware import Topology
+from ttm_jax.planning.layout import TooLarge
 from ttm_jax.planning.report import Report, analytic_report, compiled_report, too_large
 
 Sizes = tuple[int, ...]
