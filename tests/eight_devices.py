@@ -109,13 +109,14 @@ def remembering() -> optax.GradientTransformation:
   )
 
 
-def trained(run, mesh, late=None):
+def trained(run, mesh, late=None, options=None):
   """Losses of ten steps, gradients of the first and the last, the state before that, the program.
 
   Args:
     late: the state at which the last gradients are taken; by default where the run has come to.
-      Nine steps of AdamW, which divides by the root of squares of gradients, turn rounding errors
-      of 5e-6 into parameters whose gradients differ by more than 1e-5.
+      Nine steps of AdamW, which divides by the root of squares of gradients, make more of rounding
+      errors than they are.
+    options: for the compiler.
   """
   config, objective = run.config, run.objective
   optimizer = optax.chain(remembering(), make_optimizer(config.optimizer, STEPS))
@@ -139,7 +140,7 @@ def trained(run, mesh, late=None):
     )
     rng, key = np.random.default_rng(0), jax.random.key(2)
     batches = [jax.device_put(drawn(run, rng), batch_sharding(mesh)) for _ in range(STEPS)]
-    compiled = step.lower(state, batches[0], key).compile()
+    compiled = step.lower(state, batches[0], key).compile(compiler_options=options)
     losses, gradients = [], []
     for i, arrays in enumerate(batches):
       before = jax.device_get(state) if i == STEPS - 1 else None
@@ -164,23 +165,31 @@ def _initial(run, initial):
 
 
 def training(name, *settings) -> dict:
-  """By setting: the largest relative errors of losses and gradients, and what lies there whole."""
+  """By setting: the largest relative errors of losses and gradients, and what lies there whole.
+
+  Beside them `rounding`: the error of the gradients of one device when it is told not to optimise.
+  """
 
   @functools.cache
   def alone(accumulate):
     changes = {'train.accumulate': accumulate}
-    return trained(run_of(name, changes), make_mesh({}, jax.devices()[:1]))[:3]
+    run, mesh = run_of(name, changes), make_mesh({}, jax.devices()[:1])
+    losses, gradients, late, _ = trained(run, mesh)
+    # The same on the same device, but for the order in which sums are taken.
+    others = trained(run, mesh, late, {'xla_backend_optimization_level': 0})[1]
+    return losses, gradients, late, max(map(difference, others, gradients))
 
   found = {}
   for text in settings:
     changes = json.loads(text)
     sizes = {axis: changes.pop(axis) for axis in AXES if axis in changes}
     run = run_of(name, changes)
-    wanted_losses, wanted, late = alone(run.config.train.accumulate)
+    wanted_losses, wanted, late, rounding = alone(run.config.train.accumulate)
     losses, gradients, _, compiled = trained(run, make_mesh(sizes), late)
     found[text] = {
       'loss': max(abs(a / b - 1) for a, b in zip(losses, wanted_losses, strict=True)),
       'gradients': max(map(difference, gradients, wanted)),
+      'rounding': rounding,
       'whole': whole(run, compiled),
       'gathered': gathered(run, compiled),
     }

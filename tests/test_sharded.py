@@ -71,7 +71,10 @@ def test_the_unet_refuses_to_be_split_by_tokens(unet_latents):
 def check(name, settings):
   for setting, errors in eight_devices('training', name, *map(json.dumps, settings)).items():
     print(name, setting, errors)
-    assert errors['loss'] < 1e-5 and errors['gradients'] < 1e-5, (name, setting, errors)
+    # Gradients of queries and keys are small differences: what float32 leaves of them is not always
+    # good to 1e-5, on one device either.
+    most = max(1e-5, 2 * errors['rounding'])
+    assert errors['loss'] < 1e-5 and errors['gradients'] < most < 5e-5, (name, setting, errors)
     sizes = json.loads(setting)
     if sizes.get('fsdp', 1) > 1:
       # Parameters, moments, gradients and their sums: each device has its part of them.

@@ -170,7 +170,13 @@ class CodecTraining:
     del key
     assert isinstance(model, Trained)
     video = as_videos(arrays['pixels'][: self.config.sample.count])
-    return model.codec.decode(model.codec.encode(video).mean, video.shape[1]), video
+    codec = model.codec
+
+    def reconstructed(one: Array) -> Array:
+      return codec.decode(codec.encode(one[None]).mean, one.shape[0])[0]
+
+    # One after the other: so few do not divide among devices, and are large.
+    return jax.lax.map(reconstructed, video), video
 
 
 def both(clip: Clip, palette: str) -> dict[str, np.ndarray]:
