@@ -1,4 +1,4 @@
-"""Plans of every paper-scale configuration, as the tables of docs/scale.md.
+"""Plans of every paper-scale configuration, as the tables of docs/scale.md and docs/launch.md.
 
     PYTHONPATH=.venv-aot python -m benchmarks.scale --out runs/scale
 
@@ -19,6 +19,7 @@ from ttm_jax.report.pictures import write_atomically
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'scale.md'
+COMMANDS = ROOT / 'docs' / 'launch.md'
 
 CONFIGS = (
   'pretrain_dit',
@@ -33,6 +34,10 @@ CONFIGS = (
 )
 MACHINES = ('v5e:4x4', 'v5p:2x2x4', 'v6e:4x4')
 
+# What the commands of docs/launch.md run, and where: as the machine is sold, as a plan calls it.
+LAUNCHED = ('stage1_dit', 'stage2_dit', 'stage1_unet', 'stage2_unet')
+SOLD = {'v5litepod-16': 'v5e:4x4', 'v5p-64': 'v5p:2x4x4', '8 H100s': 'h100x8'}
+
 # Two samples a chip, sixteen chips to a copy of the parameters: machine, then copies.
 WEAK = {'v5p:2x2x4': 1, 'v5p:4x4x4': 4, 'v5p:4x8x8': 16, 'v5p:8x8x16': 64}
 WEAK_CONFIG = 'stage2_dit'
@@ -44,9 +49,13 @@ def main() -> None:
   made.add_argument('--configs', nargs='*', default=CONFIGS, choices=CONFIGS)
   made.add_argument('--machines', nargs='*', default=MACHINES)
   made.add_argument('--weak', action=argparse.BooleanOptionalAction, default=True)
+  made.add_argument('--launched', action=argparse.BooleanOptionalAction, default=True)
   args = made.parse_args()
   for machine in args.machines:
     for config in args.configs:
+      plan(args.out, f'{config}-{machine}', config, machine)
+  for machine in SOLD.values() if args.launched else ():
+    for config in LAUNCHED:
       plan(args.out, f'{config}-{machine}', config, machine)
   for machine, copies in WEAK.items() if args.weak else ():
     options = [f'--config.mesh.data={copies}', '--config.mesh.fsdp=16', '--nosampler']
@@ -72,27 +81,46 @@ def plan(out: Path, name: str, config: str, machine: str, options: list[str] | N
 
 
 def write(out: Path) -> None:
-  """Puts what is known so far into the page, between its marks."""
+  """Puts what is known so far into the pages, between its marks."""
   found = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob('*.json'))}
-  text = PAGE.read_text()
-  for mark, table in (('plans', plans(found)), ('weak', weak(found))):
-    begin, end = f'<!-- {mark} -->', f'<!-- /{mark} -->'
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    text = f'{before}{begin}\n{table}\n{end}{after}'
-  write_atomically(PAGE, text.encode())
+  put(PAGE, 'plans', plans(found))
+  put(PAGE, 'weak', weak(found))
+  put(COMMANDS, 'launched', launched(found))
+
+
+def put(page: Path, mark: str, table: str) -> None:
+  begin, end = f'<!-- {mark} -->', f'<!-- /{mark} -->'
+  before, _, rest = page.read_text().partition(begin)
+  _, _, after = rest.partition(end)
+  write_atomically(page, f'{before}{begin}\n{table}\n{end}{after}'.encode())
 
 
 def plans(found: dict[str, list[dict[str, Any]]]) -> str:
   lines = [
     '| config | chips | setting | state GB | activations GB | all / capacity | PFLOP a step |'
-    ' step at least | bound | samples/s at most | days | compiled in |',
+    ' step at least | bound | samples/s at most | days | planned in |',
     '|---|---|---|---|---|---|---|---|---|---|---|---|',
   ]
   for machine in MACHINES:
     for config in CONFIGS:
       for row, report in enumerate(found.get(f'{config}-{machine.replace(":", "_")}', [])):
         lines.append(_line('' if row else config, '' if row else machine, report))
+  return '\n'.join(lines)
+
+
+def launched(found: dict[str, list[dict[str, Any]]]) -> str:
+  lines = [
+    '| config | machine | setting | GB of a device | step at least | samples/s at most | days |',
+    '|---|---|---|---|---|---|---|',
+  ]
+  for sold, machine in SOLD.items():
+    for config in LAUNCHED:
+      for r in found.get(f'{config}-{machine.replace(":", "_")}', [])[:1]:
+        lines.append(
+          f'| {config} | {sold} | {_setting(r)} |'
+          f' {r["memory"]["total"] / 1e9:.1f} of {r["capacity"] / 1e9:.1f} |'
+          f' {r["step_seconds"]:.2f} s | {r["samples_per_second"]:.0f} | {r["days"]:.1f} |'
+        )
   return '\n'.join(lines)
 
 
