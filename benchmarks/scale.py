@@ -98,7 +98,7 @@ def put(page: Path, mark: str, table: str) -> None:
 def plans(found: dict[str, list[dict[str, Any]]]) -> str:
   lines = [
     '| config | chips | setting | state GB | activations GB | all / capacity | PFLOP a step |'
-    ' step at least | bound | samples/s at most | days | planned in |',
+    ' step at least | bound | samples/s at most | days | compiled in |',
     '|---|---|---|---|---|---|---|---|---|---|---|---|',
   ]
   for machine in MACHINES:

@@ -102,6 +102,20 @@ def test_meshes(sixteen):
     audit(run, mesh, found.as_text())
 
 
+def test_the_unet_gathers_its_weights():
+  """Its products are not cut up into parts that come from neighbours one by one."""
+  config = tiny.shipped('stage2_unet')
+  config.model.update({'widths': (128, 256), 'masked_blocks': 1})
+  run, mesh = Run.make(config, (16, 128, 128)), mesh_of('v5e:4x4')
+  found = {}
+  for gather in (True, False):
+    run.objective.gather = gather
+    compiled = compile.lower_step(run, mesh).compile()
+    sent = costs(program.parse(compiled.as_text()), 16).collectives
+    found[gather] = sent.get('collective-permute', None)
+  assert found[True] is None and found[False] is not None, found
+
+
 def test_what_lies_on_the_host():
   run = small(optimizer__offload=True, model__remat='offload')
   mesh = mesh_of('v5e:4x4')
