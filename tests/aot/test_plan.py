@@ -34,9 +34,8 @@ def small(**changes) -> Run:
   return Run.make(config)
 
 
-def audit(run: Run, mesh: Mesh, text: str) -> None:
+def audit(run: Run, mesh: Mesh, read: program.Program) -> None:
   """No parameter gathered whole outside of the layers, no N x N array, no state on all devices."""
-  read = program.parse(text)
   tokens = run.tokens
   stacked = {
     tuple(x.shape)
@@ -66,7 +65,7 @@ def sixteen():
 
 def test_what_the_program_must_not_hold(sixteen):
   run, mesh, found = sixteen
-  audit(run, mesh, found.as_text())
+  audit(run, mesh, program.parse(found.as_text()))
 
 
 def test_a_layout_is_that_of_the_whole_program(sixteen):
@@ -78,7 +77,7 @@ def test_a_layout_is_that_of_the_whole_program(sixteen):
   assert found.arguments == pytest.approx(sizes.argument_size_in_bytes, rel=0.01)
   code = sizes.generated_code_size_in_bytes
   assert 0 <= sizes.temp_size_in_bytes - found.temporaries <= 1.1 * code + 2**20
-  stopped, complete = (costs(program.parse(t), 16) for t in (found.text, whole.as_text()))
+  stopped, complete = (costs(x, 16) for x in (found.program, program.parse(whole.as_text())))
   assert stopped.flops == complete.flops
   assert stopped.near == pytest.approx(complete.near, rel=0.01)
 
@@ -99,7 +98,7 @@ def test_meshes(sixteen):
     arrays = feed.batch(run.of_one, 32, compile.batch_sharding(mesh))
     ours = memory.held(state, arrays, 0.0).total
     assert found.memory_analysis().argument_size_in_bytes == pytest.approx(ours, rel=0.1)
-    audit(run, mesh, found.as_text())
+    audit(run, mesh, program.parse(found.as_text()))
 
 
 def test_the_unet_gathers_its_weights():
@@ -174,7 +173,7 @@ def test_the_4b_network_fits_on_sixteen_chips(name):
   run, machine = Run.make(tiny.shipped('stage2_dit')), topology(name)
   mesh = mesh_of(name)
   (found,) = lay_out(run, mesh, machine, [STEP])
-  audit(run, mesh, found.text)
+  audit(run, mesh, found.program)
   state = compile.abstract_state(run, mesh)
   arrays = feed.batch(run.of_one, run.config.data.batch_size, compile.batch_sharding(mesh))
   held = memory.of_program(found, state, arrays)

@@ -1,6 +1,7 @@
 """The real train step and sampler of a run, for devices that are not there."""
 
 import dataclasses
+import functools
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
@@ -34,7 +35,7 @@ class Run:
   Attributes:
     of_one: the arrays of one sample.
     tokens: of one sample; 0 where the network has none.
-    shapes: of the state, which no change of `changed` alters.
+    state: the shapes of the state, which no change of `changed` alters; found when first asked for.
     clip: (frames, height, width) of the clips in pixels, where they are not the paper's.
   """
 
@@ -42,7 +43,7 @@ class Run:
   objective: Objective
   of_one: feed.Shapes
   tokens: int
-  shapes: TrainState
+  state: Callable[[], TrainState]
   clip: feed.Size | None = None
 
   @classmethod
@@ -73,7 +74,12 @@ class Run:
       _, params = nnx.split(objective.build(config.seed))
       return create(nnx.to_pure_dict(params), optimizer)
 
-    return cls(config, objective, of_one, tokens, jax.eval_shape(initial), clip)
+    state = functools.cache(lambda: jax.eval_shape(initial))
+    return cls(config, objective, of_one, tokens, state, clip)
+
+  @property
+  def shapes(self) -> TrainState:
+    return self.state()
 
   def graphdef(self) -> nnx.GraphDef:
     """The structure of the network."""

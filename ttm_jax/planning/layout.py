@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 
 from ttm_jax.planning.compile import PLANNED, Run
 from ttm_jax.planning.hardware import Topology
+from ttm_jax.planning.program import Program, parse
 
 # What a process can be asked to compile.
 STEP, SAMPLER = 'step', 'sampler'
@@ -60,13 +61,13 @@ class Layout:
   """One program on one device.
 
   Attributes:
-    text: its instructions, see `program.parse`.
+    program: its instructions.
     arguments: bytes of what it is given.
     temporaries: bytes of all else in the memory of the device, but for what it returns in place of
       arguments, and for the machine code.
   """
 
-  text: str
+  program: Program
   arguments: float
   temporaries: float
 
@@ -91,6 +92,7 @@ def lay_out(run: Run, mesh: Mesh, topology: Topology, what: Sequence[str]) -> li
   }
   with contextlib.ExitStack() as stack:
     started = [stack.enter_context(_compiling(asked | {'what': one})) for one in what]
+    run.state()  # It will be asked for, and takes a while.
     found: dict[int, Layout] = {}
     while len(found) < len(started):
       for i, (process, folder) in enumerate(started):
@@ -134,7 +136,7 @@ def _read(folder: Path) -> Layout:
   (program,), (places,) = folder.glob(f'*{_PROGRAM}'), folder.glob(f'*{_PLACES}')
   with places.open() as lines:
     arguments, temporaries = sizes(lines)
-  return Layout(program.read_text(), arguments, temporaries)
+  return Layout(parse(program.read_text()), arguments, temporaries)
 
 
 def sizes(lines: Iterator[str] | Sequence[str]) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from ttm_jax.parallel.mesh import AXES, batch_sharding
-from ttm_jax.planning import analytic, compile, feed, memory, program, roofline
+from ttm_jax.planning import analytic, compile, feed, memory, roofline
 from ttm_jax.planning.compile import Run
 from ttm_jax.planning.costs import Costs, costs
 from ttm_jax.planning.hardware import Topology
@@ -106,11 +106,11 @@ def compiled_report(run: Run, mesh: Mesh, topology: Topology, sampler: bool = Fa
   state = compile.abstract_state(run, mesh)
   arrays = feed.batch(run.of_one, run.config.data.batch_size, batch_sharding(mesh))
   held = memory.of_program(step, state, arrays)
-  report = _report(run, mesh, topology, held, costs(program.parse(step.text), per_slice))
+  report = _report(run, mesh, topology, held, costs(step.program, per_slice))
   for other in others:
     report = dataclasses.replace(
       report,
-      sampler=costs(program.parse(other.text), per_slice),
+      sampler=costs(other.program, per_slice),
       sampler_memory=other.arguments + other.temporaries,
     )
   return dataclasses.replace(report, seconds=time.perf_counter() - begin)
