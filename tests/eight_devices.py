@@ -46,6 +46,8 @@ MESHES = {
 
 STEPS, BATCH_SIZE, SLOTS = 10, 16, 2
 
+ENOUGH = 1e-5
+
 
 class Codec:
   """What a network need know of one."""
@@ -167,29 +169,36 @@ def _initial(run, initial):
 def training(name, *settings) -> dict:
   """By setting: the largest relative errors of losses and gradients, and what lies there whole.
 
-  Beside them `rounding`: the error of the gradients of one device when it is told not to optimise.
+  Beside errors of ENOUGH stands `rounding`: that of one device when it is told not to optimise.
   """
 
+  one = make_mesh({}, jax.devices()[:1])
+
   @functools.cache
-  def alone(accumulate):
-    changes = {'train.accumulate': accumulate}
-    run, mesh = run_of(name, changes), make_mesh({}, jax.devices()[:1])
-    losses, gradients, late, _ = trained(run, mesh)
+  def alone(parts):
+    return trained(run_of(name, {'train.accumulate': parts}), one)[:3]
+
+  @functools.cache
+  def rounding(parts):
+    _, gradients, late = alone(parts)
+    run = run_of(name, {'train.accumulate': parts})
     # The same on the same device, but for the order in which sums are taken.
-    others = trained(run, mesh, late, {'xla_backend_optimization_level': 0})[1]
-    return losses, gradients, late, max(map(difference, others, gradients))
+    others = trained(run, one, late, {'xla_backend_optimization_level': 0})[1]
+    return max(map(difference, others, gradients))
 
   found = {}
   for text in settings:
     changes = json.loads(text)
     sizes = {axis: changes.pop(axis) for axis in AXES if axis in changes}
     run = run_of(name, changes)
-    wanted_losses, wanted, late, rounding = alone(run.config.train.accumulate)
+    parts = run.config.train.accumulate
+    wanted_losses, wanted, late = alone(parts)
     losses, gradients, _, compiled = trained(run, make_mesh(sizes), late)
+    error = max(map(difference, gradients, wanted))
     found[text] = {
       'loss': max(abs(a / b - 1) for a, b in zip(losses, wanted_losses, strict=True)),
-      'gradients': max(map(difference, gradients, wanted)),
-      'rounding': rounding,
+      'gradients': error,
+      'rounding': rounding(parts) if error >= ENOUGH else 0.0,
       'whole': whole(run, compiled),
       'gathered': gathered(run, compiled),
     }
