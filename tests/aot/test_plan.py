@@ -75,8 +75,9 @@ def test_a_layout_is_that_of_the_whole_program(sixteen):
   sizes = whole.memory_analysis()
   print(f'\n{found.arguments:.0f} {found.temporaries:.0f}: {sizes}')
   assert found.arguments == pytest.approx(sizes.argument_size_in_bytes, rel=0.01)
-  code = sizes.generated_code_size_in_bytes
-  assert 0 <= sizes.temp_size_in_bytes - found.temporaries <= 1.1 * code + 2**20
+  # Among the temporaries of the whole is the machine code, and some room for its own.
+  more = sizes.temp_size_in_bytes - found.temporaries
+  assert 0 <= more <= sizes.generated_code_size_in_bytes + 2**25
   stopped, complete = (costs(x, 16) for x in (found.program, program.parse(whole.as_text())))
   assert stopped.flops == complete.flops
   assert stopped.near == pytest.approx(complete.near, rel=0.01)
