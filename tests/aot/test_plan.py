@@ -89,17 +89,17 @@ def test_the_compiled_operations_are_those_that_were_traced(sixteen):
   assert counted == pytest.approx(analytic.step_flops(run), rel=0.02)
 
 
-def test_meshes(sixteen):
+def test_meshes():
   """Each axis, and what the compiler counts as arguments is what we say the state and batch are."""
   run = small()
   for sizes in ({'sequence': 2}, {'tensor': 2}, {'data': 2, 'sequence': 2, 'tensor': 2}):
     mesh = mesh_of('v5e:4x4', **sizes)
-    found = compile.lower_step(run, mesh).compile()
+    (found,) = lay_out(run, mesh, topology('v5e:4x4'), [STEP])
     state = compile.abstract_state(run, mesh)
     arrays = feed.batch(run.of_one, 32, compile.batch_sharding(mesh))
     ours = memory.held(state, arrays, 0.0).total
-    assert found.memory_analysis().argument_size_in_bytes == pytest.approx(ours, rel=0.1)
-    audit(run, mesh, program.parse(found.as_text()))
+    assert found.arguments == pytest.approx(ours, rel=0.1)
+    audit(run, mesh, found.program)
 
 
 def test_the_unet_gathers_its_weights():
@@ -107,13 +107,9 @@ def test_the_unet_gathers_its_weights():
   config = tiny.shipped('stage2_unet')
   config.model.update({'widths': (128, 256), 'masked_blocks': 1})
   run, mesh = Run.make(config, (16, 128, 128)), mesh_of('v5e:4x4')
-  found = {}
-  for gather in (True, False):
-    run.objective.gather = gather
-    compiled = compile.lower_step(run, mesh).compile()
-    sent = costs(program.parse(compiled.as_text()), 16).collectives
-    found[gather] = sent.get('collective-permute', None)
-  assert found[True] is None and found[False] is not None, found
+  (found,) = lay_out(run, mesh, topology('v5e:4x4'), [STEP])
+  sent = costs(found.program, 16).collectives
+  assert 'all-gather' in sent and 'collective-permute' not in sent, sent
 
 
 def test_what_lies_on_the_host():
