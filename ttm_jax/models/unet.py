@@ -247,7 +247,8 @@ class UNet(nnx.Module):
     levels = []
     for i in range(len(self.config.widths)):
       tokens = frames * (height >> i) * (width >> i)
-      everyone = jnp.full((b, tokens), EVERYONE, jnp.int32)
+      # Not known to the compiler for a constant: it would reduce it to blocks itself, slowly.
+      everyone = jax.lax.optimization_barrier(jnp.full((b, tokens), EVERYONE, jnp.int32))
       masks = None
       if objects is not None and prompts is not None and any(self.config.masked(i, 0)[:2]):
         masks = self._masks(i, objects.places[i], *prompts)
