@@ -178,6 +178,21 @@ def test_groups():
   assert group('source_target_pairs={{3,2},{2,1}}') == [3, 2]
 
 
+def test_what_goes_to_other_slices():
+  """The compiler for TPUs hands it to the host, once for each device of a slice."""
+  text = """
+ENTRY %main (p: bf16[400,128]) -> token[] {
+  %p = bf16[400,128]{1,0} parameter(0)
+  %t = token[] after-all()
+  ROOT %send.1 = (bf16[400,128]{1,0}, u32[], token[]) send(%p, %t), channel_id=2, \
+is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"\
+,_xla_megascale_target="{1,2}x{0:15}",_xla_megascale_transfer_type="ALL_REDUCE"}
+}
+"""
+  found = costs(program.parse(text), 16).collectives
+  assert found == {'all-reduce': Exchange(count=1.0, near=0.0, far=400 * 128 * 2)}
+
+
 def slow_meetings(data, kernel, out, *, stride, low, holes, spread):
   place = np.arange(out)[:, None] * stride + np.arange(kernel) * spread - low
   return ((place >= 0) & (place <= (data - 1) * holes) & (place % holes == 0)).sum()

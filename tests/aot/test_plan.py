@@ -151,8 +151,9 @@ def test_weak_scaling():
   found = []
   for name, copies in WEAK.items():
     machine = topology(name)
-    run = small(data__batch_size=32 * copies)
-    report = compiled_report(run, mesh_of(name, data=copies, fsdp=16), machine)
+    config = tiny.shipped('stage2_dit')
+    config.data.batch_size = 32 * copies
+    report = compiled_report(Run.make(config), mesh_of(name, data=copies, fsdp=16), machine)
     sent = {kind: f'{x.near / 1e6:.0f} MB' for kind, x in report.costs.collectives.items()}
     print(
       f'\n{machine.devices} chips: {report.costs.flops / 1e12:.2f} TFLOP,'

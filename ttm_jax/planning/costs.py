@@ -25,6 +25,8 @@ _FREE = frozenset(
   )
 )  # fmt: skip
 
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+
 KINDS = (
   'all-gather',
   'all-reduce',
@@ -107,7 +109,13 @@ def costs(program: Program, per_slice: int) -> Costs:
 
 
 def _kind(instruction: Instruction, computation: Computation) -> str:
-  """What a collective does: of a sum on TPUs that is cut up at once, its name alone tells."""
+  """What a collective does: of a sum on TPUs that is cut up at once, its name alone tells.
+
+  What goes to other slices is handed to the host, which is told what to do with it.
+  """
+  if instruction.opcode == 'send':
+    between = _BETWEEN_SLICES.search(instruction.attributes)
+    return between.group(1).lower().replace('_', '-') if between else 'send'
   kind = instruction.opcode.removesuffix('-start')
   scattered = kind == 'all-reduce' and computation.name.startswith('all-reduce-scatter')
   return 'reduce-scatter' if scattered else kind
@@ -245,6 +253,8 @@ def _sent(
   kind: str, instruction: Instruction, computation: Computation, per_slice: int
 ) -> tuple[float, bool]:
   """Bytes a device sends, and whether the group spans slices."""
+  if instruction.opcode == 'send':
+    return instruction.shapes[0].bytes, True
   group = first_group(instruction)
   size = sum(x.bytes for x in computation.operands(instruction))
   n = len(group)

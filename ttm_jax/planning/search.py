@@ -25,7 +25,7 @@ from ttm_jax.planning.report import Report, analytic_report, compiled_report, to
 Sizes = tuple[int, ...]
 
 # How many settings are compiled in search of one that fits.
-TRIES = 3
+TRIES = 8
 
 
 @dataclasses.dataclass(frozen=True)
