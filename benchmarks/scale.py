@@ -103,7 +103,7 @@ def plans(found: dict[str, list[dict[str, Any]]]) -> str:
   ]
   for machine in MACHINES:
     for config in CONFIGS:
-      for row, report in enumerate(found.get(f'{config}-{machine.replace(":", "_")}', [])):
+      for row, report in enumerate(_reports(found, config, machine)):
         lines.append(_line('' if row else config, '' if row else machine, report))
   return '\n'.join(lines)
 
@@ -115,13 +115,17 @@ def launched(found: dict[str, list[dict[str, Any]]]) -> str:
   ]
   for sold, machine in SOLD.items():
     for config in LAUNCHED:
-      for r in found.get(f'{config}-{machine.replace(":", "_")}', [])[:1]:
+      for r in _reports(found, config, machine)[:1]:
         lines.append(
           f'| {config} | {sold} | {_setting(r)} |'
           f' {r["memory"]["total"] / 1e9:.1f} of {r["capacity"] / 1e9:.1f} |'
           f' {r["step_seconds"]:.2f} s | {r["samples_per_second"]:.0f} | {r["days"]:.1f} |'
         )
   return '\n'.join(lines)
+
+
+def _reports(found: dict[str, list[dict[str, Any]]], what: str, machine: str) -> list[dict]:
+  return found.get(f'{what}-{machine.replace(":", "_")}', [])
 
 
 def _line(config: str, machine: str, r: dict[str, Any]) -> str:
@@ -165,7 +169,7 @@ def weak(found: dict[str, list[dict[str, Any]]]) -> str:
     '|---|---|---|---|---|---|---|---|',
   ]
   for machine in WEAK:
-    for r in found.get(f'weak-{machine.replace(":", "_")}', [])[:1]:
+    for r in _reports(found, 'weak', machine)[:1]:
       sent = r['costs']['collectives'].values()
       near, far = (sum(x[kind] for x in sent) / 1e9 for kind in ('near', 'far'))
       lines.append(

@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 
 from tests import tiny
-from ttm_jax.planning import layout, memory
+from ttm_jax.planning import layout, memory, worker
 from ttm_jax.planning.compile import Run
 from ttm_jax.planning.hardware import topology
 from ttm_jax.planning.layout import Layout, TooLarge
@@ -40,7 +40,7 @@ ENTRY %main () -> f32[] {
 
 WRITES = """
 import json, pathlib, re, sys, time
-json.load(sys.stdin)
+json.loads(sys.stdin.readline())
 folder = re.search('--xla_dump_to=([^ ]+)', __import__('os').environ['XLA_FLAGS']).group(1)
 for name, text in json.loads(sys.argv[1]).items():
   pathlib.Path(folder, 'module_0001.jit_planned' + name).write_text(text)
@@ -103,11 +103,18 @@ def test_a_compiler_that_fails():
     layout.lay_out(run, Sixteen(), topology('v5e:4x4'), [layout.STEP])
 
 
-def test_the_memory_of_a_layout():
+def test_a_worker_ends_with_whoever_asked():
+  """At once, and not when it comes to compile."""
+  process = Popen([sys.executable, '-m', 'ttm_jax.planning.worker'], stdin=subprocess.PIPE)
+  run = Run.make(tiny.shipped('stage2_unet'))
+  asked = {'config': run.config.to_dict(), 'clip': None, 'topology': 'v5e:4x4', 'slices': 1}
+  process.communicate(json.dumps(asked).encode() + b'\n', timeout=60)
+  assert process.returncode == worker.FORSAKEN
+
+
+def test_the_memory_of_a_layout(monkeypatch):
   """Arguments that the compiler fills up to whole tiles count as more temporaries."""
   exact = memory.Memory(1.0, 1.0, 2.0, 1.0, 0.0)
-  held = pytest.MonkeyPatch()
-  with held.context() as patch:
-    patch.setattr(memory, 'held', lambda *_: exact)
-    found = memory.of_program(Layout(Program({}, ''), 7.0, 10.0), None, {})
+  monkeypatch.setattr(memory, 'held', lambda *_: exact)
+  found = memory.of_program(Layout(Program({}, ''), 7.0, 10.0), None, {})
   assert found.temporaries == 12.0 and found.total == 17.0

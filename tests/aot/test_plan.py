@@ -133,7 +133,7 @@ def test_two_slices():
 
 
 def test_what_does_not_fit():
-  run = small(data__batch_size=4096, model__remat='none')
+  run = small(data__batch_size=1024, model__remat='none')
   planner = Planner(topology('v5e:4x4'), lambda what: pytest.MonkeyPatch.context(), False)
   setting = planner.setting(run)
   report = planner.report(run, setting)

@@ -10,8 +10,8 @@ from ttm_jax.parallel.mesh import platform
 # Left alone, the compiler for TPUs cuts a product with a weight that lies in parts into as many
 # products, one for each part as it comes from a neighbour, and adds them up in memory. In wide
 # layers that hides the exchange. Where there are sixteen parts of a few hundred channels, little is
-# left of a product: the U-Net's train step then holds 65 GB of temporaries on a v5p, and 11 GB with
-# weights gathered first.
+# left of a product: the U-Net's train step then holds 65 GB on a v5p besides its state (machine
+# code included), and 11 GB (without) with weights gathered first.
 GATHER = {
   'xla_tpu_enable_windowed_einsum_for_all_gather': False,
   'xla_tpu_enable_windowed_einsum_for_reduce_scatter': False,

@@ -1,10 +1,10 @@
 """Programs as the compiler for TPUs has laid them out in memory, before it writes machine code.
 
 A plan needs the instructions that are left after all optimisations, and the places of their arrays.
-Both are known after a small part of the time that compiling takes: of the U-Net's train step after
-minutes, where the machine code would take most of an hour on two cores. No option ends the compiler
-there. So it runs in a process of its own, writes down what it has come to (as `--xla_dump_to` has
-it), and is ended as soon as the places are known.
+Both are known after a small part of the time that compiling takes: of the forward pass of the U-Net
+after 41 of 583 seconds on two cores. No option ends the compiler there. So it runs in a process of
+its own, writes down what it has come to (as `--xla_dump_to` has it), and is ended as soon as the
+places are known.
 """
 
 import contextlib
@@ -120,14 +120,17 @@ def _compiling(asked: dict) -> Iterator[tuple[subprocess.Popen, Path]]:
         stderr=subprocess.STDOUT,
         text=True,
       )
+    assert process.stdin is not None
     try:
-      assert process.stdin is not None
-      with contextlib.suppress(BrokenPipeError), process.stdin as given:
-        json.dump(asked, given)
+      with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(f'{json.dumps(asked)}\n')
+        process.stdin.flush()  # It stays open: where it ends, so does the process.
       yield process, folder
     finally:
       process.kill()
       process.wait()
+      with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
 
 
 def _read(folder: Path) -> Layout:

@@ -25,7 +25,7 @@ from ttm_jax.planning.report import Report, analytic_report, compiled_report, to
 Sizes = tuple[int, ...]
 
 # How many settings are compiled in search of one that fits.
-TRIES = 8
+TRIES = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +120,8 @@ class Planner:
       if report.fits:
         return other, report
       tries += 1
+      # What is now known is of a setting more like the next ones.
+      predict = Prediction(run, other, report)
     return None
 
   def sweep(self, run: Run, setting: Setting) -> Iterator[Report]:

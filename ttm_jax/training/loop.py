@@ -190,7 +190,7 @@ def _start(config, objective, optimizer, mesh, checkpoints, peers):
       source,
       shardings(source, objective.sharding, mesh),
     )
-    state = compiler.jit(brought, out_shardings=places, donate_argnums=0)(state, source)
+    state = jax.jit(brought, out_shardings=places, donate_argnums=0)(state, source)
   return graphdef, state, places, False
 
 
