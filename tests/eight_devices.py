@@ -33,6 +33,7 @@ from ttm_jax.planning.compile import Run
 from ttm_jax.text.encoders import Encoder
 from ttm_jax.training.codec import CodecTraining
 from ttm_jax.training.denoising import Denoising
+from ttm_jax.training.packing import unpack
 from ttm_jax.training.state import create, make_optimizer
 from ttm_jax.training.step import make_step
 
@@ -115,6 +116,10 @@ def remembering() -> optax.GradientTransformation:
   )
 
 
+def _gradients(state):
+  return jax.device_get(unpack(state.optimizer[0], state.params))
+
+
 def trained(run, mesh, late=None, options=None):
   """Losses of ten steps, gradients of the first and the last, the state before that, the program.
 
@@ -153,10 +158,10 @@ def trained(run, mesh, late=None, options=None):
       state, metrics = compiled(state, arrays, key)
       losses.append(float(metrics['loss'][0] / metrics['loss'][1]))
       if i == 0:
-        gradients.append(jax.device_get(state.optimizer[0]))
+        gradients.append(_gradients(state))
     late = late or before
     state, _ = compiled(jax.device_put(late, places), batches[-1], key)
-    gradients.append(jax.device_get(state.optimizer[0]))
+    gradients.append(_gradients(state))
   return losses, gradients, late, compiled
 
 

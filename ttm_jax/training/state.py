@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from ttm_jax.errors import InputError
 from ttm_jax.parallel.mesh import HOST
 from ttm_jax.training import guard
+from ttm_jax.training.packing import pack
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -24,7 +25,7 @@ class TrainState:
     step: int32 [], optimiser steps done.
     params: nested dict of float32 arrays.
     ema: their exponential moving average, used for sampling.
-    optimizer: state of the optimiser.
+    optimizer: state of the optimiser, which sees the parameters packed.
     guard: what is remembered of the losses.
   """
 
@@ -38,7 +39,8 @@ class TrainState:
 def create(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
   """The state before the first step."""
   ema = jax.tree.map(jnp.copy, params)
-  return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params), guard.create())
+  begin = optimizer.init(pack(params))
+  return TrainState(jnp.zeros((), jnp.int32), params, ema, begin, guard.create())
 
 
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
@@ -65,7 +67,7 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
     )
   rate = optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), after], [warmup])
   made = optax.chain(
-    optax.clip_by_global_norm(config.clip),
+    _clip(config.clip),
     optax.adamw(
       rate,
       b1=config.b1,
@@ -83,14 +85,25 @@ def placement(table: tuple, config: ConfigDict) -> tuple:
   return (('^optimizer', HOST), *table) if config.offload else table
 
 
-def _fetching(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+def _clip(most: float) -> optax.GradientTransformationExtraArgs:
+  """Clipping by the global norm, which the train step knows already (`norm`)."""
+
+  def update(grads, state, params=None, *, norm=None, **_):
+    norm = optax.global_norm(grads) if norm is None else norm
+    return jax.tree.map(lambda g: g * jnp.minimum(1.0, most / norm), grads), state
+
+  return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _fetching(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
   """The optimiser with its state fetched from the host's memory; where it goes is up to jit."""
+  optimizer = optax.with_extra_args_support(optimizer)
 
-  def update(grads, state, params=None):
+  def update(grads, state, params=None, **more):
     state = jax.tree.map(lambda x: jax.device_put(x, jax.memory.Space.Device), state)
-    return optimizer.update(grads, state, params)
+    return optimizer.update(grads, state, params, **more)
 
-  return optax.GradientTransformation(optimizer.init, update)
+  return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 def _decays(path: tuple, param: Array) -> bool:

@@ -10,6 +10,7 @@ from flax import nnx
 from ttm_jax.parallel.mesh import shardings
 from ttm_jax.training.guard import judge
 from ttm_jax.training.objective import Arrays, Metrics, Objective, stream
+from ttm_jax.training.packing import pack, unpack
 from ttm_jax.training.state import TrainState
 
 Array = jax.Array
@@ -26,19 +27,22 @@ def make_step(
   """Builds (state, arrays of a batch, root key) -> (state, metrics).
 
   Args:
+    optimizer: of the parameters as they are packed, see `packing`; it may ask for `norm`, that of
+      all gradients together.
     accumulate: into how many parts a batch is cut, whose gradients are averaged.
     ema_decay: of the moving average; smaller at first, (1 + step) / (10 + step), so that it
       forgets the initial parameters.
     spike: from how many deviations above its mean on a loss makes its step not count, see `guard`.
       Of such a step no metric counts either.
   """
+  optimizer = optax.with_extra_args_support(optimizer)
 
   def gradients(params, arrays, key):
     def loss(params):
       return objective.loss(nnx.merge(graphdef, params), arrays, key)
 
     (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
-    return like_parameters(grads), metrics
+    return like_parameters(pack(grads)), metrics
 
   def like_parameters(grads):
     """Each device keeps the sum of its own part only, as it has its own part of the parameters."""
@@ -69,15 +73,17 @@ def make_step(
     key = stream(root, 'train', state.step)
     whole = gradients if accumulate == 1 else accumulated
     grads, metrics = whole(state.params, arrays, key)
-    updates, opt_state = optimizer.update(grads, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
-    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-    ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
     norm = optax.global_norm(grads)
     total, count = metrics['loss']
     good, guard = judge(state.guard, total / count, norm, spike)
     metrics = {**metrics, 'grad_norm': (norm, jnp.ones(()))}
     metrics = jax.tree.map(lambda x: jnp.where(good, x, 0), metrics)
+    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+
+    params, ema = pack(state.params), pack(state.ema)
+    updates, opt_state = optimizer.update(grads, state.optimizer, params, norm=norm)
+    new = optax.apply_updates(params, updates)
+    average = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, new)
 
     def kept(new, old):
       # What lies in the memory of the host is chosen on the device.
@@ -85,8 +91,9 @@ def make_step(
       return jnp.where(good, new, old)
 
     params, ema, opt_state = jax.tree.map(
-      kept, (params, ema, opt_state), (state.params, state.ema, state.optimizer)
+      kept, (new, average, opt_state), (params, ema, state.optimizer)
     )
+    params, ema = unpack(params, state.params), unpack(ema, state.ema)
     return TrainState(state.step + 1, params, ema, opt_state, guard), metrics
 
   return step
