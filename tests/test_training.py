@@ -171,6 +171,20 @@ def test_matrices_decay_and_nothing_else():
   assert moved == {"['blocks']['kernel']", "['head']['kernel']"}
 
 
+@pytest.mark.parametrize('known', [True, False])
+def test_gradients_are_clipped_to_a_norm(known):
+  config = settings(optimizer__clip=1.0, optimizer__warmup=0).optimizer
+  # With b1 = 0 the first moment is the clipped gradient.
+  config.update({'b1': 0.0})
+  optimizer = make_optimizer(config, 10)
+  for size, expected in ((0.1, 0.1), (10.0, 0.5)):
+    grads = {'w': jnp.full((2, 2), size)}
+    norm = {'norm': optax.global_norm(grads)} if known else {}
+    _, state = optimizer.update(grads, optimizer.init(grads), grads, **norm)
+    moments = optax.tree.get(state, 'mu')
+    np.testing.assert_allclose(moments['w'], expected, rtol=1e-6)
+
+
 def test_held_out_loss_samples_and_the_end_are_of_the_average(tmp_path):
   objective = Mean()
   state = train(
