@@ -117,7 +117,7 @@ def remembering() -> optax.GradientTransformation:
 
 
 def _gradients(state):
-  return jax.device_get(unpack(state.optimizer[0], state.params))
+  return unpack(jax.device_get(state.optimizer[0]), state.params)
 
 
 def trained(run, mesh, late=None, options=None):
