@@ -107,9 +107,9 @@ class GEGLU(nnx.Module):
 
 
 def gelu(x: Array) -> Array:
-  """x times the normal distribution function of x, within float32, as PyTorch has it.
+  """x times the normal distribution function of x, of any shape; within float32, as in PyTorch.
 
-  The one of JAX is as exact and takes the compiler sixty instructions instead of five.
+  `jax.nn.gelu` comes to the same by erfc, of which the compiler makes sixty instructions.
   """
   y = x.astype(jnp.float32)
   return (0.5 * y * (1 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)

@@ -108,8 +108,8 @@ def _compiling(asked: dict) -> Iterator[tuple[subprocess.Popen, Path]]:
   """A process that compiles, and the folder for what it writes; both are gone afterwards."""
   with tempfile.TemporaryDirectory(prefix='ttm_plan_') as name:
     folder = Path(name)
-    only = f'--xla_dump_hlo_module_re=jit_{PLANNED} --xla_dump_disable_metadata'
-    options = f'--xla_dump_to={folder} --xla_dump_hlo_as_text {only}'
+    what = f'--xla_dump_hlo_module_re=jit_{PLANNED} --xla_dump_disable_metadata'
+    options = f'--xla_dump_to={folder} --xla_dump_hlo_as_text {what}'
     with (folder / 'words').open('w') as words:
       process = subprocess.Popen(
         [sys.executable, '-m', 'ttm_jax.planning.worker'],
