@@ -19,7 +19,9 @@ GATHER = {
 
 # For a program that runs once, of many small kernels: compiling them well would take ten times as
 # long.
-QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
+QUICK: dict[str, Any] = {'xla_backend_optimization_level': 0}
+if jax.__version_info__ < (0, 11):  # Later compilers are without it.
+  QUICK['xla_cpu_use_fusion_emitters'] = False
 
 
 def jit(
