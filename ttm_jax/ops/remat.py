@@ -12,11 +12,26 @@ Array = jax.Array
 
 # The name of what a layer is given: all that is kept of it where the layer is recomputed.
 INPUT = 'layer_input'
+# The name of what attention has computed, as far as its backward pass asks for it.
+ATTENDED = 'attended'
+# cuDNN's attention, whose results bear no name.
+_CUDNN = 'dot_product_attention_fwd_wrapper'
+
+
+
+def _products(primitive: Any, *args: Any, **params: Any) -> Any:
+  """Keeps products with weights, and what attention has computed, which is products too."""
+  policies = jax.checkpoint_policies
+  products = policies.save_from_both_policies(
+    policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(ATTENDED)
+  )
+  return primitive.name == _CUDNN or products(primitive, *args, **params)
+
 
 # From the fastest to the smallest.
 POLICIES: dict[str, Any] = {
   'none': jax.checkpoint_policies.everything_saveable,
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'dots': _products,
   'full': jax.checkpoint_policies.nothing_saveable,
   'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
     names_which_can_be_saved=[],

@@ -17,8 +17,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from ttm_jax.ops.object_attention.blocks import Tables, fill_up
+from ttm_jax.ops.remat import ATTENDED
 
 Array = jax.Array
 
@@ -69,7 +71,7 @@ def _attend(kernel, scale, q, k, v, q_bits, k_bits, tables):
 
 
 def _forward(kernel, scale, q, k, v, q_bits, k_bits, tables):
-  y, lse = kernel.forward(q, k, v, q_bits, k_bits, tables, scale)
+  y, lse = checkpoint_name(kernel.forward(q, k, v, q_bits, k_bits, tables, scale), ATTENDED)
   return y, (q, k, v, q_bits, k_bits, tables, y, lse)
 
 
