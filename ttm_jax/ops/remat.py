@@ -18,7 +18,6 @@ ATTENDED = 'attended'
 _CUDNN = 'dot_product_attention_fwd_wrapper'
 
 
-
 def _products(primitive: Any, *args: Any, **params: Any) -> Any:
   """Keeps products with weights, and what attention has computed, which is products too."""
   policies = jax.checkpoint_policies

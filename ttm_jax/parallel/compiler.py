@@ -17,6 +17,10 @@ GATHER = {
   'xla_tpu_enable_windowed_einsum_for_reduce_scatter': False,
 }
 
+# From four fifths of a GPU's memory on, XLA computes again what it likes, matrix products too; left
+# to it is only what then would not fit. What else is computed again the configuration says (`remat`).
+ROOM = {'xla_gpu_memory_limit_slop_factor': 115}
+
 # For a program that runs once, of many small kernels: compiling them well would take ten times as
 # long.
 QUICK: dict[str, Any] = {'xla_backend_optimization_level': 0}
@@ -34,5 +38,9 @@ def jit(
     once: whether it runs but once.
     options: as jax.jit takes them.
   """
-  chosen = {'tpu': GATHER if gather else None, 'cpu': QUICK if once else None}.get(platform())
+  chosen = {
+    'tpu': GATHER if gather else None,
+    'gpu': ROOM,
+    'cpu': QUICK if once else None,
+  }.get(platform())
   return jax.jit(function, compiler_options=chosen, **options)

@@ -1,0 +1,179 @@
+"""The train step of a configuration on the devices at hand, as the real loop runs it.
+
+    python -m benchmarks.step --config=configs/stage2_dit.py --config.data.batch_size=2 \\
+        --config.model.remat=dots
+
+Trains on records made up at the size of the paper, read from the disk by the real loader, and saves
+nothing. Prints the time of a step, the share of the devices' peak, the wait for data, the most
+memory beside what a plan of the same machine says, and of a profile what costs most.
+"""
+
+import collections
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+from rich.console import Console
+from rich.table import Table
+
+from ttm_jax.data import latents
+from ttm_jax.data.schema import MAX_OBJECTS
+from ttm_jax.parallel.mesh import mesh_sizes
+from ttm_jax.planning import analytic, feed, hardware
+from ttm_jax.planning.compile import Run
+from ttm_jax.settings import parse_flags
+from ttm_jax.training.denoising import Denoising
+from ttm_jax.training.loop import train
+from ttm_jax.training.profile import FOLDER
+from ttm_jax.training.telemetry import METRICS
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'configuration file, see configs/')
+_STEPS = flags.DEFINE_integer('steps', 20, 'that are timed; as many before them are not')
+_TOPOLOGY = flags.DEFINE_string('topology', 'h200x1', 'what a plan would call this machine')
+_RECORDS = flags.DEFINE_integer('records', 64, 'made up')
+_TOKENS = flags.DEFINE_integer('tokens', 40, 'of each text')
+_KERNELS = flags.DEFINE_integer('kernels', 15, 'that are shown of a profile of two steps')
+_JSON = flags.DEFINE_string('json', '', 'file for the figures')
+flags.mark_flag_as_required('config')
+
+
+class Enough(Exception):
+  """The steps are done: raised in place of a batch, so that nothing is saved."""
+
+
+class Fed(Denoising):
+  """The objective of a run over so many batches and no more, without a dataset's context."""
+
+  def __init__(self, config: ConfigDict, context: Any, steps: int):
+    super().__init__(config, context)
+    self._steps = steps
+
+  def begin(self, directory: Path) -> None:
+    """The context has no weights to save."""
+
+  def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
+    stream = super().batches(split, start)
+    if split != 'train':
+      yield from stream
+    for _ in range(self._steps):
+      yield next(stream)
+    raise Enough
+
+
+def main(argv: list[str]) -> None:
+  del argv
+  config, steps = _CONFIG.value, _STEPS.value
+  console = Console()
+  context = feed.typical_context(config)
+  with tempfile.TemporaryDirectory(prefix='step') as folder:
+    root = Path(folder)
+    config.data.path = str(root / 'data')
+    config.train.update(log_every=steps, evaluate_every=0, sample_every=0, evaluate_batches=1)
+    of_one = feed.record(context)
+    latents.write_records(
+      root / 'data',
+      {'train': made_up(of_one, _RECORDS.value), 'validation': made_up(of_one, 8)},
+    )
+    # Two steps more, for the profile, which is no part of the figures.
+    objective = Fed(config, context, 2 * steps + 2)
+    with contextlib.suppress(Enough):
+      train(config, objective, root / 'run', profile=f'{2 * steps + 1}:{2 * steps + 2}')
+    logged = [json.loads(line) for line in (root / 'run' / METRICS).read_text().splitlines()]
+    figures = {name.removeprefix('train/'): value for name, value in logged[-1].items()}
+    profile = next((root / 'run' / FOLDER).rglob('*.xplane.pb'), None)
+    costs = kernels(profile, 2) if profile else []
+  figures['planned_gb'] = planned(config) / 1e9
+  figures['device'] = jax.devices()[0].device_kind
+  console.print(table(config, figures))
+  if costs:
+    console.print(profile_table(costs[: _KERNELS.value], sum(ms for _, _, ms in costs)))
+  if _JSON.value:
+    Path(_JSON.value).write_text(json.dumps(figures | {'kernels': costs}, indent=2) + '\n')
+
+
+def made_up(of_one: feed.Shapes, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
+  """Records with noise for latents and texts, and two objects that are boxes."""
+  rng = np.random.default_rng(0)
+  arrays = {name: array(rng, name, of_one) for name in of_one}
+  for number in range(count):
+    yield str(number), {**arrays, 'key': f'{number}#0', 'ids': b''}
+
+
+def array(rng: np.random.Generator, name: str, of_one: feed.Shapes) -> np.ndarray:
+  """One array of a record, by its name (see `data.batch`)."""
+  shape, dtype = of_one[name].shape, np.dtype(of_one[name].dtype)
+  if dtype.kind == 'f':
+    return rng.standard_normal(shape, np.float32).astype(dtype)
+  if name.endswith('_length'):
+    most = of_one[name.removesuffix('_length')].shape[-2]
+    counts = np.full(shape, min(_TOKENS.value, most), dtype)
+    if shape == (MAX_OBJECTS,):
+      counts[2:] = 0
+    return counts
+  if name == 'permutation':
+    return np.arange(*shape, dtype=dtype)
+  made = np.zeros(shape, dtype)
+  if name.startswith('places.'):
+    rows, columns = shape[-2:]
+    # An object's number where one owns a place, else the bits of all that are there.
+    first, second = (1, 2) if name.endswith('region') else (2, 4)
+    made[..., rows // 4 : rows // 2, :] = first
+    made[..., rows // 2 :, columns // 2 :] = second
+  return made
+
+
+def planned(config: ConfigDict) -> float:
+  """Bytes of a device, as a plan says that has no compiler for it."""
+  machine = hardware.topology(_TOPOLOGY.value)
+  mesh = analytic.abstract_mesh(mesh_sizes(config.mesh, machine.devices))
+  return analytic.estimate(Run.make(config), mesh, machine)[0].total
+
+
+def kernels(profile: Path, steps: int) -> list[tuple[str, int, float]]:
+  """Name, times and milliseconds a step of all that ran on the first GPU, the longest first."""
+  times: collections.Counter = collections.Counter()
+  spent: collections.Counter = collections.Counter()
+  planes = [p for p in jax.profiler.ProfileData.from_file(str(profile)).planes if 'GPU' in p.name]
+  for line in planes[0].lines if planes else ():
+    for event in line.events if 'Stream' in line.name else ():
+      # Programs of the same kind differ by a number at the end.
+      name = event.name.rstrip('_.0123456789')
+      times[name] += 1
+      spent[name] += event.duration_ns / 1e6
+  return [(name, times[name] // steps, ms / steps) for name, ms in spent.most_common()]
+
+
+def table(config: ConfigDict, figures: dict[str, Any]) -> Table:
+  model, data = config.model, config.data
+  made = Table('', figures['device'], title=f'{config.task}, batch {data.batch_size}')
+  planned, held = figures['planned_gb'], figures.get('memory_gb')
+  for name, cell in (
+    ('remat', model.remat),
+    ('step, median', f'{1e3 * figures["step_s_p50"]:.1f} ms'),
+    ('step, 90 % below', f'{1e3 * figures["step_s_p90"]:.1f} ms'),
+    ('samples a second', f'{figures["samples_per_s"]:.2f}'),
+    ('of the peak (MFU)', f'{figures["mfu"]:.1%}'),
+    ('wait for data', f'{figures["data_wait"]:.2%}'),
+    ('most memory', f'{held:.1f} GB' if held else 'not told'),
+    ('as planned', f'{planned:.1f} GB' + (f' ({planned / held - 1:+.1%})' if held else '')),
+  ):
+    made.add_row(name, cell)
+  return made
+
+
+def profile_table(costs: list[tuple[str, int, float]], whole: float) -> Table:
+  made = Table('kernel', 'times a step', 'ms a step', 'of all', title='what costs most')
+  for name, count, ms in costs:
+    made.add_row(name[:70], str(count), f'{ms:.1f}', f'{ms / whole:.1%}')
+  return made
+
+
+if __name__ == '__main__':
+  app.run(main, flags_parser=parse_flags)
