@@ -1,6 +1,7 @@
 """What the tests share: quick compilation, a tiny dataset, and tiny runs trained once a session."""
 
 import os
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from tests import doors, tiny
 
 # Programs here run for milliseconds: compiling them well would take most of the time. These flags
 # bind the processes that tests start as well.
-QUICK = '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
+QUICK = '--xla_backend_optimization_level=0'
+if metadata.version('jaxlib').startswith('0.10.'):  # Later ones do not know it, and end.
+  QUICK += ' --xla_cpu_use_fusion_emitters=false'
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -27,6 +27,7 @@ from ttm_jax.data.context import Context, Encoding
 from ttm_jax.data.encode import null_text
 from ttm_jax.ops.attention import attention
 from ttm_jax.ops.object_attention import make_tables, object_attention
+from ttm_jax.parallel.compiler import QUICK
 from ttm_jax.parallel.mesh import AXES, BATCH, batch_sharding, make_mesh, replicated, shardings
 from ttm_jax.planning import feed, program
 from ttm_jax.planning.compile import Run
@@ -48,10 +49,7 @@ MESHES = {
 STEPS, BATCH_SIZE, SLOTS = 10, 16, 2
 
 ENOUGH = 1e-5
-OPTIMISATIONS = (
-  {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False},
-  {'xla_backend_optimization_level': 3, 'xla_cpu_use_fusion_emitters': True},
-)
+OPTIMISATIONS = (QUICK, dict.fromkeys(QUICK, True) | {'xla_backend_optimization_level': 3})
 
 
 class Codec:

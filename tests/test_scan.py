@@ -1,5 +1,7 @@
 """Stacked blocks, what their backward pass computes again, and how gradients are rounded."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from flax import nnx
 
 from ttm_jax.models.layers import Linear, exact_gradients, matmul
 from ttm_jax.models.scan import scan_blocks, stack
+from ttm_jax.ops.object_attention import object_attention
 from ttm_jax.ops.remat import POLICIES
 from ttm_jax.planning import program
 from ttm_jax.planning.costs import costs
@@ -51,6 +54,24 @@ def test_what_is_recomputed(blocks):
   # Again the first product of each block; what comes after it, no gradient needs.
   assert flops(blocks, 'full', 1) - none == pytest.approx(DEPTH * product, abs=product)
   assert flops(blocks, 'dots', 1) == none
+
+
+def test_attention_is_computed_again_only_where_all_is():
+  bits = jnp.ones((1, 64), jnp.int32)
+
+  def products(remat):
+    @partial(jax.checkpoint, policy=POLICIES[remat])
+    def attend(q):
+      return object_attention(q, q, q, bits, bits, implementation='chunked')
+
+    def loss(q):
+      return jax.lax.scan(lambda q, _: (attend(q), None), q, length=DEPTH)[0].sum()
+
+    compiled = jax.jit(jax.grad(loss)).lower(jnp.ones((1, 64, 2, 8))).compile()
+    return compiled.as_text().count(' dot(')
+
+  # Two of the forward pass, five of the backward pass.
+  assert products('none') == products('dots') == 7 < products('full')
 
 
 @pytest.mark.parametrize('unroll', [1, DEPTH])

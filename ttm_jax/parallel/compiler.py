@@ -17,8 +17,8 @@ GATHER = {
   'xla_tpu_enable_windowed_einsum_for_reduce_scatter': False,
 }
 
-# From four fifths of a GPU's memory on, XLA computes again what it likes, matrix products too; left
-# to it is only what then would not fit. What else is computed again the configuration says (`remat`).
+# What is computed again the configuration says (`remat`). From four fifths of a GPU's memory on XLA
+# would do so of its own accord, matrix products too: it may where a program hardly fits.
 ROOM = {'xla_gpu_memory_limit_slop_factor': 115}
 
 # For a program that runs once, of many small kernels: compiling them well would take ten times as
