@@ -5,6 +5,7 @@ Programs here are small texts, or compiled for the CPU; `aot/test_plan.py` compi
 
 import contextlib
 import dataclasses
+import functools
 import json
 
 import jax
@@ -18,6 +19,8 @@ from ttm_jax.codecs.tae import TAE, TAEConfig, forward_flops
 from ttm_jax.data.context import Context
 from ttm_jax.data.latents import Latents
 from ttm_jax.errors import InputError
+from ttm_jax.ops.object_attention import object_attention
+from ttm_jax.ops.remat import POLICIES
 from ttm_jax.parallel.mesh import AXES, HOST
 from ttm_jax.planning import analytic, feed, flops, memory, program, roofline, search, table
 from ttm_jax.planning.compile import Run, abstract_state
@@ -268,6 +271,27 @@ def test_what_the_paper_feeds():
   assert unet.latent_shape == (16, 64, 64, 4) and unet.encoding.frames == 16
   with pytest.raises(InputError, match='must be FRAMESxHEIGHTxWIDTH'):
     feed.clip_size('128x256')
+
+
+def test_attention_that_is_kept_is_counted_once():
+  q = jax.ShapeDtypeStruct((1, 1024, 2, 64), jnp.bfloat16)
+  bits = jax.ShapeDtypeStruct((1, 1024), jnp.int32)
+
+  def counted(remat):
+    @functools.partial(jax.checkpoint, policy=POLICIES[remat])
+    def attend(q, bits):
+      return object_attention(q, q, q, bits, bits, implementation='tpu')
+
+    def loss(q, bits):
+      y, _ = jax.lax.scan(lambda q, _: (attend(q, bits), None), q, length=3)
+      return y.astype(jnp.float32).sum()
+
+    return flops.count(jax.grad(loss), q, bits)
+
+  with jax.sharding.use_abstract_mesh(analytic.abstract_mesh((1,) * 4, analytic._COUNTED_ON)):
+    none, dots, full = map(counted, ('none', 'dots', 'full'))
+  assert dots == none
+  assert full - none == 3 * 4 * 1024 * 1024 * 64 * 2
 
 
 @pytest.mark.parametrize('name', ['stage2_dit', 'ti2v_dit', 'stage2_unet'])

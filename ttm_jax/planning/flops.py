@@ -1,9 +1,11 @@
 """Floating-point operations of a function, counted on what JAX traces: no compiler is needed.
 
 Matrix products, convolutions and kernels count; loops by their trips, and what the backward pass
-computes again counts again. Of a function on a mesh it is the sum over all devices.
+computes again counts again. What nobody uses does not: no compiler leaves it in. Of a function on a
+mesh it is the sum over all devices.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,15 +13,20 @@ from typing import Any
 import jax
 import numpy as np
 from jax.extend import core
+from jax.interpreters.partial_eval import dce_jaxpr
 
 
 def count(function: Callable, *args: Any) -> float:
   """The operations of function(*args), which may be shapes."""
-  return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+  jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+  used, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  return _of_jaxpr(used)
 
 
 def _of_jaxpr(jaxpr: Any) -> float:
-  return sum(_of_equation(equation) for equation in jaxpr.eqns)
+  # Kernels without a user are still there (jax 0.10.2).
+  used = {id(x) for x in itertools.chain(jaxpr.outvars, *(e.invars for e in jaxpr.eqns))}
+  return sum(_of_equation(e) for e in jaxpr.eqns if any(id(x) in used for x in e.outvars))
 
 
 def _of_equation(equation: Any) -> float:
