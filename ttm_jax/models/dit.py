@@ -48,8 +48,9 @@ class DiTConfig:
     patch: latents a token covers along (height, width).
     qk_norm: RMSNorm on queries and keys.
     dtype: compute dtype, 'bfloat16' or 'float32'.
-    remat: what the backward pass recomputes of each block: 'none', 'dots' (all but matrix
-      products), 'full', or 'offload' (all, and what enters the blocks waits in the host's memory).
+    remat: what the backward pass recomputes of each block: 'none', 'dots' (all but matrix products
+      and attention), 'full', or 'offload' (all, and what enters the blocks waits in the host's
+      memory).
     unroll: blocks one trip of the layer loop holds; CPUs like all, accelerators compile 1 fastest.
   """
 

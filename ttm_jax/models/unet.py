@@ -55,9 +55,9 @@ class UNetConfig:
     channels: C of the latents that are generated.
     visual_channels: channels of the visual condition; their input weights start at zero.
     dtype: compute dtype, 'bfloat16' or 'float32'.
-    remat: what the backward pass recomputes of each layer: 'none', 'dots' (all but matrix products;
-      convolutions are recomputed), 'full', or 'offload' (all, and what enters the layers waits in
-      the host's memory).
+    remat: what the backward pass recomputes of each layer: 'none', 'dots' (all but matrix products
+      and attention; convolutions are recomputed), 'full', or 'offload' (all, and what enters the
+      layers waits in the host's memory).
   """
 
   widths: tuple[int, ...] = (320, 640, 1280, 1280)
