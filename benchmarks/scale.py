@@ -12,10 +12,15 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ttm_jax.report.pictures import write_atomically
+
+# Reports of each plan by its name; lines of a table by their first two cells.
+Found = dict[str, list[dict[str, Any]]]
+Rows = dict[tuple[str, str], list[str]]
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'scale.md'
@@ -81,21 +86,33 @@ def plan(out: Path, name: str, config: str, machine: str, options: list[str] | N
 
 
 def write(out: Path) -> None:
-  """Puts what is known so far into the pages, between its marks."""
+  """Puts what is known so far into the pages, between its marks; other rows stay as they are."""
   found = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob('*.json'))}
-  put(PAGE, 'plans', plans(found))
-  put(PAGE, 'weak', weak(found))
-  put(COMMANDS, 'launched', launched(found))
+  put(PAGE, 'plans', lambda rows: plans(found, rows))
+  put(PAGE, 'weak', lambda rows: weak(found, rows))
+  put(COMMANDS, 'launched', lambda rows: launched(found, rows))
 
 
-def put(page: Path, mark: str, table: str) -> None:
+def put(page: Path, mark: str, table: Callable[[Rows], list[str]]) -> None:
   begin, end = f'<!-- {mark} -->', f'<!-- /{mark} -->'
   before, _, rest = page.read_text().partition(begin)
-  _, _, after = rest.partition(end)
-  write_atomically(page, f'{before}{begin}\n{table}\n{end}{after}'.encode())
+  old, _, after = rest.partition(end)
+  text = '\n'.join(table(standing(old)))
+  write_atomically(page, f'{before}{begin}\n{text}\n{end}{after}'.encode())
 
 
-def plans(found: dict[str, list[dict[str, Any]]]) -> str:
+def standing(table: str) -> Rows:
+  """The rows of a table by their first two cells; where those are empty, with the row before."""
+  rows: Rows = {}
+  key = ('', '')
+  for line in table.strip().splitlines():
+    first, second = (cell.strip() for cell in line.split('|')[1:3])
+    key = (first, second) if first else key
+    rows.setdefault(key, []).append(line)
+  return rows
+
+
+def plans(found: Found, old: Rows) -> list[str]:
   lines = [
     '| config | chips | setting | state GB | activations GB | all / capacity | PFLOP a step |'
     ' step at least | bound | samples/s at most | days | compiled in |',
@@ -103,28 +120,30 @@ def plans(found: dict[str, list[dict[str, Any]]]) -> str:
   ]
   for machine in MACHINES:
     for config in CONFIGS:
-      for row, report in enumerate(_reports(found, config, machine)):
-        lines.append(_line('' if row else config, '' if row else machine, report))
-  return '\n'.join(lines)
+      reports = _reports(found, config, machine)
+      new = [_line(*('', '') if i else (config, machine), r) for i, r in enumerate(reports)]
+      lines += new or old.get((config, machine), [])
+  return lines
 
 
-def launched(found: dict[str, list[dict[str, Any]]]) -> str:
+def launched(found: Found, old: Rows) -> list[str]:
   lines = [
     '| config | machine | setting | GB of a device | step at least | samples/s at most | days |',
     '|---|---|---|---|---|---|---|',
   ]
   for sold, machine in SOLD.items():
     for config in LAUNCHED:
-      for r in _reports(found, config, machine)[:1]:
-        lines.append(
-          f'| {config} | {sold} | {_setting(r)} |'
-          f' {r["memory"]["total"] / 1e9:.1f} of {r["capacity"] / 1e9:.1f} |'
-          f' {r["step_seconds"]:.2f} s | {r["samples_per_second"]:.0f} | {r["days"]:.1f} |'
-        )
-  return '\n'.join(lines)
+      new = [
+        f'| {config} | {sold} | {_setting(r)} |'
+        f' {r["memory"]["total"] / 1e9:.1f} of {r["capacity"] / 1e9:.1f} |'
+        f' {r["step_seconds"]:.2f} s | {r["samples_per_second"]:.0f} | {r["days"]:.1f} |'
+        for r in _reports(found, config, machine)[:1]
+      ]
+      lines += new or old.get((config, sold), [])
+  return lines
 
 
-def _reports(found: dict[str, list[dict[str, Any]]], what: str, machine: str) -> list[dict]:
+def _reports(found: Found, what: str, machine: str) -> list[dict[str, Any]]:
   return found.get(f'{what}-{machine.replace(":", "_")}', [])
 
 
@@ -163,20 +182,22 @@ def _setting(r: dict[str, Any]) -> str:
   return f'{mesh}, remat {r["remat"]}{more}'
 
 
-def weak(found: dict[str, list[dict[str, Any]]]) -> str:
+def weak(found: Found, old: Rows) -> list[str]:
   lines = [
     '| chips | setting | batch | TFLOP a chip | GB a chip | GB sent near | far | step at least |',
     '|---|---|---|---|---|---|---|---|',
   ]
-  for machine in WEAK:
+  for machine, copies in WEAK.items():
+    new = []
     for r in _reports(found, 'weak', machine)[:1]:
       sent = r['costs']['collectives'].values()
       near, far = (sum(x[kind] for x in sent) / 1e9 for kind in ('near', 'far'))
-      lines.append(
+      new.append(
         f'| {r["devices"]} | {_setting(r)} | {r["batch"]} | {r["costs"]["flops"] / 1e12:.1f} |'
         f' {r["memory"]["total"] / 1e9:.2f} | {near:.1f} | {far:.1f} | {r["step_seconds"]:.2f} s |'
       )
-  return '\n'.join(lines)
+    lines += new or [row for key, rows in old.items() if key[0] == str(16 * copies) for row in rows]
+  return lines
 
 
 if __name__ == '__main__':
