@@ -9,6 +9,7 @@ places are known.
 
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import re
@@ -139,7 +140,11 @@ def _read(folder: Path) -> Layout:
   (program,), (places,) = folder.glob(f'*{_PROGRAM}'), folder.glob(f'*{_PLACES}')
   with places.open() as lines:
     arguments, temporaries = sizes(lines)
-  return Layout(parse(program.read_text()), arguments, temporaries)
+  gc.disable()  # As in the worker: of what is read nothing is garbage.
+  try:
+    return Layout(parse(program.read_text()), arguments, temporaries)
+  finally:
+    gc.enable()
 
 
 def sizes(lines: Iterator[str] | Sequence[str]) -> tuple[float, float]:
