@@ -126,8 +126,8 @@ def _backward(interpret, q, k, v, q_bits, k_bits, tables: Tables, scale, lse, de
   matrices = functools.partial(_matrices, dtype=q.dtype, piece=128 if d % 64 == 0 else 64)
   # Thread blocks add to it: it needs to begin at zero.
   dq = jax.new_ref(jnp.zeros(queries.shape, jnp.float32), memory_space=plgpu.GMEM)
-  # Left alone, the compiler sums up delta as it writes it beside the other, by few threads: that was
-  # 12 of 664 ms of a train step on an H200.
+  # Left alone, the compiler sums up delta as it writes it beside the other, by few threads: that
+  # was 12 of 664 ms of a train step on an H200.
   delta = jax.lax.optimization_barrier(delta)
   stats = fill_up(jnp.stack([lse * kernels.LOG2_E, delta], 2), block_q, 3)
   dk, dv = _launch(
