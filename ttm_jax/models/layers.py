@@ -45,6 +45,22 @@ class Linear(nnx.Module):
     return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
+def rounded(module: nnx.Module) -> nnx.Module:
+  """A copy whose matrices are in the dtype that they are used in, as are then their gradients.
+
+  For a loop over layers: else each trip rounds its matrices, the backward pass once more, and the
+  gradients of all layers lie there in float32, though they were rounded as well. What is called for
+  by `exact_gradients` is kept as it is.
+  """
+  if _exact_gradients.get():
+    return module
+  copy = nnx.clone(module)
+  for _, part in nnx.iter_modules(copy):
+    if isinstance(part, Linear):
+      part.kernel.set_value(part.kernel[...].astype(part.dtype))
+  return copy
+
+
 def matmul(x: Array, w: Array) -> Array:
   """x [..., in] times w [in, out], in the dtype of x.
 

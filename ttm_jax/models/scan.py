@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from ttm_jax.models.layers import rounded
 from ttm_jax.ops.remat import INPUT, POLICIES, check
 from ttm_jax.parallel.sharded import over_tokens
 
@@ -38,7 +39,7 @@ def scan_blocks(
   if blocks is None:
     return h
   check(remat)
-  graphdef, state = nnx.split(blocks)
+  graphdef, state = nnx.split(rounded(blocks))
 
   def apply(h, layer, context):
     h = over_tokens(checkpoint_name(h, INPUT))

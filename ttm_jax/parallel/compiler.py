@@ -19,7 +19,7 @@ GATHER = {
 
 # What is computed again the configuration says (`remat`). From four fifths of a GPU's memory on XLA
 # would do so of its own accord, matrix products too: it may where a program hardly fits.
-ROOM = {'xla_gpu_memory_limit_slop_factor': 115}
+ROOM = {'xla_gpu_memory_limit_slop_factor': 130}
 
 # For a program that runs once, of many small kernels: compiling them well would take ten times as
 # long.
