@@ -18,7 +18,7 @@ def test_a_program_is_the_same():
     ('tpu', {'once': True}, None),
     ('cpu', {'gather': True}, None),
     ('cpu', {'once': True}, compiler.QUICK),
-    ('gpu', {'gather': True, 'once': True}, compiler.ROOM),
+    ('gpu', {'gather': True, 'once': True}, compiler.GPU),
   ],
 )
 def test_each_compiler_is_told_what_it_understands(monkeypatch, platform, options, told):

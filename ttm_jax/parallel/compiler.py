@@ -17,9 +17,16 @@ GATHER = {
   'xla_tpu_enable_windowed_einsum_for_reduce_scatter': False,
 }
 
-# What is computed again the configuration says (`remat`). From four fifths of a GPU's memory on XLA
-# would do so of its own accord, matrix products too: it may where a program hardly fits.
-ROOM = {'xla_gpu_memory_limit_slop_factor': 130}
+# On GPUs the configuration says what is computed again (`remat`), and that alone. From four fifths of
+# the memory on XLA would do so of its own accord: it may where a program wants a third more. And a
+# product that is used at once and also kept, in the array of all layers, it would compute twice, each
+# time into its place: remat 'dots' would then be the slowest of all. Nor does that array need zeros
+# first, where every layer writes its part.
+GPU: dict[str, Any] = {
+  'xla_gpu_memory_limit_slop_factor': 130,
+  'xla_gpu_enable_dynamic_slice_fusion': False,
+  'xla_gpu_enable_dus_accumulator_zero_init_elimination': True,
+}
 
 # For a program that runs once, of many small kernels: compiling them well would take ten times as
 # long.
@@ -40,7 +47,7 @@ def jit(
   """
   chosen = {
     'tpu': GATHER if gather else None,
-    'gpu': ROOM,
+    'gpu': GPU,
     'cpu': QUICK if once else None,
   }.get(platform())
   return jax.jit(function, compiler_options=chosen, **options)
