@@ -25,6 +25,7 @@ from ttm_jax.models.layers import (
   normal_init,
   zeros_init,
 )
+from ttm_jax.models.modulation import modulated
 from ttm_jax.models.object_layers import GatedResidual, Masks, masked_cross, masked_self
 from ttm_jax.models.scan import scan_blocks, stack
 from ttm_jax.ops import remat
@@ -128,7 +129,7 @@ class Block(nnx.Module):
     """Positions and self-attention."""
     shift, scale, gate = self._modulation(context)[:3]
     h = h + context.positions.astype(h.dtype)
-    return modulated(h, self.self_attention(modulate(self.self_norm(h), shift, scale)), gate)
+    return modulated(h, self.self_attention(self.self_norm.modulated(h, shift, scale)), gate)
 
   def read(self, h: Array, context: Context) -> Array:
     """Cross-attention to the text."""
@@ -138,7 +139,7 @@ class Block(nnx.Module):
   def leave(self, h: Array, context: Context) -> Array:
     """Feed-forward."""
     shift, scale, gate = self._modulation(context)[3:]
-    return modulated(h, self.ffn(modulate(self.ffn_norm(h), shift, scale)), gate)
+    return modulated(h, self.ffn(self.ffn_norm.modulated(h, shift, scale)), gate)
 
   def __call__(self, h: Array, context: Context) -> Array:
     return self.leave(self.read(self.enter(h, context), context), context)
@@ -239,7 +240,7 @@ class DiT(nnx.Module):
     if masks is not None:
       h = unsort(h, masks.order)
     shift, scale = jnp.split(self.final_modulation(time)[:, None], 2, -1)
-    out = self.head(modulate(self.norm(h), shift, scale)).astype(jnp.float32)
+    out = self.head(self.norm.modulated(h, shift, scale)).astype(jnp.float32)
     (p, q), (_, rows, columns) = self.config.patch, grid
     return rearrange(
       out, 'b (t h w) (p q c) -> b t (h p) (w q) c', t=frames, h=rows, w=columns, p=p, q=q
@@ -278,16 +279,6 @@ class DiT(nnx.Module):
         f'the model takes {config.channels} channels of noisy latents and {config.visual_channels}'
         f' of visual condition, got {x_t.shape[-1]} and {got}'
       )
-
-
-def modulate(x: Array, shift: Array, scale: Array) -> Array:
-  """x (1 + scale) + shift, in float32; x [B, N, d], shift and scale [B, 1, d]."""
-  return (x.astype(jnp.float32) * (1 + scale) + shift).astype(x.dtype)
-
-
-def modulated(h: Array, y: Array, gate: Array) -> Array:
-  """The residual h + gate y, in float32."""
-  return (h.astype(jnp.float32) + gate * y.astype(jnp.float32)).astype(h.dtype)
 
 
 # Where each parameter lies on the mesh: the first pattern that occurs in its path decides.

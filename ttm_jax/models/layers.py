@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from ttm_jax.models.initial import initializer
+from ttm_jax.models.modulation import rms_norm
 from ttm_jax.ops.attention import attention
 from ttm_jax.ops.object_attention import Tables, make_tables, object_attention
 
@@ -119,9 +120,12 @@ class RMSNorm(nnx.Module):
     self.eps = eps
 
   def __call__(self, x: Array) -> Array:
-    y = x.astype(jnp.float32)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
-    return (y * self.scale[...]).astype(x.dtype)
+    """x [..., d] -> [..., d]."""
+    return rms_norm(x, self.scale[...], jnp.zeros(()), self.eps)
+
+  def modulated(self, x: Array, shift: Array, scale: Array) -> Array:
+    """The norm of x [B, N, d], times 1 + scale, plus shift; both float32 [B, 1, d]."""
+    return rms_norm(x, self.scale[...] * (1 + scale), shift, self.eps)
 
 
 class SwiGLU(nnx.Module):

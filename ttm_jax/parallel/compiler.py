@@ -17,11 +17,11 @@ GATHER = {
   'xla_tpu_enable_windowed_einsum_for_reduce_scatter': False,
 }
 
-# On GPUs the configuration says what is computed again (`remat`), and that alone. From four fifths of
-# the memory on XLA would do so of its own accord: it may where a program wants a third more. And a
-# product that is used at once and also kept, in the array of all layers, it would compute twice, each
-# time into its place: remat 'dots' would then be the slowest of all. Nor does that array need zeros
-# first, where every layer writes its part.
+# On GPUs the configuration says what is computed again (`remat`), and that alone. From four fifths
+# of the memory on XLA would do so of its own accord: it may where a program wants a third more. And
+# a product that is used at once and also kept, in the array of all layers, it would compute twice,
+# each time into its place: 'dots' would then compute as much as 'full'. Nor does that array need
+# zeros first, where every layer writes its part.
 GPU: dict[str, Any] = {
   'xla_gpu_memory_limit_slop_factor': 130,
   'xla_gpu_enable_dynamic_slice_fusion': False,

@@ -52,33 +52,42 @@ def estimate(run: Run, mesh: AbstractMesh, topology: Topology) -> tuple[memory.M
 
 def step_flops(run: Run) -> float:
   """Of forward, backward and what is computed again, on all devices together, per step."""
-  return _of_loss(run, lambda loss: jax.value_and_grad(loss, has_aux=True), count)
+  of_one = _of_loss(run, lambda loss: jax.value_and_grad(loss, has_aux=True), count)
+  return run.config.data.batch_size * of_one
 
 
 def activations(run: Run) -> float:
-  """Bytes kept from the forward for the backward pass of a step, on all devices together."""
-  parameters = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(run.shapes.params))
+  """Bytes kept from the forward for the backward pass of a step, on all devices together.
+
+  Only what grows with the batch. Parameters are counted elsewhere, and so are matrices that are
+  rounded before the loop over layers: these and their gradients, in half the width, take what the
+  gradients would take in the parameters' dtype.
+  """
 
   def kept(function, *args):
     found = jax.tree.leaves(jax.eval_shape(function, *args))
-    # The parameters are among what the backward pass needs, and are counted elsewhere.
-    return max(sum(x.size * x.dtype.itemsize for x in found) - parameters, 0)
+    return sum(x.size * x.dtype.itemsize for x in found)
 
-  return _of_loss(run, lambda loss: lambda p: jax.vjp(loss, p, has_aux=True)[1], kept)
+  def of(samples):
+    return _of_loss(run, lambda loss: lambda p: jax.vjp(loss, p, has_aux=True)[1], kept, samples)
+
+  return run.config.data.batch_size * (of(2) - of(1))
 
 
-def _of_loss(run: Run, derive: Any, measure: Any) -> float:
-  """measure(derive(loss), parameters) of one sample, for all of a batch."""
-  config, objective = run.config, run.objective
-  arrays = {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in run.of_one.items()}
+def _of_loss(run: Run, derive: Any, measure: Any, samples: int = 1) -> float:
+  """measure(derive(loss), parameters), of the loss of so many samples."""
+  objective = run.objective
+  arrays = {
+    name: jax.ShapeDtypeStruct((samples, *x.shape), x.dtype) for name, x in run.of_one.items()
+  }
   key = jax.eval_shape(lambda: jax.random.key(0))
   with jax.sharding.use_abstract_mesh(abstract_mesh((1,) * len(AXES), _COUNTED_ON)):
     graphdef = run.graphdef()
 
-    def of_sample(params, arrays, key):
+    def of_samples(params, arrays, key):
       return derive(lambda p: objective.loss(nnx.merge(graphdef, p), arrays, key))(params)
 
-    return config.data.batch_size * measure(of_sample, run.shapes.params, arrays, key)
+    return measure(of_samples, run.shapes.params, arrays, key)
 
 
 def exchange(
