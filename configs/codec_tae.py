@@ -40,12 +40,13 @@ def get_config() -> ConfigDict:
   )
   config.data.update(
     {
-      'batch_size': 16,  # Each clip is two videos, and large: see docs/scale.md.
+      'batch_size': 32,  # Videos; each clip is two, and large: see docs/scale.md.
       'palette': 'spread8',
       'frames': 32,  # Of a clip that go into one batch.
       'image_every': 4,  # Every so many batches one is of single frames; 0 for never.
     }
   )
   config.optimizer.learning_rate = 1e-4
+  config.train.accumulate = 2
   config.sample = ConfigDict({'count': 4})
   return config

@@ -24,13 +24,14 @@ def get_config() -> ConfigDict:
     }
   )
   config.loss.squared = 5.0
-  config.data.update({'frames': 8, 'batch_size': 2, 'threads': 1})
+  config.data.update({'frames': 8, 'batch_size': 4, 'threads': 1})
   config.optimizer.update(
     {'learning_rate': 1e-3, 'schedule': 'cosine', 'warmup': 100, 'b2': 0.99, 'weight_decay': 0.0}
   )
   config.train.update(
     {
       'steps': 4_500,
+      'accumulate': 1,
       'ema': 0.999,
       'log_every': 100,
       'evaluate_every': 1_000,

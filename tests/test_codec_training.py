@@ -12,6 +12,7 @@ from ttm_jax.codecs.folder import load_codec
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import Context
 from ttm_jax.data.latents import Latents
+from ttm_jax.errors import InputError
 from ttm_jax.report.results import read_metrics
 from ttm_jax.training.codec import CodecTraining, both
 
@@ -58,8 +59,8 @@ def test_every_fourth_batch_is_of_still_pictures(clips):
   stream = objective.batches('train', 0)
   batches = [next(stream)['pixels'] for _ in range(8)]
   size = (tiny.SIDE, tiny.SIDE, 3)
-  # Four clips, each as pixels and as trajectory; windows of three of the four frames.
-  assert [b.shape for b in batches] == [(4, 2, n, *size) for n in (3, 3, 3, 1, 3, 3, 3, 1)]
+  # Two clips, each as pixels and as trajectory; windows of three of the four frames.
+  assert [b.shape for b in batches] == [(4, n, *size) for n in (3, 3, 3, 1, 3, 3, 3, 1)]
   # A run that goes on sees what it would have seen.
   later = objective.batches('train', 3)
   np.testing.assert_array_equal(next(later)['pixels'], batches[3])
@@ -69,13 +70,19 @@ def test_every_fourth_batch_is_of_still_pictures(clips):
     both(clip, 'spread8')['pixels'] for clip in map(Clips(clips, 'train').__getitem__, range(12))
   ]
   begins = set()
-  for batch in (b for b in batches if b.shape[2] == 3):
+  for batch in (b for b in batches if b.shape[1] == 3):
     found = [
-      begin for begin in (0, 1) for k in known if np.array_equal(batch[0], k[:, begin : begin + 3])
+      begin for begin in (0, 1) for k in known if np.array_equal(batch[:2], k[:, begin : begin + 3])
     ]
     assert found
     begins.update(found[:1])
   assert begins == {0, 1}
+
+
+def test_the_videos_of_a_clip_stay_together(clips):
+  objective = CodecTraining(tiny.shrunk('codec_tae', clips, data__batch_size=3))
+  with pytest.raises(InputError, match='batch_size 3 must give each process the two videos'):
+    next(objective.batches('train', 0))
 
 
 def test_samples_show_videos_beside_their_truth(run):
@@ -120,7 +127,7 @@ def test_latents_are_normalised(encoded):
 
 
 def test_the_small_configuration_trains(clips, tmp_path):
-  changes = {'train__steps': 1, 'data__image_every': 0, 'data__batch_size': 1}
+  changes = {'train__steps': 1, 'data__image_every': 0, 'data__batch_size': 2}
   ended = doors.run(*tiny.train_command('scenes_codec', tmp_path / 'run', clips, **changes))
   assert ended.code == 0, ended.err
   lines = [m for m in read_metrics(tmp_path / 'run') if 'train/loss' in m]

@@ -99,6 +99,7 @@ def shrunk(name: str, data: Path | str = '', **changes: Any) -> ConfigDict:
   config.train.update(
     {
       'steps': 4,
+      'accumulate': 1,
       'log_every': 1,
       'evaluate_every': 0,
       'evaluate_batches': 1,

@@ -54,7 +54,7 @@ def batches(
   Yields:
     Stacked arrays [rows, ...].
   """
-  rows = _share(batch_size) if rows is None else rows
+  rows = share(batch_size) if rows is None else rows
 
   def read(numbers: Sequence[int]) -> Arrays:
     records = [source[number] for number in numbers]
@@ -90,7 +90,8 @@ def stack(records: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
   return {name: np.stack([record[name] for record in records]) for name in records[0]}
 
 
-def _share(batch_size: int) -> Sequence[int]:
+def share(batch_size: int) -> Sequence[int]:
+  """The rows of a batch that this process reads, see `batches`."""
   mesh = jax.sharding.get_mesh()
   if not mesh.empty:
     # Processes hold the same rows where an axis that does not split the batch runs across them.

@@ -43,7 +43,7 @@ class Trained(nnx.Module):
 
 
 class CodecTraining:
-  """Trains on a clips dataset; each clip counts twice, as pixels and as rendered trajectory."""
+  """Trains on a clips dataset; each clip is two videos, its pixels and its rendered trajectory."""
 
   parts: tuple[str, ...] = ()
   gather = True
@@ -75,7 +75,7 @@ class CodecTraining:
 
   @property
   def flops_per_sample(self) -> float:
-    """Forward and backward of the autoencoder, for batches of frames and of pictures on average.
+    """Forward and backward of a video, for batches of frames and of pictures on average.
 
     Without the critic and the perceptual term.
     """
@@ -85,8 +85,7 @@ class CodecTraining:
       forward_flops(self.model_config, (frames, height, width)) for frames in (data.frames, 1)
     )
     share = 1 / data.image_every if data.image_every else 0.0
-    # Each clip counts twice.
-    return 3 * 2 * ((1 - share) * video + share * picture)
+    return 3 * ((1 - share) * video + share * picture)
 
   def build(self, seed: int) -> nnx.Module:
     return Trained(self.model_config, self.config.loss.adversarial > 0, nnx.Rngs(seed))
@@ -101,33 +100,45 @@ class CodecTraining:
     return {**params, **source}
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
-    """Windows of clips; every `image_every`-th batch is of single frames."""
+    """Windows of the videos of clips; every `image_every`-th batch is of single frames.
+
+    Raises:
+      InputError: where the two videos of a clip would lie with two processes.
+    """
     data = self.config.data
+    rows = loader.share(data.batch_size)
+    clips = sorted({row // 2 for row in rows})
+    if len(rows) != 2 * len(clips):
+      raise InputError(
+        f'config.data.batch_size {data.batch_size} must give each process the two videos of a clip:'
+        f' make it a multiple of {2 * jax.process_count()}'
+      )
     stream = loader.batches(
       Clips(data.path, held_out(data.path, split)),
-      data.batch_size,
+      data.batch_size // 2,
       data.seed,
       start,
       lambda clip: both(clip, data.palette),
       data.threads,
+      clips,
     )
     for step, arrays in enumerate(stream, start):
-      pixels = arrays['pixels']
+      pixels = arrays['pixels'].reshape(-1, *arrays['pixels'].shape[2:])
       length = 1 if data.image_every and (step + 1) % data.image_every == 0 else data.frames
       first = np.random.default_rng([data.seed, step]).integers(
-        max(pixels.shape[2] - length, 0) + 1
+        max(pixels.shape[1] - length, 0) + 1
       )
-      yield {'pixels': pixels[:, :, first : first + length]}
+      yield {'pixels': pixels[:, first : first + length]}
 
   def record(self, frames: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """The arrays of one sample of a batch of so many frames, for clips of a size that was given."""
+    """The arrays of one video of a batch, of so many frames, for clips of a size that was given."""
     assert self.size is not None
-    return {'pixels': jax.ShapeDtypeStruct((2, frames, *self.size, 3), np.uint8)}
+    return {'pixels': jax.ShapeDtypeStruct((frames, *self.size, 3), np.uint8)}
 
   def loss(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Metrics]:
     """Reconstruction and regularisers, see `codecs.losses`; adversarial terms where configured."""
     assert isinstance(model, Trained)
-    video = as_videos(arrays['pixels'])
+    video = as_floats(arrays['pixels'])
     reconstruction, posterior, latents = model.codec.reconstruct(video, key)
     loss, terms = losses.autoencoder_loss(
       video, reconstruction, posterior, latents, self.weights, self.perceptual
@@ -166,10 +177,10 @@ class CodecTraining:
     save_codec(directory / CODEC, model.codec)
 
   def generate(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Array]:
-    """The first `sample.count` clips of a batch, reconstructed, and as they are; inside jit."""
+    """The videos of the first `sample.count` clips of a batch, reconstructed, and as they are."""
     del key
     assert isinstance(model, Trained)
-    video = as_videos(arrays['pixels'][: self.config.sample.count])
+    video = as_floats(arrays['pixels'][: 2 * self.config.sample.count])
     codec = model.codec
 
     def reconstructed(one: Array) -> Array:
@@ -184,6 +195,6 @@ def both(clip: Clip, palette: str) -> dict[str, np.ndarray]:
   return {'pixels': np.stack([clip.video, trajectory.render(clip.ids, palette)])}
 
 
-def as_videos(pixels: Array) -> Array:
-  """uint8 [B, 2, T, H, W, 3] to float32 [2 B, T, H, W, 3] in [-1, 1]."""
-  return pixels.reshape(-1, *pixels.shape[2:]).astype(jnp.float32) / 127.5 - 1
+def as_floats(pixels: Array) -> Array:
+  """uint8 to float32 in [-1, 1]."""
+  return pixels.astype(jnp.float32) / 127.5 - 1
