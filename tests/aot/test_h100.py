@@ -9,16 +9,21 @@ import importlib.util
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ttm_jax.models.layers import SwiGLU
+from ttm_jax.models.scan import scan_blocks, stack
 from ttm_jax.ops.object_attention import gpu, make_tables, object_attention
 from ttm_jax.ops.object_attention.blocks import list_blocks
+from ttm_jax.parallel import compiler
 from ttm_jax.parallel.mesh import BATCH, make_mesh
 
 pytestmark = pytest.mark.aot
@@ -46,6 +51,16 @@ def compilers():
     jax.config.update('jax_enable_compilation_cache', False)
     yield
     jax.config.update('jax_enable_compilation_cache', True)
+
+
+class FeedForward(nnx.Module):
+  """A block of three products."""
+
+  def __init__(self, sizes, rngs):
+    self.ffn = SwiGLU(sizes.width, sizes.ffn, rngs=rngs, dtype=jnp.bfloat16)
+
+  def __call__(self, h, context):
+    return h + self.ffn(h)
 
 
 def mesh_of(sizes, devices=1):
@@ -239,3 +254,28 @@ def test_too_little_shared_memory():
     pytest.raises(ValueError, match=r'forward needs \d+ bytes of shared memory, there are 232448'),
   ):
     jax.eval_shape(lambda x: gpu.KERNEL.forward(x, x, x, bits, bits, tables, 1.0), x)
+
+
+def test_what_is_kept_of_a_layer_is_computed_once():
+  """XLA would compute a product twice that is used at once and also kept for the backward pass."""
+  sizes = SimpleNamespace(width=2560, ffn=6144)
+  blocks = nnx.eval_shape(lambda: stack(FeedForward, 4, sizes, nnx.Rngs(0)))
+  graphdef, params = nnx.split(blocks)
+
+  def loss(params, h):
+    h = scan_blocks(nnx.merge(graphdef, params), h, None, 'dots')
+    return h.astype(jnp.float32).sum()
+
+  mesh = mesh_of({})
+  with jax.set_mesh(mesh):
+    place = NamedSharding(mesh, WHOLE)
+    params, h = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+      (params, jax.ShapeDtypeStruct((2, 4096, sizes.width), jnp.bfloat16)),
+    )
+    traced = compiler.jit(jax.grad(loss, argnums=(0, 1))).trace(params, h)
+    lowered = traced.lower(lowering_platforms=('cuda',))
+    program = lowered.compile(compiler_options={'xla_gpu_enable_triton_gemm': False})
+  products = program.as_text().count('custom_call_target="__cublas')
+  # Three matrices: one product forward and two backward of each.
+  assert products == 9
