@@ -19,9 +19,9 @@ DEPTH, WIDTH = 3, 8
 
 
 class Block(nnx.Module):
-  def __init__(self, config, rngs):
-    self.up = Linear(WIDTH, WIDTH, rngs=rngs)
-    self.down = Linear(WIDTH, WIDTH, rngs=rngs)
+  def __init__(self, config, rngs, dtype=jnp.float32):
+    self.up = Linear(WIDTH, WIDTH, rngs=rngs, dtype=dtype)
+    self.down = Linear(WIDTH, WIDTH, rngs=rngs, dtype=dtype)
 
   def __call__(self, h, context):
     return h + self.down(jnp.tanh(self.up(h))) * context
@@ -111,3 +111,32 @@ def test_gradients_that_are_not_rounded():
   np.testing.assert_array_equal(dw, dw.astype(jnp.bfloat16).astype(jnp.float32))
   np.testing.assert_allclose(exact, wanted, rtol=1e-5, atol=1e-5)
   assert np.abs(dw - wanted).max() > 1e-3
+
+
+def test_matrices_are_rounded_before_the_loop():
+  blocks = stack(partial(Block, dtype=jnp.bfloat16), DEPTH, None, nnx.Rngs(0))
+  graphdef, params = nnx.split(blocks)
+  h = jnp.ones((2, 5, WIDTH), jnp.bfloat16)
+
+  def loss(params):
+    return scan_blocks(nnx.merge(graphdef, params), h, 2.0, 'dots').astype(jnp.float32).sum()
+
+  def one_by_one(params):
+    apply = nnx.merge(graphdef, params)
+    y = h
+    for i in range(DEPTH):
+      y = nnx.merge(graphdef, jax.tree.map(lambda x, i=i: x[i], nnx.state(apply)))(y, 2.0)
+    return y.astype(jnp.float32).sum()
+
+  def of_layers(exact):
+    """The dtypes of what the forward loop is given a part of for each layer."""
+    with exact_gradients(exact):
+      jaxpr = jax.make_jaxpr(lambda p: loss(p))(params)
+    (scan,) = (e for e in jaxpr.eqns if e.primitive.name == 'scan')
+    return {v.aval.dtype for v in scan.invars if v.aval.shape[:1] == (DEPTH,)}
+
+  assert of_layers(False) == {jnp.dtype('bfloat16')}
+  assert of_layers(True) == {jnp.dtype('float32')}
+  got, wanted = jax.grad(loss)(params), jax.grad(one_by_one)(params)
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(got))
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-2, atol=1e-2), got, wanted)
