@@ -5,9 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ttm_jax.models import modulation
 from ttm_jax.models.modulation import modulated, rms_norm
 
 EPS = 1e-5
+
+
+@pytest.fixture(autouse=True, params=['cpu', 'gpu'])
+def compiled_for(request, monkeypatch):
+  """Sums are kept apart on GPUs."""
+  monkeypatch.setattr(modulation, 'platform', lambda: request.param)
 
 
 def plain_norm(x, factor, shift):

@@ -1,14 +1,16 @@
 """Norms and residuals whose factors belong to a layer or a sample, with gradients of their own.
 
-Of such a factor the gradient is a sum over tokens. Left to itself a compiler for GPUs fuses it with
-what is written for each token, into a kernel that takes twice as long as two would; and a norm that
-is modulated it sums twice. Here sums over tokens are kept apart, one pass for each layer.
+Of such a factor the gradient is a sum over tokens. Left to itself the compiler for GPUs fuses it
+with what is written for each token, into a kernel that takes twice as long as two would; and a norm
+that is modulated it sums twice. Here it is one sum for each array, on GPUs a kernel of its own.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+
+from ttm_jax.parallel.mesh import platform
 
 Array = jax.Array
 
@@ -37,8 +39,8 @@ def _norm_backward(eps: float, saved: tuple, dy: Array) -> tuple[Array, Array, A
   inner = dy.astype(jnp.float32) * factor
   dx = scale * (inner - normed * jnp.mean(inner * normed, -1, keepdims=True))
   if x.ndim == 3:  # Over heads the rows are short, and a sum costs its kernel nothing.
-    apart_x, dy, scale = jax.lax.optimization_barrier((x, dy, scale))
-    normed = apart_x.astype(jnp.float32) * scale
+    apart, dy, scale = _apart(x, dy, scale)
+    normed = apart.astype(jnp.float32) * scale
   dy = dy.astype(jnp.float32)
   return dx.astype(x.dtype), _sum(dy * normed, factor), _sum(dy, shift)
 
@@ -47,6 +49,11 @@ def _normed(x: Array, eps: float) -> tuple[Array, Array]:
   x = x.astype(jnp.float32)
   scale = jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps)
   return x * scale, scale
+
+
+def _apart(*arrays: Array) -> tuple[Array, ...]:
+  """For a sum that shall not share a kernel; to compilers for TPUs and CPUs it is all the same."""
+  return jax.lax.optimization_barrier(arrays) if platform() == 'gpu' else arrays
 
 
 def _sum(gradient: Array, like: Array) -> Array:
@@ -67,8 +74,9 @@ def modulated(h: Array, y: Array, gate: Array) -> Array:
 def _modulated_backward(saved: tuple, dh: Array) -> tuple[Array, Array, Array]:
   y, gate = saved
   dy = gate * dh.astype(jnp.float32)
-  apart = jax.lax.optimization_barrier(dh).astype(jnp.float32)
-  return dh, dy.astype(y.dtype), _sum(apart * y.astype(jnp.float32), gate)
+  (apart,) = _apart(dh)
+  dgate = _sum(apart.astype(jnp.float32) * y.astype(jnp.float32), gate)
+  return dh, dy.astype(y.dtype), dgate
 
 
 modulated.defvjp(lambda h, y, gate: (modulated(h, y, gate), (y, gate)), _modulated_backward)
