@@ -4,6 +4,10 @@
     python -m tests.eight_devices training stage2_dit '{"fsdp": 8}' '{"data": 2, "tensor": 4}' ...
 
 Run by `test_sharded.py` in a process of its own, since a process has its devices from the start.
+
+Training of denoisers is compared in float64. In float32 small differences, as the gradients of
+queries and keys are, do not agree to 1e-5 on one device either, where it takes sums in another
+order. The convolutions of an autoencoder are slow in float64, and good to 1e-5.
 """
 
 import functools
@@ -17,6 +21,12 @@ os.environ['XLA_FLAGS'] += ' --xla_force_host_platform_device_count=8'
 
 import jax
 import jax.numpy as jnp
+
+if sys.argv[1:2] == ['training'] and sys.argv[2:3] != ['codec_tae']:
+  # What the program calls float32, before it is there.
+  jax.config.update('jax_enable_x64', True)
+  jnp.float32 = jnp.float64
+
 import numpy as np
 import optax
 from flax import nnx
@@ -27,7 +37,6 @@ from ttm_jax.data.context import Context, Encoding
 from ttm_jax.data.encode import null_text
 from ttm_jax.ops.attention import attention
 from ttm_jax.ops.object_attention import make_tables, object_attention
-from ttm_jax.parallel.compiler import QUICK
 from ttm_jax.parallel.mesh import AXES, BATCH, batch_sharding, make_mesh, replicated, shardings
 from ttm_jax.planning import feed, program
 from ttm_jax.planning.compile import Run
@@ -47,9 +56,7 @@ MESHES = {
 
 
 STEPS, BATCH_SIZE, SLOTS = 10, 16, 2
-
-ENOUGH = 1e-5
-OPTIMISATIONS = (QUICK, dict.fromkeys(QUICK, True) | {'xla_backend_optimization_level': 3})
+DTYPE = np.dtype(jnp.float32).name
 
 
 class Codec:
@@ -65,8 +72,8 @@ class Codec:
 
 
 def run_of(name, changes):
-  """A shipped configuration in float32, so small that what counts is where things lie."""
-  config = tiny.shrunk(name, model__dtype='float32', data__batch_size=BATCH_SIZE)
+  """A shipped configuration in DTYPE, so small that what counts is where things lie."""
+  config = tiny.shrunk(name, model__dtype=DTYPE, data__batch_size=BATCH_SIZE)
   if config.task == 'codec':
     config.optimizer.warmup = 1
     config.update_from_flattened_dict(changes)
@@ -118,14 +125,13 @@ def _gradients(state):
   return unpack(jax.device_get(state.optimizer[0]), state.params)
 
 
-def trained(run, mesh, late=None, options=None):
+def trained(run, mesh, late=None):
   """Losses of ten steps, gradients of the first and the last, the state before that, the program.
 
   Args:
     late: the state at which the last gradients are taken; by default where the run has come to.
       Nine steps of AdamW, which divides by the root of squares of gradients, make more of rounding
       errors than they are.
-    options: for the compiler.
   """
   config, objective = run.config, run.objective
   optimizer = optax.chain(remembering(), make_optimizer(config.optimizer, STEPS))
@@ -149,7 +155,7 @@ def trained(run, mesh, late=None, options=None):
     )
     rng, key = np.random.default_rng(0), jax.random.key(2)
     batches = [jax.device_put(drawn(run, rng), batch_sharding(mesh)) for _ in range(STEPS)]
-    compiled = step.lower(state, batches[0], key).compile(compiler_options=options)
+    compiled = step.lower(state, batches[0], key).compile()
     losses, gradients = [], []
     for i, arrays in enumerate(batches):
       before = jax.device_get(state) if i == STEPS - 1 else None
@@ -174,38 +180,23 @@ def _initial(run, initial):
 
 
 def training(name, *settings) -> dict:
-  """By setting: the largest relative errors of losses and gradients, and what lies there whole.
-
-  Beside errors of ENOUGH stands `rounding`: that of one device, compiled in other ways.
-  """
-
+  """By setting: the largest relative errors of losses and gradients, and what lies there whole."""
   one = make_mesh({}, jax.devices()[:1])
 
   @functools.cache
   def alone(parts):
     return trained(run_of(name, {'train.accumulate': parts}), one)[:3]
 
-  @functools.cache
-  def rounding(parts):
-    _, gradients, late = alone(parts)
-    run = run_of(name, {'train.accumulate': parts})
-    # The same on the same device, but for the order in which sums are taken.
-    others = [trained(run, one, late, options)[1] for options in OPTIMISATIONS]
-    return max(difference(a, b) for other in others for a, b in zip(other, gradients, strict=True))
-
   found = {}
   for text in settings:
     changes = json.loads(text)
     sizes = {axis: changes.pop(axis) for axis in AXES if axis in changes}
     run = run_of(name, changes)
-    parts = run.config.train.accumulate
-    wanted_losses, wanted, late = alone(parts)
+    wanted_losses, wanted, late = alone(run.config.train.accumulate)
     losses, gradients, _, compiled = trained(run, make_mesh(sizes), late)
-    error = max(map(difference, gradients, wanted))
     found[text] = {
       'loss': max(abs(a / b - 1) for a, b in zip(losses, wanted_losses, strict=True)),
-      'gradients': error,
-      'rounding': rounding(parts) if error >= ENOUGH else 0.0,
+      'gradients': max(map(difference, gradients, wanted)),
       'whole': whole(run, compiled),
       'gathered': gathered(run, compiled),
     }

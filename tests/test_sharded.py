@@ -37,6 +37,8 @@ def test_tokens_are_exchanged_for_heads_and_never_gathered(found):
   assert found['collectives']['all-gather'] == 0, found['collectives']
 
 
+# In float64; the autoencoder in float32.
+EXACT, NEAR = 1e-9, 1e-5
 ALONE = [{'data': 8}, {'fsdp': 8}, {'sequence': 8}, {'tensor': 8}]
 MIXED = [
   {'fsdp': 2, 'sequence': 2, 'tensor': 2},
@@ -71,10 +73,8 @@ def test_the_unet_refuses_to_be_split_by_tokens(unet_latents):
 def check(name, settings):
   for setting, errors in eight_devices('training', name, *map(json.dumps, settings)).items():
     print(name, setting, errors)
-    # Gradients of queries and keys are small differences: what float32 leaves of them is not always
-    # good to 1e-5, on one device either.
-    most = max(1e-5, 2 * errors['rounding'])
-    assert errors['loss'] < 1e-5 and errors['gradients'] < most < 5e-5, (name, setting, errors)
+    most = NEAR if name == 'codec_tae' else EXACT
+    assert errors['loss'] < most and errors['gradients'] < most, (name, setting, errors)
     sizes = json.loads(setting)
     if sizes.get('fsdp', 1) > 1:
       # Parameters, moments, gradients and their sums: each device has its part of them.
