@@ -23,8 +23,18 @@ def front_door() -> Iterator[None]:
   try:
     yield
   except InputError as error:
-    print(f'error: {error}', file=sys.stderr)
+    print(f'error: {printable(error)}', file=sys.stderr)
     sys.exit(EXIT_CODE)
+
+
+def printable(text: object) -> str:
+  """Return `str(text)` with control characters, surrogates and the like escaped; line ends stay.
+
+  Names and keys come from files of others: printed as they are, they could move the cursor, hide
+  text or send commands to the terminal.
+  """
+  kept = (c if c.isprintable() or c == '\n' else repr(c)[1:-1] for c in str(text))
+  return ''.join(kept)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
