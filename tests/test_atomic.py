@@ -93,7 +93,7 @@ with atomic.new_folder(sys.argv[1]) as partial, atomic.new_file(sys.argv[1] + '.
   subprocess.run([sys.executable, '-c', code, tmp_path / 'out'], check=False)
   left = names(tmp_path)
   assert len(left) == 2 and all(name.endswith('.partial') for name in left)
-  with atomic.new_folder(tmp_path / 'out') as first, pytest.raises(InputError):
+  with pytest.raises(InputError), atomic.new_folder(tmp_path / 'out') as first:
     (first / 'a').write_text('1')
     with atomic.new_folder(tmp_path / 'out') as second:
       assert first.exists() and names(tmp_path) != left
