@@ -36,8 +36,7 @@ FORMATS = (
 MAX_PIXELS = 2**29
 """The largest picture that is read. Cameras take up to 200 megapixels."""
 
-PHOTOS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff')
-"""Endings of the pictures of a folder that is read as a video, in lower case."""
+_FRAMES = (('.jpg', '.jpeg', '.png'), ('.webp', '.bmp', '.tif', '.tiff', '.avif'))
 
 _LOCK = threading.Lock()
 _NOT_A_PICTURE = 'not a readable picture; use PNG or JPEG'
@@ -126,6 +125,19 @@ def straight(image: Image.Image) -> Image.Image:
   """Return an image whose colors are not multiplied by their opacity."""
   plain = {'La': 'LA', 'RGBa': 'RGBA'}.get(image.mode)
   return image.convert(plain) if plain else image
+
+
+def list_pictures(folder: Path) -> list[Path]:
+  """Return the pictures of a folder that is read as a video, by the numbers in their names.
+
+  JPEG and PNG files where there are some, else other formats. Files that systems leave, such as
+  ._00000.jpg, are passed over.
+  """
+  files = [f for f in folder.iterdir() if not is_clutter(f)]
+  for suffixes in _FRAMES:
+    if found := [f for f in files if f.suffix.lower() in suffixes]:
+      return sorted_by_number(found)
+  return []
 
 
 def sorted_by_number(files: Iterable[Path]) -> list[Path]:

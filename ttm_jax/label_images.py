@@ -94,6 +94,17 @@ class Meaning:
     return labels[np.searchsorted(keys, coded.keys)]
 
 
+def check_size(picture: np.ndarray, mask: np.ndarray) -> None:
+  """Raise InputError unless a mask [H, W] is of the size of its picture [H, W, 3]."""
+  (h, w), (height, width) = mask.shape, picture.shape[:2]
+  if (h, w) != (height, width):
+    turned = '; the picture may be stored sideways, with a note to turn it: turn the mask too'
+    raise InputError(
+      f'the mask is {w} x {h} but the picture is {width} x {height} pixels; give a mask of the same'
+      f' size{turned if (h, w) == (width, height) else ""}'
+    )
+
+
 def list_masks(folder: Path) -> list[Path]:
   """Return the masks of a folder by the numbers in their names; of several formats, those of one.
 
@@ -231,9 +242,7 @@ def decode(image: Image.Image, where: str) -> Coded:
     channels = np.asarray(image.convert('RGB'))
     channels = np.dstack([channels, np.full(channels.shape[:2], 255, np.uint8)])
   keys = np.ascontiguousarray(channels).view('>u4')[..., 0].astype(np.uint32)
-  pixels = {
-    k: Pixel(-1, (k >> 24, k >> 16 & 255, k >> 8 & 255), k & 255) for k in _occurring(keys)
-  }
+  pixels = {k: Pixel(-1, (k >> 24, k >> 16 & 255, k >> 8 & 255), k & 255) for k in _occurring(keys)}
   return Coded(keys, pixels, 'color', lossy)
 
 
