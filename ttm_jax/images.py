@@ -39,7 +39,6 @@ MAX_PIXELS = 2**29
 _FRAMES = (('.jpg', '.jpeg', '.png'), ('.webp', '.bmp', '.tif', '.tiff', '.avif'))
 
 _LOCK = threading.Lock()
-_NOT_A_PICTURE = 'not a readable picture; use PNG or JPEG'
 
 
 def read_image(path: PathLike, notes: list[str] | None = None) -> np.ndarray:
@@ -58,12 +57,16 @@ def read_image(path: PathLike, notes: list[str] | None = None) -> np.ndarray:
     except InputError:
       raise
     except Exception as error:  # Decoders have errors for everything.
-      raise InputError(f'{path}: {_NOT_A_PICTURE}') from error
+      raise InputError(f'{path}: not a readable picture; use PNG or JPEG') from error
 
 
 @contextlib.contextmanager
-def open_image(path: PathLike) -> Iterator[Image.Image]:
+def open_image(path: PathLike, remedy: str = 'use PNG or JPEG') -> Iterator[Image.Image]:
   """Open a picture file; its pixels are decoded when they are asked for.
+
+  Args:
+    path: a file of one of `FORMATS`.
+    remedy: what to do about a file that is no picture, for the error.
 
   Raises:
     InputError: the file is missing, not of one of `FORMATS`, or larger than `MAX_PIXELS`.
@@ -76,7 +79,7 @@ def open_image(path: PathLike) -> Iterator[Image.Image]:
     except Exception as error:
       if isinstance(error, Image.DecompressionBombError):
         raise InputError(_too_large(path)) from error
-      raise InputError(f'{path}: {_hint(path) or _NOT_A_PICTURE}') from error
+      raise InputError(f'{path}: {_hint(path) or f"not a readable picture; {remedy}"}') from error
     if image.width * image.height > MAX_PIXELS:
       raise InputError(_too_large(path))
     yield image

@@ -35,6 +35,7 @@ WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 _VOID = 255  # Also stands for the greatest value of other depths.
 _BLURRED = 32  # More values than this are no longer a matter of many objects.
 _PHOTO = 255  # More colors than this are those of a photo.
+_AS_PNG = 'save the mask as PNG'
 _REMEDY = 'save it as PNG without smoothing, each pixel the number of its object, 1 to 8, or 0'
 
 Color = tuple[int, int, int]
@@ -183,7 +184,7 @@ def mask_size(file: Path) -> tuple[int, int]:
   Raises:
     InputError: it is no picture.
   """
-  with open_image(file) as image:
+  with open_image(file, _AS_PNG) as image:
     turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
     return (image.width, image.height) if turned else (image.height, image.width)
 
@@ -194,7 +195,7 @@ def decode_file(file: Path) -> Coded:
   Raises:
     InputError: it is no picture, damaged, or holds several.
   """
-  with open_image(file) as image:
+  with open_image(file, _AS_PNG) as image:
     if getattr(image, 'n_frames', 1) > 1 and image.format != 'MPO':
       raise InputError(f'{file}: holds {image.n_frames} pictures; save each mask as one file')
     try:
@@ -202,7 +203,7 @@ def decode_file(file: Path) -> Coded:
     except InputError:
       raise
     except Exception as error:  # Decoders have errors for everything.
-      raise InputError(f'{file}: not a readable picture; save the mask as PNG') from error
+      raise InputError(f'{file}: not a readable picture; {_AS_PNG}') from error
 
 
 def decode(image: Image.Image, where: str) -> Coded:
@@ -365,11 +366,13 @@ def _numbers(
       order = ', not by its order in the file' if 'palette' in kinds else ''
       told = f'objects told by their colors in {name}{order}'
       return {p: by_color[colors[p]] for p in first}, [told]  # type: ignore[index]
-  if all(_is_grey(color) for color in shown):
+  if shown and all(_is_grey(color) for color in shown):
     levels = {p: color[0] for p, color in colors.items()}  # type: ignore[index]
     return levels, [] if shown <= {WHITE} else ['grey levels read as object ids']
   if _indices_are_ids(first, colors):
     return stored, []
+  if not shown:
+    return dict.fromkeys(first, 0), []
   if {*colors.values()} <= shown:
     raise InputError(
       f'{where}: no pixel is black, so that its colors do not tell the background; make the'
