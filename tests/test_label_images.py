@@ -1,13 +1,15 @@
 """Masks of every kind that people have are read as the label maps they show."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from tests import tiny_png
-from ttm_jax import trajectory
+from ttm_jax import label_images, trajectory
+from ttm_jax.errors import InputError
 
 OURS = np.concatenate([np.zeros((1, 3), np.uint8), trajectory.PALETTES['spread8']])
 DAVIS = np.array(
