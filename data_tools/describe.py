@@ -28,13 +28,15 @@ from data_tools.steps.segment import tracker
 from data_tools.steps.text import TransformersText
 from data_tools.steps.weights import Weights
 from ttm_jax import trajectory
-from ttm_jax.data import asked, position_words, video_io
+from ttm_jax.data import asked, position_words
 from ttm_jax.data.context import Encoding, read_encoding
-from ttm_jax.data.described import Described, Embeddings, check_size
+from ttm_jax.data.described import Described, Embeddings
 from ttm_jax.data.encode import text_arrays
 from ttm_jax.data.folders import name_from
 from ttm_jax.data.schema import MAX_OBJECTS
-from ttm_jax.errors import InputError, front_door
+from ttm_jax.errors import InputError, front_door, printable
+from ttm_jax.images import read_image
+from ttm_jax.label_images import check_size
 from ttm_jax.report import pictures
 from ttm_jax.text.encoders import WORDS
 
@@ -114,7 +116,10 @@ def describe(
     InputError: something that is wanted can neither be taken from what is given nor be found.
   """
   _need_pytorch()
-  picture = image if isinstance(image, np.ndarray) else video_io.read_image(image)
+  notes: list[str] = []
+  picture = image if isinstance(image, np.ndarray) else read_image(image, notes)
+  for note in notes:
+    tell(printable(note))
   names = {obj: name_from(said) for obj, said in prompts.items()}
   given, written = segmentation is not None, not prompts
   # What is wrong is said before a language model is loaded.
@@ -366,12 +371,16 @@ def main(argv: list[str] | None = None) -> None:
       raise InputError(f'--out {out}: give a name that ends in .safetensors')
     if not (args.image and args.prompt):
       raise InputError('give --image, the picture, and --prompt, what the video is to show')
+    notes: list[str] = []
+    mask = trajectory.read_mask(args.segmentation, notes) if args.segmentation else None
+    for note in notes:
+      print(printable(note), flush=True)
     described = describe(
       args.image,
       args.prompt,
       Models.from_flags(args),
       motion=args.motion or '',
-      segmentation=trajectory.read_mask(args.segmentation) if args.segmentation else None,
+      segmentation=mask,
       prompts=asked.parse_objects(args.object),
       encodings=[read_encoding(run) for run in args.run],
     )

@@ -134,7 +134,10 @@ def layout(args: argparse.Namespace) -> str:
     return 'sav'
   if any(f.suffix.lower() in VIDEOS for f in source.iterdir()) or (source / 'videos').is_dir():
     return 'captioned'
-  return 'vos' if next(source.rglob('*.png'), None) else 'captioned'
+  masks = (f for f in source.rglob('*') if f.suffix.lower() in ('.png', '.bmp', '.tif', '.tiff'))
+  if (source / 'Annotations').is_dir() or next(masks, None):
+    return 'vos'
+  return 'captioned'
 
 
 def list_videos(args: argparse.Namespace) -> list[Video]:

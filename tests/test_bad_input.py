@@ -43,7 +43,7 @@ def given(tmp_path_factory):
   save('mask.png', mask)
   save('small.png', mask[:12, :12])
   save('none.png', mask * 0)
-  save('nine.png', mask * 9)
+  save('nine.png', np.arange(256, dtype=np.uint8).reshape(16, 16) % 10)
   save('fifth.png', mask * 5)
   (folder / 'text.png').write_text('no picture')
   (folder / 'half.png').write_bytes((folder / 'photo.png').read_bytes()[:400])
@@ -82,17 +82,17 @@ def generate(given, stage1, stage2, tmp_path):
     ('image', Path('nope.png'), 'nope.png: there is no such picture; check the path'),
     ('image', Path('text.png'), 'text.png: not a readable picture; use PNG or JPEG'),
     ('image', Path('half.png'), 'half.png: not a readable picture; use PNG or JPEG'),
-    ('image', Path('empty'), 'empty: not a readable picture; use PNG or JPEG'),
-    ('segmentation', Path('nope.png'), 'no file nope.png; give a PNG label map'),
-    ('segmentation', Path('text.png'), 'text.png is not a readable picture (cannot identify'),
-    ('segmentation', Path('photo.png'), 'photo.png is a PNG of mode RGB, whose pixels are not'),
+    ('image', Path('empty'), 'empty: cannot be read (Is a directory); check the path'),
+    ('segmentation', Path('nope.png'), 'nope.png: there is no such picture; check the path'),
+    ('segmentation', Path('text.png'), 'text.png: not a readable picture; save the mask as PNG'),
+    ('segmentation', Path('photo.png'), 'photo.png: holds 256 colors, as smoothing and lossy'),
     (
       'segmentation',
       Path('small.png'),
       'the mask is 12 x 12 but the picture is 16 x 16 pixels; give a mask of the same size',
     ),
     ('segmentation', Path('none.png'), 'none.png shows no object; give each object a number'),
-    ('segmentation', Path('nine.png'), 'nine.png holds the value 9; number the objects 1..8'),
+    ('segmentation', Path('nine.png'), 'nine.png: holds 9 objects, but there can be 8; make the'),
     (
       'segmentation',
       Path('fifth.png'),

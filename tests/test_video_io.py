@@ -7,7 +7,6 @@ import av
 import numpy as np
 import pytest
 import skimage
-from PIL import Image
 
 from ttm_jax.data import scenes, video_io
 from ttm_jax.errors import InputError
@@ -138,20 +137,3 @@ def test_unusable_videos_are_named(tmp_path):
 def test_what_is_no_video_is_refused(frames, fps, complaint):
   with pytest.raises(InputError, match=complaint):
     video_io.encode_video(frames, fps)
-
-
-def test_pictures_are_read_as_rgb(tmp_path):
-  pixels = noise((3, 5))
-  Image.fromarray(pixels).save(tmp_path / 'a.png')
-  np.testing.assert_array_equal(video_io.read_image(tmp_path / 'a.png'), pixels)
-  Image.fromarray(np.dstack([pixels, pixels[..., :1]])).save(tmp_path / 'b.png')
-  np.testing.assert_array_equal(video_io.read_image(tmp_path / 'b.png'), pixels)
-  Image.fromarray(pixels[..., 0]).save(tmp_path / 'c.png')
-  np.testing.assert_array_equal(
-    video_io.read_image(tmp_path / 'c.png'), np.repeat(pixels[..., :1], 3, axis=-1)
-  )
-  with pytest.raises(InputError, match=r'd\.png: there is no such picture'):
-    video_io.read_image(tmp_path / 'd.png')
-  (tmp_path / 'e.png').write_text('nothing')
-  with pytest.raises(InputError, match=r'e\.png: not a readable picture'):
-    video_io.read_image(tmp_path / 'e.png')

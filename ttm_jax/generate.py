@@ -24,7 +24,6 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ttm_jax import trajectory
 from ttm_jax.data import animation
 from ttm_jax.data.context import Encoding, read_encoding
 from ttm_jax.data.encode import encoders_of
@@ -49,7 +48,7 @@ def main() -> None:
     described.motion,
     described.prompts,
   )
-  ids = None if args.trajectory is None else trajectory.read_folder(args.trajectory)
+  ids = None if args.trajectory is None else animation.read_trajectory(args.trajectory)
   guidance = {'visual_scale': args.visual_scale, 'text_scale': args.text_scale}
   given = {name: value for name, value in guidance.items() if value is not None}
 

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ttm_jax.errors import InputError
+from ttm_jax.label_images import check_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +29,7 @@ class Request:
   prompts: Mapping[int, str]
 
   def __post_init__(self):
-    if self.mask.shape != self.picture.shape[:2]:
-      raise InputError(
-        f'the mask is {self.mask.shape[1]} x {self.mask.shape[0]} but the picture is'
-        f' {self.picture.shape[1]} x {self.picture.shape[0]} pixels; give a mask of the same size'
-      )
+    check_size(self.picture, self.mask)
     if not self.caption.strip():
       raise InputError('the prompt is empty; say what the video shows (--prompt)')
     present = set(np.unique(self.mask).tolist()) - {0}

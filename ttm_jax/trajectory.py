@@ -7,7 +7,6 @@ All of it runs on the host, in NumPy.
 
 import os
 import pathlib
-import re
 from typing import Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ttm_jax.errors import InputError, nearest
+from ttm_jax.label_images import list_masks, read_masks
 
 MAX_OBJECTS = 8
 LABELS = MAX_OBJECTS + 1  # With the background.
@@ -422,23 +422,28 @@ def write_folder(path: str | os.PathLike, ids: np.ndarray) -> None:
     ) from error
 
 
-def read_folder(path: str | os.PathLike) -> np.ndarray:
-  """Reads a folder of PNG label maps, one a frame, in the order of the numbers in their names.
+def read_folder(path: str | os.PathLike, notes: list[str] | None = None) -> np.ndarray:
+  """Read a folder of label pictures, one a frame, in the order of the numbers in their names.
 
-  The values of the pictures are object numbers, be they palette indices (mode P) or grey (mode L).
-  Colours are not looked at.
+  They may be palette, grey or color pictures; `label_images` says what each means.
+
+  Args:
+    notes: receives what was done beyond taking numbers as they are, for the user to read.
 
   Returns:
     uint8 [T, H, W].
+
+  Raises:
+    InputError: there is no such folder or no picture in it, one cannot be read or differs in size,
+      or what they mean is ambiguous.
   """
   folder = pathlib.Path(path)
   if not folder.is_dir():
     raise InputError(f'no folder {folder}; give a folder of PNG label maps, one a frame')
-  files = [f for f in folder.iterdir() if f.suffix.lower() == '.png' and f.name[0] != '.']
+  files = list_masks(folder)
   if not files:
     raise InputError(f'{folder} holds no PNG files; give a folder of PNG label maps, one a frame')
-  files.sort(key=lambda f: [int(s) if s.isdecimal() else s for s in re.split(r'(\d+)', f.name)])
-  frames = [_read_picture(file) for file in files]
+  frames = read_masks(files, PALETTES['spread8'], str(folder), notes)
   for file, frame in zip(files, frames, strict=True):
     if frame.shape != frames[0].shape:
       raise InputError(
@@ -448,34 +453,14 @@ def read_folder(path: str | os.PathLike) -> np.ndarray:
   return np.stack(frames)
 
 
-def read_mask(path: str | os.PathLike) -> np.ndarray:
-  """Reads the label map of one picture, a PNG as in `read_folder`: uint8 [H, W], some object."""
-  mask = _read_picture(pathlib.Path(path))
+def read_mask(path: str | os.PathLike, notes: list[str] | None = None) -> np.ndarray:
+  """Read the label map of one picture, as `read_folder` does: uint8 [H, W], some object.
+
+  Raises:
+    InputError: as in `read_folder`, or it shows no object.
+  """
+  file = pathlib.Path(path)
+  (mask,) = read_masks([file], PALETTES['spread8'], str(file), notes)
   if not mask.any():
     raise InputError(f'{path} shows no object; give each object a number, 1..8, as its value')
   return mask
-
-
-def _read_picture(file: pathlib.Path) -> np.ndarray:
-  """The values of a palette or grey PNG, all at most 8: uint8 [H, W]."""
-  try:
-    with Image.open(file) as picture:
-      kind, mode, values = picture.format, picture.mode, np.array(picture)
-  except FileNotFoundError as error:
-    raise InputError(f'no file {file}; give a PNG label map') from error
-  # Pillow raises SyntaxError for a PNG with broken chunks.
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-    raise InputError(f'{file} is not a readable picture ({error}); give a PNG file') from error
-  if kind != 'PNG':
-    raise InputError(f'{file} is in {kind} format, which may alter values; save the mask as PNG')
-  if mode not in ('P', 'L'):
-    raise InputError(
-      f'{file} is a PNG of mode {mode}, whose pixels are not object numbers; save it with a palette'
-      ' or in 8-bit grey, the value of a pixel being its object, 1..8, or 0'
-    )
-  if (highest := int(values.max(initial=0))) > MAX_OBJECTS:
-    hint = ', which often means "ignore" or a white mask' if highest == 255 else ''
-    raise InputError(
-      f'{file} holds the value {highest}{hint}; number the objects 1..8, and all else 0'
-    )
-  return values

@@ -23,6 +23,10 @@ class Masks(Protocol):
     """Raises InputError where they are not those of the video at `path`."""
     ...
 
+  def notes(self) -> list[str]:
+    """Return what was done to understand them, for the report; after `check`."""
+    ...
+
   def window(self, numbers: Sequence[int], fit: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """The label maps of some frames.
 

@@ -46,7 +46,7 @@ def read_list(path: str | Path) -> frozenset[str]:
     InputError: the file cannot be read, or holds none.
   """
   try:
-    lines = Path(path).read_text(encoding='utf-8').splitlines()
+    lines = Path(path).read_text(encoding='utf-8-sig').splitlines()
   except (OSError, UnicodeDecodeError) as error:
     raise InputError(f'{path}: cannot be read; give a text file, one id a line') from error
   found = frozenset(line.split('#')[0].strip() for line in lines) - {''}

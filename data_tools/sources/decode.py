@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import itertools
 import os
-import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -17,10 +16,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ttm_jax.data import video_io
 from ttm_jax.errors import InputError
-
-PICTURES = ('.jpg', '.jpeg', '.png')
+from ttm_jax.images import list_pictures, read_image
 
 # Transfer functions of high dynamic range in ITU-T H.273: SMPTE ST 2084 and ARIB STD-B67.
 _HIGH_DYNAMIC_RANGE = {16: 'PQ', 18: 'HLG'}
@@ -76,7 +73,7 @@ def probe(path: str | os.PathLike, fps: float | None = None) -> Probe:
     files = _pictures(path)
     if not fps:
       raise InputError(f'{path}: pictures have no frame rate; give --source_fps')
-    height, width = video_io.read_image(files[0]).shape[:2]
+    height, width = read_image(files[0]).shape[:2]
     return Probe(len(files), _rate(fps), False, (height, width))
   if not path.is_file():
     raise InputError(f'{path}: there is no such video file; check the path')
@@ -129,7 +126,7 @@ def frames(path: str | os.PathLike, seen: Probe) -> Iterator[Frame]:
   path = Path(path)
   if path.is_dir():
     for number, file in enumerate(_pictures(path)):
-      yield Frame(number, number / seen.fps, functools.partial(video_io.read_image, file))
+      yield Frame(number, number / seen.fps, functools.partial(read_image, file))
     return
   number = 0
   try:
@@ -158,17 +155,10 @@ def _upright(frame: av.VideoFrame) -> np.ndarray:
 
 
 def _pictures(folder: Path) -> list[Path]:
-  files = [f for f in folder.iterdir() if f.suffix.lower() in PICTURES and f.name[0] != '.']
+  files = list_pictures(folder)
   if not files:
     raise InputError(f'{folder}: holds no pictures; give a folder of JPEG or PNG files')
-  return sorted(files, key=numbers_first)
-
-
-def numbers_first(file: Path) -> list:
-  """Sorts frame10 behind frame9."""
-  return [
-    (0, int(s), '') if s.isdecimal() else (1, 0, s) for s in re.split(r'(\d+)', file.name) if s
-  ]
+  return files
 
 
 def _rate(fps: float) -> Fraction:

@@ -4,9 +4,12 @@ Beside `ID.mp4` lie `ID_manual.json` and `ID_auto.json`. `masklet[i][j]` is the 
 mask (COCO) of masklet j on frame 4 i; an empty mask where it is not seen. No segmentation model is
 needed. Between annotated frames shapes are interpolated (`sources.between`); at 6 fps none are.
 
+Annotations made by other programs are read as well: masks that are null, runs as lists or as
+printed bytes, and files that annotate different numbers of frames.
+
 Object ids: manual masklets first, in the order of the file, from 1. Where masklets overlap the
-smaller one lies on top, of equals the first. SA-V has no captions: they come from a
-captions file (with these object ids) or from the steps caption, prompts, detect and match.
+smaller one lies on top, of equals the first. SA-V has no captions: they come from a captions file
+(with these object ids) or from the steps caption, prompts, detect and match.
 """
 
 import dataclasses
@@ -24,6 +27,7 @@ from data_tools.sources.between import between
 from data_tools.sources.decode import Probe
 from ttm_jax.data.folders import Description
 from ttm_jax.errors import InputError
+from ttm_jax.images import is_clutter
 
 EVERY = 4  # Frames from one annotation to the next.
 MAX_LABELS = 255
@@ -41,13 +45,16 @@ class SavMasks:
   files: tuple[str, ...]
 
   def check(self, path: str, seen: Probe) -> None:
-    annotated, size = _described(self.files)
-    if size != seen.size:
+    content = _load(self.files)
+    if content.size != seen.size:
+      remedy = 'take the files of one video'
+      if content.size == seen.size[::-1]:
+        remedy = 'write "size" as [height, width] of the video as shown, for masks of that shape'
       raise InputError(
-        f'{self.files[0]}: its masks are {size[1]}x{size[0]}, but {path} is'
-        f' {seen.size[1]}x{seen.size[0]}; take the files of one video'
+        f'{self.files[0]}: its masks are {content.size[1]}x{content.size[0]}, but {path} is'
+        f' {seen.size[1]}x{seen.size[0]}; {remedy}'
       )
-    last = (annotated - 1) * EVERY
+    last = (content.count - 1) * EVERY
     if last >= seen.frames:
       raise InputError(
         f'{self.files[0]}: annotates frame {last}, but {path} ends with frame {seen.frames - 1};'
@@ -55,55 +62,123 @@ class SavMasks:
       )
 
   def window(self, numbers: Sequence[int], fit: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    masklets = _load(self.files)
-    count = len(masklets[0])
+    content = _load(self.files)
+    # The last annotation holds for the frames up to where the next one would be.
+    last = max(numbers)
+    if last >= content.count * EVERY:
+      raise InputError(
+        f'{self.files[0]}: annotations end with frame {(content.count - 1) * EVERY}, but the video'
+        f' goes on; windows that reach frame {content.count * EVERY} are left out'
+      )
 
     @functools.cache
     def annotated(index: int) -> np.ndarray:
       try:
-        return fit(label_map([masklet[index] for masklet in masklets]))
+        return fit(label_map(content.masks(index, last), content.size))
       except InputError as error:
         raise InputError(f'{self.files[0]}: annotated frame {index}: {error}') from error
 
     maps = []
     for number in numbers:
       index, rest = divmod(number, EVERY)
-      # Up to three frames follow the last annotation; it holds for them.
-      after = min(index + 1, count - 1) if rest else min(index, count - 1)
-      maps.append(between(annotated(min(index, count - 1)), annotated(after), rest / EVERY))
+      after = min(index + 1, content.count - 1) if rest else index
+      maps.append(between(annotated(index), annotated(after), rest / EVERY))
     return np.stack(maps)
 
+  def notes(self) -> list[str]:
+    counts = [len(frames) for frames in _load(self.files).files]
+    if len({*counts}) == 1:
+      return []
+    each = (f'{Path(file).name} {n}' for file, n in zip(self.files, counts, strict=True))
+    return [f'annotated frames of {", ".join(each)}; objects are background in later windows']
 
-def label_map(masks: Sequence[Mapping[str, Any]]) -> np.ndarray:
-  """RLE masks of one frame as a label map, smaller masks on top.
+
+@dataclasses.dataclass(frozen=True)
+class Masklets:
+  """The masklets of one video.
+
+  Attributes:
+    files: for each annotation file, encoded masks [annotated frame][masklet]; None where a masklet
+      is not seen.
+    size: (H, W) of all masks.
+  """
+
+  files: Sequence[Sequence[Sequence[Mapping[str, Any] | None]]]
+  size: tuple[int, int]
+
+  @property
+  def count(self) -> int:
+    """The number of annotated frames."""
+    return max(len(frames) for frames in self.files)
+
+  def masks(self, index: int, last: int) -> list[Mapping[str, Any] | None]:
+    """Return the encoded masks of annotated frame `index`, in a window that ends with frame `last`.
+
+    If a file ends before, where its masklets are is not known: none is seen in the whole window.
+    """
+    seen: list[Mapping[str, Any] | None] = []
+    for frames in self.files:
+      known = len(frames) == self.count or last <= (len(frames) - 1) * EVERY
+      seen += frames[min(index, len(frames) - 1)] if known else [None] * len(frames[0])
+    return seen
+
+
+def label_map(masks: Sequence[Mapping[str, Any] | None], size: tuple[int, int]) -> np.ndarray:
+  """Return RLE masks of one frame as a label map, smaller masks on top.
 
   Args:
-    masks: COCO run-length encodings; mask j becomes label j + 1.
+    masks: COCO run-length encodings; mask j becomes label j + 1. None is an empty mask.
+    size: (H, W).
 
   Returns:
     uint8 [H, W].
+
+  Raises:
+    InputError: a mask does not have as many pixels as its size says.
   """
-  decoded = [decode_rle(mask) for mask in masks]
-  sizes = [int(mask.sum()) for mask in decoded]
-  result = np.zeros(decoded[0].shape, np.uint8)
-  for j in sorted(range(len(decoded)), key=lambda j: (-sizes[j], -j)):
+  decoded = {j: decode_rle(mask) for j, mask in enumerate(masks) if mask is not None}
+  sizes = {j: int(mask.sum()) for j, mask in decoded.items()}
+  result = np.zeros(size, np.uint8)
+  for j in sorted(decoded, key=lambda j: (-sizes[j], -j)):
     result[decoded[j]] = j + 1
   return result
 
 
 def decode_rle(encoded: Mapping[str, Any]) -> np.ndarray:
-  """A COCO run-length encoding as bool [H, W]."""
+  """Return a COCO run-length encoding as bool [H, W].
+
+  Args:
+    encoded: `size` and `counts`, which may be compressed text, the same as Python prints bytes
+      (b'...'), or the lengths of the runs as a list.
+
+  Raises:
+    InputError: the runs do not have as many pixels as `size` says.
+  """
   from pycocotools import mask
 
   height, width = encoded['size']
-  if sum(counts_of(encoded['counts'])) != height * width:
-    # The decoder would fill the rest with what lies in memory.
-    raise InputError(f'a mask is not of its {width}x{height} pixels; download it again')
-  return mask.decode(encoded).astype(bool)
+  counts = encoded['counts']
+  wrong = InputError(f'a mask is not of its {width}x{height} pixels; download it again')
+  try:
+    if isinstance(counts, str):
+      if counts[:2] in ("b'", 'b"'):
+        counts = counts[2:-1].replace('\\\\', '\\')
+      lengths = counts_of(counts)
+    else:
+      lengths = [int(n) for n in counts]
+    if sum(lengths) != height * width or min(lengths) < 0:
+      # The decoder would fill the rest with what lies in memory.
+      raise wrong
+    whole: dict[str, Any] = {'size': [height, width], 'counts': counts}
+    if not isinstance(counts, str):
+      whole = mask.frPyObjects({**whole, 'counts': lengths}, height, width)
+    return mask.decode(whole).astype(bool)
+  except (TypeError, ValueError, OverflowError) as error:
+    raise wrong from error
 
 
 def counts_of(text: str) -> list[int]:
-  """The lengths of the runs in a compressed COCO encoding.
+  """Return the lengths of the runs in a compressed COCO encoding.
 
   Each is written in groups of five bits, least first, as letters from '0' on; the sixth bit says
   that more follow. From the third on, they are differences to the one before the last.
@@ -123,56 +198,55 @@ def counts_of(text: str) -> list[int]:
 
 
 def read_annotations(path: str | Path) -> dict[str, Any]:
-  """One annotation file of SA-V.
+  """Read one annotation file of SA-V.
 
   Raises:
     InputError: it cannot be read, is not of SA-V, or its masks differ in number or size.
   """
   try:
-    content = json.loads(Path(path).read_text(encoding='utf-8'))
+    content = json.loads(Path(path).read_text(encoding='utf-8-sig'))
   except OSError as error:
     raise InputError(f'{path}: cannot be read ({error.strerror}); check the path') from error
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise InputError(f'{path}: not valid JSON ({error}); download it again') from error
   try:
     frames, number = content['masklet'], len(content['masklet_id'])
     counts = {len(frame) for frame in frames}
-    sizes = {tuple(mask['size']) for frame in frames for mask in frame}
-    whole = all(isinstance(mask['counts'], str) for frame in frames for mask in frame)
+    masks = [mask for frame in frames for mask in frame if mask is not None]
+    sizes = {tuple(mask['size']) for mask in masks}
+    kinds = {type(mask['counts']) for mask in masks}
+    ids = {str(masklet) for masklet in content['masklet_id']}
   except (TypeError, KeyError) as error:
     raise InputError(f'{path}: not an annotation of SA-V ({error!r} is missing)') from error
-  if counts != {number} or not number or not whole:
+  if counts != {number} or not number or not kinds <= {str, list}:
     raise InputError(f'{path}: a frame has not one mask a masklet; download it again')
-  if len(set(content['masklet_id'])) < number:
+  if len(ids) < number:
     raise InputError(f'{path}: two masklets have one id; download it again')
   if len(sizes) != 1:
     raise InputError(f'{path}: masks of {len(sizes)} sizes; download it again')
+  (size,) = sizes
+  if len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+    raise InputError(f'{path}: its masks have the size {list(size)}; write [height, width]')
   return content
 
 
-def _load(files: tuple[str, ...]) -> list[list[dict[str, Any]]]:
-  """The encoded masks [masklet][annotated frame] of the files of one video."""
+def _load(files: tuple[str, ...]) -> Masklets:
+  """The masklets of the files of one video."""
   return _load_once(files, tuple(os.path.getmtime(file) for file in files))
 
 
 @functools.lru_cache(maxsize=2)
-def _load_once(files: tuple[str, ...], _: tuple[float, ...]) -> list[list[dict[str, Any]]]:
-  contents = [read_annotations(file) for file in files]
-  if len({(len(c['masklet']), *c['masklet'][0][0]['size']) for c in contents}) > 1:
-    raise InputError(f'{files[0]} and {files[1]} do not describe one video')
-  masklets = [
-    [frame[j] for frame in c['masklet']] for c in contents for j in range(len(c['masklet'][0]))
+def _load_once(files: tuple[str, ...], _: tuple[float, ...]) -> Masklets:
+  contents = [read_annotations(file)['masklet'] for file in files]
+  sizes = [
+    next(tuple(mask['size']) for frame in frames for mask in frame if mask) for frames in contents
   ]
-  if len(masklets) > MAX_LABELS:
-    raise InputError(f'{files[0]}: {len(masklets)} masklets, at most {MAX_LABELS} can be read')
-  return masklets
-
-
-def _described(files: tuple[str, ...]) -> tuple[int, tuple[int, int]]:
-  """How many frames are annotated, and (H, W) of the masks."""
-  masklets = _load(files)
-  height, width = masklets[0][0]['size']
-  return len(masklets[0]), (height, width)
+  if len({*sizes}) > 1:
+    raise InputError(f'{files[0]} and {files[1]} do not describe one video')
+  count = sum(len(frames[0]) for frames in contents)
+  if count > MAX_LABELS:
+    raise InputError(f'{files[0]}: {count} masklets, at most {MAX_LABELS} can be read')
+  return Masklets(contents, sizes[0])
 
 
 def sav_videos(
@@ -197,7 +271,9 @@ def sav_videos(
   if not root.is_dir():
     raise InputError(f'{root}: there is no such folder; check the path')
   videos, left_out = [], []
-  for path in sorted(root.rglob('*.mp4')):
+  for path in sorted(root.rglob('*')):
+    if path.suffix.lower() != '.mp4' or is_clutter(path):
+      continue
     files = tuple(
       str(file) for kind in kinds if (file := path.with_name(f'{path.stem}_{kind}.json')).is_file()
     )

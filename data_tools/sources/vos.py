@@ -6,35 +6,52 @@ Three layouts, which may be mixed under one root:
     KEY/JPEGImages/00000.jpg ...  KEY/Annotations/00000.png ...
     JPEGImages/KEY/00000.jpg ...  Annotations/KEY/00000.png ...   also one level deeper (480p)
 
-The values of the PNGs (palette or grey) are object ids, 0 the background. Captions are a JSON file
-as `ttm_jax.data.folders` describes; without it, steps find what is said and no object is named.
+Masks may be of any kind that `ttm_jax.label_images` reads; one rule holds for all masks of a video.
+Pictures and masks belong together by their names, or by the numbers in them. Of several resolutions
+the smallest is read. Captions are a JSON file as `ttm_jax.data.folders` describes; without it,
+steps find what is said and no object is named.
 """
 
 import dataclasses
 import functools
+import itertools
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from data_tools.sources.base import NOTHING_SAID, Video, unique, within
-from data_tools.sources.decode import Probe, numbers_first
+from data_tools.sources.decode import Probe
 from ttm_jax.data.folders import Description
-from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.errors import InputError
+from ttm_jax.images import is_clutter, list_pictures
+from ttm_jax.label_images import Meaning, list_masks, mask_size, meaning_of, read_mask_file
+from ttm_jax.trajectory import PALETTES
+
+_RESOLUTION = re.compile(r'\d+p|full.?res\w*|\d+x\d+|\dk|u?hd', re.IGNORECASE)
+_MASKS = ('masks', 'Annotations')  # Usual names of a folder of masks, the first one first.
+_RENAME = 'give each mask the name of its picture'
 
 
 @dataclasses.dataclass(frozen=True)
-class PngMasks:
-  """One PNG a frame, in a folder; only those of the frames in use are read."""
+class FileMasks:
+  """One mask a frame, in a folder.
+
+  Attributes:
+    folder: of the masks.
+    pictures: the folder of the frames; empty where they are a video file.
+    note: what was chosen where there were several.
+  """
 
   folder: str
+  pictures: str = ''
+  note: str = ''
 
   def check(self, path: str, seen: Probe) -> None:
-    files = self._files()
-    height, width = read_labels(files[0]).shape
+    files = self._files().files
+    height, width = mask_size(files[0])
     if (height, width) != seen.size:
       raise InputError(
         f'{path}: is {seen.size[1]}x{seen.size[0]}, but its masks are {width}x{height};'
@@ -44,42 +61,113 @@ class PngMasks:
       raise InputError(
         f'{path}: has {seen.frames} frames, but there are {len(files)} masks; make one mask a frame'
       )
+    if not self.pictures:
+      check_numbers(files, path)
+    self._meaning()
 
   def window(self, numbers: Sequence[int], fit: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    files = self._files()
-    return np.stack([fit(read_labels(files[number])) for number in numbers])
+    files, meaning = self._files().files, self._meaning()
+    return np.stack([fit(read_mask_file(files[number], meaning)) for number in numbers])
 
-  def _files(self) -> list[Path]:
-    return _listed(self.folder, os.stat(self.folder).st_mtime_ns)
+  def notes(self) -> list[str]:
+    said = [self.note, self._files().note, *self._meaning().notes]
+    return [note for note in said if note]
+
+  def _key(self) -> tuple[str, str, int, int]:
+    stamps = (os.stat(f).st_mtime_ns if f else 0 for f in (self.folder, self.pictures))
+    return self.folder, self.pictures, *stamps  # type: ignore[return-value]
+
+  def _files(self) -> 'Listed':
+    return _listed(*self._key())
+
+  def _meaning(self) -> Meaning:
+    return _understood(*self._key())
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+  """The masks of a video.
+
+  Attributes:
+    files: one for each frame, in order.
+    note: what was done to find them.
+  """
+
+  files: tuple[Path, ...]
+  note: str = ''
 
 
 @functools.lru_cache(maxsize=2)
-def _listed(folder: str, _: int) -> list[Path]:
-  """The PNGs of a folder, in order; a window does not list a long video again."""
-  files = [f for f in Path(folder).glob('*.png') if f.name[0] != '.']
-  return sorted(files, key=numbers_first)
+def _listed(folder: str, pictures: str, *_: int) -> Listed:
+  """The masks of a folder; a window does not list a long video again."""
+  masks = list_masks(Path(folder))
+  if not masks:
+    raise InputError(f'{folder}: holds no masks; put one PNG a frame there')
+  if not pictures:
+    return Listed(tuple(masks))
+  return pair(list_pictures(Path(pictures)), masks, pictures)
 
 
-def read_labels(file: Path) -> np.ndarray:
-  """The values of a palette or grey PNG, object ids: uint8 [H, W].
+@functools.lru_cache(maxsize=2)
+def _understood(folder: str, pictures: str, *stamps: int) -> Meaning:
+  """How the masks are read: every one of them is looked at, once."""
+  return meaning_of(_listed(folder, pictures, *stamps).files, PALETTES['spread8'], folder)
+
+
+def pair(pictures: Sequence[Path], masks: Sequence[Path], where: str) -> Listed:
+  """Return the mask of each picture: of the same name, or else of the same number.
+
+  Where no name and no number occurs on both sides, and there are as many masks as pictures, they
+  belong together in their order.
 
   Raises:
-    InputError: it is no such picture, or holds an id above 8 (255 often means "ignore").
+    InputError: a picture has no mask, or two masks claim one picture.
   """
-  try:
-    with Image.open(file) as picture:
-      mode, values = picture.mode, np.array(picture)
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-    raise InputError(f'{file}: not a readable picture; give a PNG label map') from error
-  if mode not in ('P', 'L'):
+  stems = {mask.stem: mask for mask in masks}
+  if len(stems) < len(masks):
+    twice = next(mask for mask in masks if stems[mask.stem] != mask)
+    raise InputError(f'{where}: two masks are called {twice.stem}; leave one out')
+  names: tuple[Sequence, Sequence] = [p.stem for p in pictures], [m.stem for m in masks]
+  if not {*names[0]} <= {*names[1]}:
+    numbers = _numbers(pictures), _numbers(masks)
+    if numbers[0] and numbers[1] and len(numbers[0][0]) == len(numbers[1][0]):
+      names = numbers
+  given, by_name = names[0], dict(zip(names[1], masks, strict=True))
+  without = [picture for picture, name in zip(pictures, given, strict=True) if name not in by_name]
+  left = [mask for mask, name in zip(masks, names[1], strict=True) if name not in {*given}]
+  if not without:
+    note = f'{len(left)} masks without a picture passed over, as {left[0].name}' if left else ''
+    return Listed(tuple(by_name[name] for name in given), note)
+  if len(without) == len(pictures) == len(masks):
+    return Listed(tuple(masks), f'masks taken in their order: {masks[0].name} is the first')
+  over = f', and {left[0].name} belongs to no picture' if left else ''
+  more = f' and {len(without) - 1} others have' if len(without) > 1 else ' has'
+  raise InputError(
+    f'{where}: has {len(pictures)} frames, but there are {len(masks)} masks:'
+    f' {without[0].name}{more} none{over}; {_RENAME}'
+  )
+
+
+def check_numbers(masks: Sequence[Path], where: str) -> None:
+  """Raise InputError where the numbers of masks have gaps, so that frames of a video lack some."""
+  numbers = [number[0] for number in _numbers(masks) or () if len(number) == 1]
+  steps = {b - a for a, b in itertools.pairwise(numbers)}
+  if len(steps) > 1:
+    a, b = next((a, b) for a, b in itertools.pairwise(numbers) if b - a != min(steps))
     raise InputError(
-      f'{file}: a PNG of mode {mode}, whose pixels are not object ids; save it with a palette'
+      f'{where}: its masks are numbered with a gap between {a} and {b}; number them as the frames'
+      ' of the video'
     )
-  if values.max(initial=0) > MAX_OBJECTS:
-    raise InputError(
-      f'{file}: holds the value {values.max()}; number the objects 1..{MAX_OBJECTS}, and all else 0'
-    )
-  return values
+
+
+def _numbers(files: Sequence[Path]) -> list[tuple[int, ...]] | None:
+  """The numbers in names that tell files apart; None where names are not alike but for numbers."""
+  found = [tuple(int(n) for n in re.findall(r'\d+', file.stem)) for file in files]
+  if len({len(numbers) for numbers in found}) != 1 or not found[0]:
+    return None
+  varying = [i for i, column in enumerate(zip(*found, strict=True)) if len({*column}) > 1] or [-1]
+  numbers = [tuple(each[i] for i in varying) for each in found]
+  return numbers if len({*numbers}) == len(files) else None
 
 
 def vos_videos(
@@ -97,36 +185,84 @@ def vos_videos(
   """
   if not root.is_dir():
     raise InputError(f'{root}: there is no such folder; check the path')
-  annotations = _level(root / 'Annotations')
+  annotations = root / 'Annotations'
+  levels = _levels(annotations)
   if captions is None:
-    folder = annotations or root
-    keys = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name[0] != '.')
-    captions = dict.fromkeys(keys, NOTHING_SAID)
+    keys = _keys(levels) if levels else [f.name for f in _folders(root)]
+    captions = dict.fromkeys(sorted({*keys}), NOTHING_SAID)
   videos = []
   for key, said in captions.items():
     try:
-      if annotations and (annotations / key).is_dir():
-        deeper = root / 'JPEGImages' / annotations.name
-        pictures = deeper if deeper.is_dir() else root / 'JPEGImages'
-        path, masks = within(pictures, key), within(annotations, key)
-      else:
-        folder = within(root, key)
-        path = video_of(folder)
-        masks = masks_of(folder, path)
-      videos.append(Video(key, str(path), said, PngMasks(str(masks)), fps))
+      path, masks = _of_levels(root, levels, key) or _of_folder(root, key)
+      videos.append(Video(key, str(path), said, masks, fps))
     except InputError as error:
       videos.append(Video(key, str(root / key), said, problem=str(error)))
   return unique(videos, str(root))
 
 
-def _level(folder: Path) -> Path | None:
-  """The folder that holds one folder a video: itself, or its only subfolder (480p)."""
-  if not folder.is_dir() or any(folder.glob('*.png')):
+def _of_levels(root: Path, levels: Sequence[Path], key: str) -> tuple[Path, FileMasks] | None:
+  """The pictures and masks of JPEGImages/KEY and Annotations/KEY, None where there are none."""
+  found = []
+  for level in levels:
+    if (level / key).is_dir():
+      pictures = root / 'JPEGImages'
+      if level != root / 'Annotations' and (pictures / level.name).is_dir():
+        pictures = pictures / level.name
+      found.append((within(pictures, key), within(level, key), level.name))
+  usable = [each for each in found if each[0].is_dir()] or found
+  if not usable:
     return None
-  inside = [f for f in folder.iterdir() if f.is_dir()]
-  if len(inside) == 1 and not any(inside[0].glob('*.png')):
-    return inside[0]
-  return folder
+  path, masks, taken = usable[0]
+  names = ', '.join(name for _, _, name in usable)
+  note = f'the resolution {taken} taken of {names}' if len(usable) > 1 else ''
+  return path, FileMasks(str(masks), str(path) if path.is_dir() else '', note)
+
+
+def _of_folder(root: Path, key: str) -> tuple[Path, FileMasks]:
+  """The video, or the pictures, and the masks of the folder KEY."""
+  folder = within(root, key)
+  path = video_of(folder)
+  masks = masks_of(folder, path)
+  return path, FileMasks(str(masks), str(path) if path.is_dir() else '')
+
+
+def _levels(folder: Path) -> list[Path]:
+  """The folders that hold one folder of masks a video: resolutions, smallest first, and `folder`.
+
+  Only resolutions (480p, Full-Resolution), or a single folder of any name, are levels of their own;
+  other folders of folders are parts of keys.
+  """
+  if not folder.is_dir() or list_masks(folder):
+    return []
+  inside = _folders(folder)
+  deeper = [f for f in inside if _folders(f) and not list_masks(f)]
+  if len(inside) == 1 and not list_masks(inside[0]):
+    deeper = inside
+  elif not all(_RESOLUTION.fullmatch(f.name) for f in deeper):
+    deeper = []
+
+  def size(level: Path) -> tuple[bool, int, str]:
+    number = re.search(r'\d+', level.name)
+    return number is None, int(number[0]) if number else 0, level.name
+
+  return [*sorted(deeper, key=size), folder]
+
+
+def _keys(levels: Sequence[Path]) -> list[str]:
+  """The keys of the videos in `_levels`; those of scenes (park/dog) have two parts."""
+  *resolutions, top = levels
+  keys = [f.name for level in resolutions for f in _folders(level)]
+  for folder in _folders(top):
+    inside = [f for f in _folders(folder) if list_masks(f)]
+    if inside and not list_masks(folder):
+      keys += [f'{folder.name}/{f.name}' for f in inside if folder not in resolutions]
+    elif folder not in resolutions:
+      keys.append(folder.name)
+  return keys
+
+
+def _folders(folder: Path) -> list[Path]:
+  return sorted(f for f in folder.iterdir() if f.is_dir() and not is_clutter(f))
 
 
 def video_of(folder: Path) -> Path:
@@ -148,14 +284,18 @@ def video_of(folder: Path) -> Path:
 
 
 def masks_of(folder: Path, video: Path) -> Path:
-  """The folder of PNGs beside a video.
+  """Return the folder of masks beside a video.
 
   Raises:
     InputError: there is none, or more than one.
   """
-  candidates = [d for d in folder.iterdir() if d.is_dir() and d != video and any(d.glob('*.png'))]
-  if folder / 'masks' in candidates:
-    return folder / 'masks'
+  found = {d: files for d in _folders(folder) if d != video and (files := list_masks(d))}
+  for name in _MASKS:
+    if folder / name in found:
+      return folder / name
+  formats = {d: files[0].suffix.lower() for d, files in found.items()}
+  candidates = [d for d, ending in formats.items() if ending == '.png']
+  candidates = candidates or [d for d, e in formats.items() if e not in ('.jpg', '.jpeg')]
   if len(candidates) != 1:
     raise InputError(
       f'{folder}: {len(candidates)} of its folders hold PNG files; name the right one masks'

@@ -130,6 +130,8 @@ def drafts(video: Video, window: Window, cut: Cut | None = None) -> Iterator[Dra
   )
   if seen.varies:
     cut.how += f', by time stamps since its rate varies ({cut.repeated} frames repeated)'
+  if video.masks is not None and (notes := video.masks.notes()):
+    cut.how += f', masks: {"; ".join(notes)}'
 
 
 def expected(video: Video, window: Window) -> int:

@@ -6,8 +6,9 @@ import numpy as np
 
 from data_tools.drafts import Draft
 from ttm_jax.data import video_io
+from ttm_jax.images import read_image
 
-_PICTURES = ('.png', '.jpg', '.jpeg', '.webp')
+_PICTURES = ('.png', '.jpg', '.jpeg', '.webp', '.avif', '.bmp', '.tif', '.tiff')
 
 
 def still(path: str | None = None, **known: object) -> Draft:
@@ -19,7 +20,7 @@ def still(path: str | None = None, **known: object) -> Draft:
   if path is None:
     video, fps = np.full((1, 1, 1, 3), 128, np.uint8), 1.0
   elif Path(path).suffix.lower() in _PICTURES:
-    video, fps = video_io.read_image(path)[None], 1.0
+    video, fps = read_image(path)[None], 1.0
   else:
     video, fps = video_io.read_video(path)
   return Draft(key=str(path or ''), video=video, fps=fps, **known)  # type: ignore[arg-type]

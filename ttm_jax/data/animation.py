@@ -14,10 +14,19 @@ from PIL import Image
 
 from ttm_jax.data.asked import MODELS, parse_objects
 from ttm_jax.data.asked import add_flags as add_asked_flags
-from ttm_jax.data.described import Described, check_size
-from ttm_jax.data.video_io import read_image, write_video
-from ttm_jax.errors import InputError
-from ttm_jax.trajectory import MAX_OBJECTS, overlay, read_mask, render, write_folder
+from ttm_jax.data.described import Described
+from ttm_jax.data.video_io import write_video
+from ttm_jax.errors import InputError, printable
+from ttm_jax.images import read_image
+from ttm_jax.label_images import check_size
+from ttm_jax.trajectory import (
+  MAX_OBJECTS,
+  overlay,
+  read_folder,
+  read_mask,
+  render,
+  write_folder,
+)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -61,24 +70,27 @@ def described_by(
     InputError: something is neither given nor can it be found.
   """
   prompts, named = parse_objects(args.object), any(getattr(args, m) for m in MODELS)
+  notes: list[str] = []
   if args.described is not None:
     if named:
       raise InputError('--described and models exclude each other; give one of them')
     found = Described.load(args.described).but(
-      picture=read_image(args.image) if args.image else None,
-      segmentation=read_mask(args.segmentation) if args.segmentation else None,
+      picture=read_image(args.image, notes) if args.image else None,
+      segmentation=read_mask(args.segmentation, notes) if args.segmentation else None,
       caption=args.prompt,
       motion=args.motion,
       prompts=prompts or None,
     )
+    say(notes)
     show(found, out)
     return found
   if not args.image:
     raise InputError('give --image PICTURE, or --described FILE')
   if args.prompt is None:
     raise InputError('give --prompt, what the video is to show')
-  picture, motion = read_image(args.image), args.motion or ''
-  mask = read_mask(args.segmentation) if args.segmentation else None
+  picture, motion = read_image(args.image, notes), args.motion or ''
+  mask = read_mask(args.segmentation, notes) if args.segmentation else None
+  say(notes)
   read = encodings()
   if mask is None and not named:
     raise InputError(
@@ -115,6 +127,24 @@ def described_by(
 def _embedded(encoding: Any) -> bool:
   """Whether texts are embedded by more than the networks themselves, which know `words`."""
   return any(name != 'words' for name in encoding.encoders)
+
+
+def read_trajectory(folder: str) -> np.ndarray:
+  """Return the label maps of a folder, uint8 [T, H, W], and print how they were understood.
+
+  Raises:
+    InputError: see `trajectory.read_folder`.
+  """
+  notes: list[str] = []
+  ids = read_folder(folder, notes)
+  say(notes)
+  return ids
+
+
+def say(notes: Sequence[str]) -> None:
+  """Print how pictures and masks were understood, a line each."""
+  for note in notes:
+    print(printable(note), flush=True)
 
 
 def show(described: Described, out: Path) -> None:

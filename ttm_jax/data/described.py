@@ -24,6 +24,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from ttm_jax.errors import InputError
+from ttm_jax.label_images import check_size
 from ttm_jax.trajectory import overlay
 
 PathLike = str | os.PathLike
@@ -172,16 +173,6 @@ class Described:
       )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
       raise InputError(f'{path}: damaged ({error}); describe the picture again') from error
-
-
-def check_size(picture: np.ndarray, segmentation: np.ndarray) -> None:
-  """Raises InputError where the two differ in size."""
-  (h, w), (height, width) = segmentation.shape, picture.shape[:2]
-  if (h, w) != (height, width):
-    raise InputError(
-      f'the mask is {w} x {h} but the picture is {width} x {height} pixels; give a mask of the same'
-      ' size'
-    )
 
 
 def _embeddings(name: str, listed: Mapping[str, Any], tensors: Mapping[str, Any]) -> Embeddings:

@@ -1,4 +1,4 @@
-"""Videos and pictures between files, bytes and uint8 arrays, through PyAV and Pillow.
+"""Videos between files, bytes and uint8 arrays, through PyAV.
 
 Two kinds of H.264: for eyes (`write_video`: yuv420p mp4, plays in every browser) and for records
 (`encode_video`: RGB without loss, which keeps pixels and label maps exactly aligned). Codecs run
@@ -15,7 +15,6 @@ import av
 import numpy as np
 from av.container import InputContainer, OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
-from PIL import Image, ImageOps
 
 from ttm_jax.errors import InputError
 
@@ -123,21 +122,6 @@ def decode_video(encoded: bytes) -> tuple[np.ndarray, float]:
   if not frames or not rate:
     raise InputError(f'an encoded video of {len(encoded)} bytes holds no frames')
   return np.stack(frames), float(rate)
-
-
-def read_image(path: PathLike) -> np.ndarray:
-  """A picture file as uint8 [H, W, 3], upright as cameras note it; transparency is dropped.
-
-  Raises:
-    InputError: the file is missing or not a picture.
-  """
-  try:
-    with Image.open(path) as image:
-      return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
-  except FileNotFoundError as error:
-    raise InputError(f'{path}: there is no such picture; check the path') from error
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-    raise InputError(f'{path}: not a readable picture; use PNG or JPEG') from error
 
 
 def _check(frames: np.ndarray, fps: float) -> None:

@@ -26,14 +26,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from .animation import add_flags, checked_out, described_by, say_fit, write
+from .animation import add_flags, checked_out, described_by, read_trajectory, say_fit, write
 from .asked import parse_texts
 from .errors import InputError, front_door
 from .loading import find_folder
 from .pipeline import TTMPipeline
 from .request import fit
 from .text_encoder import TTMTextEncoder
-from .trajectory import read_folder
 
 DTYPES = {
   'auto': None,
@@ -59,7 +58,7 @@ def main() -> None:
   dtype = DTYPES[args.dtype] or (torch.float32 if device == 'cpu' else torch.bfloat16)
   folder = find_folder(args.folder, args.offline)
   described = described_by(args, out, max_objects=max_objects(folder))
-  ids = None if args.trajectory is None else read_folder(args.trajectory)
+  ids = None if args.trajectory is None else read_trajectory(args.trajectory)
   left_out: dict[str, Any] = {} if ids is None else {'stage1': None, 'motion_scheduler': None}
   pipe = TTMPipeline.from_pretrained(folder, dtype, local_files_only=args.offline, **left_out)
   pipe.text_encoder.register_to_config(models={**pipe.text_encoder.config.models, **models})

@@ -9,6 +9,7 @@
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ from torch.utils._pytree import tree_map
 
 from .conditioning import Condition, Objects, Places, guided
 from .errors import InputError
+from .images import to_rgb
+from .label_images import read_mask_image
 from .loading import check_sums, find_folder, load_component
 from .request import Request, fit
-from .trajectory import decode, render, token_presence, token_regions
+from .trajectory import PALETTES, decode, render, token_presence, token_regions
 
 STAGE1, STAGE2 = 'stage1', 'stage2'
 OUTPUT_TYPES = ('pil', 'np', 'pt', 'latent')
@@ -211,10 +214,12 @@ class TTMPipeline(DiffusionPipeline):
     """Animates a picture, or several at once, which are then lists.
 
     Args:
-      image: PIL pictures or uint8 [H, W, 3]; resized and cropped to the size of the networks.
+      image: PIL pictures of any mode, which are turned upright as their EXIF data says, or uint8
+        [H, W, 3]; resized and cropped to the size of the networks.
       prompt: what the video shows.
-      segmentation: label map of the picture, a palette or grey PIL picture or uint8 [H, W]: 0 for
-        the background, 1 to 8 for objects. Without it the pipeline's `segmenter` looks for them.
+      segmentation: label map of the picture: uint8 [H, W], 0 for the background, 1 to 8 for
+        objects; or a PIL picture, see `label_images`. Without it the pipeline's `segmenter` looks
+        for them.
       motion_prompt: what moves and how; the prompt by default.
       object_prompts: what each object does, by its number.
       trajectory: label maps uint8 [B, T, H, W] or [T, H, W] in place of stage 1.
@@ -454,34 +459,43 @@ def _placed(tree: Any, device: torch.device) -> Any:
 
 
 def _rgb(picture: Image.Image | np.ndarray) -> np.ndarray:
-  """uint8 [H, W, 3].
+  """Return a picture as uint8 [H, W, 3]; a PIL picture upright, and white where transparent.
 
   Raises:
-    InputError: if it is neither that nor a PIL picture.
+    InputError: it is neither that nor a PIL picture.
   """
   if isinstance(picture, Image.Image):
-    return np.asarray(picture.convert('RGB'))
+    notes: list[str] = []
+    pixels = to_rgb(picture, notes, 'image')
+    _warn(notes)
+    return pixels
   if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3:
     raise InputError('image must be a PIL picture or a uint8 array [H, W, 3]')
+  if picture.shape[2] != 3:
+    raise InputError(
+      f'image has {picture.shape[2]} channels; give RGB, or a PIL picture, which is converted'
+    )
   return picture
 
 
 def _labels(mask: Image.Image | np.ndarray) -> np.ndarray:
-  """uint8 [H, W].
+  """Return a mask as uint8 [H, W]; of a PIL picture see `label_images`.
 
   Raises:
-    InputError: if it is neither that nor a palette or grey PIL picture.
+    InputError: it is neither that nor a PIL picture, or its meaning is ambiguous.
   """
   if isinstance(mask, Image.Image):
-    if mask.mode not in ('P', 'L'):
-      raise InputError(
-        f'segmentation is a picture of mode {mask.mode}, whose pixels are not object numbers; give'
-        ' one with a palette or in 8-bit grey'
-      )
-    mask = np.asarray(mask)
+    notes: list[str] = []
+    mask = read_mask_image(mask, PALETTES['spread8'], 'segmentation', notes)
+    _warn(notes)
   if not isinstance(mask, np.ndarray) or mask.dtype != np.uint8 or mask.ndim != 2:
     raise InputError('segmentation must be a PIL picture or a uint8 array [H, W]')
   return mask
+
+
+def _warn(notes: Sequence[str]) -> None:
+  for note in notes:
+    warnings.warn(note, stacklevel=2)
 
 
 def _uint8(video: Tensor) -> np.ndarray:
