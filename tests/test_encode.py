@@ -386,7 +386,7 @@ def test_damaged_context(context, tmp_path, file, content):
   path.unlink()
   if content is not None:
     path.write_text(content)
-  with pytest.raises(InputError, match=r'context is damaged .*; encode the dataset again') as error:
+  with pytest.raises(InputError, match=r'context(\.json: | is damaged ).*; encode the dataset again') as error:
     Context.load(tmp_path)
   assert str(tmp_path) in str(error.value)
 
