@@ -75,6 +75,20 @@ class Latents:
         batch[name] = np.stack([record[name] for record in records])
     return batch
 
+  def record(self, index: int) -> dict[str, Any]:
+    """Record `index` as it lies on disk: its arrays, and the bytes `key` and `ids`.
+
+    Raises:
+      InputError: the file that holds it is damaged.
+    """
+
+    def parse(serialized: bytes) -> dict[str, Any]:
+      fields = _fields(serialized, _APART)
+      return {**arrays(serialized), **{name: bytes(fields[name]) for name in _APART}}
+
+    arrays = self.stored.parse
+    return self.records.take(index, parse)
+
   def ids(self, index: int, shape: tuple[int, int, int]) -> np.ndarray:
     """The label maps that a record was made of, uint8 (T, H, W) = shape.
 
@@ -212,9 +226,14 @@ class Stored:
     Raises:
       InputError: the file that holds it is damaged.
     """
-    return self._records.take(index, self._parse)
+    return self._records.take(index, self.parse)
 
-  def _parse(self, serialized: bytes) -> dict[str, np.ndarray]:
+  def parse(self, serialized: bytes) -> dict[str, np.ndarray]:
+    """The arrays of a record in serialized bytes.
+
+    Raises:
+      ValueError: sizes that are not those of the dataset.
+    """
     fields = _fields(serialized, self._layout.arrays)
     arrays = {
       name: np.frombuffer(fields[name], dtype).reshape(shape)

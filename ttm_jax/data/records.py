@@ -146,6 +146,13 @@ def write(
     raise InputError(f'cannot write {path} ({error.strerror or error}); {remedy}') from error
 
 
+def check_unused(directory: epath.PathLike) -> None:
+  """Raise InputError if a data set cannot be written here: there is something already."""
+  path = epath.Path(directory)
+  if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    raise InputError(f'{path}: already in use; remove it or name another folder')
+
+
 @contextlib.contextmanager
 def _new_remote(path: epath.Path) -> Iterator[epath.Path]:
   """Like `atomic.new_folder` for a bucket, where folders have neither locks nor a rename."""
