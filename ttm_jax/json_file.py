@@ -1,6 +1,7 @@
 """Read small JSON files that others may have written or damaged."""
 
 import json
+import os
 from typing import Any
 
 from etils import epath
@@ -27,7 +28,9 @@ def read_object(path: epath.PathLike, remedy: str, limit: int = LIMIT) -> dict[s
   """
   path = epath.Path(path)
   try:
-    if not path.is_file():  # Of a pipe or a device, reading might never end.
+    # Of a pipe or a device, reading might never end; etils takes them for files.
+    local = '://' not in str(path)
+    if not (os.path.isfile(path) if local else path.is_file()):
       what = 'not a file' if path.exists() else 'missing'
       raise InputError(f'{path}: {what}; {remedy}')
     size = path.stat().length
