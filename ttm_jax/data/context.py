@@ -34,7 +34,7 @@ from ttm_jax.text.encoders import Encoder
 FOLDER = 'context'
 
 # Encoders give their names to fields of records and to files.
-_IDENTIFIER = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}', re.ASCII)
+_IDENTIFIER = re.compile(r'\w[\w.-]{0,99}')
 _LARGEST = 2**20  # Of the sizes of text encoders.
 _SLOTS = 31  # Sets of objects are bits of an int32.
 
