@@ -23,6 +23,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from ttm_jax import trajectory
 from ttm_jax.codecs.base import to_uint8
 from ttm_jax.data import clips, latents, records, video_io
+from ttm_jax.data.chunks import check_growth
 from ttm_jax.data.context import Context
 from ttm_jax.data.description import Shard
 from ttm_jax.data.schema import Clip
@@ -122,6 +123,7 @@ def find(place: Path, split: str | None = None) -> Found:
   if place.suffix != '.array_record':
     raise InputError(f'{place}: no file of a dataset; name the folder, or an array_record file')
   try:
+    check_growth(str(place))
     reader = ArrayRecordReader(str(place))
     count = reader.num_records()
     reader.close()

@@ -6,6 +6,7 @@ this module writes. This module itself does not read by it: a builder runs code 
 (see `data.description`).
 """
 
+import bisect
 import contextlib
 import errno
 import functools
@@ -23,6 +24,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
 from ttm_jax.atomic import new_folder
+from ttm_jax.data.chunks import check_growth
 from ttm_jax.data.description import FORMAT, read_description, read_features
 from ttm_jax.data.remote import is_local
 from ttm_jax.errors import InputError, nearest
@@ -274,6 +276,8 @@ class Records:
       if os.path.basename(shard.filename) not in present:
         raise InputError(f'{shard.filename}: missing from the data set; copy or write it again')
     self._source = ArrayRecordDataSource(self._shards)
+    self._ends = list(itertools.accumulate(shard.take for shard in self._shards))
+    self._checked: set[int] = set()  # Shards whose records cannot fill the memory.
 
   @functools.cached_property
   def features(self) -> tfds.features.FeaturesDict:
@@ -313,6 +317,11 @@ class Records:
     if not 0 <= index < len(self):
       raise IndexError(f'{self!r}: there is no record {index}')
     try:
+      shard = bisect.bisect_right(self._ends, index)
+      if shard not in self._checked:
+        if is_local(self.directory):
+          check_growth(self._shards[shard].filename)
+        self._checked.add(shard)
       return parse(self._source[index])
     except Exception as error:  # ArrayRecord and TFDS raise all kinds for damaged bytes.
       raise InputError(
@@ -322,11 +331,7 @@ class Records:
 
   def file_of(self, index: int) -> str:
     """The file that holds record `index`."""
-    for shard in self._shards:
-      if index < shard.take:
-        return shard.filename
-      index -= shard.take
-    raise IndexError(index)
+    return self._shards[bisect.bisect_right(self._ends, index)].filename
 
   def indices_in(self, file: str) -> range:
     """The records that a file of the split holds, by the name of the file; none of another's."""
