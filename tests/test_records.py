@@ -155,7 +155,7 @@ def test_missing_shards_and_damaged_descriptions_are_named(tmp_path):
   with pytest.raises(InputError, match='array_record-00000: missing from the data set'):
     records.Records(tmp_path / 'd', 'train')
   (tmp_path / 'd' / 'dataset_info.json').write_text('{')
-  with pytest.raises(InputError, match='d/dataset_info.json: not JSON .*; copy or write'):
+  with pytest.raises(InputError, match=r'd/dataset_info\.json: not JSON .*; copy or write'):
     records.Records(tmp_path / 'd', 'train')
 
 

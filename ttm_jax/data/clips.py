@@ -71,8 +71,9 @@ def decode_clip(record: records.Example) -> Clip:
   Raises:
     InputError: the pixels, the label maps or the texts are damaged or do not fit together.
   """
-  frames, height, width = shape = tuple(int(size) for size in record['shape'])
-  check_size(frames, height, width)
+  frames, height, width = map(int, record['shape'])
+  shape = frames, height, width
+  check_size(*shape)
   try:
     words = {name: record[name].decode() for name in ('key', 'caption', 'motion')}
     names, prompts = (tuple(w.decode() for w in record[name]) for name in ('names', 'prompts'))

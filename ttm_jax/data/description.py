@@ -139,10 +139,12 @@ def _shards(
       'NUM_SHARDS': f'{len(counts):05d}',
       'SHARD_X_OF_Y': f'{index:05d}-of-{len(counts):05d}',
     }
-    try:
-      file = re.sub(r'\{(\w*)\}', lambda match, values=values: values[match[1]], template)
-    except KeyError as error:
-      raise _damaged(where, f'"filepathTemplate" has the unknown field {error}') from error
+    unknown = set(re.findall(r'\{(\w*)\}', template)) - set(values)
+    if unknown:
+      raise _damaged(where, f'"filepathTemplate" has the unknown field {min(unknown)!r:.100}')
+    file = template
+    for field, value in values.items():
+      file = file.replace(f'{{{field}}}', value)
     if file in ('', '.', '..') or '/' in file or '\0' in file:
       raise InputError(
         f'{where}: the shard {file!r:.200} is not a file of the folder itself; {_REMEDY}'
