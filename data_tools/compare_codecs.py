@@ -12,12 +12,13 @@ import argparse
 import numpy as np
 import tqdm
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ttm_jax import trajectory
 from ttm_jax.data.choose import choose_codec
 from ttm_jax.data.clips import Clips
-from ttm_jax.errors import front_door
+from ttm_jax.errors import InputError, front_door, printable
 from ttm_jax.evaluation import round_trip
 from ttm_jax.metrics.motion import mean_iou
 from ttm_jax.metrics.video import psnr
@@ -25,8 +26,16 @@ from ttm_jax.metrics.video import psnr
 
 def main() -> None:
   args = parser().parse_args()
+  if args.count < 1:
+    raise InputError(f'--count {args.count}: compare one clip at least')
   train, held_out = Clips(args.clips, 'train'), Clips(args.clips, 'validation')
   clips = [held_out[i] for i in range(min(args.count, len(held_out)))]
+  shapes = sorted({clip.ids.shape for clip in clips})
+  if len(shapes) > 1:
+    raise InputError(
+      f'{args.clips}: its clips differ in frames, height, width ({shapes[0]} and {shapes[1]});'
+      ' name a dataset of one shape'
+    )
   rendered = [trajectory.render(clip.ids, args.palette) for clip in clips]
   table = Table('codec', 'latent values', 'PSNR (dB)', 'mask IoU', title=f'{len(clips)} clips')
   for name in tqdm.tqdm(args.codec, 'codecs', disable=None):
@@ -46,7 +55,7 @@ def main() -> None:
       for clip, video in zip(clips, round_trip(codec, rendered), strict=True)
     ]
     iou = np.nanmean([mean_iou(m, c.ids) for m, c in zip(masks, clips, strict=True)])
-    table.add_row(name, str(values), f'{quality:.2f}', f'{iou:.3f}')
+    table.add_row(escape(printable(name)), str(values), f'{quality:.2f}', f'{iou:.3f}')
   Console().print(table)
 
 

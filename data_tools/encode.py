@@ -39,6 +39,7 @@ from ttm_jax.text.encoders import WORDS, Encoder
 
 def main() -> None:
   args = parser().parse_args()
+  records.check_unused(args.out)  # Before the work.
   train = Clips(args.clips, 'train')
   codec = choose_codec(args.codec, train, args.palette)
   given, encoders, models = text_encoders(args)

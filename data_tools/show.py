@@ -11,20 +11,23 @@ them, beside what it makes of the trajectory.
 
 import argparse
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordReader
 
 from ttm_jax import trajectory
 from ttm_jax.codecs.base import to_uint8
 from ttm_jax.data import clips, latents, records, video_io
+from ttm_jax.data.chunks import check_growth
 from ttm_jax.data.context import Context
+from ttm_jax.data.description import Shard
 from ttm_jax.data.schema import Clip
-from ttm_jax.errors import InputError, front_door
+from ttm_jax.errors import InputError, front_door, printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,23 +58,50 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument('shard', help='folder of a dataset, or one of its files')
   parser.add_argument('index', type=int, help='of the record, from 0')
   parser.add_argument('--split', help='of a folder; default its first')
-  parser.add_argument('--out', help='the video to write, .mp4; default named after the record')
+  parser.add_argument(
+    '--out', help='the video to write, .mp4; default a new file named after the record'
+  )
   args = parser.parse_args(argv)
   with front_door():
     found = find(Path(args.shard), args.split)
     if not 0 <= args.index < found.count:
       raise InputError(f'{args.shard}: has the records 0 to {found.count - 1}, not {args.index}')
+    out = Path(args.out) if args.out else None
+    if out is not None and is_part_of(out, found.folder):
+      raise InputError(f'--out {out}: lies in the dataset; name a file elsewhere')
     record = found.read(args.index)
-    lines, video, fps = (of_clip if found.name == clips.NAME else of_latents)(record, found.folder)
-    name = record['key'].decode().replace('/', '_').replace('#', '_')
-    out = Path(args.out or f'{name}.mp4')
+    try:
+      about = of_clip if found.name == clips.NAME else of_latents
+      lines, video, fps = about(record, found.folder)
+    except (InputError, LookupError, ValueError) as error:
+      raise InputError(
+        f'{args.shard}: record {args.index} is damaged ({error}); write the dataset again'
+      ) from error
+    out = out or free_name(lines[0].split(maxsplit=1)[-1])
     try:
       video_io.write_video(out, video, fps)
     except OSError as error:
       raise InputError(f'cannot write {out} ({error.strerror}); name another --out') from error
     where = f', split {found.split}' if found.split else ''
-    print(f'{args.shard}{where}: {found.name} record {args.index} of {found.count}')
-    print('\n'.join([*lines, str(out)]))
+    print(printable(f'{args.shard}{where}: {found.name} record {args.index} of {found.count}'))
+    # Texts of a record are lines of their own, whatever they hold.
+    print('\n'.join(printable(line).replace('\n', '\\n') for line in [*lines, str(out)]))
+
+
+def is_part_of(file: Path, folder: Path) -> bool:
+  """Whether a file lies in a folder, or would."""
+  return folder.resolve() in file.resolve().parents
+
+
+def free_name(key: str) -> Path:
+  """A file of the current folder named after a record, that does not exist yet.
+
+  Keys come from files of others: path separators, control characters and great lengths go.
+  """
+  kept = ''.join(c if c.isprintable() and c not in '/#' else '_' for c in key)
+  stem = kept.encode()[:200].decode(errors='ignore').lstrip('.-') or 'record'
+  names = itertools.chain([f'{stem}.mp4'], (f'{stem}-{n}.mp4' for n in itertools.count(1)))
+  return next(path for path in map(Path, names) if not path.exists() and not path.is_symlink())
 
 
 def find(place: Path, split: str | None = None) -> Found:
@@ -92,21 +122,32 @@ def find(place: Path, split: str | None = None) -> Found:
         return _of_dataset(place.parent, source, inside)
   if place.suffix != '.array_record':
     raise InputError(f'{place}: no file of a dataset; name the folder, or an array_record file')
-  features = tfds.features.FeaturesDict(dict(clips.FEATURES))
   try:
-    raw = ArrayRecordDataSource(str(place))
-    count = len(raw)
+    check_growth(str(place))
+    reader = ArrayRecordReader(str(place))
+    count = reader.num_records()
+    reader.close()
+    raw = ArrayRecordDataSource([Shard(str(place), 0, count, count)])
   except Exception as error:  # Its C++ code raises all kinds for damaged bytes.
     raise InputError(f'{place}: cannot be read; is it still being written?') from error
-  return Found(
-    clips.NAME, place.parent, '', count, lambda i: features.deserialize_example_np(raw[i])
-  )
+
+  def read(index: int) -> records.Example:
+    try:
+      return clips.parse(raw[index])
+    except Exception as error:
+      raise InputError(f'{place}: record {index} cannot be read; is it damaged?') from error
+
+  return Found(clips.NAME, place.parent, '', count, read)
 
 
 def _of_dataset(folder: Path, source: records.Records, inside: range) -> Found:
-  if source.name not in (clips.NAME, latents.NAME):
+  if source.name == clips.NAME:
+    read = clips.Clips(folder, source.split).record
+  elif source.name == latents.NAME:
+    read = latents.Latents(folder, source.split).record
+  else:
     raise InputError(f'{folder}: holds "{source.name}", not clips or latents')
-  return Found(source.name, folder, source.split, len(inside), lambda i: source[inside[i]])
+  return Found(source.name, folder, source.split, len(inside), lambda i: read(inside[i]))
 
 
 def of_clip(record: Mapping[str, Any], folder: Path) -> tuple[list[str], np.ndarray, float]:
@@ -134,6 +175,11 @@ def of_latents(record: Mapping[str, Any], folder: Path) -> tuple[list[str], np.n
   """What a latents record holds, its decoded videos side by side, and their rate."""
   context = Context.load(folder)
   e = context.encoding
+  for name in ('video', 'trajectory'):
+    if record[name].shape != context.latent_shape:
+      raise InputError(
+        f'{name} has the shape {record[name].shape}, but by its context {context.latent_shape}'
+      )
   ids = clips.decode_ids(record['ids'], (e.frames, e.height, e.width))
   decoded = {
     name: to_uint8(

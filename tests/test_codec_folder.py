@@ -87,7 +87,7 @@ def with_description(**values):
   'spoil, message',
   [
     (lambda p: (p / 'codec.json').unlink(), 'there is no codec.json'),
-    (lambda p: (p / 'codec.json').write_text('{'), 'codec.json is not JSON'),
+    (lambda p: (p / 'codec.json').write_text('{'), 'codec.json: not JSON'),
     (lambda p: (p / 'codec.json').write_text('[]'), 'must hold a JSON object'),
     (
       with_description(kind='linea'),

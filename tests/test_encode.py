@@ -386,7 +386,8 @@ def test_damaged_context(context, tmp_path, file, content):
   path.unlink()
   if content is not None:
     path.write_text(content)
-  with pytest.raises(InputError, match=r'context is damaged .*; encode the dataset again') as error:
+  complaint = r'context(\.json: | is damaged ).*; encode the dataset again'
+  with pytest.raises(InputError, match=complaint) as error:
     Context.load(tmp_path)
   assert str(tmp_path) in str(error.value)
 

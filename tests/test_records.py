@@ -109,8 +109,9 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
   with pytest.raises(KeyboardInterrupt):
     write(tmp_path / 'd', {'train': interrupted()})
   assert list(tmp_path.iterdir()) == []
-  (tmp_path / 'd.incomplete').mkdir()  # What a killed run leaves behind.
-  (tmp_path / 'd.incomplete' / 'stale').write_text('')
+  stale = tmp_path / f'.d.{"0" * 32}.partial'  # What a killed run leaves behind.
+  stale.mkdir()
+  (stale / 'stale').write_text('')
   (tmp_path / 'd').mkdir()
   write(tmp_path / 'd', {'train': examples(1)})
   assert same(records.Records(tmp_path / 'd', 'train')[0], examples(1)[0][1])
@@ -153,8 +154,8 @@ def test_missing_shards_and_damaged_descriptions_are_named(tmp_path):
   (tmp_path / 'd' / 'things-train.array_record-00000').unlink()
   with pytest.raises(InputError, match='array_record-00000: missing from the data set'):
     records.Records(tmp_path / 'd', 'train')
-  (tmp_path / 'd' / 'features.json').write_text('{')
-  with pytest.raises(InputError, match='d: the description of the data set is damaged'):
+  (tmp_path / 'd' / 'dataset_info.json').write_text('{')
+  with pytest.raises(InputError, match=r'd/dataset_info\.json: not JSON .*; copy or write'):
     records.Records(tmp_path / 'd', 'train')
 
 

@@ -103,6 +103,48 @@ def new_folder(path: PathLike) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def replaced_folder(path: PathLike) -> Iterator[Path]:
+  """Yield a temporary folder to fill; on success it takes the place of the folder `path`, if any.
+
+  After an exception `path` is as it was. Of two processes that write one path at the same time the
+  last to finish wins; their content does not mix.
+
+  Raises:
+    InputError: something other than a folder is at `path`.
+    OSError: the folder cannot be written.
+  """
+  final = Path(os.path.realpath(path))
+  if final.exists() and not final.is_dir():
+    raise InputError(f'{path}: already exists and is not a folder; name another folder')
+  final.parent.mkdir(parents=True, exist_ok=True)
+  partial, old = _temporary(final), _temporary(final)
+  partial.mkdir()
+  descriptor = os.open(partial, os.O_RDONLY)
+  try:
+    with _locked(descriptor):
+      yield partial
+      flush_tree(partial)
+      while True:
+        with contextlib.suppress(FileNotFoundError):
+          final.rename(old)
+        try:
+          partial.rename(final)
+          break
+        except OSError as error:
+          if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # Another process was faster.
+            shutil.rmtree(old, ignore_errors=True)
+            continue
+          if old.exists():
+            old.rename(final)
+          raise
+    flush(final.parent)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+    if final.exists():
+      shutil.rmtree(old, ignore_errors=True)
+
+
 def check_free(path: PathLike) -> None:
   """Raise InputError unless nothing is at `path`, or an empty folder."""
   path = Path(path)

@@ -1,10 +1,8 @@
 """A codec as a folder: `codec.json` says what it is, `codec.safetensors` holds its weights."""
 
 import dataclasses
+import errno
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,20 @@ import safetensors.numpy
 from flax import nnx
 from safetensors import SafetensorError
 
+from ttm_jax.atomic import replaced_folder
 from ttm_jax.codecs.base import Codec
 from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.codecs.sd_vae import SDVAE, SDVAEConfig
 from ttm_jax.codecs.tae import TAE, TAEConfig
 from ttm_jax.errors import InputError, nearest
+from ttm_jax.json_file import read_object
 
 _CONFIG, _WEIGHTS = 'codec.json', 'codec.safetensors'
+
+# What a description may ask for: a codec is laid out before its weights are looked at.
+_LARGEST = 2**16  # Of channels, and of pixels along a side.
+_LAYERS = 64  # Of any kind.
+_COUNTED = ('res_blocks', 'temporal_downsamples')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +56,10 @@ def _linear_config(codec: LinearCodec) -> dict[str, Any]:
 def _abstract_linear(config: dict[str, Any]) -> LinearCodec:
   static = dict(config)
   channels, patch = static.pop('channels'), tuple(static.pop('patch'))
+  if len(patch) != 3:
+    raise ValueError(f'a patch of {patch} has not three sides')
+  if not all(isinstance(static.get(name), int | float) for name in ('explained', 'psnr')):
+    raise ValueError('"explained" and "psnr" are not numbers')
   size = int(np.prod(patch)) * 3
   basis, mean, scale = (
     jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((size, channels), (size,), ())
@@ -90,23 +99,16 @@ def save_codec(path: str | Path, codec: Codec) -> None:
   kind = next(name for name, kind in _KINDS.items() if isinstance(codec, kind.codec))
   if path.exists() and not (path / _CONFIG).is_file() and (path.is_file() or any(path.iterdir())):
     raise InputError(f'{path} exists and is no codec folder: choose another path')
-  suffix = uuid.uuid4().hex[:8]
-  fresh = path.with_name(f'.{path.name}.{suffix}.new')
-  old = path.with_name(f'.{path.name}.{suffix}.old')
-  fresh.mkdir(parents=True)
-  try:
+  with replaced_folder(path) as fresh:
     names, leaves, _ = _flatten(codec)
     # Safetensors writes the memory as it lies: a transposed view would come back wrong.
     arrays = [np.ascontiguousarray(leaf).reshape(leaf.shape) for leaf in leaves]
-    safetensors.numpy.save_file(dict(zip(names, arrays, strict=True)), fresh / _WEIGHTS)
+    try:
+      safetensors.numpy.save_file(dict(zip(names, arrays, strict=True)), fresh / _WEIGHTS)
+    except SafetensorError as error:  # What it makes of a disk that is full.
+      raise OSError(errno.EIO, str(error), str(path)) from error
     description = {'kind': kind, 'config': _KINDS[kind].config(codec)}
     (fresh / _CONFIG).write_text(json.dumps(description, indent=2) + '\n')
-    if path.exists():
-      os.replace(path, old)
-    os.replace(fresh, path)
-  finally:
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_codec(path: str | Path) -> Codec:
@@ -119,23 +121,27 @@ def load_codec(path: str | Path) -> Codec:
   path = Path(path)
   if not (path / _CONFIG).is_file():
     raise InputError(f'no codec at {path}: there is no {_CONFIG}; fit or train a codec first')
-  description = _json_of(path / _CONFIG)
+  description = read_object(path / _CONFIG, 'copy or train the codec again')
   name = description.get('kind')
-  if name not in _KINDS:
+  if not isinstance(name, str) or name not in _KINDS:
     raise InputError(
       f'{path / _CONFIG}: unknown kind of codec {name!r}{nearest(str(name), _KINDS)};'
       f' known are {", ".join(_KINDS)}'
     )
   try:
+    _check_sizes(description['config'])
     abstract = _KINDS[name].abstract(description['config'])
-  except (KeyError, TypeError, ValueError) as error:
+    strides = abstract.stride
+  except Exception as error:  # Of the layers, whatever they make of sizes that do not fit.
     raise InputError(f'{path / _CONFIG} is no configuration of a {name} codec: {error}') from error
+  if min(strides) < 1:
+    raise InputError(f'{path / _CONFIG} is no configuration of a {name} codec: stride {strides}')
   weights = path / _WEIGHTS
   if not weights.is_file():
     raise InputError(f'{weights} is missing: the codec was not copied whole, copy it again')
   try:
     tensors = safetensors.numpy.load_file(weights)
-  except SafetensorError as error:
+  except Exception as error:  # Safetensors raises all kinds for damaged headers.
     raise InputError(f'{weights} is not a whole safetensors file ({error})') from error
   names, leaves, treedef = _flatten(abstract)
   for key, leaf in zip(names, leaves, strict=True):
@@ -152,14 +158,20 @@ def load_codec(path: str | Path) -> Codec:
   return jax.tree.unflatten(treedef, [jnp.asarray(tensors[key]) for key in names])
 
 
-def _json_of(path: Path) -> dict[str, Any]:
-  try:
-    description = json.loads(path.read_text())
-  except ValueError as error:
-    raise InputError(f'{path} is not JSON ({error})') from error
-  if not isinstance(description, dict):
-    raise InputError(f'{path} must hold a JSON object with "kind" and "config"')
-  return description
+def _check_sizes(config: Any) -> None:
+  """Raise ValueError unless all numbers of a configuration are such as a codec may have."""
+  if not isinstance(config, dict):
+    raise ValueError('"config" is not an object')
+  for field, value in config.items():
+    values = value if isinstance(value, list) else [value]
+    if len(values) > _LAYERS:
+      raise ValueError(f'"{field}" has {len(values)} values, but at most {_LAYERS} are read')
+    most = _LAYERS if field in _COUNTED else _LARGEST
+    for number in values:
+      if isinstance(number, dict | list):
+        raise ValueError(f'"{field}" holds a {type(number).__name__}')
+      if isinstance(number, int) and not 0 <= number <= most:
+        raise ValueError(f'"{field}" is {number!r:.50}, but may be 0 to {most}')
 
 
 def _flatten(codec: Any) -> tuple[list[str], list[Any], Any]:

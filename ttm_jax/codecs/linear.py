@@ -1,5 +1,6 @@
 """The linear codec: principal components of space-time patches; fitted in seconds, not trained."""
 
+import math
 from collections.abc import Iterable
 
 import flax.struct
@@ -12,6 +13,7 @@ from ttm_jax.errors import InputError
 
 Array = jax.Array
 
+_LARGEST = 2**15  # Values of a patch; the matrix of their products takes 8 GiB.
 _HIGHEST = jax.lax.Precision.HIGHEST  # The products are small, and decide the ceiling in quality.
 
 
@@ -71,7 +73,14 @@ class LinearCodec:
       InputError: if a video does not divide into patches, is not uint8, or there is none; or
         channels exceed the values of a patch.
     """
-    size = int(np.prod(patch)) * 3
+    if min(patch) < 1:
+      raise InputError(f'a patch {patch} holds no pixels: all of its sides must be at least 1')
+    size = math.prod(patch) * 3
+    if size > _LARGEST:
+      raise InputError(
+        f'a patch {patch} has {size} values: a linear codec of more than {_LARGEST} does not fit in'
+        ' memory; make the patch smaller'
+      )
     if not 1 <= channels <= size:
       raise InputError(f'a patch {patch} has {size} values: channels must be 1 to {size}')
     count, total, products = 0, np.zeros(size), np.zeros((size, size))

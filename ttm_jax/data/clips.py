@@ -1,6 +1,7 @@
 """The clips data set: `Clip`s on disk, pixels and label maps without loss."""
 
 import functools
+import math
 import multiprocessing
 import operator
 import zlib
@@ -12,7 +13,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from ttm_jax.data import records, video_io
-from ttm_jax.data.schema import VERSION, Clip
+from ttm_jax.data.schema import VERSION, Clip, check_size
 from ttm_jax.errors import InputError
 
 NAME = 'clips'
@@ -32,8 +33,23 @@ FEATURES = {
 }
 
 
+def parse(serialized: bytes) -> records.Example:
+  """The record in serialized bytes, as FEATURES describe it, whatever a dataset says of itself."""
+  return _dictionary().deserialize_example_np(serialized)
+
+
+@functools.cache
+def _dictionary() -> tfds.features.FeaturesDict:
+  return tfds.features.FeaturesDict(dict(FEATURES))
+
+
 def encode_clip(clip: Clip) -> records.Example:
-  """The record of a clip, as FEATURES describe it."""
+  """The record of a clip, as FEATURES describe it.
+
+  Raises:
+    InputError: the clip is too long to be read again (see `schema.MAX_PIXELS`).
+  """
+  check_size(*clip.ids.shape)
   return {
     'key': clip.key,
     'video': video_io.encode_video(clip.video, clip.fps),
@@ -50,20 +66,30 @@ def encode_clip(clip: Clip) -> records.Example:
 def decode_clip(record: records.Example) -> Clip:
   """The inverse of `encode_clip`.
 
+  No more is decoded than the record's own `shape` announces.
+
   Raises:
-    InputError: the pixels or the label maps are damaged or do not fit together.
+    InputError: the pixels, the label maps or the texts are damaged or do not fit together.
   """
-  key = record['key'].decode()
-  video, _ = video_io.decode_video(record['video'])
+  frames, height, width = map(int, record['shape'])
+  shape = frames, height, width
+  check_size(*shape)
+  try:
+    words = {name: record[name].decode() for name in ('key', 'caption', 'motion')}
+    names, prompts = (tuple(w.decode() for w in record[name]) for name in ('names', 'prompts'))
+  except UnicodeDecodeError as error:
+    raise InputError(f'a text is not UTF-8 ({error})') from error
+  fps = float(record['fps'])
+  if not 0 < fps < math.inf:
+    raise InputError(f'{fps} frames per second')
+  video, _ = video_io.decode_video(record['video'], shape)
   return Clip(
-    key=key,
     video=video,
-    ids=decode_ids(record['ids'], tuple(record['shape'])),
-    fps=float(record['fps']),
-    caption=record['caption'].decode(),
-    motion=record['motion'].decode(),
-    names=tuple(name.decode() for name in record['names']),
-    prompts=tuple(prompt.decode() for prompt in record['prompts']),
+    ids=decode_ids(record['ids'], shape),
+    fps=fps,
+    names=names,
+    prompts=prompts,
+    **words,
   )
 
 
@@ -80,10 +106,16 @@ def decode_ids(compressed: bytes, shape: tuple[int, ...]) -> np.ndarray:
   Raises:
     InputError: the bytes are damaged or of another shape.
   """
+  size, decoder = math.prod(shape), zlib.decompressobj()
   try:
-    changes = np.frombuffer(zlib.decompress(compressed), np.uint8).reshape(shape)
-  except (zlib.error, ValueError) as error:
+    # One byte more than wanted shows that there is more; the rest is never unpacked.
+    unpacked = decoder.decompress(compressed, size + 1)
+  except zlib.error as error:
     raise InputError(f'{len(compressed)} bytes are not label maps of {shape} ({error})') from error
+  if len(unpacked) != size or not decoder.eof:
+    much = 'more' if len(unpacked) > size else 'fewer'
+    raise InputError(f'{len(compressed)} bytes are not label maps of {shape} (they hold {much})')
+  changes = np.frombuffer(unpacked, np.uint8).reshape(shape)
   return np.bitwise_xor.accumulate(changes, axis=0)
 
 
@@ -153,6 +185,15 @@ class Clips(Sequence[Clip]):
   def __len__(self) -> int:
     return len(self.records)
 
+  def record(self, index: int) -> records.Example:
+    """Record `index` as FEATURES describe it, not decoded.
+
+    Raises:
+      IndexError: out of range.
+      InputError: the file that holds it is damaged.
+    """
+    return self.records.take(index, parse)
+
   def __getitem__(self, index):
     """Clip `index`, 0 <= index < len.
 
@@ -160,7 +201,7 @@ class Clips(Sequence[Clip]):
       IndexError: out of range.
       InputError: the file that holds it is damaged.
     """
-    record = self.records[index]
+    record = self.record(index)
     try:
       return decode_clip(record)
     except InputError as error:

@@ -2,11 +2,14 @@
 
 A thin layer on TensorFlow Datasets that needs no TensorFlow: TFDS describes the features and the
 records, which lie in the order given in ArrayRecord files. `tfds.builder_from_directory` reads what
-this module writes.
+this module writes. This module itself does not read by it: a builder runs code that the files name
+(see `data.description`).
 """
 
+import bisect
 import contextlib
 import errno
+import functools
 import itertools
 import operator
 import os
@@ -16,9 +19,14 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 import tqdm
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
+from ttm_jax.atomic import new_folder
+from ttm_jax.data.chunks import check_growth
+from ttm_jax.data.description import FORMAT, read_description, read_features
+from ttm_jax.data.remote import is_local
 from ttm_jax.errors import InputError, nearest
 
 Example = dict[str, Any]
@@ -27,7 +35,6 @@ Splits = Mapping[str, Iterable[tuple[str, Example]]]
 EXAMPLES_PER_SHARD = 1024
 # Latents and encoded videos do not get smaller; to decompress them took most of a reader's time.
 _OPTIONS = 'group_size:1,uncompressed'
-_FORMAT = 'array_record'
 
 
 class ShardWriter:
@@ -90,7 +97,7 @@ def describe(
     features=features,
     metadata=tfds.core.MetadataDict(dict(metadata or {})),
   )
-  info.set_file_format(_FORMAT)
+  info.set_file_format(FORMAT)
   info.set_splits(tfds.core.splits.SplitDict(list(splits)))
   info.write_to_directory(os.fspath(directory))
 
@@ -108,7 +115,8 @@ def write(
 
   Args:
     directory: must not exist or be empty. Local, or an address that etils understands (gs://).
-      The files grow in `directory.incomplete`, which a killed run leaves and the next one clears.
+      The files grow in a folder of a unique name beside it, which the next writer removes if this
+      one is killed; at an address, in `directory.incomplete`.
     name: of the kind of record, e.g. `clips`.
     version: of the layout of the record, e.g. `1.0.0`.
     features: TFDS features by field.
@@ -121,28 +129,44 @@ def write(
       a key.
   """
   path = epath.Path(directory)
+  whole = tfds.features.FeaturesDict(dict(features))
+  try:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+      raise InputError(f'{path}: already in use; remove it or name another folder')
+    with new_folder(path) if is_local(directory) else _new_remote(path) as incomplete:
+      folder = epath.Path(incomplete)
+      infos = [
+        _write_split(folder, name, split, whole, _checked(path, split, examples))
+        for split, examples in splits.items()
+      ]
+      describe(folder, name, version, whole, infos, metadata)
+      if beside is not None:
+        beside(folder)
+  except OSError as error:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    remedy = 'free space or name another folder' if full else 'name another folder'
+    raise InputError(f'cannot write {path} ({error.strerror or error}); {remedy}') from error
+
+
+def check_unused(directory: epath.PathLike) -> None:
+  """Raise InputError if a data set cannot be written here: there is something already."""
+  path = epath.Path(directory)
   if path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise InputError(f'{path}: already in use; remove it or name another folder')
+
+
+@contextlib.contextmanager
+def _new_remote(path: epath.Path) -> Iterator[epath.Path]:
+  """Like `atomic.new_folder` for a bucket, where folders have neither locks nor a rename."""
   incomplete = path.parent / f'{path.name}.incomplete'
   if incomplete.exists():
     incomplete.rmtree()
   try:
     incomplete.mkdir(parents=True)
-    whole = tfds.features.FeaturesDict(dict(features))
-    infos = [
-      _write_split(incomplete, name, split, whole, _checked(path, split, examples))
-      for split, examples in splits.items()
-    ]
-    describe(incomplete, name, version, whole, infos, metadata)
-    if beside is not None:
-      beside(incomplete)
+    yield incomplete
     if path.exists():
       path.rmdir()
     incomplete.rename(path)
-  except OSError as error:
-    raise InputError(
-      f'cannot write {path} ({error.strerror or error}); free space or name another folder'
-    ) from error
   finally:
     if incomplete.exists():
       incomplete.rmtree()
@@ -176,7 +200,7 @@ def _write_split(
     data_dir=folder,
     dataset_name=name,
     split=split,
-    filetype_suffix=_FORMAT,
+    filetype_suffix=FORMAT,
   )
   lengths: list[int] = []
   size = 0
@@ -196,7 +220,8 @@ def _write_split(
 class Records:
   """One split of a data set on disk, with random access: a source for Grain.
 
-  Opening reads two small files; pickling carries the address only. Reading one record touches one
+  Opening reads two small files; pickling carries the address only. No file can make it import or
+  run code, or read shards outside of the folder. Reading one record touches one
   place of one file. Records are dicts by field; strings come as bytes.
 
   Attributes:
@@ -205,7 +230,6 @@ class Records:
     name: the kind of record.
     version: the version of the record's layout, e.g. `1.0.0`.
     metadata: what the writer said about the whole data set.
-    features: TFDS features by field.
   """
 
   def __init__(
@@ -229,9 +253,9 @@ class Records:
     """
     self.directory, self.split = os.fspath(directory), split
     self._expected = (name, version)
-    builder = _open(self.directory)
-    self.name, self.version = builder.name, str(builder.version)
-    self.metadata: dict[str, Any] = dict(builder.info.metadata or {})
+    described = read_description(self.directory)
+    self.name, self.version = described.name, described.version
+    self.metadata: dict[str, Any] = described.metadata
     if name not in (None, self.name):
       raise InputError(f'{directory}: holds "{self.name}" records, not "{name}"; name another one')
     if version and version.split('.')[0] != self.version.split('.')[0]:
@@ -239,20 +263,30 @@ class Records:
         f'{directory}: written as {self.name} {self.version}, but this program reads {version};'
         ' write the data set again'
       )
-    splits = builder.info.splits
-    if split not in splits:
+    if split not in described.splits:
       raise InputError(
-        f'{directory}: no split "{split}"{nearest(split, splits)}; there is {", ".join(splits)}'
+        f'{directory}: no split "{split}"{nearest(split, described.splits)};'
+        f' there is {", ".join(described.splits)}'
       )
-    self._shards = splits[split].file_instructions
-    present = {file.name for file in epath.Path(self.directory).iterdir()}
+    self._shards = described.splits[split]
+    if not self._shards:
+      raise InputError(f'{directory}: split "{split}" has no records; write the data set again')
+    present = _files(self.directory)
     for shard in self._shards:
       if os.path.basename(shard.filename) not in present:
         raise InputError(f'{shard.filename}: missing from the data set; copy or write it again')
-    self.features = builder.info.features
-    self._source = builder.as_data_source(
-      split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-    )
+    self._source = ArrayRecordDataSource(self._shards)
+    self._ends = list(itertools.accumulate(shard.take for shard in self._shards))
+    self._checked: set[int] = set()  # Shards whose records cannot fill the memory.
+
+  @functools.cached_property
+  def features(self) -> tfds.features.FeaturesDict:
+    """The features of a record by field, as the data set describes them.
+
+    Raises:
+      InputError: see `description.read_features`.
+    """
+    return read_features(self.directory)
 
   def __reduce__(self):
     return Records, (self.directory, self.split, *self._expected)
@@ -283,6 +317,11 @@ class Records:
     if not 0 <= index < len(self):
       raise IndexError(f'{self!r}: there is no record {index}')
     try:
+      shard = bisect.bisect_right(self._ends, index)
+      if shard not in self._checked:
+        if is_local(self.directory):
+          check_growth(self._shards[shard].filename)
+        self._checked.add(shard)
       return parse(self._source[index])
     except Exception as error:  # ArrayRecord and TFDS raise all kinds for damaged bytes.
       raise InputError(
@@ -292,11 +331,7 @@ class Records:
 
   def file_of(self, index: int) -> str:
     """The file that holds record `index`."""
-    for shard in self._shards:
-      if index < shard.take:
-        return shard.filename
-      index -= shard.take
-    raise IndexError(index)
+    return self._shards[bisect.bisect_right(self._ends, index)].filename
 
   def indices_in(self, file: str) -> range:
     """The records that a file of the split holds, by the name of the file; none of another's."""
@@ -308,16 +343,12 @@ class Records:
     return range(0)
 
 
-def _open(directory: str):
-  if not (epath.Path(directory) / 'dataset_info.json').exists():
-    raise InputError(f'{directory}: not a data set (no dataset_info.json); check the path')
-  try:
-    return tfds.builder_from_directory(directory)
-  except Exception as error:  # JSON, protocol and TFDS errors of damaged descriptions.
-    raise InputError(
-      f'{directory}: the description of the data set is damaged ({_first_line(error)});'
-      ' copy or write it again'
-    ) from error
+def _files(directory: str) -> set[str]:
+  """The names of the regular files in a folder; reading a pipe or a device might never end."""
+  if not is_local(directory):
+    return {file.name for file in epath.Path(directory).iterdir()}
+  with os.scandir(directory) as entries:
+    return {entry.name for entry in entries if entry.is_file()}
 
 
 def _first_line(error: Exception) -> str:
@@ -330,4 +361,4 @@ def splits(directory: epath.PathLike) -> tuple[str, ...]:
   Raises:
     InputError: there is no data set, or its description is damaged.
   """
-  return tuple(_open(os.fspath(directory)).info.splits)
+  return tuple(read_description(directory).splits)

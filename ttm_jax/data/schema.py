@@ -12,6 +12,8 @@ from ttm_jax.errors import InputError
 
 VERSION = '1.0.0'  # Of the clips record; a dataset of another major version is refused.
 MAX_OBJECTS = 8  # The palette has eight colours.
+# Bytes of pixels that a clip may have: 5 s of 4K film. A record that says more is not decoded.
+MAX_PIXELS = 2**32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Clip:
   prompts: tuple[str, ...]
 
   def __post_init__(self):
+    for said in (self.key, self.caption, self.motion, *self.names, *self.prompts):
+      if not is_text(said):
+        raise InputError(f'clip {self.key!r}: {said!r} is not valid Unicode; write it anew')
     if self.video.dtype != np.uint8 or self.video.ndim != 4 or self.video.shape[-1] != 3:
       raise InputError(
         f'clip {self.key}: video must be uint8 [T, H, W, 3],'
@@ -59,3 +64,19 @@ class Clip:
       raise InputError(f'clip {self.key}: object id {highest} exceeds the maximum {MAX_OBJECTS}')
     if highest > len(self.names):
       raise InputError(f'clip {self.key}: object {highest} has no name and prompt')
+
+
+def is_text(text: str) -> bool:
+  """Whether a string can be written: lone surrogates cannot."""
+  return not any('\ud800' <= character <= '\udfff' for character in text)
+
+
+def check_size(frames: int, height: int, width: int) -> None:
+  """Raise InputError unless a clip of this size has pixels, and few enough to be held in memory."""
+  if min(frames, height, width) < 1:
+    raise InputError(f'{frames} frames of {width} x {height} pixels hold nothing')
+  if frames * height * width * 3 > MAX_PIXELS:
+    raise InputError(
+      f'{frames} frames of {width} x {height} pixels take more than {MAX_PIXELS} bytes; cut the'
+      ' video into shorter clips'
+    )

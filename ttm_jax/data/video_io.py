@@ -105,22 +105,46 @@ def encode_video(frames: np.ndarray, fps: float) -> bytes:
   return buffer.getvalue()
 
 
-def decode_video(encoded: bytes) -> tuple[np.ndarray, float]:
+def decode_video(
+  encoded: bytes, shape: tuple[int, int, int] | None = None
+) -> tuple[np.ndarray, float]:
   """The inverse of `encode_video`, bit for bit: uint8 [T, H, W, 3] and frames per second.
 
+  Args:
+    shape: (T, H, W) that the video must have. Decoding stops at the first frame that does not fit,
+      so that a few bytes cannot fill the memory.
+
   Raises:
-    InputError: the bytes are no video, or damaged.
+    InputError: the bytes are no video, damaged, or a video of another shape.
   """
+  frames: list[np.ndarray] = []
   try:
-    with av.open(io.BytesIO(encoded), 'r') as container:
+    # The format is given: others that FFmpeg would try are lists of further files to open.
+    with av.open(io.BytesIO(encoded), 'r', format='mp4') as container:
       stream = _stream(container)
       rate = stream.average_rate
-      # As planes of green, blue and red, which PyAV brings into order faster than a conversion.
-      frames = [frame.to_ndarray() for frame in container.decode(stream)]
+      if shape is not None:
+        # The coded size is that of whole macroblocks, at most 32 pixels a side.
+        height, width = shape[1] + 32, shape[2] + 32
+        stream.codec_context.options = {'max_pixels': str(height * width)}
+      for frame in container.decode(stream):
+        if shape is not None and (
+          len(frames) == shape[0] or (frame.height, frame.width) != shape[1:]
+        ):
+          raise InputError(
+            f'an encoded video of {len(encoded)} bytes is not of {shape} frames, height, width:'
+            f' frame {len(frames)} has {frame.height} x {frame.width}'
+          )
+        # As planes of green, blue and red, which PyAV brings into order faster than a conversion.
+        frames.append(frame.to_ndarray())
   except (av.FFmpegError, LookupError) as error:
     raise InputError(f'{len(encoded)} bytes are not an encoded video') from error
   if not frames or not rate:
     raise InputError(f'an encoded video of {len(encoded)} bytes holds no frames')
+  if shape is not None and len(frames) != shape[0]:
+    raise InputError(
+      f'an encoded video of {len(encoded)} bytes holds {len(frames)} frames, not {shape[0]}'
+    )
   return np.stack(frames), float(rate)
 
 
