@@ -266,6 +266,8 @@ class Checkpoints:
         if not sums:
           problem = f'checkpoint {self.directory}/{step} is damaged: {_DESCRIPTION} has no sums'
       if not problem:
+        if step in self._views:
+          say(f'checkpoint {self.directory}/{step} was never merged: read from its parts')
         self._set_aside(damaged + self._undescribed(steps, damaged, agree, say), agree)
         return state
       say(f'{problem}: going on from the one before')
