@@ -51,8 +51,9 @@ def merged(step: epath.Path, folder: Path) -> epath.Path:
     # Stores copy from each other if they share a context.
     context, together = ts.Context(), ts.Transaction(atomic=True)
     whole = _open(part, context)
-    for store in _stores(entry):
-      _open(part / store, context).experimental_copy_range_to(whole.with_transaction(together)).result()
+    for name in _stores(entry):
+      store = _open(part / name, context)
+      store.experimental_copy_range_to(whole.with_transaction(together)).result()
     together.commit_sync()
   return epath.Path(view)
 
