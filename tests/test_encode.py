@@ -145,7 +145,9 @@ def test_damaged_masks_reach_latents_and_places_but_not_frame_0(context):
   options = {'permute': False, 'variants': 6}
   clean = dict(EncodedClips(scenes(1), context, augmentation=Augmentation(**options)))
   damaged = dict(
-    EncodedClips(scenes(1), context, augmentation=Augmentation(corrupt=1.0, true_masks=True, **options))
+    EncodedClips(
+      scenes(1), context, augmentation=Augmentation(corrupt=1.0, true_masks=True, **options)
+    )
   )
   differ = {name: 0 for name in clean['scene-0-0#0']}
   for key, record in damaged.items():

@@ -151,9 +151,7 @@ class LatentEncoder:
     moments = self._encode(self._codec, jnp.asarray(to_float(videos)))
     return jax.tree.map(np.asarray, moments)
 
-  def clips(
-    self, video: np.ndarray, ids: np.ndarray, true_ids: np.ndarray | None = None
-  ) -> Arrays:
+  def clips(self, video: np.ndarray, ids: np.ndarray, true_ids: np.ndarray | None = None) -> Arrays:
     """The latent part of the records of clips: [B, T, H, W, 3], [B, T, H, W].
 
     Args:
@@ -265,10 +263,14 @@ def draw_variant(
     names=tuple(clip.names[i] for i in order),
     prompts=tuple(clip.prompts[i] for i in order),
   )
-  return relabelled, true_ids, {
-    'permutation': permutation,
-    'corrupted': np.asarray(damaged, np.uint8),
-  }
+  return (
+    relabelled,
+    true_ids,
+    {
+      'permutation': permutation,
+      'corrupted': np.asarray(damaged, np.uint8),
+    },
+  )
 
 
 def check_clip(clip: Clip, encoding: Encoding) -> None:
