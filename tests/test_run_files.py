@@ -169,7 +169,7 @@ def test_a_host_that_writes_to_the_terminal_is_escaped(tmp_path):
 
 def test_a_lock_that_is_a_folder_is_one_sentence(tmp_path):
   (tmp_path / FILE).mkdir()
-  with pytest.raises(InputError, match='in_use.json is a folder: remove it'):
+  with pytest.raises(InputError, match=r'in_use\.json is a folder: remove it'):
     train(settings(train__steps=2), Mean(), tmp_path)
 
 
@@ -197,7 +197,7 @@ def test_small_files_are_flushed(tmp_path, monkeypatch):
 
 def test_a_configuration_nested_too_deep_is_one_sentence(tmp_path):
   (tmp_path / 'config.json').write_text('[' * 100_000)
-  with pytest.raises(InputError, match='config.json is damaged'):
+  with pytest.raises(InputError, match=r'config\.json is damaged'):
     runs.read_config(tmp_path)
 
 
