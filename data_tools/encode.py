@@ -62,9 +62,9 @@ def main() -> None:
   for split in records.splits(args.clips):
     # Held-out clips are encoded once and as they are.
     augmentation = (
-      Augmentation(args.variants, args.permute, args.corrupt)
+      Augmentation(args.variants, args.permute, args.corrupt, args.corrupt > 0)
       if split == 'train'
-      else Augmentation(1, False)
+      else Augmentation(1, False, true_masks=args.corrupt > 0)
     )
     splits[split] = EncodedClips(Clips(args.clips, split), context, encoders, augmentation)
   write_latents(args.out, context, splits)

@@ -11,6 +11,7 @@ The exit code is that of the first that fails; the others then have a minute to 
 import argparse
 import contextlib
 import os
+import secrets
 import shlex
 import signal
 import socket
@@ -31,7 +32,12 @@ def free_port() -> int:
 
 
 def environments(
-  count: int, port: int, devices: int = 1, gpus: Sequence[str] = (), flags: str = ''
+  count: int,
+  port: int,
+  devices: int = 1,
+  gpus: Sequence[str] = (),
+  flags: str = '',
+  token: str = '',
 ) -> list[dict[str, str]]:
   """What each process is told of its place, in environment variables.
 
@@ -41,8 +47,11 @@ def environments(
     devices: of each process, where it computes on the CPU.
     gpus: of the machine, dealt out evenly.
     flags: XLA_FLAGS that hold besides.
+    token: by which they know each other; other users of the machine reach the port, too.
   """
   job = {'TTM_COORDINATOR': f'127.0.0.1:{port}', 'TTM_PROCESSES': str(count)}
+  if token:
+    job['TTM_TOKEN'] = token
   if not gpus:
     several = f'{flags} --xla_force_host_platform_device_count={devices}'.strip()
     return [job | {'TTM_PROCESS': str(i), 'XLA_FLAGS': several} for i in range(count)]
@@ -125,7 +134,8 @@ def main() -> None:
   if cards and len(cards) % given.processes:
     parser.error(f'{len(cards)} GPUs do not divide among {given.processes} processes')
   flags = os.environ.get('XLA_FLAGS', '')
-  places = environments(given.processes, free_port(), given.devices, cards, flags)
+  token = '' if given.dry_run else secrets.token_hex(16)
+  places = environments(given.processes, free_port(), given.devices, cards, flags, token)
   if given.dry_run:
     for place in places:
       print(' '.join(f'{k}={shlex.quote(v)}' for k, v in place.items()), shlex.join(command))

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ttm_jax import trajectory
+from tests import doors, tiny
+from ttm_jax import tasks, trajectory
 from ttm_jax.codecs.base import Moments, to_float
 from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.conditioning import EVERYONE
@@ -144,11 +145,14 @@ def test_damaged_masks_reach_latents_and_places_but_not_frame_0(context):
   options = {'permute': False, 'variants': 6}
   clean = dict(EncodedClips(scenes(1), context, augmentation=Augmentation(**options)))
   damaged = dict(
-    EncodedClips(scenes(1), context, augmentation=Augmentation(corrupt=1.0, **options))
+    EncodedClips(
+      scenes(1), context, augmentation=Augmentation(corrupt=1.0, true_masks=True, **options)
+    )
   )
   differ = {name: 0 for name in clean['scene-0-0#0']}
   for key, record in damaged.items():
     assert record['corrupted'] == 1
+    np.testing.assert_array_equal(record.pop('true_trajectory'), clean[key]['trajectory'])
     for name, value in record.items():
       differ[name] += not np.array_equal(value, clean[key][name])
   assert min(differ[name] for name in ('ids', 'trajectory', 'places.0.seg')) >= 2
@@ -421,3 +425,37 @@ def test_latents_that_do_not_divide_into_tokens():
     preset('dit').grids(5, 4)
   with pytest.raises(InputError, match=r"preset 'dti' is unknown: .* \(did you mean \"dit\"\?\)"):
     preset('dti')
+
+
+def test_stage_1_learns_true_masks_and_stage_2_is_given_means_of_damaged_ones(context):
+  """As in generation, where stage 2 is given the encoded masks of stage 1, without a draw."""
+  options = {'permute': False, 'variants': 6, 'corrupt': 1.0, 'true_masks': True}
+  damaged = [r for _, r in EncodedClips(scenes(2), context, augmentation=Augmentation(**options))]
+  arrays = {name: np.stack([r[name] for r in damaged]) for name in damaged[0] if name != 'key'}
+  arrays.pop('ids')
+  for name in ('video', 'trajectory', 'true_trajectory'):
+    arrays[f'{name}_logvar'] = np.full(arrays[name].shape, -30.0, np.float16)
+  batch = to_batch(arrays, ['words'], 'box', jax.random.key(0))
+  target, _ = tasks.image_to_motion(batch)
+  np.testing.assert_allclose(target, arrays['true_trajectory'].astype(np.float32), atol=1e-5)
+  assert np.abs(target - arrays['trajectory']).max() > 0.1
+  arrays['trajectory_logvar'] = np.full(arrays['trajectory'].shape, 2.0, np.float16)
+  _, condition = tasks.motion_to_video(to_batch(arrays, ['words'], 'box', jax.random.key(1)))
+  given = arrays['trajectory'].astype(np.float32)
+  np.testing.assert_array_equal(condition.visual[..., given.shape[-1] :], given)
+
+
+def test_datasets_without_damage_stay_as_they_were(context):
+  (_, record), *_ = EncodedClips(scenes(1), context)
+  assert 'true_trajectory' not in record
+
+
+def test_damage_in_one_split_leaves_both_masks_in_all(clips, tmp_path):
+  made = doors.run(*tiny.encode_command(clips, tmp_path / 'out', '--corrupt=0.5'))
+  assert made.code == 0, made.err
+  train, held_out = (Latents(tmp_path / 'out', split) for split in ('train', 'validation'))
+  for record in (train[i] for i in range(len(train))):
+    equal = np.array_equal(record['true_trajectory'], record['trajectory'])
+    assert equal or record['corrupted']
+  assert any(train[i]['corrupted'] for i in range(len(train)))
+  np.testing.assert_array_equal(held_out[0]['true_trajectory'], held_out[0]['trajectory'])

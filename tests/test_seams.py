@@ -21,7 +21,7 @@ def batch_of(b, seed=0):
 
   region = jnp.broadcast_to(1 << jnp.arange(4), (b, 2, 4, 4))
   objects = cond.Objects((cond.Places(region, region & ~1),), text([2, 2, 2, 4, 4, 4]))
-  latents = [normal(2, 4, 4, 3) for _ in range(4)]
+  latents = [normal(2, 4, 4, 3) for _ in range(5)]
   return tasks.Batch(*latents, text([cond.EVERYONE] * 5), text([cond.EVERYONE] * 5), objects)
 
 
@@ -54,7 +54,7 @@ def test_tasks_see_what_the_paper_gives_them():
   assert target is batch.video and condition.text is batch.caption
   assert condition.objects is batch.objects
   np.testing.assert_array_equal(condition.visual[..., :3], batch.first_frame)
-  np.testing.assert_array_equal(condition.visual[..., 3:], batch.trajectory)
+  np.testing.assert_array_equal(condition.visual[..., 3:], batch.given_trajectory)
 
 
 def test_drop_takes_from_chosen_samples():

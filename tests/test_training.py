@@ -38,6 +38,7 @@ class Mean:
   sharding = ()
   parts = ()
   gather = False
+  has_validation = True
   flops_per_sample = 1.0
   fps = 8.0
 

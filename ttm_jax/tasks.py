@@ -18,10 +18,17 @@ Array = jax.Array
 
 @flax.struct.dataclass
 class Batch:
-  """One batch of encoded samples (x, s, c, c_motion, c_local)."""
+  """One batch of encoded samples (x, s, c, c_motion, c_local).
+
+  Attributes:
+    trajectory: of the true masks, drawn from its distribution: what stage 1 learns to generate.
+    given_trajectory: of the masks that stage 2 is given, which may be damaged as generated ones
+      are. The mean, as when generating.
+  """
 
   video: Array
   trajectory: Array
+  given_trajectory: Array
   first_frame: Array
   first_mask: Array
   caption: Text
@@ -50,5 +57,5 @@ def image_to_motion(batch: Batch) -> tuple[Array, Condition]:
 
 def motion_to_video(batch: Batch) -> tuple[Array, Condition]:
   """Stage 2 (paper, section 3.3)."""
-  visual = jnp.concatenate([batch.first_frame, batch.trajectory], axis=-1)
+  visual = jnp.concatenate([batch.first_frame, batch.given_trajectory], axis=-1)
   return batch.video, Condition(text=batch.caption, visual=visual, objects=batch.objects)

@@ -4,6 +4,8 @@ The arrays of one record, with T', H', W' latents of C channels, L slots for obj
 text encoder its embeddings [N, D] (word ids [N] for `words`):
 
     video, trajectory          float16 [T', H', W', C]    means of x and of the rendered s
+    true_trajectory            float16 [T', H', W', C]    only where masks were damaged on purpose
+                                                          (`trajectory` is of the damaged ones)
     video_logvar, ...          float16, like the means    only where the codec is not deterministic
     first_frame, first_mask    float16 [1, H', W', C]     x0 and s0, encoded as still pictures
     places.G.region            uint8 [t, h, w]            owner of each token on grid G
@@ -31,8 +33,8 @@ def to_batch(
 ) -> Batch:
   """Assembles the batch inside jit.
 
-  The latents to generate are drawn from their distributions; those that serve as conditions of
-  frame 0 are means.
+  The latents to generate are drawn from their distributions; those that serve as conditions are
+  means, as when generating.
 
   Args:
     arrays: as above, each with a leading batch axis.
@@ -47,7 +49,8 @@ def to_batch(
     )
 
   video = moments('video').sample(jax.random.fold_in(key, 0))
-  trajectory = moments('trajectory').sample(jax.random.fold_in(key, 1))
+  true = 'true_trajectory' if 'true_trajectory' in arrays else 'trajectory'
+  trajectory = moments(true).sample(jax.random.fold_in(key, 1))
 
   def repeated(name):
     still = arrays[name].astype(jnp.float32)
@@ -58,6 +61,7 @@ def to_batch(
   return Batch(
     video=video,
     trajectory=trajectory,
+    given_trajectory=arrays['trajectory'].astype(jnp.float32),
     first_frame=repeated('first_frame'),
     first_mask=repeated('first_mask'),
     caption=caption.text,

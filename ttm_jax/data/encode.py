@@ -63,12 +63,16 @@ class Augmentation:
   Attributes:
     variants: records made of each clip.
     permute: whether objects swap their numbers, so that no colour carries a meaning.
-    corrupt: share of the variants whose masks are damaged as generated ones are.
+    corrupt: share of the variants whose masks are damaged as generated ones are, where stage 2 is
+      given them; stage 1 learns the true ones.
+    true_masks: whether records also hold the latents of the true masks, as those of every split
+      must if one split has damaged ones.
   """
 
   variants: int = 1
   permute: bool = True
   corrupt: float = 0.0
+  true_masks: bool = False
 
 
 def text_arrays(
@@ -147,16 +151,23 @@ class LatentEncoder:
     moments = self._encode(self._codec, jnp.asarray(to_float(videos)))
     return jax.tree.map(np.asarray, moments)
 
-  def clips(self, video: np.ndarray, ids: np.ndarray) -> Arrays:
-    """The latent part of the records of clips: [B, T, H, W, 3], [B, T, H, W]."""
+  def clips(self, video: np.ndarray, ids: np.ndarray, true_ids: np.ndarray | None = None) -> Arrays:
+    """The latent part of the records of clips: [B, T, H, W, 3], [B, T, H, W].
+
+    Args:
+      true_ids: the label maps before they were damaged on purpose; like `ids`.
+    """
     rendered = trajectory.render(ids, self.palette)
+    videos = {
+      'video': video,
+      'trajectory': rendered,
+      'first_frame': video[:, :1],
+      'first_mask': rendered[:, :1],
+    }
+    if true_ids is not None:
+      videos['true_trajectory'] = trajectory.render(true_ids, self.palette)
     arrays: Arrays = {}
-    for name, pixels in (
-      ('video', video),
-      ('trajectory', rendered),
-      ('first_frame', video[:, :1]),
-      ('first_mask', rendered[:, :1]),
-    ):
+    for name, pixels in videos.items():
       moments = self(pixels)
       arrays[name] = np.asarray(moments.mean, np.float16)
       if moments.logvar is not None and not name.startswith('first'):
@@ -193,9 +204,11 @@ class EncodedClips:
       InputError: for a clip whose frames, size or objects do not fit the encoding.
     """
     for some in batched(self._variants(), self._batch):
-      keys, clips, drawn = zip(*some, strict=True)
+      keys, clips, true_ids, drawn = zip(*some, strict=True)
       latents = self._latents.clips(
-        np.stack([c.video for c in clips]), np.stack([c.ids for c in clips])
+        np.stack([c.video for c in clips]),
+        np.stack([c.ids for c in clips]),
+        np.stack(true_ids) if self._augmentation.true_masks else None,
       )
       for row, (key, clip) in enumerate(zip(keys, clips, strict=True)):
         prompts = {i + 1: prompt for i, prompt in enumerate(clip.prompts) if prompt}
@@ -209,7 +222,7 @@ class EncodedClips:
         }
         yield key, record
 
-  def _variants(self) -> Iterator[tuple[str, Clip, Arrays]]:
+  def _variants(self) -> Iterator[tuple[str, Clip, np.ndarray, Arrays]]:
     for clip in self._clips:
       check_clip(clip, self._context.encoding)
       for variant in range(self._augmentation.variants):
@@ -226,14 +239,19 @@ def batched(items: Iterable, count: int) -> Iterator[list]:
 
 def draw_variant(
   clip: Clip, augmentation: Augmentation, rng: np.random.Generator
-) -> tuple[Clip, Arrays]:
-  """One augmented variant of a clip, and what was drawn: the permutation, and the damage."""
+) -> tuple[Clip, np.ndarray, Arrays]:
+  """Draw one augmented variant of a clip.
+
+  Returns:
+    The clip, whose masks may be damaged; its label maps without damage; and what was drawn, the
+    permutation and whether there is damage.
+  """
   count = len(clip.prompts)
   order = rng.permutation(count) if augmentation.permute else np.arange(count)
   # Object order[i] + 1 becomes object i + 1.
   table = np.zeros(256, np.uint8)
   table[order + 1] = np.arange(1, count + 1)
-  ids = table[clip.ids]
+  ids = true_ids = table[clip.ids]
   damaged = bool(rng.random() < augmentation.corrupt)
   if damaged:
     ids = trajectory_edits.corrupt(rng, ids)
@@ -245,10 +263,14 @@ def draw_variant(
     names=tuple(clip.names[i] for i in order),
     prompts=tuple(clip.prompts[i] for i in order),
   )
-  return relabelled, {
-    'permutation': permutation,
-    'corrupted': np.asarray(damaged, np.uint8),
-  }
+  return (
+    relabelled,
+    true_ids,
+    {
+      'permutation': permutation,
+      'corrupted': np.asarray(damaged, np.uint8),
+    },
+  )
 
 
 def check_clip(clip: Clip, encoding: Encoding) -> None:

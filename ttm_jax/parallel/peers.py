@@ -25,6 +25,8 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
+from ttm_jax.errors import printable
+
 LOST = 4  # Exit code: a process of the job is gone, or hangs; the same command continues the run.
 
 _SENT = 2.0  # Seconds that a process which ends waits for others to read why.
@@ -292,7 +294,7 @@ class Peers:
           self._lines[i].shutdown(socket.SHUT_WR)
       begun = f'process {of}: ' if of not in (-1, self.index) and code != LOST else ''
       again = '; the same command continues the run' if code == LOST else ''
-      print(f'error: {begun}{sentence}{again}', file=sys.stderr)
+      print(f'error: {" ".join(printable(begun + sentence).split())}{again}', file=sys.stderr)
       sys.stdout.flush()
       sys.stderr.flush()
       if self.index == 0:

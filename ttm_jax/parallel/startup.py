@@ -9,12 +9,17 @@ TPU on GKE      what GKE sets (TPU_WORKER_HOSTNAMES and others), with several sl
 TPU machines    their metadata server
 
 The processes meet at the coordinator's port before JAX uses it, since JAX does not tell who is
-missing.
+missing. Where the address is one of this machine only (127.0.0.1), so is the port. Who reaches the
+port can take part in the job: keep it inside a private network. Besides, processes that are given
+the same TTM_TOKEN leave everybody without it alone.
 """
 
 import contextlib
 import dataclasses
+import functools
 import glob
+import hmac
+import ipaddress
 import json
 import os
 import re
@@ -23,16 +28,20 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from typing import NoReturn
 
 import jax
 import numpy as np
+from jax._src import xla_bridge
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ttm_jax.errors import InputError
+from ttm_jax.errors import InputError, printable
 from ttm_jax.parallel.peers import Peers
 
 _TPU_PORT = 8482
 _RETRY = 0.5  # Seconds between two attempts to reach process 0.
+_HELLO = 2.0  # Seconds in which one that connects must have said who it is.
+_WORD = 300  # Characters of what another process says that are shown.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +52,25 @@ class Place:
     address: host:port of process 0.
     count, index: of the processes, and of this one.
     devices: the local devices that are this process's own; None for all.
+    token: what all processes of the job know, and nobody else; empty for none.
   """
 
   address: str
   count: int
   index: int
   devices: tuple[int, ...] | None = None
+  token: str = dataclasses.field(default='', repr=False)
+
+  @property
+  def bind(self) -> str:
+    """The address at which process 0 listens: all of its machine's (''), or the loopback's."""
+    host = self.address.rsplit(':', 1)[0].strip('[]')
+    if host == 'localhost':
+      return '127.0.0.1'
+    try:
+      return host if ipaddress.ip_address(host).is_loopback else ''
+    except ValueError:
+      return ''
 
 
 def find_place(env: Mapping[str, str] = os.environ) -> Place | None:
@@ -60,7 +82,8 @@ def find_place(env: Mapping[str, str] = os.environ) -> Place | None:
   for find in (_by_hand, _slurm, _tpu_gke, _tpu_machine):
     place = find(env)
     if place is not None:
-      return place if place.count > 1 else None
+      token = env.get('TTM_TOKEN', '')
+      return dataclasses.replace(place, token=token) if place.count > 1 else None
   return None
 
 
@@ -161,12 +184,17 @@ def initialize(
   if place is None:
     return Peers(limit=peer_limit, hang_limit=hang_limit)
   peers = meet(place, start_limit, peer_limit, hang_limit)
+  port = place.address.rsplit(':', 1)[1]
+  bind = f'[{place.bind}]' if ':' in place.bind else place.bind
+  if bind:
+    _collectives_at(place.bind)
   jax.distributed.initialize(
     place.address,
     place.count,
     place.index,
     local_device_ids=place.devices,
     cluster_detection_method='deactivate',
+    coordinator_bind_address=f'{bind}:{port}' if bind else None,
     initialization_timeout=int(start_limit) + 1,
     # We tell who is dead before JAX only tells that somebody is.
     heartbeat_timeout_seconds=int(2 * peer_limit) + 40,
@@ -182,6 +210,17 @@ def meet(place: Place, start_limit: float, peer_limit: float, hang_limit: float)
     line.settimeout(None)
     line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
   return Peers(place.index, place.count, lines, peer_limit, hang_limit)
+
+
+def _collectives_at(host: str) -> None:
+  """Have what connects devices on CPUs (Gloo) listen at one address of this machine.
+
+  Otherwise it listens at the address that the machine's name stands for; JAX has no option for it.
+  """
+  library = xla_bridge._jax
+  make = getattr(library, 'make_gloo_tcp_collectives', None)
+  if make is not None:
+    library.make_gloo_tcp_collectives = functools.partial(make, hostname=host)
 
 
 def connect(mesh: Mesh) -> None:
@@ -218,25 +257,29 @@ def _gather(place: Place, limit: float) -> Lines:
   port = int(place.address.rsplit(':', 1)[1])
   end = time.monotonic() + limit
   lines: Lines = {}
-  with _listen(port, end) as server:
+  with _listen(place.bind, port, end) as server:
     while len(lines) < place.count - 1:
-      server.settimeout(max(end - time.monotonic(), 0.01))
-      try:
-        line, _ = server.accept()
-      except TimeoutError:
+      left = end - time.monotonic()
+      line = None
+      if left > 0:
+        server.settimeout(left)
+        with contextlib.suppress(TimeoutError):
+          line, _ = server.accept()
+      if line is None:
         missing = sorted(set(range(1, place.count)) - set(lines))
-        _refuse(lines, _missing(missing, place.count, limit))
-      hello = _hear(line, 5.0)
-      if hello is None or not isinstance(hello.get('index'), int):
+        _refuse(lines, place.token, _missing(missing, place.count, limit))
+      hello = _hear(line, min(_HELLO, left))
+      if hello is None or not _is_ours(hello, place.token):
         line.close()  # A stranger at the port.
         continue
-      index, host = hello['index'], str(hello.get('host'))
+      index, host = hello['index'], _shown(hello['host'])
       if index in lines and _ended(lines[index][0]):
         del lines[index]  # It was started again.
       lines_now = {**lines, -1: (line, host)}
       if hello.get('count') != place.count:
         _refuse(
           lines_now,
+          place.token,
           f'process {index} ({host}) belongs to a job of {hello.get("count")} processes, process 0'
           f' to one of {place.count}: give all the same number',
         )
@@ -244,12 +287,13 @@ def _gather(place: Place, limit: float) -> Lines:
         other = f' and on {lines[index][1]}' if index in lines else ''
         _refuse(
           lines_now,
+          place.token,
           f'process {index} is there on {host}{other}: each needs a number of its own, from 0 to'
           f' {place.count - 1}',
         )
       lines[index] = (line, host)
   for line, _ in lines.values():
-    _tell(line, {'go': socket.gethostname()})
+    _tell(line, {'go': socket.gethostname(), 'token': place.token})
   return lines
 
 
@@ -265,13 +309,15 @@ def _come(place: Place, limit: float) -> Lines:
       reason = (error.strerror or str(error)).lower()
       time.sleep(_RETRY)
       continue
-    _tell(line, {'index': place.index, 'count': place.count, 'host': socket.gethostname()})
+    hello = {'index': place.index, 'count': place.count, 'host': socket.gethostname()}
+    _tell(line, hello | {'token': place.token})
     # Process 0 may have come later than this one; it knows who is missing.
     answer = _hear(line, limit + 10)
-    if answer and 'no' in answer:
-      raise InputError(answer['no'])
-    if answer and 'go' in answer:
-      return {0: (line, answer['go'])}
+    if answer and _knows(answer, place.token):
+      if 'no' in answer:
+        raise InputError(_shown(answer['no']))
+      if 'go' in answer:
+        return {0: (line, _shown(answer['go']))}
     line.close()
     reason = 'what answers there is not process 0 of this job, or another job uses the port'
     time.sleep(_RETRY)
@@ -292,13 +338,13 @@ def _missing(missing: list[int], count: int, limit: float) -> str:
 
 
 @contextlib.contextmanager
-def _listen(port: int, end: float) -> Iterator[socket.socket]:
+def _listen(host: str, port: int, end: float) -> Iterator[socket.socket]:
   """A server socket; a port that the last job has just left may take a while to be free."""
-  both = socket.has_dualstack_ipv6()
-  family = socket.AF_INET6 if both else socket.AF_INET
+  both = not host and socket.has_dualstack_ipv6()
+  family = socket.AF_INET6 if both or ':' in host else socket.AF_INET
   while True:
     try:
-      server = socket.create_server(('', port), family=family, dualstack_ipv6=both)
+      server = socket.create_server((host, port), family=family, dualstack_ipv6=both)
       break
     except OSError as error:
       if time.monotonic() > end:
@@ -311,9 +357,24 @@ def _listen(port: int, end: float) -> Iterator[socket.socket]:
     yield server
 
 
-def _refuse(lines: Lines, sentence: str) -> None:
+def _is_ours(hello: dict, token: str) -> bool:
+  """Tell whether a greeting is of a process of a job, of this one where that has a token."""
+  numbers = all(type(hello.get(name)) is int for name in ('index', 'count'))
+  return numbers and isinstance(hello.get('host'), str) and _knows(hello, token)
+
+
+def _knows(message: dict, token: str) -> bool:
+  return hmac.compare_digest(str(message.get('token', '')).encode(), token.encode())
+
+
+def _shown(text: object) -> str:
+  """What another process says, in one line without control characters, and not too long."""
+  return ' '.join(printable(text).split())[:_WORD]
+
+
+def _refuse(lines: Lines, token: str, sentence: str) -> NoReturn:
   for line, _ in lines.values():
-    _tell(line, {'no': sentence})
+    _tell(line, {'no': sentence, 'token': token})
   raise InputError(sentence)
 
 
@@ -334,16 +395,18 @@ def _tell(line: socket.socket, message: dict) -> None:
 
 
 def _hear(line: socket.socket, limit: float) -> dict | None:
-  """One message; None where none comes. Reads no further than its end."""
+  """One message; None where none comes in time. Reads no further than its end."""
   end, data = time.monotonic() + limit, b''
   try:
     while not data.endswith(b'\n') and len(data) < 4096:
-      line.settimeout(max(end - time.monotonic(), 0.01))
+      if (left := end - time.monotonic()) <= 0:
+        return None
+      line.settimeout(left)
       byte = line.recv(1)
       if not byte:
         return None
       data += byte
     message = json.loads(data)
-  except (OSError, ValueError):
+  except (OSError, ValueError, RecursionError):
     return None
   return message if isinstance(message, dict) else None

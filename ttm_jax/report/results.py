@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from ttm_jax import trajectory
+from ttm_jax import json_lines, trajectory
 from ttm_jax.evaluation import Evaluation
 from ttm_jax.report.curves import Chart
 from ttm_jax.report.gallery import Panel, Row, Table, write_gallery
@@ -22,6 +22,13 @@ NAMES = {
   'psnr': 'PSNR (dB)',
   'ssim': 'SSIM',
   'adherence': 'adherence (IoU)',
+}
+
+# Name in a chart by key in metrics.jsonl.
+_CURVES = {
+  'training': 'train/loss',
+  'held-out': 'validation/loss',
+  'fixed training records': 'train_subset/loss',
 }
 
 
@@ -93,19 +100,22 @@ def charts(runs: Mapping[str, Path]) -> list[Chart]:
   for name, run in runs.items():
     lines = read_metrics(run)
     series = {
-      label: [(line['step'], line[key]) for line in lines if key in line]
-      for label, key in (('training', 'train/loss'), ('held-out', 'validation/loss'))
+      label: [(x['step'], x[key]) for x in lines if json_lines.is_number(x.get(key))]
+      for label, key in _CURVES.items()
     }
     made.append(Chart(f'Loss of {name}', {k: v for k, v in series.items() if v}, log=True))
   return made
 
 
 def read_metrics(run: epath.PathLike) -> list[dict[str, float]]:
-  """The lines of a run's metrics.jsonl; steps that a resumed run did again count once, as last."""
+  """The lines of a run's metrics.jsonl; steps that a resumed run did again count once, as last.
+
+  Damaged lines are left out.
+  """
   lines: dict[tuple[int, bool], dict[str, float]] = {}
-  for text in (epath.Path(run) / 'metrics.jsonl').read_text().splitlines():
-    line = json.loads(text)
-    lines[line['step'], any(key.startswith('train/') for key in line)] = line
+  for line in json_lines.read(epath.Path(run) / 'metrics.jsonl')[0]:
+    if json_lines.is_number(line.get('step')):
+      lines[line['step'], any(key.startswith('train/') for key in line)] = line
   return [lines[key] for key in sorted(lines)]
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import json
 import math
 import os
 import shutil
@@ -17,12 +18,16 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
+from ttm_jax.atomic import flush, flush_tree
 from ttm_jax.data.remote import absolute, is_local
 from ttm_jax.errors import InputError
+from ttm_jax.training.place import Place, check_address
 from ttm_jax.training.state import TrainState
+from ttm_jax.training.unmerged import merged, unmerged
 
 _PARTS = ('params', 'ema', 'optimizer', 'guard')
 _DIGESTS = 'digests'
+_DESCRIPTION = '_CHECKPOINT_METADATA'
 DAMAGED = 'damaged'  # Folder, beside that of the checkpoints, of those that could not be read.
 _TIMEOUT = 600  # Seconds in which all processes must have written their part of a checkpoint.
 _TOGETHER = 2**26  # Bytes of a checkpoint that are read at once, where it is read bit by bit.
@@ -35,6 +40,10 @@ _REFUSALS = (
   errno.EEXIST,
   errno.ENOTDIR,
 )
+
+
+# Shape and dtype of each array of a part, by its path.
+_Layout = dict[str, tuple[tuple[int, ...], str]]
 
 
 class StoredArray:
@@ -69,13 +78,27 @@ class _Neighbours:
     return self._waiting.pop(number)
 
 
+class _Durable(ocp.path.atomicity.AtomicRenameTemporaryPath):
+  """A folder of Orbax that is flushed to disk when it gets its final name.
+
+  Orbax removes older checkpoints afterwards: there is always a whole one on disk.
+  """
+
+  async def finalize(self) -> None:
+    await super().finalize()
+    final = self.get_final()
+    flush_tree(final)
+    flush(final.parent)
+
+
 class Checkpoints:
   """The checkpoints in one folder, each under its step.
 
   The parts of the state are separate items, so that a reader of the averaged parameters need not
-  load the optimiser. A checkpoint appears under its name only when it is whole, and carries sums
-  over the bits of each part, by which a reader knows that it got what was saved. The folder is made
-  by the first save; it may lie on gs://.
+  load the optimiser. A checkpoint appears under its name only when it is whole and its arrays were
+  found again with the shapes that were saved. It carries sums over the bits of each part, by which
+  a reader knows that it got what was saved. The folder is made by the first save; it may lie on
+  gs://.
   """
 
   def __init__(
@@ -89,54 +112,102 @@ class Checkpoints:
     keep_last: so many of the newest are kept, 0 for all.
     keep_every: besides, those of the steps that it divides; 0 for none.
     read_only: for readers of a run that may be training; they leave what is half-written alone.
+
+    Raises:
+      InputError: nothing can be saved at this address.
     """
     self.directory = absolute(directory)
+    self._place = Place(self.directory)
+    self._read_only = read_only
+    if not read_only:
+      check_address(self.directory)
+    self._views: dict[int, epath.Path] = {}  # Of checkpoints that were not merged, by step.
+    self._expected: tuple[int, dict[str, _Layout]] = 0, {}  # The save that is under way.
     self._options = ocp.CheckpointManagerOptions(
       max_to_keep=keep_last or None,
       keep_period=keep_every or None,
       create=not read_only,
       cleanup_tmp_directories=not read_only,  # What a killed process left.
-      async_options=ocp.AsyncOptions(timeout_secs=_TIMEOUT),
+      async_options=ocp.AsyncOptions(
+        timeout_secs=_TIMEOUT, post_finalization_callback=self._confirm
+      ),
+      temporary_path_class=_Durable if is_local(self.directory) else None,
     )
 
   @functools.cached_property
   def _manager(self) -> ocp.CheckpointManager:
+    """Saves. Reading goes without, since it refuses a folder with one damaged checkpoint in it."""
+    if not self._read_only:
+      self.directory.mkdir(parents=True, exist_ok=True)
     handlers = {part: ocp.StandardCheckpointHandler() for part in _PARTS}
-    return ocp.CheckpointManager(self.directory, options=self._options, item_handlers=handlers)
+    return ocp.CheckpointManager(self._place.path, options=self._options, item_handlers=handlers)
 
   @functools.cached_property
-  def _reader(self) -> ocp.Checkpointer:
+  def _reader(self) -> ocp.StandardCheckpointHandler:
     """Reads for this process alone: one that fails does not leave the others waiting."""
-    handlers = {part: ocp.StandardCheckpointHandler() for part in _PARTS}
     alone = ocp.options.MultiprocessingOptions(
       primary_host=None, active_processes={jax.process_index()}
     )
-    return ocp.Checkpointer(
-      ocp.CompositeCheckpointHandler(**handlers), multiprocessing_options=alone
-    )
+    return ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+
+  def steps(self) -> list[int]:
+    """The steps of all whole checkpoints, in order."""
+    if not self.directory.exists():
+      return []
+    names = ocp.path.step.standard_name_format()
+    return sorted(found.step for found in names.find_all(self._place.path))
 
   def latest(self) -> int | None:
     """The step of the newest whole checkpoint; None if there is none."""
-    return self._manager.latest_step() if self.directory.exists() else None
+    return max(self.steps(), default=None)
 
   def save(self, state: TrainState) -> None:
     """Begins to save; returns when the state may be overwritten.
 
     Raises:
-      InputError: if a save, this or the one before, could not be written.
+      InputError: if a save, this or the one before, could not be written, or not be read again.
     """
     step = int(state.step)
     if step in self._manager.all_steps():
       return
     if jax.process_index() == 0:
       self._check_space(state)
+    self.wait()
     parts = {part: getattr(state, part) for part in _PARTS}
+    self._expected = step, {part: _layout(tree) for part, tree in parts.items()}
     sums = {part: int(_digest(tree)) for part, tree in parts.items()}
     args = {part: ocp.args.StandardSave(tree) for part, tree in parts.items()}
     self._guard(
       lambda: self._manager.save(
         step, args=ocp.args.Composite(**args), custom_metadata={_DIGESTS: sums}
       )
+    )
+
+  def _confirm(self) -> None:
+    """Read the list of arrays of a checkpoint that was written, before it gets its name.
+
+    Called by Orbax in the thread that saves, in one process.
+
+    Raises:
+      InputError: arrays are missing, or of other shapes than those that were saved.
+    """
+    step, expected = self._expected
+    path = self._place.path
+    written = [f for f in path.iterdir() if f.name.startswith(f'{step}.')]
+    (folder,) = written or [path / str(step)]  # In buckets it has its name from the beginning.
+    for part, layout in expected.items():
+      try:
+        found = _layout(self._tree(folder / part))
+      except Exception as error:  # Whatever the libraries that read may say.
+        raise self._not_kept(step, f'{part} cannot be read: {self._said(error)}') from error
+      if found != layout:
+        names = sorted(n for n in {*found, *layout} if found.get(n) != layout.get(n))
+        raise self._not_kept(step, f'array {names[0]} of {part} is not as it was saved')
+
+  def _not_kept(self, step: int, reason: str) -> InputError:
+    return InputError(
+      f'the checkpoint of step {step} in {self.directory} was written but cannot be read again'
+      f' ({reason}), so it is not kept: see whether the disk is sound, or choose another --workdir'
     )
 
   @property
@@ -173,8 +244,7 @@ class Checkpoints:
     Raises:
       InputError: what `check` raises, or if there are checkpoints and none can be read.
     """
-    steps = self._manager.all_steps() if self.directory.exists() else []
-    steps = sorted(agree('checkpoints', list(steps))[0], reverse=True)
+    steps = sorted(agree('checkpoints', self.steps())[0], reverse=True)
     damaged: list[int] = []
     problem = ''
     for step in steps:
@@ -193,8 +263,12 @@ class Checkpoints:
       if not problem and state is not None:
         wrong = [p for p in _PARTS if int(_digest(getattr(state, p))) != sums.get(p)]
         problem = self._damaged(step, wrong[0]) if wrong else ''
+        if not sums:
+          problem = f'checkpoint {self.directory}/{step} is damaged: {_DESCRIPTION} has no sums'
       if not problem:
-        self._set_aside(damaged, agree)
+        if step in self._views:
+          say(f'checkpoint {self.directory}/{step} was never merged: read from its parts')
+        self._set_aside(damaged + self._undescribed(steps, damaged, agree, say), agree)
         return state
       say(f'{problem}: going on from the one before')
       damaged.append(step)
@@ -204,6 +278,26 @@ class Checkpoints:
         ' copy of the run, or remove them to begin anew'
       )
     return None
+
+  def _undescribed(
+    self,
+    steps: Sequence[int],
+    known: Sequence[int],
+    agree: Callable[[str, Any], list[Any]],
+    say: Callable[[str], None],
+  ) -> list[int]:
+    """The steps, besides those known, whose description would keep Orbax from saving more."""
+    found: list[int] = []
+    for step in steps:
+      try:
+        names = ocp.path.step.standard_name_format()
+        _ = names.find_step(self._place.path, step).commit_timestamp
+      except Exception:  # Whatever Orbax may say of a damaged description.
+        found.append(step)
+    found = [step for step in agree('damaged descriptions', found)[0] if step not in known]
+    for step in found:
+      say(f'checkpoint {self.directory}/{step} is damaged: {_DESCRIPTION}; it is set aside')
+    return found
 
   def restore(self, step: int, like: TrainState) -> TrainState:
     """The state of a step; whether it is what was saved is not looked at.
@@ -227,7 +321,7 @@ class Checkpoints:
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
       with self._reading(step):
-        metadata = self._manager.item_metadata(step)['ema']
+        metadata = self._tree(self._folder(step) / 'ema')
         like = jax.tree.map(
           lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), metadata
         )
@@ -248,7 +342,7 @@ class Checkpoints:
         those that were saved shows when all of them have been.
     """
     with self._reading(step):
-      metadata = self._manager.item_metadata(step)['ema'].tree
+      metadata = self._tree(self._folder(step) / 'ema')
     handler = ocp.PyTreeCheckpointHandler()
     wanted, every = self._sums(step).get('ema'), jax.tree.leaves_with_path(metadata)
     place = {path: i for i, (path, _) in enumerate(every)}
@@ -263,7 +357,7 @@ class Checkpoints:
         partial_restore=True,
       )
       with self._reading(step):
-        found = handler.restore(self.directory / str(step) / 'ema', args=args)
+        found = handler.restore(self._folder(step) / 'ema', args=args)
       by_path = dict(jax.tree.leaves_with_path(found))
       for path, array in by_path.items():  # As `_digest` has it.
         bits = np.ascontiguousarray(array).reshape(-1).view(np.uint32)
@@ -288,12 +382,26 @@ class Checkpoints:
       InputError: if the checkpoint is damaged.
     """
     with self._reading(step):
-      metadata = self._manager.item_metadata(step)['params']
+      metadata = self._tree(self._folder(step) / 'params')
       return jax.tree.map(lambda leaf: tuple(leaf.shape), metadata)
+
+  def _folder(self, step: int) -> epath.Path:
+    """Where libraries read the checkpoint of a step."""
+    if step in self._views:
+      return self._views[step]
+    folder = self._place.path / str(step)
+    if unmerged(folder):
+      self._views[step] = folder = merged(folder, self._place.temporary())
+    return folder
+
+  def _tree(self, folder: epath.Path) -> Any:
+    """What has the shapes and dtypes of the arrays of a part, as a nested structure."""
+    return self._reader.metadata(folder).tree
 
   def _read(self, step: int, args: dict[str, Any]) -> Any:
     with self._reading(step):
-      return self._reader.restore(self.directory / str(step), args=ocp.args.Composite(**args))
+      folder = self._folder(step)
+      return {part: self._reader.restore(folder / part, args=arg) for part, arg in args.items()}
 
   @contextlib.contextmanager
   def _reading(self, step: int) -> Iterator[None]:
@@ -301,13 +409,23 @@ class Checkpoints:
       yield
     except Exception as error:  # Whatever the libraries that read may say of damaged files.
       raise InputError(
-        f'checkpoint {self.directory}/{step} cannot be read ({_first_line(error)})'
+        f'checkpoint {self.directory}/{step} cannot be read ({self._said(error)})'
       ) from error
 
+  def _said(self, error: BaseException) -> str:
+    """What a library says of an error, in one line."""
+    lines = self._place.original(str(error)).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
   def _sums(self, step: int) -> dict[str, int]:
-    """The sums over the bits of each part of a step, as it was saved."""
+    """The sums over the bits of each part of a step, as it was saved; empty if there are none."""
     with self._reading(step):
-      return (self._manager.metadata(step).custom_metadata or {}).get(_DIGESTS, {})
+      path = self._folder(step) / _DESCRIPTION
+      try:
+        found = json.loads(path.read_text())['custom_metadata'][_DIGESTS]
+      except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return {}
+      return found if isinstance(found, dict) else {}
 
   def _damaged(self, step: int, part: str) -> str:
     return f'checkpoint {self.directory}/{step} is damaged: {part} is not what was saved'
@@ -324,13 +442,14 @@ class Checkpoints:
         aside.parent.mkdir(parents=True, exist_ok=True)
         (self.directory / str(step)).rename(aside)
     agree('damaged checkpoints set aside', None)
-    self._manager.reload()
 
   def close(self) -> None:
     """Waits until what was begun is saved; of a failure `wait` and `save` tell, not this."""
     if '_manager' in self.__dict__:
       with contextlib.suppress(Exception):
         self._manager.close()
+    self._place.close()
+    self._views.clear()
 
   def cannot_write(self, reason: str) -> InputError:
     """What to tell where the disk refuses a file of the run."""
@@ -364,6 +483,13 @@ class Checkpoints:
       if not reason:
         raise
       raise self.cannot_write(reason) from error
+
+
+def _layout(tree: Any) -> _Layout:
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='.'): (tuple(leaf.shape), str(leaf.dtype))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 @jax.jit
@@ -432,8 +558,3 @@ def hush() -> None:
       before(unraisable)
 
   sys.unraisablehook = shown
-
-
-def _first_line(error: BaseException) -> str:
-  lines = str(error).strip().splitlines()
-  return lines[0][:200] if lines else type(error).__name__

@@ -24,7 +24,7 @@ from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
 from ttm_jax.parallel import compiler
 from ttm_jax.settings import from_config
-from ttm_jax.training.objective import Arrays, Metrics, gather, held_out
+from ttm_jax.training.objective import Arrays, Metrics, gather, has_validation, held_out
 from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
 from ttm_jax.training.state import placement
 
@@ -72,6 +72,10 @@ class CodecTraining:
   @property
   def fps(self) -> float:
     return Clips(self.config.data.path, 'train')[0].fps
+
+  @property
+  def has_validation(self) -> bool:
+    return has_validation(self.config.data.path)
 
   @property
   def flops_per_sample(self) -> float:

@@ -14,7 +14,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from ttm_jax import conditioning, tasks
-from ttm_jax.codecs.base import to_uint8
+from ttm_jax.codecs.base import Codec, to_uint8
 from ttm_jax.conditioning import Condition
 from ttm_jax.data import loader
 from ttm_jax.data.batch import text_condition, to_batch
@@ -27,7 +27,7 @@ from ttm_jax.parallel.mesh import check_heads
 from ttm_jax.presets import preset
 from ttm_jax.settings import first_difference, from_config
 from ttm_jax.text.encoders import total_tokens
-from ttm_jax.training.objective import Arrays, Metrics, gather, held_out
+from ttm_jax.training.objective import Arrays, Metrics, gather, has_validation, held_out
 from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
 from ttm_jax.training.state import placement
 
@@ -175,6 +175,10 @@ class Denoising:
     return self.context.encoding.fps
 
   @property
+  def has_validation(self) -> bool:
+    return has_validation(self.directory)
+
+  @property
   def flops_per_sample(self) -> float:
     """Forward and backward; masked self-attention counted on all pairs."""
     return self._flops(1.0)
@@ -286,8 +290,15 @@ class Denoising:
     if not (directory / FOLDER).exists():
       self.context.save(directory)
       return
-    begun = Context.load(directory).encoding
-    found = first_difference(dataclasses.asdict(begun), dataclasses.asdict(self.context.encoding))
+    begun, ours = Context.load(directory), self.context
+    found = first_difference(dataclasses.asdict(begun.encoding), dataclasses.asdict(ours.encoding))
+    if not found and not same_codec(begun.codec, ours.codec):
+      raise InputError(
+        f'{directory} was begun with latents of another codec than those of {self.directory} (a'
+        ' codec that is fitted or trained again makes other latents): give the dataset it was'
+        ' begun with, encode with its codec (data_tools.encode'
+        f' --codec={directory}/{FOLDER}/codec), or choose another --workdir'
+      )
     if found:
       key, old, new = found
       raise InputError(
@@ -329,6 +340,24 @@ def by_time(losses: Array, t: Array) -> Metrics:
     name = f'loss_t{i}of{TIME_BUCKETS}'
     metrics[name] = ((losses * inside[:, i]).sum(), inside[:, i].sum())
   return metrics
+
+
+def same_codec(a: Codec, b: Codec) -> bool:
+  """Tell whether two codecs make the same latents, up to rounding.
+
+  Sizes and weights are compared, not what a codec tells of its fit.
+  """
+  ours, theirs = jax.tree.leaves_with_path(a), jax.tree.leaves_with_path(b)
+  if type(a) is not type(b) or a.stride != b.stride or len(ours) != len(theirs):
+    return False
+  for (path, x), (other, y) in zip(ours, theirs, strict=True):
+    x, y = np.asarray(x), np.asarray(y)
+    if path != other or x.shape != y.shape or x.dtype != y.dtype:
+      return False
+    # A codec that is fitted to the same clips on another machine differs in the last bits.
+    if not np.allclose(x, y, rtol=1e-3, atol=1e-3 * float(np.abs(x).max(initial=0))):
+      return False
+  return True
 
 
 def _check_model(denoiser: Denoiser) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from etils import epath
 
-from ttm_jax.errors import InputError
+from ttm_jax.errors import InputError, printable
 
 FILE = 'in_use.json'
 RENEW = 10.0  # Seconds between two times that the owner writes.
@@ -84,7 +84,7 @@ class Lock:
       raise self._refusal(found)
     if lives is None:
       say(
-        f'{self._path.parent} was in use on {found.get("host")}: seeing for {self._lease:g} seconds'
+        f'{self._path.parent} was in use on {_host(found)}: seeing for {self._lease:g} seconds'
         ' whether it still is'
       )
       end = time.monotonic() + self._lease
@@ -95,12 +95,12 @@ class Lock:
           return
         if now != found:
           raise self._refusal(now)
-    say(f'{self._path.parent}: the job on {found.get("host")} that was here is dead')
+    say(f'{self._path.parent}: the job on {_host(found)} that was here is dead')
 
   def _refusal(self, found: dict[str, Any]) -> InputError:
     return InputError(
-      f'{self._path.parent} is in use by another job, on {found.get("host")} (process'
-      f' {found.get("pid")}): wait for its end, or choose another --workdir'
+      f'{self._path.parent} is in use by another job, on {_host(found)} (process'
+      f' {found.get("pid", "unknown")}): wait for its end, or choose another --workdir'
     )
 
   def _keep(self) -> None:
@@ -122,7 +122,11 @@ class Lock:
       found = json.loads(self._path.read_text())
     except (FileNotFoundError, NotADirectoryError):
       return None
-    except ValueError:
+    except IsADirectoryError as error:
+      raise InputError(
+        f'{self._path} is a folder: remove it, or choose another --workdir'
+      ) from error
+    except (ValueError, RecursionError):
       return {}
     return found if isinstance(found, dict) else {}
 
@@ -132,12 +136,16 @@ def _identity(pid: int) -> dict[str, Any]:
   return {'host': socket.gethostname(), 'pid': pid, 'machine': _machine(), 'begun': _begun(pid)}
 
 
+def _host(found: dict[str, Any]) -> str:
+  return printable(found.get('host', 'an unknown host'))
+
+
 def _lives(found: dict[str, Any]) -> bool | None:
   """Whether a process still runs; None where that cannot be seen from here."""
-  machine = _machine()
-  if not machine or found.get('machine') != machine:
+  machine, pid = _machine(), found.get('pid')
+  if not machine or found.get('machine') != machine or not isinstance(pid, int):
     return None
-  return _begun(int(found['pid'])) == found.get('begun')
+  return _begun(pid) == found.get('begun')
 
 
 def _machine() -> str:

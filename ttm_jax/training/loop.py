@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from ttm_jax.data.loader import Prefetch, to_device
 from ttm_jax.data.remote import absolute, mirrored
+from ttm_jax.errors import printable
 from ttm_jax.parallel import compiler
 from ttm_jax.parallel.mesh import (
   batch_sharding,
@@ -206,7 +207,7 @@ def _greet(telemetry: Telemetry, workdir: epath.Path, state: TrainState, restore
 def _tell(text: str) -> None:
   """A line for the person who watches, before there is a bar."""
   if jax.process_index() == 0:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _not_finite(what: str, checkpoints: Checkpoints) -> NotFinite:

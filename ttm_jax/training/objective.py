@@ -15,6 +15,8 @@ from ttm_jax.data import records
 Array = jax.Array
 Arrays = dict[str, Array]
 
+VALIDATION = 'validation'  # The split of held-out clips.
+
 # A metric is (sum, count): parts of a batch and steps of an interval add up, and are divided last.
 Metrics = dict[str, tuple[Array, Array]]
 
@@ -35,6 +37,11 @@ class Objective(Protocol):
   @property
   def fps(self) -> float:
     """Frames per second of what `samples` shows."""
+    ...
+
+  @property
+  def has_validation(self) -> bool:
+    """Whether there are held-out clips; else the split 'validation' is of the training clips."""
     ...
 
   @property
@@ -86,9 +93,14 @@ class Objective(Protocol):
     ...
 
 
+def has_validation(directory: str | Path) -> bool:
+  """Tell whether a dataset has held-out clips."""
+  return VALIDATION in records.splits(directory)
+
+
 def held_out(directory: str | Path, split: str) -> str:
   """The split to read; a dataset without held-out clips is watched on those it trains on."""
-  return split if split in records.splits(directory) else 'train'
+  return 'train' if split == VALIDATION and not has_validation(directory) else split
 
 
 def gather(array: Array) -> np.ndarray:

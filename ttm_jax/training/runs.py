@@ -21,6 +21,8 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from ttm_jax.atomic import write_text
+from ttm_jax.data.remote import is_local
 from ttm_jax.errors import InputError
 from ttm_jax.settings import first_difference, from_json, to_json
 from ttm_jax.training.checkpoint import Checkpoints
@@ -74,6 +76,9 @@ def check_run(workdir: epath.Path, config: ConfigDict) -> None:
 def write_config(workdir: epath.Path, config: ConfigDict) -> None:
   """Creates the run directory; whoever finds config.json there finds all of it."""
   workdir.mkdir(parents=True, exist_ok=True)
+  if is_local(workdir):
+    write_text(workdir / CONFIG, to_json(config))
+    return
   partial = (workdir / CONFIG).with_suffix('.partial')
   partial.write_text(to_json(config))
   partial.replace(workdir / CONFIG)
@@ -101,7 +106,7 @@ def read_config(run: epath.PathLike) -> ConfigDict:
     raise InputError(f'{run} is no run directory: {path} is missing')
   try:
     return from_json(path.read_text())
-  except (OSError, TypeError, ValueError) as error:
+  except (OSError, TypeError, ValueError, RecursionError) as error:
     raise InputError(f'{path} is damaged ({error}); take it from a copy of the run') from error
 
 

@@ -46,7 +46,8 @@ def create(params: Params, optimizer: optax.GradientTransformation) -> TrainStat
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
   """AdamW with clipping by global norm, linear warm-up, then a constant or cosine rate.
 
-  Weights decay where they are matrices or more: norms, biases and gates do not.
+  Matrices and convolutions decay. Norms, biases and the tables that modulate each block do not:
+  these hold gates that begin at 1.
 
   Args:
     config: learning_rate, warmup, schedule, b1, b2, eps, weight_decay, clip, offload: whether the
@@ -107,6 +108,9 @@ def _fetching(optimizer: optax.GradientTransformation) -> optax.GradientTransfor
 
 
 def _decays(path: tuple, param: Array) -> bool:
+  """Tell whether a packed parameter decays, see `make_optimizer`."""
+  name = jax.tree_util.keystr(path, simple=True, separator='.').split('.')
   # Stacked blocks have a leading layer axis, which makes no matrix of a vector.
-  stacked = any('blocks' in str(key) for key in path)
-  return param.ndim - stacked > 1
+  stacked = any('blocks' in part for part in name)
+  modulates = stacked and name[-1] == 'table'
+  return param.ndim - stacked > 1 and not modulates

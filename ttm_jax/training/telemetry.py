@@ -7,12 +7,13 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from ttm_jax import json_lines
 from ttm_jax.data.remote import copy, is_local
-from ttm_jax.errors import InputError
+from ttm_jax.errors import InputError, printable
 from ttm_jax.training.clock import Clock
 from ttm_jax.training.objective import Metrics
 
@@ -45,7 +47,8 @@ PEAK_FLOPS = {
 }
 
 
-_MIRROR_EVERY = 30.0  # Seconds between two copies of the files to a run directory on gs://.
+# Seconds between two times that metrics are put on the disk, or copied to a bucket.
+_MIRROR_EVERY = 30.0
 
 # One line for each time that a process trained in a run directory.
 STARTS = 'starts.jsonl'
@@ -101,7 +104,8 @@ class Telemetry:
     with open(self._folder / STARTS, 'a', encoding='utf-8') as file:
       line = {'time': time.time(), 'step': start, 'devices': jax.device_count()}
       file.write(json.dumps(line) + '\n')
-    self._busy, self._begun = _so_far(self._folder, start)
+      _to_disk(file)
+    self._busy, self._begun, bad = _so_far(self._folder, start)
     self._file = open(self._folder / METRICS, 'a', encoding='utf-8')  # noqa: SIM115
     self._board = SummaryWriter(str(self._folder / 'tensorboard'))
     self._wandb = _wandb(workdir, config, self._folder, self._begun) if config.job.wandb else None
@@ -117,6 +121,9 @@ class Telemetry:
     )
     self._task = self._bar.add_task('train', total=config.train.steps, completed=start, shown='')
     self._bar.start()
+    for name, count in bad.items():
+      if count:
+        self.say(f'{workdir}/{name}: {count} damaged line(s) are left out')
 
   def add(self, metrics: Metrics) -> None:
     """Keeps the metrics of one step, on the device."""
@@ -185,6 +192,7 @@ class Telemetry:
     if not self._console.is_terminal:
       self.say(f'{prefix}step {step}: {shown}')
     if time.monotonic() - self._mirrored > _MIRROR_EVERY:
+      _to_disk(self._file)
       self._mirror()
 
   def advance(self, step: int) -> None:
@@ -195,12 +203,13 @@ class Telemetry:
   def say(self, text: str) -> None:
     """One line for the person who watches."""
     if self._write:
-      self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+      self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
   def close(self) -> None:
     if not self._write:
       return
     self._bar.stop()
+    _to_disk(self._file)
     self._file.close()
     self._board.close()
     if self._wandb:
@@ -221,15 +230,29 @@ def _cut_half_line(path: Path) -> None:
     path.write_bytes(data[: data.rfind(b'\n') + 1])
 
 
-def _so_far(folder: Path, start: int) -> tuple[float, float]:
-  """Seconds in which the steps up to `start` were computed, and when the run was first started."""
-  begun = json.loads((folder / STARTS).read_text().splitlines()[0])['time']
-  busy: dict[int, float] = {}
-  if (folder / METRICS).exists():
-    for line in map(json.loads, (folder / METRICS).read_text().splitlines()):
-      if line['step'] <= start and 'train/busy_s' in line:
-        busy[line['step']] = line['train/busy_s']
-  return sum(busy.values()), begun
+def _so_far(folder: Path, start: int) -> tuple[float, float, dict[str, int]]:
+  """Read what the run did before.
+
+  Returns:
+    Seconds in which the steps up to `start` were computed; when the run was first started; and how
+    many damaged lines each file has.
+  """
+  starts, bad_starts = json_lines.read(folder / STARTS)
+  lines, bad_lines = json_lines.read(folder / METRICS)
+  times = [line['time'] for line in starts if json_lines.is_number(line.get('time'))]
+  busy: dict[float, float] = {}
+  for line in lines:
+    step, seconds = line.get('step'), line.get('train/busy_s')
+    if json_lines.is_number(step) and json_lines.is_number(seconds) and step <= start:
+      busy[step] = seconds
+  return sum(busy.values()), times[0], {STARTS: bad_starts, METRICS: bad_lines}
+
+
+def _to_disk(file: IO[str]) -> None:
+  """Have the disk hold what was written to a file; a disk that cannot is let be."""
+  file.flush()
+  with contextlib.suppress(OSError):
+    os.fsync(file.fileno())
 
 
 def _wandb(workdir: epath.Path, config: ConfigDict, folder: Path, begun: float) -> Any:

@@ -1,4 +1,7 @@
-"""What a run shows now and then: held-out loss, and samples of fixed noise, by averaged weights."""
+"""What a run shows now and then: held-out loss, and samples of fixed noise, by averaged weights.
+
+Where a dataset holds nothing out, the loss is of fixed training records, and is called so.
+"""
 
 import jax
 import numpy as np
@@ -7,17 +10,20 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ttm_jax.atomic import write_bytes
 from ttm_jax.data.loader import to_device
+from ttm_jax.data.remote import is_local
 from ttm_jax.parallel import compiler
 from ttm_jax.parallel.mesh import batch_sharding, replicated
 from ttm_jax.parallel.peers import Peers
 from ttm_jax.report.pictures import gif, png, shrunk
 from ttm_jax.report.sheet import animated, contact_sheet
-from ttm_jax.training.objective import Objective, stream
+from ttm_jax.training.objective import VALIDATION, Objective, stream
 from ttm_jax.training.state import TrainState
 from ttm_jax.training.step import make_evaluation
 from ttm_jax.training.telemetry import Telemetry, means
 
+SUBSET = 'train_subset'  # In place of VALIDATION where nothing is held out.
 PANELS, SIDE = 4, 128  # Videos in the animation, and their longer side in pixels.
 
 
@@ -39,7 +45,13 @@ class Watch:
     self._key = stream(jax.random.key(config.seed), 'watch', 0)
     evaluate = make_evaluation(objective, graphdef)
     self._evaluate = compiler.jit(evaluate, gather=objective.gather, out_shardings=replicated(mesh))
-    batches = objective.batches('validation', 0)
+    self._prefix = f'{VALIDATION}/' if objective.has_validation else f'{SUBSET}/'
+    if config.train.evaluate_every and not objective.has_validation:
+      telemetry.say(
+        f'the dataset has no split "{VALIDATION}": the loss called {self._prefix} is of fixed'
+        ' records that the run trains on'
+      )
+    batches = objective.batches(VALIDATION, 0)
     place = batch_sharding(mesh)
     count = max(1, config.train.evaluate_batches)
     self._batches = [to_device(next(batches), place) for _ in range(count)]
@@ -55,11 +67,11 @@ class Watch:
       if evaluate:
         found = []
         for i, arrays in enumerate(self._batches):
-          self._peers.progress(f'held-out loss after step {step}')
+          self._peers.progress(f'{self._prefix}loss after step {step}')
           found.append(self._evaluate(state.ema, arrays, jax.random.fold_in(self._key, i)))
         values = means(jax.device_get(found))
         values.pop('gflops', None)
-        self._telemetry.write(step, values, 'validation/')
+        self._telemetry.write(step, values, self._prefix)
       if sample:
         self._peers.progress(f'samples after step {step}')
         model = nnx.merge(self._graphdef, state.ema)
@@ -74,6 +86,9 @@ class Watch:
 
 def _write(path: epath.Path, content: bytes) -> None:
   """A file that no reader sees half-written, in a bucket too."""
+  if is_local(path):
+    write_bytes(path, content)
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f'.{path.name}')
   partial.write_bytes(content)
