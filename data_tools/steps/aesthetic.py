@@ -18,7 +18,7 @@ import numpy as np
 
 from data_tools.drafts import Draft, Reject, Rejected, attempt
 from data_tools.steps.still import still
-from data_tools.steps.weights import Weights, add_flags, from_flags
+from data_tools.steps.weights import Weights, add_flags, check_installed, from_flags
 from ttm_jax.errors import InputError, front_door
 
 NAME = 'aesthetic'
@@ -46,6 +46,7 @@ class ClipScore:
   """Pictures to scores."""
 
   def __init__(self, weights: Weights, head: str):
+    check_installed()
     from transformers import AutoImageProcessor, CLIPVisionModelWithProjection
 
     self._batch = weights.batch

@@ -18,7 +18,7 @@ from PIL import Image
 from data_tools.drafts import Draft, Reject, Rejected, attempt
 from data_tools.steps.prompts import TEMPLATES
 from data_tools.steps.still import still
-from data_tools.steps.weights import Weights, add_flags, from_flags
+from data_tools.steps.weights import Weights, add_flags, check_installed, from_flags
 from ttm_jax.errors import InputError, front_door
 
 MAX_NEW_TOKENS = 160
@@ -46,6 +46,7 @@ class VisionLanguageModel:
   """Groups of pictures to texts."""
 
   def __init__(self, weights: Weights, template: str):
+    check_installed()
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     try:

@@ -15,7 +15,7 @@ import numpy as np
 
 from data_tools.drafts import Draft, Reject, Rejected, attempt, remaining
 from data_tools.steps.still import still
-from data_tools.steps.weights import Weights, add_flags, from_flags
+from data_tools.steps.weights import Weights, add_flags, check_installed, from_flags
 from ttm_jax.data import position_words
 from ttm_jax.errors import front_door
 
@@ -42,6 +42,7 @@ class GroundingDino:
   """(pictures, nouns) to boxes and scores."""
 
   def __init__(self, weights: Weights, threshold: float = 0.25):
+    check_installed()
     from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
     from ttm_jax.pytorch.detection import detect

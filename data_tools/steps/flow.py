@@ -18,7 +18,7 @@ import numpy as np
 
 from data_tools.drafts import Draft, Reject, Rejected, attempt
 from data_tools.steps.still import still
-from data_tools.steps.weights import Weights
+from data_tools.steps.weights import Weights, check_installed
 from ttm_jax.data import video_io
 from ttm_jax.errors import InputError, front_door
 
@@ -31,7 +31,7 @@ class FlowSettings:
   """What the step is built of.
 
   Attributes:
-    weights: `model` is a safetensors file of raft_large.
+    weights: `model` is a safetensors file of raft_large; its dtype is not used, see `Raft`.
     least, most: drafts that move less or more are rejected.
   """
 
@@ -44,9 +44,14 @@ class FlowSettings:
 
 
 class Raft:
-  """Videos to flows."""
+  """Optical flow of videos by torchvision's `raft_large`, always computed in float32.
+
+  torchvision builds RAFT's sampling grids in float32, so the network fails with weights of any
+  other dtype. `weights.dtype` is therefore not used.
+  """
 
   def __init__(self, weights: Weights):
+    check_installed()
     try:
       from torchvision.models.optical_flow import raft_large
     except (ImportError, RuntimeError) as error:
@@ -55,29 +60,30 @@ class Raft:
         ' belongs to this torch, from the same index, or leave the step flow out'
       ) from error
     import safetensors.torch
+    import torch
 
     self._model = raft_large(weights=None, progress=False)
     try:
       self._model.load_state_dict(safetensors.torch.load_file(weights.model))
     except Exception as error:  # safetensors and torch have errors of their own.
       raise InputError(f'{weights.model}: no weights of raft_large ({error})') from error
-    self._model.to(weights.torch_device, weights.torch_dtype).eval()
+    self._model.to(weights.torch_device, torch.float32).eval()
     self._batch = weights.batch
 
   def __call__(self, video: np.ndarray) -> np.ndarray:
     """Where each pixel goes: uint8 [T, H, W, 3] to float32 [T - 1, H, W, 2], (x, y) in pixels."""
     import torch
 
-    parameter = next(self._model.parameters())
+    device = next(self._model.parameters()).device
     height, width = video.shape[1:3]
     padded = np.pad(video, ((0, 0), *map(_padding, (height, width)), (0, 0)), mode='edge')
     flows = []
     for start in range(0, len(video) - 1, self._batch):
       part = torch.from_numpy(padded[start : start + self._batch + 1].transpose(0, 3, 1, 2).copy())
-      frames = part.to(parameter.device, parameter.dtype) / 127.5 - 1
+      frames = part.to(device, torch.float32) / 127.5 - 1
       with torch.inference_mode():
         flow = self._model(frames[:-1], frames[1:])[-1]
-      flows.append(flow.float().cpu().numpy().transpose(0, 2, 3, 1)[:, :height, :width])
+      flows.append(flow.cpu().numpy().transpose(0, 2, 3, 1)[:, :height, :width])
     return np.concatenate(flows) if flows else np.zeros((0, height, width, 2), np.float32)
 
 

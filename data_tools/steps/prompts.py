@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data_tools.drafts import Draft, Rejected, attempt, check_caption, remaining
 from data_tools.steps import answers
-from data_tools.steps.weights import Weights, add_flags, from_flags
+from data_tools.steps.weights import Weights, add_flags, check_installed, from_flags
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.errors import InputError, front_door
 
@@ -50,6 +50,7 @@ class LanguageModel:
   """Greedy answers of a causal language model."""
 
   def __init__(self, weights: Weights):
+    check_installed()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     self._batch = weights.batch

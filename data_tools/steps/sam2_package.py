@@ -1,8 +1,9 @@
 """SAM 2 through the package `sam2`, Meta's or the one on the package index.
 
-A hub id (facebook/sam2.1-hiera-large) is fetched by the package. A local model is a folder with one
-.safetensors of the predictor's weights and one .yaml, its configuration; the package's own .pt
-checkpoints are pickles and are not read.
+A hub id (facebook/sam2.1-hiera-large) is refused, since the package would download a pickle; the
+transformers backend reads those. A model is a folder with one .safetensors of the predictor's
+weights and one .yaml, its configuration, see `sam2_config`; the package's own .pt checkpoints are
+pickles and are not read.
 """
 
 import contextlib
@@ -14,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_tools.steps.weights import Weights, looks_local
+from data_tools.steps.sam2_config import read_config
+from data_tools.steps.weights import Weights, check_installed, looks_local
 from ttm_jax.errors import InputError
 
 
@@ -52,9 +54,9 @@ class PackageTracker:
 
 
 def _load(weights: Weights):
+  check_installed()
   try:
     from sam2.build_sam import build_sam2_video_predictor
-    from sam2.sam2_video_predictor import SAM2VideoPredictor
   except (ImportError, RuntimeError) as error:
     raise InputError(
       f'the package sam2 cannot be imported ({error}); install it, or --backend transformers'
@@ -65,16 +67,27 @@ def _load(weights: Weights):
       ' folder with one .safetensors and one .yaml'
     )
   folder = Path(weights.model)
-  tensors, configs = list(folder.glob('*.safetensors')), list(folder.glob('*.yaml'))
+  tensors, configs = sorted(folder.glob('*.safetensors')), sorted(folder.glob('*.yaml'))
   if len(tensors) != 1 or len(configs) != 1:
     raise InputError(f'{folder}: needs one .safetensors and one .yaml for the package sam2')
-  del SAM2VideoPredictor
+  config = read_config(configs[0])
   import safetensors.torch
+  import yaml
   from hydra import initialize_config_dir
   from hydra.core.global_hydra import GlobalHydra
 
   GlobalHydra.instance().clear()
-  with initialize_config_dir(str(folder.resolve()), version_base='1.2'):
-    predictor = build_sam2_video_predictor(configs[0].name, None, device=weights.torch_device)
-  predictor.load_state_dict(safetensors.torch.load_file(tensors[0]))
+  # Hydra sees a copy of what was checked, and no other file of the folder.
+  with tempfile.TemporaryDirectory(prefix='sam2') as place:
+    Path(place, 'checked.yaml').write_text(yaml.safe_dump({'model': config}), encoding='utf-8')
+    try:
+      with initialize_config_dir(place, version_base='1.2'):
+        predictor = build_sam2_video_predictor('checked.yaml', None, device=weights.torch_device)
+      predictor.load_state_dict(safetensors.torch.load_file(tensors[0]))
+    except Exception as error:  # Hydra, safetensors and torch have errors of their own.
+      said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+      raise InputError(
+        f'{folder}: is no model for the package sam2 ({said}); the .yaml must be the configuration'
+        ' of the weights in the .safetensors'
+      ) from error
   return predictor

@@ -2,13 +2,14 @@
 
 import numpy as np
 
-from data_tools.steps.weights import Weights
+from data_tools.steps.weights import Weights, check_installed
 
 
 class TransformersTracker:
   """See `segment.Tracker`."""
 
   def __init__(self, weights: Weights):
+    check_installed()
     from transformers import Sam2VideoModel
 
     from ttm_jax.pytorch.tracking import track

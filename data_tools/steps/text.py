@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_tools.steps.weights import Weights, add_flags, from_flags
+from data_tools.steps.weights import Weights, add_flags, check_installed, from_flags
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.text.encoders import Encoder
 
@@ -30,6 +30,7 @@ class TransformersText:
   """
 
   def __init__(self, weights: Weights):
+    check_installed()
     from transformers import AutoConfig, AutoTokenizer
 
     config = weights.load_part(AutoConfig)

@@ -3,10 +3,12 @@
 import argparse
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ttm_jax.errors import InputError
+from ttm_jax.pytorch import pretrained
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -39,9 +41,17 @@ class Weights:
   def torch_device(self) -> str:
     import torch
 
-    if self.device != 'auto':
-      return self.device
-    return 'cuda' if torch.cuda.is_available() else 'cpu'
+    if self.device == 'auto':
+      return 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+      torch.empty(0, device=self.device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+      said = str(error).splitlines()[0][:200]
+      raise InputError(
+        f'--device {self.device}: cannot be used ({said}); choose auto, cpu, or a device that this'
+        ' PyTorch supports'
+      ) from error
+    return self.device
 
   @property
   def torch_dtype(self) -> Any:
@@ -55,33 +65,10 @@ class Weights:
     """The model of a transformers class, in evaluation mode.
 
     Raises:
-      InputError: it is not there, of another class, or has no safetensors.
+      InputError: it is not there, of another class, has no safetensors, or needs code of its own.
     """
-    self._check_family(kind)
-    model, info = self._from(
-      kind,
-      dtype=self.torch_dtype,
-      use_safetensors=True,
-      # Weights that a checkpoint lacks would silently stay random.
-      output_loading_info=True,
-    )
-    if missing := sorted(info['missing_keys']):
-      raise InputError(
-        f'{self.model}: lacks {len(missing)} weights of a {kind.__name__}, such as {missing[0]};'
-        ' give a checkpoint of that model'
-      )
-    return model.to(self.torch_device).eval()
-
-  def _check_family(self, kind: Any) -> None:
-    """Refuses a T5 where a Llama is meant, of which transformers would build an empty giant."""
-    from transformers import AutoConfig
-
-    wanted = getattr(getattr(kind, 'config_class', None), 'model_type', None)
-    if wanted:
-      found = self.load_part(AutoConfig).model_type
-      # clip and clip_text_model, sam2 and sam2_video are kin.
-      if found.split('_')[0] != wanted.split('_')[0]:
-        raise InputError(f'{self.model}: is a {found}, not a {wanted}; give another model')
+    model = self._from(pretrained.load_model, kind, dtype=self.torch_dtype)
+    return model.to(self.torch_device)
 
   def load_part(self, kind: Any) -> Any:
     """A tokenizer, processor or configuration of a transformers class.
@@ -89,19 +76,24 @@ class Weights:
     Raises:
       InputError: it is not there.
     """
-    return self._from(kind)
+    return self._from(pretrained.load_part, kind)
 
-  def _from(self, kind: Any, **options: Any) -> Any:
+  def _from(self, load: Callable[..., Any], kind: Any, **options: Any) -> Any:
     if looks_local(self.model) and not Path(self.model).is_dir():
       raise InputError(f'{self.model}: there is no such folder; check the path')
-    try:
-      return kind.from_pretrained(self.model, local_files_only=self.offline, **options)
-    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
-      said = str(error).strip().splitlines() or [type(error).__name__]
-      raise InputError(
-        f'{self.model}: cannot be loaded as {kind.__name__} ({said[0][:200]}); give a hub id, or a'
-        ' folder with config.json, tokenizer and *.safetensors'
-      ) from error
+    return load(kind, self.model, self.offline, **options)
+
+
+def check_installed() -> None:
+  """Raise InputError if PyTorch or transformers cannot be imported."""
+  try:
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+  except (ImportError, RuntimeError, OSError) as error:  # OSError: a library of CUDA is missing.
+    raise InputError(
+      f'the models need PyTorch and transformers, which cannot be imported ({error}); install them'
+      " with pip install 'ttm_jax[data]'"
+    ) from error
 
 
 def looks_local(model: str) -> bool:

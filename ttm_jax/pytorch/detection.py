@@ -43,6 +43,8 @@ def detect(
   ).to(model.device)
   inputs['pixel_values'] = inputs['pixel_values'].to(model.dtype)
   outputs = model(**inputs)
+  # Scaled to pixels in float32: half precision counts pixels in steps of up to 8.
+  outputs.logits, outputs.pred_boxes = outputs.logits.float(), outputs.pred_boxes.float()
   sizes = [picture.shape[:2] for picture in pictures]
   results = processor.post_process_grounded_object_detection(
     outputs, inputs.input_ids, threshold=threshold, target_sizes=sizes

@@ -9,7 +9,6 @@ sentence itself, of which Grounding DINO marks the words that it found, or by `n
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ import torch
 from .detection import Found, detect
 from .errors import InputError
 from .position_words import assign, nouns, split_name, suppress
+from .pretrained import load_model, load_part
 from .tracking import track
 from .trajectory import MAX_OBJECTS, from_logits
 
@@ -48,10 +48,9 @@ class Segmenter:
     from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor, Sam2VideoModel
 
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    self._processor = _loaded(AutoProcessor, detector)
-    kind = AutoModelForZeroShotObjectDetection
-    self._detector = _loaded(kind, detector, use_safetensors=True).to(device).eval()
-    self._sam = _loaded(Sam2VideoModel, sam, use_safetensors=True).to(device).eval()
+    self._processor = load_part(AutoProcessor, detector)
+    self._detector = load_model(AutoModelForZeroShotObjectDetection, detector).to(device)
+    self._sam = load_model(Sam2VideoModel, sam).to(device)
     self.threshold, self.overlap = threshold, overlap
     self.max_objects = max_objects
 
@@ -145,14 +144,3 @@ def prompt_of(name: str, sentence: str) -> str:
     if words <= set(part.lower().split()):
       return part.strip()
   return sentence.strip()
-
-
-def _loaded(kind: Any, source: str, **options: Any) -> Any:
-  try:
-    return kind.from_pretrained(source, **options)
-  except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    raise InputError(
-      f'{source} cannot be loaded as {kind.__name__} ({reason}): give a hub id, or a folder with'
-      ' config.json and *.safetensors'
-    ) from error

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .conditioning import Condition, Objects, caption_tokens, prompt_tokens
 from .errors import InputError
 from .model import Model
+from .pretrained import load_model, load_part
 from .text import WORDS, EncoderConfig, key
 from .word_ids import tokenize
 
@@ -174,19 +175,16 @@ class _Pretrained:
     }
     dtype = torch.float32 if device.type == 'cpu' else torch.bfloat16
     try:
-      where = {'local_files_only': local_files_only}
-      kind = transformers.AutoConfig.from_pretrained(source, **where).model_type
-      self.tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
-      model = kinds.get(kind, transformers.AutoModel).from_pretrained(
-        source, dtype=dtype, use_safetensors=True, **where
-      )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-      reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+      kind = load_part(transformers.AutoConfig, source, local_files_only).model_type
+      self.tokenizer = load_part(transformers.AutoTokenizer, source, local_files_only)
+      encoder = kinds.get(kind, transformers.AutoModel)
+      model = load_model(encoder, source, local_files_only, dtype=dtype)
+    except InputError as error:
       raise InputError(
-        f'the text encoder {name!r} cannot be loaded from {os.path.normpath(source)} ({reason}):'
-        ' download it first, or correct "models" in config.json of the text encoder'
+        f'the text encoder {name!r} cannot be loaded from {os.path.normpath(source)}: {error}; or'
+        ' correct "models" in config.json of the text encoder'
       ) from error
-    self.model = model.to(device).eval()
+    self.model = model.to(device)
     self.all_count = 'clip' in kind
 
   def __call__(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -203,7 +201,13 @@ class _Pretrained:
     state = self.model(tokens.input_ids, attention_mask=mask).last_hidden_state[0]
     count = length if self.all_count else int(tokens.attention_mask.sum())
     state[count:] = 0
-    return state.float().cpu().numpy().astype(np.float16), count
+    values = state.float().cpu().numpy()
+    if not np.abs(values).max(initial=0) < np.finfo(np.float16).max:
+      raise InputError(
+        f'the text encoder gives values beyond float16 in {self.model.dtype}: move the pipeline to'
+        ' a device or dtype in which it does not'
+      )
+    return values.astype(np.float16), count
 
 
 def encode_words(texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -42,7 +42,8 @@ def track(model: Any, video: np.ndarray, boxes: np.ndarray) -> np.ndarray:
   )
   scale = side / np.array([width, height], np.float32)
   for number, box in enumerate(boxes, 1):
-    corners = torch.tensor(box.reshape(1, 1, 2, 2) * scale, dtype=model.dtype)
+    # In float32 whatever the model's dtype: bfloat16 counts pixels beyond 512 in steps of 4.
+    corners = torch.tensor(box.reshape(1, 1, 2, 2) * scale, dtype=torch.float32)
     labels = torch.tensor(_CORNERS, dtype=torch.int32).reshape(1, 1, 2)
     inputs = {'point_coords': corners, 'point_labels': labels}
     session.add_point_inputs(session.obj_id_to_idx(number), 0, inputs)

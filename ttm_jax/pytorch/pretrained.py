@@ -1,0 +1,101 @@
+"""Models of transformers by hub id or folder: weights from safetensors, and no code of theirs.
+
+A repository can bring Python files along, name kernels on the hub, or hold its weights as a pickle.
+Each of these would run code of whoever made the repository, so none of them is read.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import InputError
+
+
+def load_part(kind: Any, source: str, local_files_only: bool = False, **options: Any) -> Any:
+  """Return what `kind.from_pretrained` makes of a source.
+
+  Args:
+    kind: a transformers class: of a configuration, a tokenizer, a processor or a model.
+    source: folder, or id on the Hugging Face hub.
+    local_files_only: take nothing from the network.
+    options: further arguments of `from_pretrained`.
+
+  Raises:
+    InputError: if the source cannot be loaded as such a class, or needs code of its own.
+  """
+  try:
+    return kind.from_pretrained(
+      source, local_files_only=local_files_only, trust_remote_code=False, **options
+    )
+  except Exception as error:  # transformers, tokenizers and safetensors raise all kinds.
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    if 'trust_remote_code' in str(error):
+      raise InputError(
+        f'{source}: brings Python code of its own, which is not run; give a model whose class is in'
+        ' transformers'
+      ) from error
+    raise InputError(
+      f'{source}: cannot be loaded as {kind.__name__} ({said}); give a hub id, or a folder with'
+      ' config.json, tokenizer and *.safetensors'
+    ) from error
+
+
+def load_model(kind: Any, source: str, local_files_only: bool = False, **options: Any) -> Any:
+  """Return a model in evaluation mode, with every weight from the safetensors files of the source.
+
+  Args:
+    kind: a transformers model class.
+    source, local_files_only, options: as in `load_part`.
+
+  Raises:
+    InputError: as in `load_part`; or if the source is a model of another family, lacks weights, has
+      no safetensors, or names a kernel to be fetched.
+  """
+  _check_config(kind, source, local_files_only)
+  model, info = load_part(
+    kind,
+    source,
+    local_files_only,
+    use_safetensors=True,
+    # Weights that a checkpoint lacks would silently stay random.
+    output_loading_info=True,
+    **options,
+  )
+  if missing := sorted(info['missing_keys']):
+    raise InputError(
+      f'{source}: lacks {len(missing)} weights of a {kind.__name__}, such as {missing[0]}; give a'
+      ' checkpoint of that model'
+    )
+  return model.eval()
+
+
+def _check_config(kind: Any, source: str, local_files_only: bool) -> None:
+  """Raise InputError for another family of models, and for a kernel from the hub."""
+  from transformers import AutoConfig
+
+  config = load_part(AutoConfig, source, local_files_only)
+  wanted = getattr(getattr(kind, 'config_class', None), 'model_type', None)
+  # Of a T5 where a Llama is meant, transformers would build an empty giant. clip and
+  # clip_text_model, sam2 and sam2_video are kin.
+  if wanted and config.model_type.split('_')[0] != wanted.split('_')[0]:
+    raise InputError(f'{source}: is a {config.model_type}, not a {wanted}; give another model')
+  raw, _ = type(config).get_config_dict(source, local_files_only=local_files_only)
+  if kernel := _kernel(raw):
+    raise InputError(
+      f'{source}: its config.json names the kernel {kernel}, which is code from the hub and is not'
+      ' run; remove the attn_implementation or experts_implementation from it'
+    )
+
+
+def _kernel(config: Any) -> str:
+  """Return the first kernel from the hub ('owner/name') that a configuration asks for, or ''."""
+  if not isinstance(config, Mapping):
+    return ''
+  for name, value in config.items():
+    if name.strip('_').startswith(('attn_implementation', 'experts_implementation')):
+      named = value.values() if isinstance(value, Mapping) else [value]
+      found = next((str(one) for one in named if '/' in str(one)), '')
+    else:
+      found = _kernel(value)
+    if found:
+      return found
+  return ''
