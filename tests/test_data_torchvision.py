@@ -68,6 +68,15 @@ def test_flow_is_that_of_the_library(raft_weights):
   np.testing.assert_allclose(found[1], wanted, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_flow_is_computed_in_float32(raft_weights, dtype):
+  frames = video(3)
+  half = flow.Raft(Weights(raft_weights.model, 'cpu', dtype))
+  np.testing.assert_allclose(half(frames), flow.Raft(raft_weights)(frames), atol=1e-3)
+  (done,) = flow.Flow(half)([Draft('a', frames, 8.0)])
+  assert isinstance(done, Draft) and done.scores['motion'] > 0
+
+
 def test_small_and_odd_videos_are_padded(raft_weights, monkeypatch):
   raft = flow.Raft(raft_weights)
   seen = []
@@ -100,7 +109,7 @@ SIDE = 256  # Of the pictures that the model takes; its masks have a quarter of 
 
 
 @pytest.fixture(scope='module')
-def predictor(operators, tmp_path_factory):
+def predictor_folder(operators, tmp_path_factory):
   """Its smallest configuration for small pictures, with random weights, as a local folder."""
   pytest.importorskip('sam2', reason='the package sam2 is not installed')
   import safetensors.torch
@@ -120,7 +129,12 @@ def predictor(operators, tmp_path_factory):
     made = build_sam2_video_predictor('tiny.yaml', None, device='cpu')
   tensors = {k: v.clone().contiguous() for k, v in made.state_dict().items()}
   safetensors.torch.save_file(tensors, folder / 'tiny.safetensors')
-  return segment.tracker(Weights(str(folder), 'cpu'), 'sam2')
+  return folder
+
+
+@pytest.fixture(scope='module')
+def predictor(predictor_folder):
+  return segment.tracker(Weights(str(predictor_folder), 'cpu'), 'sam2')
 
 
 def test_planted_masks_give_the_true_label_map(predictor, monkeypatch):
@@ -153,6 +167,15 @@ def test_planted_masks_give_the_true_label_map(predictor, monkeypatch):
   for points, box in zip(seen, boxes.values(), strict=False):
     np.testing.assert_allclose(points['point_coords'][0], box.reshape(2, 2) * SIDE / 64)
     assert points['point_labels'][0].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_masks_in_half_precision(predictor, predictor_folder, dtype):
+  half = segment.tracker(Weights(str(predictor_folder), 'cpu', dtype), 'sam2')
+  frames, boxes = video(2, (40, 60)), np.array([[5.0, 8, 25, 30]])
+  found, wanted = half(frames, boxes), predictor(frames, boxes)
+  assert found.dtype == np.float32
+  np.testing.assert_allclose(found, wanted, atol=0.1 * np.ptp(np.clip(wanted, -32, 32)))
 
 
 def test_sizes_come_back(predictor):
