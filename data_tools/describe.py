@@ -26,7 +26,7 @@ from data_tools.steps.match import masks_of
 from data_tools.steps.prompts import PromptSettings
 from data_tools.steps.segment import tracker
 from data_tools.steps.text import TransformersText
-from data_tools.steps.weights import Weights
+from data_tools.steps.weights import Weights, check_installed
 from ttm_jax import trajectory
 from ttm_jax.data import asked, position_words
 from ttm_jax.data.context import Encoding, read_encoding
@@ -115,7 +115,8 @@ def describe(
   Raises:
     InputError: something that is wanted can neither be taken from what is given nor be found.
   """
-  _need_pytorch()
+  if segmentation is None or models.llm or any(map(_pretrained, encodings)):
+    _need_pytorch()
   notes: list[str] = []
   picture = image if isinstance(image, np.ndarray) else read_image(image, notes)
   for note in notes:
@@ -165,14 +166,17 @@ def describe(
 
 def _need_pytorch() -> None:
   try:
-    import torch  # noqa: F401
-    import transformers  # noqa: F401
-  except ImportError as error:
+    check_installed()
+  except InputError as error:
     raise InputError(
-      f'the models need PyTorch and transformers, which are not here ({error}): install'
-      " 'ttm_jax[data]', or describe the picture where they are (python -m data_tools.describe) and"
-      ' give the file with --described'
+      f'{error}, or describe the picture on a host that has them (python -m data_tools.describe)'
+      ' and give the file with --described'
     ) from error
+
+
+def _pretrained(encoding: Encoding) -> bool:
+  """Whether texts are embedded by more than `words`."""
+  return any(name != WORDS for name in encoding.encoders)
 
 
 def _prompts(draft: Draft, models: Models, most: int) -> Draft:

@@ -3,73 +3,91 @@
     Motion-specific prompt: "The dog runs after the ball."
     Answer: [[dog: a brown dog that runs] [ball: a red ball that rolls]]
 
-Only text the model wrote itself may come in here, not the examples before it. Models like to go on
-with examples of their own, so the first answer counts.
+Only text the model wrote itself may come in here, not the examples before it. The mark at the
+beginning may be missing, since a prompt can end in it. What models put around an answer is taken
+off: thinking, Markdown, code fences, quotation marks, bullets and a polite line before or after it.
+Models like to go on with examples of their own, so the first answer counts.
 """
 
+import json
 import re
+import unicodedata
+from typing import Any
 
 from data_tools.drafts import Reject
+from data_tools.steps.markup import BULLET, bare, first_line, plain, without_bullet
 
-MOTION_MARK, OBJECTS_MARK = 'Motion-specific prompt:', 'Answer:'
 MAX_WORDS = 60  # Of one prompt; a model that runs on has lost its way.
+_LEAST_LETTERS = 4  # Of a motion prompt that no mark announces.
 
+_MOTION_MARK = re.compile(
+  r'motion[-\s_\u2010-\u2015]*specific[-\s_]*prompt["\'\s]*(?:is\s*)?(?::|$)', re.I | re.M
+)
+_OBJECTS_MARK = re.compile(r'\banswer["\'\s]*(?:is\s*)?:', re.I)
+_CAPTION = re.compile(r'^[ \t]*caption[ \t]*:', re.I | re.M)
+
+# A line of its own before or after an answer, or a word before it.
+_CHATTER = re.compile(
+  r'(?:sure(?: thing)?|certainly|of course|okay|ok|absolutely|great|understood|got it)\s*[!.,]\s*'
+  r'|(?:here (?:is|are)|here.s|the following|below (?:is|are))\b[^:]{0,120}:\s*'
+  r'|(?:output|response|answer|prompt|sentence|motion(?: prompt)?)\s*:\s*',
+  re.I,
+)
+_REFUSAL = re.compile(
+  r'(?:(?:i am |i.?m )?(?:very )?sorry|i apologi[sz]e|unfortunately|i can(?: ?not|.?t)'
+  r'|(?:i am|i.?m) unable|i do(?: not|n.?t)|as an ai|please provide|could you)\b',
+  re.I,
+)
+_NOTHING = ('', 'none', 'n/a', 'no motion', 'nothing')
+
+_LIST = re.compile(r'\[\s*(?:\[|[^\[\]:]+:\s*[^\s\[\]])')
 _ENTRY = re.compile(r'\[\s*([^\[\]:]+?)\s*:\s*([^\[\]]+?)\s*\]')
-_BETWEEN = re.compile(r'[\s,;]*')
-_QUOTES = '"\'\u201c\u201d\u2018\u2019'
+_BETWEEN = re.compile(rf'(?:[\s,;.|>]|{BULLET}|and\b)*', re.I)
+_LINE = re.compile(rf'^[ \t>]*{BULLET}[ \t]+([^\[\]{{}}:]{{1,60}}):[ \t]*(\S[^\[\]{{}}]*)$')
+_NUMBERED = re.compile(r'(?:(?:object|obj|item|name)\s*)?#?\d*', re.I)
+_SECOND = re.compile(r'[,;]\s*[\w-]+(?: [\w-]+){0,2}\s*:\s')
 
 
 def parse_motion(text: str) -> str:
-  """The motion prompt of an answer.
+  """Return the motion prompt of an answer.
 
   Raises:
     Reject: there is none, or it is too long.
   """
-  before, mark, after = _partition(text, MOTION_MARK)
-  if not mark:
-    raise Reject('no motion prompt in the answer of the language model', _short(before))
-  lines = after.strip().splitlines()
-  prompt = _plain(lines[0]) if lines else ''
-  if not prompt:
-    raise Reject('no motion prompt in the answer of the language model', _short(text))
-  _check_length(prompt)
-  return prompt
+  text = bare(text)
+  for number, part in enumerate(_CAPTION.split(text)):
+    marks = list(_MOTION_MARK.finditer(part))
+    for mark in marks:
+      if prompt := _sentence(part[mark.end() :]):
+        return prompt
+    if not number and not marks and (prompt := _unmarked(part)):
+      return prompt
+  raise Reject('no motion prompt in the answer of the language model', _short(text))
 
 
 def parse_objects(text: str, max_objects: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-  """Names and prompts of the objects, in the order of an answer.
+  """Return names and prompts of the objects, in the order of an answer.
 
   Raises:
     Reject: there is no list, it breaks off, holds something else than objects, none, two of one
       name, or more than `max_objects`.
   """
-  _, mark, after = _partition(text, OBJECTS_MARK)
-  listed = after.lstrip()
-  if not mark or not listed.startswith('['):
-    raise Reject('no list of objects in the answer of the language model', _short(text))
-  # The outer brackets may be missing: then the first entry stands alone or in a row.
-  outer = bool(re.match(r'\[\s*(\[|\])', listed))
-  position = 1 if outer else 0
-  names: list[str] = []
-  prompts: list[str] = []
-  while True:
-    position += len(_matched(_BETWEEN, listed, position))
-    if outer and listed[position : position + 1] == ']':
-      break
-    entry = _ENTRY.match(listed, position)
-    if entry is None:
-      if not outer and names and listed[position : position + 1] != '[':
+  text = bare(text)
+  entries = None
+  for number, part in enumerate(_CAPTION.split(text)):
+    mark = _OBJECTS_MARK.search(part)
+    if mark or not number:
+      entries = _entries(part[mark.end() :] if mark else part)
+      if entries is not None:
         break
-      opened = listed.count('[', position) > listed.count(']', position) or position >= len(listed)
-      reason = 'breaks off' if opened else 'holds something else than objects'
-      raise Reject(f'the list of objects {reason}', _short(listed[position:]))
-    names.append(_plain(entry[1]))
-    prompts.append(_plain(entry[2]))
-    position = entry.end()
-  if not names:
-    raise Reject('no moving object', _short(text))
-  if not all(names) or not all(prompts):
-    raise Reject('the list of objects holds something else than objects', _short(listed))
+  if entries is None:
+    raise Reject('no list of objects in the answer of the language model', _short(text))
+  pairs = [_named(plain(name), plain(prompt)) for name, prompt in entries]
+  if not pairs:
+    raise Reject('no object in the list of the language model', _short(text))
+  names, prompts = zip(*pairs, strict=True)
+  if not all(map(_says_something, (*names, *prompts))):
+    raise Reject('the list of objects holds something else than objects', _short(text))
   if len(names) > max_objects:
     raise Reject('too many objects', f'{len(names)}, at most {max_objects}')
   lower = [name.lower() for name in names]
@@ -78,36 +96,129 @@ def parse_objects(text: str, max_objects: int) -> tuple[tuple[str, ...], tuple[s
     raise Reject('two objects with one name', twice)
   for prompt in (*names, *prompts):
     _check_length(prompt)
-  return tuple(names), tuple(prompts)
+  return names, prompts
 
 
 def for_slot(caption: str) -> str:
-  """A caption as it may stand in a template: one line, no brackets that look like an answer."""
-  line = ' '.join(caption.split())
-  return line.translate(str.maketrans('[]{}', '()()'))
+  """Return a caption as it may stand in a template: one line, without brackets, of text alone.
+
+  Brackets would look like an answer. Control characters and lone surrogates, which no tokenizer
+  takes, become spaces.
+  """
+  text = ''.join(' ' if unicodedata.category(c) in ('Cc', 'Cs') else c for c in caption)
+  return ' '.join(text.translate(str.maketrans('[]{}', '()()')).split())
 
 
-def _partition(text: str, mark: str) -> tuple[str, str, str]:
-  """Like str.partition, whatever the case."""
-  place = text.lower().find(mark.lower())
-  if place < 0:
-    return text, '', ''
-  return text[:place], mark, text[place + len(mark) :]
+def _sentence(after: str) -> str:
+  """Return the prompt that follows a mark; empty where none does."""
+  said = first_line(after)
+  if said.lower().strip('.!') in _NOTHING or not _says_something(said) or _REFUSAL.match(said):
+    return ''
+  _check_length(said)
+  return said
 
 
-def _plain(text: str) -> str:
-  """Without quotation marks around it, emphasis, and double spaces."""
-  return ' '.join(text.replace('*', ' ').split()).strip(_QUOTES).strip()
+def _unmarked(text: str) -> str:
+  """Return the prompt of an answer without a mark: its first line that is not chatter."""
+  for line in text.splitlines():
+    line = without_bullet(line).strip()
+    while found := _CHATTER.match(line):
+      line = line[found.end() :]
+    if line and not line.endswith(':'):
+      # One odd token is no answer.
+      prose = line.isprintable() and sum(map(str.isalpha, line)) >= _LEAST_LETTERS
+      return _sentence(line) if prose else ''
+  return ''
+
+
+def _entries(text: str) -> list[tuple[str, str]] | None:
+  """Return the objects of a list in brackets, in JSON, or of one bullet each; None without a list.
+
+  Raises:
+    Reject: the list breaks off, or holds something else than objects.
+  """
+  if (listed := _from_json(text)) is not None:
+    return listed
+  found = _LIST.search(text)
+  start = found.start() if found else text.find('[')
+  if start >= 0:
+    return _in_brackets(text[start:])
+  lines = [line for line in text.splitlines() if line.strip() and not line.rstrip().endswith(':')]
+  items = [_LINE.match(line) for line in lines]
+  return [(item[1], item[2]) for item in items if item] if items and all(items) else None
+
+
+def _in_brackets(listed: str) -> list[tuple[str, str]]:
+  # The outer brackets may be missing: then the first entry stands alone or in a row.
+  outer = bool(re.match(rf'\[\s*(?:{BULLET}\s*)?[\[\]]', listed))
+  position = 1 if outer else 0
+  entries: list[tuple[str, str]] = []
+  while True:
+    between = _BETWEEN.match(listed, position)
+    position = between.end() if between else position
+    if outer and listed[position : position + 1] == ']':
+      return entries
+    entry = _ENTRY.match(listed, position)
+    if entry is None:
+      if not outer and entries and listed[position : position + 1] != '[':
+        break
+      opened = listed.count('[', position) > listed.count(']', position) or position >= len(listed)
+      reason = 'breaks off' if opened else 'holds something else than objects'
+      raise Reject(f'the list of objects {reason}', _short(listed[position:]))
+    entries.append((entry[1], entry[2]))
+    position = entry.end()
+  if len(entries) == 1 and _SECOND.search(entries[0][1]):  # [dog: a dog, ball: a ball]
+    raise Reject('the list has several objects within one pair of brackets', _short(listed))
+  return entries
+
+
+def _from_json(text: str) -> list[tuple[str, str]] | None:
+  """Return the objects of a list or object in JSON; None where there is none."""
+  start = re.search(r'[\[{]', text)
+  if start is None or not re.match(r'[\[{]\s*(?:[\[{]\s*)?"', text[start.start() :]):
+    return None
+  try:
+    value, _ = json.JSONDecoder().raw_decode(text, start.start())
+  except (ValueError, RecursionError):
+    return None
+  pairs = [_pair(entry) for entry in (value.items() if isinstance(value, dict) else value)]
+  return None if None in pairs else [pair for pair in pairs if pair is not None]
+
+
+def _pair(entry: Any) -> tuple[str, str] | None:
+  """Return name and prompt of ("a", "b"), {"a": "b"}, {"name": "a", "x": "b"} or "a: b"."""
+  if isinstance(entry, dict):
+    values = list(entry.values())
+    named = len(values) == 2 and next(iter(entry)).lower() in ('name', 'noun', 'object', 'label')
+    entry = values if named else next(iter(entry.items())) if len(values) == 1 else None
+  if isinstance(entry, str):
+    entry = entry.split(':', 1)
+  if isinstance(entry, list | tuple) and len(entry) == 2 and all(isinstance(e, str) for e in entry):
+    return entry[0], entry[1]
+  return None
+
+
+def _named(name: str, prompt: str) -> tuple[str, str]:
+  """Return the two, where the name is only a number ("object 1") those within the prompt.
+
+  Raises:
+    Reject: there is no name within the prompt.
+  """
+  if _NUMBERED.fullmatch(name) and name:
+    number = name
+    name, colon, prompt = prompt.partition(':')
+    if not colon:
+      raise Reject('an object has a number instead of a name', number)
+  return name.strip(), prompt.strip()
+
+
+def _says_something(text: str) -> bool:
+  return any(c.isalnum() for c in text)
 
 
 def _check_length(prompt: str) -> None:
   if len(prompt.split()) > MAX_WORDS:
     raise Reject('a prompt of the language model is too long', f'{len(prompt.split())} words')
-
-
-def _matched(pattern: re.Pattern[str], text: str, position: int) -> str:
-  found = pattern.match(text, position)
-  return found[0] if found else ''
 
 
 def _short(text: str) -> str:

@@ -103,6 +103,8 @@ class Detect:
 def _named(draft: Draft) -> Draft:
   if not any(draft.names.values()):
     raise Reject('no object is named')
+  if not draft.boxes and not all(any(map(str.isalnum, name)) for name in draft.names.values()):
+    raise Reject('the name of an object has no words', ', '.join(draft.names.values()))
   return draft
 
 

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data_tools.drafts import Draft, Rejected, attempt, check_caption, remaining
+from data_tools.drafts import Draft, Reject, Rejected, attempt, check_caption, remaining
 from data_tools.steps import answers
 from data_tools.steps.weights import Weights, add_flags, check_installed, from_flags
 from ttm_jax.data.schema import MAX_OBJECTS
@@ -23,6 +23,7 @@ from ttm_jax.errors import InputError, front_door
 TEMPLATES = Path(__file__).parent / 'templates'
 SLOT = '{caption}'
 MAX_NEW_TOKENS = 256
+MAX_CAPTION_CHARACTERS = 8000
 
 Generate = Callable[[Sequence[str]], list[str]]
 
@@ -74,7 +75,11 @@ class LanguageModel:
     if chat:
       texts = [
         self._tokenizer.apply_chat_template(
-          [{'role': 'user', 'content': prompt}], tokenize=False, add_generation_prompt=True
+          [{'role': 'user', 'content': prompt}],
+          tokenize=False,
+          add_generation_prompt=True,
+          # For templates that know it: thinking would use up all tokens of the answer.
+          enable_thinking=False,
         )
         for prompt in prompts
       ]
@@ -90,6 +95,7 @@ class LanguageModel:
         attention_mask=tokens.attention_mask,
         max_new_tokens=MAX_NEW_TOKENS,
         do_sample=False,
+        num_beams=1,
         pad_token_id=self._tokenizer.pad_token_id,
       )
     return self._tokenizer.batch_decode(
@@ -133,6 +139,10 @@ class Prompts:
 
 def _with_usable_caption(draft: Draft) -> Draft:
   check_caption(draft)
+  if not any(c.isalnum() for c in draft.caption):
+    raise Reject('no words in the caption', repr(draft.caption[:80]))
+  if len(draft.caption) > MAX_CAPTION_CHARACTERS:  # Of scripts without spaces, or no language.
+    raise Reject(f'caption of more than {MAX_CAPTION_CHARACTERS} characters')
   return draft
 
 

@@ -17,8 +17,10 @@ import numpy as np
 
 from data_tools.steps.weights import Weights, add_flags, check_installed, from_flags
 from ttm_jax.errors import InputError, front_door
+from ttm_jax.pytorch.pretrained import check_texts
 from ttm_jax.text.encoders import Encoder
 
+_MOST_TOKENS = 1 << 16  # Of one text; no dataset could hold many of more.
 _KEPT = 4096  # Texts remembered: variants of a clip share theirs, and the empty text comes often.
 
 
@@ -51,8 +53,11 @@ class TransformersText:
     A text of more tokens loses its end; its last token is then the one that ends a text.
 
     Raises:
-      InputError: the encoder has fewer places than `length`.
+      InputError: the encoder has fewer places than `length`, or a text is no Unicode.
     """
+    check_texts(texts)
+    if not 1 <= length <= _MOST_TOKENS:
+      raise InputError(f'a text of {length} tokens: give 1 to {_MOST_TOKENS}')
     if self._longest and length > self._longest:
       raise InputError(f'a text encoder of {self._longest} places cannot give {length} tokens')
     encoded = [self._one(text, length) for text in texts]
@@ -119,8 +124,8 @@ class TextSettings:
       raise InputError(
         f'--text {text}: write NAME=MODEL:LENGTH:PROMPT_LENGTH, as clip=clip-l:77:77'
       )
-    if not all(length.isdecimal() and int(length) for length in lengths):
-      raise InputError(f'--text {text}: lengths are whole numbers above 0')
+    if not all(n.isdecimal() and len(n) < 9 and 1 <= int(n) <= _MOST_TOKENS for n in lengths):
+      raise InputError(f'--text {text[:200]}: lengths are whole numbers from 1 to {_MOST_TOKENS}')
     return cls(name, dataclasses.replace(weights, model=model), int(lengths[0]), int(lengths[1]))
 
   def build(self) -> tuple[Encoder, TransformersText]:

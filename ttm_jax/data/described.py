@@ -23,7 +23,8 @@ import safetensors
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from ttm_jax.errors import InputError
+from ttm_jax.atomic import new_file
+from ttm_jax.errors import InputError, printable
 from ttm_jax.label_images import check_size
 from ttm_jax.trajectory import overlay
 
@@ -90,14 +91,15 @@ class Described:
     return overlay(self.picture[None], self.segmentation[None])[0]
 
   def lines(self) -> list[str]:
-    """What is said, for people."""
+    """What is said, for people, a line each; control characters are escaped."""
     bare = sorted(set(np.unique(self.segmentation).tolist()) - {0, *self.prompts})
-    return [
+    lines = [
       f'caption: {self.caption}',
       f'motion: {self.motion}',
       *(f'object {i}, {self.names.get(i, "")}: {said}' for i, said in self.prompts.items()),
       *(f'object {i} has no prompt of its own' for i in bare),
     ]
+    return [printable(' '.join(line.split())) for line in lines]
 
   def but(self, **given: Any) -> 'Described':
     """The same, but for what is given and not None, by name of the attribute."""
@@ -129,17 +131,12 @@ class Described:
       'prompts': {str(i): prompt for i, prompt in self.prompts.items()},
       'encoders': listed,
     }
-    path = Path(path)
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     try:
-      path.parent.mkdir(parents=True, exist_ok=True)
-      safetensors.numpy.save_file(arrays, partial, {_KEY: json.dumps(said, ensure_ascii=False)})
-      partial.replace(path)
+      with new_file(path) as partial:
+        safetensors.numpy.save_file(arrays, partial, {_KEY: json.dumps(said)})
     except (OSError, SafetensorError) as error:
       raise InputError(f'cannot write {path} ({error}); name another place') from error
-    finally:
-      partial.unlink(missing_ok=True)
 
   @classmethod
   def load(cls, path: PathLike) -> 'Described':
@@ -154,7 +151,8 @@ class Described:
       with safetensors.safe_open(path, 'numpy') as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    # TypeError and the like: a dtype that NumPy does not have.
+    except (OSError, SafetensorError, TypeError, ValueError, AttributeError) as error:
       raise InputError(f'{path}: not a whole safetensors file ({error}); copy it again') from error
     if _KEY not in metadata:
       raise InputError(f'{path}: describes no picture; make one with python -m data_tools.describe')
@@ -163,22 +161,45 @@ class Described:
       if said['version'] != _VERSION:
         raise ValueError(f'version {said["version"]}, this program reads {_VERSION}')
       return cls(
-        picture=tensors['picture'],
-        segmentation=tensors['segmentation'],
-        caption=said['caption'],
-        motion=said['motion'],
-        names={int(i): name for i, name in said['names'].items()},
-        prompts={int(i): prompt for i, prompt in said['prompts'].items()},
+        picture=_pixels(tensors['picture'], 'picture', (3,)),
+        segmentation=_pixels(tensors['segmentation'], 'segmentation', ()),
+        caption=_text(said['caption']),
+        motion=_text(said['motion']),
+        names={int(i): _text(name) for i, name in said['names'].items()},
+        prompts={int(i): _text(prompt) for i, prompt in said['prompts'].items()},
         texts={n: _embeddings(n, e, tensors) for n, e in said['encoders'].items()},
       )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
       raise InputError(f'{path}: damaged ({error}); describe the picture again') from error
 
 
 def _embeddings(name: str, listed: Mapping[str, Any], tensors: Mapping[str, Any]) -> Embeddings:
   rows = {}
-  for length, texts in listed['texts'].items():
-    arrays, counts = (tensors[f'text.{name}.{length}{what}'] for what in ('', '.counts'))
+  for key, texts in listed['texts'].items():
+    arrays, counts = (tensors[f'text.{name}.{key}{what}'] for what in ('', '.counts'))
+    length = int(key)
+    if arrays.ndim != 3 or arrays.shape[1] != length or not arrays.size:
+      raise ValueError(f'text.{name}.{key} has the shape {list(arrays.shape)}')
+    if arrays.dtype not in (np.float16, np.float32) or not np.isfinite(arrays).all():
+      raise ValueError(f'text.{name}.{key} holds values that are no numbers')
+    if counts.shape != (len(texts),) or counts.dtype != np.int32:
+      raise ValueError(f'text.{name}.{key}.counts has the shape {list(counts.shape)}')
+    if ((counts < 0) | (counts > length)).any():
+      raise ValueError(f'text.{name}.{key} has no {counts.max()} tokens')
     for text, row, count in zip(texts, arrays, counts, strict=True):
-      rows[text, int(length)] = row, int(count)
-  return Embeddings(name, listed['model'], rows)
+      rows[_text(text), length] = row, int(count)
+  return Embeddings(name, _text(listed['model']), rows)
+
+
+def _pixels(array: np.ndarray, name: str, channels: tuple[int, ...]) -> np.ndarray:
+  """Return the array; ValueError unless it is uint8 [H, W, *channels] with H, W > 0."""
+  if array.dtype != np.uint8 or array.ndim < 2 or array.shape[2:] != channels or not array.size:
+    raise ValueError(f'{name} is {array.dtype} {list(array.shape)}')
+  return array
+
+
+def _text(value: Any) -> str:
+  """Return the value; ValueError unless it is a text."""
+  if not isinstance(value, str):
+    raise ValueError(f'{str(value)[:80]!r} is no text')
+  return value

@@ -134,7 +134,7 @@ def name_from(prompt: str) -> str:
   It is the first three words after the article, less any little words they end with. It may well
   take in a verb; where that matters, as for detection, give `names`.
   """
-  words = prompt.rstrip('.').split()
+  words = prompt.rstrip('.').split() or prompt.split() or ['']
   words = words[1:] if words[0].lower() in ('a', 'an', 'the') and len(words) > 1 else words
   name = words[:3]
   while len(name) > 1 and name[-1].lower() in _LITTLE_WORDS:

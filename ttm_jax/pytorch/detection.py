@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from .errors import InputError
+from .pretrained import check_texts
+
 
 class Found(NamedTuple):
   """What is found in one picture.
@@ -33,7 +36,15 @@ def detect(
     pictures: uint8 [H, W, 3].
     texts: noun phrases, or sentences.
     threshold: least score of a box.
+
+  Raises:
+    InputError: for a text without letters or digits, or longer than the model reads.
   """
+  check_texts(texts)
+  if wordless := [text for text in texts if not any(c.isalnum() for c in text)]:
+    raise InputError(
+      f'{wordless[0][:80]!r} names nothing that can be found; say what the object is, in words'
+    )
   inputs = processor(
     images=list(pictures),
     # A dot ends a label.
@@ -41,6 +52,13 @@ def detect(
     return_tensors='pt',
     padding=True,
   ).to(model.device)
+  most = model.config.max_text_len
+  if (tokens := inputs.input_ids.shape[1]) > most:
+    longest = max(texts, key=len)
+    raise InputError(
+      f'"{longest[:80]}..." has {tokens} tokens, and the detector reads at most {most}; name the'
+      ' objects in fewer words'
+    )
   inputs['pixel_values'] = inputs['pixel_values'].to(model.dtype)
   outputs = model(**inputs)
   # Scaled to pixels in float32: half precision counts pixels in steps of up to 8.

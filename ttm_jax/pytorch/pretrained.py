@@ -4,7 +4,7 @@ A repository can bring Python files along, name kernels on the hub, or hold its 
 Each of these would run code of whoever made the repository, so none of them is read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .errors import InputError
@@ -66,6 +66,17 @@ def load_model(kind: Any, source: str, local_files_only: bool = False, **options
       ' checkpoint of that model'
     )
   return model.eval()
+
+
+def check_texts(texts: Iterable[str]) -> None:
+  """Raise InputError for a text that no tokenizer takes, since it is no Unicode."""
+  for text in texts:
+    try:
+      text.encode()
+    except UnicodeEncodeError as error:
+      raise InputError(
+        f'the text {text[:80]!a} holds bytes that are no UTF-8; write it again'
+      ) from error
 
 
 def _check_config(kind: Any, source: str, local_files_only: bool) -> None:

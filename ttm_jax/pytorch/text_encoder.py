@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .conditioning import Condition, Objects, caption_tokens, prompt_tokens
 from .errors import InputError
 from .model import Model
-from .pretrained import load_model, load_part
+from .pretrained import check_texts, load_model, load_part
 from .text import WORDS, EncoderConfig, key
 from .word_ids import tokenize
 
@@ -189,6 +189,7 @@ class _Pretrained:
 
   def __call__(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
     """float16 [n, length, dim] and int32 [n]."""
+    check_texts(texts)
     rows = [self._one(text, length) for text in texts]
     return np.stack([row for row, _ in rows]), np.array([count for _, count in rows], np.int32)
 
