@@ -187,7 +187,7 @@ def test_what_is_missing_is_named(photo, planted, models, given, said):
 @pytest.mark.parametrize(
   'answer, said',
   [
-    ('', r'no list of objects in the answer .* give --motion and --object yourself'),
+    ('no', r'no list of objects in the answer .* give --motion and --object yourself'),
     ('[[a: x] [b: x] [c: x]]', r'too many objects \(3, at most 2\): give --motion'),
   ],
 )
@@ -201,8 +201,42 @@ def test_hosts_without_pytorch_are_told_what_to_do(photo, monkeypatch):
   import sys
 
   monkeypatch.setitem(sys.modules, 'torch', None)
-  with pytest.raises(InputError, match=r"install 'ttm_jax\[data\]', or describe the picture where"):
+  said = r"pip install 'ttm_jax\[data\]', or describe the picture on a host that has them"
+  with pytest.raises(InputError, match=said):
     describe(photo[0], 'x', NAMED)
+  # Where nothing is to be found, no model is needed.
+  given = {'segmentation': photo[1], 'prompts': {1: 'a dog'}, 'encodings': [encoding()]}
+  assert describe(photo[0], 'x', **given).prompts == {1: 'a dog'}
+
+
+STEPS = {
+  'describe': '--image=P --segmentation=P --prompt=x --llm=a/b --out=o.safetensors',
+  'steps.aesthetic': '--model=a/b --head=h --image=P',
+  'steps.caption': '--model=a/b --video=P',
+  'steps.detect': '--model=a/b --image=P --name=x',
+  'steps.flow': '--weights=w --video=P --out=o.mp4',
+  'steps.prompts': '--model=a/b --caption=x',
+  'steps.segment': '--model=a/b --video=P --box=1,1,5,5 --out=o',
+  'steps.text': '--model=a/b --text=x --out=o.safetensors',
+}
+
+
+@pytest.mark.parametrize('name', STEPS)
+def test_every_command_names_the_extra(monkeypatch, tmp_path, capsys, name):
+  import importlib
+  import sys
+
+  path = tmp_path / 'mask.png'
+  Image.fromarray(np.eye(16, dtype=np.uint8)).save(path)
+  monkeypatch.chdir(tmp_path)
+  for missing in ('torch', 'transformers', 'torchvision', 'sam2'):
+    monkeypatch.setitem(sys.modules, missing, None)
+  command = importlib.import_module(f'data_tools.{name}')
+  with pytest.raises(SystemExit) as stopped:
+    command.main(STEPS[name].replace('P', str(path)).split())
+  said = capsys.readouterr().err
+  assert stopped.value.code == 2 and "pip install 'ttm_jax[data]'" in said
+  assert [p.name for p in tmp_path.iterdir()] == ['mask.png']
 
 
 # Texts.
@@ -322,12 +356,13 @@ def test_the_tool_writes_file_and_overlay(photo, planted, tmp_path, capsys):
   out = tmp_path / 'deep' / 'found.safetensors'
   door.main([f'--image={tmp_path}/photo.png', '--prompt=Dogs.', *models, f'--out={out}'])
   said = capsys.readouterr().out.splitlines()
-  assert said[0] == 'caption: Dogs.' and said[-2:] == [str(out), str(out.with_suffix('.png'))]
+  shown = out.with_name('found_found.png')
+  assert said[0] == 'caption: Dogs.' and said[-2:] == [str(out), str(shown)]
   found = Described.load(out)
   assert found.names == {1: 'right dog', 2: 'ball', 3: 'left dog'} and not found.texts
-  shown = np.asarray(Image.open(out.with_suffix('.png')))
   np.testing.assert_array_equal(
-    shown, trajectory.overlay(photo[0][None], found.segmentation[None])[0]
+    np.asarray(Image.open(shown)),
+    trajectory.overlay(photo[0][None], found.segmentation[None])[0],
   )
 
 
@@ -339,11 +374,14 @@ def test_the_tool_writes_file_and_overlay(photo, planted, tmp_path, capsys):
     (['--text=clip'], '--text clip: write NAME=MODEL'),
     (['--run=/none'], '/none is neither a latents dataset nor a run'),
     (['--image=/none.png'], '/none.png: there is no such picture'),
+    (['--image={}/o_found.png'], 'o_found.png is an input and would be overwritten'),
+    (['--segmentation={}/deep/../o_found.png'], 'is an input and would be overwritten'),
+    (['--out={}/photo.png/o.safetensors'], 'cannot make the folder'),
   ],
 )
 def test_the_tool_checks_its_options(photo, tmp_path, capsys, change, said):
   Image.fromarray(photo[0]).save(tmp_path / 'photo.png')
   given = [f'--image={tmp_path}/photo.png', '--prompt=x', f'--out={tmp_path}/o.safetensors']
   with pytest.raises(SystemExit) as stopped:
-    door.main([*given, *change])
+    door.main([*given, *(flag.replace('{}', str(tmp_path)) for flag in change)])
   assert stopped.value.code == 2 and said in capsys.readouterr().err

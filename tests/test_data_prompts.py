@@ -1,5 +1,7 @@
 """What the language model says is read strictly, and boxes go to the objects that are meant."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -16,65 +18,7 @@ def draft(key='a', size=(20, 30), frames=3, **known):
   return Draft(key, rng.integers(0, 255, (frames, *size, 3), np.uint8), 8.0, **known)
 
 
-# Answers.
-
-
-@pytest.mark.parametrize(
-  'text',
-  [
-    'Motion-specific prompt: "The dog runs."',
-    'Sure!\n\nmotion-specific Prompt: **The dog  runs.**\nCaption: x\nMotion-specific prompt: "no"',
-    'Motion-specific prompt:\n“The dog runs.”\n',
-  ],
-)
-def test_motion(text):
-  assert answers.parse_motion(text) == 'The dog runs.'
-
-
-@pytest.mark.parametrize(
-  'text', ['', 'The dog runs.', 'Motion-specific prompt:', 'Motion-specific prompt: ""']
-)
-def test_no_motion(text):
-  with pytest.raises(Reject, match='no motion prompt in the answer of the language model'):
-    answers.parse_motion(text)
-
-
-@pytest.mark.parametrize(
-  'text',
-  [
-    'Answer: [[dog: a brown dog that runs] [left ball: a red ball]]',
-    'Here:\nanswer: [ [ dog : a  brown dog that runs ], ["left ball": "a red ball"] ]\nCaption: x',
-    'Answer: [dog: a brown dog that runs] [left ball: a red ball]\n\nI hope this helps [well].',
-    'Answer: [[dog: a brown dog that runs]\n[left ball: a red ball]]\nAnswer: [[cat: a cat]]',
-  ],
-)
-def test_objects(text):
-  names, said = answers.parse_objects(text, 8)
-  assert names == ('dog', 'left ball') and said == ('a brown dog that runs', 'a red ball')
-
-
-@pytest.mark.parametrize(
-  'text, reason',
-  [
-    ('', 'no list of objects'),
-    ('There is a dog: it runs.', 'no list of objects'),
-    ('Answer: a dog that runs', 'no list of objects'),
-    ('Answer: [[dog: a dog] [ball: a ba', 'the list of objects breaks off'),
-    ('Answer: [[dog: a dog] [ball: a ball]', 'the list of objects breaks off'),
-    ('Answer: [[dog: a dog', 'the list of objects breaks off'),
-    ('Answer: [[dog: a dog] and a [ball: a ball]]', 'holds something else than objects'),
-    ('Answer: [[dog] [ball: a ball]]', 'holds something else than objects'),
-    ('Answer: [[dog: a [big] dog]]', 'holds something else than objects'),
-    ('Answer: [[dog: ""]]', 'holds something else than objects'),
-    ('Answer: []', 'no moving object'),
-    ('Answer: [[dog: a brown one] [Dog: a white one]]', 'two objects with one name'),
-    ('Answer: [[a: x] [b: x] [c: x] [d: x]]', 'too many objects'),
-    (f'Answer: [[dog: {"very " * 80}big]]', 'is too long'),
-  ],
-)
-def test_lists_that_are_none(text, reason):
-  with pytest.raises(Reject, match=reason):
-    answers.parse_objects(text, 3)
+# Prompts.
 
 
 class Scripted:
@@ -98,6 +42,104 @@ class Scripted:
           else 'Motion-specific prompt: "The dog runs."'
         )
     return found
+
+
+class Planted:
+  """A language model that writes what the paper's does, after a prompt that ends in the mark."""
+
+  def __init__(self, **answers):
+    self.answers, self.asked = answers, []
+
+  def __call__(self, texts):
+    self.asked += texts
+    return [self.answers['objects' if '[[name' in text else 'motion'] for text in texts]
+
+
+CATS = 'A gray cat on the left rolls a ball of wool to the right while two black cats watch it.'
+
+
+def test_directions_and_resting_objects_reach_the_clip():
+  model = Planted(
+    motion='"The cat rolls the ball to the right."\n\nCaption: A dog.',
+    objects='[[left cat: a gray cat that rolls a ball]'
+    ' [ball: a ball of wool that rolls to the right] [middle cat: a black cat that watches] [right cat: a black cat that watches]]',
+  )
+  (done,) = prompts.Prompts(model, prompts.PromptSettings(Weights('x')))([draft(caption=CATS)])
+  assert isinstance(done, Draft), done
+  assert done.motion == 'The cat rolls the ball to the right.'
+  assert done.names == {1: 'left cat', 2: 'ball', 3: 'middle cat', 4: 'right cat'}
+  assert done.prompts[2].endswith('to the right') and done.prompts[4] == 'a black cat that watches'
+  assert all(text.rstrip().endswith(f'Caption: {CATS}') for text in model.asked)
+
+
+DIRECTIONS = re.compile(r'\b(?:left|right|up|down|over|from|into|past|forward|away)\b')
+
+
+def examples(template):
+  """Caption and answer of each example of a template."""
+  parts = prompts.read_template(template).split('Caption: ')[1:-1]
+  return [part.strip().split('\n', 1) for part in parts]
+
+
+def test_the_motion_template_keeps_directions():
+  rules = prompts.read_template(prompts.PromptSettings.motion_template).split('Caption: ')[0]
+  kept = next(line for line in rules.splitlines() if 'direction' in line and line.startswith('- '))
+  assert kept.startswith('- Keep') and {'left', 'right', 'up', 'down'} <= set(
+    re.findall(r'\w+', kept)
+  )
+  for caption, answer in examples(prompts.PromptSettings.motion_template):
+    said = answers.parse_motion(answer)
+    assert DIRECTIONS.search(said), said
+    # Nothing of looks, and no direction that the caption does not have.
+    assert set(DIRECTIONS.findall(said)) <= set(DIRECTIONS.findall(caption))
+    assert not re.search(r'\b(?:gray|red|old|blue|wet|white|small|calm|back)\b', said), said
+
+
+def test_the_objects_template_lists_what_keeps_still():
+  listed = [
+    (caption, *answers.parse_objects(answer, 8))
+    for caption, answer in examples(prompts.PromptSettings.objects_template)
+  ]
+  (turtles,) = [names for caption, names, _ in listed if 'turtles' in caption]
+  assert turtles == ('left turtle', 'middle turtle', 'right turtle')
+  assert sum('still' in said for _, _, every in listed for said in every) == 3
+  assert not any('poplar' in name for _, names, _ in listed for name in names)
+
+
+def test_scenes_tell_stage_1_every_direction():
+  from ttm_jax.data import scene_words, scenes
+
+  config, seen = scenes.SceneConfig(size=(16, 16), frames=2), set()
+  for index in range(40):
+    clip = scenes.scene(config, index)
+    for prompt in clip.prompts:
+      motion = scene_words.motion_of(prompt)
+      # What is said of the motion, without the object that is followed.
+      phrase = next(
+        p for p in scene_words.PHRASES[motion] if p.removesuffix(' {}') in prompt
+      ).removesuffix(' {}')
+      assert phrase in clip.motion and phrase in clip.caption
+      seen.add(motion)
+  assert {'left', 'right', 'up', 'down'} <= seen
+
+
+@pytest.mark.parametrize(
+  'caption, reason',
+  [
+    ('.', 'no words in the caption'),
+    ('\U0001f415 !', 'no words in the caption'),
+    ('\0', 'no words in the caption'),
+    ('  ', 'no caption'),
+    ('a' * 100_000, 'caption of more than 8000 characters'),
+    ('word ' * 20_000, 'caption of more than 400 words'),
+  ],
+)
+def test_captions_that_say_nothing(caption, reason):
+  model = Planted(motion='The dog runs.', objects='[[dog: a dog]]')
+  step = prompts.Prompts(model, prompts.PromptSettings(Weights('x')))
+  lost, kept = step([draft(caption=caption), draft(caption='A\ud800 dog\0.')])
+  assert lost.reason == reason and kept.motion == 'The dog runs.'
+  assert all('Caption: A dog .' in text for text in model.asked)
 
 
 def test_prompts_are_filled_in_and_asked_once():
@@ -136,12 +178,12 @@ def test_templates_need_their_slot(tmp_path):
 
 def test_examples_of_our_templates_are_answers_themselves():
   text = prompts.read_template(prompts.PromptSettings.objects_template)
-  examples = text.split('Caption: ')[1:-1]
-  assert len(examples) == 6
-  assert sum(len(answers.parse_objects(example, 8)[0]) for example in examples) == 11
+  parts = text.split('Caption: ')[1:-1]
+  assert len(parts) == 6
+  assert sum(len(answers.parse_objects(example, 8)[0]) for example in parts) == 13
   text = prompts.read_template(prompts.PromptSettings.motion_template)
-  examples = text.split('Caption: ')[1:-1]
-  assert len(examples) == 3 and all(answers.parse_motion(example) for example in examples)
+  parts = text.split('Caption: ')[1:-1]
+  assert len(parts) == 3 and all(answers.parse_motion(example) for example in parts)
 
 
 # Positions.
@@ -215,8 +257,10 @@ def test_detection_of_several_drafts_keeps_them_apart():
 
   a = draft('a', names={1: 'left dog', 2: 'right dog', 4: 'horse'})
   b, c = draft('bb', names={1: 'cow'}), draft('ccc', names={1: ''})
+  nameless = draft('e', names={1: 'cow', 2: '.'})
   d = draft('dddd', names={1: 'x'}, boxes={1: box(7)})
-  first, second, third, fourth = detect.Detect(detector)([a, b, c, d])
+  first, second, third, fourth, fifth = detect.Detect(detector)([a, b, c, d, nameless])
+  assert fifth.reason == 'the name of an object has no words'
   assert {i: x[0] for i, x in first.boxes.items()} == {1: 1, 2: 30, 4: 50}
   assert second.reason == 'not detected' and third.reason == 'no object is named'
   assert fourth is d
