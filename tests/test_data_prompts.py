@@ -62,7 +62,8 @@ def test_directions_and_resting_objects_reach_the_clip():
   model = Planted(
     motion='"The cat rolls the ball to the right."\n\nCaption: A dog.',
     objects='[[left cat: a gray cat that rolls a ball]'
-    ' [ball: a ball of wool that rolls to the right] [middle cat: a black cat that watches] [right cat: a black cat that watches]]',
+    ' [ball: a ball of wool that rolls to the right]'
+    ' [middle cat: a black cat that watches] [right cat: a black cat that watches]]',
   )
   (done,) = prompts.Prompts(model, prompts.PromptSettings(Weights('x')))([draft(caption=CATS)])
   assert isinstance(done, Draft), done
