@@ -1,8 +1,8 @@
 """How scenes are described: the words for motions, captions, motion prompts and object prompts.
 
-After the paper, section 3.1: the caption says everything; the motion prompt says what moves, how, and
-in which direction, but no color, place, size or background, since stage 1 reads no other text; and
-each object prompt says of one object all that the caption says of it.
+After the paper, section 3.1: the caption says everything; the motion prompt says what moves, how,
+and in which direction, since stage 1 reads no other text, but no color, place, size or background;
+and each object prompt says of one object all that the caption says of it.
 """
 
 import dataclasses
