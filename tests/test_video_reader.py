@@ -252,9 +252,7 @@ def test_masks_of_a_trimmed_video(tmp_path):
   (draft,) = drafts(shown, Window(9, 9, RATE, (32, 48)))
   assert films.numbers(draft.video) == [*range(3, 12)]
   assert (draft.ids == 1).any(1).argmax(-1).tolist() == [*range(15, 24)]
-  with pytest.raises(
-    InputError, match='stores 12 frames, of which an edit list hides 3'
-  ):
+  with pytest.raises(InputError, match='stores 12 frames, of which an edit list hides 3'):
     next(drafts(stored, Window(9, 9, RATE, (32, 48))))
 
 
