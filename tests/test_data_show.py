@@ -10,8 +10,8 @@ pytest.importorskip('apache_beam', reason="not installed: pip install 'ttm_jax[d
 from data_tools import parts, show
 from data_tools.tally import Tally
 from tests import tiny
-from ttm_jax import trajectory
-from ttm_jax.data import records, video_io
+from ttm_jax import trajectory, video_reader
+from ttm_jax.data import records
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.latents import Latents
 from ttm_jax.metrics.video import psnr
@@ -35,7 +35,7 @@ def check(lines, clip, path):
     share = (clip.ids[0] == i).mean()
     assert f'object {i}  {name}: {said} ({share:.1%} of frame 0, in' in '\n'.join(lines)
   assert lines[-1] == str(path)
-  video, fps = video_io.read_video(path)
+  video, fps = video_reader.read_video(path)
   assert fps == clip.fps and psnr(video, trajectory.overlay(clip.video, clip.ids)) > 17
 
 
@@ -81,7 +81,7 @@ def test_latents(latents, tmp_path, capsys):
   assert f'object 1  was {record["permutation"][0]} in the clip (' in lines[4]
   said = next(line for line in lines if line.startswith('video  '))
   assert 'float16 [2, 4, 4, 6]' in said and f'std {record["video"].astype(float).std():.3g}' in said
-  video, _ = video_io.read_video(out)
+  video, _ = video_reader.read_video(out)
   assert video.shape == (tiny.FRAMES, tiny.SIDE, 2 * tiny.SIDE, 3)
   rendered = trajectory.render(ids)
   assert psnr(video[:, :, tiny.SIDE :], rendered) > 15

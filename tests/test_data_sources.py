@@ -18,7 +18,7 @@ from data_tools.sources.sav import read_annotations, sav_videos
 from data_tools.sources.vos import vos_videos
 from data_tools.sources.windows import Crop, Cut, bucket, drafts
 from tests import films
-from ttm_jax import trajectory
+from ttm_jax import trajectory, video_reader
 from ttm_jax.data.folders import Window, read_captions
 from ttm_jax.errors import InputError
 
@@ -161,8 +161,8 @@ def test_windows_may_overlap_or_leave_gaps(tmp_path):
 def test_a_video_is_never_held_whole(tmp_path, monkeypatch):
   video = Video('a', str(films.save(tmp_path / 'a.mp4', films.levels(40, step=6))))
   converted = []
-  upright = decode._upright
-  monkeypatch.setattr(decode, '_upright', lambda frame: converted.append(1) or upright(frame))
+  upright = video_reader.upright
+  monkeypatch.setattr(video_reader, 'upright', lambda frame: converted.append(1) or upright(frame))
   stream = drafts(video, window(4, 4, fps=6))
   next(stream)
   assert len(converted) == 4  # Of 40: only those of the first window, and only the wanted ones.

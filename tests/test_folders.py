@@ -153,7 +153,7 @@ def test_unusable_sources_are_reported_and_passed_over(tmp_path):
     'count': 'has 20 frames, but there are 19 masks',
     'size': 'is 48x24, but its masks are 20x24',
     'slow': 'has 3 fps; ask for at most that, not 4',
-    'two': 'holds 2 mp4 files',
+    'two': 'holds 2 video files',
     'bare': '0 of its folders hold PNG files',
     'none': 'no such folder',
   }.items():

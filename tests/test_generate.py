@@ -12,10 +12,10 @@ from tests import doors, tiny
 from ttm_jax import trajectory
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.folders import name_from
-from ttm_jax.data.video_io import read_video
 from ttm_jax.metrics.motion import mean_iou
 from ttm_jax.metrics.video import psnr
 from ttm_jax.pipeline import STAGE1, STAGE2, Pipeline, Request, Stage, fit
+from ttm_jax.video_reader import read_video
 
 STEPS = 4  # Of sampling; what tests/tiny.py sets.
 

@@ -16,8 +16,7 @@ from data_tools import compare_codecs, describe, encode, import_folder, make_sce
 from tests import doors, tiny, tiny_models
 from tests.test_data_describe import Planted
 from tests.test_folders import DOG, label_maps, make_source
-from ttm_jax import trajectory
-from ttm_jax.data import video_io
+from ttm_jax import trajectory, video_reader
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.described import Described
 from ttm_jax.data.latents import Latents
@@ -102,7 +101,7 @@ def run(module, *arguments):
 
 def check_results(root, name):
   """What `generate` writes: the video, the trajectory, and both side by side."""
-  video, _ = video_io.read_video(root / f'{name}.mp4')
+  video, _ = video_reader.read_video(root / f'{name}.mp4')
   assert video.shape == (tiny.FRAMES, tiny.SIDE, tiny.SIDE, 3)
   ids = [np.asarray(Image.open(root / f'{name}_trajectory' / f'{t:05d}.png')) for t in range(4)]
   assert np.shape(ids) == (tiny.FRAMES, tiny.SIDE, tiny.SIDE)

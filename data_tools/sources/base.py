@@ -11,9 +11,10 @@ import numpy as np
 from data_tools.sources.decode import Probe
 from ttm_jax.data.folders import Description
 from ttm_jax.errors import InputError
+from ttm_jax.video_reader import EXTENSIONS
 
 NOTHING_SAID = Description('', '', {}, {})
-VIDEOS = ('.mp4', '.mov', '.m4v', '.mkv', '.webm', '.avi', '.mpg', '.mpeg', '.ts')
+VIDEOS = EXTENSIONS
 
 
 class Masks(Protocol):

@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.sources.base import NOTHING_SAID, Video, unique
+from data_tools.sources.base import NOTHING_SAID, VIDEOS, Video, unique
 from data_tools.sources.between import between
 from data_tools.sources.decode import Probe
 from ttm_jax.data.folders import Description
 from ttm_jax.errors import InputError
-from ttm_jax.images import is_clutter
+from ttm_jax.video_reader import is_video
 
 EVERY = 4  # Frames from one annotation to the next.
 MAX_LABELS = 255
@@ -249,6 +249,13 @@ def _load_once(files: tuple[str, ...], _: tuple[float, ...]) -> Masklets:
   return Masklets(contents, sizes[0])
 
 
+def _films(root: Path) -> list[Path]:
+  """The video files under a folder; of ID.mp4 and ID.mov, the one whose ending is more usual."""
+  found = [path for path in root.rglob('*') if is_video(path)]
+  found.sort(key=lambda path: (VIDEOS.index(path.suffix.lower()), path))
+  return sorted({path.with_suffix(''): path for path in reversed(found)}.values())
+
+
 def sav_videos(
   root: Path,
   captions: Mapping[str, Description] | None = None,
@@ -271,9 +278,7 @@ def sav_videos(
   if not root.is_dir():
     raise InputError(f'{root}: there is no such folder; check the path')
   videos, left_out = [], []
-  for path in sorted(root.rglob('*')):
-    if path.suffix.lower() != '.mp4' or is_clutter(path):
-      continue
+  for path in _films(root):
     files = tuple(
       str(file) for kind in kinds if (file := path.with_name(f'{path.stem}_{kind}.json')).is_file()
     )

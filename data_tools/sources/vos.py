@@ -2,7 +2,8 @@
 
 Three layouts, which may be mixed under one root:
 
-    KEY/video.mp4  KEY/masks/00000.png ...            a video, or a folder of pictures, beside masks
+    KEY/video.mp4  KEY/masks/00000.png ...            a video of any format, or
+                                                      a folder of pictures, beside masks
     KEY/JPEGImages/00000.jpg ...  KEY/Annotations/00000.png ...
     JPEGImages/KEY/00000.jpg ...  Annotations/KEY/00000.png ...   also one level deeper (480p)
 
@@ -29,6 +30,7 @@ from ttm_jax.errors import InputError
 from ttm_jax.images import is_clutter, list_pictures
 from ttm_jax.label_images import Meaning, list_masks, mask_size, meaning_of, read_mask_file
 from ttm_jax.trajectory import PALETTES
+from ttm_jax.video_reader import is_video
 
 _RESOLUTION = re.compile(r'\d+p|full.?res\w*|\d+x\d+|\dk|u?hd', re.IGNORECASE)
 _MASKS = ('masks', 'Annotations')  # Usual names of a folder of masks, the first one first.
@@ -56,6 +58,11 @@ class FileMasks:
       raise InputError(
         f'{path}: is {seen.size[1]}x{seen.size[0]}, but its masks are {width}x{height};'
         ' resize the masks, by nearest neighbour'
+      )
+    if seen.hidden and len(files) == seen.frames + seen.hidden:
+      raise InputError(
+        f'{path}: stores {len(files)} frames, of which an edit list hides {seen.hidden}; there are'
+        f' masks for all {len(files)}, remove those of the frames that a player does not show'
       )
     if len(files) != seen.frames:
       raise InputError(
@@ -273,14 +280,16 @@ def video_of(folder: Path) -> Path:
   """
   if not folder.is_dir():
     raise InputError(f'{folder}: there is no such folder; correct its key or its place')
-  if (folder / 'video.mp4').is_file():
-    return folder / 'video.mp4'
-  videos = list(folder.glob('*.mp4'))
-  if not videos and (folder / 'JPEGImages').is_dir():
+  videos = [path for path in folder.iterdir() if is_video(path) and not path.is_dir()]
+  mp4s = [path for path in videos if path.suffix.lower() == '.mp4']
+  if not mp4s and (folder / 'JPEGImages').is_dir():
     return folder / 'JPEGImages'
-  if len(videos) != 1:
-    raise InputError(f'{folder}: holds {len(videos)} mp4 files; name the right one video.mp4')
-  return videos[0]
+  exact = [path for path in mp4s if path.name == 'video.mp4']
+  named = [path for path in videos if path.stem.lower() == 'video']
+  for some in (exact, mp4s, named, videos):
+    if len(some) == 1:
+      return some[0]
+  raise InputError(f'{folder}: holds {len(videos)} video files; name the right one video.mp4')
 
 
 def masks_of(folder: Path, video: Path) -> Path:

@@ -139,10 +139,10 @@ def expected(video: Video, window: Window) -> int:
   if video.problem:
     return 0
   try:
-    seen = decode.probe(video.path, video.fps)
+    seconds = decode.seconds(video.path, video.fps)
   except InputError:
     return 0
-  frames = round(seen.frames / float(seen.fps) * window.fps)
+  frames = round(seconds * window.fps)
   return max(0, (frames - window.frames) // window.stride + 1)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.drafts import Draft
-from ttm_jax.data import video_io
+from ttm_jax import video_reader
 from ttm_jax.images import read_image
 
 _PICTURES = ('.png', '.jpg', '.jpeg', '.webp', '.avif', '.bmp', '.tif', '.tiff')
@@ -22,5 +22,5 @@ def still(path: str | None = None, **known: object) -> Draft:
   elif Path(path).suffix.lower() in _PICTURES:
     video, fps = read_image(path)[None], 1.0
   else:
-    video, fps = video_io.read_video(path)
+    video, fps = video_reader.read_video(path)
   return Draft(key=str(path or ''), video=video, fps=fps, **known)  # type: ignore[arg-type]

@@ -1,67 +1,27 @@
-"""Videos between files, bytes and uint8 arrays, through PyAV.
+"""Write videos, and turn frames into the bytes of a record and back; through PyAV.
 
 Two kinds of H.264: for eyes (`write_video`: yuv420p mp4, plays in every browser) and for records
 (`encode_video`: RGB without loss, which keeps pixels and label maps exactly aligned). Codecs run
 on one thread and without x264's nondeterministic assembly, so equal frames give equal bytes.
+`ttm_jax.video_reader` reads video files.
 """
 
 import io
 import os
-from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
 from av.container import InputContainer, OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
+from ttm_jax.atomic import new_file
 from ttm_jax.errors import InputError
 
 PathLike = str | os.PathLike[str]
 
 # The macroblock-tree rate control of x264 is not reproducible with its fastest assembly.
 _DETERMINISTIC = {'x264-params': 'cpu-independent=1'}
-
-
-def read_video(path: PathLike) -> tuple[np.ndarray, float]:
-  """All frames of a video file, uint8 [T, H, W, 3], and its frames per second.
-
-  Raises:
-    InputError: the file is missing, not a video, damaged, or has no frame.
-  """
-  fps, frames = stream_video(path)
-  return np.stack(list(frames)), fps
-
-
-def stream_video(path: PathLike) -> tuple[float, Iterator[np.ndarray]]:
-  """Like `read_video`, but hands out the frames, uint8 [H, W, 3], one at a time.
-
-  The errors of `read_video` come when the frame they concern is asked for.
-  """
-  if not Path(path).is_file():
-    raise InputError(f'{path}: there is no such video file; check the path')
-  try:
-    with av.open(os.fspath(path), 'r') as container:
-      rate = _stream(container).average_rate
-  except (av.FFmpegError, LookupError) as error:
-    raise InputError(f'{path}: not a readable video; convert it to mp4') from error
-  if not rate:
-    raise InputError(f'{path}: the video states no frame rate; convert it to mp4')
-
-  def frames():
-    count = 0
-    try:
-      with av.open(os.fspath(path), 'r') as container:
-        for frame in container.decode(_stream(container)):
-          yield frame.to_ndarray(format='rgb24')
-          count += 1
-    except av.FFmpegError as error:
-      raise InputError(f'{path}: the video is damaged after frame {count}; replace it') from error
-    if not count:
-      raise InputError(f'{path}: the video has no frames; replace it')
-
-  return float(rate), frames()
 
 
 def write_video(path: PathLike, frames: np.ndarray, fps: float) -> None:
@@ -76,19 +36,14 @@ def write_video(path: PathLike, frames: np.ndarray, fps: float) -> None:
     fps: frames per second.
   """
   _check(frames, fps)
-  path = Path(path)
   height, width = frames.shape[1:3]
   even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode='edge')
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'.{path.name}.partial')
-  try:
-    options = {'crf': '16', 'preset': 'medium', **_DETERMINISTIC}
-    # `faststart`: a browser can begin before it has the whole file.
-    with av.open(os.fspath(partial), 'w', 'mp4', {'movflags': '+faststart'}) as container:
-      _encode(container, even, fps, 'libx264', 'yuv420p', options)
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)
+  options = {'crf': '16', 'preset': 'medium', **_DETERMINISTIC}
+  # "file:": a name with a colon is no protocol. "faststart": a browser can begin before it has the
+  # whole file.
+  movie = {'movflags': '+faststart'}
+  with new_file(path) as part, av.open(f'file:{part}', 'w', 'mp4', movie) as container:
+    _encode(container, even, fps, 'libx264', 'yuv420p', options)
 
 
 def encode_video(frames: np.ndarray, fps: float) -> bytes:
