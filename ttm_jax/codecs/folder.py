@@ -25,7 +25,7 @@ from ttm_jax.json_file import read_object
 _CONFIG, _WEIGHTS = 'codec.json', 'codec.safetensors'
 
 # What a description may ask for: a codec is laid out before its weights are looked at.
-_LARGEST = 2**16  # Of channels, and of pixels along a side.
+_LARGEST = 2**24  # Of channels, and of pixels along a side.
 _LAYERS = 64  # Of any kind.
 _COUNTED = ('res_blocks', 'temporal_downsamples')
 
