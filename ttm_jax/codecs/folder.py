@@ -1,5 +1,6 @@
 """A codec as a folder: `codec.json` says what it is, `codec.safetensors` holds its weights."""
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -25,7 +26,7 @@ from ttm_jax.json_file import read_object
 _CONFIG, _WEIGHTS = 'codec.json', 'codec.safetensors'
 
 # What a description may ask for: a codec is laid out before its weights are looked at.
-_LARGEST = 2**16  # Of channels, and of pixels along a side.
+_LARGEST = 2**24  # Of channels, and of pixels along a side.
 _LAYERS = 64  # Of any kind.
 _COUNTED = ('res_blocks', 'temporal_downsamples')
 
@@ -97,8 +98,10 @@ def save_codec(path: str | Path, codec: Codec) -> None:
   """
   path = Path(path)
   kind = next(name for name, kind in _KINDS.items() if isinstance(codec, kind.codec))
-  if path.exists() and not (path / _CONFIG).is_file() and (path.is_file() or any(path.iterdir())):
-    raise InputError(f'{path} exists and is no codec folder: choose another path')
+  with contextlib.suppress(FileNotFoundError):  # Another process may be replacing it.
+    found = {entry.name for entry in path.iterdir()} if not path.is_file() else {path.name}
+    if found and _CONFIG not in found:
+      raise InputError(f'{path} exists and is no codec folder: choose another path')
   with replaced_folder(path) as fresh:
     names, leaves, _ = _flatten(codec)
     # Safetensors writes the memory as it lies: a transposed view would come back wrong.
