@@ -78,7 +78,7 @@ def hidden(mode):
   alpha = np.zeros(RAMP.shape, np.uint8)
   alpha[:, 10:12] = 255
   image = Image.fromarray(np.dstack([COLORS, alpha]))
-  return image.convert(mode)
+  return image.convert('LA').convert('La') if mode == 'La' else image.convert(mode)
 
 
 @pytest.mark.parametrize('mode', ['RGBA', 'LA', 'PA', 'RGBa', 'La'])
