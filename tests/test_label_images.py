@@ -247,9 +247,9 @@ def test_jpeg_masks(tmp_path):
 def test_cut_outs(tmp_path):
   """A photo whose background is transparent shows one object; smoothed edges are cut in half."""
   rng = np.random.default_rng(0)
-  photo = rng.integers(1, 255, (20, 20, 4), np.uint8)
+  photo = rng.integers(1, 255, (30, 30, 4), np.uint8)
   photo[..., 3] = 0
-  photo[5:15, 5:15, 3] = 255
+  photo[5:25, 5:25, 3] = 255
   Image.fromarray(photo).save(tmp_path / 'a.png')
   notes = []
   mask = trajectory.read_mask(tmp_path / 'a.png', notes)

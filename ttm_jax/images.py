@@ -77,11 +77,9 @@ def open_image(path: PathLike, remedy: str = 'use PNG or JPEG') -> Iterator[Imag
     except FileNotFoundError as error:
       raise InputError(f'{path}: there is no such picture; check the path') from error
     except Exception as error:
-      if isinstance(error, Image.DecompressionBombError):
-        raise InputError(_too_large(path)) from error
       raise InputError(f'{path}: {_hint(path) or f"not a readable picture; {remedy}"}') from error
     if image.width * image.height > MAX_PIXELS:
-      raise InputError(_too_large(path))
+      raise InputError(f'{path}: has more than {MAX_PIXELS / 1e6:.0f} megapixels; scale it down')
     yield image
 
 
@@ -170,15 +168,11 @@ def _opened(path: PathLike) -> Image.Image:
   # Pillow has one limit for the whole process, below the size of the largest photos. Opening reads
   # the header only, so others hardly wait.
   with _LOCK:
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
       return Image.open(path, formats=formats)
     finally:
       Image.MAX_IMAGE_PIXELS = before
-
-
-def _too_large(path: PathLike) -> str:
-  return f'{path}: has more than {MAX_PIXELS / 1e6:.0f} megapixels; scale it down'
 
 
 def _hint(path: PathLike) -> str:

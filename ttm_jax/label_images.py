@@ -196,8 +196,9 @@ def decode_file(file: Path) -> Coded:
     InputError: it is no picture, damaged, or holds several.
   """
   with open_image(file, _AS_PNG) as image:
-    if getattr(image, 'n_frames', 1) > 1 and image.format != 'MPO':
-      raise InputError(f'{file}: holds {image.n_frames} pictures; save each mask as one file')
+    count = getattr(image, 'n_frames', 1)
+    if count > 1 and image.format != 'MPO':
+      raise InputError(f'{file}: holds {count} pictures; save each mask as one file')
     try:
       return decode(image, str(file))
     except InputError:
@@ -363,8 +364,8 @@ def _numbers(
   for known, name in ((ours, "this package's palette"), (_VOC, 'the palette of DAVIS')):
     by_color = {BLACK: 0} | {color: number for number, color in known.items()}
     if shown <= {*by_color} and not all(_is_grey(color) for color in shown):
-      order = ', not by its order in the file' if 'palette' in kinds else ''
-      told = f'objects told by their colors in {name}{order}'
+      instead = ', not by its order in the file' if 'palette' in kinds else ''
+      told = f'objects told by their colors in {name}{instead}'
       return {p: by_color[colors[p]] for p in first}, [told]  # type: ignore[index]
   if shown and all(_is_grey(color) for color in shown):
     levels = {p: color[0] for p, color in colors.items()}  # type: ignore[index]

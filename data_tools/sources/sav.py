@@ -166,6 +166,8 @@ def decode_rle(encoded: Mapping[str, Any]) -> np.ndarray:
       lengths = counts_of(counts)
     else:
       lengths = [int(n) for n in counts]
+      if lengths != list(counts):
+        raise wrong
     if sum(lengths) != height * width or min(lengths) < 0:
       # The decoder would fill the rest with what lies in memory.
       raise wrong

@@ -134,17 +134,18 @@ def pair(pictures: Sequence[Path], masks: Sequence[Path], where: str) -> Listed:
   if len(stems) < len(masks):
     twice = next(mask for mask in masks if stems[mask.stem] != mask)
     raise InputError(f'{where}: two masks are called {twice.stem}; leave one out')
-  names: tuple[Sequence, Sequence] = [p.stem for p in pictures], [m.stem for m in masks]
-  if not {*names[0]} <= {*names[1]}:
-    numbers = _numbers(pictures), _numbers(masks)
-    if numbers[0] and numbers[1] and len(numbers[0][0]) == len(numbers[1][0]):
-      names = numbers
-  given, by_name = names[0], dict(zip(names[1], masks, strict=True))
-  without = [picture for picture, name in zip(pictures, given, strict=True) if name not in by_name]
-  left = [mask for mask, name in zip(masks, names[1], strict=True) if name not in {*given}]
+  wanted: Sequence = [picture.stem for picture in pictures]
+  there: Sequence = [mask.stem for mask in masks]
+  if not {*wanted} <= {*there}:
+    numbers, of_masks = _numbers(pictures), _numbers(masks)
+    if numbers and of_masks and len(numbers[0]) == len(of_masks[0]):
+      wanted, there = numbers, of_masks
+  by_name = dict(zip(there, masks, strict=True))
+  without = [picture for picture, name in zip(pictures, wanted, strict=True) if name not in by_name]
+  left = [mask for mask, name in zip(masks, there, strict=True) if name not in {*wanted}]
   if not without:
     note = f'{len(left)} masks without a picture passed over, as {left[0].name}' if left else ''
-    return Listed(tuple(by_name[name] for name in given), note)
+    return Listed(tuple(by_name[name] for name in wanted), note)
   if len(without) == len(pictures) == len(masks):
     return Listed(tuple(masks), f'masks taken in their order: {masks[0].name} is the first')
   over = f', and {left[0].name} belongs to no picture' if left else ''
