@@ -103,6 +103,15 @@ def test_numbers_that_are_shifted_are_not_guessed(tmp_path):
   assert how.endswith('masks: masks taken in their order: m5.png is the first')
 
 
+def test_masks_of_every_other_picture(tmp_path):
+  save_pictures(tmp_path / 'a' / 'JPEGImages', [f'{t:05d}' for t in range(6)])
+  save_masks(tmp_path / 'a' / 'Annotations', ['00000', '00002', '00004'], moving(3))
+  assert why_not(tmp_path).endswith(
+    'has 6 frames, but there are 3 masks: 00001.jpg and 2 others have none; make the masks that are'
+    ' missing, or leave out the pictures without one'
+  )
+
+
 def test_two_masks_of_one_picture(tmp_path):
   save_pictures(tmp_path / 'a' / 'JPEGImages', ['0', '1', '2', '3'])
   names = ['0.png', '1.png', '1.PNG', '2.png', '3.png']

@@ -35,6 +35,7 @@ from ttm_jax.video_reader import is_video
 _RESOLUTION = re.compile(r'\d+p|full.?res\w*|\d+x\d+|\dk|u?hd', re.IGNORECASE)
 _MASKS = ('masks', 'Annotations')  # Usual names of a folder of masks, the first one first.
 _RENAME = 'give each mask the name of its picture'
+_COMPLETE = 'make the masks that are missing, or leave out the pictures without one'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +153,7 @@ def pair(pictures: Sequence[Path], masks: Sequence[Path], where: str) -> Listed:
   more = f' and {len(without) - 1} others have' if len(without) > 1 else ' has'
   raise InputError(
     f'{where}: has {len(pictures)} frames, but there are {len(masks)} masks:'
-    f' {without[0].name}{more} none{over}; {_RENAME}'
+    f' {without[0].name}{more} none{over}; {_RENAME if left else _COMPLETE}'
   )
 
 
