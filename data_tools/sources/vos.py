@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.sources.base import NOTHING_SAID, Video, unique, within
+from data_tools.sources.base import NOTHING_SAID, Video, inside, unique, within
 from data_tools.sources.decode import Probe
 from ttm_jax.data.folders import Description
 from ttm_jax.errors import InputError
@@ -48,6 +48,10 @@ class FileMasks:
   folder: str
   pictures: str = ''
   note: str = ''
+
+  @property
+  def paths(self) -> tuple[str, ...]:
+    return (self.folder,)
 
   def check(self, path: str, seen: Probe) -> None:
     files = self._files().files
@@ -183,7 +187,7 @@ def vos_videos(
   Raises:
     InputError: `root` is no folder, or there is nothing in it.
   """
-  if not root.is_dir():
+  if not os.path.isdir(root):
     raise InputError(f'{root}: there is no such folder; check the path')
   annotations = root / 'Annotations'
   levels = _levels(annotations)
@@ -193,6 +197,7 @@ def vos_videos(
   videos = []
   for key, said in captions.items():
     try:
+      key = inside(root, key)
       path, masks = _of_levels(root, levels, key) or _of_folder(root, key)
       videos.append(Video(key, str(path), said, masks, fps))
     except InputError as error:
