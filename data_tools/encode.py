@@ -16,6 +16,7 @@ the clips). Models and prefix are noted in the dataset, so that generation encod
 
 import argparse
 
+from data_tools.extras import front_door
 from data_tools.steps.text import TextSettings
 from data_tools.steps.weights import DTYPES, Weights
 from ttm_jax import trajectory
@@ -32,13 +33,16 @@ from ttm_jax.data.encode import (
 )
 from ttm_jax.data.latents import write_latents
 from ttm_jax.data.schema import MAX_OBJECTS
-from ttm_jax.errors import InputError, front_door
+from ttm_jax.errors import InputError
 from ttm_jax.presets import PRESETS, preset
 from ttm_jax.text.encoders import WORDS, Encoder
+from ttm_jax.text.word_ids import MAX_LENGTH
+from ttm_jax.text.words import check_width
 
 
 def main() -> None:
   args = parser().parse_args()
+  check(args)
   records.check_unused(args.out)  # Before the work.
   train = Clips(args.clips, 'train')
   codec = choose_codec(args.codec, train, args.palette)
@@ -72,6 +76,22 @@ def main() -> None:
   print(f'{args.out}: latents {t} x {h} x {w} x {c}, token grids {context.grids}')
   if encoding.prefix:
     print(f'captions and motion prompts begin with "{encoding.prefix}" (--text_prefix)')
+
+
+def check(args: argparse.Namespace) -> None:
+  """Raise InputError where a number is out of its range, before anything is read."""
+  least = {'variants': 1, 'max_objects': 1}
+  if args.words or not args.text:
+    check_width(args.words_dim)
+    least |= {'words_length': 1, 'words_prompt_length': 1}
+    for name in ('words_length', 'words_prompt_length'):
+      if getattr(args, name) > MAX_LENGTH:
+        raise InputError(f'--{name} {getattr(args, name)}: at most {MAX_LENGTH} words can be read')
+  for name, lowest in least.items():
+    if getattr(args, name) < lowest:
+      raise InputError(f'--{name} {getattr(args, name)} must be at least {lowest}')
+  if not 0 <= args.corrupt <= 1:
+    raise InputError(f'--corrupt {args.corrupt:g}: is a share, from 0 to 1')
 
 
 def text_prefix(args: argparse.Namespace, fps: float) -> str:
@@ -153,7 +173,9 @@ def parser() -> argparse.ArgumentParser:
   )
   made.add_argument('--offline', action='store_true', help='take no model from the network')
   made.add_argument('--words', action='store_true', help='keep the word ids beside --text')
-  made.add_argument('--words_dim', type=int, default=128, help='width of word embeddings')
+  made.add_argument(
+    '--words_dim', type=int, default=128, help='width of word embeddings, a multiple of 4'
+  )
   made.add_argument('--words_length', type=int, default=48, help='words of a caption')
   made.add_argument('--words_prompt_length', type=int, default=16, help='words of an object prompt')
   return made

@@ -15,12 +15,16 @@ Nothing is dropped in silence: the report says what became of every video.
 
 import argparse
 import dataclasses
+from pathlib import Path
 
-from data_tools.arguments import parse_size
+from data_tools.arguments import check_rate, parse_size
+from data_tools.extras import front_door
 from data_tools.sources.importing import Imported, Report
+from data_tools.sources.leftovers import leftovers
+from data_tools.sources.vos import vos_videos
 from ttm_jax.data.clips import write_clips
 from ttm_jax.data.folders import Window, read_captions
-from ttm_jax.errors import InputError, front_door
+from ttm_jax.errors import InputError
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,11 +37,14 @@ def main(argv: list[str] | None = None) -> None:
   add('--out', required=True, help='folder of the data set; must not exist or be empty')
   add('--frames', type=int, required=True, help='frames a clip')
   add('--fps', type=float, required=True, help='frames per second; faster videos are thinned')
+  add('--source_fps', type=float, help='frames per second of folders of pictures')
   add('--size', required=True, help='side in pixels, or height x width as in 64x96')
   add('--stride', type=int, help='frames from one clip of a video to the next (--frames)')
   add('--validation', type=int, default=0, help='keep the last N videos of the file apart (0)')
   args = parser.parse_args(argv)
   with front_door():
+    check_rate('--fps', args.fps)
+    check_rate('--source_fps', args.source_fps)
     stride = args.frames if args.stride is None else args.stride
     window = Window(args.frames, stride, args.fps, parse_size(args.size))
     captions = read_captions(args.captions)
@@ -48,14 +55,17 @@ def main(argv: list[str] | None = None) -> None:
     keys = list(captions)
     held_out = len(keys) - args.validation
     parts = {'train': keys[:held_out], 'validation': keys[held_out:]}
-    report = Report()
+    source, out = Path(args.source), Path(args.out)
+    videos = vos_videos(source, captions, args.source_fps)
+    unread = leftovers(source, videos, table=Path(args.captions), outside=[out])
+    report = Report(unread=unread)
     splits = {
-      split: Imported(args.source, {key: captions[key] for key in part}, window, report)
+      split: Imported(source, {key: captions[key] for key in part}, window, report, args.source_fps)
       for split, part in parts.items()
       if part
     }
     try:
-      write_clips(args.out, splits, {'window': dataclasses.asdict(window)})
+      write_clips(out, splits, {'window': dataclasses.asdict(window)})
     finally:
       print(report)
 

@@ -10,29 +10,31 @@ follows from the models that are given. Windows whose source brings masks, promp
 sentences need none. Of SA-V, the videos of the benchmark SA-V-128 are left out (--exclude).
 
 The same command goes on after an interruption: finished shards in OUT.incomplete are kept, and OUT
-appears when all is done. It is an Apache Beam pipeline: on this machine by default, elsewhere by
-Beam's own options after `--` (-- --runner=DataflowRunner --project=...).
+appears when all is done. Given again after a source was changed, it makes only those shards again
+whose files have changed. It runs on this machine, in --workers processes, or elsewhere as an Apache
+Beam pipeline by Beam's own options after `--` (-- --runner=DataflowRunner --project=...).
 """
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import math
-import shutil
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_tools import parts, report
-from data_tools.arguments import parse_size
-from data_tools.engine import progress, run_all
+from data_tools import engine, job, parts, report
+from data_tools.arguments import check_rate, is_count, parse_size
+from data_tools.extras import front_door, needed
 from data_tools.shard import Settings, Shard, Work, bucket_name
+from data_tools.sources import stamps
 from data_tools.sources.base import VIDEOS, Video
 from data_tools.sources.benchmark import SAV_128, excluded_ids
-from data_tools.sources.captioned import captioned_videos
+from data_tools.sources.captioned import captioned, table_of
+from data_tools.sources.leftovers import Leftover, leftovers
 from data_tools.sources.sav import KINDS as SAV_KINDS
 from data_tools.sources.sav import sav_videos
 from data_tools.sources.vos import vos_videos
@@ -44,67 +46,58 @@ from data_tools.steps.match import MatchSettings
 from data_tools.steps.prompts import PromptSettings
 from data_tools.steps.segment import BACKENDS, SegmentSettings
 from data_tools.steps.weights import DTYPES, Weights
-from data_tools.tally import Tally
 from ttm_jax.data.folders import Window, read_captions
 from ttm_jax.data.schema import MAX_OBJECTS
-from ttm_jax.errors import InputError, front_door, nearest
+from ttm_jax.errors import InputError, nearest
 
 LAYOUTS = ('auto', 'captioned', 'vos', 'sav')
-JOB = 'job.json'
+# Options that name a model or a template; their files decide the result too.
+_MODELS = (
+  *('captioner', 'llm', 'motion_template', 'objects_template', 'detector', 'sam', 'flow'),
+  *('clip_model', 'aesthetic_head'),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
   args, beam_options = _split(sys.argv[1:] if argv is None else list(argv))
   out = Path(args.out)
   windows = [parse_window(text, args.fps, args.stride) for text in args.clip]
-  if len(set(map(bucket_name, windows))) < len(windows):
+  buckets = [bucket_name(window) for window in windows]
+  if len(set(buckets)) < len(windows):
     raise InputError('--clip names one size twice; leave one out')
-  videos = list_videos(args)
   kind = layout(args)
   measures, finders = steps(args, kind)
-  incomplete = out.parent / f'{out.name}.incomplete'
-  shards = divide(videos, args.validation, args.videos_per_shard)
-  what = described(args, kind, videos)
-  if (out / 'report.json').is_file():
-    before = json.loads((out / 'report.json').read_text())['options']
-    if before == what:
+  if kind == 'sav':
+    for package in ('pycocotools.mask', 'scipy.ndimage'):
+      needed(package, 'a source of kind sav')
+  videos, unread = list_videos(args, kind)
+  what = options(args, kind)
+  shards = stamped(divide(videos, args.validation, args.videos_per_shard), args, what)
+  digests = [shard.digest for shard in shards]
+  what |= {'videos': len(videos), 'digest': stamps.digest(digests)}
+  with job.alone(out):
+    if not job.begin(out, what, digests, buckets):
       print(f'{out} is finished already')
       return
-  if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    raise InputError(f'{out}: already in use; remove it or name another folder')
-  resume(incomplete, what)
-  work = Work(str(incomplete), tuple(windows), measures, finders, args.batch)
-  start = time.monotonic()
-  missing = [s for s in shards if not parts.is_finished(parts.part_folder(incomplete, s.number))]
-  if len(missing) < len(shards):
-    print(f'{len(shards) - len(missing)} of {len(shards)} shards are finished already')
-  with progress(incomplete, shards):
-    run_all(work, missing, args.workers, beam_options)
-  tally = parts.assemble(incomplete, len(shards), map(bucket_name, windows), what)
-  found = report.write(incomplete, tally, time.monotonic() - start, what)
-  if not tally.clips:
-    raise InputError(f'no clip came out; {incomplete}/report.html says why')
-  shutil.rmtree(incomplete / 'parts')
-  (incomplete / JOB).unlink()
-  if out.exists():
-    out.rmdir()
-  incomplete.rename(out)
-  conclude(out, tally, found)
-
-
-def conclude(out: Path, tally: Tally, found: dict[str, Any]) -> None:
-  """Says in a few lines what came of it."""
-  windows, videos = found['windows'], found['videos']
-  print(f'{out}: {windows["accepted"]} clips of {windows["in"]} windows of {videos["in"]} videos')
-  for reason, count in windows['reasons'].items():
-    print(f'  rejected {count}: {reason}')
-  for key, why in list(tally.unused.items())[:10]:
-    print(f'  not used {key}: {why}')
-  if tally.short:
-    print(f'  too short for a window {len(tally.short)}: {", ".join(tally.short[:5])}')
-  for reason, count in found['objects_made_background'].items():
-    print(f'  objects made background {count}: {reason}')
-  print(f'  {out}/report.html')
+    incomplete = job.work_folder(out)
+    work = Work(str(incomplete), tuple(windows), measures, finders, args.batch)
+    start = time.monotonic()
+    missing = [s for s in shards if not parts.is_finished(parts.part_folder(incomplete, s.number))]
+    with engine.progress(incomplete, shards):
+      engine.run_all(work, missing, args.workers, beam_options)
+    try:
+      tally, made = parts.assemble(incomplete, len(shards), buckets, what)
+      found = report.write(incomplete, tally, unread, time.monotonic() - start, what)
+      if not tally.clips:
+        raise InputError(report.why_none(tally, found, incomplete / 'report.html'))
+      parts.write_shards(incomplete, what, made, tally)
+    except OSError as error:
+      raise InputError(
+        f'cannot write {incomplete} ({error.strerror or error}); free space, then run the same'
+        ' command again'
+      ) from error
+    job.finish(out)
+  print('\n'.join(report.lines(out, tally, found, unread)))
 
 
 def parse_window(text: str, fps: float, stride: int | None) -> Window:
@@ -114,7 +107,7 @@ def parse_window(text: str, fps: float, stride: int | None) -> Window:
     InputError: it is not of that form.
   """
   frames, _, size = text.lower().partition('x')
-  if not frames.isdecimal() or not int(frames) or not size:
+  if not is_count(frames) or not size:
     raise InputError(f'--clip {text}: write FRAMESxHEIGHTxWIDTH, as in 16x256x256')
   return Window(int(frames), stride or int(frames), fps, parse_size(size))
 
@@ -126,13 +119,15 @@ def layout(args: argparse.Namespace) -> str:
     InputError: there is no such folder.
   """
   source = Path(args.source)
-  if not source.is_dir():
+  if not os.path.isdir(source):  # False also for a name that is too long.
     raise InputError(f'{source}: there is no such folder; check the path')
   if args.kind != 'auto':
     return args.kind
   if next(source.rglob('*_manual.json'), None) or next(source.rglob('*_auto.json'), None):
     return 'sav'
-  if any(f.suffix.lower() in VIDEOS for f in source.iterdir()) or (source / 'videos').is_dir():
+  # A GIF may be a preview of masks.
+  films = [f for f in source.iterdir() if f.suffix.lower() in VIDEOS and f.suffix.lower() != '.gif']
+  if films or (source / 'videos').is_dir():
     return 'captioned'
   masks = (f for f in source.rglob('*') if f.suffix.lower() in ('.png', '.bmp', '.tif', '.tiff'))
   if (source / 'Annotations').is_dir() or next(masks, None):
@@ -140,26 +135,34 @@ def layout(args: argparse.Namespace) -> str:
   return 'captioned'
 
 
-def list_videos(args: argparse.Namespace) -> list[Video]:
-  """The videos of the source.
+def list_videos(args: argparse.Namespace, kind: str) -> tuple[list[Video], list[Leftover]]:
+  """Return the videos of the source, and what lies there that none of them uses.
 
   Raises:
     InputError: see the sources; of SA-V, the list of the benchmark's videos must be at hand.
   """
-  source, kind = Path(args.source), layout(args)
+  source = Path(args.source)
   table = Path(args.captions) if args.captions else None
+  known: dict[str, str] = {}
+  left_out: list[str] = []
   if kind == 'captioned':
-    return captioned_videos(source, table)
-  said = read_captions(table) if table else None
-  if kind == 'vos':
-    return vos_videos(source, said, args.source_fps)
-  excluded = excluded_ids(args.exclude, args.offline)
-  videos, left_out = sav_videos(source, said, args.masklets.split(','), excluded)
-  print(
-    f'SA-V: {len(videos)} videos, {len(left_out)} left out of the {len(excluded)} that --exclude'
-    f' {args.exclude} lists'
-  )
-  return videos
+    videos, known = captioned(source, table)
+    table = table or table_of(source)
+  else:
+    said = read_captions(table) if table else None
+    if kind == 'vos':
+      videos = vos_videos(source, said, args.source_fps)
+    else:
+      excluded = excluded_ids(args.exclude, args.offline)
+      videos, left_out = sav_videos(source, said, args.masklets.split(','), excluded)
+      print(
+        f'SA-V: {len(videos)} videos, {len(left_out)} left out of the {len(excluded)} that'
+        f' --exclude {args.exclude} lists'
+      )
+  out = Path(args.out)
+  mine = (out, job.work_folder(out))
+  unread = leftovers(source, videos, table=table, known=known, excluded=left_out, outside=mine)
+  return videos, unread
 
 
 def steps(args: argparse.Namespace, kind: str) -> tuple[tuple[Settings, ...], tuple[Settings, ...]]:
@@ -217,52 +220,39 @@ def divide(videos: Sequence[Video], validation: int, size: int) -> list[Shard]:
   ]
 
 
-def described(args: argparse.Namespace, kind: str, videos: Sequence[Video]) -> dict[str, Any]:
-  """What decides the result: options and videos, as JSON holds them."""
+def options(args: argparse.Namespace, kind: str) -> dict[str, Any]:
+  """Return the options that decide the result, as JSON holds them."""
   apart = ('out', 'workers', 'device', 'batch', 'model_batch', 'offline', 'kind')
   # Infinity is no JSON.
-  options = {
+  found = {
     name: str(value) if value in (math.inf, -math.inf) else value
     for name, value in sorted(vars(args).items())
     if name not in apart
   }
-  listed = json.dumps([dataclasses.asdict(video) for video in videos], sort_keys=True)
-  digest = hashlib.sha256(listed.encode()).hexdigest()[:16]
   # As it reads when it comes back from a file.
-  return json.loads(json.dumps({'kind': kind, **options, 'videos': len(videos), 'digest': digest}))
+  return json.loads(json.dumps({'kind': kind, **found}))
 
 
-def resume(incomplete: Path, what: dict[str, Any]) -> None:
-  """Begins a job, or goes on with the one that was begun.
-
-  Raises:
-    InputError: another one was begun there.
-  """
-  job = incomplete / JOB
-  if not job.is_file():
-    shutil.rmtree(incomplete, ignore_errors=True)
-    try:
-      incomplete.mkdir(parents=True)
-    except OSError as error:
-      raise InputError(f'cannot write to {incomplete.parent} ({error.strerror})') from error
-    partial = job.with_suffix('.partial')
-    partial.write_text(json.dumps(what, indent=2))
-    partial.rename(job)
-    return
-  before = json.loads(job.read_text())
-  differs = [k for k in sorted({*before, *what}) if before.get(k) != what.get(k)]
-  if differs:
-    name = differs[0]
-    raise InputError(
-      f'{incomplete} holds another job: {name} is {before.get(name)!r} there and'
-      f' {what.get(name)!r} here; give the same options and videos, or remove the folder'
+def stamped(shards: Sequence[Shard], args: argparse.Namespace, what: dict[str, Any]) -> list[Shard]:
+  """Return the shards with digests of all that decides what comes of them: options and files."""
+  models = stamps.of_models(getattr(args, name) for name in _MODELS)
+  return [
+    dataclasses.replace(
+      shard,
+      digest=stamps.digest(
+        [what, models, [[stamps.of_video(video), split] for video, split in shard.videos]]
+      ),
     )
+    for shard in shards
+  ]
 
 
 def _split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   """Our options, and those behind `--`."""
   at = argv.index('--') if '--' in argv else len(argv)
   args = parser().parse_args(argv[:at])
+  check_rate('--fps', args.fps)
+  check_rate('--source_fps', args.source_fps)
   if args.workers < 1:
     raise InputError(f'--workers {args.workers} must be at least 1')
   unknown = [kind for kind in args.masklets.split(',') if kind not in SAV_KINDS]
@@ -270,7 +260,7 @@ def _split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     raise InputError(
       f'--masklets {unknown[0]}{nearest(unknown[0], SAV_KINDS)}: write {" or ".join(SAV_KINDS)}'
     )
-  return args, list(argv[at + 1 :])
+  return args, engine.beam_options(argv[at + 1 :])
 
 
 def parser() -> argparse.ArgumentParser:

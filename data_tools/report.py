@@ -8,18 +8,22 @@ import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 
+from data_tools.sources import leftovers
+from data_tools.sources.leftovers import Leftover
 from data_tools.tally import Tally
-from ttm_jax.report import pictures
+from ttm_jax import atomic
+from ttm_jax.errors import printable
 
 TEMPLATE = 'report.html.j2'
 BARS = 12
+NAMED = 10  # Videos on the console; the files name them all.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +35,14 @@ class Bar:
   share: float
 
 
-def summary(tally: Tally, seconds: float, what: Mapping[str, Any]) -> dict[str, Any]:
-  """All numbers of a job.
+def summary(
+  tally: Tally, unread: Sequence[Leftover], seconds: float, what: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Return all numbers of a job.
 
   Args:
     tally: of the whole job.
+    unread: what lies in the source and no video uses.
     seconds: that this run took; a job that was interrupted took longer.
     what: the options of the job.
   """
@@ -59,6 +66,7 @@ def summary(tally: Tally, seconds: float, what: Mapping[str, Any]) -> dict[str, 
     'objects_made_background': dict(tally.backgrounded),
     'objects_per_clip': dict(sorted(objects.items())),
     'scores': {name: _statistics(values) for name, values in _scores(tally).items()},
+    'unread': leftovers.as_json(unread),
     'seconds': round(seconds, 2),
     'options': dict(what),
     'sources': tally.videos,
@@ -66,13 +74,71 @@ def summary(tally: Tally, seconds: float, what: Mapping[str, Any]) -> dict[str, 
   }
 
 
-def write(folder: Path, tally: Tally, seconds: float, what: Mapping[str, Any]) -> dict[str, Any]:
-  """Writes both files, and returns the summary."""
-  found = summary(tally, seconds, what)
+def write(
+  folder: Path,
+  tally: Tally,
+  unread: Sequence[Leftover],
+  seconds: float,
+  what: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Write both files, and return the summary.
+
+  Raises:
+    OSError: they cannot be written.
+  """
+  found = summary(tally, unread, seconds, what)
   text = json.dumps(found, indent=2, ensure_ascii=False)
-  pictures.write_atomically(folder / 'report.json', (text + '\n').encode())
-  pictures.write_atomically(folder / 'report.html', page(tally, found).encode())
+  # JSON's escapes for what does not print: control characters, bytes in the names of files.
+  text = ''.join(c if c.isprintable() or c == '\n' else json.dumps(c)[1:-1] for c in text)
+  atomic.write_text(folder / 'report.json', text + '\n')
+  atomic.write_text(folder / 'report.html', page(tally, found))
   return found
+
+
+def lines(
+  out: Path, tally: Tally, found: Mapping[str, Any], unread: Sequence[Leftover]
+) -> list[str]:
+  """Return what came of a job in a few lines for the console."""
+  windows, videos = found['windows'], found['videos']
+  said = [f'{out}: {windows["accepted"]} clips of {windows["in"]} windows of {videos["in"]} videos']
+  said += [f'  rejected {count}: {reason}' for reason, count in windows['reasons'].items()]
+  named = list(tally.unused.items())
+  said += [f'  not used {key}: {why}' for key, why in named[:NAMED]]
+  more = collections.Counter(_kind(why) for _, why in named[NAMED:])
+  said += [f'  not used {count} more: {why}' for why, count in more.most_common()]
+  if tally.short:
+    some = ', '.join(tally.short[:5]) + (', ...' if len(tally.short) > 5 else '')
+    said.append(f'  too short for a window {len(tally.short)}: {some}')
+  for reason, count in found['objects_made_background'].items():
+    said.append(f'  objects made background {count}: {reason}')
+  said += [f'  {line}' for line in leftovers.lines(unread)]
+  return [shown(line) for line in [*said, f'  {out}/report.html']]
+
+
+def why_none(tally: Tally, found: Mapping[str, Any], file: Path) -> str:
+  """Return in one sentence why no clip came out: each reason with its count."""
+  reasons = []
+  examples: dict[str, str] = {}
+  for why in tally.unused.values():
+    examples.setdefault(_kind(why), why)
+  for kind, count in found['videos']['reasons'].items():
+    reasons.append(f'{count} {_plural("video", count)} not used ({examples[kind]})')
+  for reason, count in found['windows']['reasons'].items():
+    detail = next(r['detail'] for r in tally.rejected if r['reason'] == reason)
+    said = f'{reason}: {detail}' if detail else reason
+    reasons.append(f'{count} {_plural("window", count)} rejected ({said})')
+  if count := len(tally.short):
+    reasons.append(f'{count} {_plural("video", count)} too short for a window')
+  return shown(f'no clip came out: {", ".join(reasons)}; {file} says more')
+
+
+def _plural(word: str, count: int) -> str:
+  return word if count == 1 else f'{word}s'
+
+
+def shown(text: object) -> str:
+  """Return a text in one line that is safe to print: names of files may hold anything."""
+  return printable(text).replace('\n', '\\n')
 
 
 def page(tally: Tally, found: Mapping[str, Any]) -> str:
@@ -84,6 +150,7 @@ def page(tally: Tally, found: Mapping[str, Any]) -> str:
     trim_blocks=True,
     lstrip_blocks=True,
   )
+  environment.filters['shown'] = shown
   charts = {'objects a clip': _bars(found['objects_per_clip'].items())}
   charts |= {name: _histogram(values) for name, values in _scores(tally).items()}
   windows = collections.Counter(_windows(how) for how in tally.videos.values())

@@ -54,10 +54,12 @@ class Shard:
   Attributes:
     number: of the part.
     videos: each with its split.
+    digest: of all that decides what comes of it.
   """
 
   number: int
   videos: tuple[tuple[Video, str], ...]
+  digest: str = ''
 
 
 def bucket_name(window: Window) -> str:
@@ -91,14 +93,9 @@ def run(shard: Shard, work: Work) -> None:
     step_of(settings)  # What is wrong with a model is no fault of a clip.
   tally = Tally()
   try:
-    writer = parts.PartWriter(folder)
-    try:
+    with parts.new_part(folder, shard.digest, tally) as writer:
       for some in batched(_drafts(work, shard, tally), work.batch):
         _finish(work, some, writer, tally)
-      writer.finish(tally)
-    except BaseException:
-      writer.abandon()
-      raise
   except OSError as error:
     raise InputError(
       f'cannot write {folder} ({error.strerror or error}); free space, then run the same command'
@@ -178,6 +175,6 @@ def _safely(step: Step, drafts: Sequence[Draft], name: str) -> list[Draft | Reje
     return step(drafts)
   except Exception as error:
     if len(drafts) == 1:
-      detail = f'{type(error).__name__}: {error}'.splitlines()[0][:200]
+      detail = f'{type(error).__name__}: {error}'.partition('\n')[0][:200]
       return [Rejected(drafts[0], f'the step {name} failed', detail)]
   return [outcome for draft in drafts for outcome in _safely(step, [draft], name)]

@@ -134,6 +134,7 @@ def test_the_report_adds_up(undisturbed):
     'metadata.json',
     'report.html',
     'report.json',
+    'shards.json',
   ]
   assert Clips(undisturbed, 'train').records.metadata['videos'] == 10
 
@@ -143,7 +144,7 @@ def test_a_finished_job_is_left_alone(source, undisturbed, capsys):
   prepare.main(options(source, undisturbed))
   assert 'is finished already' in capsys.readouterr().out
   assert (undisturbed / 'report.json').stat().st_mtime == before
-  with pytest.raises(InputError, match='already in use'):
+  with pytest.raises(InputError, match=r'already in use by another job: fps is 12\.0 there and 6'):
     prepare.main([*options(source, undisturbed), '--fps=6'])
 
 
@@ -195,8 +196,13 @@ def test_killed_five_times_and_restarted(source, undisturbed, tmp_path):
 def test_another_job_does_not_go_on_with_this_one(source, tmp_path):
   out = tmp_path / 'clips'
   none = _captions(source, tmp_path, {'2': 'a cat'})
-  with pytest.raises(InputError, match=r'no clip came out; .*report\.html says why'):
+  with pytest.raises(InputError) as caught:
     prepare.main([*options(source, out), f'--captions={none}'])
+  said = str(caught.value)
+  assert said.startswith('no clip came out: 1 video not used (')
+  assert f'{source}/v7/video.mp4: not a readable video; convert it to mp4' in said
+  assert 'windows rejected (no described object is visible in the first frame)' in said
+  assert said.endswith(f'{out}.incomplete/report.html says more')
   assert not out.exists()
   with pytest.raises(InputError, match=r'holds another job: captions is .* there and'):
     prepare.main(options(source, out))
@@ -258,7 +264,7 @@ def test_a_step_that_fails_costs_only_its_clip(source, tmp_path):
     (v, 'train') for v in prepare.vos_videos(source, read_captions(source / 'captions.json'))[:3]
   )
   shard.run(shard.Shard(0, videos), work(tmp_path, measures=(FailingSettings(),)))
-  _, tally = prepare.parts.read_tally(prepare.parts.part_folder(tmp_path, 0))
+  tally = prepare.parts.read_part(prepare.parts.part_folder(tmp_path, 0)).tally
   assert [c['key'] for c in tally.clips] == ['v0/00000', 'v0/00006']
   reasons = {r['key']: (r['reason'], r['detail']) for r in tally.rejected}
   assert reasons['v1/00000'] == ('the step failing failed', 'RuntimeError: out of memory')
@@ -352,7 +358,7 @@ def test_described_windows_need_no_step(source, tmp_path):
   videos = prepare.vos_videos(source, read_captions(source / 'captions.json'))[1:2]
   found = (FailingSettings(),)
   shard.run(shard.Shard(0, ((videos[0], 'train'),)), work(tmp_path, finders=found))
-  _, tally = prepare.parts.read_tally(prepare.parts.part_folder(tmp_path, 0))
+  tally = prepare.parts.read_part(prepare.parts.part_folder(tmp_path, 0)).tally
   assert len(tally.clips) == 2 and not tally.rejected
 
 
@@ -371,6 +377,11 @@ def test_tallies_come_back():
   'change, said',
   [
     (['--clip=16'], 'write FRAMESxHEIGHTxWIDTH'),
+    ([f'--clip={"1" * 5000}x16x24'], 'write FRAMESxHEIGHTxWIDTH'),
+    ([f'--clip=4x{"1" * 5000}'], 'is not a size'),
+    (['--fps=inf'], '--fps inf: give frames per second'),
+    (['--source_fps=-1'], '--source_fps -1: give frames per second'),
+    (['--source=/' + 'x' * 300], 'xxx: there is no such folder'),
     (['--clip=6x16x24'], 'names one size twice'),
     (['--validation=10'], 'leaves nothing of 10 videos to train on'),
     (['--workers=0'], '--workers 0 must be at least 1'),
@@ -379,6 +390,15 @@ def test_tallies_come_back():
     (['--sam=x'], 'a source of kind vos brings its masks'),
     (['--clip_model=x'], 'needs both --clip_model and --aesthetic_head'),
     (['--source=/nowhere'], '/nowhere: there is no such folder'),
+    (['--', '--direct_num_workers=2'], 'options of Apache Beam need --runner='),
+    (
+      ['--', '--runner=DirectRunner', '--direct_running_mode=multi_processing'],
+      'multi_processing: would serve on all network interfaces',
+    ),
+    (
+      ['--', '--runner', 'FnApiRunner', '--direct_running_mode', 'multi_threading'],
+      'multi_threading: would serve on all network interfaces',
+    ),
   ],
 )
 def test_options_are_checked(source, tmp_path, change, said):

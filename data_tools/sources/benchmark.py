@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ttm_jax.data.texts import lines_of, read_text
 from ttm_jax.errors import InputError
 
 SAV_128 = 'GuyYariv/SA-V-128-Benchmark'
@@ -46,8 +47,8 @@ def read_list(path: str | Path) -> frozenset[str]:
     InputError: the file cannot be read, or holds none.
   """
   try:
-    lines = Path(path).read_text(encoding='utf-8-sig').splitlines()
-  except (OSError, UnicodeDecodeError) as error:
+    lines = list(lines_of(read_text(path)))
+  except InputError as error:
     raise InputError(f'{path}: cannot be read; give a text file, one id a line') from error
   found = frozenset(line.split('#')[0].strip() for line in lines) - {''}
   if not found:
@@ -85,7 +86,8 @@ def _fetch(dataset: str, offline: bool) -> tuple[Path, list[str]]:
 
 def _text_of(file: Path) -> str:
   if file.suffix != _PARQUET:
-    return file.read_text(encoding='utf-8', errors='replace')
+    content = file.read_bytes()
+    return content.decode(json.detect_encoding(content), errors='replace')
   from pyarrow import parquet
 
   table = parquet.ParquetFile(file)

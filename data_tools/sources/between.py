@@ -9,7 +9,6 @@ On an annotated frame this gives the annotation itself, to the pixel.
 """
 
 import numpy as np
-from scipy import ndimage
 
 
 def between(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:
@@ -55,12 +54,16 @@ def _mixed(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:
   """Signed distance to the edge of the shape in between, positive inside: float [H, W]."""
   if not before.any() or not after.any():
     return _signed_distance(before if share < 0.5 else after)
+  from scipy import ndimage
+
   start, end = np.array(ndimage.center_of_mass(before)), np.array(ndimage.center_of_mass(after))
   way = end - start
   return (1 - share) * _shifted(before, way * share) + share * _shifted(after, -way * (1 - share))
 
 
 def _shifted(mask: np.ndarray, by: np.ndarray) -> np.ndarray:
+  from scipy import ndimage
+
   # Beyond the border of the picture the distance goes on as at the border.
   return ndimage.shift(_signed_distance(mask), by, order=1, mode='nearest')
 
@@ -71,5 +74,7 @@ def _signed_distance(mask: np.ndarray) -> np.ndarray:
     return np.full(mask.shape, -float(max(mask.shape)))
   if mask.all():
     return np.full(mask.shape, float(max(mask.shape)))
+  from scipy import ndimage
+
   inside, outside = ndimage.distance_transform_edt(mask), ndimage.distance_transform_edt(~mask)
   return np.where(mask, inside - 0.5, 0.5 - outside)

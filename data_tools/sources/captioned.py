@@ -1,114 +1,288 @@
-"""A folder of videos with captions: CSV, JSONL, or a .txt beside each video.
+"""A folder of videos with captions: in a table, in one text file a video, or in a list.
 
-A table (CSV with a header, or one JSON object a line) lies in the folder or is named. Its columns:
+A table is CSV or TSV with a header, or JSONL, one JSON object a line. It lies in the folder as
+captions or metadata.{csv,tsv,jsonl}, or is named. Its columns:
 
-    video            path of the file in the folder; also called file_name, path or file
+    video            path of the file in the folder; also called file_name, file_path, path or file
     caption          what it shows; also called text or prompt
     motion           optional: c_motion, so that the step `prompts` is not needed
 
-Without a table, `clip.mp4` is described by `clip.txt`; in a folder `videos` by `labels/clip.txt` or
-`captions/clip.txt` beside it. A video without a caption is kept, for the step `caption`.
+The videos are those of the table. Without one they are all that lie in the folder, and captions are
+looked for in this order:
+
+    clip.txt beside clip.mp4; for a folder `videos` also labels/clip.txt and captions/clip.txt
+    captions.json or metadata.json: a list of objects with the columns above, or an object with the
+        path of each video and its caption, or its columns
+    videos.txt with a path a line, and prompts.txt, prompt.txt or captions.txt with as many captions
+
+A video without a caption is kept, for the step `caption`.
 """
 
 import csv
-import json
+import io
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_tools.sources.base import NOTHING_SAID, VIDEOS, Video, unique, within
+from data_tools.sources.base import NOTHING_SAID, VIDEOS, Video, inside, unique
 from ttm_jax.data.folders import Description
+from ttm_jax.data.texts import is_unicode, lines_of, parse_json, read_text
 from ttm_jax.errors import InputError
 
-_VIDEO = ('video', 'file_name', 'path', 'file')
+_VIDEO = ('video', 'file_name', 'file_path', 'path', 'file')
 _CAPTION = ('caption', 'text', 'prompt')
-_TABLES = ('captions.csv', 'metadata.csv', 'captions.jsonl', 'metadata.jsonl')
+_TABLES = tuple(
+  f'{name}.{ending}' for ending in ('csv', 'jsonl', 'tsv') for name in ('captions', 'metadata')
+)
+_JSON = ('captions.json', 'metadata.json')
+_PATHS, _LISTS = 'videos.txt', ('prompts.txt', 'prompt.txt', 'captions.txt')
 _BESIDE = ('labels', 'captions')
-_ENDINGS = ('.csv', '.jsonl')
+_DELIMITERS = {'.csv': ',', '.tsv': '\t'}
+_ENDINGS = (*_DELIMITERS, '.jsonl', '.json')
+
+Row = Mapping[str, Any]
 
 
 def captioned_videos(root: Path, table: Path | None = None) -> list[Video]:
-  """The videos of a folder, in the order of the table or of their names.
+  """Return the videos of a folder, in the order of the table or of their names.
 
   Args:
-    table: CSV or JSONL; by default captions or metadata.{csv,jsonl} in the folder, else .txt files.
+    table: CSV, TSV, JSONL or JSON; by default see above.
 
   Raises:
     InputError: there is no such folder or no video in it, the table cannot be read or names a path
       outside the folder, or two videos have one name.
   """
-  if not root.is_dir():
+  return captioned(root, table)[0]
+
+
+def captioned(root: Path, table: Path | None = None) -> tuple[list[Video], dict[str, str]]:
+  """Return what `captioned_videos` does, and why some files are not used, by their paths in `root`.
+
+  Raises:
+    InputError: see `captioned_videos`.
+  """
+  if not os.path.isdir(root):
     raise InputError(f'{root}: there is no such folder; check the path')
-  if table is None:
-    table = next((root / name for name in _TABLES if (root / name).is_file()), None)
-  found = _by_table(root, table) if table else _by_files(root)
-  return unique(list(found), str(table or root))
+  table = table or table_of(root)
+  if table:
+    rows = _rows(table)
+    if rows is None:
+      raise InputError(f'{table}: names no videos; write a list of objects with "video"')
+    return unique(_by_table(root, table, rows), str(table)), {}
+  files = _files(root)
+  if not files:
+    raise InputError(f'{root}: holds no videos ({_what_lies_in(root)}); check the path')
+  unused: dict[str, str] = {}
+  chosen = _one_of_each_name(root, files, unused)
+  said, missing = _lists(root, chosen, unused)
+  videos = [_with_caption(root, path, said) for path in chosen]
+  return unique([*missing, *videos], str(root)), unused
 
 
-def _by_table(root: Path, table: Path) -> Iterator[Video]:
-  for number, row in enumerate(_rows(table), 1):
+def table_of(root: Path) -> Path | None:
+  """Return the table in a folder, if there is one."""
+  return next((root / name for name in _TABLES if (root / name).is_file()), None)
+
+
+# Videos of a table.
+
+
+def _by_table(root: Path, table: Path, rows: list[Row]) -> list[Video]:
+  videos: list[Video] = []
+  keys: dict[str, str] = {}
+  for number, row in enumerate(rows, 1):
     where = f'{table}: entry {number}'
     name = _column(row, _VIDEO)
     if not name:
       raise InputError(f'{where} names no video; add a column "video"')
-    path = within(root, name)
-    yield Video(_key(root, path), str(path), _said(row))
+    try:
+      path = inside(root, name)
+    except InputError as error:
+      raise InputError(f'{where}: {error}') from error
+    key = _key(path)
+    if keys.setdefault(key, path) != path:  # a.mp4 and a.mov: the ending tells them apart.
+      key = path
+    videos.append(Video(key, str(root / path), _said(row, where)))
+  return videos
 
 
-def _by_files(root: Path) -> Iterator[Video]:
-  for path in sorted(root.rglob('*')):
-    if path.suffix.lower() not in VIDEOS or path.name[0] == '.':
-      continue
-    places = [path.with_suffix('.txt')]
-    if path.parent.name == 'videos':
-      places += [path.parents[1] / beside / f'{path.stem}.txt' for beside in _BESIDE]
-    text = next((_read(p) for p in places if p.is_file()), '')
-    inside = within(root, str(path.relative_to(root)))
-    yield Video(_key(root, path), str(inside), _said({'text': text}))
+def _key(path: str) -> str:
+  return Path(path).with_suffix('').as_posix()
 
 
-def _key(root: Path, path: Path) -> str:
-  return path.relative_to(root).with_suffix('').as_posix()
-
-
-def _said(row: Mapping[str, Any]) -> Description:
+def _said(row: Row, where: str) -> Description:
   caption = ' '.join(_column(row, _CAPTION).split())
   motion = ' '.join(_column(row, ('motion',)).split())
+  if not is_unicode(caption + motion):
+    raise InputError(f'{where}: a caption holds a lone surrogate, half of a character; correct it')
   return Description(caption, motion, {}, {}) if caption or motion else NOTHING_SAID
 
 
-def _column(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
+def _column(row: Row, names: tuple[str, ...]) -> str:
   value = next((row[name] for name in names if row.get(name)), '')
   return value.strip() if isinstance(value, str) else ''
 
 
-def _rows(table: Path) -> Iterator[Mapping[str, Any]]:
-  if table.suffix.lower() not in _ENDINGS:
-    raise InputError(f'{table}: a table of captions must be {" or ".join(_ENDINGS)}')
-  text = _read(table)
-  if table.suffix.lower() == '.csv':
-    rows = csv.DictReader(text.splitlines(), strict=True)
-    try:
-      yield from rows
-    except csv.Error as error:
-      raise InputError(f'{table}: line {rows.line_num} is not CSV ({error}); mend it') from error
-    return
-  for number, line in enumerate(text.splitlines(), 1):
+def _rows(table: Path) -> list[Row] | None:
+  """The rows of a table; None where a JSON file holds no rows."""
+  ending = table.suffix.lower()
+  if ending not in _ENDINGS:
+    raise InputError(f'{table}: a table of captions must be {", ".join(_ENDINGS)}')
+  text = read_text(table)
+  if ending in _DELIMITERS:
+    return list(_csv_rows(table, text, _DELIMITERS[ending]))
+  if ending == '.json':
+    return _json_rows(parse_json(text, str(table)))
+  return list(_json_lines(table, text))
+
+
+def _csv_rows(table: Path, text: str, delimiter: str) -> Iterator[Row]:
+  # The module finds the ends of its records itself: quoted fields may hold line breaks.
+  rows = csv.DictReader(io.StringIO(text, newline=''), delimiter=delimiter, strict=True)
+  try:
+    for row in rows:
+      # Under None lie fields beyond the header.
+      yield {name.strip().lower(): value for name, value in row.items() if isinstance(name, str)}
+  except csv.Error as error:
+    raise InputError(f'{table}: line {rows.line_num} is not CSV ({error}); mend it') from error
+
+
+def _json_lines(table: Path, text: str) -> Iterator[Row]:
+  for number, line in enumerate(lines_of(text), 1):
     if not line.strip():
       continue
-    try:
-      row = json.loads(line)
-    except ValueError as error:
-      raise InputError(f'{table}: line {number} is not JSON ({error}); mend it') from error
+    row = parse_json(line, f'{table}: line {number}')
     if not isinstance(row, dict):
       raise InputError(f'{table}: line {number} is not a JSON object; write one a line')
     yield row
 
 
-def _read(path: Path) -> str:
+def _json_rows(content: Any) -> list[Row] | None:
+  """A list of objects, or an object by path; None where it is neither."""
+  if isinstance(content, dict):
+    if not all(isinstance(said, str | dict) for said in content.values()):
+      return None
+    content = [
+      {'video': path, **({'caption': said} if isinstance(said, str) else said)}
+      for path, said in content.items()
+    ]
+  if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+    return None
+  return content if all(_column(row, _VIDEO) for row in content) and content else None
+
+
+# Videos of a folder.
+
+
+def _files(root: Path) -> list[Path]:
+  return [
+    path
+    for path in sorted(root.rglob('*'))
+    if path.suffix.lower() in VIDEOS and path.name[0] != '.' and not path.is_dir()
+  ]
+
+
+def _what_lies_in(root: Path) -> str:
+  """The endings of the files in a folder with their counts."""
+  endings = [path.suffix.lower() or 'without ending' for path in root.rglob('*') if path.is_file()]
+  counts = sorted(((endings.count(e), e) for e in set(endings)), reverse=True)[:5]
+  return 'but ' + ', '.join(f'{count} {ending}' for count, ending in counts) if counts else 'empty'
+
+
+def _one_of_each_name(root: Path, files: list[Path], unused: dict[str, str]) -> list[Path]:
+  """Of clip.mp4 and clip.gif, the one whose ending comes first in `VIDEOS`."""
+  chosen: dict[Path, Path] = {}
+  for path in sorted(files, key=lambda path: VIDEOS.index(path.suffix.lower())):
+    first = chosen.setdefault(path.with_suffix(''), path)
+    if first != path:
+      name = path.relative_to(root).as_posix()
+      unused[name] = 'another video of the same name is used; rename one to use both'
+  return [path for path in files if path in chosen.values()]
+
+
+def _with_caption(root: Path, path: Path, said: Mapping[str, Description]) -> Video:
+  name = path.relative_to(root).as_posix()
+  if not is_unicode(name):
+    return Video(_key(name), str(path))  # `unique` says so.
+  inside(root, name)
+  places = [path.with_suffix('.txt')]
+  if path.parent.name == 'videos':
+    places += [path.parents[1] / beside / f'{path.stem}.txt' for beside in _BESIDE]
+  text = next((place for place in places if place.is_file()), None)
+  if text:
+    described = _said({'text': read_text(text)}, str(text))
+    return Video(_key(name), str(path), described, beside=(str(text),))
+  return Video(_key(name), str(path), said.get(name, NOTHING_SAID))
+
+
+def _lists(
+  root: Path, chosen: list[Path], unused: dict[str, str]
+) -> tuple[dict[str, Description], list[Video]]:
+  """Captions by path in `root`, from a JSON file or a pair of lists, and videos that are missing.
+
+  What cannot be used goes to `unused`: a file of this name may be something else.
+  """
+  there = {path.relative_to(root).as_posix() for path in chosen}
+  found: dict[str, Description] = {}
+  missing: dict[str, Video] = {}
+  for name, rows in _candidates(root, there, unused):
+    if found:
+      unused[name] = 'captions are taken from another list'
+      continue
+    for number, row in enumerate(rows, 1):
+      try:
+        path = inside(root, _column(row, _VIDEO))
+      except InputError as error:
+        unused[name] = f'entry {number} is left out: {error}'
+        continue
+      found[path] = _said(row, f'{root / name}: entry {number}')
+      if path not in there and path not in unused:
+        missing[path] = Video(path, str(root / path), found[path])
+  return found, list(missing.values())
+
+
+def _candidates(
+  root: Path, there: set[str], unused: dict[str, str]
+) -> Iterator[tuple[str, list[Row]]]:
+  stems = {_key(path) for path in there}
+  for name in _JSON:
+    if not (root / name).is_file():
+      continue
+    try:
+      rows = _rows(root / name)
+    except InputError as error:
+      unused[name] = str(error).split(': ', 1)[-1]
+      continue
+    if rows is None or not any(_names_one_of(root, row, there) for row in rows):
+      unused[name] = 'not a list of the videos in this folder with their captions'
+    else:
+      yield name, rows
+  for name in _LISTS:
+    if not (root / name).is_file() or Path(name).stem in stems:
+      continue
+    captions = list(lines_of(read_text(root / name)))
+    if (root / _PATHS).is_file():
+      paths = list(lines_of(read_text(root / _PATHS)))
+      if len(paths) != len(captions):
+        unused[name] = f'{_PATHS} has another number of lines; make it one video and caption a line'
+        continue
+    elif len(captions) == len(there) == 1:
+      paths = list(there)
+    else:
+      unused[name] = f'nothing says which caption is whose; add {_PATHS}, with one path a line'
+      continue
+    rows = [
+      {'video': path, 'caption': caption}
+      for path, caption in zip(paths, captions, strict=True)
+      if path.strip()
+    ]
+    yield name, rows
+
+
+def _names_one_of(root: Path, row: Row, there: set[str]) -> bool:
   try:
-    return path.read_text(encoding='utf-8-sig')
-  except OSError as error:
-    raise InputError(f'{path}: cannot be read ({error.strerror}); check the path') from error
-  except UnicodeDecodeError as error:
-    raise InputError(f'{path}: not a text in UTF-8; convert it') from error
+    return inside(root, _column(row, _VIDEO)) in there
+  except InputError:
+    return False

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from data_tools.drafts import Reject, to_clip
+from data_tools.report import shown
+from data_tools.sources import leftovers
+from data_tools.sources.leftovers import Leftover
 from data_tools.sources.vos import vos_videos
 from data_tools.sources.windows import Cut, drafts, expected
 from ttm_jax.data.folders import Description, PathLike, Window
@@ -22,39 +25,52 @@ class Report:
     sources: how each source was read, or why it could not be, in order.
     rejected: how many windows were left out, by reason.
     backgrounded: how many objects were made background in their window, by reason.
+    unread: what lies in the source and no video uses.
   """
 
   clips: int = 0
   sources: dict[str, str] = dataclasses.field(default_factory=dict)
   rejected: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
   backgrounded: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+  unread: list[Leftover] = dataclasses.field(default_factory=list)
 
   def __str__(self) -> str:
     lines = [f'{self.clips} clips from {len(self.sources)} sources']
     lines += [f'  {key}: {how}' for key, how in self.sources.items()]
     lines += [f'  left out {n}: {why}' for why, n in self.rejected.items()]
     lines += [f'  objects made background {n}: {why}' for why, n in self.backgrounded.items()]
-    return '\n'.join(lines)
+    lines += [f'  {line}' for line in leftovers.lines(self.unread)]
+    return '\n'.join(shown(line) for line in lines)
 
 
 class Imported:
   """The clips of `import_clips`, about as many as a progress bar wants to know."""
 
   def __init__(
-    self, root: PathLike, captions: Mapping[str, Description], window: Window, report: Report
+    self,
+    root: PathLike,
+    captions: Mapping[str, Description],
+    window: Window,
+    report: Report,
+    fps: float | None = None,
   ):
-    self._given = root, captions, window, report
+    """Take what `import_clips` takes."""
+    self._given = root, captions, window, report, fps
 
   def __iter__(self) -> Iterator[Clip]:
     return import_clips(*self._given)
 
   def __length_hint__(self) -> int:
-    root, captions, window, _ = self._given
-    return sum(expected(video, window) for video in vos_videos(Path(root), captions))
+    root, captions, window, _, fps = self._given
+    return sum(expected(video, window) for video in vos_videos(Path(root), captions, fps))
 
 
 def import_clips(
-  root: PathLike, captions: Mapping[str, Description], window: Window, report: Report
+  root: PathLike,
+  captions: Mapping[str, Description],
+  window: Window,
+  report: Report,
+  fps: float | None = None,
 ) -> Iterator[Clip]:
   """Cuts the described sources into clips, one window in memory at a time.
 
@@ -65,11 +81,12 @@ def import_clips(
     captions: the sources to read, from `read_captions`.
     window: what each clip is to be.
     report: receives counts and reasons. A source that cannot be used is reported, not raised.
+    fps: of sources that are folders of pictures.
 
   Raises:
     InputError: `root` is no folder.
   """
-  for video in vos_videos(Path(root), captions):
+  for video in vos_videos(Path(root), captions, fps):
     cut = Cut()
     report.sources[video.key] = ''  # In order, also where its clips are taken later.
     try:

@@ -44,6 +44,10 @@ class SavMasks:
 
   files: tuple[str, ...]
 
+  @property
+  def paths(self) -> tuple[str, ...]:
+    return self.files
+
   def check(self, path: str, seen: Probe) -> None:
     content = _load(self.files)
     if content.size != seen.size:
@@ -277,7 +281,7 @@ def sav_videos(
   Raises:
     InputError: there are none.
   """
-  if not root.is_dir():
+  if not os.path.isdir(root):
     raise InputError(f'{root}: there is no such folder; check the path')
   videos, left_out = [], []
   for path in _films(root):

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.sources.base import NOTHING_SAID, Video, unique, within
+from data_tools.sources.base import NOTHING_SAID, Video, inside, unique, within
 from data_tools.sources.decode import Probe
 from ttm_jax.data.folders import Description
 from ttm_jax.errors import InputError
@@ -51,6 +51,10 @@ class FileMasks:
   folder: str
   pictures: str = ''
   note: str = ''
+
+  @property
+  def paths(self) -> tuple[str, ...]:
+    return (self.folder,)
 
   def check(self, path: str, seen: Probe) -> None:
     files = self._files().files
@@ -192,7 +196,7 @@ def vos_videos(
   Raises:
     InputError: `root` is no folder, or there is nothing in it.
   """
-  if not root.is_dir():
+  if not os.path.isdir(root):
     raise InputError(f'{root}: there is no such folder; check the path')
   annotations = root / 'Annotations'
   levels = _levels(annotations)
@@ -202,6 +206,7 @@ def vos_videos(
   videos = []
   for key, said in captions.items():
     try:
+      key = inside(root, key)
       path, masks = _of_levels(root, levels, key) or _of_folder(root, key)
       videos.append(Video(key, str(path), said, masks, fps))
     except InputError as error:

@@ -8,20 +8,17 @@
                   "names": {"1": "dog", "2": "ball"}}}
 
 `names` may be left out: an object is then called by the first words of its prompt. Keys that begin
-with an underscore are remarks.
+with an underscore are remarks. `./dog` and `dog/` mean `dog`.
 """
 
 import dataclasses
 import functools
-import json
-import os
-from pathlib import Path
+import posixpath
 from typing import Any
 
 from ttm_jax.data.schema import MAX_OBJECTS
+from ttm_jax.data.texts import PathLike, is_unicode, parse_json, read_text
 from ttm_jax.errors import InputError
-
-PathLike = str | os.PathLike[str]
 
 _LITTLE_WORDS = {'a', 'an', 'and', 'at', 'in', 'of', 'on', 'that', 'the', 'to', 'with'}
 
@@ -69,20 +66,12 @@ def read_captions(path: PathLike) -> dict[str, Description]:
   Raises:
     InputError: the file cannot be read, or an entry lacks something.
   """
-  try:
-    text = Path(path).read_text(encoding='utf-8')
-    entries = json.loads(text, object_pairs_hook=functools.partial(_unique, path))
-  except OSError as error:
-    raise InputError(f'{path}: cannot be read ({error.strerror}); check the path') from error
-  except InputError:
-    raise
-  except ValueError as error:
-    raise InputError(f'{path}: not valid JSON ({error}); mend it') from error
+  entries = parse_json(read_text(path), str(path), functools.partial(_unique, path))
   if not isinstance(entries, dict):
     raise InputError(f'{path}: must hold an object with one entry a source')
   described = {
     key: _description(f'{path}: "{key}"', entry)
-    for key, entry in entries.items()
+    for key, entry in _normal(path, entries).items()
     if not key.startswith('_')
   }
   if not described:
@@ -100,10 +89,25 @@ def _unique(path: PathLike, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   return entries
 
 
+def _normal(path: PathLike, entries: dict[str, Any]) -> dict[str, Any]:
+  """The entries by keys without ./ in front and slashes at the end."""
+  written = {key: key if key.startswith('_') else posixpath.normpath(key) for key in entries}
+  seen: dict[str, str] = {}
+  for key, normal in written.items():
+    if normal in seen:
+      raise InputError(f'{path}: "{seen[normal]}" and "{key}" are one source; leave one out')
+    seen[normal] = key
+  return {normal: entries[key] for normal, key in seen.items()}
+
+
 def _description(where: str, entry: Any) -> Description:
   def text(value: Any, field: str) -> str:
     if not isinstance(value, str) or not value.strip():
       raise InputError(f'{where}: "{field}" must be a text; write one')
+    if not is_unicode(value):
+      raise InputError(
+        f'{where}: "{field}" holds a lone surrogate, half of a character; write it again'
+      )
     return value.strip()
 
   def by_id(field: str) -> dict[int, str]:
@@ -111,8 +115,11 @@ def _description(where: str, entry: Any) -> Description:
     if not isinstance(texts, dict):
       raise InputError(f'{where}: "{field}" must hold one text an object id')
     for key in texts:
-      if not key.isdecimal() or not 1 <= int(key) <= MAX_OBJECTS:
+      # Beyond a few digits int() refuses, with an error of its own.
+      if not key.isdecimal() or len(key) > 9 or not 1 <= int(key) <= MAX_OBJECTS:
         raise InputError(f'{where}: "{field}" has the object id "{key}"; use 1 to {MAX_OBJECTS}')
+    if len({int(key) for key in texts}) < len(texts):
+      raise InputError(f'{where}: "{field}" has two texts for one object id; leave one out')
     return {int(key): text(value, f'{field}.{key}') for key, value in texts.items()}
 
   if not isinstance(entry, dict):

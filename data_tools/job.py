@@ -1,0 +1,187 @@
+"""A job of `prepare` on disk: one at a time in an output folder, what is kept of an earlier one.
+
+The job works in `OUT.incomplete`, with `job.json` (its options) and the finished parts. OUT appears
+when all is done, with `shards.json`, by which a later job finds out what has changed.
+"""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from data_tools import parts
+from ttm_jax import atomic
+from ttm_jax.errors import InputError
+
+JOB = 'job.json'
+_REPORTS = ('report.json', 'report.html', parts.SHARDS)
+_DESCRIPTION = ('dataset_info.json', 'features.json', 'metadata.json')
+# What follows from the source; all else are options.
+SOURCE = ('videos', 'digest')
+
+
+def work_folder(out: Path) -> Path:
+  """Return the folder in which the job of `out` works."""
+  return out.parent / f'{out.name}.incomplete'
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+  """Hold the right to write `out`; the system takes it back from a process that has ended.
+
+  Raises:
+    InputError: another process holds it, or the folder of `out` cannot be written.
+  """
+  path = out.parent / f'.{out.name}.lock'
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path, timeout=0)
+    lock.acquire()
+  except filelock.Timeout as error:
+    raise InputError(
+      f'{out}: another process is preparing it; wait for its end, or name another --out'
+    ) from error
+  except OSError as error:
+    raise InputError(f'cannot write to {out.parent} ({error.strerror or error})') from error
+  try:
+    yield
+  finally:
+    path.unlink(missing_ok=True)  # Who waits for the lock notices that this file is gone.
+    lock.release()
+
+
+def begin(out: Path, what: dict[str, Any], digests: Sequence[str], buckets: Sequence[str]) -> bool:
+  """Make ready what a job goes on with; return False if `out` is finished and up to date.
+
+  Parts of an interrupted job and of the finished dataset are kept where the sources of their shards
+  are unchanged.
+
+  Args:
+    what: options and source of the job.
+    digests: of all shards, in order.
+    buckets: names of the buckets.
+
+  Raises:
+    InputError: `out` is something else, another job was begun there, or it cannot be written.
+  """
+  incomplete = work_folder(out)
+  if parts.read_shards(incomplete) is not None:
+    finish(out)  # An earlier job was stopped during its last steps.
+  finished = parts.read_shards(out)
+  if finished is None:
+    if _is_taken(out):
+      raise InputError(f'{out}: already in use; remove it or name another folder')
+  elif finished[0] == what:
+    return False
+  else:
+    if differs := _difference(finished[0], what):
+      raise InputError(
+        f'{out}: already in use by another job: {differs}; give the same options, or name another'
+        ' folder'
+      )
+    if foreign := _foreign(out, buckets):
+      raise InputError(
+        f'{out}: is to be written again since the source has changed, but holds {foreign}, which is'
+        ' not of the dataset; move that away, or name another --out'
+      )
+  _resume(incomplete, what)
+  before = sum(one.name.isdecimal() for one in _entries(incomplete / 'parts'))
+  kept = parts.keep(incomplete, digests, buckets)
+  if kept:
+    print(f'{kept} of {len(digests)} shards are finished already')
+  if before > kept:
+    print(f'{before - kept} finished shards are made again, since their sources have changed')
+  if finished is not None:
+    try:
+      parts.take_back(out, incomplete, digests, buckets)
+    except OSError as error:
+      raise InputError(
+        f'cannot write {incomplete} ({error.strerror or error}); free space'
+      ) from error
+    same = len({*digests} & {part.digest for part in finished[1]})
+    print(
+      f'{out}: the source has changed; {same} of {len(digests)} shards are kept, the others are'
+      ' made again'
+    )
+  return True
+
+
+def _entries(folder: Path) -> list[Path]:
+  return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _is_taken(out: Path) -> bool:
+  return out.exists() and (not out.is_dir() or any(out.iterdir()))
+
+
+def _difference(before: dict[str, Any], what: dict[str, Any]) -> str:
+  """The first option in which two jobs differ, in words; '' if there is none."""
+  for name in sorted({*before, *what}):
+    if name not in SOURCE and before.get(name) != what.get(name):
+      return f'{name} is {before.get(name)!r} there and {what.get(name)!r} here'
+  return ''
+
+
+def _foreign(out: Path, buckets: Sequence[str]) -> str:
+  """The name of something in a finished dataset that `prepare` has not written; '' if all is."""
+  places = [out] if len(buckets) == 1 else [out, *(out / bucket for bucket in buckets)]
+  for place in places:
+    for entry in sorted(_entries(place)):
+      ours = (*_DESCRIPTION, *(_REPORTS if place == out else ()))
+      records = entry.name.startswith('clips-') and '.array_record-' in entry.name
+      if entry.name not in ours and not records and entry not in places:
+        return entry.name
+  return ''
+
+
+def _resume(incomplete: Path, what: dict[str, Any]) -> None:
+  """Begin a job, or go on with the one that was begun."""
+  job = incomplete / JOB
+  try:
+    before = json.loads(job.read_text())
+    if not isinstance(before, dict):
+      raise ValueError
+  except (OSError, ValueError, RecursionError):
+    shutil.rmtree(incomplete, ignore_errors=True)
+  else:
+    if differs := _difference(before, what):
+      raise InputError(
+        f'{incomplete} holds another job: {differs}; give the same options, or remove the folder'
+      )
+    for entry in _entries(incomplete):
+      if entry.name in _REPORTS:
+        entry.unlink()
+  try:
+    atomic.write_text(job, json.dumps(what, indent=2))
+  except OSError as error:
+    raise InputError(f'cannot write to {incomplete.parent} ({error.strerror or error})') from error
+
+
+def finish(out: Path) -> None:
+  """Make the dataset appear, in place of the one that was there.
+
+  Raises:
+    InputError: it cannot be written.
+  """
+  incomplete = work_folder(out)
+  try:
+    shutil.rmtree(incomplete / 'parts', ignore_errors=True)
+    (incomplete / JOB).unlink(missing_ok=True)
+    atomic.flush_tree(incomplete)
+    old = out.with_name(f'.{out.name}.replaced')
+    shutil.rmtree(old, ignore_errors=True)
+    if _is_taken(out) and parts.read_shards(out) is None:
+      raise InputError(f'{out}: is in use now; move it away, then run the same command again')
+    if out.exists():
+      out.rename(old)
+    incomplete.rename(out)
+    atomic.flush(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+  except OSError as error:
+    raise InputError(
+      f'cannot write {out} ({error.strerror or error}); run the same command again'
+    ) from error

@@ -1,0 +1,136 @@
+"""Files of a source that no video of it uses, each with the reason."""
+
+import collections
+import dataclasses
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_tools.sources.base import VIDEOS, Video, unusable
+
+_PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.ppm', '.pgm')
+_TEXTS = ('.txt', '.csv', '.tsv', '.json', '.jsonl')
+
+
+@dataclasses.dataclass(frozen=True)
+class Leftover:
+  """A file, or a folder of which nothing is used, in which several lie for one reason.
+
+  Attributes:
+    name: path in the source; a folder ends in a slash.
+    reason: why it is not used.
+    files: how many files it stands for.
+  """
+
+  name: str
+  reason: str
+  files: int
+
+
+def leftovers(
+  root: Path,
+  videos: Sequence[Video],
+  *,
+  table: Path | None = None,
+  known: Mapping[str, str] = {},
+  excluded: Collection[str] = (),
+  outside: Iterable[Path] = (),
+) -> list[Leftover]:
+  """Return what lies in a source and belongs to none of its videos, by name.
+
+  Args:
+    root: folder of the source.
+    videos: all videos of the source.
+    table: the file of captions that was read.
+    known: reasons by path in `root`, where the source knows better.
+    excluded: stems of videos that were left out on purpose.
+    outside: folders in `root` that are not part of the source, such as the output.
+  """
+  good = [video for video in videos if not video.problem]
+  used = {os.path.realpath(path) for video in good for path in video.paths}
+  used |= {os.path.realpath(table)} if table else set()
+  apart = {os.path.realpath(folder) for folder in outside}
+  # What lies in the folder of a video that cannot be used is told with that video.
+  apart |= {os.path.realpath(v.path) for v in videos if v.problem and not unusable(v.path)}
+  apart -= {os.path.realpath(root)}
+  touched = _parents(used | apart)
+  beside = {os.path.dirname(os.path.realpath(video.path)) for video in good}
+  keys = {video.key.rpartition('/')[2] for video in good if video.masks}
+  counts: collections.Counter[tuple[str, str]] = collections.Counter()
+
+  def reason(path: str) -> str:
+    name = os.path.relpath(path, root)
+    parts, ending = Path(name).parts, Path(name).suffix.lower()
+    stem = Path(name).name.split('.')[0]
+    if why := known.get(Path(name).as_posix()):
+      return why
+    if any(part[0] == '.' or part == '__MACOSX' for part in parts):
+      return 'hidden'
+    if any(stem == one or stem.startswith(f'{one}_') for one in excluded):
+      return 'of a video that --exclude lists'
+    if ending in _PICTURES and os.path.dirname(os.path.realpath(path)) in beside:
+      return 'a picture beside a video'
+    if ending in _PICTURES and not keys.isdisjoint(parts[:-1]):
+      return 'other pictures of a video that is read'
+    if ending in (*VIDEOS, *_PICTURES):
+      return f'not in {table.name}' if table else 'a video or picture that does not fit the layout'
+    if ending in _TEXTS:
+      return f'captions come from {table.name}' if table else 'not the captions of a video'
+    return 'not the ending of a video, picture or table'
+
+  for folder, names, files in os.walk(root):
+    names[:] = sorted(n for n in names if os.path.realpath(os.path.join(folder, n)) not in apart)
+    links = [n for n in names if os.path.islink(os.path.join(folder, n))]
+    real = os.path.realpath(folder)
+    for name in sorted([*files, *links]):
+      path = os.path.join(folder, name)
+      place = os.path.realpath(path)
+      if place in used | apart or (name in links and place in touched):
+        continue
+      if real in used and Path(name).suffix.lower() in _PICTURES and name[0] != '.':
+        continue  # A frame or a label map.
+      why = 'a link to a folder' if name in links else reason(path)
+      counts[_shown(root, path, touched), why] += 1
+  return [Leftover(name, why, files) for (name, why), files in counts.items()]
+
+
+def as_json(found: Sequence[Leftover]) -> dict[str, Any]:
+  """Return counts by reason, and all names, for a report."""
+  return {
+    'files': sum(one.files for one in found),
+    'reasons': dict(_by_reason(found).most_common()),
+    'names': [dataclasses.asdict(one) for one in found],
+  }
+
+
+def lines(found: Sequence[Leftover], names: int = 5) -> list[str]:
+  """Return one line a reason for the console, each with the first few names."""
+  shown = []
+  for reason, count in _by_reason(found).most_common():
+    some = [one.name for one in found if one.reason == reason]
+    more = ', ...' if len(some) > names else ''
+    shown.append(f'not read {count}: {reason} ({", ".join(some[:names])}{more})')
+  return shown
+
+
+def _by_reason(found: Sequence[Leftover]) -> collections.Counter[str]:
+  counts: collections.Counter[str] = collections.Counter()
+  for one in found:
+    counts[one.reason] += one.files
+  return counts
+
+
+def _parents(paths: Iterable[str]) -> set[str]:
+  """The paths and all folders that hold them."""
+  return {str(one) for path in paths for one in (Path(path), *Path(path).parents)}
+
+
+def _shown(root: Path, path: str, touched: set[str]) -> str:
+  """The path in `root`, or its topmost folder in which nothing is used."""
+  parts = Path(os.path.relpath(path, root)).parts
+  for end in range(1, len(parts)):
+    folder = root.joinpath(*parts[:end])
+    if os.path.realpath(folder) not in touched:
+      return '/'.join(parts[:end]) + '/'
+  return '/'.join(parts)
