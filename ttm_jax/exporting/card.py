@@ -8,6 +8,7 @@ import jinja2
 from ml_collections import ConfigDict
 
 from ttm_jax.exporting.stages import StageRun
+from ttm_jax.untrusted import is_repository
 
 # Of open weights that runs start from: what the hub calls their licence.
 LICENCES = {
@@ -21,9 +22,22 @@ def public(config: ConfigDict) -> dict[str, Any]:
   values = json.loads(json.dumps(config.to_dict()))
   values['data'].pop('path', None)
   values.pop('mesh', None)
-  if '/' in values['init_from'] and not values['init_from'].startswith('pretrained:'):
-    values['init_from'] = values['init_from'].rstrip('/').rpartition('/')[2]
+  start = values['init_from']
+  if start.startswith('pretrained:'):
+    parts = start.removeprefix('pretrained:').split(',')
+    values['init_from'] = 'pretrained:' + ','.join(named(part.strip()) for part in parts)
+  else:
+    values['init_from'] = _last(start)
   return values
+
+
+def named(weights: str) -> str:
+  """Return the hub id of open weights, or of a folder its last name: the rest is private."""
+  return weights if is_repository(weights) else _last(weights)
+
+
+def _last(path: str) -> str:
+  return ''.join(c for c in path.rstrip('/').rpartition('/')[2] if c.isprintable())
 
 
 def written(
@@ -47,7 +61,7 @@ def written(
     training: the configurations of the stages.
   """
   context = stages['stage2'].context
-  base = list(dict.fromkeys(name for stage in stages.values() for name in stage.base()))
+  base = list(dict.fromkeys(name for stage in stages.values() for name in map(named, stage.base())))
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('ttm_jax.exporting', '.'),
     trim_blocks=True,

@@ -19,6 +19,7 @@ from ttm_jax.text.encoders import WORDS
 from ttm_jax.training import runs
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.denoising import Denoiser
+from ttm_jax.untrusted import identifier, is_repository
 
 Tensors = Iterator[tuple[str, np.ndarray]]
 
@@ -117,6 +118,8 @@ class StageRun:
         f'preset {self.config.preset!r} of run {run} cannot be exported: {sorted(BACKBONES)} can'
       )
     self.context = Context.load(run)
+    for name in self.context.encoding.encoders:
+      identifier(name, f'{run}/context/context.json: encoders')
     checkpoints = Checkpoints(run / runs.CHECKPOINTS, read_only=True)
     step = checkpoints.latest()
     if step is None:
@@ -161,31 +164,6 @@ class StageRun:
       'prefix': encoding.prefix,
     }
 
-  def models(self, given: Mapping[str, str]) -> dict[str, str]:
-    """Hub id or folder of each pretrained text encoder, by name.
-
-    Args:
-      given: those that the user names.
-
-    Raises:
-      InputError: where one is not known.
-    """
-    known = {**self.context.encoding.models, **given}
-    wanted = [name for name in self.context.encoding.encoders if name != WORDS]
-    for name in wanted:
-      if name not in known:
-        raise InputError(
-          f'run {self.run} reads texts by {name!r}: say which model that is, with'
-          f' --text {name}=MODEL (hub id or folder)'
-        )
-      # The path of a folder that is not here would mean nothing elsewhere.
-      if known[name].startswith(('/', '.', '~')) and not Path(known[name]).is_dir():
-        raise InputError(
-          f'run {self.run} reads texts by {name!r} from {known[name]}, which is not here: name the'
-          f' model with --text {name}=MODEL (hub id or folder)'
-        )
-    return {name: known[name] for name in wanted}
-
   def base(self) -> list[str]:
     """Open weights that the run, or one that it started from, began with."""
     return base_weights(self.config)
@@ -203,6 +181,48 @@ def base_weights(config: ConfigDict) -> list[str]:
       return [f'the run {Path(config.init_from).name}']
     config = runs.read_config(config.init_from)
   return []
+
+
+def models_of(stages: Sequence[StageRun], given: Mapping[str, str]) -> dict[str, str]:
+  """Return the hub id or folder of each pretrained text encoder of the stages, by name.
+
+  A folder counts only where the user names it: a run may come from somebody else, and name a
+  folder that is not to be published.
+
+  Args:
+    given: those that the user names.
+
+  Raises:
+    InputError: one is not known, is a folder that the user has not named, or is not here; or the
+      stages name different ones.
+  """
+  found: dict[str, str] = {}
+  for stage in stages:
+    encoding = stage.context.encoding
+    for name in (name for name in encoding.encoders if name != WORDS):
+      reads = f'run {stage.run} reads texts by {name!r}'
+      model = given.get(name, encoding.models.get(name))
+      if not model:
+        raise InputError(
+          f'{reads}: say which model that is, with --text {name}=MODEL (hub id or folder)'
+        )
+      if name in given:
+        if model.startswith(('/', '.', '~')) and not Path(model).is_dir():
+          raise InputError(
+            f'{reads} from {model}, which is not here: name the model with --text {name}=MODEL (hub'
+            ' id or folder)'
+          )
+      elif not is_repository(model) or Path(model).exists():
+        raise InputError(
+          f'{reads} from the folder {model}: only folders named in the command are copied; write'
+          f' --text {name}={model} to copy it, or --text {name}=MODEL with a hub id'
+        )
+      if found.setdefault(name, model) != model:
+        raise InputError(
+          f'the stages read texts by {name!r} from different models, {found[name]} and {model}: say'
+          f' which one counts, with --text {name}=MODEL'
+        )
+  return found
 
 
 def check_together(stages: Sequence[StageRun]) -> None:

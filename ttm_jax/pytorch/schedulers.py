@@ -113,11 +113,14 @@ class ZeroSNRScheduler(DDIMScheduler):
     steps_offset: int = 0,
     thresholding: bool = False,
   ):
-    fixed = (timestep_spacing, rescale_betas_zero_snr, clip_sample, thresholding)
-    if fixed != ('trailing', True, False, False):
+    fixed = (
+      *(timestep_spacing, rescale_betas_zero_snr, clip_sample, thresholding),
+      *(set_alpha_to_one, steps_offset),
+    )
+    if fixed != ('trailing', True, False, False, True, 0):
       raise ValueError(
-        'this scheduler takes trailing steps of a rescaled schedule, unclipped, got'
-        f' {fixed}; take another one of diffusers for other settings'
+        'this scheduler takes trailing steps of a rescaled schedule to the data, unclipped and'
+        f' without offset, got {fixed}; take another one of diffusers for other settings'
       )
     if prediction_type not in ('v_prediction', 'sample'):
       raise ValueError(
