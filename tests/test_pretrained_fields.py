@@ -403,7 +403,7 @@ def test_fields_that_nobody_knows(tmp_path):
     unet.load(str(tmp_path), SIZES)
   for value in (True, 1, 0.5, 'on', [1], {'a': 1}, 0):
     (tmp_path / 'config.json').write_text(json.dumps({**config, 'new_switch': value}))
-    with pytest.raises(InputError, match='new_switch is .*, a field that is not known here'):
+    with pytest.raises(InputError, match=r'new_switch is .*, a field that is not known here'):
       unet.load(str(tmp_path), SIZES)
 
 

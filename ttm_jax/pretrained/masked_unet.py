@@ -67,9 +67,8 @@ def config_from_torch(weights: Weights) -> tuple[UNetConfig, dict[str, Encoder]]
   visual = both.in_channels - made.channels
   if visual < 0:
     raise InputError(f'{folder}/config.json: in_channels is below out_channels: copy it again')
-  rules = unet.motion_fields(made) | dict.fromkeys(
-    ['encoders', 'in_channels', *FIELDS.values()], Read()
-  )
+  read = ['encoders', 'in_channels', *FIELDS.values()]
+  rules = {**unet.motion_fields(made), **dict.fromkeys(read, Read())}
   check(folder, values, rules)
   return dataclasses.replace(made, visual_channels=visual), encoders(values, folder)
 

@@ -142,7 +142,7 @@ def read_index(folder: Path) -> dict[str, Any]:
   _check(path, 'video.fps', _is_number(video.get('fps')) and video['fps'] > 0)
   _check(path, 'video.latents', _are_sizes(video.get('latents'), 4))
   for name in ('stage1', 'stage2'):
-    settings = stages.get(name)
+    settings: Any = stages.get(name)
     _check(path, f'stages.{name}', isinstance(settings, dict))
     for key, wanted in _SETTINGS.items():
       _check(path, f'stages.{name}.{key}', key in settings and wanted(settings[key]))
