@@ -271,7 +271,8 @@ def test_what_users_of_other_adapters_and_checkpoints_read(image, adapter, tmp_p
     unet.load(f'{image()},{adapter(use_motion_mid_block=True)}', CONFIG)
   assert str(caught.value) == (
     f'{tmp_path}/motion cannot be used (use_motion_mid_block): it has a motion module in the'
-    ' middle, as AnimateDiff v2: take v3 (guoyww/animatediff-motion-adapter-v1-5-3) or v1, which have none'
+    ' middle, as AnimateDiff v2: take v3 (guoyww/animatediff-motion-adapter-v1-5-3) or v1, which'
+    ' have none'
   )
   with pytest.raises(InputError) as caught:
     unet.load('v3_sd15_mm.ckpt', CONFIG)
