@@ -152,6 +152,21 @@ def test_two_stages_with_different_text_models(pair, tmp_path):
   assert models_of(stages, {'clip': 'owner/c'}) == {'clip': 'owner/c'}
 
 
+@pytest.mark.parametrize(
+  'config',
+  [{}, {'task': 7}, {'task': 'image_to_motion'}, {'task': 'image_to_motion', 'preset': []}],
+)
+def test_a_run_whose_configuration_is_damaged(pair, tmp_path, config):
+  run = Path(shutil.copytree(pair[0], tmp_path / 'one'))
+  whole = json.loads((run / 'config.json').read_text())
+  damaged = [config, {**whole, 'model': 1}, {**whole, 'sample': []}, {**whole, 'init_from': {}}]
+  for values in damaged:
+    (run / 'config.json').write_text(json.dumps(values))
+    with pytest.raises(InputError, match=rf'run {run} |\.json of a run lacks'):
+      export(run, pair[1], tmp_path / 'out')
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['one']
+
+
 def test_folders_of_this_machine_are_not_published():
   assert card.named('/home/me/weights/sd') == 'sd'
   assert card.named('owner/name') == 'owner/name'

@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 from ml_collections import ConfigDict
 
+from ttm_jax.errors import InputError
 from ttm_jax.exporting.stages import StageRun
 from ttm_jax.untrusted import is_repository
 
@@ -59,9 +60,12 @@ def written(
     samples: pictures, by their path in the folder.
     licence: of the weights; empty if the user did not say.
     training: the configurations of the stages.
+
+  Raises:
+    InputError: a configuration lacks what is told.
   """
   context = stages['stage2'].context
-  base = list(dict.fromkeys(name for stage in stages.values() for name in map(named, stage.base())))
+  base = list(dict.fromkeys(name for stage in stages.values() for name in map(named, stage.base)))
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('ttm_jax.exporting', '.'),
     trim_blocks=True,
@@ -72,7 +76,7 @@ def written(
   parameters = {
     name: sum(_count(spec.shape) for spec in stage.specs) for name, stage in stages.items()
   }
-  return environment.get_template('card.md.j2').render(
+  values = dict(
     stages=stages,
     encoding=context.encoding,
     latents=context.latent_shape,
@@ -86,6 +90,10 @@ def written(
     base={name: LICENCES.get(name, '') for name in base},
     training=training,
   )
+  try:
+    return environment.get_template('card.md.j2').render(values)
+  except jinja2.UndefinedError as error:
+    raise InputError(f'config.json of a run lacks what its card tells ({error})') from error
 
 
 def _count(shape: Sequence[int]) -> int:

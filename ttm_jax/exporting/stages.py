@@ -100,6 +100,8 @@ class StageRun:
     step: of the newest checkpoint, the one that is exported.
     params: nested dict of the averaged parameters, each read when NumPy asks for it.
     specs: the tensors that they become.
+    settings: how the stage was trained and is sampled, as the pipeline takes it.
+    base: open weights that the run, or one that it started from, began with.
   """
 
   def __init__(self, run: Path, task: str):
@@ -107,9 +109,21 @@ class StageRun:
 
     Raises:
       InputError: if there is no such run, it is of another task or preset than can be exported, it
-        has no checkpoint, or that is not of its configuration.
+        has no checkpoint, or that is not of its configuration; or a file of it is damaged.
     """
     self.run = run
+    try:
+      self._read(task)
+    except InputError:
+      raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+      reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+      raise InputError(
+        f'run {run} is damaged ({reason}): take {runs.CONFIG} and context/ from a copy of it'
+      ) from error
+
+  def _read(self, task: str) -> None:
+    run = self.run
     self.config = runs.read_config(run)
     if self.config.task != task:
       raise InputError(f'run {run} was trained for {self.config.task!r}, {task!r} is needed')
@@ -133,14 +147,14 @@ class StageRun:
     self.sizes, self.process = denoiser.model_config, denoiser.process
     self.backbone = BACKBONES[self.config.preset]
     self.specs = self.backbone.specs(self.params, self.sizes)
+    self.settings = self._settings()
+    self.base = base_weights(self.config)
 
   def tensors(self) -> Tensors:
     """The tensors of `specs`, one at a time."""
     return self.backbone.tensors(self.params, self.sizes)
 
-  @property
-  def settings(self) -> dict[str, Any]:
-    """How the stage was trained and is sampled, as the pipeline takes it."""
+  def _settings(self) -> dict[str, Any]:
     sampling = self.config.sample
     return {
       'palette': self.context.encoding.palette,
@@ -164,15 +178,13 @@ class StageRun:
       'prefix': encoding.prefix,
     }
 
-  def base(self) -> list[str]:
-    """Open weights that the run, or one that it started from, began with."""
-    return base_weights(self.config)
-
 
 def base_weights(config: ConfigDict) -> list[str]:
   """The open weights at the beginning of the chain of runs that `init_from` names."""
-  seen = set()
+  seen: set[str] = set()
   while config.init_from and config.init_from not in seen:
+    if not isinstance(config.init_from, str):
+      raise TypeError(f'init_from is {config.init_from!r}')
     seen.add(config.init_from)
     if config.init_from.startswith('pretrained:'):
       names = config.init_from.removeprefix('pretrained:')
