@@ -9,9 +9,11 @@ DEV := $(VENV)/.dev
 # The compilers for TPUs and for GPUs, apart: where they are installed JAX looks for such a chip.
 TPU := .venv-aot
 GPU := .venv-aot-gpu
+# What looks for known vulnerabilities has an environment of its own, too.
+AUDIT := .venv-audit
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-slow test-aot test-aot-gpu test-aot-plan lint format clean
+.PHONY: help demo test test-slow test-aot test-aot-gpu test-aot-plan lint format audit clean
 
 help:  ## This list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,8 +45,12 @@ format: $(DEV)  ## Mends style and format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+audit: $(DEV) $(AUDIT)/bin/pip-audit  ## Looks up known vulnerabilities of what is installed, on PyPI.
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > $(AUDIT)/installed.txt
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement $(AUDIT)/installed.txt
+
 clean:  ## Removes the environment and caches, not the runs.
-	rm -rf $(VENV) $(TPU) $(GPU) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(TPU) $(GPU) $(AUDIT) .mypy_cache .ruff_cache .pytest_cache
 
 $(CORE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -56,6 +62,10 @@ $(CORE): pyproject.toml constraints.txt
 $(DEV): $(CORE)
 	$(INSTALL) --editable '.[dev]'
 	@touch $@
+
+$(AUDIT)/bin/pip-audit:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 
 $(TPU)/.ready: $(CORE)
 	$(INSTALL) --no-deps --upgrade --target $(TPU) libtpu

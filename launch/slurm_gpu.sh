@@ -16,6 +16,9 @@
 # a new start continues the run.
 set -euo pipefail
 
+# shellcheck source-path=SCRIPTDIR source=checks.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/checks.sh"
+
 usage() {
   sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "$0" >&2
   exit 2
@@ -41,10 +44,21 @@ while (($#)); do
   shift 2
 done
 [[ $time && $# -gt 0 ]] || usage
+# They become lines of a script, whose ends and "$" would begin others.
+check_name --name "$name"
+check --nodes "$nodes" '[0-9]{1,6}(-[0-9]{1,6})?' 'a number of nodes'
+check --gpus "$gpus" '([A-Za-z0-9_.-]+:)?[0-9]{1,4}' 'a number, or TYPE:NUMBER'
+check_number --grace "$grace"
+check --time "$time" '([0-9]+-)?[0-9]+(:[0-9]+){0,2}|[A-Za-z]+' \
+  'a time as SLURM has it, such as 24:00:00'
+[[ ! $partition ]] || check_word --partition "$partition"
+[[ ! $account ]] || check_word --account "$account"
+check_arguments "$@"
 [[ " $*" == *' --workdir='* ]] ||
   { echo 'error: give a --workdir=..., which all nodes and the next start can reach' >&2; exit 2; }
 
 python=$(command -v python || echo python)
+check_arguments "$python"
 train=$(printf ' %q' "$python" -m ttm_jax.train "$@")
 more=''
 [[ $partition ]] && more+="#SBATCH --partition=$partition"$'\n'

@@ -16,6 +16,9 @@
 # A new start continues the run.
 set -euo pipefail
 
+# shellcheck source-path=SCRIPTDIR source=checks.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/checks.sh"
+
 usage() {
   sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "$0" >&2
   exit 2
@@ -44,6 +47,13 @@ done
 [[ $name && $type && $zone && $image && $# -gt 0 ]] || usage
 [[ " $*" == *' --workdir=gs://'* ]] ||
   { echo 'error: give a --workdir=gs://..., which all machines and the next start can reach' >&2; exit 2; }
+check_name --name "$name"
+check_word --type "$type"
+check_word --zone "$zone"
+check_word --image "$image"
+[[ ! $project ]] || check_word --project "$project"
+check_number --attempts "$attempts"
+check_arguments "$@"
 case $type in
   v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
   v5p-*) runtime=v2-alpha-tpuv5 ;;
@@ -64,9 +74,14 @@ describe=(
 remove=(
   gcloud compute tpus queued-resources delete "$name" "${place[@]}" --force --quiet
 )
-# A container that an attempt before has left would hold the chips.
+# A container that an attempt before has left would hold the chips. These containers are privileged:
+# libtpu opens the chips as /dev/accel* or /dev/vfio/*, by the type of TPU, as root, and locks memory
+# for transfers; we know of no smaller set of rights that works on all types. So a container has the
+# rights of its machine: that should run nothing else, have a service account that reaches only the
+# buckets of the run, and lie in a private network. On GKE (tpu_xpk.sh) a device plugin gives the
+# chips to containers.
 inside="sudo docker rm -f ttm_jax >/dev/null 2>&1; sudo docker run --rm --name ttm_jax --privileged"
-inside+=" --net=host --stop-timeout 60 $(printf '%q ' "$image" python -m ttm_jax.train "$@")"
+inside+=" --user=0 --net=host --stop-timeout 60 $(printf '%q ' "$image" python -m ttm_jax.train "$@")"
 train=(
   gcloud compute tpus tpu-vm ssh "$name" "${place[@]}" --worker=all "--command=$inside"
 )

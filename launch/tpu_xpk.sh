@@ -15,6 +15,9 @@
 # A restart continues the run: where a machine is lost, the others end with exit code 4.
 set -euo pipefail
 
+# shellcheck source-path=SCRIPTDIR source=checks.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/checks.sh"
+
 usage() {
   sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "$0" >&2
   exit 2
@@ -44,6 +47,17 @@ done
 [[ $name && $cluster && $type && $image && $# -gt 0 ]] || usage
 [[ " $*" == *' --workdir=gs://'* ]] ||
   { echo 'error: give a --workdir=gs://..., which all machines and the next start can reach' >&2; exit 2; }
+
+check_name --name "$name"
+check_word --cluster "$cluster"
+check_word --type "$type"
+check_word --image "$image"
+[[ ! $project ]] || check_word --project "$project"
+[[ ! $zone ]] || check_word --zone "$zone"
+check_number --slices "$slices"
+check_number --restarts "$restarts"
+check_number --grace "$grace"
+check_arguments "$@"
 
 command=$(printf ' %q' python -m ttm_jax.train "$@")
 create=(

@@ -281,7 +281,7 @@ def test_a_folder_that_is_not_empty_is_left_alone(dit_pair, tmp_path):
   (out / 'mine').write_text('mine')
   refused('is not empty', *dit_pair, out)
   assert content(out) == {'mine': b'mine'}
-  refused('is a file', *dit_pair, out / 'mine')
+  refused('is not a folder', *dit_pair, out / 'mine')
   (out / 'mine').unlink()
   export(*dit_pair, out)
   assert (out / 'SHA256SUMS').is_file()
@@ -310,7 +310,7 @@ def test_a_full_disk_leaves_nothing(dit_pair, tmp_path, monkeypatch):
 
 
 def test_what_a_killed_export_left_is_replaced(dit_pair, tmp_path):
-  partial = tmp_path / '.out.partial'
+  partial = tmp_path / f'.out.{"0" * 32}.partial'
   partial.mkdir()
   (partial / 'half').write_text('half')
   export(*dit_pair, tmp_path / 'out')

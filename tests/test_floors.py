@@ -39,6 +39,7 @@ SHARED = {
   f'{FLAT}.request': 'ttm_jax.request',
   f'{FLAT}.trajectory': 'ttm_jax.trajectory',
   f'{FLAT}.trajectory_edits': 'ttm_jax.trajectory_edits',
+  f'{FLAT}.untrusted': 'ttm_jax.untrusted',
   f'{FLAT}.video_io': 'ttm_jax.data.video_io',
   f'{FLAT}.windows': 'ttm_jax.codecs.windows',
   f'{FLAT}.word_ids': 'ttm_jax.text.word_ids',
@@ -87,6 +88,7 @@ def test_how_imports_are_read():
 FLOORS = {
   'ttm_jax.errors': (),
   'ttm_jax.json_file': (),
+  'ttm_jax.untrusted': (),
   'ttm_jax.ops': ('ttm_jax.parallel',),
   'ttm_jax.request': ('ttm_jax.label_images',),
   'ttm_jax.images': (),
@@ -146,7 +148,8 @@ FLOORS = {
 
 @pytest.mark.parametrize('floor', FLOORS)
 def test_floors(floor):
-  allowed = (floor, 'ttm_jax.errors', 'ttm_jax.atomic', 'ttm_jax.json_file', *FLOORS[floor])
+  common = ('errors', 'atomic', 'json_file', 'untrusted')
+  allowed = (floor, *(f'ttm_jax.{name}' for name in common), *FLOORS[floor])
   broken = [
     f'{module} imports {other}'
     for module in modules_in(floor)

@@ -211,7 +211,7 @@ def test_slurm_saves_before_its_time_is_over(played, slurm_job, tmp_path):
 
 
 def test_kubernetes():
-  service, job = yaml.safe_load_all((LAUNCH / 'kubernetes.yaml').read_text())
+  service, _, job = yaml.safe_load_all((LAUNCH / 'kubernetes.yaml').read_text())
   assert service['spec']['clusterIP'] == 'None'
   pod = job['spec']['template']['spec']
   assert pod['subdomain'] == service['metadata']['name']

@@ -80,8 +80,8 @@ def test_two_folders_are_one_network(image, adapter, tmp_path):
   image()
   params = unet.load(f'{tmp_path}/sd, {adapter()}', CONFIG)
   jax.tree.map(np.testing.assert_array_equal, params, tensors()[0])
-  # One number for a list of equal ones, and what a config of 2022 does not say.
-  old = {k: v for k, v in IMAGE.items() if k != 'norm_num_groups'} | {'attention_head_dim': [2, 2]}
+  # One number for a list of equal ones; what is not said, and the tensors tell.
+  old = {k: v for k, v in IMAGE.items() if k != 'layers_per_block'} | {'attention_head_dim': [2, 2]}
   write(tmp_path / 'sd' / 'unet', old, tensors()[1])
   both = unet.load(f'{tmp_path}/sd, {tmp_path}/motion', CONFIG)
   jax.tree.map(np.testing.assert_array_equal, both, params)
@@ -103,6 +103,9 @@ def without(arrays, name):
     ({'use_linear_projection': True}, 'use_linear_projection is True there'),
     ({'attention_head_dim': [2, 4]}, r'attention_head_dim is \(?\[?2, 4\]?\)? there, 2 is needed'),
     ({'_class_name': 'AutoencoderKL'}, 'holds a AutoencoderKL, one of .* is needed'),
+    ({'norm_eps': 'small'}, "norm_eps is 'small' there, 1e-05 is needed"),
+    ({'norm_num_groups': None}, 'norm_num_groups is None there, 4 is needed'),
+    ({'flip_sin_to_cos_': True}, r'flip_sin_to_cos_ is True .* not known here .*"flip_sin_to_cos"'),
   ],
 )
 def test_another_image_network(image, changes, message):
@@ -113,7 +116,10 @@ def test_another_image_network(image, changes, message):
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({'use_motion_mid_block': True}, 'motion module in the middle, as AnimateDiff v2: take v3'),
+    (
+      {'use_motion_mid_block': True},
+      'use_motion_mid_block.: it has a motion module in the middle, as AnimateDiff v2: take v3',
+    ),
     ({'conv_in_channels': 9}, 'as PIA: take AnimateDiff v3'),
     ({'motion_num_attention_heads': 4}, 'motion_num_attention_heads is 4 there, 2 is needed'),
     ({'_class_name': 'UNet2DConditionModel'}, 'a MotionAdapter is needed'),
@@ -264,8 +270,9 @@ def test_what_users_of_other_adapters_and_checkpoints_read(image, adapter, tmp_p
   with pytest.raises(InputError) as caught:
     unet.load(f'{image()},{adapter(use_motion_mid_block=True)}', CONFIG)
   assert str(caught.value) == (
-    f'{tmp_path}/motion has a motion module in the middle, as AnimateDiff v2: take v3'
-    ' (guoyww/animatediff-motion-adapter-v1-5-3) or v1, which have none'
+    f'{tmp_path}/motion cannot be used (use_motion_mid_block): it has a motion module in the'
+    ' middle, as AnimateDiff v2: take v3 (guoyww/animatediff-motion-adapter-v1-5-3) or v1, which'
+    ' have none'
   )
   with pytest.raises(InputError) as caught:
     unet.load('v3_sd15_mm.ckpt', CONFIG)
@@ -332,7 +339,7 @@ def test_an_autoencoder_of_another_kind(tmp_path):
   with pytest.raises(InputError, match=r'is .*, the model needs'):
     sd_vae.load(write(tmp_path / 'vae', described, arrays))
   described['norm_num_groups'] = 8
-  with pytest.raises(InputError, match=r'norm_num_groups 8 does not fit widths'):
+  with pytest.raises(InputError, match=r'norm_num_groups 8 does not fit block_out_channels'):
     sd_vae.load(write(tmp_path / 'vae', described, arrays))
   described['_class_name'] = 'AutoencoderKLWan'
   with pytest.raises(InputError, match=r'holds a AutoencoderKLWan, an AutoencoderKL is needed'):

@@ -7,7 +7,9 @@ from typing import Any
 import jinja2
 from ml_collections import ConfigDict
 
+from ttm_jax.errors import InputError
 from ttm_jax.exporting.stages import StageRun
+from ttm_jax.untrusted import is_repository
 
 # Of open weights that runs start from: what the hub calls their licence.
 LICENCES = {
@@ -21,9 +23,22 @@ def public(config: ConfigDict) -> dict[str, Any]:
   values = json.loads(json.dumps(config.to_dict()))
   values['data'].pop('path', None)
   values.pop('mesh', None)
-  if '/' in values['init_from'] and not values['init_from'].startswith('pretrained:'):
-    values['init_from'] = values['init_from'].rstrip('/').rpartition('/')[2]
+  start = values['init_from']
+  if start.startswith('pretrained:'):
+    parts = start.removeprefix('pretrained:').split(',')
+    values['init_from'] = 'pretrained:' + ','.join(named(part.strip()) for part in parts)
+  else:
+    values['init_from'] = _last(start)
   return values
+
+
+def named(weights: str) -> str:
+  """Return the hub id of open weights, or of a folder its last name: the rest is private."""
+  return weights if is_repository(weights) else _last(weights)
+
+
+def _last(path: str) -> str:
+  return ''.join(c for c in path.rstrip('/').rpartition('/')[2] if c.isprintable())
 
 
 def written(
@@ -45,9 +60,12 @@ def written(
     samples: pictures, by their path in the folder.
     licence: of the weights; empty if the user did not say.
     training: the configurations of the stages.
+
+  Raises:
+    InputError: a configuration lacks what is told.
   """
   context = stages['stage2'].context
-  base = list(dict.fromkeys(name for stage in stages.values() for name in stage.base()))
+  base = list(dict.fromkeys(name for stage in stages.values() for name in map(named, stage.base)))
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('ttm_jax.exporting', '.'),
     trim_blocks=True,
@@ -58,7 +76,7 @@ def written(
   parameters = {
     name: sum(_count(spec.shape) for spec in stage.specs) for name, stage in stages.items()
   }
-  return environment.get_template('card.md.j2').render(
+  values = dict(
     stages=stages,
     encoding=context.encoding,
     latents=context.latent_shape,
@@ -72,6 +90,10 @@ def written(
     base={name: LICENCES.get(name, '') for name in base},
     training=training,
   )
+  try:
+    return environment.get_template('card.md.j2').render(values)
+  except jinja2.UndefinedError as error:
+    raise InputError(f'config.json of a run lacks what its card tells ({error})') from error
 
 
 def _count(shape: Sequence[int]) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from ttm_jax.atomic import check_free, new_folder
 from ttm_jax.errors import InputError
 from ttm_jax.pretrained.weights import INDEX, WEIGHTS
 
@@ -110,42 +111,31 @@ def _header(specs: Sequence[Spec], dtype: np.dtype) -> bytes:
   return len(text).to_bytes(8, 'little') + text
 
 
-def check_free(out: Path) -> None:
-  """Raises InputError unless `out` is a folder that may be made."""
-  if out.is_file():
-    raise InputError(f'--out {out} is a file; name a folder that does not exist yet')
-  if out.is_dir() and any(out.iterdir()):
-    raise InputError(f'--out {out} is not empty; name a new folder, or empty that one')
-
-
 @contextlib.contextmanager
 def whole(out: Path, needed: int) -> Iterator[Path]:
-  """A folder to write to, which appears as `out` when all went well; else nothing is left.
+  """Yield a folder to write to, which appears as `out` when all went well; else nothing is left.
+
+  Of two exports to one `out` the first to finish succeeds, and the other raises.
 
   Args:
     needed: bytes that will be written, about.
 
   Raises:
-    InputError: if `out` is not empty, or the disk refuses.
+    InputError: `out` is not free, before the work or after it, or the disk refuses.
   """
-  check_free(out)
-  partial = out.with_name(f'.{out.name}.partial')
   try:
+    check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)  # What a killed export left.
     free = shutil.disk_usage(out.parent).free
     if free < needed:
       raise InputError(
         f'the export takes {needed / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free at {out.parent}:'
         ' free space or choose another --out'
       )
-    partial.mkdir()
-    yield partial
-    partial.replace(out)
+    with new_folder(out) as partial:
+      yield partial
   except OSError as error:
     raise InputError(
       f'cannot write {out} ({error.strerror or error}): free space or choose another --out; nothing'
       ' was left there'
     ) from error
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)

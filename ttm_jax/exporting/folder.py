@@ -14,6 +14,7 @@ SHA256SUMS              of all the rest, as `sha256sum -c` takes it
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,17 +23,21 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from ttm_jax.atomic import check_free
 from ttm_jax.errors import InputError
 from ttm_jax.exporting import card, code, codecs
-from ttm_jax.exporting.files import DTYPES, SHARD, check_free, whole, write_tensors
-from ttm_jax.exporting.stages import StageRun, check_together
-from ttm_jax.pretrained.weights import CONFIG, WEIGHTS
+from ttm_jax.exporting.files import DTYPES, SHARD, whole, write_tensors
+from ttm_jax.exporting.stages import StageRun, check_together, models_of
+from ttm_jax.pretrained.weights import CONFIG, PICKLES, WEIGHTS
+from ttm_jax.untrusted import check_links
 
 TASKS = {'stage1': 'image_to_motion', 'stage2': 'motion_to_video'}
 SCHEDULERS = {'stage1': 'motion_scheduler', 'stage2': 'scheduler'}
 SCHEDULER_CONFIG = 'scheduler_config.json'
 DIFFUSERS = '0.40.0'  # The oldest that reads the folder.
 SUMS = 'SHA256SUMS'
+# Of a text encoder: hidden files, pickles, and code, which is never run.
+_NOT_COPIED = ('.*', '*.py', *(f'*{suffix}' for suffix in PICKLES))
 
 
 def export(
@@ -51,7 +56,7 @@ def export(
     stage1, stage2: run directories.
     dtype: of the networks, 'bf16' or 'fp32'.
     models: hub id or folder of pretrained text encoders by name, where the runs do not know them.
-      A folder is copied.
+      A folder is copied; those that a run names are not.
     samples: pictures for the model card, such as the samples.gif of an evaluation; those of the
       runs by default.
     licence: of the weights, as the hub writes it.
@@ -67,8 +72,14 @@ def export(
   }
   check_together(list(stages.values()))
   codec = codecs.parts(stages['stage2'].context.codec)
-  encoders = {k: v for stage in stages.values() for k, v in stage.models(models or {}).items()}
-  copied = {name: Path(source) for name, source in encoders.items() if Path(source).is_dir()}
+  encoders = models_of(list(stages.values()), models or {})
+  copied = {
+    name: Path(source)
+    for name, source in (models or {}).items()
+    if name in encoders and Path(source).is_dir()
+  }
+  for source in copied.values():
+    _check_copied(source)
   kind = DTYPES[dtype]
   sizes = {name: sum(s.bytes(kind) for s in stage.specs) for name, stage in stages.items()}
   sizes['codec'] = sum(s.bytes(DTYPES['fp32']) for s in codec.specs)
@@ -143,16 +154,28 @@ def _text_encoder(
         tensors[f'empty.{name}.{encoder.replace(".", "_")}.{part}'] = np.ascontiguousarray(array)
   (folder / WEIGHTS).write_bytes(safetensors.numpy.save(tensors, metadata={'format': 'pt'}))
   for name, source in copied.items():
-    shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns('.*', '*.bin', '*.pt'))
+    shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns(*_NOT_COPIED))
+
+
+def _check_copied(source: Path) -> None:
+  """Raise InputError where symbolic links would copy what lies outside of a folder."""
+  for root, folders, files in os.walk(source):
+    for name in folders:
+      if (linked := Path(root, name)).is_symlink():
+        raise InputError(f'{linked} is a link to a folder: put the folder itself there')
+    for name in files:
+      check_links(source, Path(root, name))
 
 
 def _samples(folder: Path, stages: Mapping[str, StageRun], given: Sequence[Path]) -> list[str]:
   """Copies pictures into the folder; their names within the exported one."""
   found = {path.name: path for path in given}
+  if len(found) < len(given):
+    raise InputError('--samples: two pictures have the same file name; rename one')
   if not given:
     for name, stage in stages.items():
       newest = stage.run / 'samples' / 'newest.gif'
-      found |= {f'{name}.gif': newest} if newest.is_file() else {}
+      found |= {f'{name}.gif': newest} if newest.is_file() and not newest.is_symlink() else {}
   if found:
     folder.mkdir()
   for name, path in found.items():

@@ -19,6 +19,7 @@ from ttm_jax.text.encoders import WORDS
 from ttm_jax.training import runs
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.denoising import Denoiser
+from ttm_jax.untrusted import identifier, is_repository
 
 Tensors = Iterator[tuple[str, np.ndarray]]
 
@@ -99,6 +100,8 @@ class StageRun:
     step: of the newest checkpoint, the one that is exported.
     params: nested dict of the averaged parameters, each read when NumPy asks for it.
     specs: the tensors that they become.
+    settings: how the stage was trained and is sampled, as the pipeline takes it.
+    base: open weights that the run, or one that it started from, began with.
   """
 
   def __init__(self, run: Path, task: str):
@@ -106,9 +109,21 @@ class StageRun:
 
     Raises:
       InputError: if there is no such run, it is of another task or preset than can be exported, it
-        has no checkpoint, or that is not of its configuration.
+        has no checkpoint, or that is not of its configuration; or a file of it is damaged.
     """
     self.run = run
+    try:
+      self._read(task)
+    except InputError:
+      raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+      reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+      raise InputError(
+        f'run {run} is damaged ({reason}): take {runs.CONFIG} and context/ from a copy of it'
+      ) from error
+
+  def _read(self, task: str) -> None:
+    run = self.run
     self.config = runs.read_config(run)
     if self.config.task != task:
       raise InputError(f'run {run} was trained for {self.config.task!r}, {task!r} is needed')
@@ -117,6 +132,8 @@ class StageRun:
         f'preset {self.config.preset!r} of run {run} cannot be exported: {sorted(BACKBONES)} can'
       )
     self.context = Context.load(run)
+    for name in self.context.encoding.encoders:
+      identifier(name, f'{run}/context/context.json: encoders')
     checkpoints = Checkpoints(run / runs.CHECKPOINTS, read_only=True)
     step = checkpoints.latest()
     if step is None:
@@ -130,14 +147,14 @@ class StageRun:
     self.sizes, self.process = denoiser.model_config, denoiser.process
     self.backbone = BACKBONES[self.config.preset]
     self.specs = self.backbone.specs(self.params, self.sizes)
+    self.settings = self._settings()
+    self.base = base_weights(self.config)
 
   def tensors(self) -> Tensors:
     """The tensors of `specs`, one at a time."""
     return self.backbone.tensors(self.params, self.sizes)
 
-  @property
-  def settings(self) -> dict[str, Any]:
-    """How the stage was trained and is sampled, as the pipeline takes it."""
+  def _settings(self) -> dict[str, Any]:
     sampling = self.config.sample
     return {
       'palette': self.context.encoding.palette,
@@ -161,40 +178,13 @@ class StageRun:
       'prefix': encoding.prefix,
     }
 
-  def models(self, given: Mapping[str, str]) -> dict[str, str]:
-    """Hub id or folder of each pretrained text encoder, by name.
-
-    Args:
-      given: those that the user names.
-
-    Raises:
-      InputError: where one is not known.
-    """
-    known = {**self.context.encoding.models, **given}
-    wanted = [name for name in self.context.encoding.encoders if name != WORDS]
-    for name in wanted:
-      if name not in known:
-        raise InputError(
-          f'run {self.run} reads texts by {name!r}: say which model that is, with'
-          f' --text {name}=MODEL (hub id or folder)'
-        )
-      # The path of a folder that is not here would mean nothing elsewhere.
-      if known[name].startswith(('/', '.', '~')) and not Path(known[name]).is_dir():
-        raise InputError(
-          f'run {self.run} reads texts by {name!r} from {known[name]}, which is not here: name the'
-          f' model with --text {name}=MODEL (hub id or folder)'
-        )
-    return {name: known[name] for name in wanted}
-
-  def base(self) -> list[str]:
-    """Open weights that the run, or one that it started from, began with."""
-    return base_weights(self.config)
-
 
 def base_weights(config: ConfigDict) -> list[str]:
   """The open weights at the beginning of the chain of runs that `init_from` names."""
-  seen = set()
+  seen: set[str] = set()
   while config.init_from and config.init_from not in seen:
+    if not isinstance(config.init_from, str):
+      raise TypeError(f'init_from is {config.init_from!r}')
     seen.add(config.init_from)
     if config.init_from.startswith('pretrained:'):
       names = config.init_from.removeprefix('pretrained:')
@@ -203,6 +193,48 @@ def base_weights(config: ConfigDict) -> list[str]:
       return [f'the run {Path(config.init_from).name}']
     config = runs.read_config(config.init_from)
   return []
+
+
+def models_of(stages: Sequence[StageRun], given: Mapping[str, str]) -> dict[str, str]:
+  """Return the hub id or folder of each pretrained text encoder of the stages, by name.
+
+  A folder counts only where the user names it: a run may come from somebody else, and name a
+  folder that is not to be published.
+
+  Args:
+    given: those that the user names.
+
+  Raises:
+    InputError: one is not known, is a folder that the user has not named, or is not here; or the
+      stages name different ones.
+  """
+  found: dict[str, str] = {}
+  for stage in stages:
+    encoding = stage.context.encoding
+    for name in (name for name in encoding.encoders if name != WORDS):
+      reads = f'run {stage.run} reads texts by {name!r}'
+      model = given.get(name, encoding.models.get(name))
+      if not model:
+        raise InputError(
+          f'{reads}: say which model that is, with --text {name}=MODEL (hub id or folder)'
+        )
+      if name in given:
+        if model.startswith(('/', '.', '~')) and not Path(model).is_dir():
+          raise InputError(
+            f'{reads} from {model}, which is not here: name the model with --text {name}=MODEL (hub'
+            ' id or folder)'
+          )
+      elif not is_repository(model) or Path(model).exists():
+        raise InputError(
+          f'{reads} from the folder {model}: only folders named in the command are copied; write'
+          f' --text {name}={model} to copy it, or --text {name}=MODEL with a hub id'
+        )
+      if found.setdefault(name, model) != model:
+        raise InputError(
+          f'the stages read texts by {name!r} from different models, {found[name]} and {model}: say'
+          f' which one counts, with --text {name}=MODEL'
+        )
+  return found
 
 
 def check_together(stages: Sequence[StageRun]) -> None:

@@ -12,6 +12,7 @@ from flax import nnx
 
 from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.codecs.tae import TAE, TAEConfig
+from ttm_jax.pretrained.fields import Read, check, sizes
 from ttm_jax.pretrained.names import Entry, import_parameters
 from ttm_jax.pretrained.weights import Weights
 
@@ -48,13 +49,11 @@ def tae_from_torch(weights: Weights) -> TAE:
   """The codec from a folder that holds a `TTMTemporalAutoencoder`, computing in float32.
 
   Raises:
-    InputError: naming a tensor that is missing, of another shape, or without a place.
-    KeyError: if the configuration lacks a size.
+    InputError: naming a field or tensor that is missing, of another kind, or without a place.
   """
-  fields = [f.name for f in dataclasses.fields(TAEConfig) if f.name not in _TRAINING]
-  found = {k: weights.config[k] for k in fields}
-  sizes: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
-  config = TAEConfig(**sizes)
+  names = {f.name: f.name for f in dataclasses.fields(TAEConfig) if f.name not in _TRAINING}
+  check(weights.folder, weights.config, dict.fromkeys(names, Read()))
+  config = sizes(TAEConfig, weights.folder, weights.config, names, len(weights.tensors))
   params = import_parameters(tae_table(config), weights)
   graphdef, state = nnx.split(nnx.eval_shape(lambda: TAE(config, rngs=nnx.Rngs(0))))
   nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, params))
@@ -83,18 +82,29 @@ def linear_config_to_torch(codec: LinearCodec) -> dict[str, Any]:
   }
 
 
+@dataclasses.dataclass(frozen=True)
+class _Linear:
+  """The fields of `TTMLinearCodec`."""
+
+  patch: tuple[int, int, int]
+  channels: int
+  explained: float
+  psnr: float
+
+
 def linear_from_torch(weights: Weights) -> LinearCodec:
   """The codec from a folder that holds a `TTMLinearCodec`.
 
   Raises:
-    InputError: naming a tensor that is missing, of another shape, or without a place.
-    KeyError: if the configuration lacks a value.
+    InputError: naming a field or tensor that is missing, of another kind, or without a place.
   """
-  config = weights.config
-  params = import_parameters(linear_table(config['patch'], config['channels']), weights)
+  names = {f.name: f.name for f in dataclasses.fields(_Linear)}
+  check(weights.folder, weights.config, dict.fromkeys(names, Read()))
+  config = sizes(_Linear, weights.folder, weights.config, names, len(weights.tensors))
+  params = import_parameters(linear_table(config.patch, config.channels), weights)
   return LinearCodec(
     **jax.tree.map(jnp.asarray, params),
-    patch=tuple(config['patch']),
-    explained=config['explained'],
-    psnr=config['psnr'],
+    patch=config.patch,
+    explained=config.explained,
+    psnr=config.psnr,
   )

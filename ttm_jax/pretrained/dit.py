@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from ttm_jax.models.dit import DiTConfig
+from ttm_jax.pretrained.fields import Read, check, encoders, sizes
 from ttm_jax.pretrained.names import Entry, import_parameters, iterate_tensors
 from ttm_jax.pretrained.weights import Weights
 from ttm_jax.text.encoders import Encoder
@@ -33,25 +34,25 @@ TRAINING = ('dtype', 'remat', 'unroll')
 RENAMED = {'masked_blocks': 'num_masked_blocks'}
 
 
-def config_to_torch(config: DiTConfig, encoders: Mapping[str, Encoder]) -> dict[str, Any]:
+def config_to_torch(config: DiTConfig, texts: Mapping[str, Encoder]) -> dict[str, Any]:
   """What `TTMTransformer` is made with, and has in its `config.json`."""
-  sizes = dataclasses.asdict(config)
-  named = [{'name': name, **dataclasses.asdict(e)} for name, e in encoders.items()]
-  kept = {RENAMED.get(k, k): v for k, v in sizes.items() if k not in TRAINING}
+  named = [{'name': name, **dataclasses.asdict(e)} for name, e in texts.items()]
+  fields = dataclasses.asdict(config)
+  kept = {RENAMED.get(k, k): v for k, v in fields.items() if k not in TRAINING}
   return {'encoders': named, **kept}
 
 
-def config_from_torch(values: Mapping[str, Any]) -> tuple[DiTConfig, dict[str, Encoder]]:
+def config_from_torch(weights: Weights) -> tuple[DiTConfig, dict[str, Encoder]]:
   """The inverse; what is a matter of training is as by default.
 
   Raises:
-    KeyError: if a size is missing.
+    InputError: naming a field that is missing, of another kind, or not known.
   """
   fields = [f.name for f in dataclasses.fields(DiTConfig) if f.name not in TRAINING]
-  found = {k: values[RENAMED.get(k, k)] for k in fields}
-  sizes: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
-  encoders = [dict(e) for e in values['encoders']]
-  return DiTConfig(**sizes), {e.pop('name'): Encoder(**e) for e in encoders}
+  names = {name: RENAMED.get(name, name) for name in fields}
+  check(weights.folder, weights.config, dict.fromkeys(['encoders', *names.values()], Read()))
+  made = sizes(DiTConfig, weights.folder, weights.config, names, len(weights.tensors))
+  return made, encoders(weights.config, weights.folder)
 
 
 def table(params: Mapping[str, Any]) -> list[Entry]:

@@ -1,7 +1,6 @@
 """Folders of `ttm_jax.export` read back: a network to start from, and its codec."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ttm_jax.models.unet import UNet, UNetConfig
 from ttm_jax.pretrained import codecs, dit, masked_unet, sd_vae
 from ttm_jax.pretrained.weights import CONFIG, read
 from ttm_jax.text.encoders import Encoder
+from ttm_jax.untrusted import read_object
 
 INDEX = 'model_index.json'
 
@@ -47,7 +47,7 @@ def is_exported(source: str) -> bool:
   """Whether a folder is an exported one, or the folder of a network in it."""
   folder = Path(source)
   if (folder / INDEX).is_file():
-    return 'TTMPipeline' in str(_read_json(folder / INDEX).get('_class_name'))
+    return 'TTMPipeline' in str(read_object(folder / INDEX).get('_class_name'))
   return _class(folder) in _NETWORKS
 
 
@@ -89,11 +89,11 @@ def read_network(folder: Path) -> Network:
     raise InputError(f'{folder} holds no network of an exported folder: {kind or "no config.json"}')
   model, _, names = _NETWORKS[kind]
   weights = read(folder, half=True)
+  config, encoders = names.config_from_torch(weights)
   try:
-    config, encoders = names.config_from_torch(weights.config)
-  except (KeyError, TypeError, ValueError) as error:
+    abstract = nnx.eval_shape(lambda: model(config, encoders, rngs=nnx.Rngs(0)))
+  except (ValueError, TypeError, ArithmeticError) as error:
     raise InputError(f'{folder / CONFIG} is no configuration of a {kind}: {error}') from error
-  abstract = nnx.eval_shape(lambda: model(config, encoders, rngs=nnx.Rngs(0)))
   like = nnx.to_pure_dict(nnx.state(abstract, nnx.Param))
   return Network(config, encoders, names.from_torch(weights, like))
 
@@ -114,20 +114,9 @@ def read_codec(folder: Path) -> Codec:
   }
   if kind not in readers:
     raise InputError(f'{where} holds no codec of an exported folder: {kind or "no config.json"}')
-  try:
-    return readers[kind](read(where))
-  except KeyError as error:
-    raise InputError(f'{where / CONFIG} lacks {error}: copy it again') from error
+  return readers[kind](read(where))
 
 
 def _class(folder: Path) -> str:
   path = folder / CONFIG
-  return str(_read_json(path).get('_class_name', '')) if path.is_file() else ''
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-  try:
-    found = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise InputError(f'{path} is not JSON ({error}): copy it again') from error
-  return found if isinstance(found, dict) else {}
+  return str(read_object(path).get('_class_name', '')) if path.is_file() else ''

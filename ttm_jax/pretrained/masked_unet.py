@@ -17,6 +17,7 @@ from ttm_jax.errors import InputError
 from ttm_jax.models.motion import positions
 from ttm_jax.models.unet import UNetConfig
 from ttm_jax.pretrained import unet
+from ttm_jax.pretrained.fields import Read, check, encoders, sizes
 from ttm_jax.pretrained.names import Entry, import_parameters, iterate_tensors
 from ttm_jax.pretrained.weights import Weights
 from ttm_jax.text.encoders import Encoder
@@ -40,11 +41,11 @@ FIELDS = {
 INPUT, VISUAL = 'conv_in.weight', 'conv_visual.weight'
 
 
-def config_to_torch(config: UNetConfig, encoders: Mapping[str, Encoder]) -> dict[str, Any]:
+def config_to_torch(config: UNetConfig, texts: Mapping[str, Encoder]) -> dict[str, Any]:
   """What `TTMUNet` is made with, and has in its `config.json`."""
   levels = len(config.widths) - 1
   return {
-    'encoders': [{'name': name, **dataclasses.asdict(e)} for name, e in encoders.items()],
+    'encoders': [{'name': name, **dataclasses.asdict(e)} for name, e in texts.items()],
     **{theirs: getattr(config, ours) for ours, theirs in FIELDS.items()},
     'in_channels': config.channels + config.visual_channels,
     'motion_num_attention_heads': config.heads,
@@ -54,18 +55,27 @@ def config_to_torch(config: UNetConfig, encoders: Mapping[str, Encoder]) -> dict
   }
 
 
-def config_from_torch(values: Mapping[str, Any]) -> tuple[UNetConfig, dict[str, Encoder]]:
+def config_from_torch(weights: Weights) -> tuple[UNetConfig, dict[str, Encoder]]:
   """The inverse; what is a matter of training is as by default.
 
   Raises:
-    KeyError: if a size is missing.
+    InputError: naming a field that is missing, of another kind, or that is not computed here.
   """
-  found = {ours: values[theirs] for ours, theirs in FIELDS.items()}
-  sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
-  visual = values['in_channels'] - values['out_channels']
-  encoders = [dict(e) for e in values['encoders']]
-  config = UNetConfig(**sizes, visual_channels=visual)
-  return config, {e.pop('name'): Encoder(**e) for e in encoders}
+  folder, values = weights.folder, weights.config
+  made = sizes(UNetConfig, folder, values, FIELDS, len(weights.tensors))
+  both = sizes(_Input, folder, values, {'in_channels': 'in_channels'}, len(weights.tensors))
+  visual = both.in_channels - made.channels
+  if visual < 0:
+    raise InputError(f'{folder}/config.json: in_channels is below out_channels: copy it again')
+  read = ['encoders', 'in_channels', *FIELDS.values()]
+  rules = {**unet.motion_fields(made), **dict.fromkeys(read, Read())}
+  check(folder, values, rules)
+  return dataclasses.replace(made, visual_channels=visual), encoders(values, folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Input:
+  in_channels: int
 
 
 def table(params: Mapping[str, Any]) -> list[Entry]:

@@ -1,6 +1,7 @@
 """The autoencoder of Stable Diffusion 1.5, as diffusers saves it (`AutoencoderKL`), and ours."""
 
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -10,6 +11,7 @@ from flax import nnx
 
 from ttm_jax.codecs.sd_vae import SDVAE, SDVAEConfig
 from ttm_jax.errors import InputError
+from ttm_jax.pretrained.fields import NONE, Free, Only, Read, Table, check, sizes
 from ttm_jax.pretrained.names import Entry, import_parameters
 from ttm_jax.pretrained.weights import Weights, locate, read
 
@@ -115,27 +117,87 @@ def _layers(config: SDVAEConfig) -> dict[str, str]:
   }
 
 
+def fields(levels: int) -> Table:
+  """The rules for the fields of `AutoencoderKL`, of so many levels.
+
+  Latents of Stable Diffusion are scaled alone; those that are shifted too, or standardized by
+  channel, are of other families.
+  """
+  return {
+    'in_channels': Only(3, 3),
+    'out_channels': Only(3, 3),
+    'down_block_types': Only(('DownEncoderBlock2D',) * levels),
+    'up_block_types': Only(('UpDecoderBlock2D',) * levels),
+    'block_out_channels': Read(),
+    'layers_per_block': Read(),
+    'act_fn': Only('silu', 'silu', also=('swish',)),
+    'latent_channels': Read(),
+    'norm_num_groups': Read(),
+    'sample_size': Free('the size from which diffusers decodes in tiles, where that is asked for'),
+    'scaling_factor': Read(),
+    'shift_factor': Only(None, None, also=(0,)),
+    'latents_mean': NONE,
+    'latents_std': NONE,
+    'force_upcast': Free('codecs compute in float32 here'),
+    'use_quant_conv': Only(True, True),
+    'use_post_quant_conv': Only(True, True),
+    'mid_block_add_attention': Only(True, True),
+  }
+
+
+# What `AutoencoderKL` takes where config.json does not say.
+_DEFAULTS = {
+  'block_out_channels': [64],
+  'layers_per_block': 1,
+  'latent_channels': 4,
+  'scaling_factor': SDVAEConfig.scale,
+  'norm_num_groups': 32,
+}
+
+
 def _config(weights: Weights) -> SDVAEConfig:
-  found = weights.config
+  folder, found = weights.folder, {**_DEFAULTS, **weights.config}
   if (kind := found.get('_class_name')) != 'AutoencoderKL':
-    raise InputError(f'{weights.folder} holds a {kind}, an AutoencoderKL is needed')
-  widths = found['block_out_channels']
-  if any(width % widths[0] for width in widths) or found.get('shift_factor'):
+    raise InputError(f'{folder} holds a {kind}, an AutoencoderKL is needed')
+  given = sizes(
+    _Sizes,
+    folder,
+    found,
+    {f.name: f.name for f in dataclasses.fields(_Sizes)},
+    len(weights.tensors),
+  )
+  widths = given.block_out_channels
+  check(folder, weights.config, fields(len(widths)))
+  if not widths[0] or any(width % widths[0] for width in widths):
     raise InputError(
-      f'{weights.folder} is no autoencoder as that of Stable Diffusion 1.5: widths {widths}, shift'
-      f' {found.get("shift_factor")}'
+      f'{folder} is no autoencoder as that of Stable Diffusion 1.5: block_out_channels'
+      f' {list(widths)} are no multiples of the first'
     )
-  config = SDVAEConfig(
-    channels=found['latent_channels'],
+  if not 0 < given.scaling_factor < math.inf:
+    raise InputError(f'{folder}/config.json: scaling_factor must be above 0: copy it again')
+  groups = given.norm_num_groups
+  if any(groups != min(32, width // 4) for width in widths):
+    raise InputError(
+      f'{folder}: norm_num_groups {groups} does not fit block_out_channels {list(widths)}'
+    )
+  return SDVAEConfig(
+    channels=given.latent_channels,
     base_channels=widths[0],
     multipliers=tuple(width // widths[0] for width in widths),
-    res_blocks=found['layers_per_block'],
-    scale=found.get('scaling_factor', SDVAEConfig.scale),
+    res_blocks=given.layers_per_block,
+    scale=given.scaling_factor,
   )
-  groups = found.get('norm_num_groups', 32)
-  if any(groups != min(32, width // 4) for width in widths):
-    raise InputError(f'{weights.folder}: norm_num_groups {groups} does not fit widths {widths}')
-  return config
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+  """The fields of `AutoencoderKL` from which our configuration is made."""
+
+  block_out_channels: tuple[int, ...]
+  layers_per_block: int
+  latent_channels: int
+  scaling_factor: float
+  norm_num_groups: int
 
 
 def _renamed(weights: Weights) -> Weights:

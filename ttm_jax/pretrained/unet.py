@@ -18,8 +18,9 @@ from flax import nnx
 from ttm_jax.errors import InputError
 from ttm_jax.models.motion import positions
 from ttm_jax.models.unet import UNet, UNetConfig
+from ttm_jax.pretrained.fields import NONE, OFF, Free, Only, Table, check
 from ttm_jax.pretrained.names import Entry, import_parameters
-from ttm_jax.pretrained.weights import Weights, expect, locate, read
+from ttm_jax.pretrained.weights import Weights, locate, read
 
 # Our paths to the names of diffusers: each pattern is replaced where it occurs, in this order.
 NAMES = (
@@ -108,71 +109,154 @@ def load(source: str, config: UNetConfig) -> dict[str, Any]:
   kind = weights.config.get('_class_name')
   if kind not in MODELS:
     raise InputError(f'{weights.folder} holds a {kind}, one of {list(MODELS)} is needed')
-  _check_spatial(weights, config)
+  if weights.config.get('in_channels') == 9:
+    raise InputError(
+      f'{weights.folder} holds an inpainting U-Net (9 input channels): take the text-to-image one,'
+      f' with {config.channels}'
+    )
   every = table(config)
   motion = [e for e in every if MOTION in e.theirs[0]]
   spatial = [e for e in every if MOTION not in e.theirs[0]]
   if kind == 'UNetMotionModel':
     if others:
       raise InputError(f'{weights.folder} has motion modules already: leave {others[0]} away')
-    _check_motion(weights, config)
+    _check_motion(weights)
+    check(weights.folder, weights.config, motion_fields(config))
     return import_parameters(every, weights, _positions(weights, config))
+  check(weights.folder, weights.config, image_fields(config, weights.config))
   params = import_parameters(spatial, weights)
   if not others:
     return params
   adapter = read(locate(others[0]))
   if (kind := adapter.config.get('_class_name')) != 'MotionAdapter':
     raise InputError(f'{adapter.folder} holds a {kind}, a MotionAdapter is needed')
-  _check_motion(adapter, config)
+  _check_motion(adapter)
+  check(adapter.folder, adapter.config, adapter_fields(config))
   modules = import_parameters(motion, adapter, _positions(adapter, config))
   return _merged(params, modules)
 
 
-def _check_spatial(weights: Weights, config: UNetConfig) -> None:
-  if weights.config.get('in_channels') == 9:
-    raise InputError(
-      f'{weights.folder} holds an inpainting U-Net (9 input channels): take the text-to-image one,'
-      f' with {config.channels}'
-    )
-  heads = 'num_attention_heads' if weights.config.get('num_attention_heads') else None
-  expect(
-    weights,
-    {
-      'in_channels': config.channels,
-      'out_channels': config.channels,
-      'block_out_channels': config.widths,
-      'layers_per_block': config.units,
-      'norm_num_groups': config.groups,
-      'cross_attention_dim': config.text_width,
-      # Where the number of heads is not given, it stands under this name, by an old mistake.
-      heads or 'attention_head_dim': config.heads,
-      'use_linear_projection': False,
-      'transformer_layers_per_block': 1,
-    },
-  )
-
-
-def _check_motion(weights: Weights, config: UNetConfig) -> None:
+def _check_motion(weights: Weights) -> None:
   if weights.config.get('use_motion_mid_block', True):
     raise InputError(
-      f'{weights.folder} has a motion module in the middle, as AnimateDiff v2: take v3'
-      ' (guoyww/animatediff-motion-adapter-v1-5-3) or v1, which have none'
+      f'{weights.folder} cannot be used (use_motion_mid_block): it has a motion module in the'
+      ' middle, as AnimateDiff v2: take v3 (guoyww/animatediff-motion-adapter-v1-5-3) or v1, which'
+      ' have none'
     )
   if weights.config.get('conv_in_channels'):
     raise InputError(
-      f'{weights.folder} brings an input convolution of its own, as PIA: take AnimateDiff v3'
-      ' (guoyww/animatediff-motion-adapter-v1-5-3)'
+      f'{weights.folder} cannot be used (conv_in_channels): it brings an input convolution of its'
+      ' own, as PIA: take AnimateDiff v3 (guoyww/animatediff-motion-adapter-v1-5-3)'
     )
-  expect(
-    weights,
-    {
-      'block_out_channels': config.widths,
-      'motion_layers_per_block': config.units,
-      'motion_norm_num_groups': config.groups,
-      'motion_transformer_layers_per_block': 1,
-      'motion_num_attention_heads': config.heads,
-    },
-  )
+
+
+def _shared_fields(config: UNetConfig) -> Table:
+  """The rules for fields that a U-Net has with and without motion modules."""
+  return {
+    'sample_size': Free('the size is that of the latents'),
+    'in_channels': Only(config.channels),
+    'out_channels': Only(config.channels),
+    'block_out_channels': Only(config.widths),
+    'layers_per_block': Only(config.units),
+    'downsample_padding': Only(1, 1),
+    'mid_block_scale_factor': Only(1, 1),
+    'act_fn': Only('silu', 'silu', also=('swish',)),
+    'norm_num_groups': Only(config.groups, 32),
+    'norm_eps': Only(1e-5, 1e-5),
+    'cross_attention_dim': Only(config.text_width),
+    'transformer_layers_per_block': Only(1, 1),
+    'reverse_transformer_layers_per_block': Only(None, None, also=(1,)),
+    'use_linear_projection': OFF,
+    'encoder_hid_dim': NONE,
+    'encoder_hid_dim_type': NONE,
+    'addition_embed_type': NONE,
+    'addition_time_embed_dim': Free('read only with addition_embed_type'),
+    'projection_class_embeddings_input_dim': Free(
+      'read only with class_embed_type or addition_embed_type'
+    ),
+    'time_cond_proj_dim': NONE,
+  }
+
+
+def image_fields(config: UNetConfig, found: Mapping[str, Any]) -> Table:
+  """The rules for the fields of `UNet2DConditionModel`.
+
+  Args:
+    config: of our network.
+    found: what `config.json` says; it decides where the number of heads stands.
+  """
+  levels = len(config.widths) - 1
+  # Where the number of heads is not given, attention_head_dim is it, by an old mistake.
+  named = bool(found.get('num_attention_heads'))
+  return {
+    **_shared_fields(config),
+    'center_input_sample': OFF,
+    'flip_sin_to_cos': Only(True, True),
+    'freq_shift': Only(0, 0),
+    'down_block_types': Only(('CrossAttnDownBlock2D',) * levels + ('DownBlock2D',)),
+    'mid_block_type': Only('UNetMidBlock2DCrossAttn', 'UNetMidBlock2DCrossAttn'),
+    'up_block_types': Only(('UpBlock2D',) + ('CrossAttnUpBlock2D',) * levels),
+    'only_cross_attention': OFF,
+    'dropout': Free('acts in training alone, where networks here have none'),
+    'attention_head_dim': (
+      Free('num_attention_heads counts instead') if named else Only(config.heads, 8)
+    ),
+    'num_attention_heads': Only(config.heads, None, also=(None,)),
+    'dual_cross_attention': OFF,
+    'class_embed_type': NONE,
+    'num_class_embeds': NONE,
+    'upcast_attention': Free('softmax is always computed in float32 here'),
+    'resnet_time_scale_shift': Only('default', 'default'),
+    'resnet_skip_time_act': OFF,
+    'resnet_out_scale_factor': Only(1, 1),
+    'time_embedding_type': Only('positional', 'positional'),
+    'time_embedding_dim': Only(None, None, also=(4 * config.widths[0],)),
+    'time_embedding_act_fn': NONE,
+    'timestep_post_act': NONE,
+    'conv_in_kernel': Only(3, 3),
+    'conv_out_kernel': Only(3, 3),
+    'attention_type': Only('default', 'default'),
+    'class_embeddings_concat': OFF,
+    'mid_block_only_cross_attention': OFF,
+    'cross_attention_norm': NONE,
+    'addition_embed_type_num_heads': Free('read only with addition_embed_type'),
+  }
+
+
+def motion_fields(config: UNetConfig) -> Table:
+  """The rules for the fields of `UNetMotionModel`."""
+  levels = len(config.widths) - 1
+  return {
+    **_shared_fields(config),
+    'down_block_types': Only(('CrossAttnDownBlockMotion',) * levels + ('DownBlockMotion',)),
+    'up_block_types': Only(('UpBlockMotion',) + ('CrossAttnUpBlockMotion',) * levels),
+    'num_attention_heads': Only(config.heads, 8),
+    'temporal_transformer_layers_per_block': Only(1, 1),
+    'reverse_temporal_transformer_layers_per_block': Only(None, None, also=(1,)),
+    'transformer_layers_per_mid_block': Only(None, None, also=(1,)),
+    'temporal_transformer_layers_per_mid_block': Free('there is no motion module in the middle'),
+    'motion_max_seq_length': Free('the tables of positions among the tensors are looked at'),
+    'motion_num_attention_heads': Only(config.heads, 8),
+    'reverse_motion_num_attention_heads': Only(config.heads, None, also=(None,)),
+    'use_motion_mid_block': Only(False, True),
+    'mid_block_layers': Only(1, 1),
+  }
+
+
+def adapter_fields(config: UNetConfig) -> Table:
+  """The rules for the fields of `MotionAdapter`."""
+  return {
+    'block_out_channels': Only(config.widths),
+    'motion_layers_per_block': Only(config.units),
+    'motion_transformer_layers_per_block': Only(1, 1),
+    'motion_mid_block_layers_per_block': Free('there is no motion module in the middle'),
+    'motion_transformer_layers_per_mid_block': Free('there is no motion module in the middle'),
+    'motion_num_attention_heads': Only(config.heads, 8),
+    'motion_norm_num_groups': Only(config.groups, 32),
+    'motion_max_seq_length': Free('the tables of positions among the tensors are looked at'),
+    'use_motion_mid_block': Only(False, True),
+    'conv_in_channels': NONE,
+  }
 
 
 def _positions(weights: Weights, config: UNetConfig) -> list[str]:

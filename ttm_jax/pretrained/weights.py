@@ -5,8 +5,6 @@ lists. Pickled checkpoints are never opened: reading one runs the code in it.
 """
 
 import dataclasses
-import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ttm_jax.errors import InputError, nearest
+from ttm_jax.untrusted import inside, is_repository, read_object
 
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
 INDEX = f'{WEIGHTS}.index.json'
@@ -53,7 +52,7 @@ def locate(source: str, part: str = '') -> Path:
   if path.suffix in PICKLES:
     raise InputError(pickled(path))
   if not path.is_dir():
-    if path.exists() or not re.fullmatch(r'[\w.-]+/[\w.-]+', source):
+    if path.exists() or '/' not in source or not is_repository(source):
       raise InputError(
         f'{source} is no folder with {CONFIG} and {WEIGHTS}, and no id of a repository (owner/name)'
       )
@@ -68,46 +67,30 @@ def read(folder: Path, half: bool = False) -> Weights:
     half: whether half-precision values will do; they become float32 too.
 
   Raises:
-    InputError: if a file is missing or broken, holds half-precision values, or is a pickle.
+    InputError: if a file is missing or broken, holds half-precision values, is a pickle, or lies
+      outside of the folder.
   """
   if not (folder / CONFIG).is_file():
     raise InputError(f'{folder} holds no model: {CONFIG} is missing')
-  config = _json(folder / CONFIG)
+  config = read_object(folder / CONFIG)
   if (folder / INDEX).is_file():
-    listed = _json(folder / INDEX).get('weight_map')
+    listed = read_object(folder / INDEX).get('weight_map')
     if not isinstance(listed, dict) or not listed:
       raise InputError(f'{folder / INDEX} lists no tensors ("weight_map"): copy it again')
-    files = sorted(set(listed.values()))
+    places = {str(name): inside(folder, name, folder / INDEX) for name in listed.values()}
   else:
-    listed, files = None, [WEIGHTS]
+    listed, places = None, {WEIGHTS: folder / WEIGHTS}
   tensors: dict[str, np.ndarray] = {}
-  for name in files:
-    if not (folder / name).is_file():
+  for name, place in sorted(places.items()):
+    if not place.is_file():
       raise InputError(_missing(folder, name))
-    tensors |= _tensors(folder / name, half)
+    some = _tensors(place, half)
+    if twice := sorted(some.keys() & tensors.keys()):
+      raise InputError(f'{place} holds the tensor {twice[0]} a second time: copy the folder again')
+    tensors |= some
   if listed is not None and (lost := sorted(set(listed) - set(tensors))):
     raise InputError(f'{folder / INDEX} lists the tensor {lost[0]}, which {listed[lost[0]]} lacks')
   return Weights(folder, config, tensors)
-
-
-def expect(weights: Weights, wanted: Mapping[str, Any]) -> None:
-  """Raises InputError that names the first value of a config that is not the wanted one.
-
-  What a config does not say has the value of the time when it was written, and is left to the
-  shapes of the tensors. One number stands for a list of equal ones.
-  """
-  for key, value in wanted.items():
-    found = weights.config.get(key)
-    if found is None:
-      continue
-    if isinstance(found, list) and not isinstance(value, tuple):
-      found = found[0] if len(set(found)) == 1 else found
-    if isinstance(value, tuple) and isinstance(found, list):
-      found = tuple(found)
-    if found != value:
-      raise InputError(
-        f'{weights.folder} holds another architecture: {key} is {found} there, {value} is needed'
-      )
 
 
 def pickled(path: Path) -> str:
@@ -148,16 +131,6 @@ def _tensors(path: Path, half: bool) -> dict[str, np.ndarray]:
     raise InputError(
       f'{path} is no whole safetensors file ({error}): it was perhaps cut off, copy it again'
     ) from error
-
-
-def _json(path: Path) -> dict[str, Any]:
-  try:
-    found = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise InputError(f'{path} is not JSON ({error}): copy it again') from error
-  if not isinstance(found, dict):
-    raise InputError(f'{path} must hold a JSON object: copy it again')
-  return found
 
 
 def _fetch(repository: str, part: str) -> Path:

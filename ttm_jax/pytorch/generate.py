@@ -29,10 +29,9 @@ import torch
 from .animation import add_flags, checked_out, described_by, read_trajectory, say_fit, write
 from .asked import parse_texts
 from .errors import InputError, front_door
-from .loading import find_folder
+from .loading import find_folder, read_texts
 from .pipeline import TTMPipeline
 from .request import fit
-from .text_encoder import TTMTextEncoder
 
 DTYPES = {
   'auto': None,
@@ -98,8 +97,7 @@ def main() -> None:
 
 def max_objects(folder: Path) -> int:
   """The most objects that all stages of an exported folder know."""
-  texts = TTMTextEncoder.load_config(folder / 'text_encoder')
-  return min(stage['max_objects'] for stage in texts['stages'].values())
+  return min(stage['max_objects'] for stage in read_texts(folder)['stages'].values())
 
 
 def parser() -> argparse.ArgumentParser:

@@ -4,12 +4,16 @@ What is missing, cut off or changed is told in a sentence.
 """
 
 import hashlib
+import inspect
+import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
-from safetensors import SafetensorError
 
 from .dit import TTMTransformer
 from .errors import InputError
@@ -19,6 +23,7 @@ from .schedulers import FlowMatchingScheduler, ZeroSNRScheduler
 from .tae import TTMTemporalAutoencoder
 from .text_encoder import TTMTextEncoder
 from .unet import TTMUNet
+from .untrusted import check_links, identifier, inside, is_repository, read_object
 
 CLASSES: dict[str, Any] = {
   kind.__name__: kind
@@ -35,30 +40,212 @@ CLASSES: dict[str, Any] = {
 }
 
 SUMS = 'SHA256SUMS'
+INDEX = 'model_index.json'
+COMPONENTS = ('stage1', 'motion_scheduler', 'stage2', 'scheduler', 'codec', 'text_encoder')
+_LINE = re.compile(r'([0-9a-f]{64}) [ *](.+)')
+# Fields of the original that the codec here has no place for, if they are set.
+_SHIFTED = ('shift_factor', 'latents_mean', 'latents_std')
 
 
 def check_sums(folder: Path) -> None:
-  """Raises InputError where a file of an exported folder is not as it was written."""
+  """Compare the files of an exported folder with their checksums.
+
+  Every file that is read must be listed: `model_index.json` and all that lies in the folders of the
+  components, but for hidden files.
+
+  Raises:
+    InputError: a file is not as it was written, or not listed, or a name leads out of the folder.
+  """
   try:
     lines = (folder / SUMS).read_text().splitlines()
+  except UnicodeDecodeError as error:
+    raise InputError(f'{folder / SUMS} is damaged: copy the folder again, whole') from error
   except OSError as error:
     raise InputError(
       f'{folder} has no {SUMS} ({error.strerror}): it was not copied whole; verify=False loads what'
       ' is no export'
     ) from error
-  for line in lines:
-    wanted, _, name = line.partition('  ')
+  listed = set()
+  for number, line in enumerate(lines, 1):
+    if not (found := _LINE.fullmatch(line)):
+      raise InputError(f'{folder / SUMS}: line {number} is damaged: copy the folder again, whole')
+    path = inside(folder, found[2], folder / SUMS)
+    listed.add(path)
     try:
-      with (folder / name).open('rb') as file:
-        found = hashlib.file_digest(file, 'sha256').hexdigest()
+      with path.open('rb') as file:
+        digest = hashlib.file_digest(file, 'sha256').hexdigest()
     except OSError as error:
       raise InputError(
-        f'{folder / name} cannot be read ({error.strerror}): copy the folder again, whole'
+        f'{path} cannot be read ({error.strerror}): copy the folder again, whole'
       ) from error
-    if found != wanted:
+    if digest != found[1]:
       raise InputError(
-        f'{folder / name} is not as it was exported: it was changed or cut off, copy it again'
+        f'{path} is not as it was exported: it was changed or cut off, copy it again'
       )
+  if unknown := [path for path in _files_read(folder) if path not in listed]:
+    raise InputError(
+      f'{unknown[0]} is not listed in {SUMS}: it is no part of the export; remove it, or copy the'
+      ' folder again'
+    )
+
+
+def _files_read(folder: Path) -> list[Path]:
+  """The files of a folder that are read, without hidden ones.
+
+  Raises:
+    InputError: where a symbolic link leads out of the folder.
+  """
+  found = [folder / INDEX]
+  for component in COMPONENTS:
+    if (folder / component).is_symlink():
+      raise InputError(f'{folder / component} is a link to a folder: put the folder itself there')
+    for root, folders, files in os.walk(folder / component):
+      for name in folders:
+        if (linked := Path(root, name)).is_symlink():
+          raise InputError(f'{linked} is a link to a folder: put the folder itself there')
+      found += [Path(root, name) for name in files if not name.startswith('.')]
+  for path in found:
+    check_links(folder, path)
+  return sorted(found)
+
+
+def check_paths(folder: Path) -> None:
+  """Raise InputError where a link, or a file that lists weights, leads out of the folder."""
+  for path in _files_read(folder):
+    if path.name.endswith('.index.json'):
+      listed = read_object(path).get('weight_map')
+      if not isinstance(listed, dict):
+        raise InputError(f'{path} lists no tensors ("weight_map"): copy it again')
+      for name in set(map(str, listed.values())):
+        check_links(folder, inside(path.parent, name, path))
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+  """Return what `model_index.json` of an exported folder says.
+
+  Raises:
+    InputError: it is missing or damaged, or a value is not of its kind.
+  """
+  path = folder / INDEX
+  index = read_object(path)
+  for name in COMPONENTS:
+    entry = index.get(name)
+    if not (isinstance(entry, list) and len(entry) == 2):
+      raise _damaged(path, name)
+    if entry[1] is not None and not isinstance(entry[1], str):
+      raise _damaged(path, name)
+  video, stages = index.get('video'), index.get('stages')
+  if not isinstance(video, dict) or not isinstance(stages, dict):
+    raise _damaged(path, 'stages' if isinstance(video, dict) else 'video')
+  for name in ('frames', 'height', 'width'):
+    _check(path, f'video.{name}', _is_size(video.get(name)))
+  _check(path, 'video.fps', _is_number(video.get('fps')) and video['fps'] > 0)
+  _check(path, 'video.latents', _are_sizes(video.get('latents'), 4))
+  for name in ('stage1', 'stage2'):
+    settings: Any = stages.get(name)
+    _check(path, f'stages.{name}', isinstance(settings, dict))
+    for key, wanted in _SETTINGS.items():
+      _check(path, f'stages.{name}.{key}', key in settings and wanted(settings[key]))
+  return index
+
+
+def read_texts(folder: Path) -> dict[str, Any]:
+  """Return what the `config.json` of the text encoder of an exported folder says.
+
+  Raises:
+    InputError: it is missing or damaged, or a value is not of its kind.
+  """
+  path = folder / 'text_encoder' / 'config.json'
+  config = read_object(path)
+  stages, models = config.get('stages'), config.get('models')
+  _check(path, 'stages', isinstance(stages, dict) and bool(stages))
+  _check(path, 'models', isinstance(models, dict))
+  assert isinstance(stages, dict) and isinstance(models, dict)
+  for stage, texts in stages.items():
+    _check(path, f'stages.{stage}', isinstance(texts, dict))
+    _check(path, f'stages.{stage}.max_objects', _is_size(texts.get('max_objects')))
+    _check(path, f'stages.{stage}.prefix', isinstance(texts.get('prefix'), str))
+    _check(path, f'stages.{stage}.encoders', isinstance(texts.get('encoders'), list))
+    for encoder in texts['encoders']:
+      where = f'stages.{stage}.encoders'
+      _check(path, where, isinstance(encoder, dict) and encoder.keys() == _ENCODER)
+      identifier(encoder['name'], f'{path}: {where}')
+      _check(path, where, all(_is_size(encoder[k]) for k in _ENCODER - {'name'}))
+  for name, model in models.items():
+    identifier(name, f'{path}: models')
+    if isinstance(model, str) and model.startswith('./'):
+      inside(path.parent, model[2:], path)
+    elif not is_repository(model):
+      raise InputError(
+        f'{path}: models.{name} must be the id of a repository, or a folder beside it that begins'
+        ' with "./"; give another model with --text'
+      )
+  return config
+
+
+_ENCODER = {'name', 'dim', 'length', 'prompt_length'}
+
+
+def _is_size(value: Any) -> bool:
+  return type(value) is int and 0 < value < 2**24
+
+
+def _is_number(value: Any) -> bool:
+  return type(value) in (int, float) and abs(value) < 1e9
+
+
+def _are_sizes(values: Any, count: int) -> bool:
+  return isinstance(values, list) and len(values) == count and all(map(_is_size, values))
+
+
+_SETTINGS: dict[str, Callable[[Any], bool]] = {
+  'palette': lambda value: isinstance(value, str),
+  'grids': lambda value: isinstance(value, list) and all(_are_sizes(pair, 2) for pair in value),
+  'cross_mask': lambda value: isinstance(value, str),
+  'steps': _is_size,
+  'visual_scale': _is_number,
+  'text_scale': _is_number,
+  'rescale': _is_number,
+}
+
+
+def _check(path: Path, what: str, fits: bool) -> None:
+  if not fits:
+    raise _damaged(path, what)
+
+
+def _damaged(path: Path, what: str) -> InputError:
+  return InputError(f'{path}: {what} is missing or damaged: copy it again')
+
+
+def check_fields(kind: type, path: Path) -> None:
+  """Raise InputError that names a field of a configuration that its class does not compute.
+
+  diffusers leaves out what the class has no argument for. That is harmless only where the field is
+  switched off, or has the value that the class it extends takes by itself.
+
+  Args:
+    kind: the class; path: of the configuration.
+  """
+  config = read_object(path)
+  own = inspect.signature(kind).parameters
+  inherited: dict[str, Any] = {}
+  for parent in reversed(kind.__mro__[1:]):
+    if issubclass(parent, ConfigMixin) and '__init__' in vars(parent):
+      parameters = inspect.signature(parent).parameters
+      inherited |= {name: parameter.default for name, parameter in parameters.items()}
+  for name, value in config.items():
+    if name.startswith('_') or value is None or value is False or value in ('', [], {}):
+      continue
+    known = name in own or (name in inherited and _plain(inherited[name]) == value)
+    if not known or (kind is TTMImageCodec and name in _SHIFTED):
+      raise InputError(
+        f'{path}: {name} is set, which a {kind.__name__} does not compute: copy the folder again'
+      )
+
+
+def _plain(value: Any) -> Any:
+  return list(value) if isinstance(value, tuple) else value
 
 
 def find_folder(name: str, local_files_only: bool = False) -> Path:
@@ -83,8 +270,8 @@ def find_folder(name: str, local_files_only: bool = False) -> Path:
     except Exception as error:  # The hub client has a dozen kinds, by version.
       reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
       raise InputError(f'{name} is no folder here and cannot be fetched ({reason})') from error
-  if not (folder / 'model_index.json').is_file():
-    raise InputError(f'{folder} is no exported folder: model_index.json is missing')
+  if not (folder / INDEX).is_file():
+    raise InputError(f'{folder} is no exported folder: {INDEX} is missing')
   return folder
 
 
@@ -97,15 +284,19 @@ def load_component(folder: Path, name: str, kind: str | None, dtype: torch.dtype
   if kind is None:
     return None
   if kind not in CLASSES:
-    raise InputError(f'{folder}/model_index.json: {name} is of the unknown class {kind}')
+    raise InputError(f'{folder / INDEX}: {name} is of the unknown class {kind!r}')
   where = folder / name
+  made = CLASSES[kind]
+  check_fields(made, where / made.config_name)
+  if made is TTMTextEncoder:
+    read_texts(folder)
   try:
-    if not issubclass(CLASSES[kind], ModelMixin):
-      return CLASSES[kind].from_pretrained(where)
-    model, info = CLASSES[kind].from_pretrained(
+    if not issubclass(made, ModelMixin):
+      return made.from_pretrained(where)
+    model, info = made.from_pretrained(
       where, torch_dtype=dtype, use_safetensors=True, output_loading_info=True
     )
-  except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+  except Exception as error:  # Whatever diffusers makes of values that do not fit.
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     raise InputError(f'{where} cannot be loaded ({reason}): copy it again, whole') from error
   for what in ('missing_keys', 'unexpected_keys', 'mismatched_keys'):

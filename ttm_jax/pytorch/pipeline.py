@@ -27,7 +27,14 @@ from .conditioning import Condition, Objects, Places, guided
 from .errors import InputError
 from .images import to_rgb
 from .label_images import read_mask_image
-from .loading import check_sums, find_folder, load_component
+from .loading import (
+  COMPONENTS,
+  check_paths,
+  check_sums,
+  find_folder,
+  load_component,
+  read_index,
+)
 from .request import Request, fit
 from .trajectory import PALETTES, decode, render, token_presence, token_regions
 
@@ -123,10 +130,11 @@ class TTMPipeline(DiffusionPipeline):
       InputError: if a file is missing or damaged, or a component is of an unknown class.
     """
     folder = find_folder(str(pretrained_model_name_or_path), local_files_only)
-    index = cls.load_config(str(folder))
     if verify:
       check_sums(folder)
-    for name in ('stage1', 'motion_scheduler', 'stage2', 'scheduler', 'codec', 'text_encoder'):
+    check_paths(folder)
+    index = read_index(folder)
+    for name in COMPONENTS:
       if name not in parts:
         parts[name] = load_component(folder, name, index[name][1], torch_dtype)
     made = cls(**parts, video=index['video'], stages=index['stages'])

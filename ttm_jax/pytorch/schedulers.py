@@ -113,12 +113,18 @@ class ZeroSNRScheduler(DDIMScheduler):
     steps_offset: int = 0,
     thresholding: bool = False,
   ):
-    fixed = (timestep_spacing, rescale_betas_zero_snr, clip_sample, thresholding)
-    if fixed != ('trailing', True, False, False):
-      raise ValueError(
-        'this scheduler takes trailing steps of a rescaled schedule, unclipped, got'
-        f' {fixed}; take another one of diffusers for other settings'
-      )
+    for name, value, needed in (
+      ('timestep_spacing', timestep_spacing, 'trailing'),
+      ('rescale_betas_zero_snr', rescale_betas_zero_snr, True),
+      ('clip_sample', clip_sample, False),
+      ('set_alpha_to_one', set_alpha_to_one, True),
+      ('steps_offset', steps_offset, 0),
+      ('thresholding', thresholding, False),
+    ):
+      if value != needed:
+        raise ValueError(
+          f'{name} must be {needed!r}, got {value!r}: take another scheduler of diffusers for that'
+        )
     if prediction_type not in ('v_prediction', 'sample'):
       raise ValueError(
         f"prediction_type must be 'v_prediction' or 'sample', got {prediction_type!r}"

@@ -21,6 +21,7 @@ from .errors import InputError
 from .model import Model
 from .pretrained import check_texts, load_model, load_part
 from .text import WORDS, EncoderConfig, key
+from .untrusted import inside
 from .word_ids import tokenize
 
 
@@ -124,7 +125,8 @@ class TTMTextEncoder(Model):
       if not source:
         raise InputError(f'no model is named for the text encoder {name!r}: export it with --text')
       if source.startswith('./'):
-        source = str(Path(self.config._name_or_path) / source)
+        folder = Path(self.config._name_or_path)
+        source = str(inside(folder, source[2:], folder / 'config.json'))
       self._loaded[name] = _Pretrained(name, source, self.device, self.local_files_only)
     return self._loaded[name]
 

@@ -1,0 +1,105 @@
+"""Read what files of others say: JSON objects, names, and paths that must stay in their folder.
+
+A folder that was downloaded may say anything. Nothing that it says leads out of it.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from ttm_jax.errors import InputError
+
+_LARGEST = 256 * 2**20  # Bytes of a JSON file; the index of a very large model has a few million.
+_IDENTIFIER = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}')
+_REPOSITORY = re.compile(r'[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?', re.ASCII)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+  """Return the JSON object that a file holds; it may begin with a byte order mark.
+
+  Raises:
+    InputError: the file is missing, damaged, nested too deeply, too large, or holds no object.
+  """
+  try:
+    size = path.stat().st_size
+    if size > _LARGEST:
+      raise InputError(f'{path} has {size} bytes, more than any such file needs: copy it again')
+    found = json.loads(path.read_bytes())
+  except OSError as error:
+    raise InputError(f'{path} cannot be read ({error.strerror or error}): copy it again') from error
+  except RecursionError as error:
+    raise InputError(f'{path} is nested too deeply: copy it again') from error
+  except ValueError as error:
+    raise InputError(f'{path} is not JSON ({error}): copy it again') from error
+  if not isinstance(found, dict):
+    raise InputError(f'{path} must hold a JSON object: copy it again')
+  return found
+
+
+def identifier(name: object, where: object) -> str:
+  """Return `name` if it is an identifier: at most 64 letters, digits, `_`, `-` and `.`.
+
+  Names of files and folders are made of it, so that it must not be a path.
+
+  Args:
+    where: the name's place, for the error.
+
+  Raises:
+    InputError: it is not one.
+  """
+  if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name):
+    raise InputError(
+      f'{where}: {_short(name)} cannot be used as a name: give one of at most 64 letters, digits,'
+      ' "_", "-" and "."'
+    )
+  return name
+
+
+def is_repository(name: object) -> bool:
+  """Whether `name` is written like the id of a repository on the hub: `owner/name` or `name`."""
+  return isinstance(name, str) and bool(_REPOSITORY.fullmatch(name)) and '..' not in name
+
+
+def inside(folder: Path, name: object, where: object) -> Path:
+  """Return the path of a file or folder that a file names, relative to `folder`.
+
+  Symbolic links count where they lead to. Those of the hub's cache lead from a snapshot to the
+  `blobs` of the same repository, which is taken for inside.
+
+  Args:
+    where: the file that says so, for the error.
+
+  Raises:
+    InputError: the name is no relative path, or leads out of the folder.
+  """
+  if not isinstance(name, str) or not name.isprintable() or not name.strip('./') or '\\' in name:
+    raise InputError(f'{where} names {_short(name)}, which is no file name: copy the folder again')
+  if os.path.isabs(name) or '..' in Path(name).parts:
+    raise InputError(
+      f'{where} names {_short(name)}, which leads out of {folder}: only files in that folder are'
+      ' read'
+    )
+  path = folder / name
+  check_links(folder, path)
+  return path
+
+
+def check_links(folder: Path, path: Path) -> None:
+  """Raise InputError if symbolic links lead from `path` in `folder` to a place outside of it.
+
+  See `inside` for the links of the hub's cache.
+  """
+  real, found = (Path(os.path.realpath(p)) for p in (folder, path))
+  if found == real or real in found.parents:
+    return
+  for parent in real.parents:
+    if parent.name == 'snapshots' and parent.with_name('blobs') in found.parents:
+      return
+  raise InputError(f'{path} is a link to {found}, outside of {folder}: put the file itself there')
+
+
+def _short(value: object) -> str:
+  text = repr(value)
+  return text if len(text) <= 100 else f'{text[:100]}...'
