@@ -20,7 +20,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
-from av.sidedata.sidedata import Type as SideDataType
+from av.sidedata.sidedata import SideData
 from av.stream import Disposition
 
 from ttm_jax.errors import InputError
@@ -217,13 +217,13 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
   (a x + c y, b x + d y), up to a shift. Angles between are rounded to quarter turns.
   """
   try:
-    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    matrix = frame.side_data.get('DISPLAYMATRIX')
   except ValueError:
     # PyAV cannot list side data of a kind that it does not know (Exif). It does know the angle,
     # counterclockwise.
     quarters = round(frame.rotation / 90) % 4
     return bool(quarters % 2), quarters in (2, 3), quarters in (1, 2)
-  if matrix is None:
+  if not isinstance(matrix, SideData):
     return False, False, False
   a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
   if abs(b) + abs(c) > abs(a) + abs(d):
