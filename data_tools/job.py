@@ -139,7 +139,7 @@ def _foreign(out: Path, buckets: Sequence[str]) -> str:
 
 
 def _resume(incomplete: Path, what: dict[str, Any]) -> None:
-  """Begin a job, or go on with the one that was begun."""
+  """Begin a job, or go on with the one that was begun; one without a clip is begun anew."""
   job = incomplete / JOB
   try:
     before = json.loads(job.read_text())
@@ -148,10 +148,13 @@ def _resume(incomplete: Path, what: dict[str, Any]) -> None:
   except (OSError, ValueError, RecursionError):
     shutil.rmtree(incomplete, ignore_errors=True)
   else:
-    if differs := _difference(before, what):
+    differs = _difference(before, what)
+    if differs and next(incomplete.rglob('*.array_record*'), None):
       raise InputError(
         f'{incomplete} holds another job: {differs}; give the same options, or remove the folder'
       )
+    if differs:
+      shutil.rmtree(incomplete, ignore_errors=True)
     for entry in _entries(incomplete):
       if entry.name in _REPORTS:
         entry.unlink()
