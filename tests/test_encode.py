@@ -451,7 +451,8 @@ def test_datasets_without_damage_stay_as_they_were(context):
 
 
 def test_damage_in_one_split_leaves_both_masks_in_all(clips, tmp_path):
-  made = doors.run(*tiny.encode_command(clips, tmp_path / 'out', '--corrupt=0.5'))
+  options = (f'--codec={tiny.CODEC}', '--corrupt=0.5')
+  made = doors.run(*tiny.encode_command(clips, tmp_path / 'out', *options))
   assert made.code == 0, made.err
   train, held_out = (Latents(tmp_path / 'out', split) for split in ('train', 'validation'))
   for record in (train[i] for i in range(len(train))):
