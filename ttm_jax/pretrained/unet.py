@@ -217,7 +217,7 @@ def image_fields(config: UNetConfig, found: Mapping[str, Any]) -> Table:
     'conv_out_kernel': Only(3, 3),
     'attention_type': Only('default', 'default'),
     'class_embeddings_concat': OFF,
-    'mid_block_only_cross_attention': OFF,
+    'mid_block_only_cross_attention': Only(None, None, also=(False,)),
     'cross_attention_norm': NONE,
     'addition_embed_type_num_heads': Free('read only with addition_embed_type'),
   }
