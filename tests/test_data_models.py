@@ -335,8 +335,8 @@ def test_all_places_of_clip_count(folder):
     ('clip', 'write NAME=MODEL:LENGTH:PROMPT_LENGTH'),
     ('clip=x:77', 'write NAME=MODEL'),
     ('my clip=x:77:77', 'write NAME=MODEL'),
-    ('clip=x:a:77', 'lengths are whole numbers above 0'),
-    ('clip=x:77:0', 'lengths are whole numbers above 0'),
+    ('clip=x:a:77', 'lengths are whole numbers from 1 to 65536'),
+    ('clip=x:77:0', 'lengths are whole numbers from 1 to 65536'),
   ],
 )
 def test_text_flags_are_checked(given, said):
