@@ -145,10 +145,7 @@ class Checkpoints:
   @functools.cached_property
   def _reader(self) -> ocp.StandardCheckpointHandler:
     """Reads for this process alone: one that fails does not leave the others waiting."""
-    alone = ocp.options.MultiprocessingOptions(
-      primary_host=None, active_processes={jax.process_index()}
-    )
-    return ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    return ocp.StandardCheckpointHandler()
 
   def steps(self) -> list[int]:
     """The steps of all whole checkpoints, in order."""
