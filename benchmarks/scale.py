@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ttm_jax.report.pictures import write_atomically
+from ttm_jax.atomic import write_text
 
 # Reports of each plan by its name; lines of a table by their first two cells.
 Found = dict[str, list[dict[str, Any]]]
@@ -98,7 +98,7 @@ def put(page: Path, mark: str, table: Callable[[Rows], list[str]]) -> None:
   before, _, rest = page.read_text().partition(begin)
   old, _, after = rest.partition(end)
   text = '\n'.join(table(standing(old)))
-  write_atomically(page, f'{before}{begin}\n{text}\n{end}{after}'.encode())
+  write_text(page, f'{before}{begin}\n{text}\n{end}{after}')
 
 
 def standing(table: str) -> Rows:

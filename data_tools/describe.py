@@ -27,7 +27,7 @@ from data_tools.steps.prompts import PromptSettings
 from data_tools.steps.segment import tracker
 from data_tools.steps.text import TransformersText
 from data_tools.steps.weights import Weights, check_installed
-from ttm_jax import trajectory
+from ttm_jax import outputs, trajectory
 from ttm_jax.atomic import write_bytes
 from ttm_jax.data import asked, position_words
 from ttm_jax.data.context import Encoding, read_encoding
@@ -355,21 +355,6 @@ def _release() -> None:
     torch.cuda.empty_cache()
 
 
-def check_outputs(outputs: Sequence[Path], inputs: Sequence[str | None]) -> None:
-  """Raise InputError where an output is an input, or cannot be written: before the models run."""
-  for output in outputs:
-    if any(given and output.resolve() == Path(given).resolve() for given in inputs):
-      raise InputError(f'{output} is an input and would be overwritten; name another --out')
-    if output.is_dir():
-      raise InputError(f'{output} is a folder; name another --out')
-    try:
-      output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-      raise InputError(
-        f'cannot make the folder {output.parent} ({error.strerror}); name another --out'
-      ) from error
-
-
 def main(argv: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     'python -m data_tools.describe',
@@ -391,8 +376,10 @@ def main(argv: list[str] | None = None) -> None:
       raise InputError(f'--out {out}: give a name that ends in .safetensors')
     if not (args.image and args.prompt):
       raise InputError('give --image, the picture, and --prompt, what the video is to show')
+    asked.check_flags(args)
     shown = out.with_name(f'{out.stem}_found.png')
-    check_outputs([out, shown], [args.image, args.segmentation])
+    runs = [part for run in args.run for part in outputs.parts_of_run(run)]
+    outputs.check('--out', [out, shown], reads={**asked.reads(args), '--run': runs}, needed=2**20)
     notes: list[str] = []
     mask = trajectory.read_mask(args.segmentation, notes) if args.segmentation else None
     for note in notes:
@@ -411,7 +398,7 @@ def main(argv: list[str] | None = None) -> None:
       write_bytes(shown, pictures.png(described.overlay()))
     except OSError as error:
       raise InputError(f'cannot write {shown} ({error.strerror}); name another place') from error
-    print('\n'.join([*described.lines(), str(out), str(shown)]))
+    print(printable('\n'.join([*described.lines(), str(out), str(shown)])))
 
 
 if __name__ == '__main__':

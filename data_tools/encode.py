@@ -34,6 +34,7 @@ from ttm_jax.data.encode import (
 from ttm_jax.data.latents import write_latents
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.errors import InputError
+from ttm_jax.outputs import check_apart
 from ttm_jax.presets import PRESETS, preset
 from ttm_jax.text.encoders import WORDS, Encoder
 from ttm_jax.text.word_ids import MAX_LENGTH
@@ -43,6 +44,7 @@ from ttm_jax.text.words import check_width
 def main() -> None:
   args = parser().parse_args()
   check(args)
+  check_apart('--out', [args.out], {'--clips': args.clips, '--codec': args.codec})
   records.check_unused(args.out)  # Before the work.
   train = Clips(args.clips, 'train')
   codec = choose_codec(args.codec, train, args.palette)

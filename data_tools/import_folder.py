@@ -25,6 +25,7 @@ from data_tools.sources.vos import vos_videos
 from ttm_jax.data.clips import write_clips
 from ttm_jax.data.folders import Window, read_captions
 from ttm_jax.errors import InputError
+from ttm_jax.outputs import check_apart
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> None:
   with front_door():
     check_rate('--fps', args.fps)
     check_rate('--source_fps', args.source_fps)
+    check_apart('--out', [args.out], {'--source': args.source, '--captions': args.captions})
     stride = args.frames if args.stride is None else args.stride
     window = Window(args.frames, stride, args.fps, parse_size(args.size))
     captions = read_captions(args.captions)

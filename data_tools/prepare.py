@@ -49,6 +49,7 @@ from data_tools.steps.weights import DTYPES, Weights
 from ttm_jax.data.folders import Window, read_captions
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.errors import InputError, nearest
+from ttm_jax.outputs import Reads, check_apart
 
 LAYOUTS = ('auto', 'captioned', 'vos', 'sav')
 # Options that name a model or a template; their files decide the result too.
@@ -61,6 +62,7 @@ _MODELS = (
 def main(argv: Sequence[str] | None = None) -> None:
   args, beam_options = _split(sys.argv[1:] if argv is None else list(argv))
   out = Path(args.out)
+  check_apart('--out', [out, f'{args.out}.incomplete'], reads(args))
   windows = [parse_window(text, args.fps, args.stride) for text in args.clip]
   buckets = [bucket_name(window) for window in windows]
   if len(set(buckets)) < len(windows):
@@ -98,6 +100,13 @@ def main(argv: Sequence[str] | None = None) -> None:
       ) from error
     job.finish(out)
   print('\n'.join(report.lines(out, tally, found, unread)))
+
+
+def reads(args: argparse.Namespace) -> Reads:
+  """The files and folders that are read, by flag."""
+  names = ('source', 'captions', 'exclude', 'motion_template', 'objects_template', 'captioner')
+  models = ('llm', 'detector', 'sam', 'flow', 'clip_model', 'aesthetic_head')
+  return {f'--{name}': getattr(args, name) for name in (*names, *models)}
 
 
 def parse_window(text: str, fps: float, stride: int | None) -> Window:

@@ -259,7 +259,7 @@ def test_a_host_without_pytorch_generates_from_a_description(
     *(f'object {i}, {name_from(p)}: {p}' for i, p in enumerate(clip.prompts[:2], 1)),
     *(f'object {i} has no prompt of its own' for i in range(3, clip.ids[0].max() + 1)),
     str(described),
-    str(described.with_suffix('.png')),
+    str(described.with_name('photo_found.png')),
   ]
   runs = f'--stage1={stage1}', f'--stage2={reads_clip}'
   ended = doors.run(

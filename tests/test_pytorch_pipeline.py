@@ -38,10 +38,10 @@ def pipe(pipes):
   return pipes['dit']
 
 
-def noise(pipe, seed):
-  """What ours begins with."""
+def noise(pipe, stage, seed):
+  """What a stage of ours begins with."""
   c, *grid = pipe.config.video['latents']
-  drawn = jax.random.normal(jax.random.key(seed), (1, *grid, c))
+  drawn = jax.random.normal(stage.key(seed), (1, *grid, c))
   return parity.channels_first(drawn)
 
 
@@ -62,18 +62,21 @@ def test_ten_steps_give_the_videos_of_ours(preset, folders, pipes, capsys):
 
   last = {}
   given = {k: v for k, v in arguments().items() if k != 'object_prompts'}
-  pipe.generate_trajectory(**given, motion_latents=noise(pipe, 5), callback_on_step_end=seen)
+  pipe.generate_trajectory(
+    **given, motion_latents=noise(pipe, ours.stage1, 5), callback_on_step_end=seen
+  )
   got = to_uint8(parity.channels_last(pipe.codec.decode(last['latents'], tiny.FRAMES).sample))
   motion = np.abs(got.astype(float) - painted).mean()
   assert steps == [('stage1', i) for i in range(exported.STEPS)]
   ids = exported.moved(request.mask)
   wanted = ours.videos([request], ids[None], 6)
-  output = pipe(**arguments(), trajectory=ids, latents=noise(pipe, 6), output_type='np')
+  begin = noise(pipe, ours.stage2, 6)
+  output = pipe(**arguments(), trajectory=ids, latents=begin, output_type='np')
   video = np.abs(np.round(output.frames * 255) - wanted).mean()
   assert wanted.std() > 10 and painted.std() > 10
   half = TTMPipeline.from_pretrained(folder, torch.bfloat16)
   half.set_progress_bar_config(disable=True)
-  rough = half(**arguments(), trajectory=ids, latents=noise(pipe, 6), output_type='np').frames
+  rough = half(**arguments(), trajectory=ids, latents=begin, output_type='np').frames
   drift = 255 * np.abs(rough - output.frames).mean()
   with capsys.disabled():
     print(
@@ -144,6 +147,8 @@ def test_callbacks_seeds_and_outputs(pipe):
     **{k: v for k, v in arguments().items() if k != 'object_prompts'}, generator=seeded()
   )
   np.testing.assert_array_equal(again, first.trajectory)
+  given = pipe(**arguments(), trajectory=again, generator=seeded(), output_type='np')
+  np.testing.assert_array_equal(given.frames, first.frames)
   outputs = {
     kind: pipe(
       **arguments(),

@@ -17,8 +17,9 @@ import sys
 import time
 from pathlib import Path
 
+from ttm_jax import outputs
+from ttm_jax.atomic import write_text
 from ttm_jax.errors import InputError, front_door
-from ttm_jax.report.pictures import write_atomically
 
 # The configurations of both stages, by preset.
 CONFIGS = {
@@ -40,6 +41,7 @@ def main() -> None:
   args = made.parse_args()
   suffix = '' if args.preset == 'dit' else f'-{args.preset}'
   root = Path(args.workdir or f'runs/demo{suffix}')
+  outputs.check('--workdir', folders=[root])
   begin = time.perf_counter()
   seconds = {}
   for name, done, command in steps(root, args.preset):
@@ -55,7 +57,7 @@ def main() -> None:
   seconds['all'] = round(time.perf_counter() - begin, 1)
   path = root / 'metrics.json'
   figures = {**json.loads(path.read_text()), 'seconds': seconds}
-  write_atomically(path, (json.dumps(figures, indent=2) + '\n').encode())
+  write_text(path, json.dumps(figures, indent=2) + '\n')
   print(f'\n{seconds["all"] / 60:.1f} minutes. Open {root}/report.html; the figures: {path}')
 
 

@@ -7,10 +7,25 @@ process ends with exit code 2.
 
 import contextlib
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Iterator
 
 EXIT_CODE = 2
+
+# The extra of this package that brings a module, by the module's name.
+_EXTRAS = {
+  'apache_beam': 'data',
+  'diffusers': 'torch',
+  'gcsfs': 'gcs',
+  'huggingface_hub': 'torch',
+  'libtpu': 'tpu',
+  'pycocotools': 'data',
+  'scipy': 'data',
+  'torch': 'torch',
+  'transformers': 'torch',
+  'wandb': 'wandb',
+}
 
 
 class InputError(ValueError):
@@ -19,12 +34,30 @@ class InputError(ValueError):
 
 @contextlib.contextmanager
 def front_door() -> Iterator[None]:
-  """Shows an InputError as one line on stderr and exits with code 2; lets the rest through."""
+  """Show an InputError as one line on stderr and exit with code 2; let the rest through.
+
+  A missing module that an extra of this package brings is shown likewise.
+  """
   try:
     yield
   except InputError as error:
     print(f'error: {printable(error)}', file=sys.stderr)
     sys.exit(EXIT_CODE)
+  except ImportError as error:
+    extra = _extra(error)
+    if extra is None:
+      raise
+    line = ' '.join(printable(error).split())
+    print(f"error: {line}: install it with pip install 'ttm_jax[{extra}]'", file=sys.stderr)
+    sys.exit(EXIT_CODE)
+
+
+def _extra(error: BaseException) -> str | None:
+  """The extra that brings a missing module, by the error or what caused it; None if none does."""
+  found = re.search(r"[Nn]o module named '?(\w+)", str(error))
+  if found is None:
+    return None if error.__cause__ is None else _extra(error.__cause__)
+  return _EXTRAS.get(found.group(1))
 
 
 def printable(text: object) -> str:

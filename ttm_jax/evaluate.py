@@ -6,44 +6,60 @@ Runs that read pretrained text encoders (CLIP, T5, ...) need PyTorch here.
 """
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
-from ttm_jax.data.asked import parse_texts
+from ttm_jax import outputs
+from ttm_jax.data.asked import check_seed, check_steps, parse_texts
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import read_encoding
 from ttm_jax.data.encode import TEXT_ENCODERS, TextEncoder
-from ttm_jax.errors import InputError, front_door
+from ttm_jax.errors import InputError, front_door, printable
 from ttm_jax.evaluation import Evaluation, evaluate
 from ttm_jax.pipeline import STAGE1, STAGE2, Pipeline, Stage
 from ttm_jax.report.results import montage, tables, write_metrics, write_report
 from ttm_jax.report.sheet import save_gif
 from ttm_jax.training.checkpoint import hush
 
+# What is written, in --out.
+FILES = ('report.html', 'metrics.json', 'samples.gif')
+
 
 def main() -> None:
   args = parser().parse_args()
   hush()
-  stages = Path(args.stage1), Path(args.stage2)
+  # Not as `Path`s, which would join the slashes of an address (gs://).
+  stages, out, texts = (args.stage1, args.stage2), Path(args.out), parse_texts(args.text)
+  check_seed(args.seed)
+  check_steps(args.steps)
+  if args.count is not None and args.count < 1:
+    raise InputError(f'--count {args.count}: must be at least 1; leave it out for all clips')
+  reads: outputs.Reads = {
+    '--stage1': outputs.parts_of_run(args.stage1),
+    '--stage2': outputs.parts_of_run(args.stage2),
+    '--clips': outputs.files_of(args.clips),
+    '--text': list(texts.values()),
+  }
+  outputs.check('--out', [out / name for name in FILES], reads=reads, needed=2**20)
   clips = Clips(args.clips, args.split)
-  encoders = text_encoders(stages, parse_texts(args.text), args.offline)
+  encoders = text_encoders(stages, texts, args.offline)
   first, second = (
     Stage(run, task, encoders, steps=args.steps)
     for run, task in zip(stages, (STAGE1, STAGE2), strict=True)
   )
   pipeline = Pipeline(first, second)
-  count = min(args.count or len(clips), len(clips))
+  count = min(args.count or len(clips), len(clips))  # `Clips` refuses a split without clips.
   evaluation = run(pipeline, [clips[i] for i in range(count)], args.seed)
   intro = f'{count} clips of {args.clips}, split {args.split}; never seen in training.'
-  write_all(Path(args.out), 'Through-The-Mask', intro, evaluation, pipeline, *stages, more={})
+  write_all(out, 'Through-The-Mask', intro, evaluation, pipeline, *stages, more={})
 
 
 def text_encoders(
-  runs: Iterable[Path], places: Mapping[str, str] = {}, offline: bool = False
+  runs: Iterable[str | Path], places: Mapping[str, str] = {}, offline: bool = False
 ) -> dict[str, TextEncoder]:
   """The text encoders that runs read.
 
@@ -90,19 +106,34 @@ def write_all(
   intro: str,
   evaluation: Evaluation,
   pipeline: Pipeline,
-  stage1: Path,
-  stage2: Path,
+  stage1: str,
+  stage2: str,
   more: dict,
 ) -> None:
-  """Writes report.html, metrics.json and samples.gif, and prints the tables."""
+  """Print the tables, and write report.html, metrics.json and samples.gif.
+
+  Raises:
+    InputError: one could not be written; the rest was.
+  """
   encoding = pipeline.encoding
   runs = {'stage 1': stage1, 'stage 2': stage2}
-  write_report(out / 'report.html', title, intro, evaluation, encoding.fps, encoding.palette, runs)
-  write_metrics(out / 'metrics.json', evaluation, more)
   chosen = range(min(4, len(evaluation.clips)))
-  save_gif(out / 'samples.gif', montage(evaluation, encoding.palette, chosen), encoding.fps)
   show(evaluation)
-  print(f'{out}/report.html\n{out}/metrics.json\n{out}/samples.gif')
+  steps: list[Callable[[Path], object]] = [
+    lambda path: write_report(path, title, intro, evaluation, encoding.fps, encoding.palette, runs),
+    lambda path: write_metrics(path, evaluation, more),
+    lambda path: save_gif(path, montage(evaluation, encoding.palette, chosen), encoding.fps),
+  ]
+  failed = []
+  for name, step in zip(FILES, steps, strict=True):
+    try:
+      step(out / name)
+    except OSError as error:
+      failed.append(f'cannot write {out / name} ({error.strerror or error})')
+    else:
+      print(printable(out / name))
+  if failed:
+    raise InputError('; '.join(failed) + ': free space or name another --out; the rest is written')
 
 
 def show(evaluation: Evaluation) -> None:

@@ -16,9 +16,10 @@ from ttm_jax import trajectory
 from ttm_jax.codecs.base import Codec, to_float, to_uint8
 from ttm_jax.data.scene_words import motion_of
 from ttm_jax.data.schema import Clip
+from ttm_jax.errors import InputError
 from ttm_jax.metrics.adherence import adherence, find_by_colour
 from ttm_jax.metrics.motion import DIRECTIONAL, goes_as_told, mean_iou
-from ttm_jax.metrics.video import psnr, ssim
+from ttm_jax.metrics.video import WINDOW, psnr, ssim
 from ttm_jax.pipeline import Pipeline, Request
 
 Row = dict[str, float]
@@ -60,20 +61,25 @@ def evaluate(
     clips: of the frames and size that the pipeline works at.
     batch: clips generated at once.
     progress: called with the number of clips that a piece of work has finished, three times each.
+
+  Raises:
+    InputError: there is no clip, or one does not fit the pipeline; before anything is generated.
   """
   trajectories: list[np.ndarray] = []
   from_truth: list[np.ndarray] = []
   chained: list[np.ndarray] = []
   clips = [clips[i] for i in range(len(clips))]
+  check(pipeline, clips)
   for first, some in _batches(clips, batch):
     requests = [request_of(clip) for clip in some]
     count = min(batch, len(clips) - first)
-    generated = pipeline.trajectories(requests, seed + first)
+    noise = (seed + first) % 2**63  # What random generators take.
+    generated = pipeline.trajectories(requests, noise)
     progress(count)
     truth = np.stack([clip.ids for clip in some])
-    with_truth = pipeline.videos(requests, truth, seed + first)
+    with_truth = pipeline.videos(requests, truth, noise)
     progress(count)
-    with_generated = pipeline.videos(requests, generated, seed + first)
+    with_generated = pipeline.videos(requests, generated, noise)
     progress(count)
     trajectories += list(generated[:count])
     from_truth += list(with_truth[:count])
@@ -108,6 +114,20 @@ def evaluate(
   )
 
 
+def check(pipeline: Pipeline, clips: Sequence[Clip]) -> None:
+  """Raise InputError where there is no clip, or one cannot be generated; names the clip."""
+  if not clips:
+    raise InputError('there is no clip to evaluate on: give a --split or --count with clips')
+  for clip in clips:
+    try:
+      request = request_of(clip)
+      for stage, ids in ((pipeline.stage1, None), (pipeline.stage2, clip.ids)):
+        if stage is not None:
+          stage.check(request, ids)
+    except InputError as error:
+      raise InputError(f'clip {clip.key} cannot be evaluated on: {error}') from error
+
+
 def request_of(clip: Clip) -> Request:
   """What a user would give to get this clip."""
   present = set(np.unique(clip.ids[0]).tolist()) - {0}
@@ -118,7 +138,7 @@ def request_of(clip: Clip) -> Request:
 def motion_row(clips: Sequence[Clip], ids: Sequence[np.ndarray]) -> Row:
   """Means over clips of the IoU with the truth, and of where the objects go."""
   pairs = list(zip(clips, ids, strict=True))
-  iou = float(np.nanmean([mean_iou(found, clip.ids) for clip, found in pairs]))
+  iou = mean([mean_iou(found, clip.ids) for clip, found in pairs])
   return {'iou': iou, **told(pairs)}
 
 
@@ -133,10 +153,21 @@ def video_row(
   triples = list(zip(clips, videos, given, strict=True))
   return {
     'psnr': mean_psnr([(clip.video, video) for clip, video, _ in triples]),
-    'ssim': float(np.mean([ssim(clip.video, video) for clip, video, _ in triples])),
-    'adherence': float(np.nanmean([adherence(v, clip.video[0], ids) for clip, v, ids in triples])),
+    'ssim': mean([_ssim(clip.video, video) for clip, video, _ in triples]),
+    'adherence': mean([adherence(v, clip.video[0], ids) for clip, v, ids in triples]),
     **told(list(zip(clips, found, strict=True))),
   }
+
+
+def mean(values: Sequence[float]) -> float:
+  """The mean of what is not NaN; NaN where nothing is."""
+  known = [value for value in values if not np.isnan(value)]
+  return float(np.mean(known)) if known else float('nan')
+
+
+def _ssim(truth: np.ndarray, video: np.ndarray) -> float:
+  """`metrics.video.ssim`; NaN for frames smaller than its window."""
+  return ssim(truth, video) if min(truth.shape[1:3]) >= WINDOW else float('nan')
 
 
 def mean_psnr(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
@@ -159,10 +190,7 @@ def told(pairs: Sequence[tuple[Clip, np.ndarray]]) -> Row:
         judged.append((motion, agrees))
   directed = [agrees for motion, agrees in judged if motion in DIRECTIONAL]
   every = [agrees for _, agrees in judged]
-  return {
-    'direction': float(np.mean(directed)) if directed else float('nan'),
-    'as_told': float(np.mean(every)) if every else float('nan'),
-  }
+  return {'direction': mean(directed), 'as_told': mean(every)}
 
 
 def round_trip(codec: Codec, videos: Sequence[np.ndarray]) -> Iterator[np.ndarray]:

@@ -10,6 +10,7 @@ folder says how to use it.
 import argparse
 from pathlib import Path
 
+from ttm_jax import outputs
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.exporting.files import DTYPES
 from ttm_jax.exporting.folder import export
@@ -27,6 +28,13 @@ def main() -> None:
     models[name] = model
   out = Path(args.out)
   samples = [Path(path) for path in args.samples]
+  reads: outputs.Reads = {
+    '--stage1': outputs.parts_of_run(args.stage1),
+    '--stage2': outputs.parts_of_run(args.stage2),
+    '--samples': args.samples,
+    '--text': list(models.values()),
+  }
+  outputs.check_apart('--out', [out], reads)
   export(Path(args.stage1), Path(args.stage2), out, args.dtype, models, samples, args.license)
   print(f'{out}/README.md says how to use it')
 

@@ -6,7 +6,7 @@
 
 Beside out.mp4 it writes the trajectory (out_trajectory/, one palette PNG a frame, and
 out_trajectory.mp4, laid over the video) and out_side_by_side.mp4. Edit the PNGs, or make your own,
-and give them back with --trajectory FOLDER: stage 1 is then skipped.
+and give them back with --trajectory FOLDER and another --out: stage 1 is then skipped.
 
 Where --segmentation, --motion or --object is not given, models find it (these need PyTorch):
 
@@ -28,6 +28,7 @@ from ttm_jax.data import animation
 from ttm_jax.data.context import Encoding, read_encoding
 from ttm_jax.data.encode import encoders_of
 from ttm_jax.errors import InputError, front_door
+from ttm_jax.outputs import parts_of_run
 from ttm_jax.pipeline import STAGE1, STAGE2, Pipeline, Request, Stage, fit
 from ttm_jax.training.checkpoint import hush
 from ttm_jax.training.runs import read_config
@@ -36,10 +37,14 @@ from ttm_jax.training.runs import read_config
 def main() -> None:
   args = parser().parse_args()
   hush()
-  out = animation.checked_out(args.out)
+  out = animation.checked_out(args)
   if args.trajectory is None and args.stage1 is None:
     raise InputError('give --stage1 RUN to generate the motion, or --trajectory FOLDER')
   runs = [args.stage2] if args.trajectory is not None else [args.stage1, args.stage2]
+  encoding = encodings_of(runs)[-1]
+  size = encoding.frames, encoding.height, encoding.width
+  networks = {'--stage1': parts_of_run(args.stage1), '--stage2': parts_of_run(args.stage2)}
+  animation.check_outputs(args, out, size, networks)
   described = animation.described_by(args, out, lambda: encodings_of(runs))
   request = Request(
     described.picture,
@@ -49,6 +54,9 @@ def main() -> None:
     described.prompts,
   )
   ids = None if args.trajectory is None else animation.read_trajectory(args.trajectory)
+  request, ids = fitted(request, ids, encoding)
+  if ids is not None:
+    animation.say_start(request.mask, ids[0])
   guidance = {'visual_scale': args.visual_scale, 'text_scale': args.text_scale}
   given = {name: value for name, value in guidance.items() if value is not None}
 
@@ -59,7 +67,6 @@ def main() -> None:
   pipeline = Pipeline(
     None if ids is not None else load(args.stage1, STAGE1), load(args.stage2, STAGE2)
   )
-  request, ids = fitted(request, ids, pipeline)
   for stage in (pipeline.stage1, pipeline.stage2):
     if stage is not None:
       stage.check(request, ids)
@@ -75,6 +82,7 @@ def main() -> None:
       assert pipeline.stage1 is not None
       task = progress.add_task('motion', total=pipeline.stage1.sampling_steps)
       (ids,) = pipeline.trajectories([request], args.seed, lambda: progress.advance(task))
+      animation.keep_trajectory(out, ids)
     task = progress.add_task('video', total=pipeline.stage2.sampling_steps)
     (video,) = pipeline.videos([request], ids[None], args.seed, lambda: progress.advance(task))
   palette, fps = pipeline.encoding.palette, pipeline.encoding.fps
@@ -93,10 +101,10 @@ def encodings_of(runs: Sequence[str]) -> list[Encoding]:
 
 
 def fitted(
-  request: Request, ids: np.ndarray | None, pipeline: Pipeline
+  request: Request, ids: np.ndarray | None, encoding: Encoding
 ) -> tuple[Request, np.ndarray | None]:
   """Picture, mask and trajectory at the size of the runs; says so where that crops or resizes."""
-  height, width = pipeline.encoding.height, pipeline.encoding.width
+  height, width = encoding.height, encoding.width
   animation.say_fit(request.mask, height, width)
   resized = request.fitted(height, width)
   if ids is not None:

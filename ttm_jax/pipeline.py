@@ -21,6 +21,7 @@ from ttm_jax.request import Request as Request
 from ttm_jax.request import fit as fit
 from ttm_jax.training import runs
 from ttm_jax.training.denoising import Denoiser
+from ttm_jax.training.objective import stream
 
 Arrays = dict[str, np.ndarray]
 
@@ -58,7 +59,7 @@ class Stage:
     if config.task not in tasks:
       raise InputError(f'run {run} was trained for {config.task!r}, {" or ".join(tasks)} is needed')
     config.sample.update(sample or {})
-    if steps:
+    if steps is not None:
       config.process.steps = steps
     self.context = Context.load(run)
     self.denoiser = Denoiser(config, self.context)
@@ -96,10 +97,17 @@ class Stage:
     arrays = [self._arrays(r, None if ids is None else ids[i]) for i, r in enumerate(requests)]
     batch = {name: np.stack([a[name] for a in arrays]) for name in arrays[0]}
     self._progress = progress
-    key = jax.random.key(seed)
-    video = self._sample(self._params, self.context.codec, batch, key)
+    video = self._sample(self._params, self.context.codec, batch, self.key(seed))
     jax.effects_barrier()
     return to_uint8(video)
+
+  def key(self, seed: int) -> jax.Array:
+    """The random key of this stage's noise: stages of different tasks draw independent noise.
+
+    The task's name is folded into the seed. With one key for both stages the noise of a video would
+    be that of its trajectory, while in training the two are independent.
+    """
+    return stream(jax.random.key(seed), self.denoiser.config.task, 0)
 
   def check(self, request: Request, ids: np.ndarray | None = None) -> None:
     """Raises InputError where a request, or its trajectory [T, H, W], does not fit the run."""

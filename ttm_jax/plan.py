@@ -14,6 +14,7 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
+from ttm_jax import outputs
 from ttm_jax.errors import front_door
 from ttm_jax.planning import hardware
 from ttm_jax.planning.session import plan
@@ -31,6 +32,9 @@ flags.mark_flags_as_required(['config', 'topology'])
 
 def main(argv: list[str]) -> None:
   del argv
+  if _JSON.value:
+    config_file = config_flags.get_config_filename(flags.FLAGS['config'])
+    outputs.check('--json', [_JSON.value], reads={'--config': config_file})
   fits = plan(
     _CONFIG.value,
     hardware.topology(_TOPOLOGY.value or '', _SLICES.value),

@@ -60,6 +60,42 @@ class Request:
     )
 
 
+def check_start(mask: np.ndarray, first: np.ndarray) -> str:
+  """Compare frame 0 of a given trajectory with the segmentation of the picture.
+
+  Args:
+    mask, first: uint8 [H, W], object ids of the segmentation and of frame 0, at one size.
+
+  Returns:
+    A sentence with the intersection over union (IoU) of each object that differs; empty if none.
+
+  Raises:
+    InputError: they clearly belong to different pictures, no object having an IoU of 0.1, or number
+      the objects differently: one lies where the other has another object, with an IoU above 0.5.
+  """
+
+  def iou(a: int, b: int) -> float:
+    ours, theirs = mask == a, first == b
+    return float((ours & theirs).sum() / max(1, (ours | theirs).sum()))
+
+  objects = sorted({*np.unique(mask).tolist(), *np.unique(first).tolist()} - {0})
+  same = {obj: iou(obj, obj) for obj in objects}
+  for a in objects:
+    for b in objects:
+      if a != b and iou(a, b) > max(0.5, same[a]):
+        raise InputError(
+          f'object {a} of the segmentation is object {b} in frame 0 of the trajectory (IoU'
+          f' {iou(a, b):.2f}): number the objects alike in both'
+        )
+  listed = ', '.join(f'object {obj} {value:.2f}' for obj, value in same.items() if value < 1)
+  if objects and max(same.values()) < 0.1:
+    raise InputError(
+      f'frame 0 of the trajectory shows none of the objects where the segmentation has them (IoU'
+      f' {listed}): give the trajectory of this picture, or its frame 0 as the segmentation'
+    )
+  return f'frame 0 of the trajectory differs from the segmentation: IoU {listed}' if listed else ''
+
+
 def fit(picture: np.ndarray, height: int, width: int, nearest: bool = False) -> np.ndarray:
   """Resizes so that the picture covers height x width, and crops the centre.
 

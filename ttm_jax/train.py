@@ -12,6 +12,7 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
+from ttm_jax import outputs
 from ttm_jax.errors import EXIT_CODE, InputError, front_door
 from ttm_jax.parallel.startup import initialize
 from ttm_jax.settings import parse_flags
@@ -32,6 +33,12 @@ flags.mark_flag_as_required('config')
 
 _NOT_FINITE = 3  # Exit code.
 
+# What training writes or replaces in a run directory.
+_WRITTEN = (
+  *('config.json', 'metrics.jsonl', 'in_use.json', 'checkpoints', 'damaged', 'context', 'codec'),
+  *('samples', 'tensorboard', 'profile'),
+)
+
 
 def main(argv: list[str]) -> None:
   del argv
@@ -43,7 +50,15 @@ def main(argv: list[str]) -> None:
     with peers.together({InputError: EXIT_CODE, NotFinite: _NOT_FINITE}):
       if peers.count > 1 and not _WORKDIR.value:
         raise InputError('give the processes of a job one --workdir')
-      workdir = _WORKDIR.value or default_workdir(config_flags.get_config_filename(_CONFIG))
+      config_file = config_flags.get_config_filename(flags.FLAGS['config'])
+      workdir = _WORKDIR.value or default_workdir(config_file)
+      data = config.data.path
+      reads: outputs.Reads = {
+        '--config': config_file,
+        '--config.data.path': [*outputs.files_of(data), data and f'{data}/context'],
+        '--config.init_from': outputs.parts_of_run(config.init_from),
+      }
+      outputs.check_apart('--workdir', [f'{workdir}/{name}' for name in _WRITTEN], reads)
       codec = config.task == 'codec'
       objective: Objective = CodecTraining(config) if codec else Denoising(config)
       train(config, objective, workdir, peers, _PROFILE.value)

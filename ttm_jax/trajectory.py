@@ -5,14 +5,18 @@ of tokens and pictures for people are functions of it, and only this module know
 All of it runs on the host, in NumPy.
 """
 
+import io
 import os
 import pathlib
+import shutil
+import tempfile
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ttm_jax.atomic import flush, flush_tree, new_folder
 from ttm_jax.errors import InputError, nearest
 from ttm_jax.label_images import list_masks, read_masks
 
@@ -394,32 +398,79 @@ def overlay(video: np.ndarray, ids: np.ndarray, palette: str = 'spread8') -> np.
 
 
 def write_folder(path: str | os.PathLike, ids: np.ndarray) -> None:
-  """Writes a label map as palette pictures `00000.png`, `00001.png`, ..., without loss.
+  """Write a label map as palette PNGs `00000.png`, `00001.png`, ..., without loss: all or none.
 
-  Picture viewers show them in the colours of `spread8`. The folder is made if need be.
+  Picture viewers show them in the colors of `spread8`. The folder is made if need be. Frames of an
+  earlier label map are replaced once all new ones are on the disk; other files stay.
 
   Args:
     ids: uint8 [T, H, W].
+
+  Raises:
+    InputError: the folder holds other PNGs (see `check_folder`), or cannot be written.
   """
   check_ids(ids)
   folder = pathlib.Path(path)
-  names = [f'{frame:05d}.png' for frame in range(len(ids))]
-  if stale := sorted({file.name for file in folder.glob('*.png')} - set(names)):
-    raise InputError(
-      f'{folder} holds {stale[0]}, which would be read as a frame of this clip; empty the folder'
-      ' or name another'
-    )
+  check_folder(folder, len(ids))
+  pictures = dict(zip(_frame_names(len(ids)), map(_png, ids), strict=True))
   try:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in zip(names, ids, strict=True):
-      picture = Image.fromarray(frame)
-      picture.putpalette(_table('spread8').tobytes())  # Makes it mode P; the values stay.
-      picture.save(folder / name)
+    if not folder.is_dir() or not any(folder.iterdir()):
+      with new_folder(folder) as partial:
+        for name, content in pictures.items():
+          (partial / name).write_bytes(content)
+      return
+    staged = pathlib.Path(tempfile.mkdtemp(prefix='.', suffix='.partial', dir=folder))
+    try:
+      for name, content in pictures.items():
+        (staged / name).write_bytes(content)
+      flush_tree(staged)
+      for name in pictures:
+        (staged / name).replace(folder / name)
+      flush(folder)
+    finally:
+      shutil.rmtree(staged, ignore_errors=True)
   except OSError as error:
     reason = error.strerror or error
     raise InputError(
       f'cannot write label maps to {folder} ({reason}); name another folder'
     ) from error
+
+
+def check_folder(path: str | os.PathLike, frames: int) -> None:
+  """Raise InputError where a folder cannot take a label map of T frames.
+
+  That is where it holds another PNG, which `read_folder` would take for a frame of the clip, or
+  something else than a file under the name of a frame, or is no folder.
+  """
+  folder, names = pathlib.Path(path), _frame_names(frames)
+  if not folder.is_dir():
+    if folder.exists():
+      raise InputError(
+        f'cannot write label maps to {folder} (there is a file of that name); name another folder'
+      )
+    return
+  there = [f for f in folder.iterdir() if f.suffix.lower() == '.png' and f.name[0] != '.']
+  if stale := sorted({file.name for file in there} - set(names)):
+    raise InputError(
+      f'{folder} holds {stale[0]}, which would be read as a frame of this clip of {frames} frames;'
+      ' move it away, or name another folder'
+    )
+  for file in there:
+    if file.is_symlink() or not file.is_file():
+      raise InputError(f'{file} is not a file of its own; move it away, or name another folder')
+
+
+def _frame_names(count: int) -> list[str]:
+  return [f'{frame:05d}.png' for frame in range(count)]
+
+
+def _png(frame: np.ndarray) -> bytes:
+  """A palette PNG of one label map uint8 [H, W]."""
+  picture = Image.fromarray(frame)
+  picture.putpalette(_table('spread8').tobytes())  # Makes it mode P; the values stay.
+  file = io.BytesIO()
+  picture.save(file, 'PNG')
+  return file.getvalue()
 
 
 def read_folder(path: str | os.PathLike, notes: list[str] | None = None) -> np.ndarray:

@@ -102,7 +102,7 @@ class LinearCodec:
     # The sign of an eigenvector is the solver's whim: the largest entry is made positive.
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(channels)])
     kept, lost = values[:channels].sum(), values[channels:].sum()
-    if not kept:
+    if kept < 1e-12 * size:  # What rounding leaves of nothing.
       raise InputError('the videos to fit a codec to are all of one constant patch')
     return cls(
       basis=jnp.asarray(vectors, jnp.float32),

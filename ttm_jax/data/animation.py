@@ -5,6 +5,8 @@ models of `data_tools.describe`, which are brought in where something is to be f
 """
 
 import argparse
+import io
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,28 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ttm_jax.data.asked import MODELS, parse_objects
+from ttm_jax.atomic import write_bytes
+from ttm_jax.data.asked import (
+  MODELS,
+  check_flags,
+  check_number,
+  check_seed,
+  check_steps,
+  parse_objects,
+  reads,
+)
 from ttm_jax.data.asked import add_flags as add_asked_flags
 from ttm_jax.data.described import Described
 from ttm_jax.data.video_io import write_video
 from ttm_jax.errors import InputError, printable
 from ttm_jax.images import read_image
 from ttm_jax.label_images import check_size
+from ttm_jax.outputs import Reads, files_of
+from ttm_jax.outputs import check as check_outputs_of
+from ttm_jax.request import check_start
 from ttm_jax.trajectory import (
   MAX_OBJECTS,
+  check_folder,
   overlay,
   read_folder,
   read_mask,
@@ -36,18 +51,66 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add('--described', help='file of data_tools.describe; what is given besides, counts instead')
   add('--trajectory', help='folder of palette PNGs to use in place of stage 1')
   add('--out', required=True, help='the video to write, .mp4')
-  add('--seed', type=int, default=0, help='of the noise; default 0')
+  add('--seed', type=int, default=0, help='of the noise, 0 to 2^63 - 1; default 0')
   add('--steps', type=int, help='sampling steps; default: as the networks were configured')
   add('--visual_scale', type=float, help='guidance by the picture; default: as configured')
   add('--text_scale', type=float, help='guidance by the text; default: as configured')
 
 
-def checked_out(name: str) -> Path:
-  """The video to write; InputError where it is no .mp4."""
-  out = Path(name)
+def checked_out(args: argparse.Namespace) -> Path:
+  """Check the flags that need no other file, and return the video to write.
+
+  Raises:
+    InputError: a number is out of range, or --out does not end in .mp4.
+  """
+  out = Path(args.out)
   if out.suffix.lower() != '.mp4':
     raise InputError(f'--out {out}: give a name that ends in .mp4')
+  check_flags(args)
+  parse_objects(args.object)
+  check_seed(args.seed)
+  check_steps(args.steps)
+  check_number('--visual_scale', args.visual_scale)
+  check_number('--text_scale', args.text_scale)
   return out
+
+
+def check_outputs(
+  args: argparse.Namespace, out: Path, size: tuple[int, int, int], networks: Reads
+) -> None:
+  """Raise InputError where an output cannot be written, or would replace an input.
+
+  Call it before anything is computed.
+
+  Args:
+    args: of `add_flags`.
+    size: frames, height and width of the video.
+    networks: where the networks are read from, by flag.
+  """
+  folder = _trajectory(out)
+  files = [out, _trajectory_video(out), _side_by_side(out)]
+  if args.described is not None or any(getattr(args, model) for model in MODELS):
+    files.append(_found(out))
+  given = {'--described': args.described, '--trajectory': files_of(args.trajectory)}
+  needed = 2**20 + 5 * 3 * size[0] * size[1] * size[2] // 20  # Five pictures wide, compressed.
+  check_outputs_of('--out', files, [folder], {**reads(args), **given, **networks}, needed)
+  check_folder(folder, size[0])
+
+
+def _trajectory(out: Path) -> Path:
+  return out.with_name(f'{out.stem}_trajectory')
+
+
+def _trajectory_video(out: Path) -> Path:
+  return out.with_name(f'{out.stem}_trajectory.mp4')  # A stem may hold dots: no `with_suffix`.
+
+
+def _side_by_side(out: Path) -> Path:
+  return out.with_name(f'{out.stem}_side_by_side.mp4')
+
+
+def _found(out: Path) -> Path:
+  return out.with_name(f'{out.stem}_found.png')
 
 
 def described_by(
@@ -148,14 +211,15 @@ def say(notes: Sequence[str]) -> None:
 
 
 def show(described: Described, out: Path) -> None:
-  """Says what is to be animated, and paints the objects."""
-  path = out.with_name(f'{out.stem}_found.png')
+  """Print what is to be animated, and write a picture of the objects."""
+  path = _found(out)
+  file = io.BytesIO()
+  Image.fromarray(described.overlay()).save(file, 'PNG')
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(described.overlay()).save(path)
+    write_bytes(path, file.getvalue())
   except OSError as error:
     raise InputError(f'cannot write {path} ({error.strerror}); name another --out') from error
-  print('\n'.join([*described.lines(), f'{path} shows the objects']), flush=True)
+  print(printable('\n'.join([*described.lines(), f'{path} shows the objects'])), flush=True)
 
 
 def say_fit(mask: np.ndarray, height: int, width: int) -> None:
@@ -165,10 +229,31 @@ def say_fit(mask: np.ndarray, height: int, width: int) -> None:
     print(f'resized and centre-cropped from {w} x {h} to {width} x {height} pixels')
 
 
+def say_start(mask: np.ndarray, first: np.ndarray) -> None:
+  """Print how far frame 0 of a given trajectory is from the segmentation.
+
+  Raises:
+    InputError: see `request.check_start`.
+  """
+  if said := check_start(mask, first):
+    print(said, flush=True)
+
+
+def keep_trajectory(out: Path, ids: np.ndarray) -> None:
+  """Write a generated trajectory uint8 [T, H, W] before the video is begun.
+
+  So a video that fails does not take the trajectory with it. What cannot be written is said.
+  """
+  try:
+    write_folder(_trajectory(out), ids)
+  except InputError as error:
+    print(f'warning: {printable(error)}', file=sys.stderr)
+
+
 def write(
   out: Path, picture: np.ndarray, ids: np.ndarray, video: np.ndarray, palette: str, fps: float
 ) -> None:
-  """The video, its trajectory and both beside the picture.
+  """Write the video, its trajectory, and both beside the picture; print what was written.
 
   Args:
     picture: uint8 [H, W, 3].
@@ -176,16 +261,32 @@ def write(
     video: uint8 [T, H, W, 3].
 
   Raises:
-    InputError: if they cannot be written there.
+    InputError: something could not be written; the rest was.
   """
-  folder = out.with_name(f'{out.stem}_trajectory')
-  beside = out.with_name(f'{out.stem}_side_by_side.mp4')
+  folder = _trajectory(out)
   still = np.broadcast_to(picture, video.shape)
-  try:
-    write_folder(folder, ids)
-    write_video(folder.with_suffix('.mp4'), overlay(video, ids, palette), fps)
-    write_video(beside, np.concatenate([still, render(ids, palette), video], axis=2), fps)
-    write_video(out, video, fps)
-  except OSError as error:
-    raise InputError(f'cannot write {out} and what goes with it ({error.strerror})') from error
-  print(f'{out}\n{folder}/\n{folder}.mp4\n{beside}')
+  steps: list[tuple[str, Callable[[], None]]] = [
+    (f'{out}', lambda: write_video(out, video, fps)),
+    (f'{folder}/', lambda: write_folder(folder, ids)),
+    (
+      f'{_trajectory_video(out)}',
+      lambda: write_video(_trajectory_video(out), overlay(video, ids, palette), fps),
+    ),
+    (
+      f'{_side_by_side(out)}',
+      lambda: write_video(
+        _side_by_side(out), np.concatenate([still, render(ids, palette), video], axis=2), fps
+      ),
+    ),
+  ]
+  failed = []
+  for name, step in steps:
+    try:
+      step()
+    except (OSError, InputError) as error:
+      reason = error.strerror if isinstance(error, OSError) else error
+      failed.append(f'cannot write {name} ({reason or error})')
+    else:
+      print(printable(name), flush=True)
+  if failed:
+    raise InputError('; '.join(failed) + ': free space or name another --out; the rest is written')

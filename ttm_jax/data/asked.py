@@ -5,6 +5,7 @@ The flags of `ttm_jax.generate` and `data_tools.describe`; the models are named 
 """
 
 import argparse
+import math
 
 from ttm_jax.errors import InputError
 
@@ -51,6 +52,46 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add('--offline', action='store_true', help='take no model from the network')
 
 
+def check_flags(args: argparse.Namespace) -> None:
+  """Raise InputError where a number of `add_flags` is out of its range.
+
+  Texts are checked where they are read.
+  """
+  check_number('--threshold', args.threshold, 0, 1)
+  if args.model_batch < 1:
+    raise InputError(f'--model_batch {args.model_batch}: must be at least 1')
+
+
+def check_number(
+  option: str, value: float | None, least: float = 0.0, most: float = math.inf
+) -> None:
+  """Raise InputError unless a number, where one is given, is finite and least <= value <= most."""
+  if value is None:
+    return
+  if not math.isfinite(value) or not least <= value <= most:
+    upper = '' if most == math.inf else f' and at most {most:g}'
+    raise InputError(f'{option} {value:g}: must be a finite number of at least {least:g}{upper}')
+
+
+def check_steps(steps: int | None) -> None:
+  """Raise InputError where fewer than one sampling step is asked for."""
+  if steps is not None and steps < 1:
+    raise InputError(f'--steps {steps}: must be at least 1; leave it out for the configured number')
+
+
+def check_seed(seed: int) -> None:
+  """Raise InputError unless the random generators of JAX and PyTorch both take a seed."""
+  if not 0 <= seed < 2**63:
+    raise InputError(f'--seed {seed}: must be from 0 to {2**63 - 1}')
+
+
+def reads(args: argparse.Namespace) -> dict[str, str | list[str] | None]:
+  """The files and folders that the flags name, by flag, for `ttm_jax.outputs.check`."""
+  names = ('image', 'segmentation', *MODELS, 'motion_template', 'objects_template')
+  named: dict[str, str | list[str] | None] = {f'--{name}': getattr(args, name) for name in names}
+  return {**named, '--text': list(parse_texts(args.text).values())}
+
+
 def parse_objects(texts: list[str]) -> dict[int, str]:
   """What each object does, by its id in the mask.
 
@@ -68,9 +109,11 @@ def parse_objects(texts: list[str]) -> dict[int, str]:
 def parse_object(text: str) -> tuple[int, str]:
   """'1: a dog that runs' -> (1, 'a dog that runs')."""
   number, colon, prompt = text.partition(':')
-  if not colon or not number.strip().isdigit() or not prompt.strip():
+  number, prompt = number.strip(), prompt.strip()
+  # `isdigit` is true of superscripts, which `int` refuses; so it does very long numbers.
+  if not colon or not number.isdecimal() or len(number) > 9 or not prompt:
     raise InputError(f'--object "{text}": write the id in the mask, a colon and what it does')
-  return int(number), prompt.strip()
+  return int(number), prompt
 
 
 def parse_texts(texts: list[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from ttm_jax.pytorch.sources import sources
 PREFIX = 'ttm_'
 MODULES = 'diffusers_modules.local'  # Where diffusers imports the code of a folder to.
 # The package around the modules, and its command with what that needs.
-LEFT_OUT = ('__init__', 'generate', 'animation', 'asked', 'described', 'video_io')
+LEFT_OUT = ('__init__', 'generate', 'animation', 'asked', 'described', 'outputs', 'video_io')
 
 _RELATIVE = re.compile(r'^(\s*)from \.(\w+) import ', re.MULTILINE)
 

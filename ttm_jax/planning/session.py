@@ -3,19 +3,18 @@
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from ttm_jax.atomic import write_text
 from ttm_jax.planning import feed, table
 from ttm_jax.planning.compile import Run
 from ttm_jax.planning.hardware import Topology
 from ttm_jax.planning.report import Report
 from ttm_jax.planning.search import Planner, Setting
-from ttm_jax.report.pictures import write_atomically
 
 
 def plan(
@@ -80,7 +79,7 @@ def _sweep(planner: Planner, run: Run, setting: Setting, console: Console, json_
 def _write(json_file: str, reports: Sequence[Report]) -> None:
   if json_file:
     text = json.dumps([report.to_dict() for report in reports], indent=2) + '\n'
-    write_atomically(Path(json_file), text.encode())
+    write_text(json_file, text)
 
 
 @contextlib.contextmanager

@@ -49,6 +49,13 @@ class ZeroSNRDiffusion:
       raise ValueError(f'beta_schedule must be one of {SCHEDULES}, got {self.beta_schedule!r}')
     if self.prediction not in PREDICTIONS:
       raise ValueError(f'prediction must be one of {PREDICTIONS}, got {self.prediction!r}')
+    # Else no step adds noise, or a prediction of the data leaves nothing to divide by.
+    least = 0 if self.prediction == 'v' else np.nextafter(0, 1)
+    if not (least <= self.beta_start < 1 and 0 < self.beta_end < 1 and self.train_steps > 1):
+      raise ValueError(
+        f'beta_start and beta_end must lie between 0 and 1 and train_steps be 2 or more, got'
+        f' {self.beta_start}, {self.beta_end} and {self.train_steps}'
+      )
     if not 0 < self.steps <= self.train_steps:
       raise ValueError(f'steps must be 1 to train_steps={self.train_steps}, got {self.steps}')
 

@@ -7,8 +7,9 @@ Videos and latents are channels first here, [B, C, T, H, W], as diffusers has th
 
 What both worlds share is pure NumPy and exists once, outside of this folder: `errors`,
 `position_words`, `request`, `trajectory`, `trajectory_edits`, `word_ids`, `windows`, and for the
-command `animation`, `asked`, `described` and `video_io`. Here stand-ins have their names, each a
-single import of the original; an export puts the originals in their place (see `sources`).
+command `animation`, `asked`, `described`, `outputs` and `video_io`. Here stand-ins have their
+names, each a single import of the original; an export puts the originals in their place (see
+`sources`).
 """
 
 from typing import Any

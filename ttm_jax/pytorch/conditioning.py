@@ -158,7 +158,7 @@ def guided(
 
   Args:
     rescale: how far each sample's standard deviation is drawn back to that of its conditional
-      prediction, 0 to 1 (Lin et al. 2024, section 3.4), against over-exposure.
+      prediction, 0 to 1 (Lin et al. 2024, section 3.4), against over-exposure; see `rescaled`.
 
   Returns:
     A function of (x_t, t) that runs the network once, on the three stacked conditions; on the
@@ -176,13 +176,34 @@ def guided(
     triple = predict(torch.cat([x_t] * 3), torch.cat([t] * 3), three)
     full, visual_only, nothing = triple.chunk(3)
     mixed = nothing + visual_scale * (visual_only - nothing) + text_scale * (full - visual_only)
-    if rescale:
-      axes = tuple(range(1, mixed.ndim))
-      deviation, wanted = (x.std(axes, correction=0, keepdim=True) for x in (mixed, full))
-      mixed = mixed * (rescale * wanted / deviation + (1 - rescale))
-    return mixed
+    return rescaled(mixed, full, rescale) if rescale else mixed
 
   return prediction
+
+
+# A prediction whose standard deviation is a smaller share of its root mean square is constant but
+# for rounding.
+CONSTANT = 1e-5
+
+
+def rescaled(mixed: Tensor, full: Tensor, rescale: float) -> Tensor:
+  """Draw the standard deviation of each sample of `mixed` [B, ...] back to that of `full`.
+
+  Statistics are float32 whatever the dtype is. A constant sample has no deviation to scale and is
+  left alone: the output of a network whose last layer is still zero, for one.
+
+  Args:
+    rescale: how far, 0 to 1.
+
+  Returns:
+    Like `mixed`.
+  """
+  axes = tuple(range(1, mixed.ndim))
+  x = mixed.float()
+  deviation, wanted = (a.std(axes, correction=0, keepdim=True) for a in (x, full.float()))
+  flat = deviation <= CONSTANT * x.square().mean(axes, keepdim=True).sqrt()
+  ratio = torch.where(flat, 1.0, wanted / torch.where(flat, 1.0, deviation))
+  return (x * (rescale * ratio + (1 - rescale))).to(mixed.dtype)
 
 
 def _like(null: Text, own: Text) -> Text:

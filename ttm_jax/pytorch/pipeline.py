@@ -9,6 +9,7 @@
 """
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -189,11 +190,12 @@ class TTMPipeline(DiffusionPipeline):
     """
     requests = self._requests(image, prompt, segmentation, motion_prompt, None)
     sampling = self._sampling(
-      num_inference_steps, visual_scale, text_scale, guidance_rescale, generator
+      num_inference_steps, visual_scale, text_scale, guidance_rescale, [STAGE1]
     )
     told = self._told(callback_on_step_end, callback_on_step_end_tensor_inputs)
     self._interrupt = False
-    ids = self._trajectories(requests, sampling, motion_latents, told)
+    noise = self._noise([STAGE1], len(requests), generator, {STAGE1: motion_latents})
+    ids = self._trajectories(requests, sampling, noise[STAGE1], told)
     self.maybe_free_model_hooks()
     return ids
 
@@ -234,7 +236,9 @@ class TTMPipeline(DiffusionPipeline):
       num_inference_steps: of each stage; as configured by default.
       visual_scale, text_scale: guidance by the picture and by the text; both 1 is none.
       guidance_rescale: how far guidance is drawn back to the deviation without it, 0 to 1.
-      generator: of the noise, one or one a picture.
+      generator: of the noise, one or one a picture. The noise of stage 1 is drawn first, then that
+        of stage 2, even if a trajectory is given: a generator of the same seed makes the same video
+        of the trajectory that stage 1 made.
       latents, motion_latents: the noise of stage 2 and of stage 1 itself [B, C, T', H', W'].
       output_type: 'pil', 'np', 'pt' or 'latent'.
       return_dict: whether to return a `TTMPipelineOutput` or a tuple of its values.
@@ -248,17 +252,22 @@ class TTMPipeline(DiffusionPipeline):
     if output_type not in OUTPUT_TYPES:
       raise InputError(f'output_type must be one of {OUTPUT_TYPES}, got {output_type!r}')
     requests = self._requests(image, prompt, segmentation, motion_prompt, object_prompts)
+    stages = [STAGE1, STAGE2] if trajectory is None else [STAGE2]
+    for stage in stages:  # Before stage 1 is sampled for nothing.
+      self._check_objects(stage, requests)
     sampling = self._sampling(
-      num_inference_steps, visual_scale, text_scale, guidance_rescale, generator
+      num_inference_steps, visual_scale, text_scale, guidance_rescale, stages
     )
     told = self._told(callback_on_step_end, callback_on_step_end_tensor_inputs)
     self._interrupt = False
+    given = {STAGE1: motion_latents, STAGE2: latents}
+    noise = self._noise([STAGE1, STAGE2], len(requests), generator, given)
     if trajectory is None:
-      ids = self._trajectories(requests, sampling, motion_latents, told)
+      ids = self._trajectories(requests, sampling, noise[STAGE1], told)
     else:
       ids = self._given(trajectory, len(requests))
     condition = self._condition(STAGE2, requests, ids)
-    generated = self._sample(STAGE2, condition, sampling, latents, told)
+    generated = self._sample(STAGE2, condition, sampling, noise[STAGE2], told)
     frames = generated if output_type == 'latent' else self._output(generated, output_type)
     self.maybe_free_model_hooks()
     return TTMPipelineOutput(frames, ids) if return_dict else (frames, ids)
@@ -300,14 +309,63 @@ class TTMPipeline(DiffusionPipeline):
       )
     return requests
 
-  def _sampling(self, steps, visual_scale, text_scale, rescale, generator) -> dict[str, Any]:
+  def _sampling(
+    self,
+    steps: int | None,
+    visual_scale: float | None,
+    text_scale: float | None,
+    rescale: float | None,
+    stages: Sequence[str],
+  ) -> dict[str, Any]:
+    """How to sample, checked for the stages that will be sampled.
+
+    Raises:
+      InputError: a number is out of its range.
+    """
+    for name, value in (('visual_scale', visual_scale), ('text_scale', text_scale)):
+      if value is not None and not math.isfinite(value):
+        raise InputError(f'{name} must be a finite number, got {value}')
+    if rescale is not None and not 0 <= rescale <= 1:
+      raise InputError(f'guidance_rescale must be from 0 to 1, got {rescale}')
+    if steps is not None:
+      for stage in stages:
+        if (scheduler := self._scheduler(stage)) is not None:
+          _set_timesteps(scheduler, steps)
     return {
       'steps': steps,
       'visual_scale': visual_scale,
       'text_scale': text_scale,
       'rescale': rescale,
-      'generator': list(generator) if isinstance(generator, tuple) else generator,
     }
+
+  def _scheduler(self, stage: str) -> Any:
+    return self.motion_scheduler if stage == STAGE1 else self.scheduler
+
+  def _noise(
+    self,
+    stages: Sequence[str],
+    count: int,
+    generator: Generator,
+    given: Mapping[str, Tensor | None],
+  ) -> dict[str, Tensor]:
+    """The noise of each stage [B, C, T', H', W'], as given or drawn, in the order of the stages.
+
+    Raises:
+      InputError: given noise is of another shape.
+    """
+    shape = (count, *self.config.video['latents'])
+    found: dict[str, Tensor] = {}
+    generator = list(generator) if isinstance(generator, tuple) else generator
+    for stage in stages:
+      # Drawn even where it is given or not needed, so that the noise of the next stage is the same.
+      found[stage] = randn_tensor(
+        shape, generator=generator, device=self._execution_device, dtype=torch.float32
+      )
+      if (noise := given[stage]) is not None:
+        if tuple(noise.shape) != shape:
+          raise InputError(f'the noise of {stage} must be {list(shape)}, got {list(noise.shape)}')
+        found[stage] = noise
+    return found
 
   def _told(self, callback, names) -> Callable[[int, Tensor, Tensor], Tensor]:
     """What to do after a step: (step, timestep, latents) -> latents."""
@@ -358,13 +416,7 @@ class TTMPipeline(DiffusionPipeline):
   ) -> Condition:
     """What a stage is told, without what is to be generated."""
     settings, device = self.config.stages[stage], self._execution_device
-    most = self.text_encoder.config.stages[stage]['max_objects']
-    highest = max(int(r.mask.max()) for r in requests)
-    highest = highest if ids is None else max(highest, int(ids.max()))
-    if highest > most:
-      raise InputError(
-        f'there is an object {highest}, but {stage} knows {most}: number the objects 1 to {most}'
-      )
+    self._check_objects(stage, requests, ids)
     first = self._encode(np.stack([r.picture for r in requests])[:, None])
     if ids is None:
       texts = self.text_encoder(stage, [r.motion for r in requests], [{} for _ in requests])
@@ -380,6 +432,18 @@ class TTMPipeline(DiffusionPipeline):
       objects = Objects(self._places(ids, settings), texts.objects.prompts)
     condition = Condition(texts.text, torch.cat(repeated, 1), objects)
     return _placed(condition, device)
+
+  def _check_objects(
+    self, stage: str, requests: Sequence[Request], ids: np.ndarray | None = None
+  ) -> None:
+    """Raise InputError where there is an object that a stage does not know."""
+    most = self.text_encoder.config.stages[stage]['max_objects']
+    highest = max(int(r.mask.max()) for r in requests)
+    highest = highest if ids is None else max(highest, int(ids.max()))
+    if highest > most:
+      raise InputError(
+        f'there is an object {highest}, but {stage} knows {most}: number the objects 1 to {most}'
+      )
 
   def _places(self, ids: np.ndarray, settings: Mapping[str, Any]) -> tuple[Places, ...]:
     """The token masks of label maps [B, T, H, W] on all grids."""
@@ -400,29 +464,18 @@ class TTMPipeline(DiffusionPipeline):
     stage: str,
     condition: Condition,
     sampling: Mapping[str, Any],
-    noise: Tensor | None,
+    noise: Tensor,
     told: Callable[[int, Tensor, Tensor], Tensor],
   ) -> Tensor:
     """Latents [B, C, T', H', W'] from noise, with two-scale guidance."""
     settings, device = self.config.stages[stage], self._execution_device
     model = getattr(self, stage)
-    scheduler = self.motion_scheduler if stage == STAGE1 else self.scheduler
+    scheduler = self._scheduler(stage)
 
     def chosen(name: str) -> Any:
       return settings[name] if sampling[name] is None else sampling[name]
 
-    assert condition.visual is not None
-    shape = (len(condition.visual), *self.config.video['latents'])
-    if noise is None:
-      noise = randn_tensor(
-        shape, generator=sampling['generator'], device=device, dtype=torch.float32
-      )
-    elif tuple(noise.shape) != shape:
-      raise InputError(f'the noise of {stage} must be {list(shape)}, got {list(noise.shape)}')
-    try:
-      scheduler.set_timesteps(chosen('steps'), device=device)
-    except ValueError as error:
-      raise InputError(f'num_inference_steps: {error}') from error
+    _set_timesteps(scheduler, chosen('steps'), device)
     scales = [chosen(name) for name in ('visual_scale', 'text_scale', 'rescale')]
     null = _placed(self.text_encoder.null(stage), device)
     predict = guided(model, condition, null, *scales)
@@ -460,6 +513,14 @@ def _call(codec: Any, method: str) -> None:
   """Codecs without so much to compute have no such options."""
   if hasattr(codec, method):
     getattr(codec, method)()
+
+
+def _set_timesteps(scheduler: Any, steps: int, device: torch.device | None = None) -> None:
+  """Raise InputError where the scheduler cannot take so many steps."""
+  try:
+    scheduler.set_timesteps(steps, device=device)
+  except (ValueError, TypeError, ZeroDivisionError) as error:
+    raise InputError(f'num_inference_steps: {error}') from error
 
 
 def _placed(tree: Any, device: torch.device) -> Any:

@@ -44,6 +44,8 @@ class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
   ):
     if prediction_type not in PREDICTIONS:
       raise ValueError(f'prediction_type must be one of {PREDICTIONS}, got {prediction_type!r}')
+    if not 0 <= sigma_min < 1:
+      raise ValueError(f'sigma_min must be 0 to below 1, got {sigma_min}')
     self.init_noise_sigma = 1.0
 
   def set_timesteps(self, num_inference_steps: int, device=None) -> None:
@@ -128,6 +130,13 @@ class ZeroSNRScheduler(DDIMScheduler):
     if prediction_type not in ('v_prediction', 'sample'):
       raise ValueError(
         f"prediction_type must be 'v_prediction' or 'sample', got {prediction_type!r}"
+      )
+    # Else no step adds noise, or a prediction of the data leaves nothing to divide by.
+    least = 0 if prediction_type == 'v_prediction' else np.nextafter(0, 1)
+    if not (least <= beta_start < 1 and 0 < beta_end < 1 and num_train_timesteps > 1):
+      raise ValueError(
+        'beta_start and beta_end must lie between 0 and 1 and num_train_timesteps be 2 or more, got'
+        f' {beta_start}, {beta_end} and {num_train_timesteps}'
       )
     if beta_schedule == 'linear':
       betas = np.linspace(beta_start, beta_end, num_train_timesteps)

@@ -16,6 +16,7 @@ import jinja2
 import markupsafe
 import numpy as np
 
+from ttm_jax.atomic import write_bytes
 from ttm_jax.report import curves as drawing
 from ttm_jax.report import pictures
 
@@ -105,7 +106,8 @@ def write_gallery(
     colours=drawing.COLOURS,
     rows=[(row.title, row.texts, [_embedded(panel) for panel in row.panels]) for row in rows],
   )
-  return pictures.write_atomically(path, page.encode())
+  write_bytes(path, page.encode(errors='backslashreplace'))  # Names may hold surrogates.
+  return pathlib.Path(path)
 
 
 def _embedded(panel: Panel) -> dict[str, Any]:

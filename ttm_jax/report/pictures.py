@@ -1,8 +1,6 @@
-"""Pictures and animations as bytes of an image file, and files that are whole or not there."""
+"""Pictures and animations as bytes of an image file."""
 
 import io
-import os
-import pathlib
 
 import numpy as np
 from PIL import Image
@@ -83,19 +81,6 @@ def gif(frames: np.ndarray, fps: float) -> bytes:
     file, 'GIF', save_all=True, append_images=images[1:], duration=_milliseconds(fps), loop=0
   )
   return file.getvalue()
-
-
-def write_atomically(path: str | os.PathLike, content: bytes) -> pathlib.Path:
-  """Writes a file, in a folder made where it is missing, that no reader sees half-written."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
-  try:
-    partial.write_bytes(content)
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)
-  return path
 
 
 def _milliseconds(fps: float) -> int:

@@ -10,10 +10,10 @@ import numpy as np
 from etils import epath
 
 from ttm_jax import json_lines, trajectory
+from ttm_jax.atomic import write_text
 from ttm_jax.evaluation import Evaluation
 from ttm_jax.report.curves import Chart
 from ttm_jax.report.gallery import Panel, Row, Table, write_gallery
-from ttm_jax.report.pictures import write_atomically
 
 NAMES = {
   'iou': 'IoU',
@@ -51,8 +51,7 @@ def _table(caption: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
 def write_metrics(path: Path, evaluation: Evaluation, more: Mapping[str, Any]) -> None:
   """The figures as JSON; what could not be measured is null."""
   figures = {'clips': len(evaluation.clips), 'motion': evaluation.motion, 'video': evaluation.video}
-  text = json.dumps(_finite({**figures, **more}), indent=2)
-  write_atomically(path, (text + '\n').encode())
+  write_text(path, json.dumps(_finite({**figures, **more}), indent=2) + '\n')
 
 
 def _finite(value: Any) -> Any:
@@ -68,7 +67,7 @@ def write_report(
   evaluation: Evaluation,
   fps: float,
   palette: str,
-  runs: Mapping[str, Path],
+  runs: Mapping[str, epath.PathLike],
   samples: int = 16,
 ) -> None:
   """The page: tables, the loss curves of the runs, and the first samples side by side.
@@ -94,7 +93,7 @@ def write_report(
   write_gallery(path, title, intro, tables(evaluation), charts(runs), rows)
 
 
-def charts(runs: Mapping[str, Path]) -> list[Chart]:
+def charts(runs: Mapping[str, epath.PathLike]) -> list[Chart]:
   """Training and held-out loss of each run, from its metrics.jsonl."""
   made = []
   for name, run in runs.items():
@@ -108,12 +107,13 @@ def charts(runs: Mapping[str, Path]) -> list[Chart]:
 
 
 def read_metrics(run: epath.PathLike) -> list[dict[str, float]]:
-  """The lines of a run's metrics.jsonl; steps that a resumed run did again count once, as last.
+  """The lines of a run's metrics.jsonl in order of step; empty where there is no such file.
 
-  Damaged lines are left out.
+  Steps that a resumed run did again count once, as last. Damaged lines are left out.
   """
   lines: dict[tuple[int, bool], dict[str, float]] = {}
-  for line in json_lines.read(epath.Path(run) / 'metrics.jsonl')[0]:
+  path = epath.Path(run) / 'metrics.jsonl'
+  for line in json_lines.read(path)[0] if path.exists() else []:
     if json_lines.is_number(line.get('step')):
       lines[line['step'], any(key.startswith('train/') for key in line)] = line
   return [lines[key] for key in sorted(lines)]

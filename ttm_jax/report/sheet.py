@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ttm_jax.atomic import write_bytes
 from ttm_jax.errors import InputError
 from ttm_jax.report import pictures
 
@@ -53,7 +54,8 @@ def save_gif(path: str | os.PathLike, panels: Sequence[Labelled], fps: float = 8
     raise InputError(f'{path}: an animation must end in .gif or .webp')
   if not panels:
     raise InputError(f'{path}: an animation needs at least one panel')
-  return pictures.write_atomically(path, encode(animated(panels), fps))
+  write_bytes(path, encode(animated(panels), fps))
+  return path
 
 
 def animated(panels: Sequence[Labelled]) -> np.ndarray:
