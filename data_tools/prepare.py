@@ -134,8 +134,8 @@ def layout(args: argparse.Namespace) -> str:
     return args.kind
   if next(source.rglob('*_manual.json'), None) or next(source.rglob('*_auto.json'), None):
     return 'sav'
-  # A GIF may be a preview of masks.
-  films = [f for f in source.iterdir() if f.suffix.lower() in VIDEOS and f.suffix.lower() != '.gif']
+  # Animated pictures may be previews of masks.
+  films = [f for f in source.iterdir() if f.suffix.lower() in {*VIDEOS} - {'.gif', '.apng'}]
   if films or (source / 'videos').is_dir():
     return 'captioned'
   masks = (f for f in source.rglob('*') if f.suffix.lower() in ('.png', '.bmp', '.tif', '.tiff'))

@@ -19,7 +19,7 @@ WITHOUT = (
   ' module = sys.argv[1]; del sys.argv[0];'
   ' runpy.run_module(module, run_name="__main__", alter_sys=True)'
 )
-PREPARE = ['--source={videos}', '--out={tmp}/out', '--clip=6x16x24', '--fps=12', '--offline']
+PREPARE = ['--source={videos}', '--out={out}/out', '--clip=6x16x24', '--fps=12', '--offline']
 MODEL = '--model={model}'
 IMAGE = '--image={tmp}/a.png'
 # Each front door that needs a package, with the command that comes to need it.
@@ -38,7 +38,7 @@ CASES = {
       package,
       'encode',
       [
-        *('--clips={clips}', '--out={tmp}/out', '--codec=linear:4x8x8x4'),
+        *('--clips={clips}', '--out={out}/out', '--codec=linear:4x8x8x4'),
         '--text=clip={model}:77:77',
       ],
     )
@@ -51,15 +51,15 @@ CASES = {
       'caption': [MODEL, '--video={videos}/a.mp4'],
       'detect': [MODEL, IMAGE, '--name=dog'],
       'prompts': [MODEL, '--caption=A dog.'],
-      'segment': [MODEL, '--video={videos}/a.mp4', '--box=1,1,9,9', '--out={tmp}/masks'],
-      'text': [MODEL, '--text=A dog.', '--out={tmp}/x.safetensors'],
+      'segment': [MODEL, '--video={videos}/a.mp4', '--box=1,1,9,9', '--out={out}/masks'],
+      'text': [MODEL, '--text=A dog.', '--out={out}/x.safetensors'],
     }.items()
     for package in ('torch', 'transformers')
   },
   'flow, torch': (
     'torch',
     'steps.flow',
-    ['--weights={model}/config.json', '--video={videos}/a.mp4', '--out={tmp}/flow.mp4'],
+    ['--weights={model}/config.json', '--video={videos}/a.mp4', '--out={out}/flow.mp4'],
   ),
   **{
     f'describe, {package}': (
@@ -67,7 +67,7 @@ CASES = {
       'describe',
       [
         *(IMAGE, '--prompt=A dog.', '--llm={model}', '--detector={model}', '--sam={model}'),
-        '--out={tmp}/x.safetensors',
+        '--out={out}/x.safetensors',
       ],
     )
     for package in ('torch', 'transformers')
@@ -92,9 +92,9 @@ def places(tmp_path_factory, clips):
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_a_missing_package_is_one_sentence(case, places):
+def test_a_missing_package_is_one_sentence(case, places, tmp_path):
   package, module, arguments = CASES[case]
-  arguments = [argument.format(**places) for argument in arguments]
+  arguments = [argument.format(**places, out=tmp_path) for argument in arguments]
   ended = subprocess.run(
     [sys.executable, '-c', WITHOUT, package, f'data_tools.{module}', *arguments],
     cwd=ROOT,
