@@ -134,7 +134,7 @@ def test_a_place_that_cannot_be_written_shows_before_the_work(command, no_work, 
     ('--out=file/a.mp4', 'cannot write file/a.mp4 (not a directory): name another --out'),
     ('--out=out.mp4', 'cannot write out_side_by_side.mp4 (there is a folder of that name)'),
     ('--out=b.mp4', 'cannot write b_trajectory (there is a file of that name)'),
-    (f'--out={"n" * 236}.mp4', f'cannot write {"n" * 236}_side_by_side.mp4 (file name too long)'),
+    (f'--out={"n" * 239}.mp4', f'cannot write {"n" * 239}_side_by_side.mp4 (file name too long)'),
   ):
     assert refused(command, option).startswith(said)
 
