@@ -182,9 +182,11 @@ class StageRun:
 def base_weights(config: ConfigDict) -> list[str]:
   """The open weights at the beginning of the chain of runs that `init_from` names."""
   seen: set[str] = set()
-  while config.init_from and config.init_from not in seen:
+  while True:
     if not isinstance(config.init_from, str):
       raise TypeError(f'init_from is {config.init_from!r}')
+    if not config.init_from or config.init_from in seen:
+      return []
     seen.add(config.init_from)
     if config.init_from.startswith('pretrained:'):
       names = config.init_from.removeprefix('pretrained:')
@@ -192,7 +194,6 @@ def base_weights(config: ConfigDict) -> list[str]:
     if not (Path(config.init_from) / runs.CONFIG).exists():
       return [f'the run {Path(config.init_from).name}']
     config = runs.read_config(config.init_from)
-  return []
 
 
 def models_of(stages: Sequence[StageRun], given: Mapping[str, str]) -> dict[str, str]:
