@@ -32,6 +32,6 @@ def read(path: epath.PathLike) -> tuple[list[dict], int]:
   return found, bad
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
   """Tell whether a value read from JSON is a number; true and false are none."""
   return isinstance(value, int | float) and not isinstance(value, bool)
