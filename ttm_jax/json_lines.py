@@ -1,6 +1,7 @@
 """Read files with one JSON object a line, as far as they can be read."""
 
 import json
+from typing import TypeGuard
 
 from etils import epath
 
