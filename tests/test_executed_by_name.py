@@ -56,7 +56,7 @@ KNOWN = {
   'ttm_jax/planning/compile.py': {'importlib'},
   'ttm_jax/planning/layout.py': {'subprocess'},
   'ttm_jax/pytorch/attention.py': {'importlib', 'torch.compile'},
-  'ttm_jax/pytorch/generate.py': {'from_pretrained'},
+  'ttm_jax/pytorch/generate.py': {'from_pretrained', 'getattr(torch, ...)'},
   'ttm_jax/pytorch/loading.py': {'from_pretrained'},
   'ttm_jax/pytorch/model.py': {'from_pretrained'},
   'ttm_jax/pytorch/pretrained.py': {'from_pretrained'},
