@@ -31,7 +31,7 @@ from ttm_jax.data import latents
 from ttm_jax.data.context import Context, Encoding
 from ttm_jax.data.encode import TEXT_ENCODERS, EncodedClips, null_text
 from ttm_jax.data.loader import batches
-from ttm_jax.data.scenes import SceneConfig, Scenes
+from ttm_jax.scenes.generator import SceneConfig, Scenes
 from ttm_jax.text.encoders import CLIP_L, Encoder
 
 DEMO_STEP = 178  # Samples a second that the demo trains, stage 1 on two cores.

@@ -80,7 +80,7 @@ def peak(one: Path, two: Path, out: Path) -> dict[str, float]:
 
 def _run(folder: Path, stage: int, layers: int) -> Path:
   """A run of a transformer with random weights: stage 1 is small, stage 2 has the layers."""
-  from tests import exported
+  from tests.helpers import exported
 
   number = stage - 1
   where = exported.context('dit')
@@ -98,9 +98,9 @@ def speed(one: Path, two: Path, repeat: int) -> None:
   """Prints the seconds a clip of both pipelines, by stage, and their ratio."""
   import torch
 
-  from tests.exported import request
+  from tests.helpers.exported import request
   from ttm_jax.exporting.folder import export
-  from ttm_jax.pipeline import STAGE1, STAGE2, Pipeline, Stage
+  from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
   from ttm_jax.pytorch import TTMPipeline
 
   with tempfile.TemporaryDirectory() as folder:

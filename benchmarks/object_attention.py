@@ -33,10 +33,10 @@ from rich.table import Table
 
 from ttm_jax.ops.object_attention import (
   IMPLEMENTATIONS,
+  BlockMask,
   Case,
-  Tables,
   choose,
-  make_tables,
+  make_block_mask,
   object_attention,
 )
 
@@ -79,7 +79,7 @@ class Problem:
 
   @property
   def allowed(self) -> int:
-    """Pairs a head that attend to each other."""
+    """AttentionMask a head that attend to each other."""
     return int((np.unique(self.bits, return_counts=True)[1].astype(np.int64) ** 2).sum())
 
   def arrays(self) -> list[np.ndarray]:
@@ -172,8 +172,8 @@ def case_of(problem: Problem) -> Case:
   )
 
 
-def tables_of(problem: Problem, bits: Array, implementation: str) -> Tables:
-  return make_tables(
+def tables_of(problem: Problem, bits: Array, implementation: str) -> BlockMask:
+  return make_block_mask(
     bits,
     bits,
     head_dim=problem.head_dim,

@@ -26,7 +26,7 @@ from rich.table import Table
 from ttm_jax.data import latents
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.parallel.mesh import mesh_sizes
-from ttm_jax.planning import analytic, feed, hardware
+from ttm_jax.planning import analytic, hardware, inputs
 from ttm_jax.planning.compile import Run
 from ttm_jax.settings import parse_flags
 from ttm_jax.training.denoising import Denoising
@@ -71,12 +71,12 @@ def main(argv: list[str]) -> None:
   del argv
   config, steps = _CONFIG.value, _STEPS.value
   console = Console()
-  context = feed.typical_context(config)
+  context = inputs.typical_context(config)
   with tempfile.TemporaryDirectory(prefix='step') as folder:
     root = Path(folder)
     config.data.path = str(root / 'data')
     config.train.update(log_every=steps, evaluate_every=0, sample_every=0, evaluate_batches=1)
-    of_one = feed.record(context)
+    of_one = inputs.record(context)
     latents.write_records(
       root / 'data',
       {'train': made_up(of_one, _RECORDS.value), 'validation': made_up(of_one, 8)},
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> None:
     Path(_JSON.value).write_text(json.dumps(figures | {'kernels': costs}, indent=2) + '\n')
 
 
-def made_up(of_one: feed.Shapes, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def made_up(of_one: inputs.Shapes, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
   """Records with noise for latents and texts, and two objects that are boxes."""
   rng = np.random.default_rng(0)
   arrays = {name: array(rng, name, of_one) for name in of_one}
@@ -106,7 +106,7 @@ def made_up(of_one: feed.Shapes, count: int) -> Iterator[tuple[str, dict[str, An
     yield str(number), {**arrays, 'key': f'{number}#0', 'ids': b''}
 
 
-def array(rng: np.random.Generator, name: str, of_one: feed.Shapes) -> np.ndarray:
+def array(rng: np.random.Generator, name: str, of_one: inputs.Shapes) -> np.ndarray:
   """One array of a record, by its name (see `data.batch`)."""
   shape, dtype = of_one[name].shape, np.dtype(of_one[name].dtype)
   if dtype.kind == 'f':

@@ -16,10 +16,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from ttm_jax import trajectory
-from ttm_jax.data.choose import choose_codec
 from ttm_jax.data.clips import Clips
+from ttm_jax.data.resolve_codec import choose_codec
 from ttm_jax.errors import InputError, front_door, printable
-from ttm_jax.evaluation import round_trip
+from ttm_jax.metrics.evaluation import round_trip
 from ttm_jax.metrics.motion import mean_iou
 from ttm_jax.metrics.video import psnr
 

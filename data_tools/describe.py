@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.drafts import Draft, Rejected
+from data_tools.sources.descriptions import name_from
 from data_tools.steps.detect import GroundingDino
 from data_tools.steps.match import masks_of
 from data_tools.steps.prompts import PromptSettings
@@ -29,16 +30,15 @@ from data_tools.steps.text import TransformersText
 from data_tools.steps.weights import Weights, check_installed
 from ttm_jax import outputs, trajectory
 from ttm_jax.atomic import write_bytes
-from ttm_jax.data import asked, position_words
 from ttm_jax.data.context import Encoding, read_encoding
-from ttm_jax.data.described import Described, Embeddings
 from ttm_jax.data.encode import text_arrays
-from ttm_jax.data.folders import name_from
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.errors import InputError, front_door, printable
-from ttm_jax.images import read_image
-from ttm_jax.label_images import check_size
-from ttm_jax.report import pictures
+from ttm_jax.inference import cli_args, position_words
+from ttm_jax.inference.image_description import Described, Embeddings
+from ttm_jax.media import animations
+from ttm_jax.media.images import read_image
+from ttm_jax.media.label_images import check_size
 from ttm_jax.text.encoders import WORDS
 
 Tell = Callable[[str], None]
@@ -69,7 +69,7 @@ class Models:
 
   @classmethod
   def from_flags(cls, args: argparse.Namespace) -> 'Models':
-    """Of the flags of `asked.add_flags`."""
+    """Of the flags of `cli_args.add_flags`."""
     names = 'motion_template', 'objects_template'
     return cls(
       llm=args.llm or '',
@@ -77,7 +77,7 @@ class Models:
       sam=args.sam or '',
       sam_backend=args.sam_backend,
       threshold=args.threshold,
-      texts=asked.parse_texts(args.text),
+      texts=cli_args.parse_texts(args.text),
       templates={name: value for name in names if (value := getattr(args, name))},
       weights=Weights('', args.device, args.dtype, args.model_batch, args.offline),
     )
@@ -361,7 +361,7 @@ def main(argv: list[str] | None = None) -> None:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  asked.add_flags(parser)
+  cli_args.add_flags(parser)
   parser.add_argument(
     '--run',
     action='append',
@@ -376,10 +376,12 @@ def main(argv: list[str] | None = None) -> None:
       raise InputError(f'--out {out}: give a name that ends in .safetensors')
     if not (args.image and args.prompt):
       raise InputError('give --image, the picture, and --prompt, what the video is to show')
-    asked.check_flags(args)
+    cli_args.check_flags(args)
     shown = out.with_name(f'{out.stem}_found.png')
     runs = [part for run in args.run for part in outputs.parts_of_run(run)]
-    outputs.check('--out', [out, shown], reads={**asked.reads(args), '--run': runs}, needed=2**20)
+    outputs.check(
+      '--out', [out, shown], reads={**cli_args.reads(args), '--run': runs}, needed=2**20
+    )
     notes: list[str] = []
     mask = trajectory.read_mask(args.segmentation, notes) if args.segmentation else None
     for note in notes:
@@ -390,12 +392,12 @@ def main(argv: list[str] | None = None) -> None:
       Models.from_flags(args),
       motion=args.motion or '',
       segmentation=mask,
-      prompts=asked.parse_objects(args.object),
+      prompts=cli_args.parse_objects(args.object),
       encodings=[read_encoding(run) for run in args.run],
     )
     described.save(out)
     try:
-      write_bytes(shown, pictures.png(described.overlay()))
+      write_bytes(shown, animations.png(described.overlay()))
     except OSError as error:
       raise InputError(f'cannot write {shown} ({error.strerror}); name another place') from error
     print(printable('\n'.join([*described.lines(), str(out), str(shown)])))

@@ -21,7 +21,6 @@ from data_tools.steps.text import TextSettings
 from data_tools.steps.weights import DTYPES, Weights
 from ttm_jax import trajectory
 from ttm_jax.data import records
-from ttm_jax.data.choose import choose_codec
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import Context, Encoding
 from ttm_jax.data.encode import (
@@ -32,6 +31,7 @@ from ttm_jax.data.encode import (
   null_text,
 )
 from ttm_jax.data.latents import write_latents
+from ttm_jax.data.resolve_codec import choose_codec
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.errors import InputError
 from ttm_jax.outputs import check_apart

@@ -19,11 +19,11 @@ from pathlib import Path
 
 from data_tools.arguments import check_rate, parse_size
 from data_tools.extras import front_door
+from data_tools.sources.descriptions import Window, read_captions
 from data_tools.sources.importing import Imported, Report
 from data_tools.sources.leftovers import leftovers
 from data_tools.sources.vos import vos_videos
 from ttm_jax.data.clips import write_clips
-from ttm_jax.data.folders import Window, read_captions
 from ttm_jax.errors import InputError
 from ttm_jax.outputs import check_apart
 

@@ -10,9 +10,9 @@ import dataclasses
 
 from data_tools.arguments import parse_size
 from ttm_jax.data.clips import write_clips
-from ttm_jax.data.scene_words import MOTIONS
-from ttm_jax.data.scenes import SceneConfig, scene_splits
 from ttm_jax.errors import front_door
+from ttm_jax.scenes.captions import MOTIONS
+from ttm_jax.scenes.generator import SceneConfig, scene_splits
 
 
 def main(argv: list[str] | None = None) -> None:

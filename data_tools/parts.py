@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data_tools.tally import Tally
+from data_tools.stats import Tally
 from ttm_jax import atomic
 from ttm_jax.data.clips import FEATURES, NAME, encode_clip
 from ttm_jax.data.records import ShardWriter, describe

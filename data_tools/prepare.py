@@ -34,6 +34,7 @@ from data_tools.sources import stamps
 from data_tools.sources.base import VIDEOS, Video
 from data_tools.sources.benchmark import SAV_128, excluded_ids
 from data_tools.sources.captioned import captioned, table_of
+from data_tools.sources.descriptions import Window, read_captions
 from data_tools.sources.leftovers import Leftover, leftovers
 from data_tools.sources.sav import KINDS as SAV_KINDS
 from data_tools.sources.sav import sav_videos
@@ -46,7 +47,6 @@ from data_tools.steps.match import MatchSettings
 from data_tools.steps.prompts import PromptSettings
 from data_tools.steps.segment import BACKENDS, SegmentSettings
 from data_tools.steps.weights import DTYPES, Weights
-from ttm_jax.data.folders import Window, read_captions
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.errors import InputError, nearest
 from ttm_jax.outputs import Reads, check_apart

@@ -17,7 +17,7 @@ import numpy as np
 
 from data_tools.sources import leftovers
 from data_tools.sources.leftovers import Leftover
-from data_tools.tally import Tally
+from data_tools.stats import Tally
 from ttm_jax import atomic
 from ttm_jax.errors import printable
 

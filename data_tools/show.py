@@ -22,12 +22,13 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from ttm_jax import trajectory
 from ttm_jax.codecs.base import to_uint8
-from ttm_jax.data import clips, latents, records, video_io
+from ttm_jax.data import clips, latents, records
 from ttm_jax.data.chunks import check_growth
 from ttm_jax.data.context import Context
 from ttm_jax.data.description import Shard
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError, front_door, printable
+from ttm_jax.media import video_io
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import doors, tiny
+from tests.helpers import cli, tiny
 
 # Programs here run for milliseconds: compiling them well would take most of the time. These flags
 # bind the processes that tests start as well.
@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def clips(tmp_path_factory) -> Path:
   """A clips dataset of scenes."""
   path = tmp_path_factory.mktemp('clips') / 'scenes'
-  made = doors.run(*tiny.scenes_command(path))
+  made = cli.run(*tiny.scenes_command(path))
   assert made.code == 0, made.err
   return path
 
@@ -48,7 +48,7 @@ def unet_latents(clips, tmp_path_factory) -> Path:
 def encoded(clips: Path, folders: pytest.TempPathFactory, *options: str) -> Path:
   """A latents dataset of the clips."""
   path = folders.mktemp('latents') / 'scenes'
-  made = doors.run(*tiny.encode_command(clips, path, *options))
+  made = cli.run(*tiny.encode_command(clips, path, *options))
   assert made.code == 0, made.err
   return path
 
@@ -65,7 +65,7 @@ def stage1_command(latents):
 def stage1(stage1_command, tmp_path_factory) -> Path:
   """A run of stage 1 that nothing disturbed."""
   path = tmp_path_factory.mktemp('runs') / 'stage1'
-  ended = doors.run(*stage1_command(path))
+  ended = cli.run(*stage1_command(path))
   assert ended.code == 0, ended.err
   return path
 
@@ -75,7 +75,7 @@ def stage2(latents, tmp_path_factory) -> Path:
   """A run of stage 2, with held-out loss and samples."""
   path = tmp_path_factory.mktemp('runs') / 'stage2'
   changes = {'train__steps': 40, 'train__evaluate_every': 20, 'train__sample_every': 40}
-  ended = doors.run(*tiny.train_command('demo_stage2', path, latents, **changes))
+  ended = cli.run(*tiny.train_command('demo_stage2', path, latents, **changes))
   assert ended.code == 0, ended.err
   return path
 
@@ -83,7 +83,7 @@ def stage2(latents, tmp_path_factory) -> Path:
 @pytest.fixture(scope='session')
 def folders(tmp_path_factory):
   """Of each preset, the runs and the folder exported from them in float32."""
-  from tests import exported
+  from tests.helpers import exported
   from ttm_jax.exporting.folder import export
 
   made = {}

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import doors, tiny
+from tests.helpers import cli, tiny
 from ttm_jax import trajectory
 from ttm_jax.training import checkpoint
 from ttm_jax.training.runs import read_parameters
 
 
-def sentence(ended: doors.Ended) -> str:
+def sentence(ended: cli.Ended) -> str:
   """The one line that a front door wrote before it gave up."""
   assert ended.code == 2, ended.err
   (line,) = ended.err.splitlines()
@@ -69,7 +69,7 @@ def generate(given, stage1, stage2, tmp_path):
     options.update({k: given / v if isinstance(v, Path) else v for k, v in changes.items()})
     flags = [f'--{name}={value}' for name, value in options.items() if value is not None]
     flags += [f'--object={text}' for text in objects]
-    said = sentence(doors.run('ttm_jax.generate', *flags))
+    said = sentence(cli.run('ttm_jax.generate', *flags))
     assert not (tmp_path / 'new').exists()
     return said.replace(f'{given}/', '')
 
@@ -168,7 +168,7 @@ def test_a_damaged_checkpoint_is_named(generate, stage2, tmp_path):
 
 def test_an_unwritable_place_is_named(given, stage1, stage2, tmp_path):
   (tmp_path / 'file').write_text('')
-  ended = doors.run(
+  ended = cli.run(
     'ttm_jax.generate',
     f'--image={given}/photo.png',
     f'--segmentation={given}/mask.png',
@@ -192,7 +192,7 @@ def train(latents, tmp_path):
 
   def run(*more, data=latents, workdir=None, **changes):
     command = tiny.train_command('demo_stage1', workdir or tmp_path / 'run', data, **changes)
-    said = sentence(doors.run(*command, *more))
+    said = sentence(cli.run(*command, *more))
     assert workdir or not (tmp_path / 'run').exists()
     return said
 
@@ -232,10 +232,10 @@ def test_training_refuses(train, flag, said):
 
 def test_a_job_must_be_described_whole(train, latents, tmp_path):
   command = tiny.train_command('demo_stage1', tmp_path / 'run', latents)
-  said = sentence(doors.run(*command, env={'TTM_PROCESSES': '2'}))
+  said = sentence(cli.run(*command, env={'TTM_PROCESSES': '2'}))
   assert said == 'a job of several processes also needs TTM_COORDINATOR and TTM_PROCESS'
   job = {'TTM_COORDINATOR': 'localhost:1', 'TTM_PROCESSES': '2', 'TTM_PROCESS': '2'}
-  said = sentence(doors.run(*command, env=job))
+  said = sentence(cli.run(*command, env=job))
   assert said.startswith('TTM_PROCESSES=2 must be a number and TTM_PROCESS=2 one from 0')
 
 
@@ -269,14 +269,14 @@ def test_a_run_goes_on_with_clips_encoded_as_before(stage1, clips, tmp_path, opt
   shutil.copytree(stage1, run)
   options = [f'--{k}={v}' for k, v in tiny.WORDS.items()]
   place = f'--clips={clips}', f'--out={other}', f'--codec={tiny.CODEC}'
-  made = doors.run('data_tools.encode', *place, *options, option)
+  made = cli.run('data_tools.encode', *place, *options, option)
   assert made.code == 0, made.err
   changes = {'train__steps': 120, 'train__checkpoint_every': 20}
-  ended = doors.run(*tiny.train_command('demo_stage1', run, other, **changes))
+  ended = cli.run(*tiny.train_command('demo_stage1', run, other, **changes))
   assert sentence(ended) == said.format(run=run, other=other)
 
 
-def last_sentence(ended: doors.Ended) -> str:
+def last_sentence(ended: cli.Ended) -> str:
   """Like `sentence`, for a run that had begun and told of its steps."""
   assert ended.code == 2, ended.err
   *before, line = ended.err.splitlines()
@@ -296,7 +296,7 @@ def test_damaged_records_are_named_while_training(latents, tmp_path, damage):
   else:
     del content[len(content) * 2 // 3 :]
   shard.write_bytes(content)
-  ended = doors.run(*tiny.train_command('demo_stage1', tmp_path / 'run', data, train__steps=100))
+  ended = cli.run(*tiny.train_command('demo_stage1', tmp_path / 'run', data, train__steps=100))
   assert last_sentence(ended).startswith(f'{shard}: record ')
   assert 'of split "train" cannot be read' in ended.err
 
@@ -334,7 +334,7 @@ def test_a_disk_that_is_full_leaves_the_previous_checkpoint(
   for step in (80, 100):
     shutil.rmtree(run / 'checkpoints' / str(step))
   before = read_parameters(run)
-  ended = doors.run(*stage1_command(run), before=trouble)
+  ended = cli.run(*stage1_command(run), before=trouble)
   assert last_sentence(ended) == (
     f'cannot write to {run} {reason}: free space or choose another --workdir, then run the same'
     ' command again; the checkpoint of step 60 is whole'
@@ -343,7 +343,7 @@ def test_a_disk_that_is_full_leaves_the_previous_checkpoint(
   np.testing.assert_array_equal(after['embed']['kernel'], before['embed']['kernel'])
   if trouble is small_files:
     # What was half-written does not hinder the same command.
-    again = doors.run(*stage1_command(run))
+    again = cli.run(*stage1_command(run))
     assert again.code == 0 and 'continues after step 60' in again.err
     end = read_parameters(run), read_parameters(stage1)
     np.testing.assert_array_equal(*(e['embed']['kernel'] for e in end))
@@ -352,7 +352,7 @@ def test_a_disk_that_is_full_leaves_the_previous_checkpoint(
 def test_a_place_that_cannot_be_written_is_named(latents, tmp_path):
   (tmp_path / 'file').write_text('')
   run = tmp_path / 'file' / 'run'
-  ended = doors.run(*tiny.train_command('demo_stage1', run, latents))
+  ended = cli.run(*tiny.train_command('demo_stage1', run, latents))
   assert last_sentence(ended).startswith(f'cannot write to {run} (not a directory): ')
 
 
@@ -360,7 +360,7 @@ def test_a_place_that_cannot_be_written_is_named(latents, tmp_path):
 def test_a_read_only_place_is_named(latents, tmp_path):
   tmp_path.chmod(0o500)
   run = tmp_path / 'run'
-  ended = doors.run(*tiny.train_command('demo_stage1', run, latents))
+  ended = cli.run(*tiny.train_command('demo_stage1', run, latents))
   assert last_sentence(ended).startswith(f'cannot write to {run} (permission denied): ')
 
 
@@ -377,7 +377,7 @@ def test_videos_that_cannot_be_read_are_reported(tmp_path, content):
   captions.write_text(
     json.dumps({'dog': {'c': 'A dog.', 'c_motion': 'It runs.', 'c_local': {'1': 'a'}}})
   )
-  ended = doors.run(
+  ended = cli.run(
     'data_tools.import_folder',
     f'--source={tmp_path}/source',
     f'--captions={captions}',

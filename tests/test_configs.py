@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests import doors, tiny
+from tests.helpers import cli, tiny
 from ttm_jax.report.results import read_metrics
 from ttm_jax.settings import from_json, to_json
 from ttm_jax.training.runs import read_parameters
@@ -59,7 +59,7 @@ def trained(latents, unet_latents, stage1, stage2, tmp_path_factory):
     if not changes and name in known:
       return known[name]
     data = unet_latents if tiny.shipped(name).preset == 'unet' else latents
-    ended = doors.run(*tiny.train_command(name, path, data, **changes))
+    ended = cli.run(*tiny.train_command(name, path, data, **changes))
     assert ended.code == 0, ended.err
     return known.setdefault(out or name, path)
 
@@ -120,7 +120,7 @@ def test_a_stage_of_the_unet_starts_from_the_adapted(trained):
 def test_another_width_cannot_be_started_from(trained, latents, tmp_path):
   source = trained('pretrain_dit')
   changes = {'init_from': str(source), 'model__width': 64}
-  ended = doors.run(*tiny.train_command('stage2_dit', tmp_path / 'run', latents, **changes))
+  ended = cli.run(*tiny.train_command('stage2_dit', tmp_path / 'run', latents, **changes))
   assert (ended.code, ended.out) == (2, '')
   assert ended.err == (
     f'error: run {source} has another architecture: model.width is 32 there, 64 is needed\n'

@@ -15,13 +15,13 @@ import pytest
 import safetensors.numpy
 from safetensors import safe_open
 
-from tests import doors, exported, tiny
+from tests.helpers import cli, exported, tiny
 from ttm_jax.errors import InputError
 from ttm_jax.exporting import files
 from ttm_jax.exporting.folder import export
 from ttm_jax.exporting.stages import check_together
-from ttm_jax.models.dit import DiTConfig
-from ttm_jax.models.unet import UNetConfig
+from ttm_jax.models.dit.model import DiTConfig
+from ttm_jax.models.unet.model import UNetConfig
 from ttm_jax.pretrained.exported import is_exported, load, read_codec, read_network
 from ttm_jax.settings import from_config
 from ttm_jax.text.encoders import Encoder
@@ -46,7 +46,7 @@ def made(tmp_path_factory):
       one, two = exported.make_runs(path, preset)
       out = path / 'folder'
       options = f'--stage1={one}', f'--stage2={two}', f'--dtype={DTYPES[preset]}', f'--out={out}'
-      ended = doors.run('ttm_jax.export', *options)
+      ended = cli.run('ttm_jax.export', *options)
       assert ended.code == 0, ended.err
       assert ended.out == f'{out}/README.md says how to use it\n'
       found[preset] = (one, two), out
@@ -392,5 +392,5 @@ def test_options_that_are_wrong(dit_pair, tmp_path):
     ('--text=clip', 'error: --text clip: write NAME=MODEL'),
     ('--dtype=fp16', "invalid choice: 'fp16'"),
   ):
-    ended = doors.run('ttm_jax.export', *runs, option)
+    ended = cli.run('ttm_jax.export', *runs, option)
     assert ended.code == 2 and message in ended.err

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tests import doors, exported
+from tests.helpers import cli, exported
 from ttm_jax.errors import InputError
 from ttm_jax.exporting import card, files
 from ttm_jax.exporting.folder import export
@@ -186,7 +186,7 @@ def test_two_exports_to_one_folder(pair, tmp_path, whole):
 
 def test_two_processes_export_to_one_folder(pair, tmp_path, whole):
   options = f'--stage1={pair[0]}', f'--stage2={pair[1]}', f'--out={tmp_path}/out'
-  both = [doors.start('ttm_jax.export', *options) for _ in range(2)]
+  both = [cli.start('ttm_jax.export', *options) for _ in range(2)]
   ended = [process.wait() for process in both]
   assert sorted(e.code for e in ended) == [0, 2], [e.err for e in ended]
   assert content(tmp_path / 'out') == content(whole)
@@ -444,7 +444,7 @@ def test_the_generator_in_pytorch_reads_a_damaged_folder(folder, tmp_path):
   (folder / 'text_encoder' / 'config.json').write_bytes(BROKEN['deep'])
   (tmp_path / 'x.png').write_bytes(b'')
   options = f'--image={tmp_path}/x.png', '--prompt=x', '--motion=x', f'--out={tmp_path}/out.mp4'
-  ended = doors.run('ttm_jax.pytorch.generate', folder, *options, '--segmentation=x.png')
+  ended = cli.run('ttm_jax.pytorch.generate', folder, *options, '--segmentation=x.png')
   assert ended.code == 2 and ended.err.startswith('error: ') and ended.err.count('\n') == 1
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import exported
+from tests.helpers import exported
 from ttm_jax.exporting.folder import export
 
 CONSTRAINTS = Path(__file__).parents[1] / 'constraints.txt'

@@ -28,20 +28,20 @@ FLAT = 'ttm_jax.pytorch'
 
 # What it has in common with the rest, by modules that are no more than an import. None has JAX.
 SHARED = {
-  f'{FLAT}.animation': 'ttm_jax.data.animation',
-  f'{FLAT}.asked': 'ttm_jax.data.asked',
+  f'{FLAT}.animation': 'ttm_jax.inference.command',
+  f'{FLAT}.asked': 'ttm_jax.inference.cli_args',
   f'{FLAT}.atomic': 'ttm_jax.atomic',
-  f'{FLAT}.described': 'ttm_jax.data.described',
+  f'{FLAT}.described': 'ttm_jax.inference.image_description',
   f'{FLAT}.errors': 'ttm_jax.errors',
-  f'{FLAT}.images': 'ttm_jax.images',
-  f'{FLAT}.label_images': 'ttm_jax.label_images',
+  f'{FLAT}.images': 'ttm_jax.media.images',
+  f'{FLAT}.label_images': 'ttm_jax.media.label_images',
   f'{FLAT}.outputs': 'ttm_jax.outputs',
-  f'{FLAT}.position_words': 'ttm_jax.data.position_words',
-  f'{FLAT}.request': 'ttm_jax.request',
+  f'{FLAT}.position_words': 'ttm_jax.inference.position_words',
+  f'{FLAT}.request': 'ttm_jax.inference.request',
   f'{FLAT}.trajectory': 'ttm_jax.trajectory',
   f'{FLAT}.trajectory_edits': 'ttm_jax.trajectory_edits',
   f'{FLAT}.untrusted': 'ttm_jax.untrusted',
-  f'{FLAT}.video_io': 'ttm_jax.data.video_io',
+  f'{FLAT}.video_io': 'ttm_jax.media.video_io',
   f'{FLAT}.windows': 'ttm_jax.codecs.windows',
   f'{FLAT}.word_ids': 'ttm_jax.text.word_ids',
 }
@@ -82,7 +82,7 @@ def modules_in(*packages):
 def test_how_imports_are_read():
   source = 'import os.path\nfrom a.b import c, d\ndef f():\n  from a import b\n'
   assert imports_of(source, 'm', {'a', 'a.b', 'a.b.c'}) == {'os.path', 'a.b', 'a.b.c'}
-  assert 'ttm_jax.models.layers' in IMPORTS['ttm_jax.models.dit'] and len(FILES) > 50
+  assert 'ttm_jax.nn.layers' in IMPORTS['ttm_jax.models.dit.model'] and len(FILES) > 50
 
 
 # What a package may import of ours besides itself and the sentences of errors.
@@ -91,11 +91,11 @@ FLOORS = {
   'ttm_jax.json_file': (),
   'ttm_jax.untrusted': (),
   'ttm_jax.ops': ('ttm_jax.parallel',),
-  'ttm_jax.request': ('ttm_jax.label_images',),
-  'ttm_jax.images': (),
-  'ttm_jax.label_images': ('ttm_jax.images',),
+  'ttm_jax.inference.request': ('ttm_jax.media.label_images',),
+  'ttm_jax.media.images': (),
+  'ttm_jax.media.label_images': ('ttm_jax.media.images',),
   'ttm_jax.outputs': (),
-  'ttm_jax.trajectory': ('ttm_jax.label_images',),
+  'ttm_jax.trajectory': ('ttm_jax.media.label_images',),
   'ttm_jax.trajectory_edits': ('ttm_jax.trajectory',),
   'ttm_jax.processes': (),
   'ttm_jax.conditioning': (),
@@ -110,8 +110,8 @@ FLOORS = {
   ),
   'ttm_jax.text': (
     'ttm_jax.conditioning',
-    'ttm_jax.models.initial',
-    'ttm_jax.models.layers',
+    'ttm_jax.nn.initial',
+    'ttm_jax.nn.layers',
   ),
   'ttm_jax.codecs': ('ttm_jax.ops', 'ttm_jax.parallel'),
   'ttm_jax.pretrained': ('ttm_jax.codecs', 'ttm_jax.models', 'ttm_jax.text'),
@@ -123,15 +123,15 @@ FLOORS = {
     'ttm_jax.text',
   ),
   'ttm_jax.data': (
-    'ttm_jax.images',
-    'ttm_jax.label_images',
+    'ttm_jax.media.images',
+    'ttm_jax.media.label_images',
     'ttm_jax.codecs',
     'ttm_jax.conditioning',
     'ttm_jax.outputs',
     'ttm_jax.parallel',
     'ttm_jax.presets',
     'ttm_jax.pretrained',
-    'ttm_jax.request',
+    'ttm_jax.inference.request',
     'ttm_jax.tasks',
     'ttm_jax.text',
     'ttm_jax.trajectory',
@@ -139,10 +139,10 @@ FLOORS = {
   ),
   'ttm_jax.planning': (
     'ttm_jax.data',
-    'ttm_jax.ops.remat',
+    'ttm_jax.ops.rematerialization',
     'ttm_jax.parallel',
     'ttm_jax.presets',
-    'ttm_jax.report.pictures',
+    'ttm_jax.media.animations',
     'ttm_jax.settings',
     'ttm_jax.text',
     'ttm_jax.training',
@@ -191,7 +191,7 @@ def test_no_package_but_ours_is_imported_from_above():
     for other in others
     if within(other, *above)
   } == {
-    ('ttm_jax.data.animation', 'data_tools.describe'),  # Where something is to be found.
+    ('ttm_jax.inference.command', 'data_tools.describe'),  # Where something is to be found.
     ('ttm_jax.evaluate', 'data_tools.describe'),  # Where runs read pretrained text encoders.
     ('ttm_jax.evaluate', 'data_tools.steps.weights'),
   }

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from data_tools import describe, import_folder, prepare
-from tests import doors, exported, tiny
+from tests.helpers import cli, exported, tiny
 from tests.test_bad_input import last_sentence, sentence
 from ttm_jax import evaluate, plan, trajectory
 from ttm_jax.data.clips import Clips
 from ttm_jax.errors import InputError, front_door
-from ttm_jax.evaluation import Evaluation, check, mean, video_row
-from ttm_jax.pipeline import STAGE1, STAGE2, Pipeline, Stage
+from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
+from ttm_jax.metrics.evaluation import Evaluation, check, mean, video_row
 from ttm_jax.report.results import charts, read_metrics
 
 
@@ -164,17 +164,17 @@ def test_training_keeps_what_it_reads(latents, stage1_command, tmp_path):
   data = tmp_path / 'data'
   shutil.copytree(latents, data)
   before = {p: p.read_bytes() for p in data.rglob('*') if p.is_file()}
-  said = sentence(doors.run(*tiny.train_command('demo_stage1', data, data)))
+  said = sentence(cli.run(*tiny.train_command('demo_stage1', data, data)))
   assert said == (
     f'{data}/context would overwrite {data}/context (the same place), which --config.data.path'
     ' reads: name another --workdir'
   )
   assert {p: p.read_bytes() for p in data.rglob('*') if p.is_file()} == before
   run = tmp_path / 'run'
-  said = sentence(doors.run(*tiny.train_command('demo_stage1', run, data, init_from=str(run))))
+  said = sentence(cli.run(*tiny.train_command('demo_stage1', run, data, init_from=str(run))))
   assert '/nope' not in said and said.startswith(f'{run} is no run directory')
   # A run may lie in the folder of its dataset.
-  ended = doors.run(*tiny.train_command('demo_stage1', data / 'run', data, train__steps=1))
+  ended = cli.run(*tiny.train_command('demo_stage1', data / 'run', data, train__steps=1))
   assert ended.code == 0, ended.err
 
 
@@ -185,7 +185,7 @@ def elsewhere() -> None:
 def test_training_without_a_workdir_names_one_by_date(latents, tmp_path):
   command = tiny.train_command('demo_stage1', tmp_path / 'run', latents, train__steps=1)
   command = [part for part in command if not part.startswith('--workdir')]
-  ended = doors.run(*command, env={'ELSEWHERE': str(tmp_path)}, before=elsewhere)
+  ended = cli.run(*command, env={'ELSEWHERE': str(tmp_path)}, before=elsewhere)
   assert ended.code == 0, ended.err
   (run,) = (tmp_path / 'runs').iterdir()
   assert run.name.startswith('demo_stage1-') and (run / 'config.json').is_file()
@@ -195,7 +195,7 @@ def test_encoding_keeps_the_clips(clips, tmp_path):
   data = tmp_path / 'data' / 'clips'
   shutil.copytree(clips, data)
   for out, where in ((data, '(the same place)'), (data.parent, 'inside it')):
-    said = sentence(doors.run(*tiny.encode_command(data, out, f'--codec={tiny.CODEC}')))
+    said = sentence(cli.run(*tiny.encode_command(data, out, f'--codec={tiny.CODEC}')))
     assert said == f'{out} would overwrite {data} {where}, which --clips reads: name another --out'
 
 
@@ -249,9 +249,9 @@ def test_a_plan_keeps_its_configuration(tmp_path):
   shutil.copy(tiny.ROOT / 'configs' / 'stage1_dit.py', config)
   before = config.read_bytes()
   place = [f'--config={config}', '--topology=h100x8']
-  said = sentence(doors.run('ttm_jax.plan', *place, f'--json={config}'))
+  said = sentence(cli.run('ttm_jax.plan', *place, f'--json={config}'))
   assert said.startswith(f'{config} would overwrite {config} (the same place), which --config')
-  said = sentence(doors.run('ttm_jax.plan', *place, f'--json={config}/plan.json'))
+  said = sentence(cli.run('ttm_jax.plan', *place, f'--json={config}/plan.json'))
   assert said == f'cannot write {config}/plan.json (not a directory): name another --json'
   assert config.read_bytes() == before and plan.main
 
@@ -261,7 +261,7 @@ def test_an_export_keeps_what_it_reads(folders, tmp_path):
   runs = tmp_path / 'runs'
   shutil.copytree(one, runs / 'one')
   said = sentence(
-    doors.run('ttm_jax.export', f'--stage1={runs}/one', f'--stage2={two}', f'--out={runs}')
+    cli.run('ttm_jax.export', f'--stage1={runs}/one', f'--stage2={two}', f'--out={runs}')
   )
   assert said.startswith(f'{runs} would overwrite {runs}/one/config.json inside it, which --stage1')
 
@@ -269,7 +269,7 @@ def test_an_export_keeps_what_it_reads(folders, tmp_path):
 def test_a_demo_checks_its_place(tmp_path):
   (tmp_path / 'file').write_text('')
   for place, reason in ((tmp_path / 'file', 'there is a file of that name'),):
-    said = sentence(doors.run('ttm_jax.demo', f'--workdir={place}'))
+    said = sentence(cli.run('ttm_jax.demo', f'--workdir={place}'))
     assert said == f'cannot write {place} ({reason}): name another --workdir'
   assert last_sentence  # The same rules as for bad input.
 
@@ -295,7 +295,7 @@ def no_pytorch() -> None:
 
 
 def test_a_missing_extra_is_named(tmp_path):
-  ended = doors.run(
+  ended = cli.run(
     'ttm_jax.pytorch.generate', tmp_path, f'--out={tmp_path}/o.mp4', before=no_pytorch
   )
   assert sentence(ended) == (

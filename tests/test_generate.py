@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import doors, tiny
+from data_tools.sources.descriptions import name_from
+from tests.helpers import cli, tiny
 from ttm_jax import trajectory
 from ttm_jax.data.clips import Clips
-from ttm_jax.data.folders import name_from
+from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Request, Stage, fit
+from ttm_jax.media.video_reader import read_video
 from ttm_jax.metrics.motion import mean_iou
 from ttm_jax.metrics.video import psnr
-from ttm_jax.pipeline import STAGE1, STAGE2, Pipeline, Request, Stage, fit
-from ttm_jax.video_reader import read_video
 
-STEPS = 4  # Of sampling; what tests/tiny.py sets.
+STEPS = 4  # Of sampling; what tests/helpers/tiny.py sets.
 
 
 @pytest.fixture(scope='module')
@@ -48,7 +48,7 @@ def chained(arguments, stage1, stage2, tmp_path_factory):
   """The folder that the whole chain wrote, and what it said."""
   folder = tmp_path_factory.mktemp('chained')
   runs = f'--stage1={stage1}', f'--stage2={stage2}'
-  ended = doors.run('ttm_jax.generate', *arguments, *runs, f'--out={folder}/deep/out.mp4')
+  ended = cli.run('ttm_jax.generate', *arguments, *runs, f'--out={folder}/deep/out.mp4')
   assert ended.code == 0, ended.err
   return folder / 'deep', ended
 
@@ -108,7 +108,7 @@ def test_a_trajectory_of_ones_own_is_taken_as_it_is(arguments, clip, stage2, tmp
   trajectory.write_folder(tmp_path / 'mine', moved)
   videos = []
   for name, seed in (('a', 7), ('b', 7), ('c', 8)):
-    ended = doors.run(
+    ended = cli.run(
       'ttm_jax.generate',
       *arguments,
       f'--trajectory={tmp_path}/mine',
@@ -161,7 +161,7 @@ def test_pictures_of_another_size_are_fitted(clip, stage1, stage2, tmp_path):
   picture = np.pad(clip.video[0].repeat(2, 0).repeat(2, 1), ((0, 0), (6, 6), (0, 0)))
   Image.fromarray(picture).save(tmp_path / 'photo.png')
   Image.fromarray(large).save(tmp_path / 'mask.png')
-  ended = doors.run(
+  ended = cli.run(
     'ttm_jax.generate',
     f'--image={tmp_path}/photo.png',
     f'--segmentation={tmp_path}/mask.png',
@@ -191,9 +191,9 @@ def test_what_is_missing_is_named(arguments, stage1, stage2, tmp_path):
     (['--described=x', '--llm=y'], 'error: --described and models exclude each other'),
     (['--described=/none'], 'error: /none: there is no such file; make it with python -m data_'),
   ):
-    ended = doors.run('ttm_jax.generate', *given, *runs)
+    ended = cli.run('ttm_jax.generate', *given, *runs)
     assert ended.code == 2 and ended.err.startswith(said), ended.err
-  ended = doors.run(
+  ended = cli.run(
     'ttm_jax.generate', image, prompt, '--llm=no/such/llm', '--offline', *runs, before=no_pytorch
   )
   assert ended.code == 2 and "install 'ttm_jax[data]', or describe the picture where" in ended.err
@@ -222,11 +222,11 @@ def no_pytorch() -> None:
 def reads_clip(clips, tmp_path_factory):
   """A run of stage 2 that reads text by a CLIP."""
   pytest.importorskip('transformers', reason="not installed: pip install 'ttm_jax[data]'")
-  from tests import tiny_models
+  from tests.helpers import tiny_models
 
   folder = tmp_path_factory.mktemp('clip')
   clip = tiny_models.clip_text(folder / 'model')
-  made = doors.run(
+  made = cli.run(
     'data_tools.encode',
     f'--clips={clips}',
     f'--out={folder}/latents',
@@ -238,7 +238,7 @@ def reads_clip(clips, tmp_path_factory):
   )
   assert made.code == 0 and 'begin with "FPS-8" (--text_prefix)' in made.out, made.err
   command = tiny.train_command('demo_stage2', folder / 'run', folder / 'latents', train__steps=2)
-  ended = doors.run(*command)
+  ended = cli.run(*command)
   assert ended.code == 0, ended.err
   return folder / 'run'
 
@@ -249,7 +249,7 @@ def test_a_host_without_pytorch_generates_from_a_description(
   """The text of stage 2 is embedded elsewhere; the video is that of a host that embeds itself."""
   device = '--device=cpu', '--offline'
   described = tmp_path / 'photo.safetensors'
-  ended = doors.run(
+  ended = cli.run(
     'data_tools.describe', *arguments, f'--run={reads_clip}', *device, f'--out={described}'
   )
   assert ended.code == 0, ended.err
@@ -262,7 +262,7 @@ def test_a_host_without_pytorch_generates_from_a_description(
     str(described.with_name('photo_found.png')),
   ]
   runs = f'--stage1={stage1}', f'--stage2={reads_clip}'
-  ended = doors.run(
+  ended = cli.run(
     'ttm_jax.generate',
     f'--described={described}',
     *runs,
@@ -273,11 +273,11 @@ def test_a_host_without_pytorch_generates_from_a_description(
   assert f'motion: {clip.motion}' in ended.out and f'{tmp_path}/a_found.png shows' in ended.out
   shown = np.asarray(Image.open(tmp_path / 'a_found.png'))
   np.testing.assert_array_equal(shown, trajectory.overlay(clip.video[:1], clip.ids[:1])[0])
-  ended = doors.run('ttm_jax.generate', *arguments, *runs, *device, f'--out={tmp_path}/b.mp4')
+  ended = cli.run('ttm_jax.generate', *arguments, *runs, *device, f'--out={tmp_path}/b.mp4')
   assert ended.code == 0, ended.err
   assert (tmp_path / 'a.mp4').read_bytes() == (tmp_path / 'b.mp4').read_bytes()
   # Another sentence would need the model.
-  ended = doors.run(
+  ended = cli.run(
     'ttm_jax.generate',
     f'--described={described}',
     '--prompt=Something else.',
@@ -298,7 +298,7 @@ def test_fit_covers_and_crops_the_centre():
 
 def test_an_evaluation_writes_its_report(clips, stage1, stage2, tmp_path):
   runs = f'--stage1={stage1}', f'--stage2={stage2}'
-  ended = doors.run('ttm_jax.evaluate', *runs, f'--clips={clips}', f'--out={tmp_path}/report')
+  ended = cli.run('ttm_jax.evaluate', *runs, f'--clips={clips}', f'--out={tmp_path}/report')
   assert ended.code == 0, ended.err
   figures = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
   held_out = Clips(clips, 'validation')

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import exported, tiny
+from tests.helpers import exported, tiny
 from ttm_jax import generate as jax_generate
 from ttm_jax import trajectory
-from ttm_jax.data import animation
 from ttm_jax.errors import InputError
-from ttm_jax.pipeline import STAGE1, STAGE2, Stage
+from ttm_jax.inference import command as animation
+from ttm_jax.inference.pipeline import STAGE1, STAGE2, Stage
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
 diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed (extra dev)')

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from launch import local
-from tests.doors import ROOT
+from tests.helpers.cli import ROOT
 
 LAUNCH = ROOT / 'launch'
 TRAIN = ['--config=configs/stage1_dit.py', '--workdir=gs://bucket/runs/a', '--config.seed=1 2']

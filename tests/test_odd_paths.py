@@ -13,13 +13,14 @@ pytest.importorskip('torch', reason="not installed: pip install 'ttm_jax[data]'"
 pytest.importorskip('transformers', reason="not installed: pip install 'ttm_jax[data]'")
 
 from data_tools import compare_codecs, describe, encode, import_folder, make_scenes, prepare, show
-from tests import doors, tiny, tiny_models
-from tests.test_data_describe import Planted
-from tests.test_folders import DOG, label_maps, make_source
-from ttm_jax import trajectory, video_reader
+from tests.data_tools.test_describe import Planted
+from tests.data_tools.test_folders import DOG, label_maps, make_source
+from tests.helpers import cli, tiny, tiny_models
+from ttm_jax import trajectory
 from ttm_jax.data.clips import Clips
-from ttm_jax.data.described import Described
 from ttm_jax.data.latents import Latents
+from ttm_jax.inference.image_description import Described
+from ttm_jax.media import video_reader
 
 NAME = 'proj [v1] *?{a}~ ü'
 TRAIN = {
@@ -94,7 +95,7 @@ def made(path, door, *arguments):
 
 
 def run(module, *arguments):
-  ended = doors.run(module, *arguments)
+  ended = cli.run(module, *arguments)
   assert ended.code == 0, ended.err
   return ended.out
 

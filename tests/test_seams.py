@@ -20,7 +20,7 @@ def batch_of(b, seed=0):
     return {'t5': cond.Tokens(normal(bits.shape[1], 8), bits)}
 
   region = jnp.broadcast_to(1 << jnp.arange(4), (b, 2, 4, 4))
-  objects = cond.Objects((cond.Places(region, region & ~1),), text([2, 2, 2, 4, 4, 4]))
+  objects = cond.Objects((cond.TokenMasks(region, region & ~1),), text([2, 2, 2, 4, 4, 4]))
   latents = [normal(2, 4, 4, 3) for _ in range(5)]
   return tasks.Batch(*latents, text([cond.EVERYONE] * 5), text([cond.EVERYONE] * 5), objects)
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, config_flags
 
 from configs import demo_stage2, stage2_dit
 from ttm_jax.errors import InputError
-from ttm_jax.models.dit import DiTConfig
+from ttm_jax.models.dit.model import DiTConfig
 from ttm_jax.processes.flow_matching import FlowMatching
 from ttm_jax.settings import first_difference, from_config, from_json, parse_flags, to_json
 

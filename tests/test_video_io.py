@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import skimage
 
-from ttm_jax import video_reader
-from ttm_jax.data import scenes, video_io
 from ttm_jax.errors import InputError
+from ttm_jax.media import video_io, video_reader
+from ttm_jax.scenes import generator as scenes
 
 
 def noise(shape):

@@ -6,7 +6,7 @@ names are unique, so that two writers of one path do not mix their content. What
 left is removed by the next writer of the same path: a living writer holds a lock on its temporary
 file or folder.
 
-For local paths; `ttm_jax.data.remote` serves buckets.
+For local paths; `ttm_jax.data.storage` serves buckets.
 """
 
 import contextlib

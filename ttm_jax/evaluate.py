@@ -14,15 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as RichTable
 
 from ttm_jax import outputs
-from ttm_jax.data.asked import check_seed, check_steps, parse_texts
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import read_encoding
 from ttm_jax.data.encode import TEXT_ENCODERS, TextEncoder
 from ttm_jax.errors import InputError, front_door, printable
-from ttm_jax.evaluation import Evaluation, evaluate
-from ttm_jax.pipeline import STAGE1, STAGE2, Pipeline, Stage
+from ttm_jax.inference.cli_args import check_seed, check_steps, parse_texts
+from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
+from ttm_jax.media.contact_sheet import save_gif
+from ttm_jax.metrics.evaluation import Evaluation, evaluate
 from ttm_jax.report.results import montage, tables, write_metrics, write_report
-from ttm_jax.report.sheet import save_gif
 from ttm_jax.training.checkpoint import hush
 
 # What is written, in --out.

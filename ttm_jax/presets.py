@@ -10,9 +10,10 @@ from ttm_jax.codecs.base import Codec
 from ttm_jax.codecs.sd_vae import SDVAE, SDVAEConfig
 from ttm_jax.codecs.tae import TAE, TAEConfig
 from ttm_jax.errors import InputError, nearest
-from ttm_jax.models import dit, unet
+from ttm_jax.models.dit import model as dit
+from ttm_jax.models.unet import model as unet
+from ttm_jax.models.unet import open_weights as open_unet
 from ttm_jax.pretrained import exported
-from ttm_jax.pretrained import unet as open_unet
 from ttm_jax.processes.flow_matching import FlowMatching
 from ttm_jax.processes.zero_snr import ZeroSNRDiffusion
 from ttm_jax.text.encoders import CLIP_L, Encoder

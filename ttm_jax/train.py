@@ -19,10 +19,10 @@ from ttm_jax.settings import parse_flags
 from ttm_jax.training.checkpoint import hush
 from ttm_jax.training.codec import CodecTraining
 from ttm_jax.training.denoising import Denoising
-from ttm_jax.training.guard import NotFinite
 from ttm_jax.training.loop import train
 from ttm_jax.training.objective import Objective
 from ttm_jax.training.runs import default_workdir
+from ttm_jax.training.spike_guard import NotFinite
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'configuration file, see configs/')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'run directory; default runs/<config>-<date>')

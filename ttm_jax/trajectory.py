@@ -18,7 +18,7 @@ from PIL import Image
 
 from ttm_jax.atomic import flush, flush_tree, new_folder
 from ttm_jax.errors import InputError, nearest
-from ttm_jax.label_images import list_masks, read_masks
+from ttm_jax.media.label_images import list_masks, read_masks
 
 MAX_OBJECTS = 8
 LABELS = MAX_OBJECTS + 1  # With the background.

@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 
 from data_tools.sources.decode import Probe
-from ttm_jax.data.folders import Description
+from data_tools.sources.descriptions import Description
 from ttm_jax.data.texts import is_unicode
 from ttm_jax.errors import InputError, printable
-from ttm_jax.video_reader import EXTENSIONS
+from ttm_jax.media.video_reader import EXTENSIONS
 
 NOTHING_SAID = Description('', '', {}, {})
 _LONGEST = 255  # Bytes of one part of a path, on all common file systems.

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.sources.base import NOTHING_SAID, VIDEOS, Video, inside, unique
-from ttm_jax.data.folders import Description
+from data_tools.sources.descriptions import Description
 from ttm_jax.data.texts import is_unicode, lines_of, parse_json, read_text
 from ttm_jax.errors import InputError
 

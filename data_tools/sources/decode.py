@@ -1,6 +1,6 @@
 """Frames of a video file, or of a folder of pictures, with their times.
 
-Video files are read by `ttm_jax.video_reader`.
+Video files are read by `ttm_jax.media.video_reader`.
 """
 
 import functools
@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-from ttm_jax import video_reader
 from ttm_jax.errors import InputError
-from ttm_jax.images import list_pictures, read_image
-from ttm_jax.video_reader import Frame, Probe
+from ttm_jax.media import video_reader
+from ttm_jax.media.images import list_pictures, read_image
+from ttm_jax.media.video_reader import Frame, Probe
 
 
 def probe(path: str | os.PathLike, fps: float | None = None) -> Probe:

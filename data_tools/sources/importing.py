@@ -8,10 +8,10 @@ from pathlib import Path
 from data_tools.drafts import Reject, to_clip
 from data_tools.report import shown
 from data_tools.sources import leftovers
+from data_tools.sources.descriptions import Description, PathLike, Window
 from data_tools.sources.leftovers import Leftover
 from data_tools.sources.vos import vos_videos
 from data_tools.sources.windows import Cut, drafts, expected
-from ttm_jax.data.folders import Description, PathLike, Window
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
 

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from data_tools.sources.base import NOTHING_SAID, VIDEOS, Video, unique
-from data_tools.sources.between import between
 from data_tools.sources.decode import Probe
-from ttm_jax.data.folders import Description
+from data_tools.sources.descriptions import Description
+from data_tools.sources.mask_interpolation import between
 from ttm_jax.errors import InputError
-from ttm_jax.video_reader import is_video
+from ttm_jax.media.video_reader import is_video
 
 EVERY = 4  # Frames from one annotation to the next.
 MAX_LABELS = 255

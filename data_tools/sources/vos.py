@@ -7,9 +7,9 @@ Three layouts, which may be mixed under one root:
     KEY/JPEGImages/00000.jpg ...  KEY/Annotations/00000.png ...
     JPEGImages/KEY/00000.jpg ...  Annotations/KEY/00000.png ...   also one level deeper (480p)
 
-Masks may be of any kind that `ttm_jax.label_images` reads; one rule holds for all masks of a video.
+Masks may be of any kind that `ttm_jax.media.label_images` reads; one rule holds for all masks of a video.
 Pictures and masks belong together by their names, or by the numbers in them. Of several resolutions
-the smallest is read. Captions are a JSON file as `ttm_jax.data.folders` describes; without it,
+the smallest is read. Captions are a JSON file as `data_tools.sources.descriptions` describes; without it,
 steps find what is said and no object is named.
 """
 
@@ -25,12 +25,12 @@ import numpy as np
 
 from data_tools.sources.base import NOTHING_SAID, Video, inside, unique, within
 from data_tools.sources.decode import Probe
-from ttm_jax.data.folders import Description
+from data_tools.sources.descriptions import Description
 from ttm_jax.errors import InputError
-from ttm_jax.images import is_clutter, list_pictures
-from ttm_jax.label_images import Meaning, list_masks, mask_size, meaning_of, read_mask_file
+from ttm_jax.media.images import is_clutter, list_pictures
+from ttm_jax.media.label_images import Meaning, list_masks, mask_size, meaning_of, read_mask_file
+from ttm_jax.media.video_reader import is_video
 from ttm_jax.trajectory import PALETTES
-from ttm_jax.video_reader import is_video
 
 _RESOLUTION = re.compile(r'\d+p|full.?res\w*|\d+x\d+|\dk|u?hd', re.IGNORECASE)
 _MASKS = ('masks', 'Annotations')  # Usual names of a folder of masks, the first one first.

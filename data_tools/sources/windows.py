@@ -21,7 +21,7 @@ from PIL import Image
 from data_tools.drafts import Draft
 from data_tools.sources import decode
 from data_tools.sources.base import Video
-from ttm_jax.data.folders import Window
+from data_tools.sources.descriptions import Window
 from ttm_jax.errors import InputError
 
 _SLOWEST = Fraction(99, 100)  # A source of 23.976 fps passes for 24.

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_tools.drafts import Draft, Reject, Rejected, attempt
-from data_tools.steps.still import still
+from data_tools.steps.load_sample import still
 from data_tools.steps.weights import Weights, add_flags, check_installed, from_flags
 from ttm_jax.errors import InputError, front_door
 

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from data_tools.drafts import Draft, Reject, Rejected, attempt
+from data_tools.steps.load_sample import still
 from data_tools.steps.prompts import TEMPLATES
-from data_tools.steps.still import still
 from data_tools.steps.weights import Weights, add_flags, check_installed, from_flags
 from ttm_jax.errors import InputError, front_door
 

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from data_tools.drafts import Draft, Reject, Rejected, attempt, remaining
-from data_tools.steps.still import still
+from data_tools.steps.load_sample import still
 from data_tools.steps.weights import Weights, add_flags, check_installed, from_flags
-from ttm_jax.data import position_words
 from ttm_jax.errors import front_door
+from ttm_jax.inference import position_words
 
 Found = tuple[np.ndarray, np.ndarray]
 

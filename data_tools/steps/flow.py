@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.drafts import Draft, Reject, Rejected, attempt
-from data_tools.steps.still import still
+from data_tools.steps.load_sample import still
 from data_tools.steps.weights import Weights, check_installed
-from ttm_jax.data import video_io
 from ttm_jax.errors import InputError, front_door
+from ttm_jax.media import video_io
 
 NAME = 'motion'
 _MULTIPLE, _LEAST = 8, 128  # What RAFT takes: sides in multiples, and enough for its pyramid.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from data_tools.drafts import Draft, Reject, Rejected, attempt
-from ttm_jax.data.position_words import box_iou
+from ttm_jax.inference.position_words import box_iou
 
 LEAST_IOU = 0.5
 

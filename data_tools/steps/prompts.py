@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> None:
     step = PromptSettings(
       from_flags(args), args.max_objects, args.motion_template, args.objects_template
     ).build()
-    from data_tools.steps.still import still
+    from data_tools.steps.load_sample import still
 
     for caption, outcome in zip(
       args.caption, step([still(caption=caption) for caption in args.caption]), strict=True

@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from data_tools.drafts import Draft, Reject, Rejected, attempt
-from data_tools.steps.still import still
+from data_tools.steps.load_sample import still
 from data_tools.steps.weights import Weights, add_flags, from_flags, looks_local
 from ttm_jax import trajectory
 from ttm_jax.errors import InputError, front_door

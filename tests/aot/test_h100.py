@@ -19,9 +19,9 @@ from flax import nnx
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ttm_jax.models.layers import SwiGLU
-from ttm_jax.models.scan import scan_blocks, stack
-from ttm_jax.ops.object_attention import gpu, make_tables, object_attention
+from ttm_jax.nn.layers import SwiGLU
+from ttm_jax.nn.scan import scan_blocks, stack
+from ttm_jax.ops.object_attention import gpu, make_block_mask, object_attention
 from ttm_jax.ops.object_attention.blocks import list_blocks
 from ttm_jax.parallel import compiler
 from ttm_jax.parallel.mesh import BATCH, make_mesh
@@ -77,7 +77,7 @@ def compiled(mesh, shape, dtype=jnp.bfloat16, tokens=WHOLE, samples=WHOLE):
   """
 
   def passes(q, k, v, bits, dy):
-    tables = make_tables(bits, bits, head_dim=q.shape[-1], dtype=q.dtype)
+    tables = make_block_mask(bits, bits, head_dim=q.shape[-1], dtype=q.dtype)
     assert tables.implementation == 'gpu'
 
     def attend(q, k, v):

@@ -8,9 +8,9 @@ import jax
 import pytest
 from jax.sharding import Mesh
 
-from tests import tiny
+from tests.helpers import tiny
 from ttm_jax.parallel.mesh import AXES, make_mesh
-from ttm_jax.planning import analytic, compile, feed, memory, program
+from ttm_jax.planning import analytic, compile, hlo, inputs, memory
 from ttm_jax.planning.compile import Run
 from ttm_jax.planning.costs import costs
 from ttm_jax.planning.hardware import topology
@@ -34,7 +34,7 @@ def small(**changes) -> Run:
   return Run.make(config)
 
 
-def audit(run: Run, mesh: Mesh, read: program.Program) -> None:
+def audit(run: Run, mesh: Mesh, read: hlo.Program) -> None:
   """No parameter gathered whole outside of the layers, no N x N array, no state on all devices."""
   tokens = run.tokens
   stacked = {
@@ -65,7 +65,7 @@ def sixteen():
 
 def test_what_the_program_must_not_hold(sixteen):
   run, mesh, found = sixteen
-  audit(run, mesh, program.parse(found.as_text()))
+  audit(run, mesh, hlo.parse(found.as_text()))
 
 
 def test_a_layout_is_that_of_the_whole_program(sixteen):
@@ -78,14 +78,14 @@ def test_a_layout_is_that_of_the_whole_program(sixteen):
   # Among the temporaries of the whole is the machine code, and some room for its own.
   more = sizes.temp_size_in_bytes - found.temporaries
   assert 0 <= more <= sizes.generated_code_size_in_bytes + 2**25
-  stopped, complete = (costs(x, 16) for x in (found.program, program.parse(whole.as_text())))
+  stopped, complete = (costs(x, 16) for x in (found.program, hlo.parse(whole.as_text())))
   assert stopped.flops == complete.flops
   assert stopped.near == pytest.approx(complete.near, rel=0.01)
 
 
 def test_the_compiled_operations_are_those_that_were_traced(sixteen):
   run, _, found = sixteen
-  counted = 16 * costs(program.parse(found.as_text()), 16).flops
+  counted = 16 * costs(hlo.parse(found.as_text()), 16).flops
   assert counted == pytest.approx(analytic.step_flops(run), rel=0.02)
 
 
@@ -96,7 +96,7 @@ def test_meshes():
     mesh = mesh_of('v5e:4x4', **sizes)
     (found,) = lay_out(run, mesh, topology('v5e:4x4'), [STEP])
     state = compile.abstract_state(run, mesh)
-    arrays = feed.batch(run.of_one, 32, compile.batch_sharding(mesh))
+    arrays = inputs.batch(run.of_one, 32, compile.batch_sharding(mesh))
     ours = memory.held(state, arrays, 0.0).total
     assert found.arguments == pytest.approx(ours, rel=0.1)
     audit(run, mesh, found.program)
@@ -173,7 +173,7 @@ def test_the_4b_network_fits_on_sixteen_chips(name):
   (found,) = lay_out(run, mesh, machine, [STEP])
   audit(run, mesh, found.program)
   state = compile.abstract_state(run, mesh)
-  arrays = feed.batch(run.of_one, run.config.data.batch_size, compile.batch_sharding(mesh))
+  arrays = inputs.batch(run.of_one, run.config.data.batch_size, compile.batch_sharding(mesh))
   held = memory.of_program(found, state, arrays)
   print(f'\n{name}: {held.total / 1e9:.2f} GB of {machine.chip.memory / 1e9:.2f} GB, {held}')
   assert run.config.data.batch_size == 32 and held.total < machine.chip.memory

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from launch.local import environments, free_port
-from tests import doors, tiny
+from tests.helpers import cli, tiny
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.runs import read_parameters
 
@@ -40,12 +40,12 @@ def losses(run: Path) -> dict[int, float]:
   return {line['step']: line['train/loss'] for line in told if 'train/loss' in line}
 
 
-def start(command: list[str], count: int) -> list[doors.Process]:
+def start(command: list[str], count: int) -> list[cli.Process]:
   places = environments(count, free_port(), flags=os.environ.get('XLA_FLAGS', ''))
-  return [doors.start(*command, env=place) for place in places]
+  return [cli.start(*command, env=place) for place in places]
 
 
-def end(processes: list[doors.Process]) -> list[tuple[int, str]]:
+def end(processes: list[cli.Process]) -> list[tuple[int, str]]:
   """Exit codes, and the error that each wrote; without one, its last line."""
   ended = []
   for process in processes:
@@ -57,7 +57,7 @@ def end(processes: list[doors.Process]) -> list[tuple[int, str]]:
   return ended
 
 
-def kill(processes: list[doors.Process], rng: random.Random) -> set[int]:
+def kill(processes: list[cli.Process], rng: random.Random) -> set[int]:
   """Kills one process, or one time in four all of them at once."""
   chosen = range(len(processes)) if rng.random() < 0.25 else [rng.randrange(len(processes))]
   for i in chosen:
@@ -110,7 +110,7 @@ def main() -> None:
   latents = tiny.encode_command(folder / 'scenes', folder / 'latents', f'--codec={tiny.CODEC}')
   for made in (tiny.scenes_command(folder / 'scenes'), latents):
     if not (folder / 'latents').exists():
-      subprocess.run(doors.command(*made), cwd=doors.ROOT, check=True, stderr=subprocess.DEVNULL)
+      subprocess.run(cli.command(*made), cwd=cli.ROOT, check=True, stderr=subprocess.DEVNULL)
 
   def command(run: Path) -> list[str]:
     changes = SPLIT | {

@@ -17,7 +17,7 @@ from flax import nnx
 from jax.nn.initializers import variance_scaling
 from jax.typing import DTypeLike
 
-from ttm_jax.parallel.sharded import over_samples
+from ttm_jax.parallel.sharded_attention import over_samples
 
 Array = jax.Array
 

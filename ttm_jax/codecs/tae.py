@@ -19,8 +19,8 @@ from ttm_jax.codecs.base import Moments, check_frames, check_pixels, to_float
 from ttm_jax.codecs.inflated import Attention, Conv, FrameNorm, ResBlock, Upsample
 from ttm_jax.codecs.tiling import blended, in_pieces
 from ttm_jax.errors import InputError
-from ttm_jax.ops import remat
-from ttm_jax.parallel.sharded import over_samples
+from ttm_jax.ops import rematerialization
+from ttm_jax.parallel.sharded_attention import over_samples
 
 Array = jax.Array
 
@@ -42,7 +42,7 @@ class TAEConfig:
       encoded in pieces of so many frames, and decoded in such tiles, which overlap by a half in
       time and a quarter in space. Only decoding is tiled in space.
     dtype: of the computation, 'float32' or 'bfloat16'; weights and norms are float32.
-    remat: what the backward pass recomputes of each layer, a name of `remat.POLICIES`.
+    remat: what the backward pass recomputes of each layer, a name of `rematerialization.POLICIES`.
     inflated: whether there are layers in time; without them it is the image autoencoder, through
       which each frame goes by itself.
   """
@@ -59,7 +59,7 @@ class TAEConfig:
   inflated: bool = True
 
   def __post_init__(self):
-    remat.check(self.remat)
+    rematerialization.check(self.remat)
     if self.temporal_downsamples and not self.inflated:
       raise InputError(
         f'temporal_downsamples = {self.temporal_downsamples}, but nothing is inflated to time'
@@ -153,7 +153,7 @@ class Encoder(nnx.Module):
   def __call__(self, video: Array) -> Array:
     x = self.conv_in(fold(video, self.patch))
     for layer in (*self.layers, self.middle):
-      x = remat.apply(self.remat, layer, over_samples(x))
+      x = rematerialization.apply(self.remat, layer, over_samples(x))
     x = self.conv_out(jax.nn.silu(self.norm(x)))
     return x.astype(jnp.float32)
 
@@ -183,7 +183,7 @@ class Decoder(nnx.Module):
   def __call__(self, latents: Array) -> Array:
     x = self.conv_in(latents)
     for layer in (self.middle, *self.layers):
-      x = remat.apply(self.remat, layer, over_samples(x))
+      x = rematerialization.apply(self.remat, layer, over_samples(x))
     x = self.conv_out(jax.nn.silu(self.norm(x)))
     return unfold(x.astype(jnp.float32), self.patch)
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from ttm_jax.codecs.base import Moments
-from ttm_jax.conditioning import Condition, Objects, Places
+from ttm_jax.conditioning import Condition, Objects, TokenMasks
 from ttm_jax.errors import InputError
 from ttm_jax.tasks import Batch
 from ttm_jax.text.encoders import caption_tokens, prompt_tokens
@@ -70,7 +70,7 @@ def to_batch(
   )
 
 
-def places(arrays: Mapping[str, Array], cross_mask: str) -> tuple[Places, ...]:
+def places(arrays: Mapping[str, Array], cross_mask: str) -> tuple[TokenMasks, ...]:
   """The token masks of all grids, finest first.
 
   Raises:
@@ -80,7 +80,7 @@ def places(arrays: Mapping[str, Array], cross_mask: str) -> tuple[Places, ...]:
     raise InputError(f"config.data.cross_mask must be 'box' or 'seg', got {cross_mask!r}")
   grids = sum(name.endswith('.region') for name in arrays)
   return tuple(
-    Places(
+    TokenMasks(
       region=jnp.left_shift(1, arrays[f'places.{g}.region'].astype(jnp.int32)),
       present=arrays[f'places.{g}.{cross_mask}'],
     )

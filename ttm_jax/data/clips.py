@@ -12,9 +12,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from ttm_jax.data import records, video_io
+from ttm_jax.data import records
 from ttm_jax.data.schema import VERSION, Clip, check_size
 from ttm_jax.errors import InputError
+from ttm_jax.media import video_io
 
 NAME = 'clips'
 

@@ -24,7 +24,7 @@ from ttm_jax import trajectory
 from ttm_jax.atomic import replaced_folder
 from ttm_jax.codecs.base import Codec
 from ttm_jax.codecs.folder import load_codec, save_codec
-from ttm_jax.data import remote
+from ttm_jax.data import storage
 from ttm_jax.data.schema import check_size
 from ttm_jax.errors import InputError, nearest
 from ttm_jax.json_file import read_object
@@ -136,7 +136,7 @@ class Context:
     Raises:
       OSError: it cannot be written.
     """
-    with remote.kept(directory, FOLDER, last='context.json') as place:
+    with storage.kept(directory, FOLDER, last='context.json') as place:
       self._save(place)
 
   def _save(self, directory: Path) -> None:
@@ -157,7 +157,7 @@ class Context:
     Raises:
       InputError: if it is missing or damaged.
     """
-    with remote.fetched(directory, FOLDER) as folder:
+    with storage.fetched(directory, FOLDER) as folder:
       encoding = read_encoding(folder.parent, directory)
       try:
         null_text = safetensors.numpy.load_file(folder / 'null_text.safetensors')

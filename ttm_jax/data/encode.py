@@ -13,9 +13,9 @@ from ttm_jax import trajectory, trajectory_edits
 from ttm_jax.codecs.base import Codec, Moments, to_float
 from ttm_jax.data.clips import encode_ids
 from ttm_jax.data.context import Context, Encoding
-from ttm_jax.data.described import Described, PathLike
 from ttm_jax.data.schema import MAX_OBJECTS, Clip
 from ttm_jax.errors import InputError
+from ttm_jax.inference.image_description import Described, PathLike
 from ttm_jax.text import word_ids
 from ttm_jax.text.encoders import WORDS, pad
 

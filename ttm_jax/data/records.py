@@ -26,7 +26,7 @@ from etils import epath
 from ttm_jax.atomic import new_folder
 from ttm_jax.data.chunks import check_growth
 from ttm_jax.data.description import FORMAT, read_description, read_features
-from ttm_jax.data.remote import is_local
+from ttm_jax.data.storage import is_local
 from ttm_jax.errors import InputError, nearest
 
 Example = dict[str, Any]

@@ -14,7 +14,8 @@ from ttm_jax.codecs.base import Codec
 from ttm_jax.data.context import Context
 from ttm_jax.errors import InputError
 from ttm_jax.exporting.files import Spec
-from ttm_jax.pretrained import dit, masked_unet
+from ttm_jax.models.dit import convert as dit
+from ttm_jax.models.unet import convert as masked_unet
 from ttm_jax.text.encoders import WORDS
 from ttm_jax.training import runs
 from ttm_jax.training.checkpoint import Checkpoints

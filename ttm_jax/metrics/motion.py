@@ -6,8 +6,8 @@ y growing downwards.
 
 import numpy as np
 
-from ttm_jax.data.scene_words import MOTIONS
 from ttm_jax.errors import InputError, nearest
+from ttm_jax.scenes.captions import MOTIONS
 
 DIRECTIONAL = ('left', 'right', 'up', 'down')
 

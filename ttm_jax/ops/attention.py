@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from ttm_jax.ops.object_attention import Case, choose, object_attention
 from ttm_jax.parallel.mesh import platform
-from ttm_jax.parallel.sharded import over_heads
+from ttm_jax.parallel.sharded_attention import over_heads
 
 Array = jax.Array
 

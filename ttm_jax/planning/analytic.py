@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from ttm_jax.parallel.mesh import AXES, batch_sharding
-from ttm_jax.planning import feed, memory
+from ttm_jax.planning import inputs, memory
 from ttm_jax.planning.compile import Run, abstract_state
 from ttm_jax.planning.costs import Costs, Exchange
 from ttm_jax.planning.flops import count
@@ -42,7 +42,7 @@ def abstract_mesh(sizes: tuple[int, ...], device: AbstractDevice | None = None) 
 def estimate(run: Run, mesh: AbstractMesh, topology: Topology) -> tuple[memory.Memory, Costs]:
   """Memory of one device, and the costs of one step on it."""
   state = abstract_state(run, mesh)
-  arrays = feed.batch(run.of_one, run.config.data.batch_size, batch_sharding(mesh))
+  arrays = inputs.batch(run.of_one, run.config.data.batch_size, batch_sharding(mesh))
   flops = step_flops(run) / topology.devices
   kept = activations(run) / mesh.size / run.config.train.accumulate
   gradients = memory.share(jax.tree.leaves(state.params))

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from ttm_jax.errors import InputError
 from ttm_jax.parallel.compiler import jit
 from ttm_jax.parallel.mesh import AnyMesh, batch_sharding, replicated, shardings
-from ttm_jax.planning import feed
+from ttm_jax.planning import inputs
 from ttm_jax.planning.hardware import Topology
 from ttm_jax.training.codec import CodecTraining
 from ttm_jax.training.denoising import Denoising
@@ -41,13 +41,13 @@ class Run:
 
   config: ConfigDict
   objective: Objective
-  of_one: feed.Shapes
+  of_one: inputs.Shapes
   tokens: int
   state: Callable[[], TrainState]
-  clip: feed.Size | None = None
+  clip: inputs.Size | None = None
 
   @classmethod
-  def make(cls, config: ConfigDict, clip: feed.Size | None = None) -> 'Run':
+  def make(cls, config: ConfigDict, clip: inputs.Size | None = None) -> 'Run':
     """Args:
     clip: (frames, height, width) of the clips in pixels; by default the paper's.
     """
@@ -55,18 +55,18 @@ class Run:
       frames, height, width = clip or (config.data.frames, 256, 256)
       codec = CodecTraining(config, (height, width))
       return cls.of(config, codec, codec.record(frames), 0, clip)
-    context = feed.typical_context(config, clip)
+    context = inputs.typical_context(config, clip)
     objective = Denoising(config, context)
-    return cls.of(config, objective, feed.record(context), feed.tokens(context), clip)
+    return cls.of(config, objective, inputs.record(context), inputs.tokens(context), clip)
 
   @classmethod
   def of(
     cls,
     config: ConfigDict,
     objective: Objective,
-    of_one: feed.Shapes,
+    of_one: inputs.Shapes,
     tokens: int,
-    clip: feed.Size | None = None,
+    clip: inputs.Size | None = None,
   ) -> 'Run':
     optimizer = make_optimizer(config.optimizer, config.train.steps)
 
@@ -153,7 +153,7 @@ def lower_step(run: Run, mesh: Mesh) -> jax.stages.Lowered:
     )
     places = jax.tree.map(lambda x: x.sharding, state)
     jitted = _jit(step, run, donate_argnums=0, out_shardings=(places, replicated(mesh)))
-    arrays = feed.batch(run.of_one, config.data.batch_size, batch_sharding(mesh))
+    arrays = inputs.batch(run.of_one, config.data.batch_size, batch_sharding(mesh))
     return jitted.lower(state, arrays, _key(mesh))
 
 
@@ -167,7 +167,7 @@ def lower_sampler(run: Run, mesh: Mesh) -> jax.stages.Lowered:
     def generate(params, arrays, key):
       return objective.generate(nnx.merge(graphdef, params), arrays, key)
 
-    arrays = feed.batch(run.of_one, config.data.batch_size, batch_sharding(mesh))
+    arrays = inputs.batch(run.of_one, config.data.batch_size, batch_sharding(mesh))
     return _jit(generate, run).lower(state.ema, arrays, _key(mesh))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ttm_jax.planning.flops import meetings
-from ttm_jax.planning.program import ON_CHIP, Computation, Instruction, Program, Shape
+from ttm_jax.planning.hlo import ON_CHIP, Computation, Instruction, Program, Shape
 
 # What moves no bytes of memory by itself.
 _FREE = frozenset(

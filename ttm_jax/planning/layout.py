@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 
 from ttm_jax.planning.compile import PLANNED, Run
 from ttm_jax.planning.hardware import Topology
-from ttm_jax.planning.program import Program, parse
+from ttm_jax.planning.hlo import Program, parse
 
 # What a process can be asked to compile.
 STEP, SAMPLER = 'step', 'sampler'

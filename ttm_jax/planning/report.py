@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from ttm_jax.parallel.mesh import AXES, batch_sharding
-from ttm_jax.planning import analytic, compile, feed, memory, roofline
+from ttm_jax.planning import analytic, compile, inputs, memory, roofline
 from ttm_jax.planning.compile import Run
 from ttm_jax.planning.costs import Costs, costs
 from ttm_jax.planning.hardware import Topology
@@ -104,7 +104,7 @@ def compiled_report(run: Run, mesh: Mesh, topology: Topology, sampler: bool = Fa
   step, *others = lay_out(run, mesh, topology, wanted)
   per_slice = topology.devices // topology.slices
   state = compile.abstract_state(run, mesh)
-  arrays = feed.batch(run.of_one, run.config.data.batch_size, batch_sharding(mesh))
+  arrays = inputs.batch(run.of_one, run.config.data.batch_size, batch_sharding(mesh))
   held = memory.of_program(step, state, arrays)
   report = _report(run, mesh, topology, held, costs(step.program, per_slice))
   for other in others:
@@ -127,7 +127,7 @@ def analytic_report(run: Run, sizes: tuple[int, ...], topology: Topology) -> Rep
 def too_large(run: Run, mesh: Mesh, topology: Topology, needed: float) -> Report:
   """What is known of a setting that the compiler refused: its state, and how much is needed."""
   state = compile.abstract_state(run, mesh)
-  arrays = feed.batch(run.of_one, run.config.data.batch_size, batch_sharding(mesh))
+  arrays = inputs.batch(run.of_one, run.config.data.batch_size, batch_sharding(mesh))
   held = memory.held(state, arrays, 0.0)
   held = dataclasses.replace(held, temporaries=max(needed - held.total, 0.0))
   flops = analytic.step_flops(run) / topology.devices

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ttm_jax.errors import InputError
-from ttm_jax.ops.remat import POLICIES
+from ttm_jax.ops.rematerialization import POLICIES
 from ttm_jax.parallel.mesh import (
   AXES,
   check_batch,

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ttm_jax.atomic import write_text
-from ttm_jax.planning import feed, table
+from ttm_jax.planning import inputs, table
 from ttm_jax.planning.compile import Run
 from ttm_jax.planning.hardware import Topology
 from ttm_jax.planning.report import Report
@@ -43,7 +43,7 @@ def plan(
   # The devices at hand have no part in it, and looking for them may take long.
   jax.config.update('jax_platforms', 'cpu')
   console, errors = Console(), Console(stderr=True)
-  run = Run.make(config, feed.clip_size(clip) if clip else None)
+  run = Run.make(config, inputs.clip_size(clip) if clip else None)
   planner = Planner(topology, lambda what: _waiting(errors, what), sampler)
   setting = planner.setting(run)
   if sweep:

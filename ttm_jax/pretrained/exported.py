@@ -9,9 +9,11 @@ from flax import nnx
 
 from ttm_jax.codecs.base import Codec
 from ttm_jax.errors import InputError
-from ttm_jax.models.dit import DiT, DiTConfig
-from ttm_jax.models.unet import UNet, UNetConfig
-from ttm_jax.pretrained import codecs, dit, masked_unet, sd_vae
+from ttm_jax.models.dit import convert as dit
+from ttm_jax.models.dit.model import DiT, DiTConfig
+from ttm_jax.models.unet import convert as masked_unet
+from ttm_jax.models.unet.model import UNet, UNetConfig
+from ttm_jax.pretrained import codecs, sd_vae
 from ttm_jax.pretrained.weights import CONFIG, read
 from ttm_jax.text.encoders import Encoder
 from ttm_jax.untrusted import read_object

@@ -48,7 +48,7 @@ class Chunk:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pairs:
+class AttentionMask:
   """Which queries may attend to which keys, for all layers that share a grid of tokens.
 
   Attributes:
@@ -66,7 +66,9 @@ class Pairs:
   plan: Any
 
   @classmethod
-  def make(cls, q_bits: Tensor, k_bits: Tensor, implementation: str | None = None) -> 'Pairs':
+  def make(
+    cls, q_bits: Tensor, k_bits: Tensor, implementation: str | None = None
+  ) -> 'AttentionMask':
     """The pairs whose object sets meet.
 
     Args:
@@ -95,7 +97,7 @@ def choose(q_bits: Tensor, k_bits: Tensor) -> str:
   return FLEX if q_bits.device.type == 'cuda' and _can_compile() else CHUNKED
 
 
-def object_attention(q: Tensor, k: Tensor, v: Tensor, pairs: Pairs | None) -> Tensor:
+def object_attention(q: Tensor, k: Tensor, v: Tensor, pairs: AttentionMask | None) -> Tensor:
   """Softmax attention among tokens whose object sets meet, scaled by 1/sqrt(D).
 
   Args:
@@ -144,7 +146,7 @@ def _dense_plan(q_bits: Tensor, k_bits: Tensor) -> Tensor:
   return _mask(q_bits, k_bits)[:, None]
 
 
-def _dense(q: Tensor, k: Tensor, v: Tensor, pairs: Pairs) -> Tensor:
+def _dense(q: Tensor, k: Tensor, v: Tensor, pairs: AttentionMask) -> Tensor:
   return scaled_dot_product_attention(q, k, v, attn_mask=pairs.plan)
 
 
@@ -162,7 +164,7 @@ def _chunked_plan(q_bits: Tensor, k_bits: Tensor) -> list[list[Chunk]]:
   return plan
 
 
-def _chunked(q: Tensor, k: Tensor, v: Tensor, pairs: Pairs) -> Tensor:
+def _chunked(q: Tensor, k: Tensor, v: Tensor, pairs: AttentionMask) -> Tensor:
   samples = []
   for b, chunks in enumerate(pairs.plan):
     parts = []
@@ -202,7 +204,7 @@ def _flex_plan(q_bits: Tensor, k_bits: Tensor) -> Any:
   )
 
 
-def _flex(q: Tensor, k: Tensor, v: Tensor, pairs: Pairs) -> Tensor:
+def _flex(q: Tensor, k: Tensor, v: Tensor, pairs: AttentionMask) -> Tensor:
   return _compiled()(q, k, v, block_mask=pairs.plan)
 
 

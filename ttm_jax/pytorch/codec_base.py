@@ -16,7 +16,7 @@ from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDis
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 
-from .errors import InputError
+from ttm_jax.errors import InputError
 
 Encoded: TypeAlias = AutoencoderKLOutput
 Decoded: TypeAlias = DecoderOutput

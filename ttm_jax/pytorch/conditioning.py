@@ -28,7 +28,7 @@ class Tokens(NamedTuple):
 Text = dict[str, Tokens]  # One entry a text encoder, by its name.
 
 
-class Places(NamedTuple):
+class TokenMasks(NamedTuple):
   """Where the objects are on one token grid of the backbone.
 
   A set of objects is an int32 bit mask: bit 0 is the background, bit l is object l (l <= 31).
@@ -50,7 +50,7 @@ class Objects(NamedTuple):
     prompts: the object prompts, concatenated along N.
   """
 
-  places: tuple[Places, ...]
+  places: tuple[TokenMasks, ...]
   prompts: Text
 
 
@@ -113,7 +113,7 @@ def without(condition: Condition, null_text: Condition, *, visual: bool) -> Cond
     places = objects.places
     if visual:
       nowhere = [(torch.ones_like(p.region), torch.zeros_like(p.present)) for p in places]
-      places = tuple(Places(*masks) for masks in nowhere)
+      places = tuple(TokenMasks(*masks) for masks in nowhere)
     objects = Objects(places, _like(null_text.objects.prompts, objects.prompts))
   return Condition(_like(null_text.text, condition.text), picture, objects)
 
@@ -134,7 +134,7 @@ def stacked(*conditions: Condition) -> Condition:
     torch.cat(visual) if visual else None,
     Objects(
       tuple(
-        Places(*map(torch.cat, zip(*grids, strict=True)))
+        TokenMasks(*map(torch.cat, zip(*grids, strict=True)))
         for grids in zip(*(o.places for o in objects), strict=True)
       ),
       texts([o.prompts for o in objects]),

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .errors import InputError
+from ttm_jax.errors import InputError
+
 from .pretrained import check_texts
 
 

@@ -14,7 +14,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from .attention import Pairs, sort, sort_by_object, unsort
+from .attention import AttentionMask, sort, sort_by_object, unsort
 from .conditioning import EVERYONE, Condition
 from .layers import INIT_STD, Attention, Linear, RMSNorm, SwiGLU, TimeEmbedding
 from .model import Model
@@ -35,7 +35,7 @@ class Context(NamedTuple):
   positions: Tensor
   modulation: Tensor
   text: Tensor
-  read: Pairs
+  read: AttentionMask
   masks: Masks | None
 
 
@@ -210,7 +210,7 @@ class TTMTransformer(Model):
       positions=positions,
       modulation=self.modulation(time).float().unflatten(-1, (6, -1)),
       text=text,
-      read=Pairs.make(everyone, text_bits),
+      read=AttentionMask.make(everyone, text_bits),
       masks=masks,
     )
     for block in (*self.masked_blocks, *self.blocks):
@@ -244,8 +244,8 @@ class TTMTransformer(Model):
     region, present = places.region.flatten(1), places.present.flatten(1)
     order = sort_by_object(region, present)
     region, present = sort(region, order), sort(present, order)
-    own = Pairs.make(region, region, self.attention)
-    return Masks(order, own, prompts, Pairs.make(present, bits, self.attention))
+    own = AttentionMask.make(region, region, self.attention)
+    return Masks(order, own, prompts, AttentionMask.make(present, bits, self.attention))
 
   def _check(self, x_t: Tensor, condition: Condition) -> None:
     config = self.config

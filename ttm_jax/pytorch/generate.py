@@ -25,7 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from .animation import (
+from ttm_jax.errors import InputError, front_door
+from ttm_jax.inference.cli_args import parse_texts
+from ttm_jax.inference.command import (
   add_flags,
   check_outputs,
   checked_out,
@@ -36,9 +38,7 @@ from .animation import (
   say_start,
   write,
 )
-from .asked import parse_texts
-from .errors import InputError, front_door
-from .request import fit
+from ttm_jax.inference.request import fit
 
 DTYPES = ('auto', 'float32', 'bfloat16', 'float16')
 

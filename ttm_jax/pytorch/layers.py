@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from .attention import Pairs, object_attention
+from .attention import AttentionMask, object_attention
 
 INIT_STD = 0.02
 
@@ -89,7 +89,9 @@ class Attention(nn.Module):
     self.key_norm = RMSNorm(d // heads) if qk_norm else None
     self.heads = heads
 
-  def forward(self, x: Tensor, context: Tensor | None = None, pairs: Pairs | None = None) -> Tensor:
+  def forward(
+    self, x: Tensor, context: Tensor | None = None, pairs: AttentionMask | None = None
+  ) -> Tensor:
     """x [B, N, d], context [B, M, D] (default x) -> [B, N, d]; all pairs by default.
 
     What may attend to nothing gets exactly zero, with a bias too.

@@ -15,15 +15,16 @@ import torch
 from diffusers import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 
+from ttm_jax.errors import InputError
+from ttm_jax.untrusted import check_links, identifier, inside, is_repository, read_object
+
 from .dit import TTMTransformer
-from .errors import InputError
 from .image_codec import TTMImageCodec
 from .linear import TTMLinearCodec
 from .schedulers import FlowMatchingScheduler, ZeroSNRScheduler
 from .tae import TTMTemporalAutoencoder
 from .text_encoder import TTMTextEncoder
 from .unet import TTMUNet
-from .untrusted import check_links, identifier, inside, is_repository, read_object
 
 CLASSES: dict[str, Any] = {
   kind.__name__: kind

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .attention import Pairs
+from .attention import AttentionMask
 
 
 class Masks(NamedTuple):
@@ -25,9 +25,9 @@ class Masks(NamedTuple):
   """
 
   order: Tensor
-  own: Pairs
+  own: AttentionMask
   prompts: Tensor
-  prompted: Pairs
+  prompted: AttentionMask
 
 
 class GatedResidual(nn.Module):
@@ -47,7 +47,9 @@ class GatedResidual(nn.Module):
     self.attention = attention
     self.alpha = nn.Parameter(torch.zeros(()))
 
-  def forward(self, h: Tensor, context: Tensor | None = None, pairs: Pairs | None = None) -> Tensor:
+  def forward(
+    self, h: Tensor, context: Tensor | None = None, pairs: AttentionMask | None = None
+  ) -> Tensor:
     y = self.attention(self.norm(h), context, pairs)
     return h + (self.alpha.float().tanh() * y.float()).to(h.dtype)
 
@@ -58,7 +60,7 @@ def masked_self(layer: nn.Module, h: Tensor, masks: Masks | None) -> Tensor:
 
 
 def masked_cross(
-  layer: nn.Module, h: Tensor, masks: Masks | None, text: Tensor, read: Pairs
+  layer: nn.Module, h: Tensor, masks: Masks | None, text: Tensor, read: AttentionMask
 ) -> Tensor:
   """Cross-attention to the prompts at each token; to the whole text without masks (TI2V)."""
   if masks is None:

@@ -24,10 +24,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from .conditioning import Condition, Objects, Places, guided
-from .errors import InputError
-from .images import to_rgb
-from .label_images import read_mask_image
+from ttm_jax.errors import InputError
+from ttm_jax.inference.request import Request, fit
+from ttm_jax.media.images import to_rgb
+from ttm_jax.media.label_images import read_mask_image
+from ttm_jax.trajectory import PALETTES, decode, render, token_presence, token_regions
+
+from .conditioning import Condition, Objects, TokenMasks, guided
 from .loading import (
   COMPONENTS,
   check_paths,
@@ -36,8 +39,6 @@ from .loading import (
   load_component,
   read_index,
 )
-from .request import Request, fit
-from .trajectory import PALETTES, decode, render, token_presence, token_regions
 
 STAGE1, STAGE2 = 'stage1', 'stage2'
 OUTPUT_TYPES = ('pil', 'np', 'pt', 'latent')
@@ -445,7 +446,7 @@ class TTMPipeline(DiffusionPipeline):
         f'there is an object {highest}, but {stage} knows {most}: number the objects 1 to {most}'
       )
 
-  def _places(self, ids: np.ndarray, settings: Mapping[str, Any]) -> tuple[Places, ...]:
+  def _places(self, ids: np.ndarray, settings: Mapping[str, Any]) -> tuple[TokenMasks, ...]:
     """The token masks of label maps [B, T, H, W] on all grids."""
     groups = np.arange(ids.shape[1]) // self.codec.stride[0]
     places = []
@@ -456,7 +457,7 @@ class TTMPipeline(DiffusionPipeline):
         for clip, region in zip(ids, regions, strict=True)
       ]
       owners = torch.from_numpy(np.stack(regions).astype(np.int32))
-      places.append(Places(1 << owners, torch.from_numpy(np.stack(present).astype(np.int32))))
+      places.append(TokenMasks(1 << owners, torch.from_numpy(np.stack(present).astype(np.int32))))
     return tuple(places)
 
   def _sample(

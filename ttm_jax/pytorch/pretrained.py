@@ -7,7 +7,7 @@ Each of these would run code of whoever made the repository, so none of them is 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .errors import InputError
+from ttm_jax.errors import InputError
 
 
 def load_part(kind: Any, source: str, local_files_only: bool = False, **options: Any) -> Any:

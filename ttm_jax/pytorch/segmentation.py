@@ -13,12 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ttm_jax.errors import InputError
+from ttm_jax.inference.position_words import assign, nouns, split_name, suppress
+from ttm_jax.trajectory import MAX_OBJECTS, from_logits
+
 from .detection import Found, detect
-from .errors import InputError
-from .position_words import assign, nouns, split_name, suppress
 from .pretrained import load_model, load_part
 from .tracking import track
-from .trajectory import MAX_OBJECTS, from_logits
 
 
 class Segmenter:

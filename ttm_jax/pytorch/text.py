@@ -6,10 +6,11 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
-from .attention import Pairs
+from ttm_jax.text.word_ids import MAX_LENGTH, VOCABULARY
+
+from .attention import AttentionMask
 from .conditioning import Text
 from .layers import Attention, Linear, RMSNorm
-from .word_ids import MAX_LENGTH, VOCABULARY
 
 WORDS = 'words'
 
@@ -99,4 +100,4 @@ class WordEncoder(nn.Module):
     """
     position = torch.arange(ids.shape[1], device=ids.device) % length
     x = self.table[ids.long()] + self.positions[position]
-    return x + self.attention(self.norm(x), None, Pairs.make(bits, bits))
+    return x + self.attention(self.norm(x), None, AttentionMask.make(bits, bits))

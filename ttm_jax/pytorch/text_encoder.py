@@ -16,13 +16,14 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from ttm_jax.errors import InputError
+from ttm_jax.text.word_ids import tokenize
+from ttm_jax.untrusted import inside
+
 from .conditioning import Condition, Objects, caption_tokens, prompt_tokens
-from .errors import InputError
 from .model import Model
 from .pretrained import check_texts, load_model, load_part
 from .text import WORDS, EncoderConfig, key
-from .untrusted import inside
-from .word_ids import tokenize
 
 
 class StageTexts(TypedDict):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .windows import windows
+from ttm_jax.codecs.windows import windows
 
 
 def in_pieces(function: Callable[[Tensor], Tensor], video: Tensor, size: int) -> Tensor:

@@ -14,8 +14,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.functional import group_norm
 
-from .attention import Pairs, sort, sort_by_object, unsort
-from .conditioning import EVERYONE, Condition, Places, Text
+from .attention import AttentionMask, sort, sort_by_object, unsort
+from .conditioning import EVERYONE, Condition, Text, TokenMasks
 from .layers import Attention
 from .model import Model
 from .object_layers import GatedResidual, Masks, masked_cross, masked_self
@@ -37,7 +37,7 @@ class Level(NamedTuple):
   """
 
   text: Tensor
-  read: Pairs
+  read: AttentionMask
   text_of_frames: tuple[Tensor, Tensor]
   masks: Masks | None
 
@@ -269,7 +269,7 @@ class TTMUNet(Model, UNetMotionModel):
     b, _, frames, _, _ = shape
     text, text_bits = self._read(condition.text)
     everyone = torch.full((b, 1), EVERYONE, dtype=torch.int32, device=text.device)
-    read = Pairs.make(everyone, text_bits)
+    read = AttentionMask.make(everyone, text_bits)
     # As a bias, which diffusers repeats for each head.
     bias = torch.where(text_bits != 0, 0.0, -torch.inf).to(self.dtype)[:, None]
     by_frame = text.repeat_interleave(frames, 0), bias.repeat_interleave(frames, 0)
@@ -290,14 +290,14 @@ class TTMUNet(Model, UNetMotionModel):
     embedding, bits = self.text(text, self.dtype, prompts)
     return embedding.to(self.dtype), bits
 
-  def _masks(self, places: Places, prompts: Tensor, bits: Tensor) -> Masks:
+  def _masks(self, places: TokenMasks, prompts: Tensor, bits: Tensor) -> Masks:
     b, frames = places.region.shape[:2]
     rows = b * frames if self.config.masked_scope == 'spatial' else b
     region, present = (x.reshape(rows, -1) for x in places)
     order = sort_by_object(region, present)
     region, present = sort(region, order), sort(present, order).reshape(b, -1)
-    own = Pairs.make(region, region, self.attention)
-    return Masks(order, own, prompts, Pairs.make(present, bits, self.attention))
+    own = AttentionMask.make(region, region, self.attention)
+    return Masks(order, own, prompts, AttentionMask.make(present, bits, self.attention))
 
   def _check(self, x_t: Tensor, condition: Condition) -> None:
     config = self.config

@@ -17,8 +17,8 @@ import markupsafe
 import numpy as np
 
 from ttm_jax.atomic import write_bytes
+from ttm_jax.media import animations
 from ttm_jax.report import curves as drawing
-from ttm_jax.report import pictures
 
 MAX_SIDE = 384  # A panel larger than this is shrunk to it, and compressed with loss.
 
@@ -111,11 +111,11 @@ def write_gallery(
 
 
 def _embedded(panel: Panel) -> dict[str, Any]:
-  frames = pictures.as_frames(panel.pixels, panel.name)
+  frames = animations.as_frames(panel.pixels, panel.name)
   small = max(frames.shape[1:3]) <= MAX_SIDE
   if not small:
-    frames = pictures.shrunk(frames, MAX_SIDE)
-  code = base64.b64encode(pictures.webp(frames, panel.fps, lossless=small)).decode()
+    frames = animations.shrunk(frames, MAX_SIDE)
+  code = base64.b64encode(animations.webp(frames, panel.fps, lossless=small)).decode()
   _, height, width, _ = frames.shape
   return {
     'name': panel.name,

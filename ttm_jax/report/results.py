@@ -11,7 +11,7 @@ from etils import epath
 
 from ttm_jax import json_lines, trajectory
 from ttm_jax.atomic import write_text
-from ttm_jax.evaluation import Evaluation
+from ttm_jax.metrics.evaluation import Evaluation
 from ttm_jax.report.curves import Chart
 from ttm_jax.report.gallery import Panel, Row, Table, write_gallery
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ttm_jax.errors import InputError
-from ttm_jax.models.initial import initializer
-from ttm_jax.models.layers import Attention, Pairs, RMSNorm
+from ttm_jax.nn.initial import initializer
+from ttm_jax.nn.layers import Attention, AttentionMask, RMSNorm
 from ttm_jax.text.word_ids import MAX_LENGTH, VOCABULARY
 
 Array = jax.Array
@@ -50,5 +50,5 @@ class WordEncoder(nnx.Module):
     """
     position = jnp.arange(ids.shape[1]) % length
     x = self.table[...][ids] + self.positions[...][position]
-    pairs = Pairs.make(bits, bits, x.shape[-1] // HEADS, 'float32')
+    pairs = AttentionMask.make(bits, bits, x.shape[-1] // HEADS, 'float32')
     return x + self.attention(self.norm(x), None, pairs)

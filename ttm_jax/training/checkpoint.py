@@ -19,7 +19,7 @@ from absl import logging
 from etils import epath
 
 from ttm_jax.atomic import flush, flush_tree
-from ttm_jax.data.remote import absolute, is_local
+from ttm_jax.data.storage import absolute, is_local
 from ttm_jax.errors import InputError
 from ttm_jax.training.place import Place, check_address
 from ttm_jax.training.state import TrainState

@@ -21,7 +21,7 @@ from ttm_jax.data.batch import text_condition, to_batch
 from ttm_jax.data.context import FOLDER, Context
 from ttm_jax.data.latents import Latents
 from ttm_jax.errors import InputError, nearest
-from ttm_jax.models.layers import exact_gradients
+from ttm_jax.nn.layers import exact_gradients
 from ttm_jax.parallel import compiler
 from ttm_jax.parallel.mesh import check_heads
 from ttm_jax.presets import preset

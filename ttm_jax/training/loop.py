@@ -14,7 +14,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from ttm_jax.data.loader import Prefetch, to_device
-from ttm_jax.data.remote import absolute, mirrored
+from ttm_jax.data.storage import absolute, mirrored
 from ttm_jax.errors import printable
 from ttm_jax.parallel import compiler
 from ttm_jax.parallel.mesh import (
@@ -28,16 +28,16 @@ from ttm_jax.parallel.peers import Peers
 from ttm_jax.parallel.startup import connect
 from ttm_jax.training import runs
 from ttm_jax.training.checkpoint import Checkpoints, refusal
-from ttm_jax.training.clock import Clock
-from ttm_jax.training.guard import NotFinite
+from ttm_jax.training.evaluator import Watch
 from ttm_jax.training.lock import Lock
 from ttm_jax.training.objective import Objective
 from ttm_jax.training.profile import Profile
+from ttm_jax.training.spike_guard import NotFinite
 from ttm_jax.training.state import TrainState, create, make_optimizer
 from ttm_jax.training.step import make_step
+from ttm_jax.training.step_timer import StepTimer
 from ttm_jax.training.stop import StopOnSignal
 from ttm_jax.training.telemetry import Telemetry
-from ttm_jax.training.watching import Watch
 
 _global_norm = jax.jit(optax.global_norm)
 
@@ -93,7 +93,7 @@ def train(
         objective.begin(folder)
       runs.write_config(workdir, config)
     begin = int(state.step)
-    clock = Clock()
+    clock = StepTimer()
     closing.callback(clock.close)
     telemetry = Telemetry(
       workdir, config, begin, objective.flops_per_sample, write=first, clock=clock

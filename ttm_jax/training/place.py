@@ -13,7 +13,7 @@ from pathlib import Path
 
 from etils import epath
 
-from ttm_jax.data.remote import is_local
+from ttm_jax.data.storage import is_local
 from ttm_jax.errors import InputError
 
 _PLAIN = re.compile(r'[\w ./,:=@+-]*')  # Letters of all scripts, and marks without a meaning.

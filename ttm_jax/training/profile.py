@@ -6,7 +6,7 @@ import jax
 from etils import epath
 
 from ttm_jax.errors import InputError
-from ttm_jax.training.clock import Clock
+from ttm_jax.training.step_timer import StepTimer
 
 FOLDER = 'profile'
 
@@ -14,7 +14,7 @@ FOLDER = 'profile'
 class Profile:
   """Traces the steps N to M of this process; nothing for an empty string."""
 
-  def __init__(self, steps: str, workdir: epath.Path, clock: Clock):
+  def __init__(self, steps: str, workdir: epath.Path, clock: StepTimer):
     """Args:
     steps: 'N:M', the first and the last one.
 

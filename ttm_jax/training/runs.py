@@ -22,7 +22,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from ttm_jax.atomic import write_text
-from ttm_jax.data.remote import is_local
+from ttm_jax.data.storage import is_local
 from ttm_jax.errors import InputError
 from ttm_jax.settings import first_difference, from_json, to_json
 from ttm_jax.training.checkpoint import Checkpoints

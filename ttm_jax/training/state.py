@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from ttm_jax.errors import InputError
 from ttm_jax.parallel.mesh import HOST
-from ttm_jax.training import guard
+from ttm_jax.training import spike_guard
 from ttm_jax.training.packing import pack
 
 Array = jax.Array
@@ -33,14 +33,14 @@ class TrainState:
   params: Params
   ema: Params
   optimizer: Any
-  guard: guard.Guard
+  guard: spike_guard.Guard
 
 
 def create(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
   """The state before the first step."""
   ema = jax.tree.map(jnp.copy, params)
   begin = optimizer.init(pack(params))
-  return TrainState(jnp.zeros((), jnp.int32), params, ema, begin, guard.create())
+  return TrainState(jnp.zeros((), jnp.int32), params, ema, begin, spike_guard.create())
 
 
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:

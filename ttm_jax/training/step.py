@@ -8,9 +8,9 @@ import optax
 from flax import nnx
 
 from ttm_jax.parallel.mesh import shardings
-from ttm_jax.training.guard import judge
 from ttm_jax.training.objective import Arrays, Metrics, Objective, stream
 from ttm_jax.training.packing import pack, unpack
+from ttm_jax.training.spike_guard import judge
 from ttm_jax.training.state import TrainState
 
 Array = jax.Array

@@ -25,10 +25,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tensorboardX import SummaryWriter
 
 from ttm_jax import json_lines
-from ttm_jax.data.remote import copy, is_local
+from ttm_jax.data.storage import copy, is_local
 from ttm_jax.errors import InputError, printable
-from ttm_jax.training.clock import Clock
 from ttm_jax.training.objective import Metrics
+from ttm_jax.training.step_timer import StepTimer
 
 PERCENTILES = (50, 90, 99)
 
@@ -74,7 +74,7 @@ class Telemetry:
     start: int,
     flops: float,
     write: bool,
-    clock: Clock,
+    clock: StepTimer,
   ):
     """Args:
     start: the step that the run begins after.

@@ -11,7 +11,7 @@ from pathlib import Path
 import tensorstore as ts
 from etils import epath
 
-from ttm_jax.data.remote import is_local
+from ttm_jax.data.storage import is_local
 
 _MANIFEST = 'manifest.ocdbt'
 _STORES = 'ocdbt.process_'

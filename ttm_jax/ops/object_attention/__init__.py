@@ -4,18 +4,18 @@ from ttm_jax.ops.object_attention.api import (
   IMPLEMENTATIONS,
   Case,
   choose,
-  make_tables,
+  make_block_mask,
   object_attention,
 )
-from ttm_jax.ops.object_attention.blocks import Tables
+from ttm_jax.ops.object_attention.blocks import BlockMask
 from ttm_jax.ops.object_attention.order import sort, sort_by_object, unsort
 
 __all__ = [
   'IMPLEMENTATIONS',
+  'BlockMask',
   'Case',
-  'Tables',
   'choose',
-  'make_tables',
+  'make_block_mask',
   'object_attention',
   'sort',
   'sort_by_object',

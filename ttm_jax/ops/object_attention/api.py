@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from ttm_jax.errors import nearest
 from ttm_jax.ops.object_attention import blocked, chunked, gpu, packed, reference, splash, tpu
-from ttm_jax.ops.object_attention.blocks import Tables, list_blocks, no_blocks
+from ttm_jax.ops.object_attention.blocks import BlockMask, list_blocks, no_blocks
 from ttm_jax.parallel.mesh import platform
-from ttm_jax.parallel.sharded import over_heads, per_sample, samples_of_a_device
+from ttm_jax.parallel.sharded_attention import over_heads, per_sample, samples_of_a_device
 
 Array = jax.Array
 
@@ -82,7 +82,7 @@ def object_attention(
   q_bits: Array,
   k_bits: Array,
   *,
-  tables: Tables | None = None,
+  tables: BlockMask | None = None,
   implementation: str | Sequence[str] | None = None,
 ) -> Array:
   """Softmax attention among tokens whose object sets meet.
@@ -100,7 +100,7 @@ def object_attention(
     k, v: [B, M, H, D].
     q_bits: int32 [B, N], the object set of each query: bit 0 is the background, bit l object l.
     k_bits: int32 [B, M], likewise.
-    tables: of `make_tables` for the same bits, where several layers share them.
+    tables: of `make_block_mask` for the same bits, where several layers share them.
     implementation: a name of `IMPLEMENTATIONS`, or several in order of preference, of which the
       first that can is taken; None chooses by platform and size. With tables it is theirs.
 
@@ -113,7 +113,7 @@ def object_attention(
   """
   _check(q, k, v, q_bits, k_bits)
   if tables is None:
-    tables = make_tables(
+    tables = make_block_mask(
       q_bits, k_bits, head_dim=q.shape[3], dtype=q.dtype, implementation=implementation
     )
   elif implementation is not None and tables.implementation != implementation:
@@ -124,14 +124,14 @@ def object_attention(
   return over_heads(attend, q, k, v, q_bits, k_bits, tables)
 
 
-def make_tables(
+def make_block_mask(
   q_bits: Array,
   k_bits: Array,
   *,
   head_dim: int,
   dtype: jnp.dtype,
   implementation: str | Sequence[str] | None = None,
-) -> Tables:
+) -> BlockMask:
   """Chooses an implementation and lists the blocks it will visit; once a batch, for every layer.
 
   Args:

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from ttm_jax.ops.object_attention.blocks import Tables, fill_up
-from ttm_jax.ops.remat import ATTENDED
+from ttm_jax.ops.object_attention.blocks import BlockMask, fill_up
+from ttm_jax.ops.rematerialization import ATTENDED
 
 Array = jax.Array
 
@@ -43,7 +43,7 @@ class Kernel(NamedTuple):
 
 
 def attention(
-  kernel: Kernel, q: Array, k: Array, v: Array, q_bits: Array, k_bits: Array, tables: Tables
+  kernel: Kernel, q: Array, k: Array, v: Array, q_bits: Array, k_bits: Array, tables: BlockMask
 ) -> Array:
   """Object attention by a kernel; arguments as in `object_attention`, tables required."""
   n, scale = q.shape[1], q.shape[-1] ** -0.5

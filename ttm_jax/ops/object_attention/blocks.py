@@ -40,7 +40,7 @@ class BlockList:
 
 
 @flax.struct.dataclass
-class Tables:
+class BlockMask:
   """The implementation that two object sets are attended with, and its lists for both passes.
 
   Attributes:
@@ -59,7 +59,7 @@ class Tables:
 
 def list_blocks(
   q_bits: Array, k_bits: Array, block: tuple[int, int], implementation: str
-) -> Tables:
+) -> BlockMask:
   """Lists the blocks that hold an allowed pair.
 
   Args:
@@ -78,14 +78,14 @@ def list_blocks(
   def turned(x):
     return jnp.swapaxes(x, 1, 2)
 
-  return Tables(_list(some, full), _list(turned(some), turned(full)), block, implementation)
+  return BlockMask(_list(some, full), _list(turned(some), turned(full)), block, implementation)
 
 
-def no_blocks(implementation: str) -> Tables:
+def no_blocks(implementation: str) -> BlockMask:
   """The tables of an implementation that goes over all pairs."""
   nothing = jnp.zeros((0,), jnp.int32)
   empty = BlockList(nothing, nothing, nothing, nothing, nothing)
-  return Tables(empty, empty, (0, 0), implementation)
+  return BlockMask(empty, empty, (0, 0), implementation)
 
 
 def fill_up(x: Array, block: int, axis: int) -> Array:

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from ttm_jax.ops.object_attention.blocked import EMPTY, MASKED, Kernel
-from ttm_jax.ops.object_attention.blocks import PLACE_BITS, Tables
+from ttm_jax.ops.object_attention.blocks import PLACE_BITS, BlockMask
 
 Array = jax.Array
 
 
 def forward(
-  q: Array, k: Array, v: Array, q_bits: Array, k_bits: Array, tables: Tables, scale: float
+  q: Array, k: Array, v: Array, q_bits: Array, k_bits: Array, tables: BlockMask, scale: float
 ) -> tuple[Array, Array]:
   """See `blocked`; one row of blocks after the other."""
   b, heads, n, d = q.shape
@@ -60,7 +60,7 @@ def backward(
   v: Array,
   q_bits: Array,
   k_bits: Array,
-  tables: Tables,
+  tables: BlockMask,
   scale: float,
   lse: Array,
   delta: Array,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from ttm_jax.ops.object_attention.blocked import Kernel
-from ttm_jax.ops.object_attention.blocks import Tables, fill_up
+from ttm_jax.ops.object_attention.blocks import BlockMask, fill_up
 
 try:
   from jax.experimental.pallas import mosaic_gpu as plgpu
@@ -75,7 +75,7 @@ def make_kernel(interpret: Any = False) -> Kernel:
   )
 
 
-def _forward(interpret, q, k, v, q_bits, k_bits, tables: Tables, scale: float):
+def _forward(interpret, q, k, v, q_bits, k_bits, tables: BlockMask, scale: float):
   (block_q, block_k), blocks = tables.block, tables.by_query
   queries = _tokens_first(q, block_q)
   keys, values = (_tokens_first(x, block_k) for x in (k, v))
@@ -117,7 +117,7 @@ def _forward(interpret, q, k, v, q_bits, k_bits, tables: Tables, scale: float):
 
 # References to global memory live inside of a jit only.
 @functools.partial(jax.jit, static_argnames=('interpret', 'scale'))
-def _backward(interpret, q, k, v, q_bits, k_bits, tables: Tables, scale, lse, delta, dy):
+def _backward(interpret, q, k, v, q_bits, k_bits, tables: BlockMask, scale, lse, delta, dy):
   (block_q, block_k), blocks = tables.block, tables.by_key
   queries, slopes = (_tokens_first(x, block_q) for x in (q, dy))
   keys, values = (_tokens_first(x, block_k) for x in (k, v))

@@ -38,7 +38,7 @@ from ttm_jax.ops.object_attention.blocks import (
   PLACE_BITS,
   RUN,
   BlockList,
-  Tables,
+  BlockMask,
   fill_up,
 )
 
@@ -63,7 +63,7 @@ def _attention(
   v: Array,
   q_bits: Array,
   k_bits: Array,
-  tables: Tables,
+  tables: BlockMask,
   *,
   interpret: Any,
 ) -> Array:

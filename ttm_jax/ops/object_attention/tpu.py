@@ -1,7 +1,7 @@
 """Object attention on TPUs: Pallas kernels (Mosaic) that visit the listed blocks and no others.
 
 The grid is (heads, entries of the list). The list lies in scalar memory, and how many of its
-entries count is known only when the kernel runs. Tables, object sets and row statistics lie in
+entries count is known only when the kernel runs. BlockMask, object sets and row statistics lie in
 memory as they are, [B, N] and [B, H, N]; where a kernel needs them along the other axis it turns
 them itself.
 
@@ -35,7 +35,7 @@ from ttm_jax.ops.object_attention.blocks import (
   PLACE_BITS,
   RUN,
   BlockList,
-  Tables,
+  BlockMask,
 )
 
 Array = jax.Array
@@ -445,7 +445,7 @@ def _places(sizes: tuple[int, int], d: int, by_query: bool) -> _Places:
 
 def _run(
   kernel: Callable,
-  tables: Tables,
+  tables: BlockMask,
   at: _Places,
   operands: Sequence[tuple[pl.BlockSpec, Array]],
   results: Sequence[tuple[pl.BlockSpec, jax.ShapeDtypeStruct]],
@@ -500,7 +500,7 @@ def _run(
   return tuple(call(blocks.place, blocks.what, *(x for _, x in operands)))
 
 
-def _check(tables: Tables, blocks: BlockList, need: int, options: _Options) -> None:
+def _check(tables: BlockMask, blocks: BlockList, need: int, options: _Options) -> None:
   """
   Raises:
     ValueError: for blocks that the hardware cannot have, or more than its memories hold.

@@ -1,0 +1,26 @@
+"""Pictures and videos from the command line as drafts, for steps that are used alone."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data_tools.drafts import Draft
+from ttm_jax.media import video_reader
+from ttm_jax.media.images import read_image
+
+_PICTURES = ('.png', '.jpg', '.jpeg', '.webp', '.avif', '.bmp', '.tif', '.tiff')
+
+
+def still(path: str | None = None, **known: object) -> Draft:
+  """A draft of one file, a picture being a video of one frame; of one grey pixel without a file.
+
+  Raises:
+    InputError: the file cannot be read.
+  """
+  if path is None:
+    video, fps = np.full((1, 1, 1, 3), 128, np.uint8), 1.0
+  elif Path(path).suffix.lower() in _PICTURES:
+    video, fps = read_image(path)[None], 1.0
+  else:
+    video, fps = video_reader.read_video(path)
+  return Draft(key=str(path or ''), video=video, fps=fps, **known)  # type: ignore[arg-type]

@@ -1,0 +1,290 @@
+"""Attention and training on eight devices against one; prints what it found as JSON.
+
+    python -m tests.helpers.eight_devices attention
+    python -m tests.helpers.eight_devices training stage2_dit '{"fsdp": 8}' '{"data": 2, "tensor": 4}' ...
+
+Run by `test_sharded.py` in a process of its own, since a process has its devices from the start.
+
+Training of denoisers is compared in float64. In float32 small differences, as the gradients of
+queries and keys are, do not agree to 1e-5 on one device either, where it takes sums in another
+order. The convolutions of an autoencoder are slow in float64, and good to 1e-5.
+"""
+
+import functools
+import json
+import os
+import re
+import sys
+
+os.environ.setdefault('XLA_FLAGS', '')
+os.environ['XLA_FLAGS'] += ' --xla_force_host_platform_device_count=8'
+
+import jax
+import jax.numpy as jnp
+
+if sys.argv[1:2] == ['training'] and sys.argv[2:3] != ['codec_tae']:
+  # What the program calls float32, before it is there.
+  jax.config.update('jax_enable_x64', True)
+  jnp.float32 = jnp.float64
+
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tests.helpers import tiny
+from ttm_jax.data.context import Context, Encoding
+from ttm_jax.data.encode import null_text
+from ttm_jax.ops.attention import attention
+from ttm_jax.ops.object_attention import make_block_mask, object_attention
+from ttm_jax.parallel.mesh import AXES, BATCH, batch_sharding, make_mesh, replicated, shardings
+from ttm_jax.planning import hlo, inputs
+from ttm_jax.planning.compile import Run
+from ttm_jax.text.encoders import Encoder
+from ttm_jax.training.codec import CodecTraining
+from ttm_jax.training.denoising import Denoising
+from ttm_jax.training.packing import unpack
+from ttm_jax.training.state import create, make_optimizer
+from ttm_jax.training.step import make_step
+
+MESHES = {
+  'samples': {'data': 2, 'fsdp': 4},
+  'heads': {'tensor': 4, 'data': 2},
+  'tokens': {'sequence': 4, 'fsdp': 2},
+  'all': {'data': 2, 'sequence': 2, 'tensor': 2},
+}
+
+
+STEPS, BATCH_SIZE, SLOTS = 10, 16, 2
+DTYPE = np.dtype(jnp.float32).name
+
+
+class Codec:
+  """What a network need know of one."""
+
+  channels = tiny.CHANNELS
+
+  def __init__(self, stride):
+    self.stride = stride, stride
+
+  def frame_groups(self, num_frames):
+    return np.arange(num_frames) // 2
+
+
+def run_of(name, changes):
+  """A shipped configuration in DTYPE, so small that what counts is where things lie."""
+  config = tiny.shrunk(name, model__dtype=DTYPE, data__batch_size=BATCH_SIZE)
+  if config.task == 'codec':
+    config.optimizer.warmup = 1
+    config.update_from_flattened_dict(changes)
+    codec = CodecTraining(config, (16, 16))
+    return Run.of(config, codec, codec.record(config.data.frames), 0)
+  config.model.heads = 8
+  if config.preset == 'unet':
+    config.model.widths = (16, 32)
+  else:
+    config.model.update({'layers': 3, 'ffn': 64})
+  config.optimizer.update({'warmup': 1, 'learning_rate': 1e-3})
+  config.update_from_flattened_dict(changes)
+  encoding = Encoding(config.preset, 4, 16, 16, 8.0, 'spread8', SLOTS, {'t5': Encoder(16, 8, 4)})
+  texts = {'t5': lambda texts, n: (np.zeros((len(texts), n, 16)), np.zeros(len(texts), np.int32))}
+  # The U-Net at full size halves latents three times.
+  codec = Codec(2 if config.preset == 'unet' else 4)
+  context = Context(encoding, codec, null_text(encoding, texts))
+  objective = Denoising(config, context)
+  return Run.of(config, objective, inputs.record(context), inputs.tokens(context))
+
+
+def drawn(run, rng):
+  """A batch of noise, with objects here and there."""
+
+  def draw(name, x):
+    shape = (BATCH_SIZE, *x.shape)
+    if name == 'pixels':
+      return rng.integers(0, 256, shape).astype(x.dtype)
+    if name.endswith('region'):
+      return rng.integers(0, SLOTS + 1, shape).astype(x.dtype)
+    if 'places' in name:
+      return rng.integers(0, 2 ** (SLOTS + 1), shape).astype(x.dtype)
+    if name.endswith('length'):
+      return rng.integers(1, 4, shape).astype(x.dtype)
+    return rng.normal(size=shape).astype(x.dtype)
+
+  return {name: draw(name, x) for name, x in run.of_one.items()}
+
+
+def remembering() -> optax.GradientTransformation:
+  """Keeps the gradients as they come."""
+  return optax.GradientTransformation(
+    lambda params: jax.tree.map(jnp.zeros_like, params),
+    lambda grads, state, params=None: (grads, grads),
+  )
+
+
+def _gradients(state):
+  return unpack(jax.device_get(state.optimizer[0]), state.params)
+
+
+def trained(run, mesh, late=None):
+  """Losses of ten steps, gradients of the first and the last, the state before that, the program.
+
+  Args:
+    late: the state at which the last gradients are taken; by default where the run has come to.
+      Nine steps of AdamW, which divides by the root of squares of gradients, make more of rounding
+      errors than they are.
+  """
+  config, objective = run.config, run.objective
+  optimizer = optax.chain(remembering(), make_optimizer(config.optimizer, STEPS))
+  graphdef = run.graphdef()
+
+  def initial(key):
+    params = nnx.to_pure_dict(nnx.split(objective.build(0))[1])
+    # Gates and last maps begin at zero, and would hide what lies behind them.
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    leaves = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return create(jax.tree.unflatten(tree, leaves), optimizer)
+
+  with jax.set_mesh(mesh):
+    places = shardings(jax.eval_shape(initial, jax.random.key(1)), objective.sharding, mesh)
+    state = jax.device_put(_initial(run, initial), places)
+    step = jax.jit(
+      make_step(objective, graphdef, optimizer, config.train.accumulate, 0.99),
+      donate_argnums=0,
+      out_shardings=(places, replicated(mesh)),
+    )
+    rng, key = np.random.default_rng(0), jax.random.key(2)
+    batches = [jax.device_put(drawn(run, rng), batch_sharding(mesh)) for _ in range(STEPS)]
+    compiled = step.lower(state, batches[0], key).compile()
+    losses, gradients = [], []
+    for i, arrays in enumerate(batches):
+      before = jax.device_get(state) if i == STEPS - 1 else None
+      state, metrics = compiled(state, arrays, key)
+      losses.append(float(metrics['loss'][0] / metrics['loss'][1]))
+      if i == 0:
+        gradients.append(_gradients(state))
+    late = late or before
+    state, _ = compiled(jax.device_put(late, places), batches[-1], key)
+    gradients.append(_gradients(state))
+  return losses, gradients, late, compiled
+
+
+_states: dict = {}
+
+
+def _initial(run, initial):
+  name = run.config.task, run.config.get('preset')
+  if name not in _states:
+    _states[name] = jax.device_get(jax.jit(initial)(jax.random.key(1)))
+  return _states[name]
+
+
+def training(name, *settings) -> dict:
+  """By setting: the largest relative errors of losses and gradients, and what lies there whole."""
+  one = make_mesh({}, jax.devices()[:1])
+
+  @functools.cache
+  def alone(parts):
+    return trained(run_of(name, {'train.accumulate': parts}), one)[:3]
+
+  found = {}
+  for text in settings:
+    changes = json.loads(text)
+    sizes = {axis: changes.pop(axis) for axis in AXES if axis in changes}
+    run = run_of(name, changes)
+    wanted_losses, wanted, late = alone(run.config.train.accumulate)
+    losses, gradients, _, compiled = trained(run, make_mesh(sizes), late)
+    found[text] = {
+      'loss': max(abs(a / b - 1) for a, b in zip(losses, wanted_losses, strict=True)),
+      'gradients': max(map(difference, gradients, wanted)),
+      'whole': whole(run, compiled),
+      'gathered': gathered(run, compiled),
+    }
+  return found
+
+
+def difference(a, b) -> float:
+  """The largest difference of two trees, against the largest gradient of each array."""
+  most = max(float(np.abs(x).max()) for x in jax.tree.leaves(b))
+  return max(
+    float(np.abs(x - y).max() / max(np.abs(y).max(), 1e-3 * most))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  )
+
+
+def whole(run, compiled) -> list[str]:
+  """Stacked parameters that occur anywhere in the program as a whole."""
+  stacked = {
+    tuple(x.shape)
+    for path, x in jax.tree_util.tree_leaves_with_path(run.shapes.params)
+    if 'blocks' in jax.tree_util.keystr(path) and x.ndim == 3 and min(x.shape[1:]) >= 32
+  }
+  read = hlo.parse(compiled.as_text())
+  return sorted(
+    {
+      str(shape.sizes)
+      for computation in read.computations.values()
+      for instruction in computation.instructions.values()
+      for shape in instruction.shapes
+      if shape.sizes in stacked
+    }
+  )
+
+
+def gathered(run, compiled) -> list[str]:
+  """What is gathered and is larger than any parameter: samples that should have stayed."""
+  most = max(x.size * x.dtype.itemsize for x in jax.tree.leaves(run.shapes.params))
+  read = hlo.parse(compiled.as_text())
+  return [
+    str(instruction.shapes)
+    for computation in read.computations.values()
+    for instruction in computation.instructions.values()
+    if instruction.opcode.startswith('all-gather') and instruction.bytes > most
+  ]
+
+
+def attentions() -> dict:
+  rng = np.random.default_rng(0)
+  found = {}
+  for samples, m in ((8, 48), (3, 48), (8, 20)):
+    n, heads, d = 48, 4, 8
+    q, k, v = (rng.normal(size=(samples, s, heads, d)).astype(np.float32) for s in (n, m, m))
+    q_bits = np.sort(rng.choice([0, 1, 2, 4], (samples, n)), 1).astype(np.int32)
+    k_bits = q_bits if m == n else rng.choice([0, 2, 6], (samples, m)).astype(np.int32)
+
+    def loss(q, k, v, q_bits=q_bits, k_bits=k_bits, name='chunked'):
+      tables = make_block_mask(q_bits, k_bits, head_dim=8, dtype=q.dtype, implementation=name)
+      y = object_attention(q, k, v, q_bits, k_bits, tables=tables) + attention(q, k, v)
+      return (y**2).sum(), y
+
+    whole = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+    wanted = jax.tree.leaves(whole(q, k, v))
+    for name, sizes in MESHES.items():
+      with jax.set_mesh(make_mesh(sizes)):
+        got = jax.tree.leaves(jax.jit(whole)(q, k, v))
+      worst = max(
+        float(np.abs(x - y).max() / np.abs(y).max()) for x, y in zip(got, wanted, strict=True)
+      )
+      found[f'{name}: {samples} samples, {m} keys'] = worst
+  return {'errors': found, 'collectives': collectives()}
+
+
+def collectives() -> dict[str, int]:
+  """How often the exchange between tokens and heads moves what, forward and backward."""
+  mesh = make_mesh({'sequence': 4, 'fsdp': 2})
+  tokens = NamedSharding(mesh, PartitionSpec(*BATCH, 'sequence', 'tensor', None))
+  x = jax.ShapeDtypeStruct((8, 256, 4, 64), jnp.float32, sharding=tokens)
+  bits = jax.ShapeDtypeStruct((8, 256), jnp.int32, sharding=NamedSharding(mesh, BATCH))
+
+  def loss(q, k, v, bits):
+    return object_attention(q, k, v, bits, bits, implementation='chunked').sum()
+
+  with jax.set_mesh(mesh):
+    program = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x, bits).compile().as_text()
+  names = ('all-to-all', 'all-gather', 'all-reduce', 'collective-permute')
+  return {name: len(re.findall(rf' {name}(?:-start)?\(', program)) for name in names}
+
+
+if __name__ == '__main__':
+  what, *rest = sys.argv[1:]
+  print(json.dumps({'attention': attentions, 'training': training}[what](*rest)))

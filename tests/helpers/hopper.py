@@ -1,0 +1,332 @@
+"""Object attention's kernels for Hopper GPUs, run on the CPU; prints what it found as JSON.
+
+    python -m tests.helpers.hopper maps | widths
+
+JAX's interpreter of Mosaic GPU kernels runs every warpgroup as a thread and every barrier as a
+barrier, fills memory with NaN and looks for races. What it lacks (JAX 0.10.2) is added here: matrix
+products with an operand in registers or transposed, accumulators that are written, layouts that are
+cast, copies that add or go past the end. Copies and products are done when they are asked for, not
+some time later: to wait too little for them goes unnoticed, for another warpgroup it does not.
+
+Run by `test_object_attention_gpu.py` in a process of its own: the threads wait for each other, and
+XLA must have one for each of them.
+"""
+
+import functools
+import json
+import os
+import sys
+import threading
+import traceback
+from collections import Counter
+from typing import Any
+
+os.environ['NPROC'] = '16'
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from jax._src import callback
+from jax._src.pallas.mosaic.interpret import thread_map
+from jax._src.pallas.mosaic.interpret.utils import GPULoggingInfo, to_range
+from jax._src.pallas.mosaic_gpu import core, primitives
+from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
+from jax._src.pallas.mosaic_gpu.interpret.jaxpr_interpret import JaxprInterpreter
+from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+from jax._src.state.indexing import NDIndexer
+from jax._src.state.types import AbstractRef, TransposeTransform
+
+from tests.ops.test_object_attention import reference
+from tests.ops.test_object_attention_tpu import label_maps, maps
+from ttm_jax.ops.object_attention import blocked, gpu, gpu_kernels
+from ttm_jax.ops.object_attention.api import Case
+from ttm_jax.ops.object_attention.blocks import list_blocks
+
+LAST = -(1 << 31)
+# The numbers that buffers of arguments get, of the forward and of the backward kernel.
+KEYS, QUERIES = 102, 103
+
+
+class Memory:
+  """The memory of a thread block, as one of its warpgroups sees it."""
+
+  def __init__(self, device: Any, point: Any, thread: Any):
+    self.place = int(device), int(thread)
+    self.memory = gpu_callbacks._get_shared_memory()
+    self.clock = self.memory.get_global_thread_id(*self.place)
+    self.log = GPULoggingInfo(
+      device_id=int(device),
+      grid_point_coords=tuple(int(x) for x in point),
+      thread_id=int(thread),
+      source_info=None,
+    )
+
+  @staticmethod
+  def _find(key: Any, transforms: Any) -> tuple[Any, tuple, list]:
+    """Which buffer, which part of it, and what is turned."""
+    steps = jax.tree.map(int, gpu_callbacks._remove_noop_transforms(tuple(transforms)))
+    part = to_range([step for step in steps if isinstance(step, NDIndexer)])
+    turns = [step.permutation for step in steps if isinstance(step, TransposeTransform)]
+    return gpu_callbacks.HostAllocationKey.from_array(key), part, turns
+
+  def read(self, key: Any, transforms: Any = ()) -> np.ndarray:
+    key, part, turns = self._find(key, transforms)
+    x, _, clock = self.memory.get_buffer_content(key, part, self.clock, logging_info=self.log)
+    gpu_callbacks.get_races().check_read(*self.place, clock, key, part)
+    for turn in turns:
+      x = x.transpose(turn)
+    return x
+
+  def write(self, x: np.ndarray, key: Any, transforms: Any = (), add: bool = False) -> None:
+    """What lies past the end is left out; who adds does so at once, without a race."""
+    key, part, _ = self._find(key, transforms)
+    if part:
+      shape = self.memory.mem[key].logical_shape
+      ends = [(p, n) for p, n in zip(part, shape, strict=False) if isinstance(p, slice)]
+      x = x[tuple(slice(max(n - p.start, 0)) for p, n in ends)]
+      part = tuple(
+        slice(p.start, min(p.stop, n), p.step) if isinstance(p, slice) else p
+        for p, n in zip(part, shape, strict=False)
+      )
+    if not x.size:
+      return
+    with _lock:
+      if add:
+        x = x + self.memory.get_buffer_content(key, part, self.clock, logging_info=self.log)[0]
+      *_, clock = self.memory.store_buffer_content(key, part, x, self.clock, logging_info=self.log)
+    if not add:
+      gpu_callbacks.get_races().check_write(*self.place, clock, key, part)
+
+
+_lock = threading.Lock()
+
+
+def _place(interpreter: JaxprInterpreter) -> tuple[Any, Any, Any]:
+  return (
+    interpreter.device_info.device_id, interpreter.grid_point_coords, interpreter.thread_id
+  )  # fmt: skip
+
+
+def _multiply(token, place, total, x, x_transforms, y, y_transforms, *, in_registers):
+  memory = Memory(*place)
+  x = np.asarray(x) if in_registers else memory.read(x, x_transforms)
+  y = memory.read(y, y_transforms)
+  memory.write(memory.read(total) + x.astype(np.float32) @ y.astype(np.float32), total)
+  return token
+
+
+def interpret_product(self, eqn, token, get_values):
+  total, x, y, *leaves = get_values()
+  trees = [eqn.params[f'{name}_transforms_tree'] for name in ('acc', 'a', 'b')]
+  trees = [jax.tree.structure([]) if tree is None else tree for tree in trees]
+  _, x_transforms, y_transforms = jax.tree.unflatten(jax.tree_util.treedef_tuple(trees), leaves)
+  in_registers = not isinstance(eqn.invars[1].aval, AbstractRef)
+  multiply = functools.partial(_multiply, in_registers=in_registers)
+  arguments = token, _place(self), total, x, x_transforms, y, y_transforms
+  shape = gpu_callbacks.TOKEN_SHAPE_DTYPE
+  return callback.io_callback(multiply, shape, *arguments, ordered=True), []
+
+
+def _set(place, total, x):
+  Memory(*place).write(np.asarray(x), total)
+  return np.int32(0)
+
+
+def interpret_other(
+  self, eqn, get_values, otherwise=JaxprInterpreter._interpret_arithmetic_primitive
+):
+  if eqn.primitive is core.layout_cast_p:
+    return get_values()[0]
+  if eqn.primitive is primitives.wgmma_accumulator_store_p:
+    total, x = get_values()
+    shape = gpu_callbacks.TOKEN_SHAPE_DTYPE
+    callback.io_callback(_set, shape, _place(self), total, x, ordered=True)
+    return x
+  return otherwise(self, eqn, get_values)
+
+
+def copy_out(*, token, reduction_op, src_transforms, dst_transforms, **rest):
+  memory = Memory(rest['device_id'], rest['grid_point_coords'], rest['thread_id'])
+  x = memory.read(rest['src_allocation_key_as_array'], src_transforms)
+  target = rest['dst_allocation_key_as_array']
+  memory.write(x, target, dst_transforms, add={None: False, 'add': True}[reduction_op])
+  return token
+
+
+def beyond(found, shape, _, dtype, *rest):
+  """What a copy reads past the end."""
+  whole = np.zeros(shape, dtype)
+  if found is not None:
+    whole[tuple(map(slice, found.shape))] = found
+  return whole
+
+
+def run(jaxpr, constants, *arguments):
+  """What a thread does; JAX would compile it anew for every thread of every thread block.
+
+  If one fails, the process ends: others would wait for it forever.
+  """
+  try:
+    with _lock:
+      if id(jaxpr) not in _programs:
+        program = jax.jit(lambda constants, *a: jax.core.eval_jaxpr(jaxpr, constants, *a))
+        # The jaxpr is kept, so that no other gets its id.
+        _programs[id(jaxpr)] = program.lower(constants, *arguments).compile(), jaxpr
+    _programs[id(jaxpr)][0](constants, *arguments)
+  except Exception:
+    traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+_programs: dict[int, Any] = {}
+
+
+def fetch(transfer, token, otherwise=gpu_callbacks.DeviceLocalMemoryTransfer.execute):
+  """A copy to shared memory; noted: by which thread block, from which buffer, which part."""
+  key, part, _ = Memory._find(transfer.src_allocation_key_as_array, transfer.src_transforms)
+  _fetched[-1].append((tuple(map(int, transfer.grid_point_coords)), key.buffer_id, part))
+  return otherwise(transfer, token)
+
+
+def end(token, otherwise=gpu_callbacks._clean_up_shared_memory):
+  """The end of a kernel."""
+  _races.append(gpu_callbacks.get_races().races_found)
+  _fetched.append([])
+  return otherwise(token)
+
+
+# By kernel; the last one is under way.
+_fetched: list[list[tuple[tuple, int, tuple]]] = [[]]
+_races: list[bool] = []
+
+JaxprInterpreter._interpret_wgmma_ref_p = interpret_product
+JaxprInterpreter._interpret_arithmetic_primitive = interpret_other
+gpu_callbacks.copy_smem_to_gmem = copy_out
+gpu_callbacks._handle_out_of_bounds_read = beyond
+gpu_callbacks.DeviceLocalMemoryTransfer.execute = fetch
+gpu_callbacks._clean_up_shared_memory = end
+thread_map._run_jaxpr = run
+
+KERNEL = gpu.make_kernel(InterpretGPUParams(detect_races=True))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def passes(block, q, k, v, q_bits, k_bits, dy):
+  """y, dq, dk, dv; one program for all label maps of a size."""
+  tables = list_blocks(q_bits, k_bits, block, 'gpu')
+  y, pull = jax.vjp(
+    lambda q, k, v: blocked.attention(KERNEL, q, k, v, q_bits, k_bits, tables), q, k, v
+  )
+  return y, *pull(dy)
+
+
+@jax.jit
+def dense(q, k, v, q_bits, k_bits, dy):
+  """The same by the library's attention, to which rows without a key are no business."""
+  mask = (q_bits[:, None, :, None] & k_bits[:, None, None]) != 0
+  alive = jnp.swapaxes(mask.any(3, keepdims=True), 1, 2)
+
+  def attend(q, k, v):
+    return jnp.where(alive, jax.nn.dot_product_attention(q, k, v, mask=mask), 0)
+
+  y, pull = jax.vjp(attend, q, k, v)
+  return y, *pull(dy)
+
+
+def examine(heads: int, width: int, dtype: str, q_bits: np.ndarray, k_bits: np.ndarray):
+  """Checks what is exact; returns errors of the kernels and of dense attention (y, dq, dk, dv).
+
+  Errors are relative to the largest value of each.
+  """
+  b, n, m = *q_bits.shape, k_bits.shape[1]
+  rng = np.random.default_rng(0)
+  shapes = [(b, size, heads, width) for size in (n, m, m, n)]
+  q, k, v, dy = (jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
+  block = gpu.block(Case(n, m, width, jnp.dtype(jnp.bfloat16), 'gpu'))
+  del _fetched[:-1], _races[:]
+  got = jax.block_until_ready(passes(block, q, k, v, q_bits, k_bits, dy))
+  assert _races == [False, False], _races
+  allowed = (q_bits[:, :, None] & k_bits[:, None]) != 0
+  check_visits(block, allowed, heads, *_fetched[:-1])
+  y, dq, dk, dv = got = [np.asarray(x, np.float64) for x in got]
+  lonely, unread = ~allowed.any(2), ~allowed.any(1)
+  assert not (y[lonely].any() or dq[lonely].any() or dk[unread].any() or dv[unread].any())
+  assert np.abs(y[~lonely]).max(-1).all()
+  wanted = reference(q, k, v, q_bits, k_bits, dy)
+
+  def errors(found):
+    return [
+      float(np.abs(np.asarray(x, np.float64) - z).max() / max(np.abs(z).max(), 1e-30))
+      for x, z in zip(found, wanted, strict=True)
+    ]
+
+  return errors(got), errors(dense(q, k, v, q_bits, k_bits, dy))
+
+
+def check_visits(block, allowed: np.ndarray, heads: int, forward: list, backward: list) -> None:
+  """Asserts that just the blocks with an allowed pair were fetched, for each head once."""
+  b, n, m = allowed.shape
+  rows, columns = -(-n // block[0]), -(-m // block[1])
+  whole = np.zeros((b, rows * block[0], columns * block[1]), bool)
+  whole[:, :n, :m] = allowed
+  some = whole.reshape(b, rows, block[0], columns, block[1]).any((2, 4))
+  wanted = {(i, h, r, c) for i, r, c in np.argwhere(some).tolist() for h in range(heads)}
+  found = Counter(
+    (i, h, row, part[1].start // block[1]) for (i, h, row), x, part in forward if x == KEYS
+  )
+  assert found == dict.fromkeys(wanted, 1), (found, wanted)
+  # Here queries are fetched, ROWS of them at once.
+  found = Counter(
+    (i, h, part[1].start // block[0], row) for (i, h, row), x, part in backward if x == QUERIES
+  )
+  assert found == dict.fromkeys(wanted, block[0] // gpu_kernels.ROWS), (found, wanted)
+
+
+def of_maps() -> dict[str, Any]:
+  """Label maps of all kinds; float32 is as exact in the simulation as on no GPU."""
+  n, m = 300, 600  # More blocks of keys and, backward, of queries than are under way at once.
+  kinds = [np.stack(x).astype(np.int32) for x in zip(*maps(n, m).values(), strict=True)]
+  found = {'float32': [], 'bfloat16': []}
+
+  def look(dtype, q_bits, k_bits):
+    found[dtype].append(examine(1, 32, dtype, q_bits, k_bits))
+
+  for i in range(0, len(kinds[0]), 2):
+    look('float32', *(x[i : i + 2] for x in kinds))
+  look('bfloat16', *(x[:2] for x in kinds))
+
+  @settings(max_examples=4, deadline=None, database=None, derandomize=True)
+  @given(label_maps(2, n), label_maps(2, m))
+  def look_at_any(q_bits, k_bits):
+    look('float32', q_bits, k_bits)
+
+  look_at_any()
+  return found
+
+
+def of_widths() -> dict[str, Any]:
+  """Head dimensions, some heads; tokens in any order and in that of their objects."""
+  rng = np.random.default_rng(0)
+  mixed = rng.choice(np.array([0, 1, 2, 3, LAST, LAST | 2]), (2, 150)).astype(np.int32)
+  queries = np.stack([runs((1, 130), (3, 70)), runs((LAST, 60), (1, 1), (2, 139))])
+  keys = np.stack([runs((1, 200), (2, 100)), runs((LAST, 30), (1, 1), (2, 269))])
+  lonely = np.stack([runs((4, 90)), runs((1, 40), (4, 50))])
+  prompts = np.stack([runs((1, 40), (2, 30)), runs((0, 40), (1, 30))])
+  return {
+    '40': examine(2, 40, 'bfloat16', mixed, mixed[::-1, :70]),
+    '80': examine(1, 80, 'bfloat16', lonely, prompts),
+    '128': examine(1, 128, 'bfloat16', queries, keys),
+    '160': examine(1, 160, 'bfloat16', queries[:, 100:], prompts),
+  }
+
+
+def runs(*lengths: tuple[int, int]) -> np.ndarray:
+  """Object sets of a sample: (set, how often) after one another; int32 [N]."""
+  sets, counts = zip(*lengths, strict=True)
+  return np.repeat(np.array(sets, np.int64), counts).astype(np.int32)
+
+
+if __name__ == '__main__':
+  print(json.dumps({'maps': of_maps, 'widths': of_widths}[sys.argv[1]]()))

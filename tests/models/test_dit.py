@@ -1,0 +1,450 @@
+"""The transformer against its equations in float64 NumPy, and what a pre-trained one passes on."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs import stage2_dit, ti2v_dit
+from tests.helpers.dit_reference import reference
+from ttm_jax.conditioning import EVERYONE, Condition, Objects, TokenMasks, Tokens
+from ttm_jax.models.dit import model as dit
+from ttm_jax.models.dit.model import DiT, DiTConfig
+from ttm_jax.nn import masked_attention
+from ttm_jax.nn.layers import Attention, AttentionMask, RMSNorm
+from ttm_jax.nn.masked_attention import GatedResidual, Masks
+from ttm_jax.ops.rematerialization import POLICIES
+from ttm_jax.presets import preset
+from ttm_jax.settings import from_config
+from ttm_jax.text.encoders import Encoder
+
+T5 = {'t5': Encoder(dim=6, length=5, prompt_length=3)}
+WORDS = {'words': Encoder(dim=8, length=6, prompt_length=3)}
+C = 3
+TINY = DiTConfig(
+  width=32,
+  layers=2,
+  heads=4,
+  ffn=48,
+  channels=C,
+  grid=(3, 8, 8),
+  dtype='float32',
+  remat='none',
+)
+STAGE2 = dataclasses.replace(TINY, masked_blocks=1, visual_channels=2 * C)
+ONE_LAYER = dataclasses.replace(STAGE2, layers=1)
+TI2V = dataclasses.replace(TINY, masked_blocks=1, visual_channels=C)
+LATENTS = (2, 8, 6)  # Less than the grid along time and width; 2 x 4 x 3 tokens.
+TOKENS = (2, 4, 3)
+
+
+@functools.cache
+def structure(config, words=False):
+  """The network without values: its graph, and the shapes of its parameters."""
+  encoders = WORDS if words else T5
+  model = nnx.eval_shape(lambda: DiT(config, encoders, rngs=nnx.Rngs(0)))
+  graphdef, state = nnx.split(model, nnx.Param)
+  return graphdef, nnx.to_pure_dict(state)
+
+
+def randomised(config, words=False, seed=1):
+  """Parameters as training could leave them: no head, gate or modulation is zero."""
+  rng = np.random.default_rng(seed)
+
+  def draw(path, leaf):
+    return (0.2 * rng.normal(size=leaf.shape) + (path[-1].key == 'scale')).astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(draw, structure(config, words)[1])
+
+
+def filled(config, value):
+  """Parameters that are all of one value, but for norms, which are as they begin."""
+
+  def fill(path, leaf):
+    return np.full(leaf.shape, 1 if path[-1].key == 'scale' else value, np.float32)
+
+  return jax.tree_util.tree_map_with_path(fill, structure(config)[1])
+
+
+def same(a, b):
+  return jax.tree.all(jax.tree.map(np.array_equal, a, b))
+
+
+def known(config, objects=True, seed=2):
+  """x_t, t and a condition of two samples; the last text token is padding."""
+  rng = np.random.default_rng(seed)
+
+  def array(*shape):
+    return rng.normal(size=(2, *shape)).astype(np.float32)
+
+  text = {'t5': Tokens(array(5, 6), np.array([[EVERYONE] * 4 + [0]] * 2, np.int32))}
+  visual = array(*LATENTS, config.visual_channels) if config.visual_channels else None
+  region = 1 << rng.integers(0, 3, (2, *TOKENS), dtype=np.int32)
+  present = 2 * rng.integers(0, 4, (2, *TOKENS), dtype=np.int32)  # Sets of objects 1 and 2.
+  prompts = {'t5': Tokens(array(6, 6), np.array([[2, 2, 0, 4, 4, 4]] * 2, np.int32))}
+  known = Condition(
+    text, visual, Objects((TokenMasks(region, present),), prompts) if objects else None
+  )
+  return array(*LATENTS, C), np.array([900.0, 40.0], np.float32), known
+
+
+@jax.jit(static_argnums=0)
+def initial(config):
+  return nnx.to_pure_dict(nnx.state(DiT(config, T5, rngs=nnx.Rngs(0)), nnx.Param))
+
+
+@jax.jit(static_argnums=0)
+def predict(graphdef, params, x_t, t, condition):
+  return nnx.merge(graphdef, params)(x_t, t, condition)
+
+
+@jax.jit(static_argnums=0)
+def gradient(graphdef, params, x_t, t, condition):
+  def energy(params):
+    return (nnx.merge(graphdef, params)(x_t, t, condition) ** 2).mean()
+
+  return jax.grad(energy)(params)
+
+
+@pytest.mark.parametrize(
+  'config, objects',
+  [
+    (TINY, False),
+    (STAGE2, True),
+    (TI2V, False),
+    (dataclasses.replace(STAGE2, masked_blocks=2, masked_self=False), True),
+    (dataclasses.replace(STAGE2, layers=3, masked_cross=False, unroll=2), True),
+  ],
+  ids=['text-to-video', 'stage 2', 'TI2V', 'masked cross alone', 'masked self alone, unrolled'],
+)
+def test_equations(config, objects):
+  params = randomised(config)
+  inputs = known(config, objects)
+  wanted = reference(params, config, *inputs)
+  assert wanted.std() > 0.5
+  got = predict(structure(config)[0], params, *inputs)
+  np.testing.assert_allclose(got, wanted, atol=5e-4)
+
+
+def test_initial_network():
+  params = initial(dataclasses.replace(STAGE2, masked_blocks=2))
+  masked = params['masked_blocks']
+  for extra, sibling in (('masked_self', 'self_attention'), ('masked_cross', 'cross_attention')):
+    assert not masked[extra]['gate'].any()
+    assert same(masked[extra]['attention'], masked['base'][sibling])
+  # Layers are drawn apart, not copied along the stack.
+  first, second = masked['base']['ffn']['up']['kernel']
+  assert np.std(first) == pytest.approx(0.02, rel=0.1) and np.abs(first - second).mean() > 0.01
+  assert not params['embed_visual']['kernel'].any() and params['embed']['kernel'].any()
+  assert not params['modulation']['kernel'].any() and masked['base']['table'].any()
+  assert not params['head']['kernel'].any()  # The first prediction is zero.
+
+
+@pytest.mark.parametrize('config, objects', [(STAGE2, True), (TI2V, False)])
+def test_extra_parts_leave_a_trained_network_as_it_is(config, objects):
+  trained = randomised(TINY)
+  params = dit.transfer(trained, filled(config, 0.0))
+  x_t, t, condition = known(config, objects)
+  wanted = predict(structure(TINY)[0], trained, x_t, t, Condition(condition.text))
+  got = predict(structure(config)[0], params, x_t, t, condition)
+  assert np.std(wanted) > 0.5
+  np.testing.assert_allclose(got, wanted, atol=2e-5)  # But for rounding by the compiler.
+  for name in ('masked_self', 'masked_cross'):
+    params['masked_blocks'][name]['gate'] = np.ones(1, np.float32)
+    opened = predict(structure(config)[0], params, x_t, t, condition)
+    assert np.abs(opened - got).max() > 0.1
+    got = opened
+
+
+def test_extra_parts_can_be_learnt():
+  trained = randomised(dataclasses.replace(TINY, layers=1))
+  params = dit.transfer(trained, filled(ONE_LAYER, 0.0))
+  found = gradient(structure(ONE_LAYER)[0], params, *known(ONE_LAYER))
+  assert np.abs(found['masked_blocks']['masked_self']['gate']) > 1e-3
+  assert np.abs(found['masked_blocks']['masked_cross']['gate']) > 1e-3
+  assert np.abs(found['embed_visual']['kernel']).max() > 1e-3
+
+
+@pytest.fixture(scope='module')
+def layer():
+  """An extra layer with an open gate."""
+  rngs = nnx.Rngs(0)
+  layer = GatedResidual(RMSNorm(16), Attention(16, 2, rngs=rngs))
+  layer.gate[...] = jnp.asarray(3.0)
+  return layer
+
+
+def masks(region, present):
+  """Tokens of one sample; prompts of three tokens for each of two objects, the third padding."""
+  prompts = jax.random.normal(jax.random.key(1), (1, 6, 16))
+  bits = jnp.array([[2, 2, 0, 4, 4, 0]], jnp.int32)
+  region, present = (jnp.array([x], jnp.int32).reshape(1, -1) for x in (region, present))
+  unmoved = jnp.arange(region.shape[1])[None]
+  return Masks(unmoved, pairs(region, region), prompts, pairs(present, bits))
+
+
+def pairs(q_bits, k_bits):
+  return AttentionMask.make(q_bits, k_bits, head_dim=8, dtype='float32')
+
+
+def test_masked_cross_attention_reads_the_prompts_at_its_place(layer):
+  present = [0, 2, 4, 6, 0, 4]
+  m = masks([1] * 6, present)
+  h = jax.random.normal(jax.random.key(0), (1, 6, 16))
+  text = jnp.ones((1, 2, 16))
+  read = pairs(jnp.full((1, 6), EVERYONE), jnp.full((1, 2), EVERYONE))
+  out = masked_attention.masked_cross(layer, h, m, text, read)
+  nowhere = np.array(present) == 0
+  np.testing.assert_array_equal(out[0, nowhere], h[0, nowhere])
+  assert (np.abs(out - h)[0, ~nowhere].max(-1) > 1e-3).all()
+  other = m.replace(prompts=m.prompts.at[:, 3:].add(1.0))  # What is said of object 2.
+  changed = masked_attention.masked_cross(layer, h, other, text, read) != out
+  np.testing.assert_array_equal(changed.any(-1)[0], [False, False, True, True, False, True])
+
+
+def test_masked_self_attention_stays_within_an_object_over_all_frames(layer):
+  region = [[1, 2, 4], [2, 1, 4]]  # Two frames; object 1 moves by one token.
+  m = masks(region, [0] * 6)
+  h = jax.random.normal(jax.random.key(0), (1, 6, 16))
+  out = masked_attention.masked_self(layer, h, m)
+  changed = masked_attention.masked_self(layer, h.at[0, 1].add(1.0), m) != out
+  np.testing.assert_array_equal(changed.any(-1)[0], np.array(region).ravel() == 2)
+
+
+def test_extra_layers_without_masks_are_plain(layer):
+  h = jax.random.normal(jax.random.key(0), (1, 6, 16))
+  text = jax.random.normal(jax.random.key(2), (1, 4, 16))
+  text_bits = jnp.array([[EVERYONE] * 3 + [0]], jnp.int32)
+  whole = masks([1] * 6, [2] * 6)
+  prompted = pairs(jnp.full((1, 6), 2), jnp.array([[2, 2, 2, 0]], jnp.int32))
+  one_object = whole.replace(prompts=text, prompted=prompted)
+  read = pairs(jnp.full((1, 6), EVERYONE), text_bits)
+  np.testing.assert_allclose(
+    masked_attention.masked_self(layer, h, None),
+    masked_attention.masked_self(layer, h, whole),
+    atol=1e-6,
+  )
+  np.testing.assert_allclose(
+    masked_attention.masked_cross(layer, h, None, text, read),
+    masked_attention.masked_cross(layer, h, one_object, text, read),
+    atol=1e-6,
+  )
+
+
+def test_numbers_of_objects_carry_no_meaning():
+  x_t, t, condition = known(STAGE2)
+  caption = Tokens(np.full((2, 6), 5), condition.objects.prompts['t5'].bits * 0 + EVERYONE)
+  (places,) = condition.objects.places
+  prompts = np.array([[10, 11, 0, 20, 21, 22]] * 2)
+  bits = np.array([[2, 2, 0, 4, 4, 4]] * 2, np.int32)
+
+  def swapped(sets):
+    return (sets & 1) | (sets & 2) << 1 | (sets & 4) >> 1
+
+  outputs = [
+    predict(
+      structure(STAGE2, words=True)[0],
+      randomised(STAGE2, words=True),
+      x_t,
+      t,
+      Condition({'words': caption}, condition.visual, Objects((p,), {'words': Tokens(ids, b)})),
+    )
+    for p, ids, b in (
+      (places, prompts, bits),
+      (
+        TokenMasks(swapped(places.region), swapped(places.present)),
+        np.roll(prompts, 3, axis=1),
+        swapped(np.roll(bits, 3, axis=1)),
+      ),
+      (places, np.roll(prompts, 3, axis=1), swapped(np.roll(bits, 3, axis=1))),
+    )
+  ]
+  np.testing.assert_allclose(outputs[1], outputs[0], atol=2e-5)
+  assert np.abs(outputs[2] - outputs[0]).max() > 0.01  # The prompts alone do matter.
+
+
+def test_order_of_frames_matters():
+  graphdef, params = structure(TINY)[0], randomised(TINY)
+  x_t, t, condition = known(TINY, objects=False)
+  out = predict(graphdef, params, x_t, t, condition)
+  swapped = predict(graphdef, params, x_t[:, ::-1], t, condition)[:, ::-1]
+  assert np.abs(swapped - out).max() > 0.1
+  params['positions'] = filled(TINY, 0.0)['positions']
+  out = predict(graphdef, params, x_t, t, condition)
+  swapped = predict(graphdef, params, x_t[:, ::-1], t, condition)[:, ::-1]
+  np.testing.assert_allclose(swapped, out, atol=5e-5)
+
+
+def test_each_patch_comes_back_to_its_place():
+  config = dataclasses.replace(TINY, width=4 * C, layers=0, heads=1)
+  params = filled(config, 0.0)
+  params['embed']['kernel'] = params['head']['kernel'] = np.eye(4 * C, dtype=np.float32)
+  x_t, t, condition = known(config, objects=False)
+  out = predict(structure(config)[0], params, x_t, t, condition)
+  # All that is left is the final norm, over the values of a patch.
+  patches = x_t.reshape(2, 2, 4, 2, 3, 2, C)
+  wanted = patches / np.sqrt((patches**2).mean((3, 5, 6), keepdims=True) + 1e-5)
+  np.testing.assert_allclose(out, wanted.reshape(x_t.shape), rtol=1e-5)
+
+
+def test_half_precision_is_close_to_single():
+  params, inputs = randomised(STAGE2), known(STAGE2)
+  exact = predict(structure(STAGE2)[0], params, *inputs)
+  half = predict(structure(dataclasses.replace(STAGE2, dtype='bfloat16'))[0], params, *inputs)
+  assert half.dtype == jnp.float32 and np.isfinite(half).all()
+  assert 1e-4 < np.std(half - exact) / np.std(exact) < 0.03
+
+
+def test_gradients_do_not_depend_on_what_is_kept():
+  params, inputs = randomised(ONE_LAYER), known(ONE_LAYER)
+  exact, *others = (
+    gradient(structure(dataclasses.replace(ONE_LAYER, remat=remat))[0], params, *inputs)
+    for remat in POLICIES
+  )
+  assert len(others) == len(POLICIES) - 1 and all(
+    np.abs(x).max() > 0 for x in jax.tree.leaves(exact)
+  )
+  for other in others:
+    for x, y in zip(*map(jax.tree.leaves, (other, exact)), strict=True):
+      np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * np.abs(y).max())
+
+
+def counts(tree):
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def matrices(tree):
+  """Values in the matrices of stacked blocks."""
+  return sum(x.size for x in jax.tree.leaves(tree) if x.ndim == 3 and x.shape[1] > 6)
+
+
+PAPER_TEXT = {
+  'ul2': Encoder(4096, 512, 128),
+  'byt5': Encoder(1472, 100, 64),
+  'clip': Encoder(1280, 256, 77),
+}
+
+
+def abstract(settings):
+  config = from_config(preset(settings.preset).config, settings.model, 'model')
+  model = nnx.eval_shape(lambda: preset(settings.preset).build(config, PAPER_TEXT))
+  return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
+def test_the_4b_model_has_the_parameters_of_the_paper():
+  d, f = 2560, 6144
+  stage2, baseline = abstract(stage2_dit.get_config()), abstract(ti2v_dit.get_config())
+  assert matrices(stage2['blocks']) == 30 * (8 * d * d + 3 * d * f)
+  assert matrices(stage2['masked_blocks']['base']) == 10 * (8 * d * d + 3 * d * f)
+  extra = matrices(stage2['masked_blocks']) - matrices(stage2['masked_blocks']['base'])
+  assert extra == 10 * 8 * d * d == 524_288_000
+  assert counts(stage2) == pytest.approx(4.050e9 + extra, rel=0.005)
+  # The baseline lacks the input weights of the trajectory and nothing else.
+  assert counts(stage2) - counts(baseline) == 4 * 16 * d
+  print(f'stage 2: {counts(stage2):,} parameters')
+
+
+@pytest.mark.parametrize('masked', [0, 1])
+def test_counted_operations_are_those_of_the_compiled_program(masked):
+  config = dataclasses.replace(
+    STAGE2, width=256, ffn=512, layers=1, masked_blocks=masked, grid=(2, 16, 16)
+  )
+  encoders = {'t5': Encoder(8, 16, 24)}
+  model = nnx.eval_shape(lambda: DiT(config, encoders, rngs=nnx.Rngs(0)))
+  graphdef, params = nnx.split(model)
+
+  def shape(*sizes, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct((2, *sizes), dtype)
+
+  def tokens(n):
+    return {'t5': Tokens(shape(n, 8), shape(n, dtype=jnp.int32))}
+
+  place = shape(2, 8, 8, dtype=jnp.int32)
+  condition = Condition(
+    tokens(16), shape(2, 16, 16, 2 * C), Objects((TokenMasks(place, place),), tokens(3 * 24))
+  )
+  compiled = predict.lower(graphdef, params, shape(2, 16, 16, C), shape(), condition).compile()
+  counted = dit.forward_flops(config, tokens=128, text=16, prompts=72, allowed=1.0)
+  assert compiled.cost_analysis()['flops'] / 2 == pytest.approx(counted, rel=0.1)
+
+
+def test_counted_operations_by_hand():
+  config = DiTConfig(masked_blocks=10, visual_channels=32)
+  total = dit.forward_flops(config, tokens=4096, text=868, prompts=8 * 269, allowed=0.5)
+  plain = dit.forward_flops(DiTConfig(), tokens=4096, text=868, prompts=0, allowed=0)
+  assert plain == pytest.approx(37.6e12, rel=0.05)  # As estimated for the paper's run.
+  d, n = 2560, 4096
+  masked_self = 8 * n * d * d + 0.5 * 4 * n * n * d
+  masked_cross = 4 * (n + 2152) * d * d + 4 * n * 2152 * d
+  visual = 2 * n * 4 * 32 * d
+  assert total - plain == pytest.approx(10 * (masked_self + masked_cross) + visual, rel=1e-9)
+
+
+def base_layers(params):
+  parts = [params['masked_blocks']['base']] if 'masked_blocks' in params else []
+  parts += [params['blocks']] if 'blocks' in params else []
+  return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+@pytest.mark.parametrize('count', [0, 1, 3])
+def test_transfer_deals_the_layers_out_again(count):
+  source = randomised(dataclasses.replace(STAGE2, layers=3, masked_blocks=2))
+  target = filled(dataclasses.replace(STAGE2, layers=3, masked_blocks=count), 7.0)
+  out = dit.transfer(source, target)
+  assert jax.tree.map(np.shape, out) == jax.tree.map(np.shape, target)
+  assert same(base_layers(out), base_layers(source))
+  for name in set(out) - {'blocks', 'masked_blocks'}:
+    assert same(out[name], source[name])
+  if count:
+    masked = out['masked_blocks']
+    assert same(masked['masked_self']['attention'], masked['base']['self_attention'])
+    assert same(masked['masked_cross']['attention'], masked['base']['cross_attention'])
+    assert (masked['masked_self']['gate'] == 7).all()  # As the target began.
+
+
+def test_transfer_keeps_masked_layers_of_as_many_blocks():
+  source = randomised(STAGE2)
+  assert same(dit.transfer(source, filled(STAGE2, 7.0)), source)
+  # An ablation that lacks one of the two layers passes on the other.
+  ablation = dataclasses.replace(STAGE2, masked_self=False)
+  out = dit.transfer(source, filled(ablation, 7.0))['masked_blocks']
+  assert set(out) == {'base', 'masked_cross'}
+  assert same(out['masked_cross'], source['masked_blocks']['masked_cross'])
+  source = randomised(ablation)
+  out = dit.transfer(source, filled(STAGE2, 7.0))['masked_blocks']
+  assert same(out['masked_self']['attention'], out['base']['self_attention'])
+  assert (out['masked_self']['gate'] == 7).all()
+  assert same(out['masked_cross'], source['masked_blocks']['masked_cross'])
+
+
+def test_transfer_between_tasks_of_other_visual_conditions():
+  source, target = randomised(TI2V), filled(STAGE2, 7.0)
+  out = dit.transfer(source, target)
+  # Weights for the picture alone do not fit picture and trajectory.
+  assert same(out['embed_visual'], target['embed_visual'])
+  assert same(out['masked_blocks'], source['masked_blocks'])
+
+
+def test_errors():
+  with pytest.raises(ValueError, match='width 32 must be a multiple of heads 5'):
+    dataclasses.replace(TINY, heads=5)
+  with pytest.raises(ValueError, match='masked_blocks must be 0 to 2, got 3'):
+    dataclasses.replace(TINY, masked_blocks=3)
+  x_t, t, condition = known(STAGE2)
+
+  def called(config, x_t, condition):
+    graphdef, params = structure(config)
+    return predict.lower(graphdef, params, x_t, t, condition)
+
+  with pytest.raises(ValueError, match='did you mean "full"'):
+    called(dataclasses.replace(STAGE2, remat='ful'), x_t, condition)
+  with pytest.raises(ValueError, match='6 of visual condition, got 3 and 0'):
+    called(STAGE2, x_t, Condition(condition.text))
+  with pytest.raises(ValueError, match='got 2 and 6'):
+    called(STAGE2, x_t[..., :2], condition)
+  with pytest.raises(ValueError, match=r'exceed the grid \(3, 8, 8\)'):
+    called(STAGE2, np.zeros((2, 4, 8, 6, 3), np.float32), condition)

@@ -1,0 +1,285 @@
+"""Object attention's TPU kernels on a simulated TPU, against the rule in float64 NumPy.
+
+The simulation poisons memory with NaN until it is written, copies when a copy is waited for, takes
+the heads in random order and looks for races between copies and cores. It is slow, some 20 ms for
+each step of a kernel, so there are few and small blocks.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from tests.ops.test_object_attention import reference
+from ttm_jax.ops.object_attention import Case, blocked, choose, splash, tpu
+from ttm_jax.ops.object_attention import reference as dense
+from ttm_jax.ops.object_attention.blocks import list_blocks
+
+SIMULATED = pltpu.InterpretParams(detect_races=True, uninitialized_memory='nan', random_seed=0)
+ONE_WALK = tpu.make_kernel(interpret=SIMULATED, chunk=128)
+# The gradient of a head's queries does not fit.
+TWO_WALKS = tpu.make_kernel(interpret=SIMULATED, chunk=128, memory=(3000 << 10, 1 << 20))
+LAST = -(1 << 31)  # Bit 31: a negative int32.
+
+
+@pytest.fixture(autouse=True)
+def no_races(capfd):
+  """The simulator tells of a race by printing it."""
+  yield
+  assert 'RACE' not in capfd.readouterr().out
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def run(attend, block, q, k, v, q_bits, k_bits, dy):
+  """y, dq, dk, dv of a kernel, or of a function like it."""
+  if isinstance(attend, blocked.Kernel):
+    attend = functools.partial(blocked.attention, attend)
+  tables = list_blocks(q_bits, k_bits, block, 'tpu')
+  y, pull = jax.vjp(lambda q, k, v: attend(q, k, v, q_bits, k_bits, tables), q, k, v)
+  return y, *pull(dy)
+
+
+def inputs(n, m, samples=1, heads=1, width=8, seed=0):
+  """q, k, v and a cotangent, float32; logits of about +-4, so that no row is nearly uniform."""
+  rng = np.random.default_rng(seed)
+  q, k, v, dy = (
+    rng.normal(size=(samples, s, heads, width)).astype(np.float32) for s in (n, m, m, n)
+  )
+  return 2 * q, 2 * k, v, dy
+
+
+def check(got, q, k, v, q_bits, k_bits, dy):
+  """Within 1e-5 of the largest value of each, and exactly 0 where nothing is allowed."""
+  for x, y in zip(got, reference(q, k, v, q_bits, k_bits, dy), strict=True):
+    np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(np.abs(y).max(), 1e-30))
+  y, dq, dk, dv = map(np.asarray, got)
+  allowed = (q_bits[:, :, None] & k_bits[:, None]) != 0
+  lonely, unread = ~allowed.any(2), ~allowed.any(1)
+  assert not y[lonely].any() and not dq[lonely].any()
+  assert not dk[unread].any() and not dv[unread].any()
+
+
+def owners(count, *lengths):
+  """Tokens in order of their objects, bits 0, 1, 2, ...; the last object takes the rest."""
+  bits = np.repeat(np.arange(len(lengths)), lengths)
+  return np.int32(1) << np.append(bits, np.full(count - len(bits), len(lengths))).astype(np.int32)
+
+
+def maps(n, m):
+  """Object sets of queries and of keys, by what is special about them."""
+  rng = np.random.default_rng(0)
+  spread = np.int32(1) << np.arange(32, dtype=np.int32)
+  return {
+    'objects of all sizes': (owners(n, 150, 1, 1, 60, 3), owners(m, 20, 128, 1)),
+    'all background': (owners(n), owners(m)),
+    'empty objects': (owners(n, 100, 100, 0, 50), owners(m, 0, 0, 40, 60)),
+    'nothing but tokens without objects': (np.zeros(n), np.zeros(m)),
+    '31 objects and the background': (np.sort(np.resize(spread, n)), np.resize(spread, m)),
+    'the last bit': (np.where(np.arange(n) < 140, LAST, 1), np.resize([LAST, 2, 0], m)),
+    'boxes that overlap': (
+      np.sort(rng.choice([0, 2, 4, 6, 14], n)),
+      np.sort(rng.choice([2, 8], m)),
+    ),
+    'any sets, not in order': (rng.integers(LAST, -LAST, n), rng.integers(LAST, -LAST, m) & 3),
+  }
+
+
+@pytest.mark.parametrize('kernel, walks', [(ONE_WALK, 1), (TWO_WALKS, 2)])
+def test_samples_of_every_kind_in_one_batch(kernel, walks):
+  n, m = 300, 200
+  q_bits, k_bits = (np.stack(x).astype(np.int32) for x in zip(*maps(n, m).values(), strict=True))
+  q, k, v, dy = inputs(n, m, samples=len(q_bits), width=64)
+  arguments = q, k, v, q_bits, k_bits, dy
+  check(run(kernel, (128, 256), *arguments), *arguments)
+  program = str(jax.make_jaxpr(functools.partial(run, kernel, (128, 256)))(*arguments))
+  assert program.count('name=object_attention') == 1 + walks
+
+
+sets = st.integers(LAST, -LAST - 1) | st.sampled_from([0, 1, 2, 4, 6, LAST])
+runs = st.lists(st.tuples(sets, st.integers(1, 200)), min_size=1, max_size=6)
+
+
+def label_maps(samples, count):
+  """Runs of tokens with the same set, int32 [samples, count]."""
+
+  def tokens(sample):
+    return np.resize(np.concatenate([np.full(n, s) for s, n in sample]), count).astype(np.int32)
+
+  return st.lists(runs.map(tokens), min_size=samples, max_size=samples).map(np.stack)
+
+
+@settings(max_examples=6, deadline=None)
+@given(label_maps(1, 270), label_maps(1, 140), st.integers(0, 99))
+def test_any_label_map(q_bits, k_bits, seed):
+  q, k, v, dy = inputs(270, 140, seed=seed)
+  check(run(ONE_WALK, (128, 128), q, k, v, q_bits, k_bits, dy), q, k, v, q_bits, k_bits, dy)
+
+
+@pytest.mark.parametrize('width', [40, 64, 80, 96, 128, 160])
+def test_head_dims(width):
+  q, k, v, dy = inputs(130, 130, width=width)
+  tokens = owners(130, 60, 20)[None]
+  arguments = q, k, v, tokens, tokens, dy
+  check(run(ONE_WALK, (128, 128), *arguments), *arguments)
+
+
+def test_two_cores_share_the_heads():
+  cores = dataclasses.replace(SIMULATED, num_cores_or_threads=2)
+  q, k, v, dy = inputs(130, 130, heads=3)
+  tokens = owners(130, 60)[None]
+  arguments = q, k, v, tokens, tokens, dy
+  check(run(tpu.make_kernel(interpret=cores), (128, 128), *arguments), *arguments)
+
+
+def test_half_precision_is_as_good_as_dense_attention():
+  q, k, v, dy = (jnp.asarray(x, jnp.bfloat16) for x in inputs(300, 300, width=64))
+  tokens = owners(300, 140, 60)[None]
+  arguments = q, k, v, tokens, tokens, dy
+  wanted = reference(*arguments)
+  plain = run(lambda *x: dense.attention(*x[:5]), (128, 128), *arguments)
+  for x, y, z in zip(run(ONE_WALK, (128, 128), *arguments), plain, wanted, strict=True):
+    assert x.dtype == jnp.bfloat16
+    error, usual = (np.abs(np.asarray(a, np.float64) - z).max() for a in (x, y))
+    assert error < 2 * usual
+
+
+def test_visits_the_blocks_with_an_allowed_pair():
+  n, m, heads = 300, 200, 2
+  visits = []
+
+  def record(token, point, core):
+    visits.append(tuple(map(int, point)))
+    return token
+
+  recorded = dataclasses.replace(SIMULATED, grid_point_recorder=record)
+  kernel = tpu.make_kernel(interpret=recorded)
+  every = maps(n, m)
+  q_bits, k_bits = (
+    np.stack([every[x][i] for x in ('objects of all sizes', 'empty objects')]).astype(np.int32)
+    for i in (0, 1)
+  )
+  q, k, v, _ = inputs(n, m, samples=2, heads=heads)
+
+  def attend(q, k, v):
+    tables = list_blocks(q_bits, k_bits, (128, 128), 'tpu')
+    return blocked.attention(kernel, q, k, v, q_bits, k_bits, tables)
+
+  allowed = np.zeros((2, 384, 256), bool)
+  allowed[:, :n, :m] = (q_bits[:, :, None] & k_bits[:, None]) != 0
+  some = allowed.reshape(2, 3, 128, 2, 128).any((2, 4))
+  assert 0 < some.sum() < some.size
+  # A row of blocks without any is seen once, to write its zeros.
+  idle = (~some.any(2)).sum(), (~some.any(1)).sum()
+  y, pull = jax.vjp(attend, q, k, v)
+  jax.block_until_ready(y)
+  assert len(visits) == len(set(visits)) == heads * (some.sum() + idle[0])
+  visits.clear()
+  jax.block_until_ready(pull(y))
+  assert len(visits) == len(set(visits)) == heads * (some.sum() + idle[1])
+
+
+def test_costs_count_the_expected_share_of_blocks():
+  def flops(share):
+    q = jnp.zeros((1, 1, 256, 64), jnp.bfloat16)
+    bits = jnp.zeros((1, 256), jnp.int32)
+
+    def forward(q):
+      tables = list_blocks(bits, bits, (128, 128), 'tpu')
+      return tpu.make_kernel(share=share).forward(q, q, q, bits, bits, tables, 1.0)
+
+    (call,) = [x for x in jax.make_jaxpr(forward)(q).eqns if x.primitive.name == 'pallas_call']
+    return call.params['cost_estimate'].flops
+
+  assert flops(1.0) == 4 * 256 * 256 * 64 and flops(0.25) == 256 * 256 * 64
+
+
+def trace(n, m, d, dtype, samples=1, block=None, **options):
+  """Traces both passes, which checks the memory they need."""
+  block = block or tpu.block(Case(n, m, d, jnp.dtype(dtype), 'tpu', samples))
+  q, k = (jax.ShapeDtypeStruct((samples, s, 1, d), dtype) for s in (n, m))
+  q_bits, k_bits = (jax.ShapeDtypeStruct((samples, s), jnp.int32) for s in (n, m))
+  jax.eval_shape(
+    functools.partial(run, tpu.make_kernel(**options), block), q, k, k, q_bits, k_bits, q
+  )
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
+@pytest.mark.parametrize('n, m', [(65536, 65536), (8448, 8448), (4096, 640), (200, 77)])
+def test_blocks_fit_the_smallest_chip(n, m, dtype):
+  for d in (40, 128, 256):
+    block = tpu.block(Case(n, m, d, jnp.dtype(dtype), 'tpu'))
+    assert not block[0] % 128 and not block[1] % 128
+    trace(n, m, d, dtype)
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
+def test_blocks_grow_with_the_batch(dtype):
+  def case(samples):
+    return Case(65536, 65536, 256, jnp.dtype(dtype), 'tpu', samples)
+
+  sizes = [tpu.block(case(1)), *tpu.LARGER[jnp.dtype(dtype).itemsize]]
+  assert sizes[0] == {'bfloat16': (1024, 1024), 'float32': (512, 512)}[dtype]
+  for block in dict.fromkeys(sizes):
+    blocks = 65536 // block[0] * (65536 // block[1])
+    samples = (7 << 17) // (8 * blocks)  # As many as seven eighths of 1 MiB can list.
+    assert tpu.block(case(samples)) == block and tpu.refuses(case(samples)) is None
+    trace(65536, 65536, 256, dtype, samples=samples)  # There is vector memory for it, too.
+  assert 'no room to list the blocks of' in tpu.refuses(case(samples + 1))
+  assert choose(case(samples + 1)) == 'chunked'
+
+
+def test_memory_is_checked():
+  with pytest.raises(ValueError, match=r'\(1024, 1024\) need \d+ KiB of vector memory, there are'):
+    trace(4096, 4096, 128, 'float32', block=(1024, 1024), memory=(8 << 20, 1 << 20))
+  with pytest.raises(ValueError, match=r'262144 blocks .* needs 2048 KiB of scalar memory.*fewer'):
+    trace(65536, 65536, 40, 'bfloat16', samples=4, block=(256, 256))
+  with pytest.raises(ValueError, match=r'multiples of 128, got \(100, 128\)'):
+    trace(200, 256, 64, 'bfloat16', block=(100, 128))
+
+
+def test_choice():
+  case = Case(4096, 4096, 64, jnp.dtype('bfloat16'), 'tpu')
+  assert choose(case) == 'tpu'
+  assert choose(dataclasses.replace(case, dtype=jnp.dtype('float16'))) == 'chunked'
+  for name in ('tpu', 'splash'):
+    with pytest.raises(ValueError, match=f'{name} runs on TPUs, not on cpu'):
+      choose(dataclasses.replace(case, platform='cpu'), name)
+
+
+def test_splash_attention_of_disjoint_objects():
+  # Its scratch is an output that nothing fills: no poison, no looking for races.
+  attend = splash.make_attention(interpret=pltpu.InterpretParams())
+  q, k, v, dy = inputs(300, 300, samples=2)
+  tokens = np.stack([owners(300, 130, 0, 100), np.where(np.arange(300) < 140, LAST, 0)])
+  q_bits = tokens.astype(np.int32)
+  k_bits = np.where(q_bits == 8, 16, q_bits)  # The last object of the first sample has no keys.
+  for keys in (q_bits, k_bits):
+    arguments = q, k, v, q_bits, keys, dy
+    check(run(attend, (128, 128), *arguments), *arguments)
+
+
+def test_a_race_is_found(capfd):
+  """That `no_races` would see one: two cores add to the same block."""
+
+  def kernel(x, y):
+    y[...] += x[...]
+
+  cores = dataclasses.replace(SIMULATED, num_cores_or_threads=2)
+  add = pl.pallas_call(
+    kernel,
+    out_shape=jax.ShapeDtypeStruct((8, 128), jnp.float32),
+    grid=(2,),
+    in_specs=[pl.BlockSpec((8, 128), lambda i: (i, 0))],
+    out_specs=pl.BlockSpec((8, 128), lambda i: (0, 0)),
+    compiler_params=pltpu.CompilerParams(dimension_semantics=('parallel',)),
+    interpret=cores,
+  )
+  jax.block_until_ready(add(jnp.ones((16, 128))))
+  assert 'RACE' in capfd.readouterr().out

@@ -1,0 +1,94 @@
+"""What is computed on a mesh of eight devices is what one computes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers import tiny
+from ttm_jax.errors import InputError
+from ttm_jax.training.denoising import Denoising
+
+
+def eight_devices(*arguments):
+  ended = subprocess.run(
+    [sys.executable, '-m', 'tests.helpers.eight_devices', *arguments],
+    cwd=tiny.ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert ended.returncode == 0, ended.stderr
+  return json.loads(ended.stdout)
+
+
+@pytest.fixture(scope='module')
+def found():
+  return eight_devices('attention')
+
+
+def test_values_and_gradients(found):
+  assert len(found['errors']) == 12
+  assert max(found['errors'].values()) < 1e-5, found['errors']
+
+
+def test_tokens_are_exchanged_for_heads_and_never_gathered(found):
+  assert found['collectives']['all-to-all'] > 0
+  assert found['collectives']['all-gather'] == 0, found['collectives']
+
+
+# In float64; the autoencoder in float32.
+EXACT, NEAR = 1e-9, 1e-5
+ALONE = [{'data': 8}, {'fsdp': 8}, {'sequence': 8}, {'tensor': 8}]
+MIXED = [
+  {'fsdp': 2, 'sequence': 2, 'tensor': 2},
+  {'fsdp': 4, 'tensor': 2},
+  {'data': 2, 'sequence': 2, 'tensor': 2},
+  {'data': 2, 'fsdp': 4},
+]
+# What must not change what is computed, either.
+PARTS = {'train.accumulate': 2}
+OFFLOAD = {'optimizer.offload': True, 'model.remat': 'offload'}
+QUICK = [
+  ('stage2_dit', [MIXED[0] | PARTS, {'fsdp': 8} | PARTS | OFFLOAD]),
+  ('stage2_unet', [{'fsdp': 4, 'tensor': 2}]),
+  ('codec_tae', [{'fsdp': 8}]),
+]
+# The U-Net refuses to be split by tokens.
+ONE = [{'data': 8}, {'fsdp': 8}, {'tensor': 8}, {'fsdp': 4, 'tensor': 2}, {'data': 2, 'fsdp': 4}]
+ALL = [(name, [*ALONE, *MIXED]) for name in ('stage1_dit', 'stage2_dit')]
+ALL += [
+  ('stage1_unet', ONE),
+  ('stage2_unet', [*ONE, ONE[-1] | PARTS, {'fsdp': 8} | OFFLOAD]),
+]
+
+
+def test_the_unet_refuses_to_be_split_by_tokens(unet_latents):
+  objective = Denoising(tiny.shrunk('stage2_unet', unet_latents, model__heads=4))
+  objective.check_mesh({'tensor': 2})
+  with pytest.raises(InputError, match="preset 'unet' cannot be split over mesh axis sequence"):
+    objective.check_mesh({'sequence': 2})
+
+
+def check(name, settings):
+  for setting, errors in eight_devices('training', name, *map(json.dumps, settings)).items():
+    print(name, setting, errors)
+    most = NEAR if name == 'codec_tae' else EXACT
+    assert errors['loss'] < most and errors['gradients'] < most, (name, setting, errors)
+    sizes = json.loads(setting)
+    if sizes.get('fsdp', 1) > 1:
+      # Parameters, moments, gradients and their sums: each device has its part of them.
+      assert not errors['whole'], (name, setting, errors)
+    if not {'sequence', 'tensor'} & set(sizes):
+      assert not errors['gathered'], (name, setting, errors)
+
+
+@pytest.mark.parametrize('name, settings', QUICK, ids=lambda x: x if isinstance(x, str) else '')
+def test_training(name, settings):
+  check(name, settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name, settings', ALL, ids=lambda x: x if isinstance(x, str) else '')
+def test_training_on_every_mesh(name, settings):
+  check(name, settings)

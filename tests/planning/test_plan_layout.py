@@ -1,0 +1,120 @@
+"""What is read of a program that the compiler has laid out, and how its process ends."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from subprocess import Popen
+from typing import ClassVar
+
+import pytest
+
+from tests.helpers import tiny
+from ttm_jax.planning import layout, memory, worker
+from ttm_jax.planning.compile import Run
+from ttm_jax.planning.hardware import topology
+from ttm_jax.planning.hlo import Program
+from ttm_jax.planning.layout import Layout, TooLarge
+
+# As the compiler for TPUs writes it; colours are memories other than the device's.
+PLACES = """BufferAssignment:
+allocation 0: size 512, thread-local:
+ value: <2 reduce_sum.2 @0> (size=512,offset=0): f32[]{:T(128)}
+allocation 1: size 7000, parameter 6, shape |f32[3,3,160,1280]| at ShapeIndex {}:
+allocation 2: size 5000, parameter 7, shape |f32[48,320]| at ShapeIndex {}, maybe-live-out:
+allocation 3: size 300, color 5, parameter 8, shape |f32[75]| at ShapeIndex {}:
+allocation 4: size 20, output shape is |(s32[], f32[320])|, maybe-live-out:
+allocation 5: size 40, constant:
+allocation 6: size 26000, color 1, preallocated-temp:
+allocation 7: size 900000, preallocated-temp:
+
+Total bytes used: 1
+"""
+
+PROGRAM = """
+ENTRY %main () -> f32[] {
+  ROOT %a = f32[] constant(1)
+}
+"""
+
+WRITES = """
+import json, pathlib, re, sys, time
+json.loads(sys.stdin.readline())
+folder = re.search('--xla_dump_to=([^ ]+)', __import__('os').environ['XLA_FLAGS']).group(1)
+for name, text in json.loads(sys.argv[1]).items():
+  pathlib.Path(folder, 'module_0001.jit_planned' + name).write_text(text)
+time.sleep(600)
+"""
+
+
+class Sixteen:
+  """All that is asked of a mesh."""
+
+  shape: ClassVar = {'data': 1, 'fsdp': 16, 'sequence': 1, 'tensor': 1}
+
+
+def test_sizes():
+  assert layout.sizes(PLACES.splitlines()) == (12_000.0, 900_060.0)
+
+
+def test_the_compiler_is_not_waited_for(monkeypatch):
+  written = {'.after_optimizations.txt': PROGRAM, layout._PLACES: PLACES, layout._NEXT: ''}
+  started = []
+
+  def start(command, **options):
+    process = Popen([sys.executable, '-c', WRITES, json.dumps(written)], **options)
+    started.append(process)
+    return process
+
+  monkeypatch.setattr(subprocess, 'Popen', start)
+  run, begin = Run.make(tiny.shrunk('stage1_dit')), time.monotonic()
+  machine = topology('v5e:4x4')
+  found = layout.lay_out(run, Sixteen(), machine, [layout.STEP, layout.SAMPLER])
+  assert [x.program.entry for x in found] == ['main', 'main']
+  assert {(x.arguments, x.temporaries) for x in found} == {(12_000.0, 900_060.0)}
+  assert time.monotonic() - begin < 60
+  assert all(process.returncode == -signal.SIGKILL for process in started)
+
+
+@pytest.mark.parametrize(
+  'words, needed',
+  [
+    ('RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 49.00G of 15.75G hbm.', 49),
+    (
+      'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries'
+      ' (17.51G) exceeds available HBM (15.75G).',
+      17.51,
+    ),
+  ],
+)
+def test_a_program_that_is_too_large(words, needed):
+  error = layout._error(f'Traceback\n{words}\n')
+  assert isinstance(error, TooLarge) and error.needed == pytest.approx(needed * 2**30)
+
+
+def test_a_compiler_that_fails():
+  assert str(layout._error('a\nINTERNAL: no\n')) == 'the compiler for TPUs failed: INTERNAL: no'
+  # The process is a real one: on a configuration that it does not know it ends with words.
+  run = Run.make(tiny.shrunk('stage1_dit'))
+  run.config.preset = 'nonsense'
+
+  with pytest.raises(RuntimeError, match=r'failed: .*nonsense'):
+    layout.lay_out(run, Sixteen(), topology('v5e:4x4'), [layout.STEP])
+
+
+def test_a_worker_ends_with_whoever_asked():
+  """At once, and not when it comes to compile."""
+  process = Popen([sys.executable, '-m', 'ttm_jax.planning.worker'], stdin=subprocess.PIPE)
+  run = Run.make(tiny.shipped('stage2_unet'))
+  asked = {'config': run.config.to_dict(), 'clip': None, 'topology': 'v5e:4x4', 'slices': 1}
+  process.communicate(json.dumps(asked).encode() + b'\n', timeout=60)
+  assert process.returncode == worker.FORSAKEN
+
+
+def test_the_memory_of_a_layout(monkeypatch):
+  """Arguments that the compiler fills up to whole tiles count as more temporaries."""
+  exact = memory.Memory(1.0, 1.0, 2.0, 1.0, 0.0)
+  monkeypatch.setattr(memory, 'held', lambda *_: exact)
+  found = memory.of_program(Layout(Program({}, ''), 7.0, 10.0), None, {})
+  assert found.temporaries == 12.0 and found.total == 17.0

@@ -1,0 +1,373 @@
+"""The transformer in PyTorch and in JAX: same weights, same inputs, same outputs."""
+
+import dataclasses
+import functools
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+import safetensors.torch
+import torch
+from flax import nnx
+
+from tests.helpers import pytorch_parity as parity
+from ttm_jax import conditioning
+from ttm_jax.conditioning import EVERYONE, Condition, Objects, TokenMasks, Tokens
+from ttm_jax.errors import InputError
+from ttm_jax.models.dit import convert as pretrained
+from ttm_jax.models.dit.model import DiT, DiTConfig
+from ttm_jax.pretrained.weights import Weights, read
+from ttm_jax.pytorch import conditioning as theirs
+from ttm_jax.pytorch.dit import TTMTransformer
+from ttm_jax.text.encoders import Encoder, caption_tokens, prompt_tokens
+
+# Not in the order of the alphabet, in which JSON has them.
+ENCODERS = {
+  'words': Encoder(dim=8, length=6, prompt_length=3),
+  't5': Encoder(dim=6, length=5, prompt_length=2),
+}
+C = 3
+STAGE2 = DiTConfig(
+  width=32,
+  layers=3,
+  heads=4,
+  ffn=48,
+  masked_blocks=2,
+  channels=C,
+  visual_channels=2 * C,
+  grid=(3, 8, 8),
+  dtype='float32',
+  remat='none',
+)
+TI2V = dataclasses.replace(STAGE2, visual_channels=C)
+PLAIN = dataclasses.replace(STAGE2, masked_blocks=0, visual_channels=0)
+CASES = {
+  'stage 2': (STAGE2, True),
+  'stage 1, K = 0': (dataclasses.replace(STAGE2, masked_blocks=0), False),
+  'TI2V': (TI2V, False),
+  'text to video': (PLAIN, False),
+  'masked cross alone': (dataclasses.replace(STAGE2, masked_self=False), True),
+  'masked self alone, no norm of queries': (
+    dataclasses.replace(STAGE2, masked_cross=False, qk_norm=False),
+    True,
+  ),
+}
+LATENTS = (2, 8, 6)  # Less than the grid along time and width; 2 x 4 x 3 tokens.
+TOKENS = (2, 4, 3)
+
+# What is compiled here runs on next to nothing.
+jit = functools.partial(
+  jax.jit,
+  compiler_options={'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True},
+)
+
+
+@functools.cache
+def structure(config):
+  model = nnx.eval_shape(lambda: DiT(config, ENCODERS, rngs=nnx.Rngs(0)))
+  graphdef, state = nnx.split(model, nnx.Param)
+  return graphdef, nnx.to_pure_dict(state)
+
+
+def randomised(config, seed):
+  """Parameters as training could leave them: no head, gate or modulation is zero."""
+  rng = np.random.default_rng(seed)
+
+  def draw(path, leaf):
+    return (0.2 * rng.normal(size=leaf.shape) + (path[-1].key == 'scale')).astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(draw, structure(config)[1])
+
+
+def known(config, objects, seed):
+  """x_t, t and a condition of two samples.
+
+  Captions are padded, that of the second sample to nothing at all; object 2 has no prompt, and
+  object 3 none in the second sample.
+  """
+  rng = np.random.default_rng(seed)
+
+  def array(*shape):
+    return rng.normal(size=(2, *shape)).astype(np.float32)
+
+  def ids(*shape):
+    return rng.integers(2, 4096, (2, *shape)).astype(np.int32)
+
+  text = {
+    'words': caption_tokens(ids(6), np.array([4, 0])),
+    't5': caption_tokens(array(5, 6), np.array([3, 0])),
+  }
+  counts = np.array([[3, 0, 2], [1, 0, 0]])
+  prompts = {
+    'words': prompt_tokens(ids(3, 3), counts),
+    't5': prompt_tokens(array(3, 2, 6), np.minimum(counts, 2)),
+  }
+  region = 1 << rng.integers(0, 4, (2, *TOKENS), dtype=np.int32)
+  present = 2 * rng.integers(0, 8, (2, *TOKENS), dtype=np.int32)  # Sets of objects 1 to 3.
+  visual = array(*LATENTS, config.visual_channels) if config.visual_channels else None
+  found = Objects((TokenMasks(region, present),), prompts) if objects else None
+  return array(*LATENTS, C), np.array([900.0, 40.0], np.float32), Condition(text, visual, found)
+
+
+@jit(static_argnums=0)
+def predict(graphdef, params, x_t, t, condition):
+  return nnx.merge(graphdef, params)(x_t, t, condition)
+
+
+def module(config, params):
+  model = TTMTransformer(**pretrained.config_to_torch(config, ENCODERS))
+  model.load_state_dict({k: parity.tensor(v) for k, v in pretrained.to_torch(params)})
+  return model
+
+
+@torch.no_grad()
+def in_torch(model, x_t, t, condition):
+  out = model(parity.channels_first(x_t), parity.tensor(t), parity.condition(condition))
+  assert out.dtype == torch.float32
+  return parity.channels_last(out)
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_same_predictions(case):
+  config, objects = CASES[case]
+  for seed in range(3):
+    params, inputs = randomised(config, seed), known(config, objects, seed + 10)
+    wanted = predict(structure(config)[0], params, *inputs)
+    assert np.std(wanted) > 0.5
+    found = parity.drift(in_torch(module(config, params), *inputs), wanted)
+    print(f'{case}, seed {seed}: {found:.1e}')
+    assert found < 1e-4
+
+
+@pytest.mark.parametrize('implementation', ['dense', 'chunked'])
+def test_same_however_attention_is_computed(implementation, monkeypatch):
+  monkeypatch.setattr('ttm_jax.pytorch.attention.CHUNK', 8)
+  model, inputs = module(STAGE2, randomised(STAGE2, 0)), known(STAGE2, True, 1)
+  wanted = in_torch(model, *inputs)
+  model.attention = implementation
+  np.testing.assert_allclose(in_torch(model, *inputs), wanted, atol=1e-4)
+
+
+def test_half_precision_drifts_as_ours():
+  params, inputs = randomised(STAGE2, 0), known(STAGE2, True, 1)
+  model = module(STAGE2, params)
+  single = in_torch(model, *inputs)
+  half = dataclasses.replace(STAGE2, dtype='bfloat16')
+  ours = predict(structure(half)[0], params, *inputs)
+
+  def error(x):
+    return np.std(x - single) / np.std(single)
+
+  # As ours: the products in bfloat16, what is small in float32.
+  model = half_precision(model)
+  mixed = in_torch(model, *inputs)
+  all_of_it = in_torch(model.to(torch.bfloat16), *inputs)
+  print(
+    f'relative error in bfloat16: JAX {error(ours):.4f}, PyTorch {error(mixed):.4f},'
+    f' with all parameters in bfloat16 {error(all_of_it):.4f}'
+  )
+  assert 1e-4 < error(mixed) < 0.03 and 1e-4 < error(ours) < 0.03
+  assert error(all_of_it) < 0.1
+
+
+def half_precision(model):
+  """As `from_pretrained(torch_dtype=torch.bfloat16)` makes it."""
+  kept = set(TTMTransformer.FLOAT32)
+  for name, parameter in model.named_parameters():
+    if not kept & set(name.split('.')):
+      parameter.data = parameter.data.to(torch.bfloat16)
+  return model
+
+
+def test_names():
+  names = [name for name, _ in pretrained.to_torch(randomised(STAGE2, 0))]
+  assert len(set(names)) == len(names)
+  for name in (
+    'blocks.0.self_attention.query.weight',
+    'masked_blocks.1.cross_attention.key_norm.weight',
+    'masked_blocks.1.masked_self.attention.out.weight',
+    'masked_blocks.0.masked_cross.alpha',
+    'masked_blocks.0.ffn.gate.weight',
+    'text.words.attention.value.weight',
+    'text.projections.t5.weight',
+    'positions.h',
+    'modulation.bias',
+  ):
+    assert name in names
+
+
+def tree_bytes(params):
+  leaves = jax.tree.leaves_with_path(params)
+  return {jax.tree_util.keystr(path): (x.dtype, x.shape, x.tobytes()) for path, x in leaves}
+
+
+@pytest.mark.parametrize('dtype', [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize('config', [STAGE2, PLAIN], ids=['stage 2', 'plain'])
+def test_round_trip_is_exact(config, dtype):
+  params = jax.tree.map(lambda x: x.astype(dtype), randomised(config, 0))
+  tensors = dict(pretrained.to_torch(params))
+  assert all(x.flags.c_contiguous for x in tensors.values())
+  back = pretrained.from_torch(Weights('there', {}, tensors), structure(config)[1])
+  assert tree_bytes(back) == tree_bytes(params)
+  again = dict(pretrained.to_torch(back))
+  assert list(again) == list(tensors)
+  assert all(again[k].tobytes() == x.tobytes() for k, x in tensors.items())
+
+
+def test_one_tensor_is_held_at_a_time():
+  """What is given may be read from elsewhere, leaf by leaf, when its turn comes."""
+  asked = []
+
+  class Lazy:
+    def __init__(self, name, array):
+      self.name, self.array, self.shape = name, array, array.shape
+
+    def __array__(self, dtype=None, copy=None):
+      asked.append(self.name)
+      return self.array
+
+  params = randomised(STAGE2, 0)
+  lazy = jax.tree_util.tree_map_with_path(lambda p, x: Lazy(jax.tree_util.keystr(p), x), params)
+  stream = pretrained.to_torch(lazy)
+  name, first = next(stream)
+  assert len(asked) == 1 and not np.shares_memory(first, params['blocks']['ffn']['up']['kernel'])
+  rest = dict(stream)
+  assert len(asked) == len(set(asked)) == len(jax.tree.leaves(params))
+  for found, wanted in zip(
+    [(name, first), *rest.items()], pretrained.to_torch(params), strict=True
+  ):
+    assert found[0] == wanted[0]
+    np.testing.assert_array_equal(found[1], wanted[1])
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (lambda t: t.pop('blocks.0.ffn.up.weight'), 'blocks.0.ffn.up.weight is missing'),
+    (lambda t: t.update({'blocks.9.table': t['blocks.0.table']}), 'blocks.9.table has no place'),
+    (lambda t: t.update({'head.bias': t['head.weight']}), r'head.bias is \[12, 32\]'),
+  ],
+)
+def test_tensors_that_do_not_fit(change, message):
+  tensors = dict(pretrained.to_torch(randomised(PLAIN, 0)))
+  change(tensors)
+  with pytest.raises(InputError, match=message):
+    pretrained.from_torch(Weights('there', {}, tensors), structure(PLAIN)[1])
+
+
+def test_saved_and_loaded(tmp_path):
+  params, inputs = randomised(STAGE2, 0), known(STAGE2, True, 1)
+  model = module(STAGE2, params)
+  model.save_pretrained(tmp_path)
+  weights = read(tmp_path)
+  assert pretrained.config_from_torch(weights.config) == (
+    dataclasses.replace(STAGE2, dtype='bfloat16', remat='full'),
+    ENCODERS,
+  )
+  assert list(pretrained.config_from_torch(weights.config)[1]) == ['words', 't5']
+  assert tree_bytes(pretrained.from_torch(weights, structure(STAGE2)[1])) == tree_bytes(params)
+  loaded = TTMTransformer.from_pretrained(tmp_path)
+  np.testing.assert_array_equal(in_torch(loaded, *inputs), in_torch(model, *inputs))
+  half = TTMTransformer.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+  wanted = half_precision(model)
+  for (name, got), (_, x) in zip(half.named_parameters(), wanted.named_parameters(), strict=True):
+    assert got.dtype == x.dtype and torch.equal(got, x), name
+  np.testing.assert_array_equal(in_torch(half, *inputs), in_torch(wanted, *inputs))
+
+
+def test_written_by_numpy_read_by_torch(tmp_path):
+  tensors = dict(pretrained.to_torch(randomised(STAGE2, 0)))
+  safetensors.numpy.save_file(tensors, tmp_path / 'x.safetensors')
+  found = safetensors.torch.load_file(tmp_path / 'x.safetensors')
+  model = TTMTransformer(**pretrained.config_to_torch(STAGE2, ENCODERS))
+  assert model.load_state_dict(found).missing_keys == []
+  assert model.masked_blocks[0].masked_self.alpha.shape == ()
+
+
+def test_begins_as_ours():
+  torch.manual_seed(0)
+  model = TTMTransformer(**pretrained.config_to_torch(STAGE2, ENCODERS))
+  block = model.masked_blocks[1]
+  assert block.masked_self.alpha == 0
+  assert torch.equal(
+    block.masked_cross.attention.key.weight, block.cross_attention.key.weight
+  ) and not torch.equal(block.self_attention.key.weight, block.cross_attention.key.weight)
+  assert not model.head.weight.any() and not model.modulation.weight.any()
+  assert not model.embed_visual.weight.any() and model.embed.weight.std() < 0.03
+  assert torch.allclose(block.table.mean(1), torch.tensor([0.0, 0, 1, 0, 0, 1]), atol=0.02)
+
+
+def test_can_be_trained():
+  params, inputs = randomised(STAGE2, 0), known(STAGE2, True, 1)
+  model = module(STAGE2, params)
+  x_t, t, condition = inputs
+  given = parity.channels_first(x_t), parity.tensor(t), parity.condition(condition)
+
+  def gradients():
+    model.zero_grad()
+    model(*given).square().mean().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+  kept = gradients()
+  model.enable_gradient_checkpointing()
+  model.train()
+  recomputed = gradients()
+  for name, gradient in kept.items():
+    assert gradient.isfinite().all() and gradient.any(), name
+    torch.testing.assert_close(recomputed[name], gradient)
+
+
+def test_shapes_that_do_not_fit():
+  model, (x_t, t, condition) = module(STAGE2, randomised(STAGE2, 0)), known(STAGE2, True, 0)
+  with pytest.raises(ValueError, match=r'latents of \(2, 16, 6\) exceed the grid \(3, 8, 8\)'):
+    in_torch(model, np.concatenate([x_t, x_t], 2), t, condition)
+  with pytest.raises(ValueError, match=r'3 channels of noisy latents and 6 of visual .* 3 and 0'):
+    in_torch(model, x_t, t, condition.replace(visual=None))
+
+
+def toy(x_t, t, condition):
+  """A prediction that depends on everything there is; in NumPy, JAX and PyTorch."""
+  out = x_t * t[:, None, None, None, None] + 3 * condition.visual[..., :C, :, :, :]
+  for tokens in (*condition.text.values(), *condition.objects.prompts.values()):
+    out = out + (tokens.embedding.sum((1, 2)) * tokens.bits.sum(1))[:, None, None, None, None]
+  (places,) = condition.objects.places
+  return out + (places.region * 2 + places.present).sum((1, 2, 3))[:, None, None, None, None]
+
+
+@pytest.mark.parametrize('scales', [(1, 1, 0), (1.5, 4.0, 0), (2.0, 3.0, 0.7)])
+def test_same_guidance(scales):
+  x_t, t, condition = known(STAGE2, True, 0)
+  rng = np.random.default_rng(1)
+  t5 = {'t5': condition.text['t5']}, {'t5': condition.objects.prompts['t5']}
+  places = condition.objects.places
+  condition = Condition(t5[0], condition.visual, Objects(places, t5[1]))
+  null = Condition(
+    {'t5': Tokens(rng.normal(size=(1, 5, 6)), np.array([[EVERYONE, 0, 0, 0, 0]], np.int32))},
+    objects=Objects((), {'t5': Tokens(rng.normal(size=(1, 6, 6)), np.array([[2, 0, 4, 0, 8, 0]]))}),
+  )
+
+  def ours(x_t, t, condition):
+    moved = condition.replace(visual=np.moveaxis(condition.visual, -1, 1))
+    return np.moveaxis(np.asarray(toy(np.moveaxis(x_t, -1, 1), t, moved)), 1, -1)
+
+  wanted = conditioning.guided(ours, condition, null, *scales)(x_t, t)
+  run = theirs.guided(toy, parity.condition(condition), parity.condition(null), *scales)
+  got = run(parity.channels_first(x_t), parity.tensor(t))
+  assert parity.drift(parity.channels_last(got), wanted) < 1e-5
+
+
+def test_tokens_of_texts_are_ours():
+  rng = np.random.default_rng(0)
+  caption, length = rng.normal(size=(2, 4, 3)), np.array([4, 1])
+  prompts, counts = rng.integers(0, 9, (2, 3, 2)), np.array([[2, 0, 1], [0, 0, 2]])
+  for name, arrays in (
+    ('caption_tokens', (caption, length)),
+    ('prompt_tokens', (prompts, counts)),
+  ):
+    ours = {'caption_tokens': caption_tokens, 'prompt_tokens': prompt_tokens}[name](*arrays)
+    got = getattr(theirs, name)(*map(parity.tensor, arrays))
+    np.testing.assert_array_equal(got.embedding, ours.embedding)
+    np.testing.assert_array_equal(got.bits, ours.bits)
+    assert got.bits.dtype == torch.int32

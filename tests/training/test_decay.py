@@ -1,0 +1,69 @@
+"""Which parameters weight decay touches, in all networks."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from tests.helpers import tiny
+from ttm_jax.data.context import Context
+from ttm_jax.planning import inputs
+from ttm_jax.training.codec import CodecTraining
+from ttm_jax.training.denoising import Denoising
+from ttm_jax.training.packing import pack, unpack
+from ttm_jax.training.state import make_optimizer
+
+
+def parameters(name, context=None):
+  config = tiny.shipped(name) if context is None else tiny.shrunk(name)
+  if config.task == 'codec':
+    config.loss.adversarial = 0.5
+    objective = CodecTraining(config, (64, 64))
+  else:
+    objective = Denoising(config, context or inputs.typical_context(config))
+  model = nnx.eval_shape(lambda: objective.build(0))
+  return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
+def decaying(params) -> dict[str, bool]:
+  """By path, whether a parameter of ones gets smaller where all gradients are zero."""
+  ones = jax.tree.map(lambda x: np.ones(x.shape, np.float32), params)
+  config = tiny.shrunk('demo_stage1', optimizer__weight_decay=0.5, optimizer__warmup=0).optimizer
+  optimizer = optax.with_extra_args_support(make_optimizer(config, 10))
+  packed = pack(ones)
+  zero = jax.tree.map(np.zeros_like, packed)
+  state = optimizer.init(packed)
+  updates, state = optimizer.update(zero, state, packed, norm=np.float32(1))
+  updates, _ = optimizer.update(zero, state, packed, norm=np.float32(1))
+  found = jax.tree_util.tree_leaves_with_path(unpack(optax.apply_updates(packed, updates), ones))
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='.'): bool((np.asarray(x) < 1).all())
+    for path, x in found
+  }
+
+
+# Besides kernels; they are drawn around zero.
+TABLES = {'positions.h', 'positions.t', 'positions.w', 'text.words.table', 'text.words.positions'}
+
+
+def check(found: dict[str, bool]) -> None:
+  for name, decays in found.items():
+    assert decays == (name.endswith('.kernel') or name in TABLES), name
+
+
+@pytest.mark.parametrize('name', ['demo_stage1', 'demo_stage2', 'demo_unet_stage2', 'ti2v_dit'])
+def test_kernels_decay_and_gates_norms_and_biases_do_not(name, latents, unet_latents):
+  unet = tiny.shipped(name).preset == 'unet'
+  found = decaying(parameters(name, Context.load(unet_latents if unet else latents)))
+  check(found)
+  if not unet:
+    assert found['blocks.table'] is False
+    assert found['blocks.self_attention.query.kernel'] is True
+  assert any('norm' in n for n in found) and any(n.endswith('.bias') for n in found)
+
+
+def test_the_codec_and_its_critic():
+  found = decaying(parameters('codec_tae'))
+  check(found)
+  assert any(n.startswith('critic.') for n in found)

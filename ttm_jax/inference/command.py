@@ -1,0 +1,292 @@
+"""A picture animated on the command line: flags, what is given or found, and what is written.
+
+`ttm_jax.generate` and `ttm_jax.pytorch.generate` share it. Neither JAX nor PyTorch, but for the
+models of `data_tools.describe`, which are brought in where something is to be found.
+"""
+
+import argparse
+import io
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ttm_jax.atomic import write_bytes
+from ttm_jax.errors import InputError, printable
+from ttm_jax.inference.cli_args import (
+  MODELS,
+  check_flags,
+  check_number,
+  check_seed,
+  check_steps,
+  parse_objects,
+  reads,
+)
+from ttm_jax.inference.cli_args import add_flags as add_asked_flags
+from ttm_jax.inference.image_description import Described
+from ttm_jax.inference.request import check_start
+from ttm_jax.media.images import read_image
+from ttm_jax.media.label_images import check_size
+from ttm_jax.media.video_io import write_video
+from ttm_jax.outputs import Reads, files_of
+from ttm_jax.outputs import check as check_outputs_of
+from ttm_jax.trajectory import (
+  MAX_OBJECTS,
+  check_folder,
+  overlay,
+  read_folder,
+  read_mask,
+  render,
+  write_folder,
+)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """All flags but those that say where the networks are."""
+  add_asked_flags(parser)
+  add = parser.add_argument
+  add('--described', help='file of data_tools.describe; what is given besides, counts instead')
+  add('--trajectory', help='folder of palette PNGs to use in place of stage 1')
+  add('--out', required=True, help='the video to write, .mp4')
+  add('--seed', type=int, default=0, help='of the noise, 0 to 2^63 - 1; default 0')
+  add('--steps', type=int, help='sampling steps; default: as the networks were configured')
+  add('--visual_scale', type=float, help='guidance by the picture; default: as configured')
+  add('--text_scale', type=float, help='guidance by the text; default: as configured')
+
+
+def checked_out(args: argparse.Namespace) -> Path:
+  """Check the flags that need no other file, and return the video to write.
+
+  Raises:
+    InputError: a number is out of range, or --out does not end in .mp4.
+  """
+  out = Path(args.out)
+  if out.suffix.lower() != '.mp4':
+    raise InputError(f'--out {out}: give a name that ends in .mp4')
+  check_flags(args)
+  parse_objects(args.object)
+  check_seed(args.seed)
+  check_steps(args.steps)
+  check_number('--visual_scale', args.visual_scale)
+  check_number('--text_scale', args.text_scale)
+  return out
+
+
+def check_outputs(
+  args: argparse.Namespace, out: Path, size: tuple[int, int, int], networks: Reads
+) -> None:
+  """Raise InputError where an output cannot be written, or would replace an input.
+
+  Call it before anything is computed.
+
+  Args:
+    args: of `add_flags`.
+    size: frames, height and width of the video.
+    networks: where the networks are read from, by flag.
+  """
+  folder = _trajectory(out)
+  files = [out, _trajectory_video(out), _side_by_side(out)]
+  if args.described is not None or any(getattr(args, model) for model in MODELS):
+    files.append(_found(out))
+  given = {'--described': args.described, '--trajectory': files_of(args.trajectory)}
+  needed = 2**20 + 5 * 3 * size[0] * size[1] * size[2] // 20  # Five pictures wide, compressed.
+  check_outputs_of('--out', files, [folder], {**reads(args), **given, **networks}, needed)
+  check_folder(folder, size[0])
+
+
+def _trajectory(out: Path) -> Path:
+  return out.with_name(f'{out.stem}_trajectory')
+
+
+def _trajectory_video(out: Path) -> Path:
+  return out.with_name(f'{out.stem}_trajectory.mp4')  # A stem may hold dots: no `with_suffix`.
+
+
+def _side_by_side(out: Path) -> Path:
+  return out.with_name(f'{out.stem}_side_by_side.mp4')
+
+
+def _found(out: Path) -> Path:
+  return out.with_name(f'{out.stem}_found.png')
+
+
+def described_by(
+  args: argparse.Namespace,
+  out: Path,
+  encodings: Callable[[], Sequence[Any]] = tuple,
+  max_objects: int = MAX_OBJECTS,
+) -> Described:
+  """What is given of the picture, in a file or by flags; what is not, models find.
+
+  Says what was found, and shows it beside `out`, as out_found.png.
+
+  Args:
+    args: of `add_flags`.
+    encodings: called for the `data.context.Encoding`s whose pretrained text encoders are to embed
+      the texts; by default none.
+    max_objects: the most that the language model is to name.
+
+  Raises:
+    InputError: something is neither given nor can it be found.
+  """
+  prompts, named = parse_objects(args.object), any(getattr(args, m) for m in MODELS)
+  notes: list[str] = []
+  if args.described is not None:
+    if named:
+      raise InputError('--described and models exclude each other; give one of them')
+    found = Described.load(args.described).but(
+      picture=read_image(args.image, notes) if args.image else None,
+      segmentation=read_mask(args.segmentation, notes) if args.segmentation else None,
+      caption=args.prompt,
+      motion=args.motion,
+      prompts=prompts or None,
+    )
+    say(notes)
+    show(found, out)
+    return found
+  if not args.image:
+    raise InputError('give --image PICTURE, or --described FILE')
+  if args.prompt is None:
+    raise InputError('give --prompt, what the video is to show')
+  picture, motion = read_image(args.image, notes), args.motion or ''
+  mask = read_mask(args.segmentation, notes) if args.segmentation else None
+  say(notes)
+  read = encodings()
+  if mask is None and not named:
+    raise InputError(
+      'give --segmentation MASK.png; or --llm, --detector and --sam to have the objects found; or'
+      ' --described FILE'
+    )
+  if mask is not None and not named and not any(map(_embedded, read)):
+    check_size(picture, mask)
+    return Described(picture, mask, args.prompt, motion or args.prompt, {}, prompts)
+  try:
+    from data_tools.describe import Models, describe
+  except ImportError as error:
+    raise InputError(
+      f"the models need the whole package with its extra 'data' ({error}): install"
+      " 'ttm_jax[data]', or describe the picture elsewhere (python -m data_tools.describe) and give"
+      ' the file with --described'
+    ) from error
+
+  found = describe(
+    picture,
+    args.prompt,
+    Models.from_flags(args),
+    motion=motion,
+    segmentation=mask,
+    prompts=prompts,
+    encodings=read,
+    max_objects=max_objects,
+  )
+  if named:
+    show(found, out)
+  return found
+
+
+def _embedded(encoding: Any) -> bool:
+  """Whether texts are embedded by more than the networks themselves, which know `words`."""
+  return any(name != 'words' for name in encoding.encoders)
+
+
+def read_trajectory(folder: str) -> np.ndarray:
+  """Return the label maps of a folder, uint8 [T, H, W], and print how they were understood.
+
+  Raises:
+    InputError: see `trajectory.read_folder`.
+  """
+  notes: list[str] = []
+  ids = read_folder(folder, notes)
+  say(notes)
+  return ids
+
+
+def say(notes: Sequence[str]) -> None:
+  """Print how pictures and masks were understood, a line each."""
+  for note in notes:
+    print(printable(note), flush=True)
+
+
+def show(described: Described, out: Path) -> None:
+  """Print what is to be animated, and write a picture of the objects."""
+  path = _found(out)
+  file = io.BytesIO()
+  Image.fromarray(described.overlay()).save(file, 'PNG')
+  try:
+    write_bytes(path, file.getvalue())
+  except OSError as error:
+    raise InputError(f'cannot write {path} ({error.strerror}); name another --out') from error
+  print(printable('\n'.join([*described.lines(), f'{path} shows the objects'])), flush=True)
+
+
+def say_fit(mask: np.ndarray, height: int, width: int) -> None:
+  """Says so where a picture of the size of its mask [H, W] will be cropped or resized."""
+  if mask.shape != (height, width):
+    h, w = mask.shape
+    print(f'resized and centre-cropped from {w} x {h} to {width} x {height} pixels')
+
+
+def say_start(mask: np.ndarray, first: np.ndarray) -> None:
+  """Print how far frame 0 of a given trajectory is from the segmentation.
+
+  Raises:
+    InputError: see `request.check_start`.
+  """
+  if said := check_start(mask, first):
+    print(said, flush=True)
+
+
+def keep_trajectory(out: Path, ids: np.ndarray) -> None:
+  """Write a generated trajectory uint8 [T, H, W] before the video is begun.
+
+  So a video that fails does not take the trajectory with it. What cannot be written is said.
+  """
+  try:
+    write_folder(_trajectory(out), ids)
+  except InputError as error:
+    print(f'warning: {printable(error)}', file=sys.stderr)
+
+
+def write(
+  out: Path, picture: np.ndarray, ids: np.ndarray, video: np.ndarray, palette: str, fps: float
+) -> None:
+  """Write the video, its trajectory, and both beside the picture; print what was written.
+
+  Args:
+    picture: uint8 [H, W, 3].
+    ids: uint8 [T, H, W].
+    video: uint8 [T, H, W, 3].
+
+  Raises:
+    InputError: something could not be written; the rest was.
+  """
+  folder = _trajectory(out)
+  still = np.broadcast_to(picture, video.shape)
+  steps: list[tuple[str, Callable[[], None]]] = [
+    (f'{out}', lambda: write_video(out, video, fps)),
+    (f'{folder}/', lambda: write_folder(folder, ids)),
+    (
+      f'{_trajectory_video(out)}',
+      lambda: write_video(_trajectory_video(out), overlay(video, ids, palette), fps),
+    ),
+    (
+      f'{_side_by_side(out)}',
+      lambda: write_video(
+        _side_by_side(out), np.concatenate([still, render(ids, palette), video], axis=2), fps
+      ),
+    ),
+  ]
+  failed = []
+  for name, step in steps:
+    try:
+      step()
+    except (OSError, InputError) as error:
+      reason = error.strerror if isinstance(error, OSError) else error
+      failed.append(f'cannot write {name} ({reason or error})')
+    else:
+      print(printable(name), flush=True)
+  if failed:
+    raise InputError('; '.join(failed) + ': free space or name another --out; the rest is written')

@@ -1,0 +1,205 @@
+"""What is known of one picture to animate, as one file: for hosts without PyTorch.
+
+A safetensors file, whose metadata hold the texts as JSON:
+
+    picture          uint8 [H, W, 3]
+    segmentation     uint8 [H, W], ids of the objects
+    text.E.N         float16 [n, N, D], n texts embedded by encoder E at N tokens
+    text.E.N.counts  int32 [n], how many tokens of each count
+
+`data_tools.describe` writes it, `ttm_jax.generate --described` reads it, as does the command of
+`ttm_jax.pytorch`, which embeds the texts itself. Pure NumPy and safetensors.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from ttm_jax.atomic import new_file
+from ttm_jax.errors import InputError, printable
+from ttm_jax.media.label_images import check_size
+from ttm_jax.trajectory import overlay
+
+PathLike = str | os.PathLike
+
+_KEY, _VERSION = 'ttm_jax.described', 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Embeddings:
+  """Some texts as one encoder sees them: a `data.encode.TextEncoder` that knows no other text.
+
+  Attributes:
+    name: of the encoder.
+    model: hub id or folder of the encoder, as the dataset has it.
+    rows: embedding [length, D] and number of tokens that count, by (text, length).
+  """
+
+  name: str
+  model: str
+  rows: Mapping[tuple[str, int], tuple[np.ndarray, int]]
+
+  def __call__(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """See `data.encode.TextEncoder`.
+
+    Raises:
+      InputError: for an unknown text.
+    """
+    for text in texts:
+      if (text, length) not in self.rows:
+        raise InputError(
+          f'the description of the picture has no embedding of "{text}" by {self.name}, {length}'
+          ' tokens long; describe the picture again with this text, for this run'
+        )
+    found = [self.rows[text, length] for text in texts]
+    return np.stack([row for row, _ in found]), np.array([count for _, count in found], np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+  """A picture, where its objects are, and what they shall do.
+
+  Attributes:
+    picture: uint8 [H, W, 3].
+    segmentation: uint8 [H, W], ids of the objects (s0).
+    caption, motion: c and c_motion.
+    names, prompts: noun phrase and c_local, by object id.
+    texts: embeddings of these texts, by name of the encoder.
+  """
+
+  picture: np.ndarray
+  segmentation: np.ndarray
+  caption: str
+  motion: str
+  names: Mapping[int, str]
+  prompts: Mapping[int, str]
+  texts: Mapping[str, Embeddings] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    check_size(self.picture, self.segmentation)
+
+  def overlay(self) -> np.ndarray:
+    """The picture with its objects tinted: uint8 [H, W, 3]."""
+    return overlay(self.picture[None], self.segmentation[None])[0]
+
+  def lines(self) -> list[str]:
+    """What is said, for people, a line each; control characters are escaped."""
+    bare = sorted(set(np.unique(self.segmentation).tolist()) - {0, *self.prompts})
+    lines = [
+      f'caption: {self.caption}',
+      f'motion: {self.motion}',
+      *(f'object {i}, {self.names.get(i, "")}: {said}' for i, said in self.prompts.items()),
+      *(f'object {i} has no prompt of its own' for i in bare),
+    ]
+    return [printable(' '.join(line.split())) for line in lines]
+
+  def but(self, **given: Any) -> 'Described':
+    """The same, but for what is given and not None, by name of the attribute."""
+    return dataclasses.replace(self, **{k: v for k, v in given.items() if v is not None})
+
+  def save(self, path: PathLike) -> None:
+    """Writes the file; a reader never sees half of it.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    tensors: dict[str, np.ndarray] = {
+      'picture': self.picture,
+      'segmentation': self.segmentation,
+    }
+    listed: dict[str, dict[str, Any]] = {}
+    for name, embeddings in self.texts.items():
+      listed[name] = {'model': embeddings.model, 'texts': {}}
+      for length in sorted({length for _, length in embeddings.rows}):
+        texts = [text for text, n in embeddings.rows if n == length]
+        rows, counts = embeddings(texts, length)
+        tensors |= {f'text.{name}.{length}': rows, f'text.{name}.{length}.counts': counts}
+        listed[name]['texts'][str(length)] = texts
+    said = {
+      'version': _VERSION,
+      'caption': self.caption,
+      'motion': self.motion,
+      'names': {str(i): name for i, name in self.names.items()},
+      'prompts': {str(i): prompt for i, prompt in self.prompts.items()},
+      'encoders': listed,
+    }
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    try:
+      with new_file(path) as partial:
+        safetensors.numpy.save_file(arrays, partial, {_KEY: json.dumps(said)})
+    except (OSError, SafetensorError) as error:
+      raise InputError(f'cannot write {path} ({error}); name another place') from error
+
+  @classmethod
+  def load(cls, path: PathLike) -> 'Described':
+    """Reads a file.
+
+    Raises:
+      InputError: it is missing, damaged or of another kind.
+    """
+    if not Path(path).is_file():
+      raise InputError(f'{path}: there is no such file; make it with python -m data_tools.describe')
+    try:
+      with safetensors.safe_open(path, 'numpy') as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    # TypeError and the like: a dtype that NumPy does not have.
+    except (OSError, SafetensorError, TypeError, ValueError, AttributeError) as error:
+      raise InputError(f'{path}: not a whole safetensors file ({error}); copy it again') from error
+    if _KEY not in metadata:
+      raise InputError(f'{path}: describes no picture; make one with python -m data_tools.describe')
+    try:
+      said = json.loads(metadata[_KEY])
+      if said['version'] != _VERSION:
+        raise ValueError(f'version {said["version"]}, this program reads {_VERSION}')
+      return cls(
+        picture=_pixels(tensors['picture'], 'picture', (3,)),
+        segmentation=_pixels(tensors['segmentation'], 'segmentation', ()),
+        caption=_text(said['caption']),
+        motion=_text(said['motion']),
+        names={int(i): _text(name) for i, name in said['names'].items()},
+        prompts={int(i): _text(prompt) for i, prompt in said['prompts'].items()},
+        texts={n: _embeddings(n, e, tensors) for n, e in said['encoders'].items()},
+      )
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+      raise InputError(f'{path}: damaged ({error}); describe the picture again') from error
+
+
+def _embeddings(name: str, listed: Mapping[str, Any], tensors: Mapping[str, Any]) -> Embeddings:
+  rows = {}
+  for key, texts in listed['texts'].items():
+    arrays, counts = (tensors[f'text.{name}.{key}{what}'] for what in ('', '.counts'))
+    length = int(key)
+    if arrays.ndim != 3 or arrays.shape[1] != length or not arrays.size:
+      raise ValueError(f'text.{name}.{key} has the shape {list(arrays.shape)}')
+    if arrays.dtype not in (np.float16, np.float32) or not np.isfinite(arrays).all():
+      raise ValueError(f'text.{name}.{key} holds values that are no numbers')
+    if counts.shape != (len(texts),) or counts.dtype != np.int32:
+      raise ValueError(f'text.{name}.{key}.counts has the shape {list(counts.shape)}')
+    if ((counts < 0) | (counts > length)).any():
+      raise ValueError(f'text.{name}.{key} has no {counts.max()} tokens')
+    for text, row, count in zip(texts, arrays, counts, strict=True):
+      rows[_text(text), length] = row, int(count)
+  return Embeddings(name, _text(listed['model']), rows)
+
+
+def _pixels(array: np.ndarray, name: str, channels: tuple[int, ...]) -> np.ndarray:
+  """Return the array; ValueError unless it is uint8 [H, W, *channels] with H, W > 0."""
+  if array.dtype != np.uint8 or array.ndim < 2 or array.shape[2:] != channels or not array.size:
+    raise ValueError(f'{name} is {array.dtype} {list(array.shape)}')
+  return array
+
+
+def _text(value: Any) -> str:
+  """Return the value; ValueError unless it is a text."""
+  if not isinstance(value, str):
+    raise ValueError(f'{str(value)[:80]!r} is no text')
+  return value

@@ -1,0 +1,201 @@
+"""The two stages chained: picture + masks + sentences -> trajectory -> video.
+
+Between the stages stands a label map, which the user may look at, edit, or replace. Stage 2 is
+given its clean rendering, as in training (paper, sections 3 and 9).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ttm_jax import trajectory
+from ttm_jax.codecs.base import to_uint8
+from ttm_jax.data.context import Context
+from ttm_jax.data.encode import TEXT_ENCODERS, LatentEncoder, TextEncoder, place_arrays, text_arrays
+from ttm_jax.errors import InputError
+from ttm_jax.inference.request import Request as Request
+from ttm_jax.inference.request import fit as fit
+from ttm_jax.training import runs
+from ttm_jax.training.denoising import Denoiser
+from ttm_jax.training.objective import stream
+
+Arrays = dict[str, np.ndarray]
+
+STAGE1, STAGE2 = 'image_to_motion', 'motion_to_video'
+
+
+class Stage:
+  """A trained run, ready to sample from.
+
+  Attributes:
+    denoiser: its network with process, task and context.
+  """
+
+  def __init__(
+    self,
+    run: str | Path,
+    task: str | Sequence[str],
+    encoders: Mapping[str, TextEncoder] = TEXT_ENCODERS,
+    sample: Mapping[str, float] | None = None,
+    steps: int | None = None,
+  ):
+    """Loads a run.
+
+    Args:
+      task: the task, or tasks, it must have been trained for.
+      encoders: the text encoders, by name; the run says which it needs.
+      sample: overrides of the configured guidance (visual_scale, text_scale, rescale).
+      steps: overrides the configured number of sampling steps.
+
+    Raises:
+      InputError: if there is no such run, it is of another task, or it lacks a text encoder.
+    """
+    config = runs.read_config(run)
+    tasks = [task] if isinstance(task, str) else list(task)
+    if config.task not in tasks:
+      raise InputError(f'run {run} was trained for {config.task!r}, {" or ".join(tasks)} is needed')
+    config.sample.update(sample or {})
+    if steps is not None:
+      config.process.steps = steps
+    self.context = Context.load(run)
+    self.denoiser = Denoiser(config, self.context)
+    missing = set(self.context.encoding.encoders) - set(encoders)
+    if missing:
+      raise InputError(f'run {run} reads text by {sorted(missing)}, which is not available here')
+    self._encoders = encoders
+    abstract = nnx.eval_shape(lambda: self.denoiser.build(0))
+    self._graphdef = nnx.graphdef(abstract)
+    self._params = jax.device_put(runs.read_parameters(run))
+    wanted = jax.tree.map(lambda x: x.shape, nnx.to_pure_dict(nnx.state(abstract, nnx.Param)))
+    runs.check_same_parameters(wanted, jax.tree.map(lambda x: x.shape, self._params), run)
+    self._latents = LatentEncoder(self.context.codec, self.context.encoding.palette)
+    self._sample = jax.jit(self._sample_and_decode)
+    self._progress: Callable[[], None] = lambda: None
+
+  @property
+  def sampling_steps(self) -> int:
+    return self.denoiser.config.process.steps
+
+  def generate(
+    self,
+    requests: Sequence[Request],
+    seed: int,
+    ids: np.ndarray | None = None,
+    progress: Callable[[], None] = lambda: None,
+  ) -> np.ndarray:
+    """Videos uint8 [B, T, H, W, 3] of what the task generates.
+
+    Args:
+      requests: pictures of the size of the run.
+      ids: trajectories uint8 [B, T, H, W], where the task is given them.
+      progress: called after each sampling step.
+    """
+    arrays = [self._arrays(r, None if ids is None else ids[i]) for i, r in enumerate(requests)]
+    batch = {name: np.stack([a[name] for a in arrays]) for name in arrays[0]}
+    self._progress = progress
+    video = self._sample(self._params, self.context.codec, batch, self.key(seed))
+    jax.effects_barrier()
+    return to_uint8(video)
+
+  def key(self, seed: int) -> jax.Array:
+    """The random key of this stage's noise: stages of different tasks draw independent noise.
+
+    The task's name is folded into the seed. With one key for both stages the noise of a video would
+    be that of its trajectory, while in training the two are independent.
+    """
+    return stream(jax.random.key(seed), self.denoiser.config.task, 0)
+
+  def check(self, request: Request, ids: np.ndarray | None = None) -> None:
+    """Raises InputError where a request, or its trajectory [T, H, W], does not fit the run."""
+    e = self.context.encoding
+    if request.mask.shape != (e.height, e.width):
+      raise InputError(
+        f'this run takes pictures of {e.width} x {e.height} pixels, got'
+        f' {request.mask.shape[1]} x {request.mask.shape[0]}'
+      )
+    if ids is not None and ids.shape != (e.frames, e.height, e.width):
+      raise InputError(
+        f'the trajectory has {ids.shape[0]} frames of {ids.shape[2]} x {ids.shape[1]},'
+        f' this run takes {e.frames} of {e.width} x {e.height}'
+      )
+    highest = int(request.mask.max() if ids is None else max(request.mask.max(), ids.max()))
+    if highest > e.max_objects:
+      raise InputError(
+        f'there is an object {highest}, but this run knows {e.max_objects}: number the objects 1'
+        f' to {e.max_objects}'
+      )
+
+  def _arrays(self, request: Request, ids: np.ndarray | None) -> Arrays:
+    """The record (see `data.batch`) of one request; what is to be generated is zero."""
+    self.check(request, ids)
+    encoding = self.context.encoding
+    if ids is None:
+      ids = np.broadcast_to(request.mask, (encoding.frames, *request.mask.shape))
+    rendered = trajectory.render(ids, encoding.palette)
+    zeros = np.zeros(self.context.latent_shape, np.float32)
+    return {
+      'video': zeros,
+      'trajectory': np.asarray(self._latents(rendered[None]).mean[0]),
+      'first_frame': np.asarray(self._latents(request.picture[None, None]).mean[0]),
+      'first_mask': np.asarray(self._latents(rendered[None, :1]).mean[0]),
+      **place_arrays(ids, self.context),
+      **text_arrays(
+        encoding, self._encoders, request.caption, request.motion, dict(request.prompts)
+      ),
+    }
+
+  def _sample_and_decode(self, params, codec, batch, key):
+    model = nnx.merge(self._graphdef, params)
+    batch = {name: jnp.asarray(array) for name, array in batch.items()}
+    _, condition = self.denoiser.known(batch, key)
+    latents = self.denoiser.sample(
+      model, condition, key, lambda: jax.debug.callback(lambda: self._progress())
+    )
+    return codec.decode(latents, self.context.encoding.frames)
+
+
+class Pipeline:
+  """Stage 1 and stage 2."""
+
+  def __init__(self, stage1: Stage | None, stage2: Stage):
+    """Raises InputError where the stages differ in frames or size."""
+    self.stage1, self.stage2 = stage1, stage2
+    if stage1 is not None:
+      a, b = stage1.context.encoding, stage2.context.encoding
+      for field in ('frames', 'height', 'width', 'fps'):
+        if getattr(a, field) != getattr(b, field):
+          raise InputError(
+            f'the stages differ in {field}: {getattr(a, field)} in stage 1,'
+            f' {getattr(b, field)} in stage 2; train both on one dataset'
+          )
+
+  @property
+  def encoding(self):
+    """The frames, size and rate that the stages work at."""
+    return self.stage2.context.encoding
+
+  def trajectories(
+    self, requests: Sequence[Request], seed: int, progress: Callable[[], None] = lambda: None
+  ) -> np.ndarray:
+    """Label maps uint8 [B, T, H, W]; frame 0 is the given mask."""
+    if self.stage1 is None:
+      raise InputError('no stage 1 was given, so a trajectory must be (--trajectory)')
+    rendered = self.stage1.generate(requests, seed, progress=progress)
+    palette = self.stage1.context.encoding.palette
+    return np.stack(
+      [trajectory.decode(r, q.mask, palette) for r, q in zip(rendered, requests, strict=True)]
+    )
+
+  def videos(
+    self,
+    requests: Sequence[Request],
+    ids: np.ndarray,
+    seed: int,
+    progress: Callable[[], None] = lambda: None,
+  ) -> np.ndarray:
+    """Videos uint8 [B, T, H, W, 3] along trajectories [B, T, H, W]."""
+    return self.stage2.generate(requests, seed, ids, progress)

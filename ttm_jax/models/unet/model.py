@@ -1,0 +1,406 @@
+"""The U-Net of the paper: Stable Diffusion 1.5 with the motion modules of AnimateDiff v3.
+
+The layout is that of `UNetMotionModel` in diffusers without a motion module in the middle, so that
+open weights fit (see `pretrained.unet`). At every level a unit is a residual block, then, but for
+the deepest level, a transformer among the pixels of each frame, then a motion module along time.
+The first `masked_blocks` transformers of the encoder carry the two extra layers of Through-The-Mask
+(paper, section 3.3); six are all of them.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ttm_jax.conditioning import EVERYONE, Condition, Objects, TokenMasks
+from ttm_jax.errors import nearest
+from ttm_jax.models.unet.layers import Conv, GroupNorm, Level, ResBlock, SpatialTransformer
+from ttm_jax.models.unet.motion import MotionModule
+from ttm_jax.nn.initial import draw_together
+from ttm_jax.nn.layers import AttentionMask, TimeEmbedding, zeros_init
+from ttm_jax.nn.masked_attention import Masks
+from ttm_jax.ops import rematerialization
+from ttm_jax.ops.object_attention import sort, sort_by_object
+from ttm_jax.parallel.sharded_attention import over_samples
+from ttm_jax.text.encoders import Encoder, TextProjector
+
+Array = jax.Array
+
+SCOPES = ('spatiotemporal', 'spatial', 'skip_level0')
+MOTION_NORMS = ('clip', 'frame')
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+  """Sizes of the U-Net; the defaults are Stable Diffusion 1.5 with AnimateDiff v3.
+
+  Attributes:
+    widths: channels of each level; between levels, height and width halve.
+    units: of each level of the encoder; the decoder has one more.
+    heads: of every attention.
+    groups: of every group norm.
+    text_width: of the text as the transformers read it.
+    masked_blocks: K, how many of the encoder's transformers carry the extra layers, 6 at most.
+    masked_self, masked_cross: whether these have each of the two (ablations).
+    masked_scope: of masked self-attention: 'spatiotemporal' (over all frames, the paper's
+      equations), 'spatial' (within each frame), or 'skip_level0' (over all frames, but not at all
+      at the finest level).
+    motion_norm: what the first norm of a motion module takes its statistics over: the 'clip' (as in
+      diffusers) or each 'frame' (as in AnimateDiff's code).
+    motion_length: the most frames that motion modules tell apart.
+    channels: C of the latents that are generated.
+    visual_channels: channels of the visual condition; their input weights start at zero.
+    dtype: compute dtype, 'bfloat16' or 'float32'.
+    remat: what the backward pass recomputes of each layer: 'none', 'dots' (all but matrix products
+      and attention; convolutions are recomputed), 'full', or 'offload' (all, and what enters the
+      layers waits in the host's memory).
+  """
+
+  widths: tuple[int, ...] = (320, 640, 1280, 1280)
+  units: int = 2
+  heads: int = 8
+  groups: int = 32
+  text_width: int = 768
+  masked_blocks: int = 0
+  masked_self: bool = True
+  masked_cross: bool = True
+  masked_scope: str = 'spatiotemporal'
+  motion_norm: str = 'clip'
+  motion_length: int = 32
+  channels: int = 4
+  visual_channels: int = 0
+  dtype: str = 'bfloat16'
+  remat: str = 'full'
+
+  def __post_init__(self):
+    for width in self.widths:
+      if width % self.heads or width % self.groups:
+        raise ValueError(
+          f'width {width} must be a multiple of heads {self.heads} and of groups {self.groups}'
+        )
+    most = self.units * (len(self.widths) - 1)
+    if not 0 <= self.masked_blocks <= most:
+      raise ValueError(f'masked_blocks must be 0 to {most}, got {self.masked_blocks}')
+    for name, value, known in (
+      ('masked_scope', self.masked_scope, SCOPES),
+      ('motion_norm', self.motion_norm, MOTION_NORMS),
+      ('remat', self.remat, list(rematerialization.POLICIES)),
+    ):
+      if value not in known:
+        raise ValueError(f'{name} {value!r} must be one of {known}{nearest(value, known)}')
+
+  def masked(self, level: int, unit: int) -> tuple[bool, bool, bool]:
+    """Which extra layers an encoder's transformer has, see `TransformerBlock`."""
+    carries = level * self.units + unit < self.masked_blocks
+    skipped = self.masked_scope == 'skip_level0' and level == 0
+    by_frame = self.masked_scope == 'spatial'
+    return carries and self.masked_self and not skipped, carries and self.masked_cross, by_frame
+
+
+class Unit(nnx.Module):
+  """Residual block, transformer, motion module; the latter two where there are any."""
+
+  def __init__(
+    self,
+    config: UNetConfig,
+    d_in: int,
+    d: int,
+    *,
+    spatial: bool,
+    motion: bool,
+    masked: tuple[bool, bool, bool] = (False, False, False),
+    rngs: nnx.Rngs,
+  ):
+    heads, groups, dtype = config.heads, config.groups, jnp.dtype(config.dtype)
+    self.resnet = ResBlock(d_in, d, 4 * config.widths[0], groups, rngs=rngs, dtype=dtype)
+    self.spatial = (
+      SpatialTransformer(d, heads, config.text_width, groups, masked, rngs=rngs, dtype=dtype)
+      if spatial
+      else None
+    )
+    clip = config.motion_norm == 'clip'
+    self.motion = MotionModule(d, heads, groups, clip, rngs=rngs, dtype=dtype) if motion else None
+
+  def __call__(self, h: Array, time: Array, level: Level, run: Callable[..., Array]) -> Array:
+    """h [B, T, H, W, d_in] -> [B, T, H, W, d].
+
+    Args:
+      run: called as (layer, h, ...) for each of the layers.
+    """
+    h = run(self.resnet, h, time)
+    if self.spatial is not None:
+      h = run(self.spatial, h, level)
+    return h if self.motion is None else run(self.motion, h)
+
+
+class Stage(nnx.Module):
+  """The units of one level, and the convolution that leads to the next one."""
+
+  def __init__(self, units: Iterable[Unit], resample: Conv | None = None):
+    self.units = numbered(units)
+    self.resample = resample
+
+
+class UNet(nnx.Module):
+  """The denoiser: (x_t, t, condition) -> prediction."""
+
+  def __init__(self, config: UNetConfig, encoders: Mapping[str, Encoder], *, rngs: nnx.Rngs):
+    widths, dtype = config.widths, jnp.dtype(config.dtype)
+    first, last, deepest = widths[0], widths[-1], len(widths) - 1
+    self.config = config
+    self.conv_in = Conv(config.channels, first, rngs=rngs, dtype=dtype)
+    self.conv_visual = (
+      Conv(config.visual_channels, first, rngs=rngs, dtype=dtype, bias=False, init=zeros_init)
+      if config.visual_channels
+      else None
+    )
+    self.time = TimeEmbedding(4 * first, rngs=rngs, width=first)
+    self.text = TextProjector(encoders, config.text_width, rngs=rngs, dtype=dtype, as_they_are=True)
+
+    def unit(d_in: int, d: int, level: int, **options) -> Unit:
+      return Unit(config, d_in, d, spatial=level < deepest, motion=True, rngs=rngs, **options)
+
+    def resample(d: int, wanted: bool, stride: int) -> Conv | None:
+      return Conv(d, d, rngs=rngs, dtype=dtype, stride=stride) if wanted else None
+
+    down, kept, width = [], [first], first
+    for level, d in enumerate(widths):
+      units = []
+      for j in range(config.units):
+        units.append(unit(width, d, level, masked=config.masked(level, j)))
+        width = d
+      kept += [d] * (config.units + (level < deepest))
+      down.append(Stage(units, resample(d, level < deepest, stride=2)))
+    self.down = numbered(down)
+    self.middle = Stage(
+      Unit(config, last, last, spatial=spatial, motion=False, rngs=rngs)
+      for spatial in (True, False)
+    )
+    up = []
+    for level, d in reversed(list(enumerate(widths))):
+      units = []
+      for _ in range(config.units + 1):
+        units.append(unit(width + kept.pop(), d, level))
+        width = d
+      up.append(Stage(units, resample(d, level > 0, stride=1)))
+    self.up = numbered(up)
+    self.norm = GroupNorm(first, config.groups, eps=1e-5)
+    self.conv_out = Conv(first, config.channels, rngs=rngs, dtype=dtype, init=zeros_init)
+
+  def __call__(self, x_t: Array, t: Array, condition: Condition) -> Array:
+    """Predicts at one time.
+
+    Args:
+      x_t: noisy latents, float32 [B, T', H', W', C].
+      t: time as the network takes it, float32 [B]: the number of the noising step.
+      condition: see `Condition`; `visual` must be there iff the model has visual channels, with
+        an entry of `places` for each level that has transformers where objects are given; of
+        coarser ones no use is made.
+
+    Returns:
+      float32, like x_t.
+
+    Raises:
+      ValueError: where shapes do not fit the configuration.
+    """
+    self._check(x_t, condition)
+    h = self.conv_in(x_t)
+    if self.conv_visual is not None and condition.visual is not None:
+      h = h + self.conv_visual(condition.visual)
+    time = jax.nn.silu(self.time(t))
+    levels = self._levels(x_t.shape[:4], condition)
+    kept = [h]
+    for stage, level in zip(self.down.values(), levels, strict=True):
+      for unit in stage.units.values():
+        h = unit(h, time, level, self._run)
+        kept.append(h)
+      if stage.resample is not None:
+        h = stage.resample(h)
+        kept.append(h)
+    for unit in self.middle.units.values():
+      h = unit(h, time, levels[-1], self._run)
+    for stage, level in zip(self.up.values(), reversed(levels), strict=True):
+      for unit in stage.units.values():
+        h = unit(jnp.concatenate([h, kept.pop()], -1), time, level, self._run)
+      if stage.resample is not None:
+        h = stage.resample(h.repeat(2, axis=2).repeat(2, axis=3))
+    return self.conv_out(jax.nn.silu(self.norm(h))).astype(jnp.float32)
+
+  def _run(self, layer: nnx.Module, h: Array, *known: Any) -> Array:
+    """layer(h, *known), which the backward pass recomputes as configured.
+
+    Layer by layer: the attentions of a transformer and of a motion module, laid out as the kernels
+    want them, are the largest things there are, and are so never there at once.
+    """
+    return rematerialization.apply(self.config.remat, layer, over_samples(h), *known)
+
+  def _levels(self, shape: tuple[int, ...], condition: Condition) -> list[Level]:
+    """What the transformers of each level are given: the tables of their attentions, made once."""
+    b, frames, height, width = shape
+    text, text_bits = self.text(condition.text)
+    objects = condition.objects if self.config.masked_blocks else None
+    prompts = None if objects is None else self.text(objects.prompts, prompts=True)
+    levels = []
+    for i in range(len(self.config.widths)):
+      tokens = frames * (height >> i) * (width >> i)
+      # Not known to the compiler for a constant: it would reduce it to blocks itself, slowly.
+      everyone = jax.lax.optimization_barrier(jnp.full((b, tokens), EVERYONE, jnp.int32))
+      masks = None
+      if objects is not None and prompts is not None and any(self.config.masked(i, 0)[:2]):
+        masks = self._masks(i, objects.places[i], *prompts)
+      levels.append(Level(text, self._pairs(i, everyone, text_bits), masks))
+    return levels
+
+  def _masks(self, level: int, places: TokenMasks, prompts: Array, bits: Array) -> Masks:
+    b, frames = places.region.shape[:2]
+    rows = b * frames if self.config.masked_scope == 'spatial' else b
+    region, present = (x.reshape(rows, -1) for x in (places.region, places.present))
+    order = sort_by_object(region, present)
+    region, present = sort(region, order), sort(present, order).reshape(b, -1)
+    own = self._pairs(level, region, region)
+    return Masks(order, own, prompts, self._pairs(level, present, bits))
+
+  def _pairs(self, level: int, q_bits: Array, k_bits: Array) -> AttentionMask:
+    config = self.config
+    return AttentionMask.make(q_bits, k_bits, config.widths[level] // config.heads, config.dtype)
+
+  def _check(self, x_t: Array, condition: Condition) -> None:
+    config = self.config
+    _, frames, height, width, channels = x_t.shape
+    halvings = len(config.widths) - 1
+    if frames > config.motion_length:
+      raise ValueError(f'{frames} latent frames exceed motion_length {config.motion_length}')
+    if height % 2**halvings or width % 2**halvings:
+      raise ValueError(f'latents of {height} x {width} cannot be halved {halvings} times')
+    got = 0 if condition.visual is None else condition.visual.shape[-1]
+    if channels != config.channels or got != config.visual_channels:
+      raise ValueError(
+        f'the model takes {config.channels} channels of noisy latents and {config.visual_channels}'
+        f' of visual condition, got {channels} and {got}'
+      )
+    objects: Objects | None = condition.objects
+    if objects is not None and config.masked_blocks:
+      wanted = [(frames, height >> i, width >> i) for i in range(halvings)]
+      found = [p.region.shape[1:] for p in objects.places]
+      if found[:halvings] != wanted:
+        raise ValueError(f'places must be on the grids {wanted}, got {found}')
+
+
+def create(config: UNetConfig, encoders: Mapping[str, Encoder], *, rngs: nnx.Rngs) -> nnx.Module:
+  """A U-Net with its first parameters, in a program that is quickly compiled."""
+  return draw_together(functools.partial(UNet, config, encoders), rngs)
+
+
+def numbered(modules: Iterable[nnx.Module]) -> nnx.Dict:
+  """Modules under '0', '1', ...: names that come back from a checkpoint as they were."""
+  return nnx.Dict({str(i): module for i, module in enumerate(modules)})
+
+
+# Where each parameter lies on the mesh: the first pattern that occurs in its path, with as many
+# axes, decides. Convolutions have two axes of space before those of the channels.
+SHARDING = (
+  ('conv2.kernel', (None, None, 'tensor', 'fsdp')),
+  ('(out|ffn.down).kernel', ('tensor', 'fsdp')),
+  ('kernel', (None, None, 'fsdp', 'tensor')),
+  ('kernel', ('fsdp', 'tensor')),
+  ('words.table', ('fsdp', None)),
+)
+
+
+def forward_flops(
+  config: UNetConfig, grid: tuple[int, int, int], text: int, prompts: int, allowed: float
+) -> float:
+  """Floating-point operations of one forward pass of one sample: convolutions, matrix products.
+
+  Args:
+    grid: (T', H', W') of the latents.
+    text: tokens of the caption; prompts: tokens of all object prompts.
+    allowed: share of the pairs that masked self-attention computes, 0 to 1.
+  """
+  frames, height, width = grid
+  deepest = len(config.widths) - 1
+  d_text = config.text_width
+
+  def tokens(level: int) -> int:
+    return frames * (height >> level) * (width >> level)
+
+  def conv(n: int, d_in: int, d_out: int) -> float:
+    return 2 * 9 * n * d_in * d_out
+
+  def attention(n: int, d: int, keys: float) -> float:
+    return 2 * n * 4 * d * d + 4 * n * keys * d
+
+  def cross(n: int, d: int, m: int) -> float:
+    return 2 * n * 2 * d * d + 2 * 2 * m * d * d_text + 4 * n * m * d
+
+  def spatial(n: int, d: int) -> float:
+    ends_and_ffn = 2 * n * (2 + 12) * d * d
+    return ends_and_ffn + attention(n, d, n // frames) + cross(n, d, text)
+
+  def unit(level: int, d_in: int, d: int) -> float:
+    n = tokens(level)
+    total = conv(n, d_in, d) + conv(n, d, d) + (2 * n * d_in * d if d_in != d else 0)
+    total += 2 * n * (2 + 12) * d * d + 2 * attention(n, d, frames)
+    return total + (spatial(n, d) if level < deepest else 0)
+
+  def extra(level: int, masked: tuple[bool, bool, bool]) -> float:
+    n, d = tokens(level), config.widths[level]
+    keys = allowed * (n // frames if masked[2] else n)
+    return masked[0] * attention(n, d, keys) + masked[1] * cross(n, d, prompts)
+
+  first, width_now = config.widths[0], config.widths[0]
+  total = conv(tokens(0), config.channels + config.visual_channels, first)
+  total += conv(tokens(0), first, config.channels)
+  kept = [first]
+  for level, d in enumerate(config.widths):
+    for j in range(config.units):
+      total += unit(level, width_now, d)
+      total += extra(level, config.masked(level, j)) if level < deepest else 0
+      width_now = d
+      kept.append(d)
+    if level < deepest:
+      total += conv(tokens(level + 1), d, d)
+      kept.append(d)
+  n = tokens(deepest)
+  total += 4 * conv(n, width_now, width_now) + spatial(n, width_now)
+  for level, d in reversed(list(enumerate(config.widths))):
+    for _ in range(config.units + 1):
+      total += unit(level, width_now + kept.pop(), d)
+      width_now = d
+    if level:
+      total += conv(tokens(level - 1), d, d)
+  return total
+
+
+# Which extra layer begins as a copy of which norm and attention beside it.
+SIBLINGS = {'masked_self': ('norm1', 'attention1'), 'masked_cross': ('norm2', 'attention2')}
+
+
+def transfer(source: dict, target: dict) -> dict:
+  """Brings the parameters of one U-Net into another that differs in task or masked blocks.
+
+  Parameters that the source lacks, or has in another shape, keep their initial value: zero input
+  weights of another visual condition, closed gates. Extra layers that the source lacks become
+  copies of their siblings.
+
+  Args:
+    source, target: nested dicts of arrays, as `nnx.to_pure_dict` gives them; same widths.
+
+  Returns:
+    Like target.
+  """
+  out = {}
+  for name, own in target.items():
+    other = source.get(name)
+    if isinstance(own, dict):
+      out[name] = transfer(other or {}, own)
+    else:
+      out[name] = own if other is None or other.shape != own.shape else other
+  for extra, (norm, attention) in SIBLINGS.items():
+    if extra in target and extra not in source and norm in source:
+      out[extra] = {**out[extra], 'norm': out[norm], 'attention': out[attention]}
+  return out

@@ -1,0 +1,59 @@
+"""The motion module of AnimateDiff: attention along time, at each place by itself.
+
+The layout is that of AnimateDiff's modules since v1 (Guo et al. 2024, arXiv 2307.04725). Its last
+map starts at zero: a new module leaves the frames as they are.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ttm_jax.models.unet.layers import GEGLU, GroupNorm, LayerNorm, uniform_init
+from ttm_jax.nn.layers import Attention, Linear, zeros_init
+
+Array = jax.Array
+
+
+class MotionModule(nnx.Module):
+  """Two self-attentions among the frames, each told their positions, and a feed-forward."""
+
+  def __init__(self, d: int, heads: int, groups: int, clip_norm: bool, *, rngs: nnx.Rngs, dtype):
+    """Args:
+    clip_norm: whether the first norm takes its statistics over the clip (diffusers) or over each
+      frame (the original code).
+    """
+
+    def attention() -> Attention:
+      return Attention(
+        d, heads, rngs=rngs, dtype=dtype, qk_norm=False, out_bias=True, init=uniform_init
+      )
+
+    self.norm = GroupNorm(d, groups, eps=1e-6, clip=clip_norm)
+    self.proj_in = Linear(d, d, rngs=rngs, dtype=dtype, bias=True, init=uniform_init)
+    self.norm1, self.attention1 = LayerNorm(d), attention()
+    self.norm2, self.attention2 = LayerNorm(d), attention()
+    self.norm3, self.ffn = LayerNorm(d), GEGLU(d, rngs=rngs, dtype=dtype)
+    self.proj_out = Linear(d, d, rngs=rngs, dtype=dtype, bias=True, init=zeros_init)
+
+  def __call__(self, x: Array) -> Array:
+    """[B, T, H, W, d] -> [B, T, H, W, d]."""
+    b, t, height, width, d = x.shape
+    h = self.proj_in(self.norm(x)).transpose(0, 2, 3, 1, 4).reshape(-1, t, d)
+    where = jnp.asarray(positions(t, d), h.dtype)
+    h = h + self.attention1(self.norm1(h) + where)
+    h = h + self.attention2(self.norm2(h) + where)
+    h = h + self.ffn(self.norm3(h))
+    h = self.proj_out(h).reshape(b, height, width, t, d)
+    return x + h.transpose(0, 3, 1, 2, 4)
+
+
+def positions(frames: int, d: int) -> np.ndarray:
+  """Sines (even channels) and cosines (odd ones) of the frame's number: float32 [frames, d].
+
+  Channels 2 i and 2 i + 1 turn by 10000^(-2 i / d) a frame (Vaswani et al. 2017, section 3.5).
+  """
+  angles = np.arange(frames)[:, None] * np.exp(np.arange(0, d, 2) * (-math.log(10_000) / d))
+  return np.stack([np.sin(angles), np.cos(angles)], -1).reshape(frames, d).astype(np.float32)

@@ -1,0 +1,319 @@
+"""The data that need no download: procedural clips of moving objects, with exact label maps.
+
+One to four shapes of distinct kind and colour move over a still background, each in one of eleven
+ways; smaller ones pass in front of larger ones. Everything follows from (seed, index) alone, so
+any scene can be had at any time, in any process, without the others.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ttm_jax.data.schema import Clip
+from ttm_jax.errors import InputError, nearest
+from ttm_jax.scenes import captions as scene_words
+from ttm_jax.scenes import shapes as scene_shapes
+from ttm_jax.scenes.captions import MOTIONS
+
+MOST_OBJECTS = 4
+VALIDATION_START = 1 << 32  # Index of the first validation scene; training counts up from 0.
+
+_DIRECTIONS = {'left': (-1, 0), 'right': (1, 0), 'up': (0, -1), 'down': (0, 1)}  # x right, y down.
+_PLACES_TRIED = 24
+_CLEARANCE = 0.95  # Distance of two objects in frame 0, in sums of their radii...
+_LEAST_CLEARANCE = 0.75  # ...and what is put up with when the scene is crowded.
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneConfig:
+  """What scenes are like.
+
+  Attributes:
+    size: (H, W) in pixels, at least 16 each.
+    frames: T; hops and loops want at least 6.
+    fps: frames per second; a label only, since speeds are per clip.
+    min_objects, max_objects: how many objects, 1 to 4.
+    motions: which of MOTIONS occur. 'follow' wants another object that goes in a direction.
+    shapes: which of scene_shapes.SHAPES occur; those of one scene differ.
+    seed: of the whole stream of scenes.
+  """
+
+  size: tuple[int, int] = (48, 48)
+  frames: int = 8
+  fps: float = 8.0
+  min_objects: int = 1
+  max_objects: int = 3
+  motions: tuple[str, ...] = MOTIONS
+  shapes: tuple[str, ...] = tuple(scene_shapes.SHAPES)
+  seed: int = 0
+
+  def __post_init__(self):
+    for motion in self.motions:
+      if motion not in MOTIONS:
+        raise InputError(
+          f'unknown motion "{motion}"{nearest(motion, MOTIONS)}; choose from {", ".join(MOTIONS)}'
+        )
+    for shape in self.shapes:
+      if shape not in scene_shapes.SHAPES:
+        raise InputError(
+          f'unknown shape "{shape}"{nearest(shape, scene_shapes.SHAPES)};'
+          f' choose from {", ".join(scene_shapes.SHAPES)}'
+        )
+    if not set(self.motions) - {'follow'}:
+      raise InputError('scenes need motions, and more than "follow" alone; add e.g. "left"')
+    if min(self.size) < 16:
+      raise InputError(f'scenes must be at least 16 pixels high and wide, got {self.size}')
+    if self.frames < 1:
+      raise InputError(f'scenes must have at least 1 frame, got {self.frames}')
+    if not self.fps > 0:
+      raise InputError(f'frames per second must be positive, got {self.fps}')
+    if not 1 <= self.min_objects <= self.max_objects <= MOST_OBJECTS:
+      raise InputError(
+        f'a scene has 1 to {MOST_OBJECTS} objects, got {self.min_objects} to {self.max_objects}'
+      )
+    spinning = 'spin' in self.motions
+    usable = set(self.shapes) - (set(scene_shapes.ROUND) if spinning else set())
+    if len(usable) < self.max_objects:
+      raise InputError(
+        f'{self.max_objects} objects of different shapes need as many shapes'
+        f'{" that are not round, to spin" if spinning else ""}, got {", ".join(self.shapes)}'
+      )
+    if self.seed < 0:
+      raise InputError(f'the seed must not be negative, got {self.seed}')
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneObject(scene_words.Description):
+  """One object of a scene. Its id in the label map is its place in the layout, from 1.
+
+  Attributes:
+    texture: a key of scene_shapes.TEXTURES.
+    centre: float64 [T, 2], (x, y) in pixels from the upper left corner of the frame.
+    radius: float64 [T], pixels.
+    angle: float64 [T], radians, clockwise.
+  """
+
+  texture: str
+  centre: np.ndarray
+  radius: np.ndarray
+  angle: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """All there is to a scene: its objects, and the colour and kind of its background."""
+
+  objects: tuple[SceneObject, ...]
+  background_colour: str
+  background: str
+
+
+def layout(config: SceneConfig, index: int) -> Layout:
+  """The plan of scene `index`; `scene` draws exactly this."""
+  return _layout(config, np.random.default_rng([config.seed, index]))
+
+
+def scene(config: SceneConfig, index: int) -> Clip:
+  """Scene `index` >= 0: a function of (config, index) and nothing else."""
+  rng = np.random.default_rng([config.seed, index])
+  plan = _layout(config, rng)
+  things = plan.objects
+  still = scene_shapes.background(rng, plan.background_colour, plan.background, config.size)
+  video = np.repeat(still[None], config.frames, axis=0)
+  ids = np.zeros(video.shape[:3], np.uint8)
+  for i in sorted(range(len(things)), key=lambda i: -things[i].radius.max()):
+    thing = things[i]
+    where, coverage, light = scene_shapes.coverage_and_light(
+      thing.noun, thing.texture, config.size, thing.centre, thing.radius, thing.angle
+    )
+    colour = np.array(scene_shapes.COLOURS[thing.colour], np.float32)
+    under = video[:, *where]
+    under += coverage[..., None] * (light[..., None] * colour - under)
+    ids[:, *where][coverage >= 0.5] = i + 1
+  return Clip(
+    key=f'scene-{config.seed}-{index}',
+    video=np.rint(video).astype(np.uint8),
+    ids=ids,
+    fps=config.fps,
+    caption=scene_words.caption(things, plan.background_colour, plan.background),
+    motion=scene_words.motion_prompt(things),
+    names=tuple(scene_words.name_of(thing) for thing in things),
+    prompts=tuple(scene_words.prompt_of(things, i) for i in range(len(things))),
+  )
+
+
+class Scenes(Sequence[Clip]):
+  """Scenes `start` to `start + count - 1`, drawn when asked for: cheap to hold and to send."""
+
+  def __init__(self, config: SceneConfig, count: int, start: int = 0):
+    self.config, self.start, self._count = config, start, count
+
+  def __len__(self) -> int:
+    return self._count
+
+  def __getitem__(self, index):
+    if not 0 <= index < len(self):
+      raise IndexError(f'there is no scene {index} among {len(self)}')
+    return scene(self.config, self.start + index)
+
+
+def scene_splits(config: SceneConfig, train: int, validation: int) -> dict[str, Scenes]:
+  """Training scenes and validation scenes; the latter have indices that training never reaches."""
+  if not 0 < train <= VALIDATION_START or validation < 0:
+    raise InputError(
+      f'training needs at least 1 scene, validation at least 0, got {train}, {validation}'
+    )
+  splits = {'train': Scenes(config, train)}
+  if validation:
+    splits['validation'] = Scenes(config, validation, VALIDATION_START)
+  return splits
+
+
+def _layout(config: SceneConfig, rng: np.random.Generator) -> Layout:
+  crowding = 1.0
+  while True:
+    objects = _place(config, rng, crowding)
+    if objects is not None:
+      colour = _choice(rng, scene_shapes.BACKGROUND_COLOURS)
+      return Layout(objects, colour, _choice(rng, scene_shapes.BACKGROUNDS))
+    crowding *= 0.95
+
+
+def _place(
+  config: SceneConfig, rng: np.random.Generator, crowding: float
+) -> tuple[SceneObject, ...] | None:
+  """Draws objects, with radii times `crowding`; None where one hides another in frame 0."""
+  count = int(rng.integers(config.min_objects, config.max_objects + 1))
+  motions, leaders = _motions(config, rng, count)
+  colours = rng.permutation(list(scene_shapes.COLOURS))[:count]
+  nouns = rng.permutation(list(config.shapes))
+  objects: list[SceneObject] = []
+  paths: list[np.ndarray] = []  # Where each object is relative to where its group starts.
+  for i, (motion, leader) in enumerate(zip(motions, leaders, strict=True)):
+    used = {thing.noun for thing in objects}
+    fit = (n for n in nouns if n not in used and (motion != 'spin' or n not in scene_shapes.ROUND))
+    radius, angle = _body(config, rng, motion, crowding)
+    if leader is None:
+      path = _path(config, rng, motion)
+    else:
+      ahead = np.array(_DIRECTIONS[motions[leader]])
+      gap = rng.uniform(1.0, 1.25) * (radius[0] + objects[leader].radius[0])
+      path = paths[leader] - gap * ahead
+    paths.append(path)
+    start = radius[0] / (min(config.size) * crowding)
+    objects.append(
+      SceneObject(
+        noun=str(next(fit)),
+        colour=str(colours[i]),
+        size='small' if start < 0.128 else 'large' if start > 0.165 else '',
+        motion=motion,
+        phrase=_choice(rng, scene_words.PHRASES[motion]),
+        leader=leader,
+        texture=_choice(rng, scene_shapes.TEXTURES),
+        centre=path,
+        radius=radius,
+        angle=angle,
+      )
+    )
+  placed: dict[int, SceneObject] = {}
+  for i, leader in enumerate(leaders):
+    if leader is None:
+      group = [i] + [j for j in range(count) if leaders[j] == i]
+      origin, clearance = _origin(config, rng, [objects[j] for j in group], [*placed.values()])
+      if clearance < _LEAST_CLEARANCE:
+        return None
+      for j in group:
+        placed[j] = dataclasses.replace(objects[j], centre=paths[j] + origin)
+  return tuple(placed[i] for i in range(count))
+
+
+def _motions(
+  config: SceneConfig, rng: np.random.Generator, count: int
+) -> tuple[list[str], list[int | None]]:
+  """The motion of each object, and whom it follows: an earlier one, made to go in a direction."""
+  directions = [motion for motion in config.motions if motion in _DIRECTIONS]
+  others = [motion for motion in config.motions if motion != 'follow']
+  motions: list[str] = []
+  leaders: list[int | None] = []
+  for i in range(count):
+    motion, leader = _choice(rng, config.motions), None
+    if motion == 'follow':
+      free = [j for j in range(i) if leaders[j] is None and j not in leaders]
+      if free and directions:
+        leader = _choice(rng, free)
+        if motions[leader] not in directions:
+          motions[leader] = _choice(rng, directions)
+      else:
+        motion = _choice(rng, others)
+    motions.append(motion)
+    leaders.append(leader)
+  return motions, leaders
+
+
+def _progress(config: SceneConfig) -> np.ndarray:
+  """How much of the clip is over at each frame, float64 [T], 0 to 1."""
+  return np.arange(config.frames) / max(config.frames - 1, 1)
+
+
+def _body(
+  config: SceneConfig, rng: np.random.Generator, motion: str, crowding: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Radius in pixels and angle in radians, float64 [T] each."""
+  s = _progress(config)
+  low, high = {'grow': (0.105, 0.14), 'shrink': (0.155, 0.2)}.get(motion, (0.115, 0.18))
+  gain = {'grow': 0.8, 'shrink': -0.5}.get(motion, 0.0)
+  radius = rng.uniform(low, high) * crowding * min(config.size) * (1 + gain * s)
+  turn = rng.choice((-1, 1)) * rng.uniform(0.9, 1.2) * math.pi * (motion == 'spin')
+  return radius, rng.uniform(-0.15, 0.15) + turn * s
+
+
+def _path(config: SceneConfig, rng: np.random.Generator, motion: str) -> np.ndarray:
+  """Where the object is relative to its start, float64 [T, 2] in pixels."""
+  s = _progress(config)
+  height, width = config.size
+  if motion in _DIRECTIONS:
+    travel = rng.uniform(0.32, 0.38) * np.array([width, height]) * _DIRECTIONS[motion]
+    return s[:, None] * travel
+  if motion == 'bounce':
+    hops = -rng.uniform(0.2, 0.26) * height * np.abs(np.sin(2 * math.pi * s))
+    return np.stack([0 * s, hops], axis=-1)
+  if motion == 'circle':
+    turn = rng.uniform(0, 2 * math.pi) + rng.choice((-1, 1)) * 2 * math.pi * s
+    round_ = np.stack([np.cos(turn), np.sin(turn)], axis=-1)
+    return rng.uniform(0.13, 0.17) * min(config.size) * (round_ - round_[0])
+  return np.zeros((config.frames, 2))
+
+
+def _origin(
+  config: SceneConfig,
+  rng: np.random.Generator,
+  group: list[SceneObject],
+  placed: list[SceneObject],
+) -> tuple[np.ndarray, float]:
+  """A place for a group that keeps it in the frame and, in frame 0, clear of others.
+
+  Returns:
+    The place, float64 [2], and its clearance: the least distance in frame 0 to an object already
+    placed, in sums of the two radii.
+  """
+  frame = np.array(config.size[::-1])
+  low = np.max([(0.95 * t.radius[:, None] - t.centre).max(0) for t in group], axis=0)
+  high = np.min([(frame - 0.95 * t.radius[:, None] - t.centre).min(0) for t in group], axis=0)
+  middle = (low + high) / 2
+  low, high = np.minimum(low, middle), np.maximum(high, middle)
+  places = rng.uniform(low, high, size=(_PLACES_TRIED, 2))
+  clearance = np.full(_PLACES_TRIED, np.inf)
+  for thing in group:
+    for other in placed:
+      distance = np.linalg.norm(places + thing.centre[0] - other.centre[0], axis=-1)
+      clearance = np.minimum(clearance, distance / (thing.radius[0] + other.radius[0]))
+  enough = clearance >= _CLEARANCE
+  best = int(enough.argmax() if enough.any() else clearance.argmax())
+  return places[best], float(clearance[best])
+
+
+def _choice(rng: np.random.Generator, options):
+  options = list(options)
+  return options[rng.integers(len(options))]
