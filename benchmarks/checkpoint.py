@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from configs.base import common
+from ttm_jax.configs.base import common
 from ttm_jax.training.checkpoint import Checkpoints, hush
 from ttm_jax.training.state import create, make_optimizer
 from ttm_jax.training.step import make_step

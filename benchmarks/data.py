@@ -191,7 +191,9 @@ def demo(root: Path) -> Iterator[tuple[str, str]]:
   some = [scenes[i] for i in range(64)]
   videos = [clip.video for clip in some] + [trajectory.render(clip.ids) for clip in some]
   codec = LinearCodec.fit(videos, (2, 6, 6), 32)
-  encoding = Encoding('dit', 8, 48, 48, 8.0, 'spread8', 3, {'words': Encoder(128, 32, 12)})
+  encoding = Encoding(
+    'dit', 8, 48, 48, 8.0, 'spread8', 3, {'words': Encoder(128, 32, 12)}, ((4, 4),)
+  )
   context = Context(encoding, codec, null_text(encoding, TEXT_ENCODERS))
   latents.write_latents(root / 'out', context, {'train': EncodedClips(scenes, context)})
   source = latents.Latents(root / 'out', 'train')

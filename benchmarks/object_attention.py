@@ -31,6 +31,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import packed_attention  # noqa: F401  Registers 'packed'.
 from ttm_jax.ops.object_attention import (
   IMPLEMENTATIONS,
   BlockMask,
@@ -110,7 +111,7 @@ def main() -> None:
     use = utilisation(problem, parts.pop('blocks'), rows[0][1], peak)
     console.print('   '.join(f'{name}: {ms:.2f} ms' for name, ms in parts.items()))
     console.print('   '.join(f'{name}: {share:.1%}' for name, share in use.items()))
-    console.print(f'tables are {parts["tables"] / rows[0][1][0]:.1%} of a forward pass\n')
+    console.print(f'block_mask are {parts["block_mask"] / rows[0][1][0]:.1%} of a forward pass\n')
     of_problem = {'problem': dataclasses.asdict(problem), 'ms': dict(rows)}
     found['problems'].append(of_problem | {'parts': parts, 'use': use})
     if args.json:
@@ -149,7 +150,7 @@ def jax_rows(problem: Problem, timer: Timer, implementation: str | None) -> list
   for name in dict.fromkeys([ours, 'splash', 'packed']):
     if IMPLEMENTATIONS[name].refuses(case) is None:
       attend = partial(
-        object_attention, q_bits=bits, k_bits=bits, tables=tables_of(problem, bits, name)
+        object_attention, q_bits=bits, k_bits=bits, block_mask=tables_of(problem, bits, name)
       )
       rows.append((f'ours: {name}', both_passes(attend, q, k, v, dy, timer)))
   if problem.tokens <= DENSE_TOKENS:
@@ -291,16 +292,16 @@ def utilisation(
 
 
 def where_time_goes(problem: Problem, timer: Timer, implementation: str | None) -> dict[str, float]:
-  """Milliseconds of making tables, and on CPUs of the parts of our forward pass; pairs visited.
+  """Milliseconds of making block_mask, and on CPUs of the parts of our forward pass; pairs visited.
 
   The parts are measured each alone: one rectangle a head with as many pairs as are allowed stands
   for them.
   """
   bits = jnp.asarray(problem.bits)
   name = choose(case_of(problem), implementation)
-  tables = tables_of(problem, bits, name)
-  blocks = int(tables.by_query.runs.sum()) * tables.block[0] * tables.block[1]
-  parts = {'tables': (partial(tables_of, problem, implementation=name), (bits,))}
+  block_mask = tables_of(problem, bits, name)
+  blocks = int(block_mask.by_query.runs.sum()) * block_mask.block[0] * block_mask.block[1]
+  parts = {'block_mask': (partial(tables_of, problem, implementation=name), (bits,))}
   if jax.default_backend() == 'cpu':
     side = int(problem.allowed**0.5)
     rng = np.random.default_rng(0)
@@ -316,7 +317,7 @@ def where_time_goes(problem: Problem, timer: Timer, implementation: str | None) 
   def measure(function, args):
     return timer(partial(jax.jit(function), *args), jax.block_until_ready)
 
-  # An implementation without tables visits all pairs.
+  # An implementation without block_mask visits all pairs.
   found = {name: measure(*part) for name, part in parts.items()}
   return {'blocks': blocks or problem.tokens**2, **found}
 

@@ -1,4 +1,4 @@
-"""Plans of every paper-scale configuration, as the tables of docs/scale.md and docs/launch.md.
+"""Plans of every paper-scale configuration, as the tables of docs/measurements.md.
 
     PYTHONPATH=.venv-aot python -m benchmarks.scale --out runs/scale
 
@@ -23,8 +23,7 @@ Found = dict[str, list[dict[str, Any]]]
 Rows = dict[tuple[str, str], list[str]]
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / 'docs' / 'scale.md'
-COMMANDS = ROOT / 'docs' / 'launch.md'
+PAGE = ROOT / 'docs' / 'measurements.md'
 
 CONFIGS = (
   'pretrain_dit',
@@ -39,7 +38,7 @@ CONFIGS = (
 )
 MACHINES = ('v5e:4x4', 'v5p:2x2x4', 'v6e:4x4')
 
-# What the commands of docs/launch.md run, and where: as the machine is sold, as a plan calls it.
+# What the launch commands run, and where: as the machine is sold, as a plan calls it.
 LAUNCHED = ('stage1_dit', 'stage2_dit', 'stage1_unet', 'stage2_unet')
 SOLD = {'v5litepod-16': 'v5e:4x4', 'v5p-64': 'v5p:2x4x4', '8 H100s': 'h100x8'}
 
@@ -90,7 +89,7 @@ def write(out: Path) -> None:
   found = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob('*.json'))}
   put(PAGE, 'plans', lambda rows: plans(found, rows))
   put(PAGE, 'weak', lambda rows: weak(found, rows))
-  put(COMMANDS, 'launched', lambda rows: launched(found, rows))
+  put(PAGE, 'launched', lambda rows: launched(found, rows))
 
 
 def put(page: Path, mark: str, table: Callable[[Rows], list[str]]) -> None:
@@ -114,8 +113,8 @@ def standing(table: str) -> Rows:
 
 def plans(found: Found, old: Rows) -> list[str]:
   lines = [
-    '| config | chips | setting | state GB | activations GB | all / capacity | PFLOP a step |'
-    ' step at least | bound | samples/s at most | days | compiled in |',
+    '| config | chips | setting | state GB | activations GB | total / capacity | PFLOP per step |'
+    ' step, lower bound | bound | samples/s, upper bound | days | compiled in |',
     '|---|---|---|---|---|---|---|---|---|---|---|---|',
   ]
   for machine in MACHINES:
@@ -128,7 +127,8 @@ def plans(found: Found, old: Rows) -> list[str]:
 
 def launched(found: Found, old: Rows) -> list[str]:
   lines = [
-    '| config | machine | setting | GB of a device | step at least | samples/s at most | days |',
+    '| config | machine | setting | GB per device | step, lower bound |'
+    ' samples/s, upper bound | days |',
     '|---|---|---|---|---|---|---|',
   ]
   for sold, machine in SOLD.items():
@@ -178,13 +178,14 @@ def _line(config: str, machine: str, r: dict[str, Any]) -> str:
 def _setting(r: dict[str, Any]) -> str:
   mesh = ' x '.join(f'{axis} {count}' for axis, count in r['mesh'].items() if count > 1)
   more = f', accumulate {r["accumulate"]}' if r['accumulate'] > 1 else ''
-  more += ', optimiser on the host' if r['offload'] else ''
+  more += ', optimizer state on the host' if r['offload'] else ''
   return f'{mesh}, remat {r["remat"]}{more}'
 
 
 def weak(found: Found, old: Rows) -> list[str]:
   lines = [
-    '| chips | setting | batch | TFLOP a chip | GB a chip | GB sent near | far | step at least |',
+    '| chips | setting | batch | TFLOP per chip | GB per chip |'
+    ' GB sent within the slice | between slices | step, lower bound |',
     '|---|---|---|---|---|---|---|---|',
   ]
   for machine, copies in WEAK.items():

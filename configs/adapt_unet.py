@@ -1,16 +1,18 @@
-"""From open weights to the process of the paper: caption -> video, v-prediction, zero terminal SNR.
+"""Adapt open weights to the paper's process: caption -> video, v-prediction, zero terminal SNR.
 
-Stable Diffusion and AnimateDiff predict the noise, and never saw pure noise. A few thousand steps
-on all weights teach them both; the stages then start from this run (--config.init_from=RUN).
+    python -m ttm_jax.train --config=adapt_unet --workdir=runs/adapted --config.data.path=DATASET
 
-    python -m ttm_jax.train --config=configs/adapt_unet.py --config.data.path=DATASET
+Stable Diffusion and AnimateDiff predict the noise and never saw pure noise. Ten thousand steps on
+all weights teach them both; the stages start from this run (--config.init_from=runs/adapted).
+Folders work in place of hub ids; a comma separates the image network and the motion modules.
 
-Folders do in place of the ids of the hub; a comma stands between the image network and the motion
-modules."""
+Hardware: 16 chips of v5e; a plan says at least 0.1 days (docs/measurements.md). Score: not trained
+yet.
+"""
 
 from ml_collections import ConfigDict
 
-from configs.unet import unet
+from ttm_jax.configs.unet import unet
 
 
 def get_config() -> ConfigDict:

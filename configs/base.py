@@ -1,20 +1,20 @@
-"""What all runs have in common: optimiser, schedule of the run, mesh (paper, section 10)."""
+"""What all runs share: data, optimizer, intervals, job limits, mesh (paper, section 10)."""
 
 from ml_collections import ConfigDict
 
 
 def common() -> ConfigDict:
-  """Batch 32, AdamW at a constant 2e-5 after 2 000 steps of warm-up, 50 000 steps."""
+  """Return batch 32, AdamW at a constant 2e-5 after 2,000 warm-up steps, 50,000 steps."""
   config = ConfigDict()
   config.task = ''
   config.seed = 0
-  config.init_from = ''  # A run whose weights to start from.
+  config.init_from = ''  # Run to start from, or pretrained:FOLDER_OR_HUB_ID.
   config.data = ConfigDict(
     {
-      'path': '',  # The dataset; must be given.
-      'batch_size': 32,  # Of all processes together.
-      'seed': 0,  # Of the order of records.
-      'threads': 16,  # That read ahead, in each process.
+      'path': '',  # The dataset; required.
+      'batch_size': 32,  # Global batch, over all processes.
+      'seed': 0,  # Seed of the data order.
+      'threads': 16,  # Reader threads of each process.
     }
   )
   config.optimizer = ConfigDict(
@@ -27,16 +27,16 @@ def common() -> ConfigDict:
       'eps': 1e-8,
       'weight_decay': 0.01,
       'clip': 1.0,
-      'offload': False,  # Its moments lie in the memory of the host.
+      'offload': False,  # Keep the optimizer state in host memory.
     }
   )
   config.train = ConfigDict(
     {
       'steps': 50_000,
-      'accumulate': 1,  # Parts of a batch whose gradients are averaged.
+      'accumulate': 1,  # Microbatches whose gradients are averaged.
       'ema': 0.9999,
-      'spike': 10.0,  # A loss so many deviations above its running mean is skipped; 0: none is.
-      'skip_limit': 20,  # So many skipped steps in a row end the run.
+      'spike': 10.0,  # Skip losses this many standard deviations above the mean; 0: never.
+      'skip_limit': 20,  # End the run after this many skipped steps in a row.
       'log_every': 50,
       'evaluate_every': 1_000,
       'evaluate_batches': 4,

@@ -1,15 +1,18 @@
 """The temporal autoencoder at paper scale: 8 x 8 x 8, 16 channels (Movie Gen, section 3.1.1).
 
-    python -m ttm_jax.train --config=configs/codec_tae.py --config.data.path=CLIPS
+    python -m ttm_jax.train --config=codec_tae --workdir=runs/codec --config.data.path=CLIPS
 
 CLIPS is a clips dataset. One batch in four is of single frames. The perceptual term needs the
-weights of LPIPS in a safetensors file (--config.loss.perceptual_weights), without which it is left
-out; --config.loss.adversarial=0.5 adds a discriminator.
+weights of LPIPS in a safetensors file (--config.loss.perceptual_weights), or it is left out;
+--config.loss.adversarial=0.5 adds a discriminator.
+
+Hardware: 16 chips of v5e; a plan says at least 0.7 days (docs/measurements.md). Score: not trained
+at this size yet.
 """
 
 from ml_collections import ConfigDict
 
-from configs.base import common
+from ttm_jax.configs.base import common
 
 
 def get_config() -> ConfigDict:
@@ -40,7 +43,7 @@ def get_config() -> ConfigDict:
   )
   config.data.update(
     {
-      'batch_size': 32,  # Videos; each clip is two, and large: see docs/scale.md.
+      'batch_size': 32,  # Videos; each clip is two, and large: see docs/measurements.md.
       'palette': 'spread8',
       'frames': 32,  # Of a clip that go into one batch.
       'image_every': 4,  # Every so many batches one is of single frames; 0 for never.

@@ -1,16 +1,15 @@
-"""The preset `dit` shrunk for the embedded scenes: minutes on two CPU cores.
+"""The transformer shrunk for procedural scenes: minutes on two CPU cores.
 
-Other sizes, the same network. What makes it learn fast: the network predicts the data, training
-times lean to noise, and the rate falls along a cosine.
+It learns fast because the network predicts the data, training times lean towards noise, and the
+learning rate decays along a cosine.
 """
 
 from ml_collections import ConfigDict
 
 
 def shrink(config: ConfigDict, masked_blocks: int = 1) -> ConfigDict:
-  """A paper-scale configuration of the preset at demo size."""
+  """Return a paper-scale configuration of the transformer at demo size."""
   channels = 32
-  visual = config.model.visual_channels // config.model.channels
   config.model.update(
     {
       'width': 128,
@@ -19,7 +18,6 @@ def shrink(config: ConfigDict, masked_blocks: int = 1) -> ConfigDict:
       'ffn': 384,
       'masked_blocks': min(config.model.masked_blocks, masked_blocks),
       'channels': channels,
-      'visual_channels': visual * channels,
       'grid': (4, 8, 8),
       'dtype': 'float32',
       'remat': 'none',
@@ -32,7 +30,7 @@ def shrink(config: ConfigDict, masked_blocks: int = 1) -> ConfigDict:
 
 
 def shorten(config: ConfigDict) -> None:
-  """Batches, optimiser and length of a run at demo size."""
+  """Set batch size, optimizer and length of a run to demo size."""
   config.sample.update({'visual_scale': 1.0, 'text_scale': 1.0})
   config.data.update({'batch_size': 8, 'threads': 2})
   config.optimizer.update(
@@ -41,7 +39,7 @@ def shorten(config: ConfigDict) -> None:
   config.train.update(
     {
       'steps': 5_600,
-      'dropout': 0.0,  # It serves guidance, which so small a network gains nothing from.
+      'dropout': 0.0,  # Dropout serves guidance, which does not help so small a network.
       'ema': 0.998,
       'evaluate_every': 600,
       'evaluate_batches': 8,

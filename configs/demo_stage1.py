@@ -1,11 +1,14 @@
-"""Stage 1, image-to-motion, on the embedded scenes at demo size (see `configs/demo.py`).
+"""Stage 1 of the small transformer on procedural scenes (see `configs/demo.py`).
 
-python -m ttm_jax.train --config=configs/demo_stage1.py --config.data.path=DATASET
+    python -m ttm_jax.train --config=demo_stage1 --workdir=runs/stage1 --config.data.path=DATASET
+
+Hardware: two CPU cores, about 5 minutes (`make demo` runs everything). Score: trajectory IoU .72,
+motion accuracy 1.00 (docs/measurements.md).
 """
 
 from ml_collections import ConfigDict
 
-from configs import demo, stage1_dit
+from ttm_jax.configs import demo, stage1_dit
 
 
 def get_config() -> ConfigDict:

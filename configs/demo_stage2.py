@@ -1,11 +1,14 @@
-"""Stage 2, motion-to-video, on the embedded scenes at demo size (see `configs/demo.py`).
+"""Stage 2 of the small transformer on procedural scenes (see `configs/demo.py`).
 
-python -m ttm_jax.train --config=configs/demo_stage2.py --config.data.path=DATASET
+    python -m ttm_jax.train --config=demo_stage2 --workdir=runs/stage2 --config.data.path=DATASET
+
+Hardware: two CPU cores, about 3 minutes (`make demo` runs everything). Score: 26.3 dB from ground-
+truth trajectories, 25.4 dB and motion accuracy .947 with stage 1 (docs/measurements.md).
 """
 
 from ml_collections import ConfigDict
 
-from configs import demo, stage2_dit
+from ttm_jax.configs import demo, stage2_dit
 
 
 def get_config() -> ConfigDict:

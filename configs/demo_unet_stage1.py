@@ -1,11 +1,15 @@
-"""Stage 1, image-to-motion, of the U-Net at demo size (see `configs/demo_unet.py`).
+"""Stage 1 of the small U-Net on procedural scenes (see `configs/demo_unet.py`).
 
-python -m ttm_jax.train --config=configs/demo_unet_stage1.py --config.data.path=DATASET
+    python -m ttm_jax.train --config=demo_unet_stage1 --workdir=runs/stage1 \\
+        --config.data.path=DATASET
+
+Hardware: two CPU cores; `ttm_jax.demo --preset unet` takes 23 minutes in all. Score: trajectory
+IoU .65, motion accuracy .67 (docs/measurements.md).
 """
 
 from ml_collections import ConfigDict
 
-from configs import demo_unet, stage1_unet
+from ttm_jax.configs import demo_unet, stage1_unet
 
 
 def get_config() -> ConfigDict:

@@ -1,22 +1,19 @@
-"""The preset `dit` at paper scale: the 4B Movie Gen-style transformer (paper, section 10).
+"""The 4B Movie Gen-style transformer at paper scale (paper, section 10).
 
-128 frames of 256 x 256 at 24 fps are 16 x 32 x 32 latents of 16 channels, 4 096 tokens. Other
-configurations of the preset derive from this one.
+128 frames of 256 x 256 at 24 fps are 16 x 32 x 32 latents of 16 channels: 4,096 tokens. Other
+configurations of this backbone derive from it.
 """
 
 from ml_collections import ConfigDict
 
-from configs.base import common
-
-CHANNELS = 16
+from ttm_jax.configs.base import common
 
 
-def dit(task: str, visual: int = 0, masked_blocks: int = 0) -> ConfigDict:
-  """The configuration of one task.
+def dit(task: str, masked_blocks: int = 0) -> ConfigDict:
+  """Return the configuration of one task.
 
   Args:
-    visual: how many latents are concatenated to the noisy one.
-    masked_blocks: K.
+    masked_blocks: K, the number of blocks with masked layers.
   """
   config = common()
   config.preset = 'dit'
@@ -30,8 +27,7 @@ def dit(task: str, visual: int = 0, masked_blocks: int = 0) -> ConfigDict:
       'masked_blocks': masked_blocks,
       'masked_self': True,
       'masked_cross': True,
-      'channels': CHANNELS,
-      'visual_channels': visual * CHANNELS,
+      'channels': 16,
       'grid': (16, 32, 32),
       'patch': (2, 2),
       'qk_norm': True,
@@ -49,9 +45,9 @@ def dit(task: str, visual: int = 0, masked_blocks: int = 0) -> ConfigDict:
       'mean': 0.0,
     }
   )
-  # In what devices sum the gradients of matrices: as they compute, or 'float32' at twice the bytes.
+  # Dtype in which weight gradients are summed: 'compute', or 'float32' at twice the bytes.
   config.train.gradient_dtype = 'compute'
-  config.train.dropout = 0.05  # Of text, of picture, and of both (InstructPix2Pix).
+  config.train.dropout = 0.05  # Of text, of image, and of both (InstructPix2Pix).
   config.data.cross_mask = 'box'  # Masked cross-attention by boxes (the paper) or by 'seg'.
   config.sample = ConfigDict({'count': 4, 'visual_scale': 1.5, 'text_scale': 7.5, 'rescale': 0.0})
   return config

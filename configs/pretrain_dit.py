@@ -1,12 +1,17 @@
-"""Text-to-video pre-training of the 4B transformer: caption -> video.
+"""Pre-train the 4B transformer: caption -> video.
 
-    python -m ttm_jax.train --config=configs/pretrain_dit.py --config.data.path=DATASET
+    python -m ttm_jax.train --config=pretrain_dit --workdir=runs/pretrain --config.data.path=DATASET
 
-The weights that the stages start from (--config.init_from=RUN)."""
+The stages start from its weights (--config.init_from=runs/pretrain). The paper starts from Movie
+Gen's weights, which are not public.
+
+Hardware: 16 chips of v5e; a plan says at least 0.9 days (docs/measurements.md). On 8 H100s see
+stage1_dit. Score: not trained at this size yet.
+"""
 
 from ml_collections import ConfigDict
 
-from configs.dit import dit
+from ttm_jax.configs.dit import dit
 
 
 def get_config() -> ConfigDict:

@@ -1,6 +1,6 @@
-"""The preset `dit` for the embedded scenes at 64 pixels, on the latents of a temporal autoencoder.
+"""The transformer for 64-pixel scenes, on latents of a temporal autoencoder.
 
-All eleven motions, up to four objects: an hour or two on two CPU cores.
+All eleven motions, up to four objects. About two hours on two CPU cores.
 
     python -m data_tools.make_scenes --out=datasets/scenes64 --size=64 --max_objects=4 \
         --train=16000 --validation=128 --workers=2
@@ -17,11 +17,11 @@ All eleven motions, up to four objects: an hour or two on two CPU cores.
 
 from ml_collections import ConfigDict
 
-from configs import demo
+from ttm_jax.configs import demo
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
-  """A paper-scale configuration at this size."""
+  """Return a paper-scale configuration at this size."""
   config = demo.shrink(config, masked_blocks=2)
   config.model.update({'width': 192, 'heads': 6, 'ffn': 512})
   config.optimizer.learning_rate = 3e-3

@@ -1,11 +1,15 @@
-"""The temporal autoencoder shrunk for the embedded scenes: 2 x 8 x 8 pixels to 32 channels.
+"""The temporal autoencoder for 64-pixel scenes: 2 x 8 x 8 pixels to 32 channels.
 
-python -m ttm_jax.train --config=configs/scenes_codec.py --config.data.path=CLIPS
+    python -m ttm_jax.train --config=scenes_codec --workdir=runs/scenes_codec \\
+        --config.data.path=CLIPS
+
+Hardware: one CPU core, half an hour. Score: 26.9 dB; PCA of patches reaches 29.9 dB
+(docs/measurements.md).
 """
 
 from ml_collections import ConfigDict
 
-from configs import codec_tae
+from ttm_jax.configs import codec_tae
 
 
 def get_config() -> ConfigDict:

@@ -1,11 +1,15 @@
-"""Stage 1, image-to-motion, on scenes of 64 pixels (see `configs/scenes.py`).
+"""Stage 1, image-to-motion, on 64-pixel scenes (see `configs/scenes.py`).
 
-python -m ttm_jax.train --config=configs/scenes_stage1.py --config.data.path=DATASET
+    python -m ttm_jax.train --config=scenes_stage1 --workdir=runs/scenes_stage1 \\
+        --config.data.path=DATASET
+
+Hardware: one CPU core, about an hour. Score: trajectory IoU .61, motion accuracy .92
+(docs/measurements.md).
 """
 
 from ml_collections import ConfigDict
 
-from configs import scenes, stage1_dit
+from ttm_jax.configs import scenes, stage1_dit
 
 
 def get_config() -> ConfigDict:

@@ -1,11 +1,15 @@
-"""Stage 2, motion-to-video, on scenes of 64 pixels (see `configs/scenes.py`).
+"""Stage 2, motion-to-video, on 64-pixel scenes (see `configs/scenes.py`).
 
-python -m ttm_jax.train --config=configs/scenes_stage2.py --config.data.path=DATASET
+    python -m ttm_jax.train --config=scenes_stage2 --workdir=runs/scenes_stage2 \\
+        --config.data.path=DATASET
+
+Hardware: one CPU core, about an hour. Score: 24.8 dB from ground-truth trajectories, 23.5 dB with
+stage 1 (docs/measurements.md).
 """
 
 from ml_collections import ConfigDict
 
-from configs import scenes, stage2_dit
+from ttm_jax.configs import scenes, stage2_dit
 
 
 def get_config() -> ConfigDict:

@@ -1,14 +1,18 @@
-"""Stage 2 of the U-Net, motion-to-video (paper, section 3.3): picture, masks, prompts -> video.
+"""Stage 2 of the U-Net (paper, section 3.3): image, trajectory, prompts -> video; K = 6.
 
-K = 6: all transformers of the encoder carry the extra layers.
+    python -m ttm_jax.train --config=stage2_unet --workdir=runs/stage2 --config.data.path=DATASET \\
+        --config.init_from=runs/adapted
 
-    python -m ttm_jax.train --config=configs/stage2_unet.py --config.data.path=DATASET \\
-        --config.init_from=ADAPTED"""
+All six transformers of the encoder have the masked layers.
+
+Hardware: 16 chips of v5e, 32 of v5p or 8 H100s; plans say at least 0.7, 0.2 and 0.3 days
+(docs/measurements.md). Score: not trained at this size yet; demo_unet_stage2 is the small one.
+"""
 
 from ml_collections import ConfigDict
 
-from configs.unet import unet
+from ttm_jax.configs.unet import unet
 
 
 def get_config() -> ConfigDict:
-  return unet('motion_to_video', visual=2, masked_blocks=6)
+  return unet('motion_to_video', masked_blocks=6)

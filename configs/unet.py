@@ -1,7 +1,7 @@
-"""The preset `unet` at paper scale: Stable Diffusion 1.5 with AnimateDiff v3 (paper, section 10).
+"""Stable Diffusion 1.5 with AnimateDiff v3 at paper scale (paper, section 10).
 
-16 frames of 512 x 512 at 6 fps are 16 x 64 x 64 latents of 4 channels. Other configurations of the
-preset derive from this one. A dataset for it is encoded by
+16 frames of 512 x 512 at 6 fps are 16 x 64 x 64 latents of 4 channels. Other configurations of this
+backbone derive from it. Encode a dataset for it with
 
     python -m data_tools.encode --clips=CLIPS --out=DATASET --preset=unet \\
         --codec=sd_vae:stable-diffusion-v1-5/stable-diffusion-v1-5
@@ -9,17 +9,14 @@ preset derive from this one. A dataset for it is encoded by
 
 from ml_collections import ConfigDict
 
-from configs.base import common
-
-CHANNELS = 4
+from ttm_jax.configs.base import common
 
 
-def unet(task: str, visual: int = 0, masked_blocks: int = 0) -> ConfigDict:
-  """The configuration of one task.
+def unet(task: str, masked_blocks: int = 0) -> ConfigDict:
+  """Return the configuration of one task.
 
   Args:
-    visual: how many latents are concatenated to the noisy one.
-    masked_blocks: K.
+    masked_blocks: K, the number of blocks with masked layers.
   """
   config = common()
   config.preset = 'unet'
@@ -37,8 +34,7 @@ def unet(task: str, visual: int = 0, masked_blocks: int = 0) -> ConfigDict:
       'masked_scope': 'spatiotemporal',  # Or 'spatial', or 'skip_level0'.
       'motion_norm': 'clip',  # Or 'frame'.
       'motion_length': 32,
-      'channels': CHANNELS,
-      'visual_channels': visual * CHANNELS,
+      'channels': 4,
       'dtype': 'bfloat16',
       'remat': 'full',
     }
@@ -53,9 +49,9 @@ def unet(task: str, visual: int = 0, masked_blocks: int = 0) -> ConfigDict:
       'prediction': 'v',  # Or 'data'.
     }
   )
-  # In what devices sum the gradients of matrices: as they compute, or 'float32' at twice the bytes.
+  # Dtype in which weight gradients are summed: 'compute', or 'float32' at twice the bytes.
   config.train.gradient_dtype = 'compute'
-  config.train.dropout = 0.05  # Of text, of picture, and of both (InstructPix2Pix).
+  config.train.dropout = 0.05  # Of text, of image, and of both (InstructPix2Pix).
   config.data.cross_mask = 'box'  # Masked cross-attention by boxes (the paper) or by 'seg'.
   # Rescaled guidance: Lin et al. 2024, section 3.4.
   config.sample = ConfigDict({'count': 4, 'visual_scale': 1.5, 'text_scale': 7.5, 'rescale': 0.7})

@@ -15,6 +15,7 @@ the clips). Models and prefix are noted in the dataset, so that generation encod
 """
 
 import argparse
+from typing import Any
 
 from data_tools.extras import front_door
 from data_tools.steps.text import TextSettings
@@ -34,8 +35,10 @@ from ttm_jax.data.latents import write_latents
 from ttm_jax.data.resolve_codec import choose_codec
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.errors import InputError
+from ttm_jax.models.preset import Preset
 from ttm_jax.outputs import check_apart
-from ttm_jax.presets import PRESETS, preset
+from ttm_jax.presets import DEFAULT, PRESETS, model_config, preset
+from ttm_jax.settings import load_config
 from ttm_jax.text.encoders import WORDS, Encoder
 from ttm_jax.text.word_ids import MAX_LENGTH
 from ttm_jax.text.words import check_width
@@ -51,8 +54,10 @@ def main() -> None:
   given, encoders, models = text_encoders(args)
   first = train[0]
   frames, height, width = first.ids.shape
+  chosen, model = network(args)
+  down, right = codec.stride
   encoding = Encoding(
-    preset=args.preset,
+    preset=chosen.name,
     frames=frames,
     height=height,
     width=width,
@@ -60,7 +65,8 @@ def main() -> None:
     palette=args.palette,
     max_objects=args.max_objects,
     encoders=given,
-    prefix=text_prefix(args, first.fps) if models else '',
+    grids=chosen.grids(model, height // down, width // right),
+    prefix=text_prefix(args, chosen, first.fps) if models else '',
     models=models,
   )
   context = Context(encoding, codec, null_text(encoding, encoders))
@@ -75,7 +81,7 @@ def main() -> None:
     splits[split] = EncodedClips(Clips(args.clips, split), context, encoders, augmentation)
   write_latents(args.out, context, splits)
   t, h, w, c = context.latent_shape
-  print(f'{args.out}: latents {t} x {h} x {w} x {c}, token grids {context.grids}')
+  print(f'{args.out}: latents {t} x {h} x {w} x {c}, token grids {encoding.grids}')
   if encoding.prefix:
     print(f'captions and motion prompts begin with "{encoding.prefix}" (--text_prefix)')
 
@@ -96,11 +102,29 @@ def check(args: argparse.Namespace) -> None:
     raise InputError(f'--corrupt {args.corrupt:g}: is a share, from 0 to 1')
 
 
-def text_prefix(args: argparse.Namespace, fps: float) -> str:
-  """What precedes captions for pre-trained encoders: as given, or as the preset has it."""
+def network(args: argparse.Namespace) -> tuple[Preset, Any]:
+  """Return the backbone that the dataset is for and its sizes, which decide the token grids.
+
+  Raises:
+    InputError: --config and --preset disagree, or the configuration cannot be read.
+  """
+  if args.config is None:
+    chosen = preset(args.preset or DEFAULT)
+    return chosen, chosen.config()
+  config = load_config(args.config)
+  if args.preset not in (None, config.preset):
+    raise InputError(
+      f'--preset {args.preset} disagrees with --config {args.config}, which has {config.preset}:'
+      ' leave --preset out'
+    )
+  return preset(config.preset), model_config(config)
+
+
+def text_prefix(args: argparse.Namespace, chosen: Preset, fps: float) -> str:
+  """Return what precedes captions for pre-trained encoders: as given, or as the preset has it."""
   if args.text_prefix is not None:
     return args.text_prefix.strip()
-  return preset(args.preset).text_prefix.format(fps=fps)
+  return chosen.text_prefix.format(fps=fps)
 
 
 def text_encoders(
@@ -135,7 +159,12 @@ def parser() -> argparse.ArgumentParser:
   )
   made.add_argument('--clips', required=True, help='the clips dataset')
   made.add_argument('--out', required=True, help='where to write; must not exist')
-  made.add_argument('--preset', choices=sorted(PRESETS), default='dit', help='default dit')
+  made.add_argument('--preset', choices=sorted(PRESETS), help=f'backbone; default {DEFAULT}')
+  made.add_argument(
+    '--config',
+    help='training configuration (path or name) that the dataset is for; its model decides the'
+    ' token grids; default: the sizes of the preset',
+  )
   made.add_argument('--codec', required=True, help='folder, run, or linear:TxHxWxC')
   made.add_argument(
     '--palette',

@@ -1,6 +1,9 @@
 """What the tests share: quick compilation, a tiny dataset, and tiny runs trained once a session."""
 
+import gc
 import os
+import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -22,6 +25,25 @@ def pytest_configure(config: pytest.Config) -> None:
   # What one process or session compiles, others need not.
   os.environ['JAX_COMPILATION_CACHE_DIR'] = str(config.cache.mkdir('xla'))
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
+
+
+WORKER_GB = 2.5  # A worker, with the processes that its tests start.
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+  """Return the workers of `-n auto`: one per core, fewer where memory is short."""
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+  free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9
+  return max(1, min(cores, int(free / WORKER_GB)))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def bounded_memory() -> Iterator[None]:
+  """After each module, drop what JAX compiled and traced in it."""
+  yield
+  if 'jax' in sys.modules:
+    sys.modules['jax'].clear_caches()
+  gc.collect()
 
 
 @pytest.fixture(scope='session')

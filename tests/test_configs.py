@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import cli, tiny
+from ttm_jax.presets import model_config
 from ttm_jax.report.results import read_metrics
 from ttm_jax.settings import from_json, to_json
 from ttm_jax.training.runs import read_parameters
@@ -25,7 +26,9 @@ GOLDEN = tiny.ROOT / 'tests' / 'golden'
 
 def test_which_are_shipped():
   names = {path.stem for path in (tiny.ROOT / 'configs').glob('[a-z]*.py')}
-  runnable = {n for n in names if hasattr(importlib.import_module(f'configs.{n}'), 'get_config')}
+  runnable = {
+    n for n in names if hasattr(importlib.import_module(f'ttm_jax.configs.{n}'), 'get_config')
+  }
   assert runnable == set(tiny.SHIPPED)
   assert {path.stem for path in GOLDEN.glob('*.json')} == set(tiny.SHIPPED)
 
@@ -43,9 +46,9 @@ def test_the_figures_of_the_paper():
   assert (stage2.optimizer.learning_rate, stage2.data.batch_size) == (2e-5, 32)
   assert (stage2.model.masked_blocks, stage2.model.layers, stage2.model.width) == (10, 40, 2560)
   assert (stage2.process.steps, stage2.train.steps, stage2.train.dropout) == (50, 50_000, 0.05)
-  # Stage 1 has no masked layers, and both see two latents besides the noisy one.
+  # Stage 1 has no masked layers, and both are conditioned on two latents of 16 channels.
   assert stage1.model.masked_blocks == 0
-  assert stage1.model.visual_channels == stage2.model.visual_channels == 2 * 16
+  assert model_config(stage1).visual_channels == model_config(stage2).visual_channels == 2 * 16
 
 
 @pytest.fixture(scope='module')

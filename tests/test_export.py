@@ -17,12 +17,12 @@ from safetensors import safe_open
 
 from tests.helpers import cli, exported, tiny
 from ttm_jax.errors import InputError
+from ttm_jax.exported_folder import is_exported, load, read_codec, read_network
 from ttm_jax.exporting import files
 from ttm_jax.exporting.folder import export
 from ttm_jax.exporting.stages import check_together
 from ttm_jax.models.dit.model import DiTConfig
 from ttm_jax.models.unet.model import UNetConfig
-from ttm_jax.pretrained.exported import is_exported, load, read_codec, read_network
 from ttm_jax.settings import from_config
 from ttm_jax.text.encoders import Encoder
 from ttm_jax.training.checkpoint import Checkpoints

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from ttm_jax.exported_folder import is_exported, load, read_codec, read_network
 
 from tests.helpers import cli, exported
 from ttm_jax.errors import InputError
@@ -17,7 +18,6 @@ from ttm_jax.exporting import card, files
 from ttm_jax.exporting.folder import export
 from ttm_jax.exporting.stages import StageRun, models_of
 from ttm_jax.pretrained import weights
-from ttm_jax.pretrained.exported import is_exported, load, read_codec, read_network
 from ttm_jax.pretrained.weights import INDEX, WEIGHTS
 from ttm_jax.text.encoders import Encoder
 from ttm_jax.untrusted import identifier, inside, is_repository, read_object

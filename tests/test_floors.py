@@ -1,4 +1,4 @@
-"""Who may import whom: the floors of the house."""
+"""Which package may import which: each imports its own floor and the floors below it."""
 
 import ast
 import pathlib
@@ -8,6 +8,24 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = 'ttm_jax'
+
+# From below. A front door is not imported by anything.
+FLOORS = (
+  ('errors', 'atomic'),
+  (
+    *('settings', 'media', 'trajectory', 'trajectory_edits', 'conditioning', 'parallel'),
+    *('processes', 'ops'),
+  ),
+  ('nn', 'pretrained'),
+  ('models', 'codecs', 'text'),
+  ('tasks', 'presets', 'exported_folder'),
+  ('data', 'scenes'),
+  ('training', 'inference'),
+  ('metrics', 'planning', 'report', 'exporting', 'pytorch'),
+)
+FRONT_DOORS = ('train', 'generate', 'evaluate', 'export', 'plan', 'demo')
+
+FLAT = 'ttm_jax.pytorch'  # Its modules are copied side by side into exported folders.
 
 
 def name_of(path):
@@ -21,30 +39,6 @@ def within(name, *packages):
 
 
 FILES = {name_of(path): path for path in sorted((ROOT / PACKAGE).rglob('*.py'))}
-
-
-# The files of this package are copied side by side into exported folders.
-FLAT = 'ttm_jax.pytorch'
-
-# What it has in common with the rest, by modules that are no more than an import. None has JAX.
-SHARED = {
-  f'{FLAT}.animation': 'ttm_jax.inference.command',
-  f'{FLAT}.asked': 'ttm_jax.inference.cli_args',
-  f'{FLAT}.atomic': 'ttm_jax.atomic',
-  f'{FLAT}.described': 'ttm_jax.inference.image_description',
-  f'{FLAT}.errors': 'ttm_jax.errors',
-  f'{FLAT}.images': 'ttm_jax.media.images',
-  f'{FLAT}.label_images': 'ttm_jax.media.label_images',
-  f'{FLAT}.outputs': 'ttm_jax.outputs',
-  f'{FLAT}.position_words': 'ttm_jax.inference.position_words',
-  f'{FLAT}.request': 'ttm_jax.inference.request',
-  f'{FLAT}.trajectory': 'ttm_jax.trajectory',
-  f'{FLAT}.trajectory_edits': 'ttm_jax.trajectory_edits',
-  f'{FLAT}.untrusted': 'ttm_jax.untrusted',
-  f'{FLAT}.video_io': 'ttm_jax.media.video_io',
-  f'{FLAT}.windows': 'ttm_jax.codecs.windows',
-  f'{FLAT}.word_ids': 'ttm_jax.text.word_ids',
-}
 
 
 def imports_of(source, module, known):
@@ -73,6 +67,15 @@ def imports_of(source, module, known):
 IMPORTS = {name: imports_of(path.read_text(), name, FILES) for name, path in FILES.items()}
 
 
+def closure(modules):
+  """The modules of ours that these import, directly or not, without themselves."""
+  found, new = set(), set(modules)
+  while new:
+    found |= new
+    new = {o for m in new for o in IMPORTS[m] if o in FILES} - found
+  return found - set(modules)
+
+
 def modules_in(*packages):
   found = [name for name in FILES if within(name, *packages)]
   assert found, packages
@@ -82,91 +85,28 @@ def modules_in(*packages):
 def test_how_imports_are_read():
   source = 'import os.path\nfrom a.b import c, d\ndef f():\n  from a import b\n'
   assert imports_of(source, 'm', {'a', 'a.b', 'a.b.c'}) == {'os.path', 'a.b', 'a.b.c'}
-  assert 'ttm_jax.nn.layers' in IMPORTS['ttm_jax.models.dit.model'] and len(FILES) > 50
+  assert 'ttm_jax.nn.linear' in IMPORTS['ttm_jax.models.dit.model'] and len(FILES) > 50
 
 
-# What a package may import of ours besides itself and the sentences of errors.
-FLOORS = {
-  'ttm_jax.errors': (),
-  'ttm_jax.json_file': (),
-  'ttm_jax.untrusted': (),
-  'ttm_jax.ops': ('ttm_jax.parallel',),
-  'ttm_jax.inference.request': ('ttm_jax.media.label_images',),
-  'ttm_jax.media.images': (),
-  'ttm_jax.media.label_images': ('ttm_jax.media.images',),
-  'ttm_jax.outputs': (),
-  'ttm_jax.trajectory': ('ttm_jax.media.label_images',),
-  'ttm_jax.trajectory_edits': ('ttm_jax.trajectory',),
-  'ttm_jax.processes': (),
-  'ttm_jax.conditioning': (),
-  'ttm_jax.settings': (),
-  'ttm_jax.parallel': (),
-  'ttm_jax.tasks': ('ttm_jax.conditioning',),
-  'ttm_jax.models': (
-    'ttm_jax.ops',
-    'ttm_jax.conditioning',
-    'ttm_jax.text',
-    'ttm_jax.parallel',
-  ),
-  'ttm_jax.text': (
-    'ttm_jax.conditioning',
-    'ttm_jax.nn.initial',
-    'ttm_jax.nn.layers',
-  ),
-  'ttm_jax.codecs': ('ttm_jax.ops', 'ttm_jax.parallel'),
-  'ttm_jax.pretrained': ('ttm_jax.codecs', 'ttm_jax.models', 'ttm_jax.text'),
-  'ttm_jax.presets': (
-    'ttm_jax.codecs',
-    'ttm_jax.models',
-    'ttm_jax.pretrained',
-    'ttm_jax.processes',
-    'ttm_jax.text',
-  ),
-  'ttm_jax.data': (
-    'ttm_jax.media.images',
-    'ttm_jax.media.label_images',
-    'ttm_jax.codecs',
-    'ttm_jax.conditioning',
-    'ttm_jax.outputs',
-    'ttm_jax.parallel',
-    'ttm_jax.presets',
-    'ttm_jax.pretrained',
-    'ttm_jax.inference.request',
-    'ttm_jax.tasks',
-    'ttm_jax.text',
-    'ttm_jax.trajectory',
-    'ttm_jax.trajectory_edits',
-  ),
-  'ttm_jax.planning': (
-    'ttm_jax.data',
-    'ttm_jax.ops.rematerialization',
-    'ttm_jax.parallel',
-    'ttm_jax.presets',
-    'ttm_jax.media.animations',
-    'ttm_jax.settings',
-    'ttm_jax.text',
-    'ttm_jax.training',
-  ),
-}
+def test_every_package_has_a_floor():
+  packages = {name.split('.')[1] for name in FILES if '.' in name}
+  listed = [name for floor in (*FLOORS, FRONT_DOORS) for name in floor]
+  assert sorted(listed) == sorted(packages)
 
 
-@pytest.mark.parametrize('floor', FLOORS)
-def test_floors(floor):
-  common = ('errors', 'atomic', 'json_file', 'untrusted')
-  allowed = (floor, *(f'ttm_jax.{name}' for name in common), *FLOORS[floor])
-  broken = [
+@pytest.mark.parametrize('height', range(len(FLOORS)))
+def test_no_package_imports_from_above(height):
+  allowed = [PACKAGE, *(f'{PACKAGE}.{name}' for floor in FLOORS[: height + 1] for name in floor)]
+  above = [
     f'{module} imports {other}'
-    for module in modules_in(floor)
+    for module in modules_in(*(f'{PACKAGE}.{name}' for name in FLOORS[height]))
     for other in sorted(IMPORTS[module])
-    if within(other, PACKAGE) and not within(other, *allowed)
+    if within(other, PACKAGE) and other != PACKAGE and not within(other, *allowed[1:])
   ]
-  assert not broken
+  assert not above
 
 
-FRONT_DOORS = ('train', 'generate', 'evaluate', 'export', 'plan', 'demo')
-
-
-def test_nothing_stands_on_a_front_door():
+def test_no_module_imports_a_front_door():
   doors = [f'{PACKAGE}.{door}' for door in FRONT_DOORS]
   assert not [
     f'{module} imports {other}'
@@ -176,24 +116,13 @@ def test_nothing_stands_on_a_front_door():
   ]
 
 
-def test_only_its_front_door_plans():
-  users = {
-    name for name, others in IMPORTS.items() for x in others if within(x, f'{PACKAGE}.planning')
-  }
-  assert {name for name in users if not within(name, f'{PACKAGE}.planning')} == {f'{PACKAGE}.plan'}
-
-
-def test_no_package_but_ours_is_imported_from_above():
-  above = ('configs', 'data_tools', 'tests', 'benchmarks')
-  assert {
+def test_the_package_does_not_import_the_folders_beside_it():
+  beside = ('configs', 'data_tools', 'tests', 'benchmarks')
+  assert not {
     (module, other)
     for module, others in IMPORTS.items()
     for other in others
-    if within(other, *above)
-  } == {
-    ('ttm_jax.inference.command', 'data_tools.describe'),  # Where something is to be found.
-    ('ttm_jax.evaluate', 'data_tools.describe'),  # Where runs read pretrained text encoders.
-    ('ttm_jax.evaluate', 'data_tools.steps.weights'),
+    if within(other, *beside)
   }
 
 
@@ -208,25 +137,18 @@ def test_a_host_without_pytorch_can_train():
 
 
 def test_an_exported_model_needs_no_jax():
-  others = {
-    f'{module} imports {other}'
-    for module, others in IMPORTS.items()
-    for other in others
-    if within(module, 'ttm_jax.pytorch')
-    and (within(other, 'jax', 'jaxlib', 'flax', 'optax', 'orbax') or within(other, PACKAGE))
-    and not within(other, FLAT)
-    and SHARED.get(module) != other
-  }
-  assert not others
+  flat = modules_in(FLAT)
+  shared = closure(flat)
+  assert 'ttm_jax.trajectory' in shared
+  for module in (*flat, *shared):
+    heavy = [o for o in IMPORTS[module] if within(o, 'jax', 'jaxlib', 'flax', 'optax', 'orbax')]
+    assert not heavy, f'{module} imports {heavy}'
 
 
-def test_what_exported_models_share_is_numpy():
-  light = ('ttm_jax.errors', *SHARED.values())
-  for original in SHARED.values():
-    heavy = {
-      o.split('.')[0] for o in IMPORTS[original] if not within(o, 'data_tools.describe', *light)
-    }
-    assert heavy <= {*sys.stdlib_module_names, 'numpy', 'safetensors', 'PIL', 'av'}
+def test_what_exported_models_share_needs_numpy_alone():
+  light = {*sys.stdlib_module_names, 'numpy', 'safetensors', 'PIL', 'av', PACKAGE}
+  for module in closure(modules_in(FLAT)):
+    assert {o.split('.')[0] for o in IMPORTS[module]} <= light, module
 
 
 def circle_in(graph):

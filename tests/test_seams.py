@@ -40,17 +40,17 @@ def null_of(condition):
 
 def test_tasks_see_what_the_paper_gives_them():
   batch = batch_of(2)
-  target, condition = tasks.text_to_video(batch)
+  target, condition = tasks.TEXT_TO_VIDEO.split(batch)
   assert target is batch.video and condition.text is batch.caption
   assert condition.visual is None and condition.objects is None
-  target, condition = tasks.image_to_video(batch)
+  target, condition = tasks.IMAGE_TO_VIDEO.split(batch)
   assert target is batch.video and condition.text is batch.caption
   assert condition.visual is batch.first_frame and condition.objects is None
-  target, condition = tasks.image_to_motion(batch)
+  target, condition = tasks.IMAGE_TO_MOTION.split(batch)
   assert target is batch.trajectory and condition.text is batch.motion and condition.objects is None
   np.testing.assert_array_equal(condition.visual[..., :3], batch.first_frame)
   np.testing.assert_array_equal(condition.visual[..., 3:], batch.first_mask)
-  target, condition = tasks.motion_to_video(batch)
+  target, condition = tasks.MOTION_TO_VIDEO.split(batch)
   assert target is batch.video and condition.text is batch.caption
   assert condition.objects is batch.objects
   np.testing.assert_array_equal(condition.visual[..., :3], batch.first_frame)
@@ -58,7 +58,7 @@ def test_tasks_see_what_the_paper_gives_them():
 
 
 def test_drop_takes_from_chosen_samples():
-  _, condition = tasks.motion_to_video(batch_of(3))
+  _, condition = tasks.MOTION_TO_VIDEO.split(batch_of(3))
   null = null_of(condition)
   null.text['t5'] = null.text['t5'].replace(bits=jnp.array([[cond.EVERYONE, 0, 0, 0, 0]]))
   no_text, no_visual = jnp.array([True, False, False]), jnp.array([False, False, True])
@@ -75,19 +75,19 @@ def test_drop_takes_from_chosen_samples():
 
 
 def test_drop_without_visual_condition_or_objects():
-  _, condition = tasks.text_to_video(batch_of(2))
+  _, condition = tasks.TEXT_TO_VIDEO.split(batch_of(2))
   first, both = jnp.array([True, False]), jnp.array([True, True])
   dropped = cond.drop(condition, null_of(condition), no_text=first, no_visual=both)
   assert dropped.visual is None and dropped.objects is None
   assert (dropped.text['t5'].embedding[0] == 9).all()
-  _, condition = tasks.motion_to_video(batch_of(2))
+  _, condition = tasks.MOTION_TO_VIDEO.split(batch_of(2))
   null = null_of(condition).replace(objects=None)
   with pytest.raises(ValueError, match='null_text must hold object prompts'):
     cond.drop(condition, null, no_text=both, no_visual=both)
 
 
 def test_dropout_takes_five_five_five():
-  _, condition = tasks.motion_to_video(batch_of(8_000))
+  _, condition = tasks.MOTION_TO_VIDEO.split(batch_of(8_000))
   dropped = cond.dropout(jax.random.key(3), condition, null_of(condition))
   no_text = np.asarray((dropped.text['t5'].embedding == 9.0).all((1, 2)))
   no_visual = np.asarray((dropped.visual == 0.0).all((1, 2, 3, 4)))
@@ -115,7 +115,7 @@ def three_ways(x_t, t, c):
 
 @pytest.mark.parametrize('visual_scale, text_scale', [(1.5, 7.5), (3.0, 1.0), (1.0, 3.0)])
 def test_guidance_mixes_three_predictions(visual_scale, text_scale):
-  _, condition = tasks.motion_to_video(batch_of(2))
+  _, condition = tasks.MOTION_TO_VIDEO.split(batch_of(2))
   null = null_of(condition)
   x_t, t = batch_of(2, seed=1).video, jnp.array([0.2, 0.9])
   got = cond.guided(three_ways, condition, null, visual_scale, text_scale)(x_t, t)
@@ -130,7 +130,7 @@ def test_guidance_mixes_three_predictions(visual_scale, text_scale):
 
 
 def test_guidance_at_one_is_the_conditional_prediction():
-  _, condition = tasks.motion_to_video(batch_of(2))
+  _, condition = tasks.MOTION_TO_VIDEO.split(batch_of(2))
   sizes = []
 
   def predict(x_t, t, c):
@@ -149,7 +149,7 @@ def test_guidance_at_one_is_the_conditional_prediction():
 
 
 def test_rescaled_guidance_keeps_the_spread_of_the_conditional_prediction():
-  _, condition = tasks.motion_to_video(batch_of(2))
+  _, condition = tasks.MOTION_TO_VIDEO.split(batch_of(2))
 
   def predict(x_t, t, c):
     text = c.text['t5'].embedding.mean((1, 2)).reshape(-1, 1, 1, 1, 1)

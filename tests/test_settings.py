@@ -9,7 +9,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from configs import demo_stage2, stage2_dit
+from ttm_jax.configs import demo_stage2, stage2_dit
 from ttm_jax.errors import InputError
 from ttm_jax.models.dit.model import DiTConfig
 from ttm_jax.processes.flow_matching import FlowMatching
@@ -118,7 +118,7 @@ def test_a_command_line_that_is_refused(parse, arguments, message):
   'name', sorted(f.stem for f in CONFIGS.glob('*.py') if 'def get_config' in f.read_text())
 )
 def test_a_file_keeps_the_whole_configuration(name):
-  config = importlib.import_module(f'configs.{name}').get_config()
+  config = importlib.import_module(f'ttm_jax.configs.{name}').get_config()
   text = to_json(config)
   back = from_json(text)
   assert back.to_dict() == config.to_dict() and to_json(back) == text

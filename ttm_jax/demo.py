@@ -20,12 +20,9 @@ from pathlib import Path
 from ttm_jax import outputs
 from ttm_jax.atomic import write_text
 from ttm_jax.errors import InputError, front_door
+from ttm_jax.presets import DEFAULT, PRESETS
 
-# The configurations of both stages, by preset.
-CONFIGS = {
-  'dit': ('demo_stage1', 'demo_stage2'),
-  'unet': ('demo_unet_stage1', 'demo_unet_stage2'),
-}
+CONFIGS = {name: preset.demo_configs for name, preset in PRESETS.items() if preset.demo_configs}
 
 
 def main() -> None:
@@ -34,12 +31,12 @@ def main() -> None:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  made.add_argument('--preset', choices=sorted(CONFIGS), default='dit', help='default dit')
+  made.add_argument('--preset', choices=sorted(CONFIGS), default=DEFAULT, help='backbone')
   made.add_argument(
     '--workdir', help='where all goes; default runs/demo, with another preset runs/demo-PRESET'
   )
   args = made.parse_args()
-  suffix = '' if args.preset == 'dit' else f'-{args.preset}'
+  suffix = '' if args.preset == DEFAULT else f'-{args.preset}'
   root = Path(args.workdir or f'runs/demo{suffix}')
   outputs.check('--workdir', folders=[root])
   begin = time.perf_counter()
@@ -67,9 +64,8 @@ def steps(root: Path, preset: str) -> list[tuple[str, Path | None, list[str]]]:
   stage1, stage2 = root / 'stage1', root / 'stage2'
 
   def train(config: str, workdir: Path) -> list[str]:
-    path = Path(__file__).parents[1] / 'configs' / f'{config}.py'
     data = f'--config.data.path={latents}'
-    return ['ttm_jax.train', f'--config={path}', f'--workdir={workdir}', data]
+    return ['ttm_jax.train', f'--config={config}', f'--workdir={workdir}', data]
 
   return [
     (

@@ -1,6 +1,7 @@
 """Configurations: files that make a ConfigDict, overrides by flag, sections as dataclasses."""
 
 import dataclasses
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,9 @@ from ml_collections import ConfigDict
 from ttm_jax.errors import InputError, nearest
 
 T = TypeVar('T')
+
+# In the tree a link to the folder `configs`, in a wheel a folder.
+_SHIPPED = Path(__file__).parent / 'configs'
 
 
 def from_config(kind: type[T], section: ConfigDict, name: str) -> T:
@@ -32,6 +36,45 @@ def from_config(kind: type[T], section: ConfigDict, name: str) -> T:
     raise InputError(f'config.{name}: {error}') from error
 
 
+def config_file(name: str) -> Path:
+  """Return the file of a configuration: a path, or the name of a shipped one such as `stage1_dit`.
+
+  Raises:
+    InputError: there is no such file and no such name.
+  """
+  path = Path(name)
+  if path.is_file():
+    return path
+  shipped = {file.stem: file for file in sorted(_SHIPPED.glob('*.py')) if _has_get_config(file)}
+  if name in shipped:
+    return shipped[name]
+  raise InputError(
+    f'there is no config file {name}, and no shipped configuration of that name'
+    f'{nearest(path.stem, shipped)}: {", ".join(shipped)}'
+  )
+
+
+def load_config(name: str) -> ConfigDict:
+  """Return a configuration by its path or name, without overrides.
+
+  Raises:
+    InputError: there is none, or it has no `get_config()`.
+  """
+  path = config_file(name)
+  spec = importlib.util.spec_from_file_location(f'_config_{path.stem}', path)
+  if spec is None or spec.loader is None:
+    raise InputError(f'{path} is not a Python file: a configuration ends in .py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, 'get_config'):
+    raise InputError(f'{path} is not a configuration: it has no get_config()')
+  return module.get_config()
+
+
+def _has_get_config(file: Path) -> bool:
+  return '\ndef get_config(' in file.read_text()
+
+
 def parse_flags(argv: list[str]) -> list[str]:
   """Parses absl flags with a --config; turns what ml_collections raises into one sentence.
 
@@ -41,9 +84,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     InputError: for a config file or key that does not exist, a value that cannot be read, or an
       argument that is no flag.
   """
-  path = _config_path(argv)
-  if path and not Path(path).is_file():
-    raise InputError(f'config file {path} does not exist')
+  argv, path = _with_config_path(argv)
   try:
     rest = flags.FLAGS(argv)
   except flags.Error as error:
@@ -59,14 +100,22 @@ def parse_flags(argv: list[str]) -> list[str]:
   return rest
 
 
-def _config_path(argv: list[str]) -> str:
-  """What --config names, in any way of writing a flag, without the argument after a colon."""
-  path = ''
-  for argument, following in zip(argv, [*argv[1:], ''], strict=True):
+def _with_config_path(argv: list[str]) -> tuple[list[str], str]:
+  """Return the arguments with --config as a path, and that path ('' without --config)."""
+  argv, path = list(argv), ''
+  for i, argument in enumerate(argv):
     name, equals, value = argument.partition('=')
-    if name in ('-config', '--config'):
-      path = value if equals else following
-  return path.split(':')[0]
+    if name not in ('-config', '--config'):
+      continue
+    if equals:
+      path, colon, rest = value.partition(':')  # ml_collections hands `rest` to get_config().
+      path = str(config_file(path))
+      argv[i] = f'{name}={path}{colon}{rest}'
+    elif i + 1 < len(argv):
+      path, colon, rest = argv[i + 1].partition(':')
+      path = str(config_file(path))
+      argv[i + 1] = f'{path}{colon}{rest}'
+  return argv, path
 
 
 def _unknown_key(error: KeyError | AttributeError) -> InputError:

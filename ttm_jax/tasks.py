@@ -1,10 +1,11 @@
-"""The four things a denoiser can be trained to do.
+"""The four tasks of a denoiser.
 
-A task picks, from a batch, the latents to generate and what is known. Everything else (noise,
-network, loop, sampler) is the same for all of them. Latents are [B, T', H', W', C]; still pictures
-are encoded as one-frame clips and repeated over T'.
+A task splits a batch into the latents to generate and the condition. Everything else (noise,
+network, loop, sampler) is the same for all tasks. Latents are [B, T', H', W', C]; still images are
+encoded as one-frame clips and repeated over T'.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import flax.struct
@@ -36,26 +37,48 @@ class Batch:
   objects: Objects
 
 
-Task = Callable[[Batch], tuple[Array, Condition]]
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """One of the four things a denoiser can be trained to do.
+
+  Attributes:
+    name: as in `config.task`.
+    visual_latents: how many latents the visual condition stacks along channels.
+    split: batch -> latents to generate, and the condition.
+  """
+
+  name: str
+  visual_latents: int
+  split: Callable[[Batch], tuple[Array, Condition]]
 
 
-def text_to_video(batch: Batch) -> tuple[Array, Condition]:
-  """Pre-training, and adaptation of open weights."""
+def _text_to_video(batch: Batch) -> tuple[Array, Condition]:
   return batch.video, Condition(text=batch.caption)
 
 
-def image_to_video(batch: Batch) -> tuple[Array, Condition]:
-  """The single-stage baseline TI2V (paper, section 4.2)."""
+def _image_to_video(batch: Batch) -> tuple[Array, Condition]:
   return batch.video, Condition(text=batch.caption, visual=batch.first_frame)
 
 
-def image_to_motion(batch: Batch) -> tuple[Array, Condition]:
-  """Stage 1 (paper, section 3.2)."""
+def _image_to_motion(batch: Batch) -> tuple[Array, Condition]:
   visual = jnp.concatenate([batch.first_frame, batch.first_mask], axis=-1)
   return batch.trajectory, Condition(text=batch.motion, visual=visual)
 
 
-def motion_to_video(batch: Batch) -> tuple[Array, Condition]:
-  """Stage 2 (paper, section 3.3)."""
+def _motion_to_video(batch: Batch) -> tuple[Array, Condition]:
   visual = jnp.concatenate([batch.first_frame, batch.given_trajectory], axis=-1)
   return batch.video, Condition(text=batch.caption, visual=visual, objects=batch.objects)
+
+
+# Pre-training, and adaptation of open weights.
+TEXT_TO_VIDEO = Task('text_to_video', 0, _text_to_video)
+# The single-stage baseline TI2V (paper, section 4.2).
+IMAGE_TO_VIDEO = Task('image_to_video', 1, _image_to_video)
+# Stage 1 (paper, section 3.2).
+IMAGE_TO_MOTION = Task('image_to_motion', 2, _image_to_motion)
+# Stage 2 (paper, section 3.3).
+MOTION_TO_VIDEO = Task('motion_to_video', 2, _motion_to_video)
+
+TASKS: dict[str, Task] = {
+  task.name: task for task in (TEXT_TO_VIDEO, IMAGE_TO_VIDEO, IMAGE_TO_MOTION, MOTION_TO_VIDEO)
+}

@@ -7,10 +7,10 @@ Three layouts, which may be mixed under one root:
     KEY/JPEGImages/00000.jpg ...  KEY/Annotations/00000.png ...
     JPEGImages/KEY/00000.jpg ...  Annotations/KEY/00000.png ...   also one level deeper (480p)
 
-Masks may be of any kind that `ttm_jax.media.label_images` reads; one rule holds for all masks of a video.
-Pictures and masks belong together by their names, or by the numbers in them. Of several resolutions
-the smallest is read. Captions are a JSON file as `data_tools.sources.descriptions` describes; without it,
-steps find what is said and no object is named.
+Masks may be of any kind that `ttm_jax.media.label_images` reads; one rule holds for all masks of a
+video. Pictures and masks belong together by their names, or by the numbers in them. Of several
+resolutions the smallest is read. Captions are a JSON file, see `data_tools.sources.descriptions`;
+without it, steps find the captions and objects.
 """
 
 import dataclasses

@@ -19,7 +19,7 @@ from flax import nnx
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ttm_jax.nn.layers import SwiGLU
+from ttm_jax.nn.feed_forward import SwiGLU
 from ttm_jax.nn.scan import scan_blocks, stack
 from ttm_jax.ops.object_attention import gpu, make_block_mask, object_attention
 from ttm_jax.ops.object_attention.blocks import list_blocks
@@ -77,11 +77,11 @@ def compiled(mesh, shape, dtype=jnp.bfloat16, tokens=WHOLE, samples=WHOLE):
   """
 
   def passes(q, k, v, bits, dy):
-    tables = make_block_mask(bits, bits, head_dim=q.shape[-1], dtype=q.dtype)
-    assert tables.implementation == 'gpu'
+    block_mask = make_block_mask(bits, bits, head_dim=q.shape[-1], dtype=q.dtype)
+    assert block_mask.implementation == 'gpu'
 
     def attend(q, k, v):
-      return object_attention(q, k, v, bits, bits, tables=tables)
+      return object_attention(q, k, v, bits, bits, block_mask=block_mask)
 
     y, pull = jax.vjp(attend, q, k, v)
     return y, *pull(dy)
@@ -248,12 +248,12 @@ def test_too_little_shared_memory():
   mesh = mesh_of({})
   x = jnp.zeros((1, 1, 256, 128), jnp.bfloat16)
   bits = jnp.zeros((1, 256), jnp.int32)
-  tables = list_blocks(bits, bits, (128, 256), 'gpu')
+  block_mask = list_blocks(bits, bits, (128, 256), 'gpu')
   with (
     jax.set_mesh(mesh),
     pytest.raises(ValueError, match=r'forward needs \d+ bytes of shared memory, there are 232448'),
   ):
-    jax.eval_shape(lambda x: gpu.KERNEL.forward(x, x, x, bits, bits, tables, 1.0), x)
+    jax.eval_shape(lambda x: gpu.KERNEL.forward(x, x, x, bits, bits, block_mask, 1.0), x)
 
 
 def test_what_is_kept_of_a_layer_is_computed_once():

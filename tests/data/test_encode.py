@@ -41,6 +41,7 @@ ENCODING = Encoding(
   palette='spread8',
   max_objects=3,
   encoders={'words': Encoder(dim=8, length=20, prompt_length=7)},
+  grids=((2, 2),),
 )
 GROUPS, GRID = [0, 0, 1, 1], (2, 2)  # Of the codec below, and of the preset for its latents.
 
@@ -356,7 +357,7 @@ def test_older_contexts_are_read(context, tmp_path):
 def test_context_comes_back(dataset, context):
   back = Context.load(dataset)
   assert back.encoding == context.encoding
-  assert back.latent_shape == (2, 4, 4, 6) and back.grids == (GRID,)
+  assert back.latent_shape == (2, 4, 4, 6) and back.encoding.grids == (GRID,)
   np.testing.assert_array_equal(back.codec.basis, context.codec.basis)
   assert set(back.null_text) == set(context.null_text)
   for name, array in context.null_text.items():
@@ -420,9 +421,9 @@ def test_clips_that_do_not_fit(context, tmp_path):
 
 
 def test_latents_that_do_not_divide_into_tokens():
-  assert preset('dit').grids(32, 48) == ((16, 24),)
+  assert preset('dit').grids(preset('dit').config(), 32, 48) == ((16, 24),)
   with pytest.raises(InputError, match='latents of 5 x 4 do not divide into tokens of 2 x 2'):
-    preset('dit').grids(5, 4)
+    preset('dit').grids(preset('dit').config(), 5, 4)
   with pytest.raises(InputError, match=r"preset 'dti' is unknown: .* \(did you mean \"dit\"\?\)"):
     preset('dti')
 

@@ -36,6 +36,7 @@ def encoding(**changes):
     'palette': 'spread8',
     'max_objects': 3,
     'encoders': {},
+    'grids': ((2, 2),),
   }
   return Encoding(**(values | changes))
 

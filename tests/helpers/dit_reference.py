@@ -66,25 +66,24 @@ def reference(params, config, x_t, t, condition):
     count = jax.tree.leaves(stacked)[0].shape[0] if stacked else 0
     layers += [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(count)]
   for layer in layers:
-    base = layer.get('base', layer)
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = np.moveaxis(
-      shared + base['table'][:, None], 1, 0
+      shared + layer['table'][:, None], 1, 0
     )
     h = h + positions
-    y = rms(h, base['self_norm']['scale']) * (1 + scale) + shift
-    h = h + gate * attend(base['self_attention'], y, y, all_bits, all_bits, config.heads)
-    if 'masked_self' in layer:
-      extra = layer['masked_self']
+    y = rms(h, layer['norm1']['scale']) * (1 + scale) + shift
+    h = h + gate * attend(layer['attn'], y, y, all_bits, all_bits, config.heads)
+    if 'masked_attn' in layer:
+      extra = layer['masked_attn']
       y = rms(h, extra['norm']['scale'])
       bits = all_bits
       if condition.objects is not None:
         bits = condition.objects.places[0].region.reshape(len(t), -1)
       y = attend(extra['attention'], y, y, bits, bits, config.heads)
       h = h + np.tanh(extra['gate']) * y
-    y = rms(h, base['cross_norm']['scale'])
-    h = h + attend(base['cross_attention'], y, caption, all_bits, caption_bits, config.heads)
-    if 'masked_cross' in layer:
-      extra = layer['masked_cross']
+    y = rms(h, layer['norm2']['scale'])
+    h = h + attend(layer['cross_attn'], y, caption, all_bits, caption_bits, config.heads)
+    if 'masked_cross_attn' in layer:
+      extra = layer['masked_cross_attn']
       y = rms(h, extra['norm']['scale'])
       context, context_bits, bits = caption, caption_bits, all_bits
       if condition.objects is not None:
@@ -92,9 +91,9 @@ def reference(params, config, x_t, t, condition):
         bits = condition.objects.places[0].present.reshape(len(t), -1)
       y = attend(extra['attention'], y, context, bits, context_bits, config.heads)
       h = h + np.tanh(extra['gate']) * y
-    y = rms(h, base['ffn_norm']['scale']) * (1 + ffn_scale) + ffn_shift
-    y = silu(linear(base['ffn']['gate'], y)) * linear(base['ffn']['up'], y)
-    h = h + ffn_gate * linear(base['ffn']['down'], y)
+    y = rms(h, layer['norm3']['scale']) * (1 + ffn_scale) + ffn_shift
+    y = silu(linear(layer['ffn']['gate'], y)) * linear(layer['ffn']['up'], y)
+    h = h + ffn_gate * linear(layer['ffn']['down'], y)
   shift, scale = np.split(linear(params['final_modulation'], time)[:, None], 2, -1)
   out = linear(params['head'], rms(h, params['norm']['scale']) * (1 + scale) + shift)
   out = out.reshape(len(t), frames, rows, columns, 2, 2, -1).transpose(0, 1, 2, 4, 3, 5, 6)

@@ -1,7 +1,7 @@
 """Attention and training on eight devices against one; prints what it found as JSON.
 
     python -m tests.helpers.eight_devices attention
-    python -m tests.helpers.eight_devices training stage2_dit '{"fsdp": 8}' '{"data": 2, "tensor": 4}' ...
+    python -m tests.helpers.eight_devices training stage2_dit '{"fsdp": 8}' '{"data": 2}' ...
 
 Run by `test_sharded.py` in a process of its own, since a process has its devices from the start.
 
@@ -40,6 +40,7 @@ from ttm_jax.ops.object_attention import make_block_mask, object_attention
 from ttm_jax.parallel.mesh import AXES, BATCH, batch_sharding, make_mesh, replicated, shardings
 from ttm_jax.planning import hlo, inputs
 from ttm_jax.planning.compile import Run
+from ttm_jax.presets import model_config, preset
 from ttm_jax.text.encoders import Encoder
 from ttm_jax.training.codec import CodecTraining
 from ttm_jax.training.denoising import Denoising
@@ -86,10 +87,13 @@ def run_of(name, changes):
     config.model.update({'layers': 3, 'ffn': 64})
   config.optimizer.update({'warmup': 1, 'learning_rate': 1e-3})
   config.update_from_flattened_dict(changes)
-  encoding = Encoding(config.preset, 4, 16, 16, 8.0, 'spread8', SLOTS, {'t5': Encoder(16, 8, 4)})
   texts = {'t5': lambda texts, n: (np.zeros((len(texts), n, 16)), np.zeros(len(texts), np.int32))}
   # The U-Net at full size halves latents three times.
   codec = Codec(2 if config.preset == 'unet' else 4)
+  side = 16 // codec.stride[0]
+  grids = preset(config.preset).grids(model_config(config), side, side)
+  encoders = {'t5': Encoder(16, 8, 4)}
+  encoding = Encoding(config.preset, 4, 16, 16, 8.0, 'spread8', SLOTS, encoders, grids)
   context = Context(encoding, codec, null_text(encoding, texts))
   objective = Denoising(config, context)
   return Run.of(config, objective, inputs.record(context), inputs.tokens(context))
@@ -253,8 +257,8 @@ def attentions() -> dict:
     k_bits = q_bits if m == n else rng.choice([0, 2, 6], (samples, m)).astype(np.int32)
 
     def loss(q, k, v, q_bits=q_bits, k_bits=k_bits, name='chunked'):
-      tables = make_block_mask(q_bits, k_bits, head_dim=8, dtype=q.dtype, implementation=name)
-      y = object_attention(q, k, v, q_bits, k_bits, tables=tables) + attention(q, k, v)
+      block_mask = make_block_mask(q_bits, k_bits, head_dim=8, dtype=q.dtype, implementation=name)
+      y = object_attention(q, k, v, q_bits, k_bits, block_mask=block_mask) + attention(q, k, v)
       return (y**2).sum(), y
 
     whole = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))

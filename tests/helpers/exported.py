@@ -14,6 +14,7 @@ from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.data.context import Context, Encoding
 from ttm_jax.data.encode import TEXT_ENCODERS, null_text
 from ttm_jax.inference.pipeline import Request
+from ttm_jax.presets import PRESETS
 from ttm_jax.text.encoders import Encoder
 from ttm_jax.training import runs, spike_guard
 from ttm_jax.training.checkpoint import Checkpoints
@@ -37,6 +38,9 @@ def codec(preset: str, seed: int = 0) -> LinearCodec:
 
 
 def context(preset: str, encoders=WORDS, texts=TEXT_ENCODERS, made=None) -> Context:
+  made = made or codec(preset)
+  down, right = made.stride
+  chosen = PRESETS[preset]
   encoding = Encoding(
     preset=preset,
     frames=tiny.FRAMES,
@@ -46,8 +50,9 @@ def context(preset: str, encoders=WORDS, texts=TEXT_ENCODERS, made=None) -> Cont
     palette='spread8',
     max_objects=3,
     encoders=dict(encoders),
+    grids=chosen.grids(chosen.config(), tiny.SIDE // down, tiny.SIDE // right),
   )
-  return Context(encoding, made or codec(preset), null_text(encoding, texts))
+  return Context(encoding, made, null_text(encoding, texts))
 
 
 def config(preset: str, number: int, **changes: Any):

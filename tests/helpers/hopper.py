@@ -37,7 +37,7 @@ from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 from jax._src.state.indexing import NDIndexer
 from jax._src.state.types import AbstractRef, TransposeTransform
 
-from tests.ops.test_object_attention import reference
+from tests.helpers.attention_reference import reference
 from tests.ops.test_object_attention_tpu import label_maps, maps
 from ttm_jax.ops.object_attention import blocked, gpu, gpu_kernels
 from ttm_jax.ops.object_attention.api import Case
@@ -215,9 +215,9 @@ KERNEL = gpu.make_kernel(InterpretGPUParams(detect_races=True))
 @functools.partial(jax.jit, static_argnums=0)
 def passes(block, q, k, v, q_bits, k_bits, dy):
   """y, dq, dk, dv; one program for all label maps of a size."""
-  tables = list_blocks(q_bits, k_bits, block, 'gpu')
+  block_mask = list_blocks(q_bits, k_bits, block, 'gpu')
   y, pull = jax.vjp(
-    lambda q, k, v: blocked.attention(KERNEL, q, k, v, q_bits, k_bits, tables), q, k, v
+    lambda q, k, v: blocked.attention(KERNEL, q, k, v, q_bits, k_bits, block_mask), q, k, v
   )
   return y, *pull(dy)
 

@@ -71,7 +71,7 @@ _TAE = {
 
 def shipped(name: str) -> ConfigDict:
   """A configuration as it is shipped."""
-  return importlib.import_module(f'configs.{name}').get_config()
+  return importlib.import_module(f'ttm_jax.configs.{name}').get_config()
 
 
 def shrunk(name: str, data: Path | str = '', **changes: Any) -> ConfigDict:
@@ -87,10 +87,9 @@ def shrunk(name: str, data: Path | str = '', **changes: Any) -> ConfigDict:
     model.update(_TAE)
     config.data.frames = FRAMES
   else:
-    visual = model.visual_channels // model.channels
     masked = min(model.masked_blocks, 1)
     sizes = _UNET if config.preset == 'unet' else _DIT
-    model.update(sizes | {'masked_blocks': masked, 'visual_channels': visual * CHANNELS})
+    model.update(sizes | {'masked_blocks': masked})
     config.process.steps = 4
     if config.init_from.startswith('pretrained:'):
       config.init_from = ''

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs import stage2_dit, ti2v_dit
 from tests.helpers.dit_reference import reference
 from ttm_jax.conditioning import EVERYONE, Condition, Objects, TokenMasks, Tokens
-from ttm_jax.models.dit import model as dit
+from ttm_jax.configs import stage2_dit, ti2v_dit
+from ttm_jax.models.dit.flops import forward_flops
 from ttm_jax.models.dit.model import DiT, DiTConfig
+from ttm_jax.models.dit.transfer import transfer
 from ttm_jax.nn import masked_attention
-from ttm_jax.nn.layers import Attention, AttentionMask, RMSNorm
-from ttm_jax.nn.masked_attention import GatedResidual, Masks
+from ttm_jax.nn.attention import Attention, AttentionMask
+from ttm_jax.nn.masked_attention import MaskedLayer, ObjectMasks
+from ttm_jax.nn.norms import RMSNorm
 from ttm_jax.ops.rematerialization import POLICIES
 from ttm_jax.presets import preset
 from ttm_jax.settings import from_config
@@ -133,27 +135,27 @@ def test_equations(config, objects):
 def test_initial_network():
   params = initial(dataclasses.replace(STAGE2, masked_blocks=2))
   masked = params['masked_blocks']
-  for extra, sibling in (('masked_self', 'self_attention'), ('masked_cross', 'cross_attention')):
+  for extra, sibling in (('masked_attn', 'attn'), ('masked_cross_attn', 'cross_attn')):
     assert not masked[extra]['gate'].any()
-    assert same(masked[extra]['attention'], masked['base'][sibling])
+    assert same(masked[extra]['attention'], masked[sibling])
   # Layers are drawn apart, not copied along the stack.
-  first, second = masked['base']['ffn']['up']['kernel']
+  first, second = masked['ffn']['up']['kernel']
   assert np.std(first) == pytest.approx(0.02, rel=0.1) and np.abs(first - second).mean() > 0.01
   assert not params['embed_visual']['kernel'].any() and params['embed']['kernel'].any()
-  assert not params['modulation']['kernel'].any() and masked['base']['table'].any()
+  assert not params['modulation']['kernel'].any() and masked['table'].any()
   assert not params['head']['kernel'].any()  # The first prediction is zero.
 
 
 @pytest.mark.parametrize('config, objects', [(STAGE2, True), (TI2V, False)])
 def test_extra_parts_leave_a_trained_network_as_it_is(config, objects):
   trained = randomised(TINY)
-  params = dit.transfer(trained, filled(config, 0.0))
+  params = transfer(trained, filled(config, 0.0))
   x_t, t, condition = known(config, objects)
   wanted = predict(structure(TINY)[0], trained, x_t, t, Condition(condition.text))
   got = predict(structure(config)[0], params, x_t, t, condition)
   assert np.std(wanted) > 0.5
   np.testing.assert_allclose(got, wanted, atol=2e-5)  # But for rounding by the compiler.
-  for name in ('masked_self', 'masked_cross'):
+  for name in ('masked_attn', 'masked_cross_attn'):
     params['masked_blocks'][name]['gate'] = np.ones(1, np.float32)
     opened = predict(structure(config)[0], params, x_t, t, condition)
     assert np.abs(opened - got).max() > 0.1
@@ -162,10 +164,10 @@ def test_extra_parts_leave_a_trained_network_as_it_is(config, objects):
 
 def test_extra_parts_can_be_learnt():
   trained = randomised(dataclasses.replace(TINY, layers=1))
-  params = dit.transfer(trained, filled(ONE_LAYER, 0.0))
+  params = transfer(trained, filled(ONE_LAYER, 0.0))
   found = gradient(structure(ONE_LAYER)[0], params, *known(ONE_LAYER))
-  assert np.abs(found['masked_blocks']['masked_self']['gate']) > 1e-3
-  assert np.abs(found['masked_blocks']['masked_cross']['gate']) > 1e-3
+  assert np.abs(found['masked_blocks']['masked_attn']['gate']) > 1e-3
+  assert np.abs(found['masked_blocks']['masked_cross_attn']['gate']) > 1e-3
   assert np.abs(found['embed_visual']['kernel']).max() > 1e-3
 
 
@@ -173,7 +175,7 @@ def test_extra_parts_can_be_learnt():
 def layer():
   """An extra layer with an open gate."""
   rngs = nnx.Rngs(0)
-  layer = GatedResidual(RMSNorm(16), Attention(16, 2, rngs=rngs))
+  layer = MaskedLayer(RMSNorm(16), Attention(16, 2, rngs=rngs))
   layer.gate[...] = jnp.asarray(3.0)
   return layer
 
@@ -184,7 +186,7 @@ def masks(region, present):
   bits = jnp.array([[2, 2, 0, 4, 4, 0]], jnp.int32)
   region, present = (jnp.array([x], jnp.int32).reshape(1, -1) for x in (region, present))
   unmoved = jnp.arange(region.shape[1])[None]
-  return Masks(unmoved, pairs(region, region), prompts, pairs(present, bits))
+  return ObjectMasks(unmoved, pairs(region, region), prompts, pairs(present, bits))
 
 
 def pairs(q_bits, k_bits):
@@ -197,12 +199,12 @@ def test_masked_cross_attention_reads_the_prompts_at_its_place(layer):
   h = jax.random.normal(jax.random.key(0), (1, 6, 16))
   text = jnp.ones((1, 2, 16))
   read = pairs(jnp.full((1, 6), EVERYONE), jnp.full((1, 2), EVERYONE))
-  out = masked_attention.masked_cross(layer, h, m, text, read)
+  out = masked_attention.masked_cross_attention(layer, h, m, text, read)
   nowhere = np.array(present) == 0
   np.testing.assert_array_equal(out[0, nowhere], h[0, nowhere])
   assert (np.abs(out - h)[0, ~nowhere].max(-1) > 1e-3).all()
   other = m.replace(prompts=m.prompts.at[:, 3:].add(1.0))  # What is said of object 2.
-  changed = masked_attention.masked_cross(layer, h, other, text, read) != out
+  changed = masked_attention.masked_cross_attention(layer, h, other, text, read) != out
   np.testing.assert_array_equal(changed.any(-1)[0], [False, False, True, True, False, True])
 
 
@@ -210,8 +212,8 @@ def test_masked_self_attention_stays_within_an_object_over_all_frames(layer):
   region = [[1, 2, 4], [2, 1, 4]]  # Two frames; object 1 moves by one token.
   m = masks(region, [0] * 6)
   h = jax.random.normal(jax.random.key(0), (1, 6, 16))
-  out = masked_attention.masked_self(layer, h, m)
-  changed = masked_attention.masked_self(layer, h.at[0, 1].add(1.0), m) != out
+  out = masked_attention.masked_self_attention(layer, h, m)
+  changed = masked_attention.masked_self_attention(layer, h.at[0, 1].add(1.0), m) != out
   np.testing.assert_array_equal(changed.any(-1)[0], np.array(region).ravel() == 2)
 
 
@@ -221,16 +223,16 @@ def test_extra_layers_without_masks_are_plain(layer):
   text_bits = jnp.array([[EVERYONE] * 3 + [0]], jnp.int32)
   whole = masks([1] * 6, [2] * 6)
   prompted = pairs(jnp.full((1, 6), 2), jnp.array([[2, 2, 2, 0]], jnp.int32))
-  one_object = whole.replace(prompts=text, prompted=prompted)
+  one_object = whole.replace(prompts=text, prompt_mask=prompted)
   read = pairs(jnp.full((1, 6), EVERYONE), text_bits)
   np.testing.assert_allclose(
-    masked_attention.masked_self(layer, h, None),
-    masked_attention.masked_self(layer, h, whole),
+    masked_attention.masked_self_attention(layer, h, None),
+    masked_attention.masked_self_attention(layer, h, whole),
     atol=1e-6,
   )
   np.testing.assert_allclose(
-    masked_attention.masked_cross(layer, h, None, text, read),
-    masked_attention.masked_cross(layer, h, one_object, text, read),
+    masked_attention.masked_cross_attention(layer, h, None, text, read),
+    masked_attention.masked_cross_attention(layer, h, one_object, text, read),
     atol=1e-6,
   )
 
@@ -335,12 +337,16 @@ def abstract(settings):
   return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
 
+def plain_part(blocks):
+  return {k: v for k, v in blocks.items() if not k.startswith('masked_')}
+
+
 def test_the_4b_model_has_the_parameters_of_the_paper():
   d, f = 2560, 6144
   stage2, baseline = abstract(stage2_dit.get_config()), abstract(ti2v_dit.get_config())
   assert matrices(stage2['blocks']) == 30 * (8 * d * d + 3 * d * f)
-  assert matrices(stage2['masked_blocks']['base']) == 10 * (8 * d * d + 3 * d * f)
-  extra = matrices(stage2['masked_blocks']) - matrices(stage2['masked_blocks']['base'])
+  assert matrices(plain_part(stage2['masked_blocks'])) == 10 * (8 * d * d + 3 * d * f)
+  extra = matrices(stage2['masked_blocks']) - matrices(plain_part(stage2['masked_blocks']))
   assert extra == 10 * 8 * d * d == 524_288_000
   assert counts(stage2) == pytest.approx(4.050e9 + extra, rel=0.005)
   # The baseline lacks the input weights of the trajectory and nothing else.
@@ -368,14 +374,14 @@ def test_counted_operations_are_those_of_the_compiled_program(masked):
     tokens(16), shape(2, 16, 16, 2 * C), Objects((TokenMasks(place, place),), tokens(3 * 24))
   )
   compiled = predict.lower(graphdef, params, shape(2, 16, 16, C), shape(), condition).compile()
-  counted = dit.forward_flops(config, tokens=128, text=16, prompts=72, allowed=1.0)
+  counted = forward_flops(config, tokens=128, text=16, prompts=72, allowed=1.0)
   assert compiled.cost_analysis()['flops'] / 2 == pytest.approx(counted, rel=0.1)
 
 
 def test_counted_operations_by_hand():
   config = DiTConfig(masked_blocks=10, visual_channels=32)
-  total = dit.forward_flops(config, tokens=4096, text=868, prompts=8 * 269, allowed=0.5)
-  plain = dit.forward_flops(DiTConfig(), tokens=4096, text=868, prompts=0, allowed=0)
+  total = forward_flops(config, tokens=4096, text=868, prompts=8 * 269, allowed=0.5)
+  plain = forward_flops(DiTConfig(), tokens=4096, text=868, prompts=0, allowed=0)
   assert plain == pytest.approx(37.6e12, rel=0.05)  # As estimated for the paper's run.
   d, n = 2560, 4096
   masked_self = 8 * n * d * d + 0.5 * 4 * n * n * d
@@ -385,7 +391,7 @@ def test_counted_operations_by_hand():
 
 
 def base_layers(params):
-  parts = [params['masked_blocks']['base']] if 'masked_blocks' in params else []
+  parts = [plain_part(params['masked_blocks'])] if 'masked_blocks' in params else []
   parts += [params['blocks']] if 'blocks' in params else []
   return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
@@ -394,36 +400,36 @@ def base_layers(params):
 def test_transfer_deals_the_layers_out_again(count):
   source = randomised(dataclasses.replace(STAGE2, layers=3, masked_blocks=2))
   target = filled(dataclasses.replace(STAGE2, layers=3, masked_blocks=count), 7.0)
-  out = dit.transfer(source, target)
+  out = transfer(source, target)
   assert jax.tree.map(np.shape, out) == jax.tree.map(np.shape, target)
   assert same(base_layers(out), base_layers(source))
   for name in set(out) - {'blocks', 'masked_blocks'}:
     assert same(out[name], source[name])
   if count:
     masked = out['masked_blocks']
-    assert same(masked['masked_self']['attention'], masked['base']['self_attention'])
-    assert same(masked['masked_cross']['attention'], masked['base']['cross_attention'])
-    assert (masked['masked_self']['gate'] == 7).all()  # As the target began.
+    assert same(masked['masked_attn']['attention'], masked['attn'])
+    assert same(masked['masked_cross_attn']['attention'], masked['cross_attn'])
+    assert (masked['masked_attn']['gate'] == 7).all()  # As the target began.
 
 
 def test_transfer_keeps_masked_layers_of_as_many_blocks():
   source = randomised(STAGE2)
-  assert same(dit.transfer(source, filled(STAGE2, 7.0)), source)
+  assert same(transfer(source, filled(STAGE2, 7.0)), source)
   # An ablation that lacks one of the two layers passes on the other.
   ablation = dataclasses.replace(STAGE2, masked_self=False)
-  out = dit.transfer(source, filled(ablation, 7.0))['masked_blocks']
-  assert set(out) == {'base', 'masked_cross'}
-  assert same(out['masked_cross'], source['masked_blocks']['masked_cross'])
+  out = transfer(source, filled(ablation, 7.0))['masked_blocks']
+  assert {k for k in out if k.startswith('masked_')} == {'masked_cross_attn'}
+  assert same(out['masked_cross_attn'], source['masked_blocks']['masked_cross_attn'])
   source = randomised(ablation)
-  out = dit.transfer(source, filled(STAGE2, 7.0))['masked_blocks']
-  assert same(out['masked_self']['attention'], out['base']['self_attention'])
-  assert (out['masked_self']['gate'] == 7).all()
-  assert same(out['masked_cross'], source['masked_blocks']['masked_cross'])
+  out = transfer(source, filled(STAGE2, 7.0))['masked_blocks']
+  assert same(out['masked_attn']['attention'], out['attn'])
+  assert (out['masked_attn']['gate'] == 7).all()
+  assert same(out['masked_cross_attn'], source['masked_blocks']['masked_cross_attn'])
 
 
 def test_transfer_between_tasks_of_other_visual_conditions():
   source, target = randomised(TI2V), filled(STAGE2, 7.0)
-  out = dit.transfer(source, target)
+  out = transfer(source, target)
   # Weights for the picture alone do not fit picture and trajectory.
   assert same(out['embed_visual'], target['embed_visual'])
   assert same(out['masked_blocks'], source['masked_blocks'])

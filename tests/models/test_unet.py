@@ -12,11 +12,14 @@ from flax import nnx
 
 from ttm_jax.conditioning import EVERYONE, Condition, Objects, TokenMasks, Tokens
 from ttm_jax.models.unet import model as unet
-from ttm_jax.models.unet.layers import GroupNorm, Level, TransformerBlock
+from ttm_jax.models.unet.flops import forward_flops
+from ttm_jax.models.unet.layers import LevelInputs, TransformerBlock
 from ttm_jax.models.unet.model import UNet, UNetConfig
 from ttm_jax.models.unet.motion import MotionModule
-from ttm_jax.nn.layers import AttentionMask
-from ttm_jax.nn.masked_attention import Masks
+from ttm_jax.models.unet.transfer import transfer
+from ttm_jax.nn.attention import AttentionMask
+from ttm_jax.nn.masked_attention import ObjectMasks
+from ttm_jax.nn.norms import GroupNorm
 from ttm_jax.ops.object_attention import sort, sort_by_object
 from ttm_jax.text.encoders import CLIP_L, Encoder
 
@@ -140,24 +143,24 @@ def test_equations_of_a_masked_block(by_frame, objects):
     rows = frames if by_frame else 1
     order = sort_by_object(jnp.asarray(region.reshape(rows, -1)))
     own, there = (sort(x.reshape(rows, -1), order) for x in (region, present))
-    masks = Masks(order, pairs(own, own), prompts, pairs(there.reshape(1, -1), prompt_bits))
+    masks = ObjectMasks(order, pairs(own, own), prompts, pairs(there.reshape(1, -1), prompt_bits))
   everyone = np.full((1, frames * n), EVERYONE, np.int32)
-  level = Level(jnp.asarray(text), pairs(everyone, text_bits), masks)
+  level = LevelInputs(jnp.asarray(text), pairs(everyone, text_bits), masks)
   got = jax.jit(lambda p, h, level: nnx.merge(graphdef, p)(h, level))(params, h, level)
 
   p = jax.tree.map(np.float64, params)
   x = h.reshape(-1, d).astype(np.float64)
   frame = np.repeat(np.arange(frames), n)
   same_frame = frame[:, None] == frame
-  x = x + attend(p['attention1'], heads, normed(p['norm1'], x), normed(p['norm1'], x), same_frame)
-  extra = p['masked_self']
+  x = x + attend(p['attn'], heads, normed(p['norm1'], x), normed(p['norm1'], x), same_frame)
+  extra = p['masked_attn']
   own = region[:, None] == region if objects else np.full((frames * n,) * 2, True)
   own = own & same_frame if by_frame else own
   y = normed(extra['norm'], x)
   x = x + np.tanh(extra['gate']) * attend(extra['attention'], heads, y, y, own)
   reads = np.broadcast_to(text_bits[0] != 0, (frames * n, 4))
-  x = x + attend(p['attention2'], heads, normed(p['norm2'], x), text[0], reads)
-  extra = p['masked_cross']
+  x = x + attend(p['cross_attn'], heads, normed(p['norm2'], x), text[0], reads)
+  extra = p['masked_cross_attn']
   context, allowed = (
     (prompts[0], present[:, None] & prompt_bits[0] != 0) if objects else (text[0], reads)
   )
@@ -174,14 +177,14 @@ def test_equations_of_a_masked_block(by_frame, objects):
 @pytest.mark.parametrize('config, objects', [(STAGE2, True), (TI2V, False)])
 def test_extra_parts_leave_a_trained_network_as_it_is(config, objects):
   trained = drawn(structure(TINY)[1])
-  params = unet.transfer(trained, filled(config, 0.0))
+  params = transfer(trained, filled(config, 0.0))
   x_t, t, condition = known(config, objects)
   wanted = predict(structure(TINY)[0], trained, x_t, t, Condition(condition.text))
   got = predict(structure(config)[0], params, x_t, t, condition)
   assert np.std(wanted) > 0.3
   np.testing.assert_allclose(got, wanted, atol=2e-5)
   block = params['down']['0']['units']['0']['spatial']['block']
-  for name in ('masked_self', 'masked_cross'):
+  for name in ('masked_attn', 'masked_cross_attn'):
     block[name]['gate'] = np.ones((), np.float32)
     opened = predict(structure(config)[0], params, x_t, t, condition)
     assert np.abs(opened - got).max() > 0.01
@@ -204,11 +207,11 @@ def test_gradients_reach_everything_and_do_not_depend_on_what_is_kept():
 
 
 def test_extra_parts_can_be_learnt():
-  params = unet.transfer(drawn(structure(TINY)[1]), filled(STAGE2, 0.0))
+  params = transfer(drawn(structure(TINY)[1]), filled(STAGE2, 0.0))
   found = gradient(structure(STAGE2)[0], params, *known(STAGE2))
   block = found['down']['0']['units']['0']['spatial']['block']
-  assert np.abs(block['masked_self']['gate']) > 1e-4
-  assert np.abs(block['masked_cross']['gate']) > 1e-4
+  assert np.abs(block['masked_attn']['gate']) > 1e-4
+  assert np.abs(block['masked_cross_attn']['gate']) > 1e-4
   assert np.abs(found['conv_visual']['kernel']).max() > 1e-4
 
 
@@ -229,9 +232,9 @@ def test_a_new_network_predicts_zero_and_its_motion_modules_do_nothing():
   for part in (unit['resnet']['conv2'], unit['spatial']['proj_out'], unit['motion']['proj_out']):
     assert not part['kernel'].any()
   block = unit['spatial']['block']
-  assert same(block['masked_self']['attention'], block['attention1'])
-  assert same(block['masked_cross']['attention'], block['attention2'])
-  assert block['attention1']['query']['kernel'].std() > 0.01
+  assert same(block['masked_attn']['attention'], block['attn'])
+  assert same(block['masked_cross_attn']['attention'], block['cross_attn'])
+  assert block['attn']['query']['kernel'].std() > 0.01
 
 
 @pytest.mark.parametrize('clip_norm', [True, False])
@@ -261,16 +264,16 @@ def test_statistics_of_group_norms():
 
 def test_transfer_keeps_what_fits():
   source, target = drawn(structure(STAGE2)[1]), filled(STAGE2, 7.0)
-  assert same(unet.transfer(source, target), source)
+  assert same(transfer(source, target), source)
   # Another visual condition, and extra layers from a network without them.
-  out = unet.transfer(drawn(structure(TI2V)[1]), target)
+  out = transfer(drawn(structure(TI2V)[1]), target)
   assert (out['conv_visual']['kernel'] == 7).all()
   plain = drawn(structure(TINY)[1])
-  block = unet.transfer(plain, target)['down']['0']['units']['0']['spatial']['block']
+  block = transfer(plain, target)['down']['0']['units']['0']['spatial']['block']
   for extra, (norm, attention) in unet.SIBLINGS.items():
     assert same(block[extra]['attention'], block[attention])
     assert same(block[extra]['norm'], block[norm]) and block[extra]['gate'] == 7
-  out = unet.transfer(source, filled(TINY, 7.0))
+  out = transfer(source, filled(TINY, 7.0))
   assert jax.tree.structure(out) == jax.tree.structure(plain)
   assert same(out['up'], source['up']) and same(out['conv_in'], source['conv_in'])
 
@@ -365,5 +368,5 @@ def test_counted_operations_are_those_of_the_compiled_program(masked):
     tokens(16), shape(4, 8, 8, 2 * C), Objects((TokenMasks(place, place),), tokens(3 * 8))
   )
   compiled = predict.lower(graphdef, params, shape(4, 8, 8, C), shape(), condition).compile()
-  counted = unet.forward_flops(config, (4, 8, 8), text=16, prompts=24, allowed=1.0)
+  counted = forward_flops(config, (4, 8, 8), text=16, prompts=24, allowed=1.0)
   assert compiled.cost_analysis()['flops'] / 2 == pytest.approx(counted, rel=0.1)

@@ -90,8 +90,6 @@ def train(latents, tmp_path_factory):
 
   def run(name, init_from):
     model = {'channels': 4, 'text_width': TEXT}
-    if visual := tiny.shipped(name).model.visual_channels:
-      model['visual_channels'] = visual
     changes = {f'model__{key}': value for key, value in model.items()}
     changes |= {'train__steps': 2, 'init_from': str(init_from)}
     ended = cli.run(*tiny.train_command(name, root / name, latents, **changes))

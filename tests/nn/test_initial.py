@@ -7,7 +7,7 @@ from flax import nnx
 from ttm_jax.models.unet import model as unet
 from ttm_jax.models.unet.model import UNet, UNetConfig
 from ttm_jax.nn.initial import draw_together, initializer
-from ttm_jax.nn.layers import Linear
+from ttm_jax.nn.linear import Linear
 from ttm_jax.text.encoders import Encoder
 
 CONFIG = UNetConfig(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ttm_jax.nn import modulation
-from ttm_jax.nn.modulation import modulated, rms_norm
+from ttm_jax.nn.modulation import gated_residual, rms_norm
 
 EPS = 1e-5
 
@@ -70,13 +70,13 @@ def test_a_norm_is_the_plain_one(x, factor, shift, dtype):
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_a_gated_residual_is_the_plain_one(dtype):
   h, y, gate = arrays((2, 5, 8), (2, 5, 8), (2, 1, 8), dtype=dtype)
-  check(modulated, plain_residual, (h, y.astype(dtype), gate), dtype)
+  check(gated_residual, plain_residual, (h, y.astype(dtype), gate), dtype)
 
 
 def test_sums_over_tokens_are_float32():
   """Of many tokens: bfloat16 would stop to count at 256."""
   h = jnp.ones((1, 5000, 4), jnp.bfloat16)
-  dgate = jax.grad(lambda gate: modulated(h, h, gate).astype(jnp.float32).sum())(
+  dgate = jax.grad(lambda gate: gated_residual(h, h, gate).astype(jnp.float32).sum())(
     jnp.zeros((1, 1, 4))
   )
   np.testing.assert_array_equal(dgate, 5000)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ttm_jax.nn.layers import Linear, exact_gradients, matmul
+from ttm_jax.nn.linear import Linear, exact_gradients, matmul
 from ttm_jax.nn.scan import scan_blocks, stack
 from ttm_jax.ops.object_attention import object_attention
 from ttm_jax.ops.rematerialization import POLICIES

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.attention_reference import reference
 from ttm_jax.ops import attention as plain
 from ttm_jax.ops.object_attention import (
   IMPLEMENTATIONS,
@@ -31,27 +32,6 @@ BACKGROUND, ONE, TWO, LAST = 1, 2, 4, -(1 << 31)  # LAST is bit 31: a negative i
 # Those of one accelerator alone have tests of their own.
 HERE = [n for n, i in IMPLEMENTATIONS.items() if not i.refuses(Case(8, 8, 64, jnp.float32, 'cpu'))]
 every_implementation = pytest.mark.parametrize('name', HERE)
-
-
-def reference(q, k, v, q_bits, k_bits, dy):
-  """The rule and its gradients, a query at a time: y [B, N, H, D], and dq, dk, dv for dy."""
-  q, k, v, dy = (np.asarray(x, np.float64) for x in (q, k, v, dy))
-  y, dq, dk, dv = np.zeros_like(q), np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
-  scale = 1 / np.sqrt(q.shape[-1])
-  for b, i, h in np.ndindex(q.shape[:3]):
-    keys = np.flatnonzero(np.asarray(q_bits)[b, i] & np.asarray(k_bits)[b])
-    if not len(keys):
-      continue
-    logits = k[b, keys, h] @ q[b, i, h] * scale
-    weights = np.exp(logits - logits.max())
-    weights /= weights.sum()
-    y[b, i, h] = weights @ v[b, keys, h]
-    dv[b, keys, h] += weights[:, None] * dy[b, i, h]
-    dweights = v[b, keys, h] @ dy[b, i, h]
-    dlogits = weights * (dweights - weights @ dweights) * scale
-    dq[b, i, h] = dlogits @ k[b, keys, h]
-    dk[b, keys, h] += dlogits[:, None] * q[b, i, h]
-  return y, dq, dk, dv
 
 
 @functools.partial(jax.jit, static_argnames='name')
@@ -224,13 +204,15 @@ def test_tables_serve_every_layer():
   n = 700
   q, k, v, _ = inputs(n, n, heads=1)
   tokens = np.sort(np.random.default_rng(1).choice([ONE, TWO], (2, n)).astype(np.int32))
-  tables = make_block_mask(tokens, tokens, head_dim=4, dtype=jnp.float32, implementation='chunked')
+  block_mask = make_block_mask(
+    tokens, tokens, head_dim=4, dtype=jnp.float32, implementation='chunked'
+  )
   for values in (v, 2 * v):
     wanted = object_attention(q, k, values, tokens, tokens, implementation='chunked')
-    got = object_attention(q, k, values, tokens, tokens, tables=tables)
+    got = object_attention(q, k, values, tokens, tokens, block_mask=block_mask)
     np.testing.assert_array_equal(got, wanted)
-  with pytest.raises(ValueError, match="tables are for implementation 'chunked', not for"):
-    object_attention(q, k, v, tokens, tokens, tables=tables, implementation='reference')
+  with pytest.raises(ValueError, match="the block mask is for implementation 'chunked', not for"):
+    object_attention(q, k, v, tokens, tokens, block_mask=block_mask, implementation='reference')
 
 
 listed = jax.jit(list_blocks, static_argnums=(2, 3))
@@ -248,7 +230,7 @@ def test_blocks_that_are_visited_are_those_with_an_allowed_pair(tokens, block, s
   rng = np.random.default_rng(seed)
   some = rng.choice([0, ONE, TWO, ONE | TWO, LAST, -1], 3).astype(np.int32)
   q_bits, k_bits = (np.sort(rng.choice(some, (3, size)), 1) for size in (n, m))
-  tables = listed(jnp.asarray(q_bits), jnp.asarray(k_bits), block, 'chunked')
+  block_mask = listed(jnp.asarray(q_bits), jnp.asarray(k_bits), block, 'chunked')
   rows, columns = -(-n // block[0]), -(-m // block[1])
   wanted = {
     (b, r, c)
@@ -258,7 +240,7 @@ def test_blocks_that_are_visited_are_those_with_an_allowed_pair(tokens, block, s
       & k_bits[b, None, c * block[1] : (c + 1) * block[1]]
     ).any()
   }
-  for blocks, turn, lines in ((tables.by_query, 1, rows), (tables.by_key, -1, columns)):
+  for blocks, turn, lines in ((block_mask.by_query, 1, rows), (block_mask.by_key, -1, columns)):
     place, what = np.asarray(blocks.place), np.asarray(blocks.what)
     running = np.flatnonzero((what[: int(blocks.count[0])] & RUN) != 0)
     found = [
@@ -275,8 +257,8 @@ def test_blocks_that_are_visited_are_those_with_an_allowed_pair(tokens, block, s
 
 def test_full_blocks_are_full_and_the_simple_ones_are_found():
   q_bits = np.array([[ONE] * 4 + [TWO] * 2 + [ONE] * 2 + [ONE | TWO] * 4], np.int32)
-  tables = list_blocks(jnp.asarray(q_bits), jnp.asarray(q_bits), (4, 4), 'chunked')
-  place, what = (np.asarray(x) for x in (tables.by_query.place, tables.by_query.what))
+  block_mask = list_blocks(jnp.asarray(q_bits), jnp.asarray(q_bits), (4, 4), 'chunked')
+  place, what = (np.asarray(x) for x in (block_mask.by_query.place, block_mask.by_query.what))
   full = {(int(p) >> 16, int(p) & 0xFFFF) for p, w in zip(place, what, strict=True) if w & 8}
   assert full == {(0, 0), (0, 2), (1, 2), (2, 0), (2, 1), (2, 2)}
 

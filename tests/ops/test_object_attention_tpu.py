@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from tests.ops.test_object_attention import reference
+from tests.helpers.attention_reference import reference
 from ttm_jax.ops.object_attention import Case, blocked, choose, splash, tpu
 from ttm_jax.ops.object_attention import reference as dense
 from ttm_jax.ops.object_attention.blocks import list_blocks
@@ -41,8 +41,8 @@ def run(attend, block, q, k, v, q_bits, k_bits, dy):
   """y, dq, dk, dv of a kernel, or of a function like it."""
   if isinstance(attend, blocked.Kernel):
     attend = functools.partial(blocked.attention, attend)
-  tables = list_blocks(q_bits, k_bits, block, 'tpu')
-  y, pull = jax.vjp(lambda q, k, v: attend(q, k, v, q_bits, k_bits, tables), q, k, v)
+  block_mask = list_blocks(q_bits, k_bits, block, 'tpu')
+  y, pull = jax.vjp(lambda q, k, v: attend(q, k, v, q_bits, k_bits, block_mask), q, k, v)
   return y, *pull(dy)
 
 
@@ -168,8 +168,8 @@ def test_visits_the_blocks_with_an_allowed_pair():
   q, k, v, _ = inputs(n, m, samples=2, heads=heads)
 
   def attend(q, k, v):
-    tables = list_blocks(q_bits, k_bits, (128, 128), 'tpu')
-    return blocked.attention(kernel, q, k, v, q_bits, k_bits, tables)
+    block_mask = list_blocks(q_bits, k_bits, (128, 128), 'tpu')
+    return blocked.attention(kernel, q, k, v, q_bits, k_bits, block_mask)
 
   allowed = np.zeros((2, 384, 256), bool)
   allowed[:, :n, :m] = (q_bits[:, :, None] & k_bits[:, None]) != 0
@@ -191,8 +191,8 @@ def test_costs_count_the_expected_share_of_blocks():
     bits = jnp.zeros((1, 256), jnp.int32)
 
     def forward(q):
-      tables = list_blocks(bits, bits, (128, 128), 'tpu')
-      return tpu.make_kernel(share=share).forward(q, q, q, bits, bits, tables, 1.0)
+      block_mask = list_blocks(bits, bits, (128, 128), 'tpu')
+      return tpu.make_kernel(share=share).forward(q, q, q, bits, bits, block_mask, 1.0)
 
     (call,) = [x for x in jax.make_jaxpr(forward)(q).eqns if x.primitive.name == 'pallas_call']
     return call.params['cost_estimate'].flops

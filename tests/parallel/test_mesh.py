@@ -9,9 +9,9 @@ import pytest
 from flax import nnx
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from configs import stage2_dit
+from ttm_jax.configs import stage2_dit
 from ttm_jax.errors import InputError
-from ttm_jax.models.dit import model as dit
+from ttm_jax.models.dit.sharding import SHARDING
 from ttm_jax.parallel import mesh as meshes
 from ttm_jax.parallel.mesh import (
   AXES,
@@ -194,9 +194,7 @@ def split_over(spec):
 
 
 def test_no_large_parameter_of_the_4b_model_is_on_every_device():
-  specs = {
-    k: s.spec for k, s in flat(shardings(large(), dit.SHARDING, mesh_of(1, 8, 1, 2))).items()
-  }
+  specs = {k: s.spec for k, s in flat(shardings(large(), SHARDING, mesh_of(1, 8, 1, 2))).items()}
   shapes = {k: x.shape for k, x in flat(large()).items()}
   for name, spec in specs.items():
     if name.endswith('kernel') and 'blocks' in name:
@@ -215,9 +213,9 @@ def test_no_large_parameter_of_the_4b_model_is_on_every_device():
 @pytest.mark.parametrize('tensor', [1, 2, 4])
 def test_tensor_parallel_products_need_one_sum_a_layer(tensor):
   """Columns of the first matrix and rows of the second are split alike, so no gather between."""
-  specs = flat(shardings(large(), dit.SHARDING, mesh_of(1, 8, 1, tensor)))
+  specs = flat(shardings(large(), SHARDING, mesh_of(1, 8, 1, tensor)))
   for layer in ('blocks', 'masked_blocks.base'):
-    for first, second in (('ffn.up', 'ffn.down'), ('self_attention.value', 'self_attention.out')):
+    for first, second in (('ffn.up', 'ffn.down'), ('attn.value', 'attn.out')):
       _, rows, columns = specs[f'{layer}.{first}.kernel'].spec
       _, next_rows, next_columns = specs[f'{layer}.{second}.kernel'].spec
       assert (columns, rows) == (next_rows, next_columns) == ('tensor', 'fsdp')

@@ -21,11 +21,12 @@ from ttm_jax.data.latents import Latents
 from ttm_jax.errors import InputError
 from ttm_jax.ops.object_attention import object_attention
 from ttm_jax.ops.rematerialization import POLICIES
+from ttm_jax.parallel.chips import CHIPS, chip_of
 from ttm_jax.parallel.mesh import AXES, HOST
 from ttm_jax.planning import analytic, flops, hlo, inputs, memory, roofline, search, table
 from ttm_jax.planning.compile import Run, abstract_state
 from ttm_jax.planning.costs import Costs, Exchange, costs, first_group
-from ttm_jax.planning.hardware import CHIPS, topology
+from ttm_jax.planning.hardware import topology
 from ttm_jax.planning.report import analytic_report
 from ttm_jax.planning.search import Planner, Setting
 from ttm_jax.training.denoising import Denoising
@@ -475,3 +476,11 @@ def test_front_door(tmp_path):
 def test_bad_input(options, message):
   ended = cli.run('ttm_jax.plan', f'--config={tiny.ROOT}/configs/stage2_dit.py', *options)
   assert ended.code == 2 and message in ended.err, ended.err
+
+
+@pytest.mark.parametrize(
+  ('kind', 'name'),
+  [('TPU v5 lite', 'v5e'), ('TPU v5', 'v5p'), ('NVIDIA H100 80GB HBM3', 'h100'), ('cpu', None)],
+)
+def test_the_chip_of_a_device(kind, name):
+  assert chip_of(kind) is (CHIPS[name] if name else None)

@@ -185,8 +185,8 @@ def test_names():
   names = [name for name, _ in pretrained.to_torch(randomised(STAGE2, 0))]
   assert len(set(names)) == len(names)
   for name in (
-    'blocks.0.self_attention.query.weight',
-    'masked_blocks.1.cross_attention.key_norm.weight',
+    'blocks.0.attn.query.weight',
+    'masked_blocks.1.cross_attn.key_norm.weight',
     'masked_blocks.1.masked_self.attention.out.weight',
     'masked_blocks.0.masked_cross.alpha',
     'masked_blocks.0.ffn.gate.weight',

@@ -16,7 +16,7 @@ from ttm_jax.pretrained import sd_vae
 torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
 diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed (extra dev)')
 
-from tests.helpers import pytorch_parity as parity
+from tests.helpers import pytorch_parity as parity  # noqa: E402
 from ttm_jax.pytorch.image_codec import TTMImageCodec  # noqa: E402
 
 torch.set_num_threads(1)

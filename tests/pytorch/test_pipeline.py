@@ -13,14 +13,14 @@ from PIL import Image
 from tests.helpers import exported, tiny
 from ttm_jax.codecs.base import to_uint8
 from ttm_jax.errors import InputError
-from ttm_jax.exporting.stages import BACKBONES
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
+from ttm_jax.presets import PRESETS
 from ttm_jax.training.denoising import Denoiser
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
 diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed (extra dev)')
 
-from tests.helpers import pytorch_parity as parity
+from tests.helpers import pytorch_parity as parity  # noqa: E402
 from tests.helpers.exported import arguments  # noqa: E402
 from ttm_jax.pytorch import TTMPipeline  # noqa: E402
 
@@ -93,7 +93,7 @@ def test_ten_steps_of_the_baseline(preset, capsys):
   from ttm_jax.pytorch.loading import CLASSES
 
   settings, where = exported.config(preset, exported.TI2V), exported.context(preset)
-  denoiser, backbone = Denoiser(settings, where), BACKBONES[preset]
+  denoiser, backbone = Denoiser(settings, where), PRESETS[preset].torch
   params = exported.parameters(settings, where)
   graphdef = nnx.graphdef(nnx.eval_shape(lambda: denoiser.build(0)))
   rng = np.random.default_rng(0)
@@ -107,10 +107,12 @@ def test_ten_steps_of_the_baseline(preset, capsys):
     params
   )
   wanted = to_uint8(where.codec.decode(latents, tiny.FRAMES))
-  model = CLASSES[backbone.network](**backbone.config(denoiser.model_config, denoiser.encoders))
-  tensors = backbone.tensors(params, denoiser.model_config)
+  model = CLASSES[backbone.network](
+    **backbone.config_to_torch(denoiser.model_config, denoiser.encoders)
+  )
+  tensors = backbone.to_torch(params, denoiser.model_config)
   model.load_state_dict({name: torch.from_numpy(x.copy()) for name, x in tensors})
-  scheduler = CLASSES[backbone.scheduler](**backbone.process(denoiser.process))
+  scheduler = CLASSES[backbone.scheduler](**backbone.scheduler_config(denoiser.process))
   scheduler.set_timesteps(exported.STEPS)
   predict = conditioning.guided(
     model.eval(), parity.condition(condition), parity.condition(denoiser.null_text), 1.5, 2.0, 0.5

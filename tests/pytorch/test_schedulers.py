@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ttm_jax.exporting.stages import BACKBONES
+from ttm_jax.models.unet.preset import PRESET
 from ttm_jax.processes.flow_matching import FlowMatching, linear_quadratic_schedule
 from ttm_jax.processes.zero_snr import ZeroSNRDiffusion
 
@@ -41,7 +41,7 @@ def test_ddim_steps_as_ours_and_as_diffusers(schedule, prediction):
   rng = np.random.default_rng(0)
   x, goal = rng.normal(size=(2, 2, 3, 4)).astype(np.float32)
   process = ZeroSNRDiffusion(beta_schedule=schedule, prediction=prediction)
-  scheduler = ZeroSNRScheduler(**BACKBONES['unet'].process(process))
+  scheduler = ZeroSNRScheduler(**PRESET.torch.scheduler_config(process))
   other = diffusers.DDIMScheduler.from_config(scheduler.config)
   for steps in (8, 30, 50):
     process = dataclasses.replace(process, steps=steps)

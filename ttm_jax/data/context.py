@@ -28,7 +28,7 @@ from ttm_jax.data import storage
 from ttm_jax.data.schema import check_size
 from ttm_jax.errors import InputError, nearest
 from ttm_jax.json_file import read_object
-from ttm_jax.presets import PRESETS, preset
+from ttm_jax.presets import PRESETS
 from ttm_jax.text.encoders import Encoder
 
 FOLDER = 'context'
@@ -44,12 +44,13 @@ class Encoding:
   """How clips become latents.
 
   Attributes:
-    preset: whose token grids the places are pooled to.
+    preset: the backbone that the dataset is for.
     frames, height, width: of the clips, in pixels.
     fps: frames per second.
     palette: colours of the rendered trajectory.
     max_objects: L, slots for object prompts.
     encoders: the text encoders by name.
+    grids: token grids (h, w) of the network, finest first, for which there are token masks.
     prefix: precedes captions and motion prompts for pre-trained text encoders, as in "FPS-24".
     models: hub id or folder of each pre-trained text encoder, by name.
   """
@@ -62,6 +63,7 @@ class Encoding:
   palette: str
   max_objects: int
   encoders: dict[str, Encoder]
+  grids: tuple[tuple[int, int], ...]
   prefix: str = ''
   models: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -102,7 +104,8 @@ class Encoding:
       InputError, AttributeError, KeyError, TypeError: values that no dataset can have.
     """
     encoders = {name: Encoder(**e) for name, e in values['encoders'].items()}
-    return cls(**{**values, 'encoders': encoders})
+    grids = tuple((int(h), int(w)) for h, w in values['grids'])
+    return cls(**{**values, 'encoders': encoders, 'grids': grids})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,11 +127,6 @@ class Context:
     frames = int(self.codec.frame_groups(e.frames)[-1]) + 1
     down, right = self.codec.stride
     return frames, e.height // down, e.width // right, self.codec.channels
-
-  @property
-  def grids(self) -> tuple[tuple[int, int], ...]:
-    """Token grids (h, w) of the preset, finest first."""
-    return preset(self.encoding.preset).grids(*self.latent_shape[1:3])
 
   def save(self, directory: epath.PathLike) -> None:
     """Write the folder `directory/context`; atomic on disk, an existing one is replaced.

@@ -130,7 +130,7 @@ def place_arrays(ids: np.ndarray, context: Context) -> Arrays:
   """The token masks of one label map [T, H, W] on all grids of the preset."""
   groups = context.codec.frame_groups(len(ids))
   arrays: Arrays = {}
-  for g, grid in enumerate(context.grids):
+  for g, grid in enumerate(context.encoding.grids):
     regions = trajectory.token_regions(ids, groups, grid)
     arrays[f'places.{g}.region'] = regions
     arrays[f'places.{g}.box'] = trajectory.token_presence(ids, groups, grid, 'box', regions)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ttm_jax import exported_folder as exported
 from ttm_jax import trajectory
 from ttm_jax.codecs.base import Codec
 from ttm_jax.codecs.folder import load_codec
@@ -12,7 +13,7 @@ from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.data.context import FOLDER
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
-from ttm_jax.pretrained import exported, sd_vae
+from ttm_jax.pretrained import sd_vae
 
 FIT_CLIPS = 384  # Enough to fit the components of a patch.
 

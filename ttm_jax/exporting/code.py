@@ -14,8 +14,6 @@ from ttm_jax.pytorch.sources import sources
 
 PREFIX = 'ttm_'
 MODULES = 'diffusers_modules.local'  # Where diffusers imports the code of a folder to.
-# The package around the modules, and its command with what that needs.
-LEFT_OUT = ('__init__', 'generate', 'animation', 'asked', 'described', 'outputs', 'video_io')
 
 _RELATIVE = re.compile(r'^(\s*)from \.(\w+) import ', re.MULTILINE)
 
@@ -24,14 +22,14 @@ def write_code(folder: Path, classes: Mapping[str, tuple[str, str]]) -> dict[str
   """Writes the modules, `pipeline.py`, and the pointer of each component.
 
   Args:
-    classes: of each component, its module in `ttm_jax.pytorch` and class.
+    classes: of each component, its module (dotted name) and class.
 
   Returns:
     What `model_index.json` says of each component: the name of its pointer, and its class.
   """
-  texts = {name.removesuffix('.py'): text for name, text in sources().items()}
-  kept = {name: text for name, text in texts.items() if name not in LEFT_OUT}
-  for name, text in kept.items():
+  carried = sources(module for module, _ in classes.values())
+  texts = {name.removesuffix('.py'): text for name, text in carried.items()}
+  for name, text in texts.items():
     renamed = _RELATIVE.sub(rf'\1from .{PREFIX}\2 import ', text)
     (folder / f'{PREFIX}{name}.py').write_text(renamed)
   lines = [
@@ -40,7 +38,7 @@ def write_code(folder: Path, classes: Mapping[str, tuple[str, str]]) -> dict[str
     'All modules are named here, since diffusers copies those that this file imports, no others.',
     '"""',
     '',
-    *(f'from .{PREFIX}{name} import __name__ as _{name}  # noqa: F401' for name in sorted(kept)),
+    *(f'from .{PREFIX}{name} import __name__ as _{name}  # noqa: F401' for name in sorted(texts)),
     f'from .{PREFIX}pipeline import TTMPipeline',
     '',
     "__all__ = ['TTMPipeline']",
@@ -52,7 +50,7 @@ def write_code(folder: Path, classes: Mapping[str, tuple[str, str]]) -> dict[str
     (folder / component).mkdir(exist_ok=True)
     (folder / component / f'{pointer}.py').write_text(
       '"""The class of this component, which `pipeline.py` has brought in."""\n\n'
-      f'from {MODULES}.{PREFIX}{module} import {kind}  # noqa: F401\n'
+      f'from {MODULES}.{PREFIX}{module.rpartition(".")[2]} import {kind}  # noqa: F401\n'
     )
     index[component] = [pointer, kind]
   return index

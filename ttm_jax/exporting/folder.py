@@ -87,13 +87,13 @@ def export(
   with whole(out, needed) as folder:
     index = code.write_code(folder, _classes(stages, codec))
     for name, stage in stages.items():
-      config = stage.backbone.config(stage.sizes, stage.context.encoding.encoders)
-      _config(folder / name / CONFIG, stage.backbone.network, config)
+      config = stage.torch.config_to_torch(stage.sizes, stage.context.encoding.encoders)
+      _config(folder / name / CONFIG, stage.torch.network, config)
       write_tensors(folder / name, stage.specs, stage.tensors(), kind, shard)
       _config(
         folder / SCHEDULERS[name] / SCHEDULER_CONFIG,
-        stage.backbone.scheduler,
-        stage.backbone.process(stage.process),
+        stage.torch.scheduler,
+        stage.torch.scheduler_config(stage.process),
       )
     _config(folder / 'codec' / CONFIG, codec.network, codec.config)
     write_tensors(folder / 'codec', codec.specs, codec.tensors(), DTYPES['fp32'], shard)
@@ -112,10 +112,10 @@ def _classes(
 ) -> dict[str, tuple[str, str]]:
   found = {}
   for name, stage in stages.items():
-    found[name] = (stage.backbone.module, stage.backbone.network)
-    found[SCHEDULERS[name]] = ('schedulers', stage.backbone.scheduler)
-  found['codec'] = (codec.module, codec.network)
-  found['text_encoder'] = ('text_encoder', 'TTMTextEncoder')
+    found[name] = (stage.torch.module, stage.torch.network)
+    found[SCHEDULERS[name]] = ('ttm_jax.pytorch.schedulers', stage.torch.scheduler)
+  found['codec'] = (f'ttm_jax.pytorch.{codec.module}', codec.network)
+  found['text_encoder'] = ('ttm_jax.pytorch.text_encoder', 'TTMTextEncoder')
   return found
 
 

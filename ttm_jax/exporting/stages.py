@@ -1,7 +1,7 @@
 """A trained run as an export takes it: its weights unread, and what PyTorch needs to know."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from ttm_jax.codecs.base import Codec
 from ttm_jax.data.context import Context
 from ttm_jax.errors import InputError
 from ttm_jax.exporting.files import Spec
-from ttm_jax.models.dit import convert as dit
-from ttm_jax.models.unet import convert as masked_unet
+from ttm_jax.models.preset import TorchModel
+from ttm_jax.presets import preset
 from ttm_jax.text.encoders import WORDS
 from ttm_jax.training import runs
 from ttm_jax.training.checkpoint import Checkpoints
@@ -23,72 +23,6 @@ from ttm_jax.training.denoising import Denoiser
 from ttm_jax.untrusted import identifier, is_repository
 
 Tensors = Iterator[tuple[str, np.ndarray]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Backbone:
-  """How a preset's network and process are written for PyTorch.
-
-  Attributes:
-    network, module: class of the network and the module of `ttm_jax.pytorch` it stands in.
-    scheduler: class of the scheduler.
-    config: (sizes, encoders) to the configuration of the network.
-    specs: (shapes of the parameters, sizes) to the tensors to come.
-    tensors: (parameters, sizes) to these tensors, one at a time.
-    process: the process to the configuration of the scheduler.
-  """
-
-  network: str
-  module: str
-  scheduler: str
-  config: Callable[[Any, Mapping], dict[str, Any]]
-  specs: Callable[[Mapping, Any], list[Spec]]
-  tensors: Callable[[Mapping, Any], Tensors]
-  process: Callable[[Any], dict[str, Any]]
-
-
-def _dit_specs(params: Mapping, sizes: Any) -> list[Spec]:
-  return [Spec(name, e.tensor_shape()) for e in dit.table(params) for name in e.theirs]
-
-
-def _unet_specs(params: Mapping, sizes: Any) -> list[Spec]:
-  return [Spec(*pair) for pair in masked_unet.specs(params, sizes.motion_length)]
-
-
-BACKBONES = {
-  'dit': Backbone(
-    network='TTMTransformer',
-    module='dit',
-    scheduler='FlowMatchingScheduler',
-    config=dit.config_to_torch,
-    specs=_dit_specs,
-    tensors=lambda params, sizes: dit.to_torch(params),
-    process=lambda process: {
-      'emulated_steps': process.emulated_steps,
-      'sigma_min': process.sigma_min,
-      'prediction_type': process.prediction,
-    },
-  ),
-  'unet': Backbone(
-    network='TTMUNet',
-    module='unet',
-    scheduler='ZeroSNRScheduler',
-    config=masked_unet.config_to_torch,
-    specs=_unet_specs,
-    tensors=lambda params, sizes: masked_unet.to_torch(params, sizes.motion_length),
-    process=lambda process: {
-      'num_train_timesteps': process.train_steps,
-      'beta_start': process.beta_start,
-      'beta_end': process.beta_end,
-      'beta_schedule': process.beta_schedule,
-      'prediction_type': {'v': 'v_prediction', 'data': 'sample'}[process.prediction],
-      'timestep_spacing': 'trailing',
-      'rescale_betas_zero_snr': True,
-      'clip_sample': False,
-      'set_alpha_to_one': True,
-    },
-  ),
-}
 
 
 class StageRun:
@@ -100,7 +34,8 @@ class StageRun:
     context: how its clips were encoded, with codec and empty text.
     step: of the newest checkpoint, the one that is exported.
     params: nested dict of the averaged parameters, each read when NumPy asks for it.
-    specs: the tensors that they become.
+    torch: the PyTorch counterpart of the network.
+    specs: the tensors that the parameters become.
     settings: how the stage was trained and is sampled, as the pipeline takes it.
     base: open weights that the run, or one that it started from, began with.
   """
@@ -128,10 +63,13 @@ class StageRun:
     self.config = runs.read_config(run)
     if self.config.task != task:
       raise InputError(f'run {run} was trained for {self.config.task!r}, {task!r} is needed')
-    if self.config.preset not in BACKBONES:
+    torch = preset(self.config.preset).torch
+    if torch is None:
       raise InputError(
-        f'preset {self.config.preset!r} of run {run} cannot be exported: {sorted(BACKBONES)} can'
+        f'run {run}: preset {self.config.preset!r} has no PyTorch counterpart, so that it cannot be'
+        ' exported'
       )
+    self.torch: TorchModel = torch
     self.context = Context.load(run)
     for name in self.context.encoding.encoders:
       identifier(name, f'{run}/context/context.json: encoders')
@@ -146,20 +84,19 @@ class StageRun:
     runs.check_same_parameters(wanted, checkpoints.shapes(step), run)
     self.params = checkpoints.stored_ema(step)
     self.sizes, self.process = denoiser.model_config, denoiser.process
-    self.backbone = BACKBONES[self.config.preset]
-    self.specs = self.backbone.specs(self.params, self.sizes)
+    self.specs = [Spec(*pair) for pair in torch.specs(self.params, self.sizes)]
     self.settings = self._settings()
     self.base = base_weights(self.config)
 
   def tensors(self) -> Tensors:
     """The tensors of `specs`, one at a time."""
-    return self.backbone.tensors(self.params, self.sizes)
+    return self.torch.to_torch(self.params, self.sizes)
 
   def _settings(self) -> dict[str, Any]:
     sampling = self.config.sample
     return {
       'palette': self.context.encoding.palette,
-      'grids': [list(grid) for grid in self.context.grids],
+      'grids': [list(grid) for grid in self.context.encoding.grids],
       'cross_mask': self.config.data.cross_mask,
       'steps': self.config.process.steps,
       'visual_scale': sampling.visual_scale,

@@ -66,12 +66,12 @@ rms_norm.defvjp(_norm_forward, _norm_backward)
 
 
 @jax.custom_vjp
-def modulated(h: Array, y: Array, gate: Array) -> Array:
+def gated_residual(h: Array, y: Array, gate: Array) -> Array:
   """The residual h + gate y, in float32; h and y [B, N, d], gate float32 [B, 1, d]."""
   return (h.astype(jnp.float32) + gate * y.astype(jnp.float32)).astype(h.dtype)
 
 
-def _modulated_backward(saved: tuple, dh: Array) -> tuple[Array, Array, Array]:
+def _gated_residual_backward(saved: tuple, dh: Array) -> tuple[Array, Array, Array]:
   y, gate = saved
   dy = gate * dh.astype(jnp.float32)
   (apart,) = _apart(dh)
@@ -79,4 +79,6 @@ def _modulated_backward(saved: tuple, dh: Array) -> tuple[Array, Array, Array]:
   return dh, dy.astype(y.dtype), dgate
 
 
-modulated.defvjp(lambda h, y, gate: (modulated(h, y, gate), (y, gate)), _modulated_backward)
+gated_residual.defvjp(
+  lambda h, y, gate: (gated_residual(h, y, gate), (y, gate)), _gated_residual_backward
+)

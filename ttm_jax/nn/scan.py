@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from ttm_jax.nn.layers import rounded
+from ttm_jax.nn.linear import with_cast_kernels
 from ttm_jax.ops.rematerialization import INPUT, POLICIES, check
 from ttm_jax.parallel.sharded_attention import over_tokens
 
@@ -39,7 +39,7 @@ def scan_blocks(
   if blocks is None:
     return h
   check(remat)
-  graphdef, state = nnx.split(rounded(blocks))
+  graphdef, state = nnx.split(with_cast_kernels(blocks))
 
   def apply(h, layer, context):
     h = over_tokens(checkpoint_name(h, INPUT))

@@ -8,7 +8,6 @@ layer, what attention exchanges along `sequence` and layers along `tensor`, traf
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
@@ -95,7 +94,8 @@ def exchange(
 ) -> dict[str, Exchange]:
   """Parameters gathered for each pass and gradients summed, over fsdp; then summed over data."""
   config = run.config
-  size = np.dtype(config.model.dtype).itemsize if config.model.dtype == 'float32' else 2
+  dtype = config.model.get('dtype', 'float32')
+  size = 4 if dtype == 'float32' else 2
   split = memory.share(
     x for x in jax.tree.leaves(state.params) if not x.sharding.is_fully_replicated
   )

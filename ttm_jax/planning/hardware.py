@@ -1,49 +1,11 @@
-"""The machines a run can be planned for: what a device computes, holds and sends."""
+"""The target hardware of a plan: slices of TPUs and nodes of GPUs."""
 
 import dataclasses
 import math
 import re
 
 from ttm_jax.errors import InputError, nearest
-
-GB, GIB, TERA = 1e9, float(1 << 30), 1e12
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-  """One device.
-
-  Attributes:
-    platform: 'tpu' or 'gpu'.
-    flops: dense bfloat16 peak, FLOP/s.
-    memory: bytes that a program may use.
-    bandwidth: of its memory, bytes/s.
-    near: bytes/s that it sends to its neighbours (ICI, NVLink): all links, one way.
-    far: bytes/s that it sends beyond its slice or node (DCN, InfiniBand), its share of the host's.
-    group: devices that the near network joins, of GPUs; of TPUs the whole slice.
-  """
-
-  platform: str
-  flops: float
-  memory: float
-  bandwidth: float
-  near: float
-  far: float
-  group: int = 0
-
-
-# Vendors' data sheets; for TPUs also the book "How to Scale Your Model" (links, one way). Memory of
-# TPUs is what the compiler grants, of GPUs what the data sheet says.
-CHIPS = {
-  'v4': Chip('tpu', 275 * TERA, 31.25 * GIB, 1228 * GB, 6 * 45 * GB, 6.25 * GB),
-  'v5e': Chip('tpu', 197 * TERA, 15.75 * GIB, 819 * GB, 4 * 45 * GB, 6.25 * GB),
-  'v5p': Chip('tpu', 459 * TERA, 95.74 * GIB, 2765 * GB, 6 * 90 * GB, 6.25 * GB),
-  'v6e': Chip('tpu', 918 * TERA, 31.25 * GIB, 1640 * GB, 4 * 90 * GB, 12.5 * GB),
-  'a100': Chip('gpu', 312 * TERA, 80 * GB, 2039 * GB, 300 * GB, 25 * GB, 8),
-  'h100': Chip('gpu', 989 * TERA, 80 * GB, 3350 * GB, 450 * GB, 50 * GB, 8),
-  'h200': Chip('gpu', 989 * TERA, 141 * GB, 4800 * GB, 450 * GB, 50 * GB, 8),
-  'b200': Chip('gpu', 2250 * TERA, 180 * GB, 7700 * GB, 900 * GB, 50 * GB, 8),
-}
+from ttm_jax.parallel.chips import CHIPS, Chip
 
 _FLAT = ('2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
 _CUBE = ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x8x8', '8x8x8', '8x8x16')

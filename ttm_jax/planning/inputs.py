@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,8 +12,7 @@ from ttm_jax.data.context import Context, Encoding
 from ttm_jax.data.encode import TextEncoder, null_text, place_arrays, text_arrays
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.errors import InputError
-from ttm_jax.presets import preset
-from ttm_jax.settings import from_config
+from ttm_jax.presets import model_config, preset
 from ttm_jax.text.encoders import WORDS, Encoder
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -42,7 +40,7 @@ def typical_context(config: ConfigDict, clip: Size | None = None) -> Context:
   """
   chosen = preset(config.preset)
   typical = chosen.typical
-  model: Any = from_config(chosen.config, config.model, 'model')
+  model = model_config(config)
   codec = nnx.eval_shape(lambda: typical.codec(model))
   if clip is None:
     t, h, w = typical.latents(model)
@@ -58,6 +56,7 @@ def typical_context(config: ConfigDict, clip: Size | None = None) -> Context:
     palette='spread8',
     max_objects=MAX_OBJECTS,
     encoders=dict(typical.encoders),
+    grids=chosen.grids(model, clip[1] // codec.stride[0], clip[2] // codec.stride[1]),
   )
   return Context(encoding, codec, null_text(encoding, _blank(encoding)))
 
@@ -99,7 +98,7 @@ def batch(of_one: Shapes, size: int, sharding: jax.sharding.Sharding) -> Shapes:
 
 def tokens(context: Context) -> int:
   """Tokens of the finest grid of one clip."""
-  return context.latent_shape[0] * math.prod(context.grids[0])
+  return context.latent_shape[0] * math.prod(context.encoding.grids[0])
 
 
 def _blank(encoding: Encoding) -> dict[str, TextEncoder]:

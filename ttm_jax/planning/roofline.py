@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from ttm_jax.parallel.chips import Chip
 from ttm_jax.planning.costs import Costs
-from ttm_jax.planning.hardware import Chip
 
 # What each bound is called in tables.
 BOUNDS = {

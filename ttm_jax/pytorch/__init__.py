@@ -5,11 +5,8 @@ The modules of this folder lie flat in an exported folder too and import each ot
 that. They need torch, diffusers, transformers, safetensors, numpy, pillow, av and tqdm.
 Videos and latents are channels first here, [B, C, T, H, W], as diffusers has them.
 
-What both worlds share is pure NumPy and exists once, outside of this folder: `errors`,
-`position_words`, `request`, `trajectory`, `trajectory_edits`, `word_ids`, `windows`, and for the
-command `animation`, `asked`, `described`, `outputs` and `video_io`. Here stand-ins have their
-names, each a single import of the original; an export puts the originals in their place (see
-`sources`).
+What both worlds share (label maps, errors, images, requests) is NumPy code outside of this package.
+An export copies these modules beside its own, see `sources`.
 """
 
 from typing import Any

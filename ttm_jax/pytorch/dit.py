@@ -17,96 +17,89 @@ from torch.nn.functional import silu
 from .attention import AttentionMask, sort, sort_by_object, unsort
 from .conditioning import EVERYONE, Condition
 from .layers import INIT_STD, Attention, Linear, RMSNorm, SwiGLU, TimeEmbedding
+from .masked_attention import (
+  MaskedLayer,
+  ObjectMasks,
+  masked_cross_attention,
+  masked_self_attention,
+)
 from .model import Model
-from .object_layers import GatedResidual, Masks, masked_cross, masked_self
 from .text import EncoderConfig, TextProjector
 
 
-class Context(NamedTuple):
-  """What every block is given besides its tokens.
+class BlockInputs(NamedTuple):
+  """What every block receives besides its tokens.
 
   Attributes:
-    positions: float32 [N, d] or [B, N, d], added to the input of every block.
-    modulation: float32 [B, 6, d], from the time.
-    text: [B, M, d]; read: which token may read which of it.
-    masks: for the masked blocks; None makes their extra layers plain ones.
+    positions: float32 [N, d] or [B, N, d], position embedding added to the input of every block.
+    modulation: float32 [B, 6, d], projection of the time embedding.
+    text: [B, M, d], the projected caption.
+    text_mask: which of the N tokens may attend to which of the M text tokens.
+    objects: masks and prompts of the masked layers; None makes these layers plain attention.
   """
 
   positions: Tensor
   modulation: Tensor
   text: Tensor
-  read: AttentionMask
-  masks: Masks | None
+  text_mask: AttentionMask
+  objects: ObjectMasks | None
 
 
 class Block(nn.Module):
-  """Self-attention, cross-attention, feed-forward.
+  """Self-attention, cross-attention, feed-forward; the first K blocks have two masked layers more.
 
-  Modulation is PixArt's: one projection of the time for all blocks plus a learnt table of each, in
-  the order shift, scale, gate of the self-attention, then of the feed-forward. Cross-attention is
-  normalised but not modulated.
+  Modulation follows PixArt: one projection of the time shared by all blocks, plus a learned table
+  of each block, in the order shift, scale, gate of the self-attention, then of the feed-forward.
+  Cross-attention is normalized but not modulated.
   """
+
+  masked_attn: nn.Module | None = None
+  masked_cross_attn: nn.Module | None = None
 
   def __init__(self, width: int, heads: int, ffn: int, qk_norm: bool):
     super().__init__()
     table = INIT_STD * torch.randn(6, width)
-    # Gates start open: with all of them closed a network takes long to begin to learn.
+    # Gates start at 1: with gates of 0 the network takes long to begin to learn.
     table[[2, 5]] += 1
     self.table = nn.Parameter(table)
-    self.self_norm = RMSNorm(width)
-    self.self_attention = Attention(width, heads, qk_norm=qk_norm)
-    self.cross_norm = RMSNorm(width)
-    self.cross_attention = Attention(width, heads, qk_norm=qk_norm)
-    self.ffn_norm = RMSNorm(width)
+    self.norm1 = RMSNorm(width)
+    self.attn = Attention(width, heads, qk_norm=qk_norm)
+    self.norm2 = RMSNorm(width)
+    self.cross_attn = Attention(width, heads, qk_norm=qk_norm)
+    self.norm3 = RMSNorm(width)
     self.ffn = SwiGLU(width, ffn)
 
-  def enter(self, h: Tensor, context: Context) -> Tensor:
-    """Positions and self-attention."""
-    shift, scale, gate = self._modulation(context)[:3]
-    h = h + context.positions.to(h.dtype)
-    return modulated(h, self.self_attention(modulate(self.self_norm(h), shift, scale)), gate)
+  def forward(self, h: Tensor, inputs: BlockInputs) -> Tensor:
+    """h [B, N, d] -> [B, N, d]."""
+    modulation = (inputs.modulation + self.table.float())[:, :, None].unbind(1)
+    shift1, scale1, gate1, shift3, scale3, gate3 = modulation
 
-  def read(self, h: Tensor, context: Context) -> Tensor:
-    """Cross-attention to the text."""
-    return h + self.cross_attention(self.cross_norm(h), context.text, context.read).to(h.dtype)
-
-  def leave(self, h: Tensor, context: Context) -> Tensor:
-    """Feed-forward."""
-    shift, scale, gate = self._modulation(context)[3:]
-    return modulated(h, self.ffn(modulate(self.ffn_norm(h), shift, scale)), gate)
-
-  def forward(self, h: Tensor, context: Context) -> Tensor:
-    return self.leave(self.read(self.enter(h, context), context), context)
-
-  def _modulation(self, context: Context) -> tuple[Tensor, ...]:
-    return (context.modulation + self.table.float())[:, :, None].unbind(1)
+    h = h + inputs.positions.to(h.dtype)
+    h = gated_residual(h, self.attn(modulate(self.norm1(h), shift1, scale1)), gate1)
+    if self.masked_attn is not None:
+      h = masked_self_attention(self.masked_attn, h, inputs.objects)
+    h = h + self.cross_attn(self.norm2(h), inputs.text, inputs.text_mask).to(h.dtype)
+    if self.masked_cross_attn is not None:
+      h = masked_cross_attention(
+        self.masked_cross_attn, h, inputs.objects, inputs.text, inputs.text_mask
+      )
+    return gated_residual(h, self.ffn(modulate(self.norm3(h), shift3, scale3)), gate3)
 
 
 class MaskedBlock(Block):
-  """A block with the two extra layers: self, masked self, cross, masked cross, feed-forward.
+  """A block with masked self-attention and masked cross-attention (paper, section 3.3).
 
-  The extra attentions start as copies of their siblings, behind closed gates.
+  Each masked layer starts as a copy of its plain sibling behind a gate of 0.
   """
 
   def __init__(
     self, width: int, heads: int, ffn: int, qk_norm: bool, with_self: bool, with_cross: bool
   ):
     super().__init__(width, heads, ffn, qk_norm)
-
-    def extra(sibling: Attention) -> GatedResidual:
-      return GatedResidual(RMSNorm(width), copy.deepcopy(sibling))
-
-    self.masked_self = extra(self.self_attention) if with_self else None
-    self.masked_cross = extra(self.cross_attention) if with_cross else None
-
-  def forward(self, h: Tensor, context: Context) -> Tensor:
-    h = self.enter(h, context)
-    if self.masked_self is not None:
-      h = masked_self(self.masked_self, h, context.masks)
-    h = self.read(h, context)
-    if self.masked_cross is not None:
-      h = masked_cross(self.masked_cross, h, context.masks, context.text, context.read)
-    return self.leave(h, context)
+    if with_self:
+      self.masked_attn = MaskedLayer(RMSNorm(width), copy.deepcopy(self.attn))
+    if with_cross:
+      self.masked_cross_attn = MaskedLayer(RMSNorm(width), copy.deepcopy(self.cross_attn))
 
 
 class TTMTransformer(Model):
@@ -119,8 +112,8 @@ class TTMTransformer(Model):
 
   _supports_gradient_checkpointing = True
   FLOAT32 = (
-    *('positions', 'time', 'modulation', 'final_modulation', 'table', 'norm', 'self_norm'),
-    *('cross_norm', 'ffn_norm', 'query_norm', 'key_norm', 'norms', 'alpha', 'words', 'head'),
+    *('positions', 'time', 'modulation', 'final_modulation', 'table', 'norm', 'norm1', 'norm2'),
+    *('norm3', 'query_norm', 'key_norm', 'norms', 'alpha', 'words', 'head'),
   )
 
   @register_to_config
@@ -201,25 +194,25 @@ class TTMTransformer(Model):
       h = h + self.embed_visual(self._patches(condition.visual))
     text, text_bits = self.text(condition.text, h.dtype)
     time = silu(self.time(t))
-    masks, positions = self._masks(condition, h.dtype), self._positions(grid)
-    if masks is not None:
-      h = sort(h, masks.order)
-      positions = sort(positions.expand(h.shape), masks.order)
+    objects, positions = self._object_masks(condition, h.dtype), self._positions(grid)
+    if objects is not None:
+      h = sort(h, objects.order)
+      positions = sort(positions.expand(h.shape), objects.order)
     everyone = torch.full((b, 1), EVERYONE, dtype=torch.int32, device=h.device)
-    context = Context(
+    inputs = BlockInputs(
       positions=positions,
       modulation=self.modulation(time).float().unflatten(-1, (6, -1)),
       text=text,
-      read=AttentionMask.make(everyone, text_bits),
-      masks=masks,
+      text_mask=AttentionMask.make(everyone, text_bits),
+      objects=objects,
     )
     for block in (*self.masked_blocks, *self.blocks):
       if torch.is_grad_enabled() and self.gradient_checkpointing:
-        h = self._gradient_checkpointing_func(block, h, context)
+        h = self._gradient_checkpointing_func(block, h, inputs)
       else:
-        h = block(h, context)
-    if masks is not None:
-      h = unsort(h, masks.order)
+        h = block(h, inputs)
+    if objects is not None:
+      h = unsort(h, objects.order)
     shift, scale = self.final_modulation(time).float()[:, None].chunk(2, -1)
     out = self.head(modulate(self.norm(h), shift, scale)).float()
     out = out.reshape(b, *grid, p, q, -1)  # b t h w p q c
@@ -236,7 +229,7 @@ class TTMTransformer(Model):
     t, h, w = (self.positions[axis][:size].float() for axis, size in zip('thw', grid, strict=True))
     return (t[:, None, None] + h[:, None] + w).flatten(0, 2)
 
-  def _masks(self, condition: Condition, dtype: torch.dtype) -> Masks | None:
+  def _object_masks(self, condition: Condition, dtype: torch.dtype) -> ObjectMasks | None:
     if condition.objects is None or not self.config.num_masked_blocks:
       return None
     (places,) = condition.objects.places
@@ -245,7 +238,7 @@ class TTMTransformer(Model):
     order = sort_by_object(region, present)
     region, present = sort(region, order), sort(present, order)
     own = AttentionMask.make(region, region, self.attention)
-    return Masks(order, own, prompts, AttentionMask.make(present, bits, self.attention))
+    return ObjectMasks(order, own, prompts, AttentionMask.make(present, bits, self.attention))
 
   def _check(self, x_t: Tensor, condition: Condition) -> None:
     config = self.config
@@ -264,6 +257,6 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
   return (x.float() * (1 + scale) + shift).to(x.dtype)
 
 
-def modulated(h: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+def gated_residual(h: Tensor, y: Tensor, gate: Tensor) -> Tensor:
   """The residual h + gate y, in float32."""
   return (h.float() + gate * y.float()).to(h.dtype)

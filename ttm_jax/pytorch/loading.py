@@ -40,6 +40,12 @@ CLASSES: dict[str, Any] = {
   )
 }
 
+
+def register(kind: type) -> None:
+  """Let exported folders hold a class of another package, by its name."""
+  CLASSES[kind.__name__] = kind
+
+
 SUMS = 'SHA256SUMS'
 INDEX = 'model_index.json'
 COMPONENTS = ('stage1', 'motion_scheduler', 'stage2', 'scheduler', 'codec', 'text_encoder')

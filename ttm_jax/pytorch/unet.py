@@ -2,7 +2,7 @@
 
 Everything that diffusers has keeps its name there: a network without masked layers is one of its
 networks, and what it and ours share loads into either. The first `masked_blocks` transformers of
-the encoder carry two layers more, `masked_self` and `masked_cross` (paper, section 3.3).
+the encoder carry two layers more, `masked_attn` and `masked_cross_attn` (paper, section 3.3).
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,13 @@ from torch.nn.functional import group_norm
 from .attention import AttentionMask, sort, sort_by_object, unsort
 from .conditioning import EVERYONE, Condition, Text, TokenMasks
 from .layers import Attention
+from .masked_attention import (
+  MaskedLayer,
+  ObjectMasks,
+  masked_cross_attention,
+  masked_self_attention,
+)
 from .model import Model
-from .object_layers import GatedResidual, Masks, masked_cross, masked_self
 from .text import EncoderConfig, TextProjector
 
 SCOPES = ('spatiotemporal', 'spatial', 'skip_level0')
@@ -39,7 +44,7 @@ class Level(NamedTuple):
   text: Tensor
   read: AttentionMask
   text_of_frames: tuple[Tensor, Tensor]
-  masks: Masks | None
+  masks: ObjectMasks | None
 
 
 class TTMUNet(Model, UNetMotionModel):
@@ -120,8 +125,8 @@ class TTMUNet(Model, UNetMotionModel):
       with_self = masked_self and not (masked_scope == 'skip_level0' and level == 0)
       self._masked[level, unit] = with_self, masked_cross
       for name, wanted, norm, sibling, d_context in (
-        ('masked_self', with_self, block.norm1, block.attn1, None),
-        ('masked_cross', masked_cross, block.norm2, block.attn2, cross_attention_dim),
+        ('masked_attn', with_self, block.norm1, block.attn1, None),
+        ('masked_cross_attn', masked_cross, block.norm2, block.attn2, cross_attention_dim),
       ):
         if wanted:
           setattr(block, name, _extra(norm, sibling, d, num_attention_heads, d_context))
@@ -239,12 +244,12 @@ class TTMUNet(Model, UNetMotionModel):
     if masks is not None:
       h = sort(h, masks.order)
     if with_self:
-      h = masked_self(block.masked_self, h, masks)
+      h = masked_self_attention(block.masked_attn, h, masks)
     h = h.reshape(shape[0] // frames, -1, shape[-1])
     text, mask = level.text, level.text_of_frames[1][::frames]
     h = h + block.attn2(block.norm2(h), encoder_hidden_states=text, attention_mask=mask)
     if with_cross:
-      h = masked_cross(block.masked_cross, h, masks, level.text, level.read)
+      h = masked_cross_attention(block.masked_cross_attn, h, masks, level.text, level.read)
     h = h + block.ff(block.norm3(h))
     if masks is not None:
       h = unsort(h.reshape(rows, -1, shape[-1]), masks.order)
@@ -290,14 +295,14 @@ class TTMUNet(Model, UNetMotionModel):
     embedding, bits = self.text(text, self.dtype, prompts)
     return embedding.to(self.dtype), bits
 
-  def _masks(self, places: TokenMasks, prompts: Tensor, bits: Tensor) -> Masks:
+  def _masks(self, places: TokenMasks, prompts: Tensor, bits: Tensor) -> ObjectMasks:
     b, frames = places.region.shape[:2]
     rows = b * frames if self.config.masked_scope == 'spatial' else b
     region, present = (x.reshape(rows, -1) for x in places)
     order = sort_by_object(region, present)
     region, present = sort(region, order), sort(present, order).reshape(b, -1)
     own = AttentionMask.make(region, region, self.attention)
-    return Masks(order, own, prompts, AttentionMask.make(present, bits, self.attention))
+    return ObjectMasks(order, own, prompts, AttentionMask.make(present, bits, self.attention))
 
   def _check(self, x_t: Tensor, condition: Condition) -> None:
     config = self.config
@@ -318,7 +323,7 @@ class TTMUNet(Model, UNetMotionModel):
 
 def _extra(
   norm: nn.LayerNorm, sibling: Any, d: int, heads: int, d_context: int | None
-) -> GatedResidual:
+) -> MaskedLayer:
   """An extra layer that begins as a copy of a norm and an attention, behind a closed gate."""
   attention = Attention(d, heads, qk_norm=False, d_context=d_context, out_bias=True)
   pairs = (
@@ -329,6 +334,6 @@ def _extra(
   )
   for own, other in pairs:
     own.load_state_dict(other.state_dict())
-  made = GatedResidual(nn.LayerNorm(d), attention)
+  made = MaskedLayer(nn.LayerNorm(d), attention)
   made.norm.load_state_dict(norm.state_dict())
   return made

@@ -103,7 +103,6 @@ def write_gallery(
     tables=[Table(*table) for table in tables],
     # The only markup that is not the template's own; curves.svg escapes its texts.
     charts=[(chart.title, markupsafe.Markup(drawing.svg(chart))) for chart in curves],
-    colours=drawing.COLOURS,
     rows=[(row.title, row.texts, [_embedded(panel) for panel in row.panels]) for row in rows],
   )
   write_bytes(path, page.encode(errors='backslashreplace'))  # Names may hold surrogates.

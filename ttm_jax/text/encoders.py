@@ -14,7 +14,8 @@ import numpy as np
 from flax import nnx
 
 from ttm_jax.conditioning import EVERYONE, Text, Tokens
-from ttm_jax.nn.layers import Linear, RMSNorm
+from ttm_jax.nn.linear import Linear
+from ttm_jax.nn.norms import RMSNorm
 from ttm_jax.text.words import WordEncoder
 
 Array = jax.Array

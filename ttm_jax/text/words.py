@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ttm_jax.errors import InputError
+from ttm_jax.nn.attention import Attention, AttentionMask
 from ttm_jax.nn.initial import initializer
-from ttm_jax.nn.layers import Attention, AttentionMask, RMSNorm
+from ttm_jax.nn.norms import RMSNorm
 from ttm_jax.text.word_ids import MAX_LENGTH, VOCABULARY
 
 Array = jax.Array

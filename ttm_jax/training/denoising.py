@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +13,27 @@ from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ttm_jax import conditioning, tasks
+from ttm_jax import conditioning, exported_folder
 from ttm_jax.codecs.base import Codec, to_uint8
 from ttm_jax.conditioning import Condition
 from ttm_jax.data import loader
 from ttm_jax.data.batch import text_condition, to_batch
 from ttm_jax.data.context import FOLDER, Context
 from ttm_jax.data.latents import Latents
-from ttm_jax.errors import InputError, nearest
-from ttm_jax.nn.layers import exact_gradients
+from ttm_jax.errors import InputError
+from ttm_jax.models.preset import COMPUTE_FIELDS
+from ttm_jax.nn.linear import exact_gradients
 from ttm_jax.parallel import compiler
 from ttm_jax.parallel.mesh import check_heads
-from ttm_jax.presets import preset
+from ttm_jax.presets import model_config, preset
 from ttm_jax.settings import first_difference, from_config
+from ttm_jax.tasks import TASKS
 from ttm_jax.text.encoders import total_tokens
 from ttm_jax.training.objective import Arrays, Metrics, gather, has_validation, held_out
 from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
 from ttm_jax.training.state import placement
 
 Array = jax.Array
-
-TASKS: dict[str, tasks.Task] = {
-  task.__name__: task
-  for task in (
-    tasks.text_to_video,
-    tasks.image_to_video,
-    tasks.image_to_motion,
-    tasks.motion_to_video,
-  )
-}
 
 TIME_BUCKETS = 4
 
@@ -51,32 +43,15 @@ GRADIENT_DTYPES = ('compute', 'float32')
 # What `init_from` begins with where it names open weights in place of a run.
 PRETRAINED = 'pretrained:'
 
-# In what the networks of two tasks may differ, when one starts from the other.
-TASK_FIELDS = (
-  'masked_blocks',
-  'masked_self',
-  'masked_cross',
-  'masked_scope',
-  'visual_channels',
-  'dtype',
-  'remat',
-  'unroll',
-)
-
 
 class Denoiser:
   """A network with its process, task and context: what training and sampling have in common."""
 
   def __init__(self, config: ConfigDict, context: Context):
-    if config.task not in TASKS:
-      raise InputError(
-        f'task {config.task!r} is unknown: choose one of {sorted(TASKS)}'
-        f'{nearest(config.task, TASKS)}'
-      )
     self.config, self.context = config, context
     self.preset = preset(config.preset)
     self.task = TASKS[config.task]
-    self.model_config: Any = from_config(self.preset.config, config.model, 'model')
+    self.model_config: Any = model_config(config)
     self.process: Any = from_config(self.preset.process, config.process, 'process')
     self.encoders = context.encoding.encoders
     self.null_text = text_condition(
@@ -100,7 +75,7 @@ class Denoiser:
   def known(self, arrays: Arrays, key: Array) -> tuple[Array, Condition]:
     """The latents to generate, and what is known of them."""
     batch = to_batch(arrays, list(self.encoders), self.config.data.cross_mask, key)
-    return self.task(batch)
+    return self.task.split(batch)
 
   def sample(
     self,
@@ -159,7 +134,7 @@ class Denoising:
         f' got {config.train.gradient_dtype!r}'
       )
     self.sharding = placement(self.denoiser.preset.sharding, config.optimizer)
-    self.gather = self.denoiser.preset.narrow
+    self.gather = self.denoiser.preset.gathers_weights
     _check_model(self.denoiser)
     self._decode = jax.jit(
       lambda codec, latents: codec.decode(latents, self.context.encoding.frames)
@@ -207,7 +182,10 @@ class Denoising:
       return self._open_weights(init_from.removeprefix(PRETRAINED))
     other = read_config(init_from)
     check_same_architecture(
-      self.config.model.to_dict(), other.model.to_dict(), init_from, TASK_FIELDS
+      self.config.model.to_dict(),
+      other.model.to_dict(),
+      init_from,
+      self.denoiser.preset.task_fields | COMPUTE_FIELDS,
     )
     theirs = {
       n: dataclasses.asdict(e) for n, e in Context.load(init_from).encoding.encoders.items()
@@ -222,10 +200,13 @@ class Denoising:
     return read_parameters(init_from)
 
   def _open_weights(self, names: str) -> dict:
-    read = self.denoiser.preset.pretrained
+    read = self.denoiser.preset.open_weights
+    if exported_folder.is_exported(names):
+      read = exported_folder.load
     if read is None:
       raise InputError(
-        f'preset {self.config.preset!r} has no open weights: --config.init_from takes a run'
+        f'{names} is no exported folder, and preset {self.config.preset!r} has no open weights:'
+        ' --config.init_from takes a run, or pretrained:FOLDER'
       )
     params = read(names, self.denoiser.model_config)
     abstract = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: self.build(0)), nnx.Param))
@@ -276,7 +257,7 @@ class Denoising:
     least, most = self._flops(0.0) / 1e9, self._flops(1.0) / 1e9
     shares = jnp.ones(count)
     if condition.objects is not None:
-      by_frame = getattr(self.denoiser.model_config, 'masked_scope', '') == 'spatial'
+      by_frame = self.denoiser.preset.masked_within_frames(self.denoiser.model_config)
       shares = allowed_pairs(condition.objects.places[0].region, by_frame)
     return (least + shares * (most - least)).sum(), jnp.asarray(float(count))
 
@@ -368,19 +349,20 @@ def _check_model(denoiser: Denoiser) -> None:
       f'the dataset was encoded for preset {context.encoding.preset!r},'
       f' the config asks for {denoiser.config.preset!r}'
     )
-  *grid, channels = context.latent_shape
-  sizes = dataclasses.asdict(model)
-  if channels != sizes['channels']:
+  *latents, channels = context.latent_shape
+  if channels != model.channels:
     raise InputError(
       f'the codec of the dataset has {channels} channels: set --config.model.channels={channels}'
     )
-  if 'grid' in sizes and any(a > b for a, b in zip(grid, sizes['grid'], strict=True)):
+  frames, height, width = latents
+  denoiser.preset.check_latents(model, (frames, height, width))
+  grids = denoiser.preset.grids(model, height, width)
+  if context.encoding.grids[: len(grids)] != grids:
     raise InputError(
-      f'latents of the dataset are {tuple(grid)}: set --config.model.grid to at least that,'
-      f' it is {sizes["grid"]}'
+      f'the dataset has token masks for grids {_sizes(context.encoding.grids)}, the network has'
+      f' {_sizes(grids)}: encode the clips with --config of this run'
     )
-  if grid[0] > sizes.get('motion_length', grid[0]):
-    raise InputError(
-      f'the clips have {grid[0]} latent frames, the motion modules tell {sizes["motion_length"]}'
-      ' apart: set --config.model.motion_length, or encode shorter clips'
-    )
+
+
+def _sizes(grids: Sequence[tuple[int, int]]) -> str:
+  return ', '.join(f'{h} x {w}' for h, w in grids)

@@ -27,25 +27,11 @@ from tensorboardX import SummaryWriter
 from ttm_jax import json_lines
 from ttm_jax.data.storage import copy, is_local
 from ttm_jax.errors import InputError, printable
+from ttm_jax.parallel.chips import chip_of
 from ttm_jax.training.objective import Metrics
 from ttm_jax.training.step_timer import StepTimer
 
 PERCENTILES = (50, 90, 99)
-
-# Dense bfloat16 peaks of the vendors' data sheets, FLOP/s a device.
-PEAK_FLOPS = {
-  'TPU v4': 275e12,
-  'TPU v5 lite': 197e12,
-  'TPU v5p': 459e12,
-  'TPU v5': 459e12,
-  'TPU v6 lite': 918e12,
-  'TPU7x': 2307e12,
-  'NVIDIA A100': 312e12,
-  'NVIDIA H100': 989e12,
-  'NVIDIA H200': 989e12,
-  'NVIDIA B200': 2250e12,
-}
-
 
 # Seconds between two times that metrics are put on the disk, or copied to a bucket.
 _MIRROR_EVERY = 30.0
@@ -300,10 +286,9 @@ def peak_flops() -> float:
 
   From the vendors' figures for accelerators; a CPU is timed on a float32 product of 1024.
   """
-  kind = jax.devices()[0].device_kind
-  matches = [name for name in PEAK_FLOPS if kind.startswith(name)]
-  if matches:
-    return PEAK_FLOPS[max(matches, key=len)]
+  chip = chip_of(jax.devices()[0].device_kind)
+  if chip is not None:
+    return chip.flops
   x = jnp.ones((1024, 1024), jnp.float32)
   product = jax.jit(lambda a: a @ a)
   jax.block_until_ready(product(x))

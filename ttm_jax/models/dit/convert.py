@@ -1,7 +1,6 @@
 """The transformer as PyTorch has it (`ttm_jax.pytorch.dit`), and ours.
 
-Ours are stacked layers, [layers, in, out]; there each layer has tensors of its own, [out, in]. The
-masked blocks extend the plain ones there, so that `base` is no part of their names.
+Ours are stacked layers, [layers, in, out]; there each layer has tensors of its own, [out, in].
 """
 
 import dataclasses
@@ -21,7 +20,6 @@ from ttm_jax.text.encoders import Encoder
 # Our paths to the names there: each pattern is replaced where it occurs, in this order.
 NAMES = (
   (r'^((masked_)?blocks)\.', r'\1.@.'),
-  (r'^masked_blocks\.@\.base', 'masked_blocks.@'),
   (r'^(masked_blocks\.@\.masked_\w+)\.gate$', r'\1.alpha'),
   (r'\.(kernel|scale)$', '.weight'),
 )

@@ -15,19 +15,19 @@ from einops import rearrange
 from flax import nnx
 
 from ttm_jax.conditioning import EVERYONE, Condition
-from ttm_jax.nn.layers import (
-  Attention,
-  AttentionMask,
-  Linear,
-  RMSNorm,
-  SwiGLU,
-  TimeEmbedding,
-  normal_init,
-  zeros_init,
+from ttm_jax.nn.attention import Attention, AttentionMask
+from ttm_jax.nn.feed_forward import SwiGLU
+from ttm_jax.nn.linear import Linear, normal_init, zeros_init
+from ttm_jax.nn.masked_attention import (
+  MaskedLayer,
+  ObjectMasks,
+  masked_cross_attention,
+  masked_self_attention,
 )
-from ttm_jax.nn.masked_attention import GatedResidual, Masks, masked_cross, masked_self
-from ttm_jax.nn.modulation import modulated
+from ttm_jax.nn.modulation import gated_residual
+from ttm_jax.nn.norms import RMSNorm
 from ttm_jax.nn.scan import scan_blocks, stack
+from ttm_jax.nn.time_embedding import TimeEmbedding
 from ttm_jax.ops import rematerialization
 from ttm_jax.ops.object_attention import sort, sort_by_object, unsort
 from ttm_jax.text.encoders import Encoder, TextProjector
@@ -86,91 +86,79 @@ class DiTConfig:
 
 
 @flax.struct.dataclass
-class Context:
-  """What every block is given besides its tokens.
+class BlockInputs:
+  """What every block receives besides its tokens.
 
   Attributes:
-    positions: float32 [N, d] or [B, N, d], added to the input of every block.
-    modulation: float32 [B, 6, d], from the time.
-    text: [B, M, d]; read: which token may read which of it.
-    masks: for the masked blocks; None makes their extra layers plain ones.
+    positions: float32 [N, d] or [B, N, d], position embedding added to the input of every block.
+    modulation: float32 [B, 6, d], projection of the time embedding.
+    text: [B, M, d], the projected caption.
+    text_mask: which of the N tokens may attend to which of the M text tokens.
+    objects: masks and prompts of the masked layers; None makes these layers plain attention.
   """
 
   positions: Array
   modulation: Array
   text: Array
-  read: AttentionMask
-  masks: Masks | None
+  text_mask: AttentionMask
+  objects: ObjectMasks | None
 
 
 class Block(nnx.Module):
-  """Self-attention, cross-attention, feed-forward.
+  """Self-attention, cross-attention, feed-forward; the first K blocks have two masked layers more.
 
-  Modulation is PixArt's: one projection of the time for all blocks plus a learnt table of each, in
-  the order shift, scale, gate of the self-attention, then of the feed-forward. Cross-attention is
-  normalised but not modulated.
+  Modulation follows PixArt: one projection of the time shared by all blocks, plus a learned table
+  of each block, in the order shift, scale, gate of the self-attention, then of the feed-forward.
+  Cross-attention is normalized but not modulated.
   """
+
+  masked_attn: MaskedLayer | None = None
+  masked_cross_attn: MaskedLayer | None = None
 
   def __init__(self, config: DiTConfig, rngs: nnx.Rngs):
     d, dtype = config.width, jnp.dtype(config.dtype)
-    # Gates start open: with all of them closed a network takes long to begin to learn.
+    # Gates start at 1: with gates of 0 the network takes long to begin to learn.
     open_gates = jnp.array([0.0, 0.0, 1.0, 0.0, 0.0, 1.0])[:, None]
     self.table = nnx.Param(normal_init(rngs.params(), (6, d), jnp.float32) + open_gates)
-    self.self_norm = RMSNorm(d)
-    self.self_attention = Attention(d, config.heads, rngs=rngs, dtype=dtype, qk_norm=config.qk_norm)
-    self.cross_norm = RMSNorm(d)
-    self.cross_attention = Attention(
-      d, config.heads, rngs=rngs, dtype=dtype, qk_norm=config.qk_norm
-    )
-    self.ffn_norm = RMSNorm(d)
-    self.ffn = SwiGLU(d, config.ffn, rngs=rngs, dtype=dtype)
 
-  def enter(self, h: Array, context: Context) -> Array:
-    """Positions and self-attention."""
-    shift, scale, gate = self._modulation(context)[:3]
-    h = h + context.positions.astype(h.dtype)
-    return modulated(h, self.self_attention(self.self_norm.modulated(h, shift, scale)), gate)
+    def attention() -> Attention:
+      return Attention(
+        d, config.heads, rngs=rngs, dtype=dtype, qk_norm='head' if config.qk_norm else None
+      )
 
-  def read(self, h: Array, context: Context) -> Array:
-    """Cross-attention to the text."""
-    y = self.cross_attention(self.cross_norm(h), context.text, context.read)
-    return h + y.astype(h.dtype)
+    self.norm1, self.attn = RMSNorm(d), attention()
+    self.norm2, self.cross_attn = RMSNorm(d), attention()
+    self.norm3, self.ffn = RMSNorm(d), SwiGLU(d, config.ffn, rngs=rngs, dtype=dtype)
 
-  def leave(self, h: Array, context: Context) -> Array:
-    """Feed-forward."""
-    shift, scale, gate = self._modulation(context)[3:]
-    return modulated(h, self.ffn(self.ffn_norm.modulated(h, shift, scale)), gate)
+  def __call__(self, h: Array, inputs: BlockInputs) -> Array:
+    """h [B, N, d] -> [B, N, d]."""
+    modulation = jnp.moveaxis(inputs.modulation + self.table[...], 1, 0)[:, :, None]
+    shift1, scale1, gate1, shift3, scale3, gate3 = modulation
 
-  def __call__(self, h: Array, context: Context) -> Array:
-    return self.leave(self.read(self.enter(h, context), context), context)
-
-  def _modulation(self, context: Context) -> list[Array]:
-    return list(jnp.moveaxis(context.modulation + self.table[...], 1, 0)[:, :, None])
+    h = h + inputs.positions.astype(h.dtype)
+    h = gated_residual(h, self.attn(self.norm1.modulated(h, shift1, scale1)), gate1)
+    if self.masked_attn is not None:
+      h = masked_self_attention(self.masked_attn, h, inputs.objects)
+    h = h + self.cross_attn(self.norm2(h), inputs.text, inputs.text_mask).astype(h.dtype)
+    if self.masked_cross_attn is not None:
+      h = masked_cross_attention(
+        self.masked_cross_attn, h, inputs.objects, inputs.text, inputs.text_mask
+      )
+    return gated_residual(h, self.ffn(self.norm3.modulated(h, shift3, scale3)), gate3)
 
 
-class MaskedBlock(nnx.Module):
-  """A block with the two extra layers: self, masked self, cross, masked cross, feed-forward.
+class MaskedBlock(Block):
+  """A block with masked self-attention and masked cross-attention (paper, section 3.3).
 
-  The extra attentions start as copies of their siblings, behind closed gates.
+  Each masked layer starts as a copy of its plain sibling behind a gate of 0.
   """
 
   def __init__(self, config: DiTConfig, rngs: nnx.Rngs):
-    self.base = Block(config, rngs)
-
-    def extra(sibling: Attention) -> GatedResidual:
-      return GatedResidual(RMSNorm(config.width), nnx.clone(sibling))
-
-    self.masked_self = extra(self.base.self_attention) if config.masked_self else None
-    self.masked_cross = extra(self.base.cross_attention) if config.masked_cross else None
-
-  def __call__(self, h: Array, context: Context) -> Array:
-    h = self.base.enter(h, context)
-    if self.masked_self is not None:
-      h = masked_self(self.masked_self, h, context.masks)
-    h = self.base.read(h, context)
-    if self.masked_cross is not None:
-      h = masked_cross(self.masked_cross, h, context.masks, context.text, context.read)
-    return self.base.leave(h, context)
+    super().__init__(config, rngs)
+    if config.masked_self:
+      self.masked_attn = MaskedLayer(RMSNorm(config.width), nnx.clone(self.attn))
+    if config.masked_cross:
+      self.masked_cross_attn = MaskedLayer(RMSNorm(config.width), nnx.clone(self.cross_attn))
 
 
 class DiT(nnx.Module):
@@ -223,22 +211,21 @@ class DiT(nnx.Module):
       h = h + self.embed_visual(self._patches(condition.visual))
     text, text_bits = self.text(condition.text)
     time = jax.nn.silu(self.time(t))
-    masks, positions = self._masks(condition), self._positions(grid)
-    if masks is not None:
-      h = sort(h, masks.order)
-      positions = sort(jnp.broadcast_to(positions, h.shape), masks.order)
-    context = Context(
+    objects, positions = self._object_masks(condition), self._positions(grid)
+    if objects is not None:
+      h = sort(h, objects.order)
+      positions = sort(jnp.broadcast_to(positions, h.shape), objects.order)
+    inputs = BlockInputs(
       positions=positions,
       modulation=rearrange(self.modulation(time), 'b (six d) -> b six d', six=6),
       text=text,
-      read=self._pairs(jnp.full(h.shape[:2], EVERYONE, jnp.int32), text_bits),
-      masks=masks,
+      text_mask=self._mask(jnp.full(h.shape[:2], EVERYONE, jnp.int32), text_bits),
+      objects=objects,
     )
-    kept = self.config.remat, self.config.unroll
-    h = scan_blocks(self.masked_blocks, h, context, *kept)
-    h = scan_blocks(self.blocks, h, context, *kept)
-    if masks is not None:
-      h = unsort(h, masks.order)
+    h = scan_blocks(self.masked_blocks, h, inputs, self.config.remat, self.config.unroll)
+    h = scan_blocks(self.blocks, h, inputs, self.config.remat, self.config.unroll)
+    if objects is not None:
+      h = unsort(h, objects.order)
     shift, scale = jnp.split(self.final_modulation(time)[:, None], 2, -1)
     out = self.head(self.norm.modulated(h, shift, scale)).astype(jnp.float32)
     (p, q), (_, rows, columns) = self.config.patch, grid
@@ -255,7 +242,7 @@ class DiT(nnx.Module):
     summed = t[:, None, None] + h[:, None] + w
     return summed.reshape(-1, summed.shape[-1])
 
-  def _masks(self, condition: Condition) -> Masks | None:
+  def _object_masks(self, condition: Condition) -> ObjectMasks | None:
     if condition.objects is None or not self.config.masked_blocks:
       return None
     (places,) = condition.objects.places
@@ -263,9 +250,9 @@ class DiT(nnx.Module):
     region, present = (x.reshape(x.shape[0], -1) for x in (places.region, places.present))
     order = sort_by_object(region, present)
     region, present = sort(region, order), sort(present, order)
-    return Masks(order, self._pairs(region, region), prompts, self._pairs(present, bits))
+    return ObjectMasks(order, self._mask(region, region), prompts, self._mask(present, bits))
 
-  def _pairs(self, q_bits: Array, k_bits: Array) -> AttentionMask:
+  def _mask(self, q_bits: Array, k_bits: Array) -> AttentionMask:
     config = self.config
     return AttentionMask.make(q_bits, k_bits, config.width // config.heads, config.dtype)
 
@@ -279,93 +266,3 @@ class DiT(nnx.Module):
         f'the model takes {config.channels} channels of noisy latents and {config.visual_channels}'
         f' of visual condition, got {x_t.shape[-1]} and {got}'
       )
-
-
-# Where each parameter lies on the mesh: the first pattern that occurs in its path decides.
-# Stacked blocks have a leading layer axis that no mesh axis splits.
-SHARDING = (
-  ('blocks.*(query|key|value|gate|up).kernel', (None, 'fsdp', 'tensor')),
-  ('blocks.*(out|down).kernel', (None, 'tensor', 'fsdp')),
-  ('(projections|embed|time|modulation).*kernel', ('fsdp', 'tensor')),
-  ('head.kernel', ('fsdp', None)),
-  ('words.table', ('fsdp', None)),
-)
-
-
-def forward_flops(config: DiTConfig, tokens: int, text: int, prompts: int, allowed: float) -> float:
-  """Floating-point operations of one forward pass of one sample, matrix products only.
-
-  Args:
-    tokens: N of the video.
-    text: tokens of the caption; prompts: tokens of all object prompts.
-    allowed: share of the N x N pairs that masked self-attention computes, 0 to 1.
-  """
-  d, f = config.width, config.ffn
-  projections = 2 * tokens * 4 * d * d
-  plain = projections + 4 * tokens * tokens * d
-  cross = 2 * (2 * tokens + 2 * text) * d * d + 4 * tokens * text * d
-  block = plain + cross + 2 * tokens * 3 * d * f
-  extra = 0.0
-  if config.masked_self:
-    extra += projections + allowed * 4 * tokens * tokens * d
-  if config.masked_cross:
-    extra += 2 * (2 * tokens + 2 * prompts) * d * d + 4 * tokens * prompts * d
-  area = config.patch[0] * config.patch[1]
-  ends = 2 * tokens * d * area * (2 * config.channels + config.visual_channels)
-  return config.layers * block + config.masked_blocks * extra + ends
-
-
-def transfer(source: dict, target: dict) -> dict:
-  """Brings the parameters of one DiT into another that differs in task or masked blocks.
-
-  The layers of the source are dealt out again between masked blocks and the rest. Parameters that
-  the source lacks, or has for another visual condition, keep their initial value: zero input
-  weights, closed gates. The extra attentions of masked blocks are taken as they are where the
-  networks agree in the number of these blocks, else they copy their siblings.
-
-  Args:
-    source, target: nested dicts of arrays, as `nnx.to_pure_dict` gives them; same width and depth.
-
-  Returns:
-    Like target.
-  """
-  target = jax.tree.map(lambda x: x, target)
-  layers = _layers(source)
-  count = jax.tree.leaves(target['masked_blocks'])[0].shape[0] if 'masked_blocks' in target else 0
-  shared = {k: v for k, v in source.items() if k in target and 'blocks' not in k}
-  if _shapes(shared.get('embed_visual')) != _shapes(target.get('embed_visual')):
-    shared.pop('embed_visual', None)
-  out = {**target, **shared}
-  if 'blocks' in target:
-    out['blocks'] = jax.tree.map(lambda x: x[count:], layers)
-  if count:
-    base = jax.tree.map(lambda x: x[:count], layers)
-    masked = {**target['masked_blocks'], 'base': base}
-    same = _masked_count(source) == count
-    for name, sibling in (('masked_self', 'self'), ('masked_cross', 'cross')):
-      if name in masked:
-        if same and name in source['masked_blocks']:
-          masked[name] = source['masked_blocks'][name]
-        else:
-          copies = {'norm': base[f'{sibling}_norm'], 'attention': base[f'{sibling}_attention']}
-          masked[name] = {**masked[name], **copies}
-    out['masked_blocks'] = masked
-  return out
-
-
-def _shapes(params: dict | None) -> list[tuple[int, ...]]:
-  return [x.shape for x in jax.tree.leaves(params)]
-
-
-def _masked_count(params: dict) -> int:
-  return jax.tree.leaves(params['masked_blocks'])[0].shape[0] if 'masked_blocks' in params else 0
-
-
-def _layers(params: dict) -> dict:
-  """The plain parts of all blocks, stacked in order."""
-  parts = []
-  if 'masked_blocks' in params:
-    parts.append(params['masked_blocks']['base'])
-  if 'blocks' in params:
-    parts.append(params['blocks'])
-  return jax.tree.map(lambda *x: jnp.concatenate(x), *parts) if len(parts) > 1 else parts[0]

@@ -6,113 +6,26 @@ What a from-scratch network begins with follows the original code (CompVis/laten
 last map of each residual branch is zero.
 """
 
+import dataclasses
+
 import flax.struct
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from ttm_jax.nn.initial import initializer
-from ttm_jax.nn.layers import Attention, AttentionMask, Linear, zeros_init
-from ttm_jax.nn.masked_attention import GatedResidual, Masks, masked_cross, masked_self
+from ttm_jax.nn.attention import Attention, AttentionMask
+from ttm_jax.nn.convolution import Conv
+from ttm_jax.nn.feed_forward import GEGLU
+from ttm_jax.nn.linear import Linear, uniform_init, zeros_init
+from ttm_jax.nn.masked_attention import (
+  MaskedLayer,
+  ObjectMasks,
+  masked_cross_attention,
+  masked_self_attention,
+)
+from ttm_jax.nn.norms import GroupNorm, LayerNorm
 from ttm_jax.ops.object_attention import sort, unsort
 
 Array = jax.Array
-
-# Uniform within 1 / sqrt(inputs), as PyTorch begins.
-uniform_init = initializer(nnx.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform'))
-
-
-class Conv(nnx.Module):
-  """A 3 x 3 convolution of each frame, padded by one pixel of zeros on every side.
-
-  Attributes:
-    kernel: float32 [3, 3, in, out].
-    bias: float32 [out], or None.
-  """
-
-  def __init__(
-    self,
-    d_in: int,
-    d_out: int,
-    *,
-    rngs: nnx.Rngs,
-    dtype=jnp.float32,
-    stride: int = 1,
-    bias: bool = True,
-    init=uniform_init,
-  ):
-    self.kernel = nnx.Param(init(rngs.params(), (3, 3, d_in, d_out), jnp.float32))
-    self.bias = nnx.Param(jnp.zeros((d_out,), jnp.float32)) if bias else None
-    self.dtype, self.stride = dtype, stride
-
-  def __call__(self, x: Array) -> Array:
-    y = jax.lax.conv_general_dilated(
-      x.astype(self.dtype).reshape(-1, *x.shape[2:]),
-      self.kernel[...].astype(self.dtype),
-      window_strides=(self.stride, self.stride),
-      padding=((1, 1), (1, 1)),
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )
-    if self.bias is not None:
-      y = y + self.bias[...].astype(self.dtype)
-    return y.reshape(*x.shape[:2], *y.shape[1:])
-
-
-class GroupNorm(nnx.Module):
-  """Normalises groups of neighbouring channels over the pixels of a frame, or of a whole clip."""
-
-  def __init__(self, channels: int, groups: int, *, eps: float, clip: bool = False):
-    self.scale = nnx.Param(jnp.ones((channels,), jnp.float32))
-    self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
-    self.groups, self.eps, self.clip = groups, eps, clip
-
-  def __call__(self, x: Array) -> Array:
-    count = x.shape[0] if self.clip else x.shape[0] * x.shape[1]
-    rows = x.astype(jnp.float32).reshape(count, -1, x.shape[-1])
-
-    def mean(values):
-      # Over the pixels first: reductions of a five-dimensional view are slower on CPU.
-      of_groups = values.mean(1).reshape(count, self.groups, -1).mean(-1)
-      return jnp.repeat(of_groups, x.shape[-1] // self.groups, -1)[:, None]
-
-    centred = rows - mean(rows)
-    factor = jax.lax.rsqrt(mean(jnp.square(centred)) + self.eps) * self.scale[...]
-    return (centred * factor + self.bias[...]).reshape(x.shape).astype(x.dtype)
-
-
-class LayerNorm(nnx.Module):
-  """Normalises the last axis, with scale and bias (eps 1e-5)."""
-
-  def __init__(self, d: int):
-    self.scale = nnx.Param(jnp.ones((d,), jnp.float32))
-    self.bias = nnx.Param(jnp.zeros((d,), jnp.float32))
-
-  def __call__(self, x: Array) -> Array:
-    y = x.astype(jnp.float32)
-    y = y - y.mean(-1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + 1e-5)
-    return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
-
-
-class GEGLU(nnx.Module):
-  """The feed-forward (x W1 * gelu(x W2)) W3, four times as wide inside, with biases."""
-
-  def __init__(self, d: int, *, rngs: nnx.Rngs, dtype):
-    self.up = Linear(d, 8 * d, rngs=rngs, dtype=dtype, bias=True, init=uniform_init)
-    self.down = Linear(4 * d, d, rngs=rngs, dtype=dtype, bias=True, init=uniform_init)
-
-  def __call__(self, x: Array) -> Array:
-    value, gate = jnp.split(self.up(x), 2, -1)
-    return self.down(value * gelu(gate))
-
-
-def gelu(x: Array) -> Array:
-  """x times the normal distribution function of x, of any shape; within float32, as in PyTorch.
-
-  `jax.nn.gelu` comes to the same by erfc, of which the compiler makes sixty instructions.
-  """
-  y = x.astype(jnp.float32)
-  return (0.5 * y * (1 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)
 
 
 class ResBlock(nnx.Module):
@@ -139,79 +52,95 @@ class ResBlock(nnx.Module):
 
 
 @flax.struct.dataclass
-class Level:
-  """What the transformers at one resolution are given besides their tokens.
+class LevelInputs:
+  """What the transformers at one resolution receive besides their tokens.
 
   Attributes:
-    text: [B, M, D]; read: which of the T H W tokens may read which of it.
-    masks: for the masked layers; None makes them plain ones. Where masked self-attention keeps to
-      single frames, `order` and `own` have a row a frame, [B T, H W], else a row a clip.
+    text: [B, M, d], the projected caption.
+    text_mask: which of the T H W tokens may attend to which text tokens.
+    objects: masks and prompts of the masked layers; None makes them plain attention. Where masked
+      self-attention stays within frames, `order` and `self_mask` have a row for each frame,
+      [B T, H W], otherwise a row for each clip.
   """
 
   text: Array
-  read: AttentionMask
-  masks: Masks | None
+  text_mask: AttentionMask
+  objects: ObjectMasks | None
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedParts:
+  """Which masked layers a transformer block has.
+
+  Attributes:
+    self_attention, cross_attention: whether it has each of the two.
+    within_frames: whether masked self-attention stays within single frames.
+  """
+
+  self_attention: bool = False
+  cross_attention: bool = False
+  within_frames: bool = False
+
+
+PLAIN = MaskedParts()
 
 
 class TransformerBlock(nnx.Module):
-  """Self-attention in each frame, cross-attention to the text, feed-forward.
+  """Self-attention within each frame, cross-attention to the text, feed-forward.
 
-  In a masked block: self, masked self, cross, masked cross, feed-forward. The tokens lie in the
-  order of their objects from masked self-attention on: what follows does not depend on the order.
+  A masked block has masked self-attention after the first, masked cross-attention after the second.
+  From masked self-attention on, the tokens are sorted by object: the layers that follow are
+  permutation-equivariant.
   """
 
   def __init__(
-    self, d: int, heads: int, d_text: int, masked: tuple[bool, bool, bool], *, rngs: nnx.Rngs, dtype
+    self, d: int, heads: int, d_text: int, masked: MaskedParts, *, rngs: nnx.Rngs, dtype
   ):
-    """Args:
-    masked: whether there is masked self-attention, masked cross-attention, and whether the first
-      keeps to single frames.
-    """
-
     def attention(d_context: int | None = None) -> Attention:
       return Attention(
         d,
         heads,
         rngs=rngs,
         dtype=dtype,
-        qk_norm=False,
+        qk_norm=None,
         d_context=d_context,
         out_bias=True,
         init=uniform_init,
       )
 
-    self.norm1, self.attention1 = LayerNorm(d), attention()
-    self.norm2, self.attention2 = LayerNorm(d), attention(d_text)
+    self.norm1, self.attn = LayerNorm(d), attention()
+    self.norm2, self.cross_attn = LayerNorm(d), attention(d_text)
     self.norm3, self.ffn = LayerNorm(d), GEGLU(d, rngs=rngs, dtype=dtype)
-    has_self, has_cross, self.by_frame = masked
+    self.within_frames = masked.within_frames
 
-    def extra(sibling: Attention) -> GatedResidual:
-      return GatedResidual(LayerNorm(d), nnx.clone(sibling))
+    def masked_layer(sibling: Attention) -> MaskedLayer:
+      return MaskedLayer(LayerNorm(d), nnx.clone(sibling))
 
-    self.masked_self = extra(self.attention1) if has_self else None
-    self.masked_cross = extra(self.attention2) if has_cross else None
+    self.masked_attn = masked_layer(self.attn) if masked.self_attention else None
+    self.masked_cross_attn = masked_layer(self.cross_attn) if masked.cross_attention else None
 
-  def __call__(self, h: Array, level: Level) -> Array:
+  def __call__(self, h: Array, inputs: LevelInputs) -> Array:
     """h [B, T, N, d] -> [B, T, N, d]."""
     shape = h.shape
     b, t, _, d = shape
     h = h.reshape(b * t, -1, d)
-    h = h + self.attention1(self.norm1(h))
-    is_masked = self.masked_self is not None or self.masked_cross is not None
-    masks = level.masks if is_masked else None
-    rows = b * t if self.by_frame else b
+    h = h + self.attn(self.norm1(h))
+
+    is_masked = self.masked_attn is not None or self.masked_cross_attn is not None
+    objects = inputs.objects if is_masked else None
+    rows = b * t if self.within_frames else b
     h = h.reshape(rows, -1, d)
-    if masks is not None:
-      h = sort(h, masks.order)
-    if self.masked_self is not None:
-      h = masked_self(self.masked_self, h, masks)
+    if objects is not None:
+      h = sort(h, objects.order)
+    if self.masked_attn is not None:
+      h = masked_self_attention(self.masked_attn, h, objects)
     h = h.reshape(b, -1, d)
-    h = h + self.attention2(self.norm2(h), level.text, level.read)
-    if self.masked_cross is not None:
-      h = masked_cross(self.masked_cross, h, masks, level.text, level.read)
+    h = h + self.cross_attn(self.norm2(h), inputs.text, inputs.text_mask)
+    if self.masked_cross_attn is not None:
+      h = masked_cross_attention(self.masked_cross_attn, h, objects, inputs.text, inputs.text_mask)
     h = h + self.ffn(self.norm3(h))
-    if masks is not None:
-      h = unsort(h.reshape(rows, -1, d), masks.order)
+    if objects is not None:
+      h = unsort(h.reshape(rows, -1, d), objects.order)
     return h.reshape(shape)
 
 
@@ -224,7 +153,7 @@ class SpatialTransformer(nnx.Module):
     heads: int,
     d_text: int,
     groups: int,
-    masked: tuple[bool, bool, bool],
+    masked: MaskedParts,
     *,
     rngs: nnx.Rngs,
     dtype,
@@ -234,7 +163,7 @@ class SpatialTransformer(nnx.Module):
     self.block = TransformerBlock(d, heads, d_text, masked, rngs=rngs, dtype=dtype)
     self.proj_out = Linear(d, d, rngs=rngs, dtype=dtype, bias=True, init=zeros_init)
 
-  def __call__(self, x: Array, level: Level) -> Array:
+  def __call__(self, x: Array, inputs: LevelInputs) -> Array:
     b, t, _, _, d = x.shape
     h = self.proj_in(self.norm(x)).reshape(b, t, -1, d)
-    return x + self.proj_out(self.block(h, level)).reshape(x.shape)
+    return x + self.proj_out(self.block(h, inputs)).reshape(x.shape)

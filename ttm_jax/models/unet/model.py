@@ -18,11 +18,15 @@ from flax import nnx
 
 from ttm_jax.conditioning import EVERYONE, Condition, Objects, TokenMasks
 from ttm_jax.errors import nearest
-from ttm_jax.models.unet.layers import Conv, GroupNorm, Level, ResBlock, SpatialTransformer
+from ttm_jax.models.unet.layers import PLAIN, LevelInputs, MaskedParts, ResBlock, SpatialTransformer
 from ttm_jax.models.unet.motion import MotionModule
+from ttm_jax.nn.attention import AttentionMask
+from ttm_jax.nn.convolution import Conv
 from ttm_jax.nn.initial import draw_together
-from ttm_jax.nn.layers import AttentionMask, TimeEmbedding, zeros_init
-from ttm_jax.nn.masked_attention import Masks
+from ttm_jax.nn.linear import zeros_init
+from ttm_jax.nn.masked_attention import ObjectMasks
+from ttm_jax.nn.norms import GroupNorm
+from ttm_jax.nn.time_embedding import TimeEmbedding
 from ttm_jax.ops import rematerialization
 from ttm_jax.ops.object_attention import sort, sort_by_object
 from ttm_jax.parallel.sharded_attention import over_samples
@@ -93,12 +97,15 @@ class UNetConfig:
       if value not in known:
         raise ValueError(f'{name} {value!r} must be one of {known}{nearest(value, known)}')
 
-  def masked(self, level: int, unit: int) -> tuple[bool, bool, bool]:
-    """Which extra layers an encoder's transformer has, see `TransformerBlock`."""
-    carries = level * self.units + unit < self.masked_blocks
+  def masked(self, level: int, unit: int) -> MaskedParts:
+    """Return which masked layers a transformer of the encoder has."""
+    has_masks = level * self.units + unit < self.masked_blocks
     skipped = self.masked_scope == 'skip_level0' and level == 0
-    by_frame = self.masked_scope == 'spatial'
-    return carries and self.masked_self and not skipped, carries and self.masked_cross, by_frame
+    return MaskedParts(
+      self_attention=has_masks and self.masked_self and not skipped,
+      cross_attention=has_masks and self.masked_cross,
+      within_frames=self.masked_scope == 'spatial',
+    )
 
 
 class Unit(nnx.Module):
@@ -112,7 +119,7 @@ class Unit(nnx.Module):
     *,
     spatial: bool,
     motion: bool,
-    masked: tuple[bool, bool, bool] = (False, False, False),
+    masked: MaskedParts = PLAIN,
     rngs: nnx.Rngs,
   ):
     heads, groups, dtype = config.heads, config.groups, jnp.dtype(config.dtype)
@@ -125,7 +132,9 @@ class Unit(nnx.Module):
     clip = config.motion_norm == 'clip'
     self.motion = MotionModule(d, heads, groups, clip, rngs=rngs, dtype=dtype) if motion else None
 
-  def __call__(self, h: Array, time: Array, level: Level, run: Callable[..., Array]) -> Array:
+  def __call__(
+    self, h: Array, time: Array, inputs: LevelInputs, run: Callable[..., Array]
+  ) -> Array:
     """h [B, T, H, W, d_in] -> [B, T, H, W, d].
 
     Args:
@@ -133,11 +142,11 @@ class Unit(nnx.Module):
     """
     h = run(self.resnet, h, time)
     if self.spatial is not None:
-      h = run(self.spatial, h, level)
+      h = run(self.spatial, h, inputs)
     return h if self.motion is None else run(self.motion, h)
 
 
-class Stage(nnx.Module):
+class UNetLevel(nnx.Module):
   """The units of one level, and the convolution that leads to the next one."""
 
   def __init__(self, units: Iterable[Unit], resample: Conv | None = None):
@@ -174,9 +183,9 @@ class UNet(nnx.Module):
         units.append(unit(width, d, level, masked=config.masked(level, j)))
         width = d
       kept += [d] * (config.units + (level < deepest))
-      down.append(Stage(units, resample(d, level < deepest, stride=2)))
+      down.append(UNetLevel(units, resample(d, level < deepest, stride=2)))
     self.down = numbered(down)
-    self.middle = Stage(
+    self.middle = UNetLevel(
       Unit(config, last, last, spatial=spatial, motion=False, rngs=rngs)
       for spatial in (True, False)
     )
@@ -186,7 +195,7 @@ class UNet(nnx.Module):
       for _ in range(config.units + 1):
         units.append(unit(width + kept.pop(), d, level))
         width = d
-      up.append(Stage(units, resample(d, level > 0, stride=1)))
+      up.append(UNetLevel(units, resample(d, level > 0, stride=1)))
     self.up = numbered(up)
     self.norm = GroupNorm(first, config.groups, eps=1e-5)
     self.conv_out = Conv(first, config.channels, rngs=rngs, dtype=dtype, init=zeros_init)
@@ -238,7 +247,7 @@ class UNet(nnx.Module):
     """
     return rematerialization.apply(self.config.remat, layer, over_samples(h), *known)
 
-  def _levels(self, shape: tuple[int, ...], condition: Condition) -> list[Level]:
+  def _levels(self, shape: tuple[int, ...], condition: Condition) -> list[LevelInputs]:
     """What the transformers of each level are given: the tables of their attentions, made once."""
     b, frames, height, width = shape
     text, text_bits = self.text(condition.text)
@@ -247,24 +256,28 @@ class UNet(nnx.Module):
     levels = []
     for i in range(len(self.config.widths)):
       tokens = frames * (height >> i) * (width >> i)
-      # Not known to the compiler for a constant: it would reduce it to blocks itself, slowly.
+      # The barrier hides a constant from the compiler, which would evaluate the block lists of it
+      # itself, slowly.
       everyone = jax.lax.optimization_barrier(jnp.full((b, tokens), EVERYONE, jnp.int32))
-      masks = None
-      if objects is not None and prompts is not None and any(self.config.masked(i, 0)[:2]):
-        masks = self._masks(i, objects.places[i], *prompts)
-      levels.append(Level(text, self._pairs(i, everyone, text_bits), masks))
+      masks, parts = None, self.config.masked(i, 0)
+      has_masks = parts.self_attention or parts.cross_attention
+      if objects is not None and prompts is not None and has_masks:
+        masks = self._object_masks(i, objects.places[i], *prompts)
+      levels.append(LevelInputs(text, self._mask(i, everyone, text_bits), masks))
     return levels
 
-  def _masks(self, level: int, places: TokenMasks, prompts: Array, bits: Array) -> Masks:
+  def _object_masks(
+    self, level: int, places: TokenMasks, prompts: Array, bits: Array
+  ) -> ObjectMasks:
     b, frames = places.region.shape[:2]
     rows = b * frames if self.config.masked_scope == 'spatial' else b
     region, present = (x.reshape(rows, -1) for x in (places.region, places.present))
     order = sort_by_object(region, present)
     region, present = sort(region, order), sort(present, order).reshape(b, -1)
-    own = self._pairs(level, region, region)
-    return Masks(order, own, prompts, self._pairs(level, present, bits))
+    self_mask = self._mask(level, region, region)
+    return ObjectMasks(order, self_mask, prompts, self._mask(level, present, bits))
 
-  def _pairs(self, level: int, q_bits: Array, k_bits: Array) -> AttentionMask:
+  def _mask(self, level: int, q_bits: Array, k_bits: Array) -> AttentionMask:
     config = self.config
     return AttentionMask.make(q_bits, k_bits, config.widths[level] // config.heads, config.dtype)
 
@@ -298,109 +311,3 @@ def create(config: UNetConfig, encoders: Mapping[str, Encoder], *, rngs: nnx.Rng
 def numbered(modules: Iterable[nnx.Module]) -> nnx.Dict:
   """Modules under '0', '1', ...: names that come back from a checkpoint as they were."""
   return nnx.Dict({str(i): module for i, module in enumerate(modules)})
-
-
-# Where each parameter lies on the mesh: the first pattern that occurs in its path, with as many
-# axes, decides. Convolutions have two axes of space before those of the channels.
-SHARDING = (
-  ('conv2.kernel', (None, None, 'tensor', 'fsdp')),
-  ('(out|ffn.down).kernel', ('tensor', 'fsdp')),
-  ('kernel', (None, None, 'fsdp', 'tensor')),
-  ('kernel', ('fsdp', 'tensor')),
-  ('words.table', ('fsdp', None)),
-)
-
-
-def forward_flops(
-  config: UNetConfig, grid: tuple[int, int, int], text: int, prompts: int, allowed: float
-) -> float:
-  """Floating-point operations of one forward pass of one sample: convolutions, matrix products.
-
-  Args:
-    grid: (T', H', W') of the latents.
-    text: tokens of the caption; prompts: tokens of all object prompts.
-    allowed: share of the pairs that masked self-attention computes, 0 to 1.
-  """
-  frames, height, width = grid
-  deepest = len(config.widths) - 1
-  d_text = config.text_width
-
-  def tokens(level: int) -> int:
-    return frames * (height >> level) * (width >> level)
-
-  def conv(n: int, d_in: int, d_out: int) -> float:
-    return 2 * 9 * n * d_in * d_out
-
-  def attention(n: int, d: int, keys: float) -> float:
-    return 2 * n * 4 * d * d + 4 * n * keys * d
-
-  def cross(n: int, d: int, m: int) -> float:
-    return 2 * n * 2 * d * d + 2 * 2 * m * d * d_text + 4 * n * m * d
-
-  def spatial(n: int, d: int) -> float:
-    ends_and_ffn = 2 * n * (2 + 12) * d * d
-    return ends_and_ffn + attention(n, d, n // frames) + cross(n, d, text)
-
-  def unit(level: int, d_in: int, d: int) -> float:
-    n = tokens(level)
-    total = conv(n, d_in, d) + conv(n, d, d) + (2 * n * d_in * d if d_in != d else 0)
-    total += 2 * n * (2 + 12) * d * d + 2 * attention(n, d, frames)
-    return total + (spatial(n, d) if level < deepest else 0)
-
-  def extra(level: int, masked: tuple[bool, bool, bool]) -> float:
-    n, d = tokens(level), config.widths[level]
-    keys = allowed * (n // frames if masked[2] else n)
-    return masked[0] * attention(n, d, keys) + masked[1] * cross(n, d, prompts)
-
-  first, width_now = config.widths[0], config.widths[0]
-  total = conv(tokens(0), config.channels + config.visual_channels, first)
-  total += conv(tokens(0), first, config.channels)
-  kept = [first]
-  for level, d in enumerate(config.widths):
-    for j in range(config.units):
-      total += unit(level, width_now, d)
-      total += extra(level, config.masked(level, j)) if level < deepest else 0
-      width_now = d
-      kept.append(d)
-    if level < deepest:
-      total += conv(tokens(level + 1), d, d)
-      kept.append(d)
-  n = tokens(deepest)
-  total += 4 * conv(n, width_now, width_now) + spatial(n, width_now)
-  for level, d in reversed(list(enumerate(config.widths))):
-    for _ in range(config.units + 1):
-      total += unit(level, width_now + kept.pop(), d)
-      width_now = d
-    if level:
-      total += conv(tokens(level - 1), d, d)
-  return total
-
-
-# Which extra layer begins as a copy of which norm and attention beside it.
-SIBLINGS = {'masked_self': ('norm1', 'attention1'), 'masked_cross': ('norm2', 'attention2')}
-
-
-def transfer(source: dict, target: dict) -> dict:
-  """Brings the parameters of one U-Net into another that differs in task or masked blocks.
-
-  Parameters that the source lacks, or has in another shape, keep their initial value: zero input
-  weights of another visual condition, closed gates. Extra layers that the source lacks become
-  copies of their siblings.
-
-  Args:
-    source, target: nested dicts of arrays, as `nnx.to_pure_dict` gives them; same widths.
-
-  Returns:
-    Like target.
-  """
-  out = {}
-  for name, own in target.items():
-    other = source.get(name)
-    if isinstance(own, dict):
-      out[name] = transfer(other or {}, own)
-    else:
-      out[name] = own if other is None or other.shape != own.shape else other
-  for extra, (norm, attention) in SIBLINGS.items():
-    if extra in target and extra not in source and norm in source:
-      out[extra] = {**out[extra], 'norm': out[norm], 'attention': out[attention]}
-  return out

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ttm_jax.models.unet.layers import GEGLU, GroupNorm, LayerNorm, uniform_init
-from ttm_jax.nn.layers import Attention, Linear, zeros_init
+from ttm_jax.nn.attention import Attention
+from ttm_jax.nn.feed_forward import GEGLU
+from ttm_jax.nn.linear import Linear, uniform_init, zeros_init
+from ttm_jax.nn.norms import GroupNorm, LayerNorm
 
 Array = jax.Array
 
@@ -28,13 +30,13 @@ class MotionModule(nnx.Module):
 
     def attention() -> Attention:
       return Attention(
-        d, heads, rngs=rngs, dtype=dtype, qk_norm=False, out_bias=True, init=uniform_init
+        d, heads, rngs=rngs, dtype=dtype, qk_norm=None, out_bias=True, init=uniform_init
       )
 
     self.norm = GroupNorm(d, groups, eps=1e-6, clip=clip_norm)
     self.proj_in = Linear(d, d, rngs=rngs, dtype=dtype, bias=True, init=uniform_init)
-    self.norm1, self.attention1 = LayerNorm(d), attention()
-    self.norm2, self.attention2 = LayerNorm(d), attention()
+    self.norm1, self.attn1 = LayerNorm(d), attention()
+    self.norm2, self.attn2 = LayerNorm(d), attention()
     self.norm3, self.ffn = LayerNorm(d), GEGLU(d, rngs=rngs, dtype=dtype)
     self.proj_out = Linear(d, d, rngs=rngs, dtype=dtype, bias=True, init=zeros_init)
 
@@ -43,8 +45,8 @@ class MotionModule(nnx.Module):
     b, t, height, width, d = x.shape
     h = self.proj_in(self.norm(x)).transpose(0, 2, 3, 1, 4).reshape(-1, t, d)
     where = jnp.asarray(positions(t, d), h.dtype)
-    h = h + self.attention1(self.norm1(h) + where)
-    h = h + self.attention2(self.norm2(h) + where)
+    h = h + self.attn1(self.norm1(h) + where)
+    h = h + self.attn2(self.norm2(h) + where)
     h = h + self.ffn(self.norm3(h))
     h = self.proj_out(h).reshape(b, height, width, t, d)
     return x + h.transpose(0, 3, 1, 2, 4)

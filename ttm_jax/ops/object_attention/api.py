@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ttm_jax.errors import nearest
-from ttm_jax.ops.object_attention import blocked, chunked, gpu, packed, reference, splash, tpu
+from ttm_jax.ops.object_attention import blocked, chunked, gpu, reference, splash, tpu
 from ttm_jax.ops.object_attention.blocks import BlockMask, list_blocks, no_blocks
 from ttm_jax.parallel.mesh import platform
 from ttm_jax.parallel.sharded_attention import over_heads, per_sample, samples_of_a_device
@@ -40,8 +40,8 @@ class Implementation:
   """One way to compute object attention.
 
   Attributes:
-    attend: called as (q, k, v, q_bits, k_bits, tables), see `object_attention`.
-    block: (queries, keys) of a block for a case; None for an implementation without tables.
+    attend: called as (q, k, v, q_bits, k_bits, block_mask), see `object_attention`.
+    block: (queries, keys) of a block for a case; None for an implementation without a block mask.
     refuses: why a case is not for it, None where it is.
   """
 
@@ -50,8 +50,8 @@ class Implementation:
   refuses: Callable[[Case], str | None] = lambda case: None
 
 
-def _without_tables(attend: Callable[..., Array]) -> Callable[..., Array]:
-  return lambda q, k, v, q_bits, k_bits, tables: attend(q, k, v, q_bits, k_bits)
+def _without_block_mask(attend: Callable[..., Array]) -> Callable[..., Array]:
+  return lambda q, k, v, q_bits, k_bits, block_mask: attend(q, k, v, q_bits, k_bits)
 
 
 def _blocked(kernel: blocked.Kernel) -> Callable[..., Array]:
@@ -59,12 +59,11 @@ def _blocked(kernel: blocked.Kernel) -> Callable[..., Array]:
 
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
-  'reference': Implementation(_without_tables(reference.attention)),
+  'reference': Implementation(_without_block_mask(reference.attention)),
   'chunked': Implementation(_blocked(chunked.KERNEL), chunked.block),
   'tpu': Implementation(_blocked(tpu.KERNEL), tpu.block, tpu.refuses),
   'splash': Implementation(splash.attention, splash.block, splash.refuses),
   'gpu': Implementation(_blocked(gpu.KERNEL), gpu.block, gpu.refuses),
-  'packed': Implementation(_without_tables(packed.attention), refuses=packed.refuses),
 }
 
 # What None tries by platform, before the one that works everywhere.
@@ -82,7 +81,7 @@ def object_attention(
   q_bits: Array,
   k_bits: Array,
   *,
-  tables: BlockMask | None = None,
+  block_mask: BlockMask | None = None,
   implementation: str | Sequence[str] | None = None,
 ) -> Array:
   """Softmax attention among tokens whose object sets meet.
@@ -100,9 +99,9 @@ def object_attention(
     k, v: [B, M, H, D].
     q_bits: int32 [B, N], the object set of each query: bit 0 is the background, bit l object l.
     k_bits: int32 [B, M], likewise.
-    tables: of `make_block_mask` for the same bits, where several layers share them.
+    block_mask: of `make_block_mask` for the same bits, where several layers share them.
     implementation: a name of `IMPLEMENTATIONS`, or several in order of preference, of which the
-      first that can is taken; None chooses by platform and size. With tables it is theirs.
+      first that can is taken; None chooses by platform and size. With a block mask it is its own.
 
   Returns:
     [B, N, H, D], in the dtype of v.
@@ -112,16 +111,17 @@ def object_attention(
       or cannot do it.
   """
   _check(q, k, v, q_bits, k_bits)
-  if tables is None:
-    tables = make_block_mask(
+  if block_mask is None:
+    block_mask = make_block_mask(
       q_bits, k_bits, head_dim=q.shape[3], dtype=q.dtype, implementation=implementation
     )
-  elif implementation is not None and tables.implementation != implementation:
+  elif implementation is not None and block_mask.implementation != implementation:
     raise ValueError(
-      f'tables are for implementation {tables.implementation!r}, not for {implementation!r}'
+      f'the block mask is for implementation {block_mask.implementation!r},'
+      f' not for {implementation!r}'
     )
-  attend = IMPLEMENTATIONS[tables.implementation].attend
-  return over_heads(attend, q, k, v, q_bits, k_bits, tables)
+  attend = IMPLEMENTATIONS[block_mask.implementation].attend
+  return over_heads(attend, q, k, v, q_bits, k_bits, block_mask)
 
 
 def make_block_mask(

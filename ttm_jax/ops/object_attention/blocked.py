@@ -3,8 +3,8 @@
 A kernel is a pair of functions over arrays [B, H, N, D] whose N and M are whole blocks (if it asks
 for that; object sets always are):
 
-    forward(q, k, v, q_bits, k_bits, tables, scale) -> (y, lse)
-    backward(q, k, v, q_bits, k_bits, tables, scale, lse, delta, dy) -> (dq, dk, dv)
+    forward(q, k, v, q_bits, k_bits, block_mask, scale) -> (y, lse)
+    backward(q, k, v, q_bits, k_bits, block_mask, scale, lse, delta, dy) -> (dq, dk, dv)
 
 Logits are scale * q k. `lse`, float32 [B, H, N], is the logarithm of each row's sum of
 exponentials, and EMPTY for a row without keys, so that exp(logit - lse) is exactly 0 there;
@@ -43,11 +43,11 @@ class Kernel(NamedTuple):
 
 
 def attention(
-  kernel: Kernel, q: Array, k: Array, v: Array, q_bits: Array, k_bits: Array, tables: BlockMask
+  kernel: Kernel, q: Array, k: Array, v: Array, q_bits: Array, k_bits: Array, block_mask: BlockMask
 ) -> Array:
-  """Object attention by a kernel; arguments as in `object_attention`, tables required."""
+  """Object attention by a kernel; arguments as in `object_attention`, a block mask required."""
   n, scale = q.shape[1], q.shape[-1] ** -0.5
-  block_q, block_k = tables.block
+  block_q, block_k = block_mask.block
 
   def heads_first(x, block):
     return jnp.swapaxes(fill_up(x, block, 1) if kernel.whole else x, 1, 2)
@@ -60,19 +60,19 @@ def attention(
     heads_first(v, block_k),
     fill_up(q_bits, block_q, 1),
     fill_up(k_bits, block_k, 1),
-    tables,
+    block_mask,
   )
   return jnp.swapaxes(y, 1, 2)[:, :n]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(kernel, scale, q, k, v, q_bits, k_bits, tables):
-  return kernel.forward(q, k, v, q_bits, k_bits, tables, scale)[0]
+def _attend(kernel, scale, q, k, v, q_bits, k_bits, block_mask):
+  return kernel.forward(q, k, v, q_bits, k_bits, block_mask, scale)[0]
 
 
-def _forward(kernel, scale, q, k, v, q_bits, k_bits, tables):
-  y, lse = checkpoint_name(kernel.forward(q, k, v, q_bits, k_bits, tables, scale), ATTENDED)
-  return y, (q, k, v, q_bits, k_bits, tables, y, lse)
+def _forward(kernel, scale, q, k, v, q_bits, k_bits, block_mask):
+  y, lse = checkpoint_name(kernel.forward(q, k, v, q_bits, k_bits, block_mask, scale), ATTENDED)
+  return y, (q, k, v, q_bits, k_bits, block_mask, y, lse)
 
 
 def _backward(kernel, scale, saved, dy):

@@ -82,7 +82,7 @@ def list_blocks(
 
 
 def no_blocks(implementation: str) -> BlockMask:
-  """The tables of an implementation that goes over all pairs."""
+  """The block mask of an implementation that goes over all pairs."""
   nothing = jnp.zeros((0,), jnp.int32)
   empty = BlockList(nothing, nothing, nothing, nothing, nothing)
   return BlockMask(empty, empty, (0, 0), implementation)

@@ -1,7 +1,7 @@
 """Object attention block by block in plain JAX: memory linear in N, on any platform.
 
-Only the blocks of the tables are computed. Scores are computed again in the backward pass, which
-goes once over the blocks and adds to the gradients of keys and values in place.
+Only the blocks of the block mask are computed. The backward pass recomputes scores; it visits the
+blocks once and adds to the gradients of keys and values in place.
 """
 
 import jax
@@ -14,11 +14,11 @@ Array = jax.Array
 
 
 def forward(
-  q: Array, k: Array, v: Array, q_bits: Array, k_bits: Array, tables: BlockMask, scale: float
+  q: Array, k: Array, v: Array, q_bits: Array, k_bits: Array, block_mask: BlockMask, scale: float
 ) -> tuple[Array, Array]:
   """See `blocked`; one row of blocks after the other."""
   b, heads, n, d = q.shape
-  (block_q, block_k), blocks = tables.block, tables.by_query
+  (block_q, block_k), blocks = block_mask.block, block_mask.by_query
   rows = n // block_q
 
   def one_row(index):
@@ -60,7 +60,7 @@ def backward(
   v: Array,
   q_bits: Array,
   k_bits: Array,
-  tables: BlockMask,
+  block_mask: BlockMask,
   scale: float,
   lse: Array,
   delta: Array,
@@ -68,7 +68,7 @@ def backward(
 ) -> tuple[Array, Array, Array]:
   """See `blocked`."""
   b, heads, n, d = q.shape
-  (block_q, block_k), blocks = tables.block, tables.by_query
+  (block_q, block_k), blocks = block_mask.block, block_mask.by_query
   rows = n // block_q
 
   def one_row(gradients, index):

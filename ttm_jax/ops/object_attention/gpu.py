@@ -75,8 +75,8 @@ def make_kernel(interpret: Any = False) -> Kernel:
   )
 
 
-def _forward(interpret, q, k, v, q_bits, k_bits, tables: BlockMask, scale: float):
-  (block_q, block_k), blocks = tables.block, tables.by_query
+def _forward(interpret, q, k, v, q_bits, k_bits, block_mask: BlockMask, scale: float):
+  (block_q, block_k), blocks = block_mask.block, block_mask.by_query
   queries = _tokens_first(q, block_q)
   keys, values = (_tokens_first(x, block_k) for x in (k, v))
   b, _, h, d = queries.shape
@@ -117,8 +117,8 @@ def _forward(interpret, q, k, v, q_bits, k_bits, tables: BlockMask, scale: float
 
 # References to global memory live inside of a jit only.
 @functools.partial(jax.jit, static_argnames=('interpret', 'scale'))
-def _backward(interpret, q, k, v, q_bits, k_bits, tables: BlockMask, scale, lse, delta, dy):
-  (block_q, block_k), blocks = tables.block, tables.by_key
+def _backward(interpret, q, k, v, q_bits, k_bits, block_mask: BlockMask, scale, lse, delta, dy):
+  (block_q, block_k), blocks = block_mask.block, block_mask.by_key
   queries, slopes = (_tokens_first(x, block_q) for x in (q, dy))
   keys, values = (_tokens_first(x, block_k) for x in (k, v))
   b, _, h, d = keys.shape

@@ -63,12 +63,12 @@ def _attention(
   v: Array,
   q_bits: Array,
   k_bits: Array,
-  tables: BlockMask,
+  block_mask: BlockMask,
   *,
   interpret: Any,
 ) -> Array:
   n, scale = q.shape[1], q.shape[-1] ** -0.5
-  block_q, block_k = tables.block
+  block_q, block_k = block_mask.block
 
   def heads_first(x, size):
     return jnp.swapaxes(fill_up(x, size, 1), 1, 2)
@@ -78,7 +78,7 @@ def _attention(
   operands = heads_first(scaled, block_q), heads_first(k, block_k), heads_first(v, block_k)
   segments = fill_up(q_bits, block_q, 1), fill_up(k_bits, block_k, 1)
   b, rows, columns = q.shape[0], segments[0].shape[1] // block_q, segments[1].shape[1] // block_k
-  some = _dense(tables.by_query, b, rows, columns)
+  some = _dense(block_mask.by_query, b, rows, columns)
   sizes = splash.BlockSizes(
     block_q=block_q,
     block_kv=block_k,

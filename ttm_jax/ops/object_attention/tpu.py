@@ -143,13 +143,13 @@ def make_kernel(
   )
 
 
-def _forward(q, k, v, q_bits, k_bits, tables, scale, *, options) -> tuple[Array, Array]:
+def _forward(q, k, v, q_bits, k_bits, block_mask, scale, *, options) -> tuple[Array, Array]:
   b, heads, n, d = q.shape
-  at = _places(tables.block, d, by_query=True)
-  block_q, _ = tables.block
+  at = _places(block_mask.block, d, by_query=True)
+  block_q, _ = block_mask.block
   y, lse = _run(
     functools.partial(_forward_kernel, scale=scale),
-    tables,
+    block_mask,
     at,
     [
       (at.queries, q),
@@ -176,10 +176,10 @@ def _forward(q, k, v, q_bits, k_bits, tables, scale, *, options) -> tuple[Array,
 
 
 def _backward(
-  q, k, v, q_bits, k_bits, tables, scale, lse, delta, dy, *, options
+  q, k, v, q_bits, k_bits, block_mask, scale, lse, delta, dy, *, options
 ) -> tuple[Array, Array, Array]:
   n, d = q.shape[2:]
-  block_q, block_k = tables.block
+  block_q, block_k = block_mask.block
   like_q, like_k, like_v = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v))
 
   def operands(at):
@@ -194,11 +194,11 @@ def _backward(
       (at.queries, dy),
     ]
 
-  at = _places(tables.block, d, by_query=False)
+  at = _places(block_mask.block, d, by_query=False)
   results = [(at.keys, like_k), (at.keys, like_v)]
   scratch = [jax.ShapeDtypeStruct((block_k, d), jnp.float32)] * 2
   kernel = functools.partial(_by_key_kernel, rows=k.shape[2] // block_k, scale=scale)
-  by_key = functools.partial(_run, kernel, tables, at, operands(at), options=options)
+  by_key = functools.partial(_run, kernel, block_mask, at, operands(at), options=options)
   sums = jax.ShapeDtypeStruct((n // block_q, d, block_q), jnp.float32)
   room = (options.memory or _memory())[0] - _need(operands(at), results, [*scratch, sums], options)
   # Two buffers write the result of one head while the next is computed, one makes it wait.
@@ -220,10 +220,10 @@ def _backward(
     )
   else:
     dk, dv = by_key(results, scratch, products=4, name='object_attention_dkv')
-    at = _places(tables.block, d, by_query=True)
+    at = _places(block_mask.block, d, by_query=True)
     (dq,) = _run(
       functools.partial(_dq_kernel, scale=scale),
-      tables,
+      block_mask,
       at,
       operands(at),
       [(at.queries, like_q)],
@@ -445,7 +445,7 @@ def _places(sizes: tuple[int, int], d: int, by_query: bool) -> _Places:
 
 def _run(
   kernel: Callable,
-  tables: BlockMask,
+  block_mask: BlockMask,
   at: _Places,
   operands: Sequence[tuple[pl.BlockSpec, Array]],
   results: Sequence[tuple[pl.BlockSpec, jax.ShapeDtypeStruct]],
@@ -462,13 +462,13 @@ def _run(
     products: matrix products that the kernel computes for a block.
     overwrite: results, by the operand whose memory they may take.
   """
-  blocks = tables.by_query if at.by_query else tables.by_key
-  chunk = options.chunk if tables.block[1] % options.chunk == 0 else tables.block[1]
+  blocks = block_mask.by_query if at.by_query else block_mask.by_key
+  chunk = options.chunk if block_mask.block[1] % options.chunk == 0 else block_mask.block[1]
   need = _need(operands, results, scratch, options)
-  _check(tables, blocks, need, options)
+  _check(block_mask, blocks, need, options)
   b, heads, n, d = operands[0][1].shape
   pairs = int(options.share * b * heads * n * operands[1][1].shape[2])
-  visits = pairs // math.prod(tables.block)
+  visits = pairs // math.prod(block_mask.block)
   moved = sum(_size(x.shape, x.dtype) for _, x in results)
   for spec, x in operands:
     each_entry = spec in at.along_rows()
@@ -500,25 +500,25 @@ def _run(
   return tuple(call(blocks.place, blocks.what, *(x for _, x in operands)))
 
 
-def _check(tables: BlockMask, blocks: BlockList, need: int, options: _Options) -> None:
+def _check(block_mask: BlockMask, blocks: BlockList, need: int, options: _Options) -> None:
   """
   Raises:
     ValueError: for blocks that the hardware cannot have, or more than its memories hold.
   """
-  if any(size % LANES for size in tables.block):
-    raise ValueError(f'blocks on a TPU are multiples of {LANES}, got {tables.block}')
+  if any(size % LANES for size in block_mask.block):
+    raise ValueError(f'blocks on a TPU are multiples of {LANES}, got {block_mask.block}')
   vector, scalar = options.memory or _memory()
   if need > vector:
     raise ValueError(
-      f'blocks of {tables.block} need {need >> 10} KiB of vector memory, there are'
+      f'blocks of {block_mask.block} need {need >> 10} KiB of vector memory, there are'
       f' {vector >> 10} KiB: take smaller blocks'
     )
   listed = 4 * (blocks.place.size + blocks.what.size)
   if listed > scalar:
     raise ValueError(
-      f'the list of {blocks.place.size} blocks of {tables.block} needs {listed >> 10} KiB of scalar'
-      f' memory, there are {scalar >> 10} KiB: give each device fewer samples, or take larger'
-      ' blocks'
+      f'the list of {blocks.place.size} blocks of {block_mask.block} needs {listed >> 10} KiB of'
+      f' scalar memory, there are {scalar >> 10} KiB: give each device fewer samples, or take'
+      ' larger blocks'
     )
 
 

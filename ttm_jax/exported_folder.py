@@ -9,10 +9,8 @@ from flax import nnx
 
 from ttm_jax.codecs.base import Codec
 from ttm_jax.errors import InputError
-from ttm_jax.models.dit import convert as dit
-from ttm_jax.models.dit.model import DiT, DiTConfig
-from ttm_jax.models.unet import convert as masked_unet
-from ttm_jax.models.unet.model import UNet, UNetConfig
+from ttm_jax.models.preset import COMPUTE_FIELDS, Preset
+from ttm_jax.presets import preset_of_network
 from ttm_jax.pretrained import codecs, sd_vae
 from ttm_jax.pretrained.weights import CONFIG, read
 from ttm_jax.text.encoders import Encoder
@@ -20,26 +18,19 @@ from ttm_jax.untrusted import read_object
 
 INDEX = 'model_index.json'
 
-# Classes of networks there: ours, their sizes, and what reads their configuration and weights.
-_NETWORKS: dict[str, tuple[Any, type, Any]] = {
-  'TTMTransformer': (DiT, DiTConfig, dit),
-  'TTMUNet': (UNet, UNetConfig, masked_unet),
-}
-
-# In what a network may differ from the one that starts from it.
-_TASK_FIELDS = ('masked_blocks', 'masked_self', 'masked_cross', 'masked_scope', 'visual_channels')
-
 
 @dataclasses.dataclass(frozen=True)
 class Network:
   """A network that was read.
 
   Attributes:
+    preset: its backbone.
     config: its sizes.
     encoders: the text encoders that it reads.
     params: nested dict of float32 arrays.
   """
 
+  preset: Preset
   config: Any
   encoders: Mapping[str, Encoder]
   params: dict[str, Any]
@@ -50,7 +41,7 @@ def is_exported(source: str) -> bool:
   folder = Path(source)
   if (folder / INDEX).is_file():
     return 'TTMPipeline' in str(read_object(folder / INDEX).get('_class_name'))
-  return _class(folder) in _NETWORKS
+  return preset_of_network(_class(folder)) is not None
 
 
 def load(source: str, config: Any) -> dict[str, Any]:
@@ -70,10 +61,10 @@ def load(source: str, config: Any) -> dict[str, Any]:
   network = read_network(folder)
   if type(network.config) is not type(config):
     raise InputError(f'{folder} holds a {_class(folder)}, which is of another preset')
-  training = {'dtype', 'remat', 'unroll'}
+  free = network.preset.task_fields | COMPUTE_FIELDS
   for field in dataclasses.fields(config):
     found, wanted = getattr(network.config, field.name), getattr(config, field.name)
-    if field.name not in {*training, *_TASK_FIELDS} and found != wanted:
+    if field.name not in free and found != wanted:
       raise InputError(
         f'{folder} holds another architecture: {field.name} is {found} there, {wanted} is needed'
       )
@@ -87,17 +78,17 @@ def read_network(folder: Path) -> Network:
     InputError: where a file is missing or broken, or not of the network that it says it is.
   """
   kind = _class(folder)
-  if kind not in _NETWORKS:
+  preset = preset_of_network(kind)
+  if preset is None or preset.torch is None:
     raise InputError(f'{folder} holds no network of an exported folder: {kind or "no config.json"}')
-  model, _, names = _NETWORKS[kind]
   weights = read(folder, half=True)
-  config, encoders = names.config_from_torch(weights)
+  config, encoders = preset.torch.config_from_torch(weights)
   try:
-    abstract = nnx.eval_shape(lambda: model(config, encoders, rngs=nnx.Rngs(0)))
+    abstract = nnx.eval_shape(lambda: preset.build(config, encoders))
   except (ValueError, TypeError, ArithmeticError) as error:
     raise InputError(f'{folder / CONFIG} is no configuration of a {kind}: {error}') from error
   like = nnx.to_pure_dict(nnx.state(abstract, nnx.Param))
-  return Network(config, encoders, names.from_torch(weights, like))
+  return Network(preset, config, encoders, preset.torch.from_torch(weights, like))
 
 
 def read_codec(folder: Path) -> Codec:

@@ -1,9 +1,8 @@
 """Object attention by cuDNN: each object's queries and keys are a sequence packed beside others.
 
-For comparison, and where it is faster: cuDNN skips what lies between sequences, but a sequence is
-one run of tokens. So it takes tokens with one object each, or none, in the order of
-`sort_by_object`. That depends on values and cannot be refused beforehand; a sample of which it does
-not hold is NaN, rather than wrong.
+A peer of the Hopper kernels. cuDNN skips what lies between sequences, but a sequence is one run of
+tokens. So it takes tokens with at most one object each, in the order of `sort_by_object`. That
+depends on values and cannot be checked beforehand; a sample that breaks it gives NaN.
 
 The interface to packed sequences is not a public one of JAX (0.10.2): offsets and lengths of cuDNN
 9.6 or later, in `jax._src.cudnn`. It keeps float32 sums of all tokens for each of the 32 sets.
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ttm_jax.ops.object_attention import gpu
+from ttm_jax.ops.object_attention.api import IMPLEMENTATIONS, Implementation
 
 try:
   from jax._src.cudnn.fused_attention_stablehlo import dot_product_attention
@@ -89,3 +89,8 @@ def _meets(bits: Array, others: Array) -> Array:
   """Which tokens share an object with some other; bool [B, N, 1, 1]."""
   union = jax.lax.reduce(others, jnp.int32(0), jax.lax.bitwise_or, (1,))
   return ((bits & union[:, None]) != 0)[:, :, None, None]
+
+
+IMPLEMENTATIONS['packed'] = Implementation(
+  lambda q, k, v, q_bits, k_bits, block_mask: attention(q, k, v, q_bits, k_bits), refuses=refuses
+)

@@ -1,0 +1,92 @@
+"""The preset `dit`: a Movie Gen-style transformer with flow matching (paper, section 10)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+
+from ttm_jax.codecs.tae import TAE, TAEConfig
+from ttm_jax.errors import InputError
+from ttm_jax.models.dit import convert
+from ttm_jax.models.dit.flops import forward_flops
+from ttm_jax.models.dit.model import DiT, DiTConfig
+from ttm_jax.models.dit.sharding import SHARDING
+from ttm_jax.models.dit.transfer import transfer
+from ttm_jax.models.preset import Grid, Latents, Preset, TorchModel, TypicalInput
+from ttm_jax.processes.flow_matching import FlowMatching
+from ttm_jax.text.encoders import Encoder
+
+
+def grids(config: DiTConfig, height: int, width: int) -> tuple[Grid, ...]:
+  """Return the one token grid of latents (H', W').
+
+  Raises:
+    InputError: the latents do not divide into tokens.
+  """
+  p, q = config.patch
+  if height % p or width % q:
+    raise InputError(
+      f'latents of {height} x {width} do not divide into tokens of {p} x {q}: choose another'
+      ' size of the clips, or another codec'
+    )
+  return ((height // p, width // q),)
+
+
+def check_latents(config: DiTConfig, latents: Latents) -> None:
+  """Raise InputError where latents (T', H', W') exceed the position tables."""
+  if any(a > b for a, b in zip(latents, config.grid, strict=True)):
+    raise InputError(
+      f'latents of the dataset are {tuple(latents)}: set --config.model.grid to at least that,'
+      f' it is {config.grid}'
+    )
+
+
+def _flops(config: DiTConfig, latents: Latents, text: int, prompts: int, allowed: float) -> float:
+  frames, height, width = latents
+  tokens = frames * (height // config.patch[0]) * (width // config.patch[1])
+  return forward_flops(config, tokens, text, prompts, allowed)
+
+
+def _specs(params: Mapping[str, Any], config: DiTConfig) -> list[tuple[str, tuple[int, ...]]]:
+  return [(name, e.tensor_shape()) for e in convert.table(params) for name in e.theirs]
+
+
+def _scheduler_config(process: FlowMatching) -> dict[str, Any]:
+  return {
+    'emulated_steps': process.emulated_steps,
+    'sigma_min': process.sigma_min,
+    'prediction_type': process.prediction,
+  }
+
+
+PRESET = Preset(
+  name='dit',
+  config=DiTConfig,
+  model=DiT,
+  process=FlowMatching,
+  sharding=SHARDING,
+  grids=grids,
+  transfer=transfer,
+  forward_flops=_flops,
+  check_latents=check_latents,
+  demo_configs=('demo_stage1', 'demo_stage2'),
+  text_prefix='FPS-{fps:g}',  # As in Movie Gen.
+  typical=TypicalInput(
+    codec=lambda config: TAE(TAEConfig(channels=config.channels), rngs=nnx.Rngs(0)),
+    # Movie Gen's, without the long-prompt MetaCLIP, which was never released.
+    encoders={'ul2': Encoder(4096, 512, 64), 'byt5': Encoder(1472, 128, 32)},
+    latents=lambda config: config.grid,
+    fps=24,
+  ),
+  torch=TorchModel(
+    network='TTMTransformer',
+    module='ttm_jax.pytorch.dit',
+    scheduler='FlowMatchingScheduler',
+    config_to_torch=convert.config_to_torch,
+    config_from_torch=convert.config_from_torch,
+    specs=_specs,
+    to_torch=lambda params, config: convert.to_torch(params),
+    from_torch=convert.from_torch,
+    scheduler_config=_scheduler_config,
+  ),
+)

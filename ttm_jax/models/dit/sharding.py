@@ -1,0 +1,11 @@
+"""Where each parameter of the transformer lies on the mesh."""
+
+# The first pattern that is found in a parameter's path decides. Stacked blocks have a leading layer
+# axis, which no mesh axis splits.
+SHARDING = (
+  ('blocks.*(query|key|value|gate|up).kernel', (None, 'fsdp', 'tensor')),
+  ('blocks.*(out|down).kernel', (None, 'tensor', 'fsdp')),
+  ('(projections|embed|time|modulation).*kernel', ('fsdp', 'tensor')),
+  ('head.kernel', ('fsdp', None)),
+  ('words.table', ('fsdp', None)),
+)

@@ -1,0 +1,67 @@
+"""Start one transformer from the parameters of another."""
+
+import jax
+import jax.numpy as jnp
+
+# Which masked layer begins as a copy of which norm and attention beside it.
+SIBLINGS = {'masked_attn': ('norm1', 'attn'), 'masked_cross_attn': ('norm2', 'cross_attn')}
+
+
+def transfer(source: dict, target: dict) -> dict:
+  """Brings the parameters of one DiT into another that differs in task or masked blocks.
+
+  The layers of the source are dealt out again between masked blocks and the rest. Parameters that
+  the source lacks, or has for another visual condition, keep their initial value: zero input
+  weights, closed gates. The extra attentions of masked blocks are taken as they are where the
+  networks agree in the number of these blocks, else they copy their siblings.
+
+  Args:
+    source, target: nested dicts of arrays, as `nnx.to_pure_dict` gives them; same width and depth.
+
+  Returns:
+    Like target.
+  """
+  target = jax.tree.map(lambda x: x, target)
+  layers = _layers(source)
+  count = _masked_count(target)
+  shared = {k: v for k, v in source.items() if k in target and 'blocks' not in k}
+  if _shapes(shared.get('embed_visual')) != _shapes(target.get('embed_visual')):
+    shared.pop('embed_visual', None)
+  out = {**target, **shared}
+  if 'blocks' in target:
+    out['blocks'] = jax.tree.map(lambda x: x[count:], layers)
+  if count:
+    out['masked_blocks'] = _masked_blocks(source, target, jax.tree.map(lambda x: x[:count], layers))
+  return out
+
+
+def _masked_blocks(source: dict, target: dict, plain: dict) -> dict:
+  """Return the masked blocks: plain layers of the source, and masked layers copied or kept."""
+  blocks = {**target['masked_blocks'], **plain}
+  same_number = _masked_count(source) == _masked_count(target)
+  for name, (norm, sibling) in SIBLINGS.items():
+    if name not in blocks:
+      continue
+    if same_number and name in source['masked_blocks']:
+      blocks[name] = source['masked_blocks'][name]
+    else:
+      blocks[name] = {**blocks[name], 'norm': plain[norm], 'attention': plain[sibling]}
+  return blocks
+
+
+def _shapes(params: dict | None) -> list[tuple[int, ...]]:
+  return [x.shape for x in jax.tree.leaves(params)]
+
+
+def _masked_count(params: dict) -> int:
+  return jax.tree.leaves(params['masked_blocks'])[0].shape[0] if 'masked_blocks' in params else 0
+
+
+def _layers(params: dict) -> dict:
+  """Return the plain layers of all blocks, stacked in order."""
+  parts = []
+  if 'masked_blocks' in params:
+    parts.append({k: v for k, v in params['masked_blocks'].items() if k not in SIBLINGS})
+  if 'blocks' in params:
+    parts.append(params['blocks'])
+  return jax.tree.map(lambda *x: jnp.concatenate(x), *parts) if len(parts) > 1 else parts[0]

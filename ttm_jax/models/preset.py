@@ -1,0 +1,124 @@
+"""What the rest of the program knows of a backbone.
+
+A backbone is a folder of this package with a `preset.py`; `ttm_jax.presets` collects these. The
+train loop, the sampler, plans, import and export read a `Preset` and name no backbone.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from ttm_jax.codecs.base import Codec
+from ttm_jax.text.encoders import Encoder
+
+Shape = tuple[int, ...]
+Grid = tuple[int, int]
+Latents = tuple[int, int, int]
+
+# Fields of a model config that change how a network computes, not what it is.
+COMPUTE_FIELDS = frozenset({'dtype', 'remat', 'unroll'})
+# Fields in which the networks of two tasks may differ when one starts from the other.
+TASK_FIELDS = frozenset({'masked_blocks', 'masked_self', 'masked_cross', 'visual_channels'})
+
+
+@dataclasses.dataclass(frozen=True)
+class TypicalInput:
+  """What a backbone receives in the paper; plans use it before there is a dataset.
+
+  Attributes:
+    codec: called with the model config; returns a codec for its latents.
+    encoders: the text encoders by name.
+    latents: called with the model config; returns the largest (T', H', W') it takes.
+    fps: frames per second of the clips.
+  """
+
+  codec: Callable[[Any], Codec]
+  encoders: Mapping[str, Encoder]
+  latents: Callable[[Any], Latents]
+  fps: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchModel:
+  """The PyTorch modules of a backbone, and how its configuration and parameters map to them.
+
+  Attributes:
+    network: class name of the network.
+    module: dotted name of the module that holds it.
+    scheduler: class name of the scheduler, in `ttm_jax.pytorch.schedulers`.
+    config_to_torch: (model config, text encoders) -> constructor arguments of the network.
+    config_from_torch: the inverse; raises KeyError if one is missing.
+    specs: (parameters or their shapes, model config) -> names and shapes of the tensors.
+    to_torch: (parameters, model config) -> names and tensors in the order of `specs`.
+    from_torch: (Weights, nested dict of parameter shapes) -> parameters.
+    scheduler_config: process -> constructor arguments of the scheduler.
+  """
+
+  network: str
+  module: str
+  scheduler: str
+  config_to_torch: Callable[[Any, Mapping[str, Encoder]], dict[str, Any]]
+  config_from_torch: Callable[[Mapping[str, Any]], tuple[Any, dict[str, Encoder]]]
+  specs: Callable[[Mapping[str, Any], Any], list[tuple[str, Shape]]]
+  to_torch: Callable[[Mapping[str, Any], Any], Iterator[tuple[str, np.ndarray]]]
+  from_torch: Callable[[Any, Mapping[str, Any]], dict[str, Any]]
+  scheduler_config: Callable[[Any], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+  """A backbone with its noise process and all that depends on the backbone.
+
+  Attributes:
+    name: as in `config.preset`.
+    config: dataclass of the network's sizes. It has `channels` and `visual_channels` (latent
+      channels to generate and of the visual condition), `heads`, `masked_blocks` and `dtype`.
+    model: called as (config, text encoders, rngs=), returns the network.
+    process: dataclass of the noise process.
+    sharding: table of parameter paths and partition specs.
+    grids: (config, H', W') -> token grids (h, w), finest first. Raises InputError where latents do
+      not divide into tokens.
+    transfer: (source, target) -> target, with the parameters that the networks of two tasks share.
+    forward_flops: (config, (T', H', W'), text tokens, prompt tokens, allowed) -> floating-point
+      operations of one forward pass of one sample; `allowed` is the share of token pairs that
+      masked self-attention computes, 0 to 1.
+    typical: input as in the paper.
+    torch: its PyTorch counterpart; None where it cannot be exported.
+    open_weights: (folders or hub ids, config) -> parameters for `transfer`; None where there are
+      no open weights.
+    check_latents: (config, (T', H', W')); raises InputError where the network cannot take them.
+    masked_within_frames: config -> whether masked self-attention stays within single frames.
+    demo_configs: names of the configurations of stage 1 and 2 that `ttm_jax.demo` trains.
+    task_fields: config fields in which the networks of two tasks may differ.
+    text_prefix: put before captions and motion prompts for pre-trained text encoders; `{fps}` in it
+      stands for the frame rate of the clips.
+    splits_tokens: whether mesh axis `sequence` may split it.
+    gathers_weights: whether its layers are so narrow that an all-gather of weights beats an
+      exchange of activations, see `parallel.compiler`.
+  """
+
+  name: str
+  config: type
+  model: Callable[..., nnx.Module]
+  process: type
+  sharding: tuple
+  grids: Callable[[Any, int, int], tuple[Grid, ...]]
+  transfer: Callable[[dict, dict], dict]
+  forward_flops: Callable[[Any, Latents, int, int, float], float]
+  typical: TypicalInput
+  torch: TorchModel | None = None
+  open_weights: Callable[[str, Any], dict[str, Any]] | None = None
+  check_latents: Callable[[Any, Latents], None] = lambda config, latents: None
+  masked_within_frames: Callable[[Any], bool] = lambda config: False
+  demo_configs: tuple[str, str] | None = None
+  task_fields: frozenset[str] = TASK_FIELDS
+  text_prefix: str = ''
+  splits_tokens: bool = True
+  gathers_weights: bool = False
+
+  def build(self, config: Any, encoders: Mapping[str, Encoder], seed: int = 0) -> nnx.Module:
+    """Return the network with initial parameters, float32."""
+    return self.model(config, encoders, rngs=nnx.Rngs(seed))

@@ -1,0 +1,65 @@
+"""Normalization layers: RMSNorm, LayerNorm and GroupNorm. Statistics are float32."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ttm_jax.nn.modulation import rms_norm
+
+Array = jax.Array
+
+
+class RMSNorm(nnx.Module):
+  """x / rms(x) * scale over the last axis, in float32 (eps 1e-5 as in LLaMa 3)."""
+
+  def __init__(self, d: int, eps: float = 1e-5):
+    self.scale = nnx.Param(jnp.ones((d,), jnp.float32))
+    self.eps = eps
+
+  def __call__(self, x: Array) -> Array:
+    """x [..., d] -> [..., d]."""
+    return rms_norm(x, self.scale[...], jnp.zeros(()), self.eps)
+
+  def modulated(self, x: Array, shift: Array, scale: Array) -> Array:
+    """Return norm(x) * (1 + scale) + shift; x [B, N, d], shift and scale float32 [B, 1, d]."""
+    return rms_norm(x, self.scale[...] * (1 + scale), shift, self.eps)
+
+
+class LayerNorm(nnx.Module):
+  """Normalize the last axis, with scale and bias (eps 1e-5)."""
+
+  def __init__(self, d: int):
+    self.scale = nnx.Param(jnp.ones((d,), jnp.float32))
+    self.bias = nnx.Param(jnp.zeros((d,), jnp.float32))
+
+  def __call__(self, x: Array) -> Array:
+    y = x.astype(jnp.float32)
+    y = y - y.mean(-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + 1e-5)
+    return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+class GroupNorm(nnx.Module):
+  """Normalize groups of neighboring channels.
+
+  Attributes:
+    clip: take the statistics over all frames of a clip, not over each frame.
+  """
+
+  def __init__(self, channels: int, groups: int, *, eps: float, clip: bool = False):
+    self.scale = nnx.Param(jnp.ones((channels,), jnp.float32))
+    self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
+    self.groups, self.eps, self.clip = groups, eps, clip
+
+  def __call__(self, x: Array) -> Array:
+    count = x.shape[0] if self.clip else x.shape[0] * x.shape[1]
+    rows = x.astype(jnp.float32).reshape(count, -1, x.shape[-1])
+
+    def mean(values):
+      # Over the pixels first: reductions of a five-dimensional view are slower on CPU.
+      of_groups = values.mean(1).reshape(count, self.groups, -1).mean(-1)
+      return jnp.repeat(of_groups, x.shape[-1] // self.groups, -1)[:, None]
+
+    centered = rows - mean(rows)
+    factor = jax.lax.rsqrt(mean(jnp.square(centered)) + self.eps) * self.scale[...]
+    return (centered * factor + self.bias[...]).reshape(x.shape).astype(x.dtype)

@@ -1,0 +1,53 @@
+"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864) over the axes of a video."""
+
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+
+
+@flax.struct.dataclass
+class Rotation:
+  """The angle of each pair of channels at each token, as its cosine and sine.
+
+  Attributes:
+    cos, sin: float32 [N, D / 2] or [B, N, D / 2], with D the channels of a head.
+  """
+
+  cos: Array
+  sin: Array
+
+
+def grid_rotation(
+  grid: tuple[int, int, int], channels: Sequence[int], theta: float = 10_000.0
+) -> Rotation:
+  """Return the rotation of the tokens of a video in raster order.
+
+  Args:
+    grid: tokens (t, h, w).
+    channels: how many channels of a head turn with t, h and w; even numbers.
+    theta: base of the frequencies; pair i of n channels turns by theta^(-2 i / n) a token.
+  """
+  tables = []
+  for axis, (size, n) in enumerate(zip(grid, channels, strict=True)):
+    # In float64: the angles of long videos lose digits in float32.
+    angles = np.arange(size)[:, None] * theta ** (-np.arange(0, n, 2) / n)
+    shape = [1, 1, 1, n // 2]
+    shape[axis] = size
+    tables.append(np.broadcast_to(angles.reshape(shape), (*grid, n // 2)))
+  angles = np.concatenate(tables, -1).reshape(-1, sum(channels) // 2)
+  return Rotation(
+    jnp.asarray(np.cos(angles), jnp.float32), jnp.asarray(np.sin(angles), jnp.float32)
+  )
+
+
+def rotate(x: Array, rotation: Rotation) -> Array:
+  """Turn each pair of neighboring channels (2 i, 2 i + 1) of x [B, N, H, D] by its angle."""
+  cos, sin = (a[..., None, :] for a in (rotation.cos, rotation.sin))
+  even, odd = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
+  turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], -1)
+  return turned.reshape(x.shape).astype(x.dtype)
