@@ -32,12 +32,12 @@ from ttm_jax.data.context import Context, Encoding
 from ttm_jax.data.encode import TEXT_ENCODERS, EncodedClips, null_text
 from ttm_jax.data.loader import batches
 from ttm_jax.scenes.generator import SceneConfig, Scenes
-from ttm_jax.text.encoders import CLIP_L, Encoder
+from ttm_jax.text.encoders import CLIP_L, TextEncoderSpec
 
 DEMO_STEP = 178  # Samples a second that the demo trains, stage 1 on two cores.
 # Encoders, and how many tokens of captions and prompts there are of how many objects.
 CLIP = {'clip': CLIP_L}
-MOVIE_GEN = {'ul2': Encoder(4096, 256, 64), 'byt5': Encoder(1472, 100, 64), **CLIP}
+MOVIE_GEN = {'ul2': TextEncoderSpec(4096, 256, 64), 'byt5': TextEncoderSpec(1472, 100, 64), **CLIP}
 PAPER = {
   'CLIP-L': (CLIP, 77, 77, 2),
   'UL2, ByT5, CLIP-L; captions of 40 tokens, 2 prompts of 15': (MOVIE_GEN, 40, 15, 2),
@@ -192,7 +192,7 @@ def demo(root: Path) -> Iterator[tuple[str, str]]:
   videos = [clip.video for clip in some] + [trajectory.render(clip.ids) for clip in some]
   codec = LinearCodec.fit(videos, (2, 6, 6), 32)
   encoding = Encoding(
-    'dit', 8, 48, 48, 8.0, 'spread8', 3, {'words': Encoder(128, 32, 12)}, ((4, 4),)
+    'dit', 8, 48, 48, 8.0, 'spread8', 3, {'words': TextEncoderSpec(128, 32, 12)}, ((4, 4),)
   )
   context = Context(encoding, codec, null_text(encoding, TEXT_ENCODERS))
   latents.write_latents(root / 'out', context, {'train': EncodedClips(scenes, context)})
@@ -228,7 +228,11 @@ def paper(root: Path, count: int) -> Iterator[tuple[str, str]]:
 
 
 def paper_record(
-  rng: np.random.Generator, encoders: dict[str, Encoder], said: int, prompt: int, objects: int
+  rng: np.random.Generator,
+  encoders: dict[str, TextEncoderSpec],
+  said: int,
+  prompt: int,
+  objects: int,
 ) -> dict:
   """One record of 128 x 256 x 256 pixels, autoencoder 8 x 8 x 8 with 16 channels.
 

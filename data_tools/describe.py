@@ -27,7 +27,7 @@ from data_tools.steps.match import masks_of
 from data_tools.steps.prompts import PromptSettings
 from data_tools.steps.segment import tracker
 from data_tools.steps.text import TransformersText
-from data_tools.steps.weights import Weights, check_installed
+from data_tools.steps.weights import ModelSource, check_installed
 from ttm_jax import outputs, trajectory
 from ttm_jax.atomic import write_bytes
 from ttm_jax.data.context import Encoding, read_encoding
@@ -65,7 +65,7 @@ class Models:
   threshold: float = 0.25
   texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
   templates: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  weights: Weights = dataclasses.field(default_factory=lambda: Weights(''))
+  weights: ModelSource = dataclasses.field(default_factory=lambda: ModelSource(''))
 
   @classmethod
   def from_flags(cls, args: argparse.Namespace) -> 'Models':
@@ -79,10 +79,10 @@ class Models:
       threshold=args.threshold,
       texts=cli_args.parse_texts(args.text),
       templates={name: value for name in names if (value := getattr(args, name))},
-      weights=Weights('', args.device, args.dtype, args.model_batch, args.offline),
+      weights=ModelSource('', args.device, args.dtype, args.model_batch, args.offline),
     )
 
-  def of(self, model: str) -> Weights:
+  def of(self, model: str) -> ModelSource:
     return dataclasses.replace(self.weights, model=model)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from data_tools.extras import front_door
 from data_tools.steps.text import TextSettings
-from data_tools.steps.weights import DTYPES, Weights
+from data_tools.steps.weights import DTYPES, ModelSource
 from ttm_jax import trajectory
 from ttm_jax.data import records
 from ttm_jax.data.clips import Clips
@@ -39,7 +39,7 @@ from ttm_jax.models.preset import Preset
 from ttm_jax.outputs import check_apart
 from ttm_jax.presets import DEFAULT, PRESETS, model_config, preset
 from ttm_jax.settings import load_config
-from ttm_jax.text.encoders import WORDS, Encoder
+from ttm_jax.text.encoders import WORDS, TextEncoderSpec
 from ttm_jax.text.word_ids import MAX_LENGTH
 from ttm_jax.text.words import check_width
 
@@ -129,19 +129,19 @@ def text_prefix(args: argparse.Namespace, chosen: Preset, fps: float) -> str:
 
 def text_encoders(
   args: argparse.Namespace,
-) -> tuple[dict[str, Encoder], dict[str, TextEncoder], dict[str, str]]:
+) -> tuple[dict[str, TextEncoderSpec], dict[str, TextEncoder], dict[str, str]]:
   """The text encoders asked for: how a network sees them, what encodes, and by which models.
 
   Raises:
     InputError: a flag is not of its form, two have one name, or a model cannot be loaded.
   """
-  seen: dict[str, Encoder] = {}
+  seen: dict[str, TextEncoderSpec] = {}
   encoders: dict[str, TextEncoder] = {}
   models: dict[str, str] = {}
   if args.words or not args.text:
-    seen[WORDS] = Encoder(args.words_dim, args.words_length, args.words_prompt_length)
+    seen[WORDS] = TextEncoderSpec(args.words_dim, args.words_length, args.words_prompt_length)
     encoders[WORDS] = TEXT_ENCODERS[WORDS]
-  weights = Weights('', args.text_device, args.text_dtype, offline=args.offline)
+  weights = ModelSource('', args.text_device, args.text_dtype, offline=args.offline)
   for flag in args.text:
     settings = TextSettings.parse(flag, weights)
     if settings.name == WORDS or settings.name in seen:

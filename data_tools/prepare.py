@@ -46,7 +46,7 @@ from data_tools.steps.flow import FlowSettings
 from data_tools.steps.match import MatchSettings
 from data_tools.steps.prompts import PromptSettings
 from data_tools.steps.segment import BACKENDS, SegmentSettings
-from data_tools.steps.weights import DTYPES, Weights
+from data_tools.steps.weights import DTYPES, ModelSource
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.errors import InputError, nearest
 from ttm_jax.outputs import Reads, check_apart
@@ -177,8 +177,8 @@ def list_videos(args: argparse.Namespace, kind: str) -> tuple[list[Video], list[
 def steps(args: argparse.Namespace, kind: str) -> tuple[tuple[Settings, ...], tuple[Settings, ...]]:
   """The steps that the given models make up: those that measure, and those that find."""
 
-  def weights(model: str) -> Weights:
-    return Weights(model, args.device, args.dtype, args.model_batch, args.offline)
+  def weights(model: str) -> ModelSource:
+    return ModelSource(model, args.device, args.dtype, args.model_batch, args.offline)
 
   measures: list[Settings] = []
   finders: list[Settings] = []

@@ -25,14 +25,14 @@ from ttm_jax.codecs.base import to_uint8
 from ttm_jax.data import clips, latents, records
 from ttm_jax.data.chunks import check_growth
 from ttm_jax.data.context import Context
-from ttm_jax.data.description import Shard
+from ttm_jax.data.description import DatasetShard
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError, front_door, printable
 from ttm_jax.media import video_io
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class FoundRecord:
   """Some records of one kind.
 
   Attributes:
@@ -105,7 +105,7 @@ def free_name(key: str) -> Path:
   return next(path for path in map(Path, names) if not path.exists() and not path.is_symlink())
 
 
-def find(place: Path, split: str | None = None) -> Found:
+def find(place: Path, split: str | None = None) -> FoundRecord:
   """The records of a dataset's split, of one of its files, or of a file of a part.
 
   Raises:
@@ -128,7 +128,7 @@ def find(place: Path, split: str | None = None) -> Found:
     reader = ArrayRecordReader(str(place))
     count = reader.num_records()
     reader.close()
-    raw = ArrayRecordDataSource([Shard(str(place), 0, count, count)])
+    raw = ArrayRecordDataSource([DatasetShard(str(place), 0, count, count)])
   except Exception as error:  # Its C++ code raises all kinds for damaged bytes.
     raise InputError(f'{place}: cannot be read; is it still being written?') from error
 
@@ -138,17 +138,17 @@ def find(place: Path, split: str | None = None) -> Found:
     except Exception as error:
       raise InputError(f'{place}: record {index} cannot be read; is it damaged?') from error
 
-  return Found(clips.NAME, place.parent, '', count, read)
+  return FoundRecord(clips.NAME, place.parent, '', count, read)
 
 
-def _of_dataset(folder: Path, source: records.Records, inside: range) -> Found:
+def _of_dataset(folder: Path, source: records.Records, inside: range) -> FoundRecord:
   if source.name == clips.NAME:
     read = clips.Clips(folder, source.split).record
   elif source.name == latents.NAME:
     read = latents.Latents(folder, source.split).record
   else:
     raise InputError(f'{folder}: holds "{source.name}", not clips or latents')
-  return Found(source.name, folder, source.split, len(inside), lambda i: read(inside[i]))
+  return FoundRecord(source.name, folder, source.split, len(inside), lambda i: read(inside[i]))
 
 
 def of_clip(record: Mapping[str, Any], folder: Path) -> tuple[list[str], np.ndarray, float]:

@@ -24,7 +24,7 @@ from ttm_jax.exporting.stages import check_together
 from ttm_jax.models.dit.model import DiTConfig
 from ttm_jax.models.unet.model import UNetConfig
 from ttm_jax.settings import from_config
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import TextEncoderSpec
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.denoising import Denoising
 from ttm_jax.training.runs import read_config, read_parameters
@@ -350,7 +350,7 @@ def test_what_is_not_exported_is_refused(dit_folder, tmp_path):
 
 def test_other_texts_are_refused(dit_pair, latents, tmp_path):
   settings = exported.config('dit', exported.STAGE1)
-  where = exported.context('dit', encoders={'words': Encoder(8, 16, 8)})
+  where = exported.context('dit', encoders={'words': TextEncoderSpec(8, 16, 8)})
   one = exported.save_run(tmp_path / 'run', settings, where, exported.parameters(settings, where))
   export(one, dit_pair[1], tmp_path / 'folder')
   settings.data.path = str(latents)
@@ -365,7 +365,7 @@ def test_text_encoders_are_named_or_brought_along(dit_pair, tmp_path):
   def clip(texts, length):
     return empty[:, :length].repeat(len(texts), 0), np.full(len(texts), length, np.int32)
 
-  where = exported.context('dit', {'clip': Encoder(12, 5, 5)}, {'clip': clip})
+  where = exported.context('dit', {'clip': TextEncoderSpec(12, 5, 5)}, {'clip': clip})
   two = exported.save_run(tmp_path / 'run', settings, where, exported.parameters(settings, where))
   refused(r"reads texts by 'clip'.*--text clip=MODEL", dit_pair[0], two, tmp_path / 'out')
   export(dit_pair[0], two, tmp_path / 'hub', models={'clip': 'owner/clip'})

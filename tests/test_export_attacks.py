@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from ttm_jax.exported_folder import is_exported, load, read_codec, read_network
 
 from tests.helpers import cli, exported
 from ttm_jax.errors import InputError
+from ttm_jax.exported_folder import is_exported, load, read_codec, read_network
 from ttm_jax.exporting import card, files
 from ttm_jax.exporting.folder import export
 from ttm_jax.exporting.stages import StageRun, models_of
 from ttm_jax.pretrained import weights
 from ttm_jax.pretrained.weights import INDEX, WEIGHTS
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import TextEncoderSpec
 from ttm_jax.untrusted import identifier, inside, is_repository, read_object
 
 SECRET = b'a private key'
@@ -67,7 +67,7 @@ def run_that_reads(tmp_path, models, name='clip'):
   def encode(texts, length):
     return empty[:, :length].repeat(len(texts), 0), np.full(len(texts), length, np.int32)
 
-  where = exported.context('dit', {'clip': Encoder(12, 5, 5)}, {'clip': encode})
+  where = exported.context('dit', {'clip': TextEncoderSpec(12, 5, 5)}, {'clip': encode})
   params = exported.parameters(settings, where)
   run = exported.save_run(tmp_path / 'run', settings, where, params)
   path = run / 'context' / 'context.json'

@@ -76,14 +76,14 @@ def text_encoders(
   try:
     from data_tools.describe import Models
     from data_tools.describe import text_encoders as load
-    from data_tools.steps.weights import Weights
+    from data_tools.steps.weights import ModelSource
   except ImportError as error:
     raise InputError(
       f"the runs read text by pretrained models, which need the extra 'data' ({error}): install"
       " 'ttm_jax[data]'"
     ) from error
 
-  models = Models(texts=places, weights=Weights('', offline=offline))
+  models = Models(texts=places, weights=ModelSource('', offline=offline))
   return {**TEXT_ENCODERS, **load(encodings, models)}
 
 

@@ -13,7 +13,7 @@ from ttm_jax.models.preset import COMPUTE_FIELDS, Preset
 from ttm_jax.presets import preset_of_network
 from ttm_jax.pretrained import codecs, sd_vae
 from ttm_jax.pretrained.weights import CONFIG, read
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import TextEncoderSpec
 from ttm_jax.untrusted import read_object
 
 INDEX = 'model_index.json'
@@ -32,7 +32,7 @@ class Network:
 
   preset: Preset
   config: Any
-  encoders: Mapping[str, Encoder]
+  encoders: Mapping[str, TextEncoderSpec]
   params: dict[str, Any]
 
 

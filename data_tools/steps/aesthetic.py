@@ -18,7 +18,7 @@ import numpy as np
 
 from data_tools.drafts import Draft, Reject, Rejected, attempt
 from data_tools.steps.load_sample import still
-from data_tools.steps.weights import Weights, add_flags, check_installed, from_flags
+from data_tools.steps.weights import ModelSource, add_flags, check_installed, from_flags
 from ttm_jax.errors import InputError, front_door
 
 NAME = 'aesthetic'
@@ -34,7 +34,7 @@ class AestheticSettings:
     least: drafts that score less are rejected.
   """
 
-  weights: Weights
+  weights: ModelSource
   head: str
   least: float = float('-inf')
 
@@ -45,7 +45,7 @@ class AestheticSettings:
 class ClipScore:
   """Pictures to scores."""
 
-  def __init__(self, weights: Weights, head: str):
+  def __init__(self, weights: ModelSource, head: str):
     check_installed()
     from transformers import AutoImageProcessor, CLIPVisionModelWithProjection
 

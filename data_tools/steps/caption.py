@@ -18,7 +18,7 @@ from PIL import Image
 from data_tools.drafts import Draft, Reject, Rejected, attempt
 from data_tools.steps.load_sample import still
 from data_tools.steps.prompts import TEMPLATES
-from data_tools.steps.weights import Weights, add_flags, check_installed, from_flags
+from data_tools.steps.weights import ModelSource, add_flags, check_installed, from_flags
 from ttm_jax.errors import InputError, front_door
 
 MAX_NEW_TOKENS = 160
@@ -35,7 +35,7 @@ class CaptionSettings:
     template: file with the instruction.
   """
 
-  weights: Weights
+  weights: ModelSource
   template: str = str(TEMPLATES / 'caption.txt')
 
   def build(self) -> 'Caption':
@@ -45,7 +45,7 @@ class CaptionSettings:
 class VisionLanguageModel:
   """Groups of pictures to texts."""
 
-  def __init__(self, weights: Weights, template: str):
+  def __init__(self, weights: ModelSource, template: str):
     check_installed()
     from transformers import AutoModelForImageTextToText, AutoProcessor
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from data_tools.drafts import Draft, Reject, Rejected, attempt, remaining
 from data_tools.steps.load_sample import still
-from data_tools.steps.weights import Weights, add_flags, check_installed, from_flags
+from data_tools.steps.weights import ModelSource, add_flags, check_installed, from_flags
 from ttm_jax.errors import front_door
 from ttm_jax.inference import position_words
 
@@ -31,7 +31,7 @@ class DetectSettings:
     threshold: least score of a box.
   """
 
-  weights: Weights
+  weights: ModelSource
   threshold: float = 0.25
 
   def build(self) -> 'Detect':
@@ -41,7 +41,7 @@ class DetectSettings:
 class GroundingDino:
   """(pictures, nouns) to boxes and scores."""
 
-  def __init__(self, weights: Weights, threshold: float = 0.25):
+  def __init__(self, weights: ModelSource, threshold: float = 0.25):
     check_installed()
     from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from data_tools.drafts import Draft, Reject, Rejected, attempt
 from data_tools.steps.load_sample import still
-from data_tools.steps.weights import Weights, check_installed
+from data_tools.steps.weights import ModelSource, check_installed
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.media import video_io
 
@@ -35,7 +35,7 @@ class FlowSettings:
     least, most: drafts that move less or more are rejected.
   """
 
-  weights: Weights
+  weights: ModelSource
   least: float = 0.0
   most: float = math.inf
 
@@ -50,7 +50,7 @@ class Raft:
   other dtype. `weights.dtype` is therefore not used.
   """
 
-  def __init__(self, weights: Weights):
+  def __init__(self, weights: ModelSource):
     check_installed()
     try:
       from torchvision.models.optical_flow import raft_large
@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> None:
   args = parser.parse_args(argv)
   with front_door():
     draft = still(args.video)
-    flow = Raft(Weights(args.weights, args.device, 'float32', args.batch))(draft.video)
+    flow = Raft(ModelSource(args.weights, args.device, 'float32', args.batch))(draft.video)
     if not len(flow):
       raise InputError(f'{args.video}: one frame has no flow; give a video')
     video_io.write_video(Path(args.out), render(flow), draft.fps)

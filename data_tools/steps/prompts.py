@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data_tools.drafts import Draft, Reject, Rejected, attempt, check_caption, remaining
 from data_tools.steps import answers
-from data_tools.steps.weights import Weights, add_flags, check_installed, from_flags
+from data_tools.steps.weights import ModelSource, add_flags, check_installed, from_flags
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.errors import InputError, front_door
 
@@ -38,7 +38,7 @@ class PromptSettings:
     motion_template, objects_template: files with a slot {caption}.
   """
 
-  weights: Weights
+  weights: ModelSource
   max_objects: int = MAX_OBJECTS
   motion_template: str = str(TEMPLATES / 'motion.txt')
   objects_template: str = str(TEMPLATES / 'objects.txt')
@@ -50,7 +50,7 @@ class PromptSettings:
 class LanguageModel:
   """Greedy answers of a causal language model."""
 
-  def __init__(self, weights: Weights):
+  def __init__(self, weights: ModelSource):
     check_installed()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

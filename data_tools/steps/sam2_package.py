@@ -16,14 +16,14 @@ import numpy as np
 from PIL import Image
 
 from data_tools.steps.sam2_config import read_config
-from data_tools.steps.weights import Weights, check_installed, looks_local
+from data_tools.steps.weights import ModelSource, check_installed, looks_local
 from ttm_jax.errors import InputError
 
 
 class PackageTracker:
   """See `segment.Tracker`."""
 
-  def __init__(self, weights: Weights):
+  def __init__(self, weights: ModelSource):
     self._predictor = _load(weights)
     self._dtype = weights.torch_dtype
 
@@ -53,7 +53,7 @@ class PackageTracker:
     return np.stack(maps)
 
 
-def _load(weights: Weights):
+def _load(weights: ModelSource):
   check_installed()
   try:
     from sam2.build_sam import build_sam2_video_predictor

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from data_tools.steps.weights import Weights, check_installed
+from data_tools.steps.weights import ModelSource, check_installed
 
 
 class TransformersTracker:
   """See `segment.Tracker`."""
 
-  def __init__(self, weights: Weights):
+  def __init__(self, weights: ModelSource):
     check_installed()
     from transformers import Sam2VideoModel
 

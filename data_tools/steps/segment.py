@@ -21,7 +21,7 @@ import numpy as np
 
 from data_tools.drafts import Draft, Reject, Rejected, attempt
 from data_tools.steps.load_sample import still
-from data_tools.steps.weights import Weights, add_flags, from_flags, looks_local
+from data_tools.steps.weights import ModelSource, add_flags, from_flags, looks_local
 from ttm_jax import trajectory
 from ttm_jax.errors import InputError, front_door
 
@@ -53,7 +53,7 @@ class SegmentSettings:
     min_seen: least share of frames that show an object.
   """
 
-  weights: Weights
+  weights: ModelSource
   backend: str = 'auto'
   min_seen: float = MIN_SEEN
 
@@ -61,7 +61,7 @@ class SegmentSettings:
     return Segment(tracker(self.weights, self.backend), self.min_seen)
 
 
-def tracker(weights: Weights, backend: str = 'auto') -> Tracker:
+def tracker(weights: ModelSource, backend: str = 'auto') -> Tracker:
   """A tracker of the named backend.
 
   Raises:
@@ -83,7 +83,7 @@ def tracker(weights: Weights, backend: str = 'auto') -> Tracker:
   raise InputError(f'--backend {backend}: choose auto, {", ".join(BACKENDS)}')
 
 
-def _usable(backend: str, weights: Weights) -> bool:
+def _usable(backend: str, weights: ModelSource) -> bool:
   """Whether a backend imports, and reads weights of that kind."""
   if backend == 'sam2' and (
     not looks_local(weights.model) or (Path(weights.model) / 'config.json').is_file()

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_tools.steps.weights import Weights, add_flags, check_installed, from_flags
+from data_tools.steps.weights import ModelSource, add_flags, check_installed, from_flags
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.pytorch.pretrained import check_texts
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import TextEncoderSpec
 
 _MOST_TOKENS = 1 << 16  # Of one text; no dataset could hold many of more.
 _KEPT = 4096  # Texts remembered: variants of a clip share theirs, and the empty text comes often.
@@ -31,7 +31,7 @@ class TransformersText:
     dim: width of the embeddings.
   """
 
-  def __init__(self, weights: Weights):
+  def __init__(self, weights: ModelSource):
     check_installed()
     from transformers import AutoConfig, AutoTokenizer
 
@@ -107,12 +107,12 @@ class TextSettings:
   """
 
   name: str
-  weights: Weights
+  weights: ModelSource
   length: int
   prompt_length: int
 
   @classmethod
-  def parse(cls, text: str, weights: Weights) -> 'TextSettings':
+  def parse(cls, text: str, weights: ModelSource) -> 'TextSettings':
     """'clip=FOLDER:77:77' or 't5=google/t5-v1_1-xxl:128:64'; device and dtype as in `weights`.
 
     Raises:
@@ -128,10 +128,10 @@ class TextSettings:
       raise InputError(f'--text {text[:200]}: lengths are whole numbers from 1 to {_MOST_TOKENS}')
     return cls(name, dataclasses.replace(weights, model=model), int(lengths[0]), int(lengths[1]))
 
-  def build(self) -> tuple[Encoder, TransformersText]:
+  def build(self) -> tuple[TextEncoderSpec, TransformersText]:
     """How a network sees the encoder, and the encoder."""
     made = TransformersText(self.weights)
-    return Encoder(made.dim, self.length, self.prompt_length), made
+    return TextEncoderSpec(made.dim, self.length, self.prompt_length), made
 
 
 def main(argv: list[str] | None = None) -> None:

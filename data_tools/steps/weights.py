@@ -14,7 +14,7 @@ DTYPES = ('float32', 'bfloat16', 'float16')
 
 
 @dataclasses.dataclass(frozen=True)
-class Weights:
+class ModelSource:
   """Where a model comes from and how it runs.
 
   Attributes:
@@ -113,5 +113,5 @@ def add_flags(parser: argparse.ArgumentParser, batch: int = 8) -> None:
   add('--offline', action='store_true', help='take nothing from the network')
 
 
-def from_flags(args: argparse.Namespace) -> Weights:
-  return Weights(args.model, args.device, args.dtype, args.batch, args.offline)
+def from_flags(args: argparse.Namespace) -> ModelSource:
+  return ModelSource(args.model, args.device, args.dtype, args.batch, args.offline)

@@ -61,7 +61,7 @@ def test_autoencoder_loss_has_the_scale_of_its_sources():
   )
   assert loss == pytest.approx(float(of_sources) / 90, rel=1e-5)
   assert terms['perceptual'] == pytest.approx(np.square(video / 2).sum((2, 3, 4)).mean(), rel=1e-5)
-  light = losses.Weights(kl=0.5, outlier=0, squared=3)
+  light = losses.LossWeights(kl=0.5, outlier=0, squared=3)
   loss, terms = losses.autoencoder_loss(video, shown, posterior, latents, light)
   expected = np.abs(video).mean() / 2 + 3 * np.square(video).mean() / 4
   expected += 0.5 * float(terms['kl']) / 4 / 90

@@ -28,7 +28,7 @@ from ttm_jax.data.latents import Latents, fill, trimmed, write_latents
 from ttm_jax.errors import InputError
 from ttm_jax.presets import preset
 from ttm_jax.scenes.generator import SceneConfig, Scenes
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import TextEncoderSpec
 from ttm_jax.text.word_ids import END, tokenize
 
 SHAPE = (4, 16, 16)
@@ -40,7 +40,7 @@ ENCODING = Encoding(
   fps=8.0,
   palette='spread8',
   max_objects=3,
-  encoders={'words': Encoder(dim=8, length=20, prompt_length=7)},
+  encoders={'words': TextEncoderSpec(dim=8, length=20, prompt_length=7)},
   grids=((2, 2),),
 )
 GROUPS, GRID = [0, 0, 1, 1], (2, 2)  # Of the codec below, and of the preset for its latents.
@@ -264,7 +264,7 @@ def test_a_prefix_is_for_pretrained_encoders_and_for_sentences():
     asked.append((list(texts), length))
     return np.ones((len(texts), length, 2), np.float16), np.full(len(texts), length, np.int32)
 
-  both = {'t5': Encoder(2, 9, 5), 'words': Encoder(8, 20, 7)}
+  both = {'t5': TextEncoderSpec(2, 9, 5), 'words': TextEncoderSpec(8, 20, 7)}
   encoding = dataclasses.replace(ENCODING, encoders=both, prefix='FPS-24')
   arrays = text_arrays(encoding, {'t5': encode, **TEXT_ENCODERS}, 'A dog.', '', {2: 'a dog'})
   assert asked == [(['FPS-24 A dog.', ''], 9), (['a dog'], 5)]

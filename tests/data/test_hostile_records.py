@@ -28,7 +28,7 @@ from ttm_jax.data.schema import VERSION
 from ttm_jax.errors import InputError
 from ttm_jax.media import video_io
 from ttm_jax.scenes import generator as scenes
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import TextEncoderSpec
 from ttm_jax.training.denoising import Denoising
 
 MIB = 2**20
@@ -47,7 +47,7 @@ def encoded(tmp_path):
   """The same as latents, with their context."""
   some = scenes.Scenes(SCENES, 2)
   codec = LinearCodec.fit([clip.video for clip in some], (2, 4, 4), 6)
-  encoding = Encoding('dit', 4, 16, 16, 8.0, 'spread8', 3, {'words': Encoder(8, 20, 7)})
+  encoding = Encoding('dit', 4, 16, 16, 8.0, 'spread8', 3, {'words': TextEncoderSpec(8, 20, 7)})
   context = Context(encoding, codec, null_text(encoding, TEXT_ENCODERS))
   write_latents(tmp_path / 'latents', context, {'train': EncodedClips(some, context)})
   return tmp_path / 'latents'

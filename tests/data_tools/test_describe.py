@@ -13,16 +13,16 @@ from data_tools import describe as door
 from data_tools import prepare
 from data_tools.describe import Models, describe
 from data_tools.steps.text import TransformersText
-from data_tools.steps.weights import Weights
+from data_tools.steps.weights import ModelSource
 from tests.helpers import tiny_models
 from ttm_jax import generate, trajectory
 from ttm_jax.data.context import Encoding
 from ttm_jax.data.encode import encoders_of, text_arrays
 from ttm_jax.errors import InputError
 from ttm_jax.inference.image_description import Described, Embeddings
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import TextEncoderSpec
 
-CPU = Weights('', device='cpu', offline=True)
+CPU = ModelSource('', device='cpu', offline=True)
 NAMED = Models(llm='LLM', detector='DINO', sam='SAM', weights=CPU)
 
 
@@ -250,8 +250,8 @@ def clip_text(tmp_path_factory):
 
 def test_embeddings_are_those_that_runs_ask_for(photo, clip_text, tmp_path):
   picture, ids = photo
-  clip = {'clip': Encoder(12, 20, 10)}
-  longer = {'clip': Encoder(12, 30, 10), 'words': Encoder(8, 20, 7)}
+  clip = {'clip': TextEncoderSpec(12, 20, 10)}
+  longer = {'clip': TextEncoderSpec(12, 30, 10), 'words': TextEncoderSpec(8, 20, 7)}
   first = encoding(encoders=clip, models={'clip': clip_text}, prefix='FPS-8')
   second = encoding(encoders=longer, models={'clip': clip_text})
   said = {'motion': 'It runs.', 'segmentation': ids, 'prompts': {1: 'a dog', 3: 'a ball'}}
@@ -267,7 +267,7 @@ def test_embeddings_are_those_that_runs_ask_for(photo, clip_text, tmp_path):
     'It runs.',
     {1: 'a dog', 3: 'a ball'},
   )
-  true = TransformersText(Weights(clip_text, 'cpu', offline=True))
+  true = TransformersText(ModelSource(clip_text, 'cpu', offline=True))
   for wanted in (first, second):
     encoders = encoders_of(back, wanted, 'RUN')
     got = text_arrays(wanted, encoders, back.caption, back.motion, dict(back.prompts))
@@ -289,13 +289,13 @@ def test_embeddings_are_those_that_runs_ask_for(photo, clip_text, tmp_path):
   ):
     text_arrays(first, encoders_of(back, first, 'RUN'), 'A cat.', '', {})
   with pytest.raises(InputError, match='run RUN reads text by t5, of which the description'):
-    encoders_of(back, encoding(encoders={'t5': Encoder(8, 9, 9)}), 'RUN')
+    encoders_of(back, encoding(encoders={'t5': TextEncoderSpec(8, 9, 9)}), 'RUN')
   with pytest.raises(InputError, match='run RUN reads text by clip = other, but'):
     encoders_of(back, encoding(encoders=clip, models={'clip': 'other'}), 'RUN')
 
 
 def test_runs_must_agree_on_their_models(photo, clip_text):
-  clip = {'clip': Encoder(12, 20, 10)}
+  clip = {'clip': TextEncoderSpec(12, 20, 10)}
   given = {'segmentation': photo[1], 'tell': lambda _: None}
   two = [encoding(encoders=clip, models={'clip': name}) for name in ('a', 'b')]
   with pytest.raises(InputError, match='the runs read clip by two models, a and b'):

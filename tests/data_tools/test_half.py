@@ -19,7 +19,7 @@ import transformers
 
 from data_tools.drafts import Draft
 from data_tools.steps import aesthetic, caption, detect, flow, prompts, sam2_transformers, text
-from data_tools.steps.weights import DTYPES, Weights
+from data_tools.steps.weights import DTYPES, ModelSource
 from tests.helpers import tiny_models
 
 transformers.utils.logging.disable_progress_bar()
@@ -43,7 +43,7 @@ def made(tmp_path_factory):
       return tiny_models.t5(root / name, multilingual=True)
     return getattr(tiny_models, name)(root / name)
 
-  return lambda name, dtype: Weights(str(path(name)), 'cpu', dtype, offline=True)
+  return lambda name, dtype: ModelSource(str(path(name)), 'cpu', dtype, offline=True)
 
 
 def check(found, wanted, dtype):
@@ -173,7 +173,7 @@ def test_flow_stays_in_float32(monkeypatch, tmp_path, dtype):
   monkeypatch.setitem(sys.modules, module.__name__, module)
   path = tmp_path / 'raft.safetensors'
   safetensors.torch.save_file({'weight': torch.tensor([3.0, 1.0])}, path)
-  raft = flow.Raft(Weights(str(path), 'cpu', dtype))
+  raft = flow.Raft(ModelSource(str(path), 'cpu', dtype))
   video = np.full((3, 30, 50, 3), 255, np.uint8)
   found = raft(video)
   assert found.dtype == np.float32 and found.shape == (2, 30, 50, 2)

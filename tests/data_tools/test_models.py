@@ -18,7 +18,7 @@ import transformers
 
 from data_tools.drafts import Draft, Rejected
 from data_tools.steps import aesthetic, caption, detect, prompts, sam2_transformers, segment, text
-from data_tools.steps.weights import Weights
+from data_tools.steps.weights import ModelSource
 from tests.helpers import tiny_models
 from ttm_jax.errors import InputError
 from ttm_jax.pytorch import tracking
@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
 
 
 def weights(path, **options):
-  return Weights(str(path), device='cpu', offline=True, **options)
+  return ModelSource(str(path), device='cpu', offline=True, **options)
 
 
 def video(frames=3, size=(40, 60), seed=0):
@@ -66,7 +66,7 @@ def test_weights_are_refused_with_the_remedy(folder, tmp_path):
   with pytest.raises(InputError, match='cannot be loaded as LlamaForCausalLM'):
     weights(tmp_path).load(transformers.LlamaForCausalLM)
   with pytest.raises(InputError, match='--dtype int8: choose auto, float32'):
-    Weights('x', dtype='int8')
+    ModelSource('x', dtype='int8')
 
 
 def test_dtypes(folder):
@@ -341,13 +341,13 @@ def test_all_places_of_clip_count(folder):
 )
 def test_text_flags_are_checked(given, said):
   with pytest.raises(InputError, match=said):
-    text.TextSettings.parse(given, Weights('x'))
+    text.TextSettings.parse(given, ModelSource('x'))
 
 
 def test_text_flags():
-  got = text.TextSettings.parse('t5=C:/a/b:128:64', Weights('x', device='cpu'))
+  got = text.TextSettings.parse('t5=C:/a/b:128:64', ModelSource('x', device='cpu'))
   assert (got.name, got.length, got.prompt_length) == ('t5', 128, 64)
-  assert got.weights == Weights('C:/a/b', device='cpu')
+  assert got.weights == ModelSource('C:/a/b', device='cpu')
 
 
 # Steps alone, from the command line.

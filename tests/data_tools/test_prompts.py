@@ -7,7 +7,7 @@ import pytest
 
 from data_tools.drafts import Draft, Reject, Rejected, to_clip
 from data_tools.steps import answers, detect, match, prompts, segment
-from data_tools.steps.weights import Weights
+from data_tools.steps.weights import ModelSource
 from ttm_jax import trajectory
 from ttm_jax.errors import InputError
 from ttm_jax.inference import position_words
@@ -65,7 +65,7 @@ def test_directions_and_resting_objects_reach_the_clip():
     ' [ball: a ball of wool that rolls to the right]'
     ' [middle cat: a black cat that watches] [right cat: a black cat that watches]]',
   )
-  (done,) = prompts.Prompts(model, prompts.PromptSettings(Weights('x')))([draft(caption=CATS)])
+  (done,) = prompts.Prompts(model, prompts.PromptSettings(ModelSource('x')))([draft(caption=CATS)])
   assert isinstance(done, Draft), done
   assert done.motion == 'The cat rolls the ball to the right.'
   assert done.names == {1: 'left cat', 2: 'ball', 3: 'middle cat', 4: 'right cat'}
@@ -138,7 +138,7 @@ def test_scenes_tell_stage_1_every_direction():
 )
 def test_captions_that_say_nothing(caption, reason):
   model = Planted(motion='The dog runs.', objects='[[dog: a dog]]')
-  step = prompts.Prompts(model, prompts.PromptSettings(Weights('x')))
+  step = prompts.Prompts(model, prompts.PromptSettings(ModelSource('x')))
   lost, kept = step([draft(caption=caption), draft(caption='A\ud800 dog\0.')])
   assert lost.reason == reason and kept.motion == 'The dog runs.'
   assert all('Caption: A dog .' in text for text in model.asked)
@@ -146,7 +146,7 @@ def test_captions_that_say_nothing(caption, reason):
 
 def test_prompts_are_filled_in_and_asked_once():
   model = Scripted()
-  step = prompts.Prompts(model, prompts.PromptSettings(Weights('x')))
+  step = prompts.Prompts(model, prompts.PromptSettings(ModelSource('x')))
   long = ' '.join(['word'] * 2000)
   outcomes = step(
     [

@@ -16,7 +16,7 @@ import transformers
 
 from data_tools.steps import sam2_config, sam2_package
 from data_tools.steps.text import TransformersText
-from data_tools.steps.weights import Weights
+from data_tools.steps.weights import ModelSource
 from tests.helpers import tiny_models
 from ttm_jax.errors import InputError
 from ttm_jax.pytorch.segmentation import Segmenter
@@ -70,7 +70,7 @@ LOADERS = (
 @pytest.mark.parametrize('name', LOADERS)
 def test_code_of_a_folder_is_not_run(trap, name):
   folder, mark = trap
-  weights = Weights(str(folder), 'cpu', offline=True)
+  weights = ModelSource(str(folder), 'cpu', offline=True)
   load = weights.load if 'Model' in name else weights.load_part
   with pytest.raises(
     InputError, match=r'Python code of its own, which is not run|cannot be loaded'
@@ -95,7 +95,7 @@ def test_a_known_class_is_loaded_without_the_code_beside_it(tmp_path):
   said = json.loads((path / 'config.json').read_text())
   (path / 'config.json').write_text(json.dumps(said | {'auto_map': {'AutoConfig': 'evil.Evil'}}))
   (path / 'evil.py').write_text(f'open({str(mark)!r}, "w").close()\nclass Evil: pass\n')
-  embeddings, _ = TransformersText(Weights(str(path), 'cpu', offline=True))(['a dog'], 8)
+  embeddings, _ = TransformersText(ModelSource(str(path), 'cpu', offline=True))(['a dog'], 8)
   assert embeddings.any() and not mark.exists()
 
 
@@ -114,7 +114,7 @@ def test_kernels_are_not_fetched(tmp_path, change):
   with pytest.raises(
     InputError, match=r'names the kernel evil/kernel.*, which is code from the hub'
   ):
-    TransformersText(Weights(str(path), 'cpu', offline=True))
+    TransformersText(ModelSource(str(path), 'cpu', offline=True))
 
 
 def test_pickles_are_not_opened(tmp_path):
@@ -128,7 +128,7 @@ def test_pickles_are_not_opened(tmp_path):
 
   torch.save({'shared.weight': Evil()}, path / 'pytorch_model.bin')
   with pytest.raises(InputError, match='cannot be loaded as T5EncoderModel'):
-    TransformersText(Weights(str(path), 'cpu', offline=True))
+    TransformersText(ModelSource(str(path), 'cpu', offline=True))
   encoder = {'name': 't5', 'dim': 16, 'length': 4, 'prompt_length': 4}
   stages = {'stage2': {'encoders': [encoder], 'max_objects': 1, 'prefix': ''}}
   with pytest.raises(InputError, match="'t5' cannot be loaded"):
@@ -291,7 +291,7 @@ def test_hydra_sees_only_what_was_checked(package, configured):
   folder = configured(f'defaults: [other]\nhydra: {{callbacks: evil}}\n{CONFIG}')
   (folder / 'other.txt').write_text('x')
   safetensors.torch.save_file({'weight': torch.ones(1, 1)}, folder / 'model.safetensors')
-  sam2_package.PackageTracker(Weights(str(folder), 'cpu'))
+  sam2_package.PackageTracker(ModelSource(str(folder), 'cpu'))
   ((name, text),) = package.places[0].items()
   assert package.built == [(name, 'cpu')]
   checked = yaml.safe_load(text)
@@ -302,7 +302,7 @@ def test_hydra_sees_only_what_was_checked(package, configured):
 def test_planted_configurations_never_reach_hydra(package, configured):
   with pytest.raises(InputError, match=r"model\._target_ is 'os\.system'; only classes of the"):
     sam2_package.PackageTracker(
-      Weights(
+      ModelSource(
         str(configured(CONFIG.replace('sam2.modeling.sam2_base.SAM2Base', 'os.system'))), 'cpu'
       )
     )
@@ -311,14 +311,14 @@ def test_planted_configurations_never_reach_hydra(package, configured):
 
 def test_weights_of_another_model_are_refused(package, configured):
   with pytest.raises(InputError, match='is no model for the package sam2'):
-    sam2_package.PackageTracker(Weights(str(configured(CONFIG)), 'cpu'))
+    sam2_package.PackageTracker(ModelSource(str(configured(CONFIG)), 'cpu'))
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
 def test_the_package_computes_in_the_chosen_dtype(package, configured, dtype):
   folder = configured(CONFIG)
   safetensors.torch.save_file({'weight': torch.ones(1, 1)}, folder / 'model.safetensors')
-  track = sam2_package.PackageTracker(Weights(str(folder), 'cpu', dtype))
+  track = sam2_package.PackageTracker(ModelSource(str(folder), 'cpu', dtype))
   values = np.linspace(0, 255, 32).astype(np.uint8)
   frames = np.broadcast_to(values[None, None, :, None], (2, 16, 32, 3))
   logits = track(frames, np.array([[0.0, 0, 8, 8], [8.0, 8, 16, 16]]))

@@ -12,7 +12,7 @@ from PIL import Image
 from data_tools import describe
 from data_tools.sources.descriptions import name_from
 from data_tools.steps import detect, text
-from data_tools.steps.weights import Weights
+from data_tools.steps.weights import ModelSource
 from tests.helpers import tiny_models
 from ttm_jax.errors import InputError
 from ttm_jax.inference.image_description import Described
@@ -36,7 +36,7 @@ def made(tmp_path_factory):
 
 @pytest.mark.parametrize('name', ['clip_text', 't5', 'byt5'])
 def test_text_encoders(made, name):
-  encode = text.TransformersText(Weights(made[name], 'cpu', offline=True))
+  encode = text.TransformersText(ModelSource(made[name], 'cpu', offline=True))
   texts = [*EMPTY.values(), *ODD.values(), LONG]
   embeddings, counts = encode(texts, 16)
   assert embeddings.shape == (len(texts), 16, encode.dim) and np.isfinite(embeddings).all()
@@ -52,7 +52,7 @@ def test_text_encoders(made, name):
 def test_lengths_on_the_command_line():
   for length in ('100000000000', '9' * 5000, '0', '\u00b2'):
     with pytest.raises(InputError, match='lengths are whole numbers from 1 to 65536'):
-      text.TextSettings.parse(f't5=x:{length}:8', Weights(''))
+      text.TextSettings.parse(f't5=x:{length}:8', ModelSource(''))
 
 
 def test_words():
@@ -79,7 +79,7 @@ def test_the_exported_text_encoder(made):
 
 
 def test_detection(made):
-  find = detect.GroundingDino(Weights(made['grounding_dino'], 'cpu', offline=True), 0.0)
+  find = detect.GroundingDino(ModelSource(made['grounding_dino'], 'cpu', offline=True), 0.0)
   segment = Segmenter(made['grounding_dino'], made['sam2_video'], threshold=0.0)
   for said in EMPTY.values():
     for call in (

@@ -17,7 +17,7 @@ import torch
 
 from data_tools.drafts import Draft, Rejected
 from data_tools.steps import flow, segment
-from data_tools.steps.weights import Weights
+from data_tools.steps.weights import ModelSource
 from ttm_jax.errors import InputError
 
 pytestmark = pytest.mark.skipif(
@@ -50,7 +50,7 @@ def raft_weights(operators, tmp_path_factory):
   torch.manual_seed(0)
   path = tmp_path_factory.mktemp('raft') / 'raft.safetensors'
   safetensors.torch.save_file(raft_large(weights=None).state_dict(), path)
-  return Weights(str(path), 'cpu', batch=1)
+  return ModelSource(str(path), 'cpu', batch=1)
 
 
 def test_flow_is_that_of_the_library(raft_weights):
@@ -71,7 +71,7 @@ def test_flow_is_that_of_the_library(raft_weights):
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
 def test_flow_is_computed_in_float32(raft_weights, dtype):
   frames = video(3)
-  half = flow.Raft(Weights(raft_weights.model, 'cpu', dtype))
+  half = flow.Raft(ModelSource(raft_weights.model, 'cpu', dtype))
   np.testing.assert_allclose(half(frames), flow.Raft(raft_weights)(frames), atol=1e-3)
   (done,) = flow.Flow(half)([Draft('a', frames, 8.0)])
   assert isinstance(done, Draft) and done.scores['motion'] > 0
@@ -100,7 +100,7 @@ def test_small_and_odd_videos_are_padded(raft_weights, monkeypatch):
 def test_weights_of_raft_are_checked(tmp_path):
   (tmp_path / 'x').write_text('x')
   with pytest.raises(InputError, match='no weights of raft_large'):
-    flow.Raft(Weights(str(tmp_path / 'x'), 'cpu'))
+    flow.Raft(ModelSource(str(tmp_path / 'x'), 'cpu'))
 
 
 # The package sam2.
@@ -134,7 +134,7 @@ def predictor_folder(operators, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def predictor(predictor_folder):
-  return segment.tracker(Weights(str(predictor_folder), 'cpu'), 'sam2')
+  return segment.tracker(ModelSource(str(predictor_folder), 'cpu'), 'sam2')
 
 
 def test_planted_masks_give_the_true_label_map(predictor, monkeypatch):
@@ -171,7 +171,7 @@ def test_planted_masks_give_the_true_label_map(predictor, monkeypatch):
 
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
 def test_masks_in_half_precision(predictor, predictor_folder, dtype):
-  half = segment.tracker(Weights(str(predictor_folder), 'cpu', dtype), 'sam2')
+  half = segment.tracker(ModelSource(str(predictor_folder), 'cpu', dtype), 'sam2')
   frames, boxes = video(2, (40, 60)), np.array([[5.0, 8, 25, 30]])
   found, wanted = half(frames, boxes), predictor(frames, boxes)
   assert found.dtype == np.float32
@@ -185,5 +185,5 @@ def test_sizes_come_back(predictor):
 
 def test_auto_takes_the_package_first(predictor, capsys, tmp_path):
   with pytest.raises(InputError, match=r'needs one \.safetensors and one \.yaml'):
-    segment.tracker(Weights(str(tmp_path), 'cpu'))
+    segment.tracker(ModelSource(str(tmp_path), 'cpu'))
   assert 'SAM 2 by the package sam2' in capsys.readouterr().err

@@ -41,7 +41,7 @@ from ttm_jax.parallel.mesh import AXES, BATCH, batch_sharding, make_mesh, replic
 from ttm_jax.planning import hlo, inputs
 from ttm_jax.planning.compile import Run
 from ttm_jax.presets import model_config, preset
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import TextEncoderSpec
 from ttm_jax.training.codec import CodecTraining
 from ttm_jax.training.denoising import Denoising
 from ttm_jax.training.packing import unpack
@@ -92,7 +92,7 @@ def run_of(name, changes):
   codec = Codec(2 if config.preset == 'unet' else 4)
   side = 16 // codec.stride[0]
   grids = preset(config.preset).grids(model_config(config), side, side)
-  encoders = {'t5': Encoder(16, 8, 4)}
+  encoders = {'t5': TextEncoderSpec(16, 8, 4)}
   encoding = Encoding(config.preset, 4, 16, 16, 8.0, 'spread8', SLOTS, encoders, grids)
   context = Context(encoding, codec, null_text(encoding, texts))
   objective = Denoising(config, context)

@@ -15,14 +15,14 @@ from ttm_jax.data.context import Context, Encoding
 from ttm_jax.data.encode import TEXT_ENCODERS, null_text
 from ttm_jax.inference.pipeline import Request
 from ttm_jax.presets import PRESETS
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import TextEncoderSpec
 from ttm_jax.training import runs, spike_guard
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.denoising import Denoiser
 from ttm_jax.training.state import TrainState
 
 STEPS = 10  # Of sampling.
-WORDS = {'words': Encoder(16, 16, 8)}
+WORDS = {'words': TextEncoderSpec(16, 16, 8)}
 NAMES = {
   'dit': ('demo_stage1', 'demo_stage2', 'ti2v_dit'),
   'unet': ('demo_unet_stage1', 'demo_unet_stage2', 'ti2v_unet'),

@@ -21,8 +21,9 @@ from ttm_jax.nn.norms import RMSNorm
 from ttm_jax.nn.time_embedding import TimeEmbedding
 from ttm_jax.presets import register as register_preset
 from ttm_jax.pretrained.names import import_parameters, iterate_tensors
+from ttm_jax.pretrained.weights import Weights
 from ttm_jax.processes.flow_matching import FlowMatching
-from ttm_jax.text.encoders import Encoder, TextProjector
+from ttm_jax.text.encoders import TextEncoderSpec, TextProjector
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class ToyConfig:
 class Toy(nnx.Module):
   """(x_t, t, condition) -> prediction: each latent is a token."""
 
-  def __init__(self, config: ToyConfig, encoders: Mapping[str, Encoder], *, rngs: nnx.Rngs):
+  def __init__(self, config: ToyConfig, encoders: Mapping[str, TextEncoderSpec], *, rngs: nnx.Rngs):
     d = config.width
     self.config = config
     self.embed = Linear(config.channels + config.visual_channels, d, rngs=rngs)
@@ -90,7 +91,7 @@ def flops(config: ToyConfig, latents, text, prompts, allowed) -> float:
   return layer + bool(config.masked_blocks) * (8 * n * d * d + allowed * 4 * n * n * d)
 
 
-def config_to_torch(config: ToyConfig, encoders: Mapping[str, Encoder]) -> dict[str, Any]:
+def config_to_torch(config: ToyConfig, encoders: Mapping[str, TextEncoderSpec]) -> dict[str, Any]:
   return {
     'encoders': [{'name': name, **dataclasses.asdict(e)} for name, e in encoders.items()],
     'width': config.width,
@@ -101,12 +102,13 @@ def config_to_torch(config: ToyConfig, encoders: Mapping[str, Encoder]) -> dict[
   }
 
 
-def config_from_torch(values: Mapping[str, Any]) -> tuple[ToyConfig, dict[str, Encoder]]:
+def config_from_torch(weights: Weights) -> tuple[ToyConfig, dict[str, TextEncoderSpec]]:
+  values = weights.config
   encoders = [dict(e) for e in values['encoders']]
   names = ('width', 'heads', 'channels', 'visual_channels')
   sizes = {name: values[name] for name in names}
   config = ToyConfig(**sizes, masked_blocks=values['num_masked_blocks'])
-  return config, {e.pop('name'): Encoder(**e) for e in encoders}
+  return config, {e.pop('name'): TextEncoderSpec(**e) for e in encoders}
 
 
 def names(params: Mapping[str, Any]):
@@ -137,7 +139,7 @@ PRESET = Preset(
       explained=1.0,
       psnr=1.0,
     ),
-    encoders={'words': Encoder(16, 16, 8)},
+    encoders={'words': TextEncoderSpec(16, 16, 8)},
     latents=lambda config: (2, 4, 4),
     fps=8,
   ),

@@ -22,10 +22,10 @@ from ttm_jax.nn.norms import RMSNorm
 from ttm_jax.ops.rematerialization import POLICIES
 from ttm_jax.presets import preset
 from ttm_jax.settings import from_config
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import TextEncoderSpec
 
-T5 = {'t5': Encoder(dim=6, length=5, prompt_length=3)}
-WORDS = {'words': Encoder(dim=8, length=6, prompt_length=3)}
+T5 = {'t5': TextEncoderSpec(dim=6, length=5, prompt_length=3)}
+WORDS = {'words': TextEncoderSpec(dim=8, length=6, prompt_length=3)}
 C = 3
 TINY = DiTConfig(
   width=32,
@@ -325,9 +325,9 @@ def matrices(tree):
 
 
 PAPER_TEXT = {
-  'ul2': Encoder(4096, 512, 128),
-  'byt5': Encoder(1472, 100, 64),
-  'clip': Encoder(1280, 256, 77),
+  'ul2': TextEncoderSpec(4096, 512, 128),
+  'byt5': TextEncoderSpec(1472, 100, 64),
+  'clip': TextEncoderSpec(1280, 256, 77),
 }
 
 
@@ -359,7 +359,7 @@ def test_counted_operations_are_those_of_the_compiled_program(masked):
   config = dataclasses.replace(
     STAGE2, width=256, ffn=512, layers=1, masked_blocks=masked, grid=(2, 16, 16)
   )
-  encoders = {'t5': Encoder(8, 16, 24)}
+  encoders = {'t5': TextEncoderSpec(8, 16, 24)}
   model = nnx.eval_shape(lambda: DiT(config, encoders, rngs=nnx.Rngs(0)))
   graphdef, params = nnx.split(model)
 

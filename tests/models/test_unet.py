@@ -21,10 +21,10 @@ from ttm_jax.nn.attention import AttentionMask
 from ttm_jax.nn.masked_attention import ObjectMasks
 from ttm_jax.nn.norms import GroupNorm
 from ttm_jax.ops.object_attention import sort, sort_by_object
-from ttm_jax.text.encoders import CLIP_L, Encoder
+from ttm_jax.text.encoders import CLIP_L, TextEncoderSpec
 
 C, TEXT = 3, 12
-ENCODERS = {'clip_l': Encoder(dim=TEXT, length=5, prompt_length=3)}
+ENCODERS = {'clip_l': TextEncoderSpec(dim=TEXT, length=5, prompt_length=3)}
 TINY = UNetConfig(
   widths=(8, 16),
   units=1,
@@ -354,7 +354,7 @@ def test_counted_operations_are_those_of_the_compiled_program(masked):
   config = dataclasses.replace(
     STAGE2, widths=(64, 128), heads=4, groups=8, text_width=96, masked_blocks=masked
   )
-  encoders = {'clip_l': Encoder(96, 16, 8)}
+  encoders = {'clip_l': TextEncoderSpec(96, 16, 8)}
   graphdef, params = nnx.split(nnx.eval_shape(lambda: UNet(config, encoders, rngs=nnx.Rngs(0))))
 
   def shape(*sizes, dtype=jnp.float32):

@@ -14,7 +14,7 @@ from ttm_jax.models.unet.model import UNet, UNetConfig
 from ttm_jax.models.unet.motion import positions
 from ttm_jax.pretrained.names import export_tensors
 from ttm_jax.pretrained.weights import read
-from ttm_jax.text.encoders import CLIP_L, Encoder, caption_tokens
+from ttm_jax.text.encoders import CLIP_L, TextEncoderSpec, caption_tokens
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
 diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed (extra dev)')
@@ -99,7 +99,7 @@ def folder(tmp_path_factory):
 def ours(case, params, **changes):
   """What our network predicts for the inputs of a case."""
   config = dataclasses.replace(CASES[case][0], **changes)
-  encoders = {'clip_l': Encoder(config.text_width, 7, 7)}
+  encoders = {'clip_l': TextEncoderSpec(config.text_width, 7, 7)}
   graphdef = nnx.graphdef(nnx.eval_shape(lambda: UNet(config, encoders, rngs=nnx.Rngs(0))))
   x, text, t = inputs(case)
   condition = Condition({'clip_l': caption_tokens(text, np.array([7, 7]))})

@@ -8,12 +8,12 @@ from ttm_jax.models.unet import model as unet
 from ttm_jax.models.unet.model import UNet, UNetConfig
 from ttm_jax.nn.initial import draw_together, initializer
 from ttm_jax.nn.linear import Linear
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import TextEncoderSpec
 
 CONFIG = UNetConfig(
   widths=(8, 16), units=1, heads=2, groups=4, text_width=12, masked_blocks=1, visual_channels=4
 )
-ENCODERS = {'words': Encoder(16, 5, 3)}
+ENCODERS = {'words': TextEncoderSpec(16, 5, 3)}
 
 
 class OneByOne:

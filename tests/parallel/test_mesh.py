@@ -25,7 +25,7 @@ from ttm_jax.parallel.mesh import (
 )
 from ttm_jax.presets import preset
 from ttm_jax.settings import from_config
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import TextEncoderSpec
 
 EIGHT = list(range(8))  # Stand for devices: a mesh only arranges them.
 
@@ -179,7 +179,7 @@ def large():
   """Shapes of the parameters of the 4B model of stage 2, by dotted path."""
   settings = stage2_dit.get_config()
   config = from_config(preset('dit').config, settings.model, 'model')
-  encoders = {'ul2': Encoder(4096, 512, 128), 'words': Encoder(128, 48, 16)}
+  encoders = {'ul2': TextEncoderSpec(4096, 512, 128), 'words': TextEncoderSpec(128, 48, 16)}
   model = nnx.eval_shape(lambda: preset('dit').build(config, encoders))
   return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 

@@ -13,7 +13,7 @@ from launch.local import environments, free_port
 from tests.helpers import cli
 from ttm_jax.errors import InputError
 from ttm_jax.parallel import startup
-from ttm_jax.parallel.startup import Place, find_place, first_node
+from ttm_jax.parallel.startup import ProcessInfo, find_place, first_node
 
 START, PEER, HANG = 60.0, 20.0, 600.0  # Seconds; generous, since machines that test are busy.
 
@@ -109,7 +109,7 @@ def test_process_0_is_missing():
 
 def test_a_name_that_nobody_knows():
   with pytest.raises(InputError, match=r'process 0 at nowhere\.invalid:1 is missing.*name'):
-    startup.meet(Place('nowhere.invalid:1', 2, 1), 1.0, 1.0, 1.0)
+    startup.meet(ProcessInfo('nowhere.invalid:1', 2, 1), 1.0, 1.0, 1.0)
 
 
 def test_two_with_one_number():
@@ -134,7 +134,7 @@ def test_a_port_in_use():
   with socket.create_server(('', 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
     port = server.getsockname()[1]
     with pytest.raises(InputError, match=rf'cannot listen at port {port} .*address already in use'):
-      startup.meet(Place(f'127.0.0.1:{port}', 2, 0), 1.0, 1.0, 1.0)
+      startup.meet(ProcessInfo(f'127.0.0.1:{port}', 2, 0), 1.0, 1.0, 1.0)
 
 
 # Where a process learns its place.
@@ -161,16 +161,16 @@ SLICES = {
   'env, place',
   [
     ({}, None),
-    (HAND | {'TTM_PROCESS': '3'}, Place('a:1', 4, 3)),
-    (HAND | {'JOB_COMPLETION_INDEX': '2'}, Place('a:1', 4, 2)),
+    (HAND | {'TTM_PROCESS': '3'}, ProcessInfo('a:1', 4, 3)),
+    (HAND | {'JOB_COMPLETION_INDEX': '2'}, ProcessInfo('a:1', 4, 2)),
     ({'JOB_COMPLETION_INDEX': '2'}, None),
-    (SLURM, Place(f'gpu07:{61440 + 70001 % 4096}', 8, 5, (1,))),
-    (SLURM | {'SLURM_STEP_NUM_TASKS': '4'}, Place(f'gpu07:{61440 + 70001 % 4096}', 4, 5)),
+    (SLURM, ProcessInfo(f'gpu07:{61440 + 70001 % 4096}', 8, 5, (1,))),
+    (SLURM | {'SLURM_STEP_NUM_TASKS': '4'}, ProcessInfo(f'gpu07:{61440 + 70001 % 4096}', 4, 5)),
     (SLURM | {'SLURM_STEP_NUM_TASKS': '1'}, None),
     ({k: v for k, v in SLURM.items() if 'STEP' not in k}, None),
-    (SLURM | HAND | {'TTM_PROCESS': '0'}, Place('a:1', 4, 0)),
-    (GKE, Place('a-0.s:8482', 2, 1)),
-    (GKE | SLICES, Place('a-0-0.s:8482', 4, 3)),
+    (SLURM | HAND | {'TTM_PROCESS': '0'}, ProcessInfo('a:1', 4, 0)),
+    (GKE, ProcessInfo('a-0.s:8482', 2, 1)),
+    (GKE | SLICES, ProcessInfo('a-0-0.s:8482', 4, 3)),
     ({'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_WORKER_ID': '0'}, None),
   ],
 )
@@ -205,9 +205,9 @@ def test_a_tpu_machine():
   with HTTPServer(('127.0.0.1', 0), Metadata) as server:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     env = {'GCE_METADATA_IP': f'127.0.0.1:{server.server_port}'}
-    assert find_place(env) == Place('10.0.1.1:8482', 4, 3)
+    assert find_place(env) == ProcessInfo('10.0.1.1:8482', 4, 3)
     told['tpu-env'] = "ZONE: 'somewhere'\n"
-    assert find_place(env) == Place('10.0.0.1:8482', 2, 1)
+    assert find_place(env) == ProcessInfo('10.0.0.1:8482', 2, 1)
     del told['agent-worker-number']  # Some other machine.
     assert find_place(env) is None
     server.shutdown()

@@ -15,7 +15,7 @@ from launch.local import environments, free_port
 from tests.helpers import cli, sockets, tiny
 from ttm_jax.errors import InputError
 from ttm_jax.parallel import startup
-from ttm_jax.parallel.startup import Place, find_place
+from ttm_jax.parallel.startup import ProcessInfo, find_place
 
 PEER, HANG = 20.0, 600.0
 TOKEN = 'a secret of this job'
@@ -143,7 +143,7 @@ def test_what_answers_without_the_token_is_not_process_0(answer):
 
     threading.Thread(target=serve, daemon=True).start()
     with pytest.raises(InputError, match='what answers there is not process 0') as caught:
-      startup.meet(Place(f'127.0.0.1:{port}', 2, 1, token=TOKEN), 1.0, 1.0, 1.0)
+      startup.meet(ProcessInfo(f'127.0.0.1:{port}', 2, 1, token=TOKEN), 1.0, 1.0, 1.0)
     assert '\x1b' not in str(caught.value)
 
 
@@ -158,7 +158,7 @@ def test_a_refusal_is_shown_in_one_line():
 
     threading.Thread(target=serve, daemon=True).start()
     with pytest.raises(InputError) as caught:
-      startup.meet(Place(f'127.0.0.1:{port}', 2, 1), 5.0, 1.0, 1.0)
+      startup.meet(ProcessInfo(f'127.0.0.1:{port}', 2, 1), 5.0, 1.0, 1.0)
     assert str(caught.value) == 'a\\x1b[2J b'
 
 
@@ -175,13 +175,13 @@ def test_a_refusal_is_shown_in_one_line():
   ],
 )
 def test_where_process_0_listens(address, bind):
-  assert Place(address, 2, 0).bind == bind
+  assert ProcessInfo(address, 2, 0).bind == bind
 
 
 def test_the_token_is_read_and_not_shown():
   env = {'TTM_COORDINATOR': 'a:1', 'TTM_PROCESSES': '2', 'TTM_PROCESS': '1', 'TTM_TOKEN': TOKEN}
   place = find_place(env)
-  assert place == Place('a:1', 2, 1, token=TOKEN) and TOKEN not in repr(place)
+  assert place == ProcessInfo('a:1', 2, 1, token=TOKEN) and TOKEN not in repr(place)
 
 
 def test_collectives_listen_at_the_address_of_the_job(monkeypatch):

@@ -15,7 +15,7 @@ from ttm_jax.planning import layout, memory, worker
 from ttm_jax.planning.compile import Run
 from ttm_jax.planning.hardware import topology
 from ttm_jax.planning.hlo import Program
-from ttm_jax.planning.layout import Layout, TooLarge
+from ttm_jax.planning.layout import BufferLayout, TooLarge
 
 # As the compiler for TPUs writes it; colours are memories other than the device's.
 PLACES = """BufferAssignment:
@@ -116,5 +116,5 @@ def test_the_memory_of_a_layout(monkeypatch):
   """Arguments that the compiler fills up to whole tiles count as more temporaries."""
   exact = memory.Memory(1.0, 1.0, 2.0, 1.0, 0.0)
   monkeypatch.setattr(memory, 'held', lambda *_: exact)
-  found = memory.of_program(Layout(Program({}, ''), 7.0, 10.0), None, {})
+  found = memory.of_program(BufferLayout(Program({}, ''), 7.0, 10.0), None, {})
   assert found.temporaries == 12.0 and found.total == 17.0

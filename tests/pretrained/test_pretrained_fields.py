@@ -21,7 +21,7 @@ from ttm_jax.models.unet import open_weights
 from ttm_jax.models.unet.model import UNet, UNetConfig
 from ttm_jax.pretrained import sd_vae
 from ttm_jax.pretrained.fields import TENSORS, Free, Only, check
-from ttm_jax.text.encoders import Encoder, caption_tokens
+from ttm_jax.text.encoders import TextEncoderSpec, caption_tokens
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
 diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed (extra dev)')
@@ -29,7 +29,7 @@ diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed 
 SIZES = UNetConfig(
   widths=(8, 16), units=1, heads=2, groups=4, text_width=6, dtype='float32', remat='none'
 )
-ENCODERS = {'clip_l': Encoder(SIZES.text_width, 3, 3)}
+ENCODERS = {'clip_l': TextEncoderSpec(SIZES.text_width, 3, 3)}
 FRAMES = 2
 TOLERANCE = 1e-4
 

@@ -21,12 +21,12 @@ from ttm_jax.models.dit.model import DiT, DiTConfig
 from ttm_jax.pretrained.weights import Weights, read
 from ttm_jax.pytorch import conditioning as theirs
 from ttm_jax.pytorch.dit import TTMTransformer
-from ttm_jax.text.encoders import Encoder, caption_tokens, prompt_tokens
+from ttm_jax.text.encoders import TextEncoderSpec, caption_tokens, prompt_tokens
 
 # Not in the order of the alphabet, in which JSON has them.
 ENCODERS = {
-  'words': Encoder(dim=8, length=6, prompt_length=3),
-  't5': Encoder(dim=6, length=5, prompt_length=2),
+  'words': TextEncoderSpec(dim=8, length=6, prompt_length=3),
+  't5': TextEncoderSpec(dim=6, length=5, prompt_length=2),
 }
 C = 3
 STAGE2 = DiTConfig(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_tools.steps.text import TransformersText
-from data_tools.steps.weights import Weights
+from data_tools.steps.weights import ModelSource
 from tests.helpers import exported, tiny_models
 from ttm_jax.errors import InputError
 
@@ -33,7 +33,7 @@ def test_pretrained_text_encoders_give_what_datasets_have(tmp_path):
   made = TTMTextEncoder(stages, {name: str(path) for name, path in sources.items()})
   condition = made('stage2', ['A dog runs.', ''], [{2: 'a dog'}, {}])
   for name, path in sources.items():
-    encode = TransformersText(Weights(str(path), 'cpu'))
+    encode = TransformersText(ModelSource(str(path), 'cpu'))
     embedding, counts = encode(['FPS-8 A dog runs.', ''], lengths[name][0])
     tokens = condition.text[name]
     np.testing.assert_allclose(tokens.embedding, embedding, atol=2e-3)

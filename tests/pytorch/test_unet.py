@@ -14,7 +14,7 @@ from ttm_jax.errors import InputError
 from ttm_jax.models.unet import convert as masked_unet
 from ttm_jax.models.unet.model import UNet, UNetConfig
 from ttm_jax.pretrained.weights import Weights
-from ttm_jax.text.encoders import Encoder, caption_tokens, prompt_tokens
+from ttm_jax.text.encoders import TextEncoderSpec, caption_tokens, prompt_tokens
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
 diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed (extra dev)')
@@ -22,7 +22,7 @@ diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed 
 torch.set_num_threads(1)  # Threads cost more than such small networks.
 
 FRAMES, SIDE, OBJECTS = 3, 8, 3
-ENCODERS = {'words': Encoder(8, 6, 4), 'clip.l': Encoder(12, 5, 5)}
+ENCODERS = {'words': TextEncoderSpec(8, 6, 4), 'clip.l': TextEncoderSpec(12, 5, 5)}
 
 SMALL = UNetConfig(
   widths=(8, 16),
@@ -208,7 +208,7 @@ def test_weights_that_are_not_its_own_are_refused(change, message):
 def test_what_is_shared_loads_into_diffusers_unchanged(tmp_path):
   """A network without masked layers is `UNetMotionModel`, also in a folder."""
   config = dataclasses.replace(DEEP, masked_blocks=0)
-  encoders = {'clip': Encoder(config.text_width, 5, 5)}
+  encoders = {'clip': TextEncoderSpec(config.text_width, 5, 5)}
   _, params = shaken(config, encoders)
   from ttm_jax.pytorch.unet import TTMUNet
 

@@ -14,7 +14,7 @@ from ttm_jax.errors import InputError
 from ttm_jax.scenes import captions as scene_words
 from ttm_jax.scenes import generator as scenes
 from ttm_jax.scenes import shapes as scene_shapes
-from ttm_jax.scenes.captions import MOTIONS, PHRASES, Description
+from ttm_jax.scenes.captions import MOTIONS, PHRASES, SceneDescription
 
 CROWDED = scenes.SceneConfig(min_objects=4, max_objects=4)
 
@@ -187,9 +187,9 @@ def test_shapes_cover_their_area_in_any_pose(noun, area):
 
 def test_texts_of_a_known_scene():
   things = [
-    Description('circle', 'red', '', 'left', 'moves to the left', None),
-    Description('star', 'orange', 'small', 'grow', 'gets bigger', None),
-    Description('ring', 'orange', '', 'follow', 'follows the {}', 0),
+    SceneDescription('circle', 'red', '', 'left', 'moves to the left', None),
+    SceneDescription('star', 'orange', 'small', 'grow', 'gets bigger', None),
+    SceneDescription('ring', 'orange', '', 'follow', 'follows the {}', 0),
   ]
   assert scene_words.caption(things, 'sage', 'striped') == (
     'A red circle moves to the left, a small orange star gets bigger and an orange ring follows'
@@ -218,8 +218,8 @@ def test_motion_of_inverts_every_phrase(motion, phrase):
   for noun in scene_shapes.SHAPES:
     leader = 0 if motion == 'follow' else None
     things = [
-      Description('circle', 'green', 'large', 'left', 'goes left', None),
-      Description(noun, 'orange', 'small', motion, phrase, leader),
+      SceneDescription('circle', 'green', 'large', 'left', 'goes left', None),
+      SceneDescription(noun, 'orange', 'small', motion, phrase, leader),
     ]
     assert scene_words.motion_of(scene_words.prompt_of(things, 1)) == motion
 

@@ -12,7 +12,7 @@ from ttm_jax.conditioning import EVERYONE, Tokens
 from ttm_jax.errors import InputError
 from ttm_jax.scenes import captions as scene_words
 from ttm_jax.text.encoders import (
-  Encoder,
+  TextEncoderSpec,
   TextProjector,
   caption_tokens,
   pad,
@@ -77,7 +77,7 @@ def test_tokens_of_captions_and_prompts():
 
 
 def test_sizes():
-  encoders = {'a': Encoder(4, 10, 3), 'b': Encoder(8, 20, 5)}
+  encoders = {'a': TextEncoderSpec(4, 10, 3), 'b': TextEncoderSpec(8, 20, 5)}
   assert total_tokens(encoders, 8) == (30, 64)
   assert pad(np.array([3, 4, 5]), 2).tolist() == [3, 4]
   assert pad(np.array([[3.0, 4.0]]), 3).tolist() == [[3, 4], [0, 0], [0, 0]]
@@ -131,7 +131,7 @@ def test_prompts_are_read_one_by_one(encode):
 
 def test_projection_of_several_encoders():
   d = 12
-  encoders = {'t5': Encoder(5, 3, 2), 'words': Encoder(8, 4, 3)}
+  encoders = {'t5': TextEncoderSpec(5, 3, 2), 'words': TextEncoderSpec(8, 4, 3)}
   model = TextProjector(encoders, d, rngs=nnx.Rngs(0), dtype=jnp.float32)
   embedding = jax.random.normal(jax.random.key(0), (2, 3, 5))
   t5 = caption_tokens(embedding, jnp.array([3, 2]))

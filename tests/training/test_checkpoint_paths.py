@@ -17,7 +17,7 @@ from ttm_jax.errors import InputError
 from ttm_jax.training import checkpoint, runs
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.loop import train
-from ttm_jax.training.place import Place
+from ttm_jax.training.place import PlainPath
 
 ODD = 'proj [v1] *?{a}~ ü'
 
@@ -43,7 +43,7 @@ def plain(tmp_path_factory):
 
 def as_before(monkeypatch) -> None:
   """Hands Orbax the path itself, and does not read again what it saved."""
-  monkeypatch.setattr(Place, 'path', property(lambda self: self.folder))
+  monkeypatch.setattr(PlainPath, 'path', property(lambda self: self.folder))
   monkeypatch.setattr(Checkpoints, '_confirm', lambda self: None)
 
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_read_again_is_not_a_checkpoint(tmp_path, monkeypatch):
   trained(run, 2)
   moved = tmp_path / '[v1]'
   run.rename(moved)
-  monkeypatch.setattr(Place, 'path', property(lambda self: self.folder))
+  monkeypatch.setattr(PlainPath, 'path', property(lambda self: self.folder))
   with pytest.raises(InputError, match=r'step 4 in .*\[v1\].* cannot be read again \(.*not kept'):
     trained(moved, 4)
   assert Checkpoints(moved / 'checkpoints', read_only=True).steps() == [2]

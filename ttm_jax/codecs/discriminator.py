@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ttm_jax.codecs.inflated import Conv, FrameNorm
+from ttm_jax.codecs.inflated import FrameNorm, VideoConv
 
 Array = jax.Array
 
@@ -32,11 +32,11 @@ class Discriminator(nnx.Module):
     compute = jnp.dtype(dtype)
     widths = [base_channels * min(2**i, 8) for i in range(layers)]
     self.convs = nnx.List(
-      Conv(d_in, d_out, stride=(1, 2), dtype=compute, rngs=rngs)
+      VideoConv(d_in, d_out, stride=(1, 2), dtype=compute, rngs=rngs)
       for d_in, d_out in zip([3, *widths], widths, strict=False)
     )
     self.norms = nnx.List(FrameNorm(width, dtype=compute) for width in widths[1:])
-    self.head = Conv(widths[-1], 1, dtype=compute, rngs=rngs)
+    self.head = VideoConv(widths[-1], 1, dtype=compute, rngs=rngs)
 
   def __call__(self, video: Array) -> Array:
     """Float [B, T, H, W, 3] in [-1, 1] to float32 logits [B, T, h, w]; real ones are positive."""

@@ -67,7 +67,7 @@ class TemporalConv(nnx.Module):
     return y.reshape(b, -1, h, w, c) + self.bias.astype(self.dtype)
 
 
-class Conv(nnx.Module):
+class VideoConv(nnx.Module):
   """A 3 x 3 convolution in space, then a TemporalConv.
 
   Args:
@@ -137,16 +137,16 @@ class FrameNorm(nnx.Module):
     return (centred * factor + self.bias).reshape(x.shape).astype(self.dtype)
 
 
-class ResBlock(nnx.Module):
+class VideoResBlock(nnx.Module):
   """Two normalised convolutions beside a shortcut."""
 
   def __init__(
     self, d_in: int, d_out: int, *, inflated: bool = True, dtype: DTypeLike, rngs: nnx.Rngs
   ):
     self.norm1 = FrameNorm(d_in, dtype=dtype)
-    self.conv1 = Conv(d_in, d_out, inflated=inflated, dtype=dtype, rngs=rngs)
+    self.conv1 = VideoConv(d_in, d_out, inflated=inflated, dtype=dtype, rngs=rngs)
     self.norm2 = FrameNorm(d_out, dtype=dtype)
-    self.conv2 = Conv(d_out, d_out, zero=True, inflated=inflated, dtype=dtype, rngs=rngs)
+    self.conv2 = VideoConv(d_out, d_out, zero=True, inflated=inflated, dtype=dtype, rngs=rngs)
     # No temporal part here: one tap in time would fold into the same matrix.
     self.shortcut = None if d_in == d_out else Pointwise(d_in, d_out, dtype=dtype, rngs=rngs)
 
@@ -156,7 +156,7 @@ class ResBlock(nnx.Module):
     return h + (x if self.shortcut is None else self.shortcut(x))
 
 
-class Attention(nnx.Module):
+class PixelAttention(nnx.Module):
   """One head among the pixels of each frame or, if temporal, the frames of each pixel; residual."""
 
   def __init__(self, channels: int, *, temporal: bool, dtype: DTypeLike, rngs: nnx.Rngs):
@@ -179,7 +179,7 @@ class Attention(nnx.Module):
 
 
 class Upsample(nnx.Module):
-  """Twice the height and width, and `temporal` times the frames: repetition, then a Conv."""
+  """Twice the height and width, and `temporal` times the frames: repetition, then a VideoConv."""
 
   def __init__(
     self,
@@ -190,7 +190,7 @@ class Upsample(nnx.Module):
     dtype: DTypeLike,
     rngs: nnx.Rngs,
   ):
-    self.conv = Conv(channels, channels, inflated=inflated, dtype=dtype, rngs=rngs)
+    self.conv = VideoConv(channels, channels, inflated=inflated, dtype=dtype, rngs=rngs)
     self.temporal = temporal
 
   def __call__(self, x: Array) -> Array:

@@ -16,7 +16,7 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Weights:
+class LossWeights:
   """Weights beside the absolute error, in the sources' scale (sums over the values of a frame).
 
   The squared error is not of the sources. Where most pixels are black, as in renderings of
@@ -78,7 +78,7 @@ def autoencoder_loss(
   reconstruction: Array,
   posterior: Moments,
   latents: Array,
-  weights: Weights = Weights(),
+  weights: LossWeights = LossWeights(),
   perceptual: Callable[[Array, Array], Array] | None = None,
 ) -> tuple[Array, dict[str, Array]]:
   """The sources' loss of a video autoencoder, divided by the values of a frame (3 H W).

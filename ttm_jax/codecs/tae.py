@@ -16,7 +16,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ttm_jax.codecs.base import Moments, check_frames, check_pixels, to_float
-from ttm_jax.codecs.inflated import Attention, Conv, FrameNorm, ResBlock, Upsample
+from ttm_jax.codecs.inflated import FrameNorm, PixelAttention, Upsample, VideoConv, VideoResBlock
 from ttm_jax.codecs.tiling import blended, in_pieces
 from ttm_jax.errors import InputError
 from ttm_jax.ops import rematerialization
@@ -117,10 +117,12 @@ class Middle(nnx.Module):
   """The layers at the lowest resolution: attention in space and in time between two blocks."""
 
   def __init__(self, width: int, *, inflated: bool, dtype: DTypeLike, rngs: nnx.Rngs):
-    self.block1 = ResBlock(width, width, inflated=inflated, dtype=dtype, rngs=rngs)
-    self.spatial = Attention(width, temporal=False, dtype=dtype, rngs=rngs)
-    self.temporal = Attention(width, temporal=True, dtype=dtype, rngs=rngs) if inflated else None
-    self.block2 = ResBlock(width, width, inflated=inflated, dtype=dtype, rngs=rngs)
+    self.block1 = VideoResBlock(width, width, inflated=inflated, dtype=dtype, rngs=rngs)
+    self.spatial = PixelAttention(width, temporal=False, dtype=dtype, rngs=rngs)
+    self.temporal = (
+      PixelAttention(width, temporal=True, dtype=dtype, rngs=rngs) if inflated else None
+    )
+    self.block2 = VideoResBlock(width, width, inflated=inflated, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
     x = self.spatial(self.block1(x))
@@ -134,20 +136,20 @@ class Encoder(nnx.Module):
     dtype = jnp.dtype(config.dtype)
     common: Any = {'inflated': config.inflated, 'dtype': dtype, 'rngs': rngs}
     widths = config.widths
-    self.conv_in = Conv(3 * config.patch**2, widths[0], **common)
+    self.conv_in = VideoConv(3 * config.patch**2, widths[0], **common)
     layers: list[nnx.Module] = []
     width = widths[0]
     for level, d_out in enumerate(widths):
       for _ in range(config.res_blocks):
-        layers.append(ResBlock(width, d_out, **common))
+        layers.append(VideoResBlock(width, d_out, **common))
         width = d_out
       if level < len(config.halvings):
         stride = (config.halvings[level], 2)
-        layers.append(Conv(width, width, stride=stride, **common))
+        layers.append(VideoConv(width, width, stride=stride, **common))
     self.layers = nnx.List(layers)
     self.middle = Middle(width, **common)
     self.norm = FrameNorm(width, dtype=dtype)
-    self.conv_out = Conv(width, 2 * config.channels, **common)
+    self.conv_out = VideoConv(width, 2 * config.channels, **common)
     self.patch, self.remat = config.patch, config.remat
 
   def __call__(self, video: Array) -> Array:
@@ -165,19 +167,19 @@ class Decoder(nnx.Module):
     dtype = jnp.dtype(config.dtype)
     common: Any = {'inflated': config.inflated, 'dtype': dtype, 'rngs': rngs}
     width = config.widths[-1]
-    self.conv_in = Conv(config.channels, width, **common)
+    self.conv_in = VideoConv(config.channels, width, **common)
     self.middle = Middle(width, **common)
     layers: list[nnx.Module] = []
     for level, d_out in reversed(list(enumerate(config.widths))):
       for _ in range(config.res_blocks + 1):
-        layers.append(ResBlock(width, d_out, **common))
+        layers.append(VideoResBlock(width, d_out, **common))
         width = d_out
       if level:
         temporal = config.halvings[level - 1]
         layers.append(Upsample(width, temporal=temporal, **common))
     self.layers = nnx.List(layers)
     self.norm = FrameNorm(width, dtype=dtype)
-    self.conv_out = Conv(width, 3 * config.patch**2, **common)
+    self.conv_out = VideoConv(width, 3 * config.patch**2, **common)
     self.patch, self.remat = config.patch, config.remat
 
   def __call__(self, latents: Array) -> Array:

@@ -29,7 +29,7 @@ from ttm_jax.data.schema import check_size
 from ttm_jax.errors import InputError, nearest
 from ttm_jax.json_file import read_object
 from ttm_jax.presets import PRESETS
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import TextEncoderSpec
 
 FOLDER = 'context'
 
@@ -62,7 +62,7 @@ class Encoding:
   fps: float
   palette: str
   max_objects: int
-  encoders: dict[str, Encoder]
+  encoders: dict[str, TextEncoderSpec]
   grids: tuple[tuple[int, int], ...]
   prefix: str = ''
   models: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -103,7 +103,7 @@ class Encoding:
     Raises:
       InputError, AttributeError, KeyError, TypeError: values that no dataset can have.
     """
-    encoders = {name: Encoder(**e) for name, e in values['encoders'].items()}
+    encoders = {name: TextEncoderSpec(**e) for name, e in values['encoders'].items()}
     grids = tuple((int(h), int(w)) for h, w in values['grids'])
     return cls(**{**values, 'encoders': encoders, 'grids': grids})
 

@@ -34,7 +34,7 @@ _DTYPES = frozenset(
 
 
 @dataclasses.dataclass(frozen=True)
-class Shard:
+class DatasetShard:
   """A file of records, as ArrayRecord's data source takes it.
 
   Attributes:
@@ -50,7 +50,7 @@ class Shard:
 
 
 @dataclasses.dataclass(frozen=True)
-class Description:
+class DatasetDescription:
   """What `dataset_info.json` and `metadata.json` say.
 
   Attributes:
@@ -61,11 +61,11 @@ class Description:
 
   name: str
   version: str
-  splits: Mapping[str, tuple[Shard, ...]]
+  splits: Mapping[str, tuple[DatasetShard, ...]]
   metadata: dict[str, Any]
 
 
-def read_description(directory: epath.PathLike) -> Description:
+def read_description(directory: epath.PathLike) -> DatasetDescription:
   """Read the description of the dataset in a folder.
 
   Raises:
@@ -89,7 +89,7 @@ def read_description(directory: epath.PathLike) -> Description:
   found = info.get('splits', [])
   if not isinstance(found, list) or not found:
     raise _damaged(where, '"splits" is not a list of splits')
-  splits: dict[str, tuple[Shard, ...]] = {}
+  splits: dict[str, tuple[DatasetShard, ...]] = {}
   for split in found:
     if not isinstance(split, dict):
       raise _damaged(where, 'a split is not an object')
@@ -100,7 +100,7 @@ def read_description(directory: epath.PathLike) -> Description:
   metadata = {}
   if (folder / METADATA).exists():
     metadata = read_object(folder / METADATA, _REMEDY)
-  return Description(name, version, splits, metadata)
+  return DatasetDescription(name, version, splits, metadata)
 
 
 def read_features(directory: epath.PathLike) -> tfds.features.FeaturesDict:
@@ -121,7 +121,7 @@ def read_features(directory: epath.PathLike) -> tfds.features.FeaturesDict:
 
 def _shards(
   where: str, folder: epath.Path, name: str, split: str, entry: Mapping[str, Any]
-) -> tuple[Shard, ...]:
+) -> tuple[DatasetShard, ...]:
   lengths = entry.get('shardLengths', [])
   if not isinstance(lengths, list):
     raise _damaged(where, f'"shardLengths" of split {split!r:.100} is not a list')
@@ -150,7 +150,7 @@ def _shards(
         f'{where}: the shard {file!r:.200} is not a file of the folder itself; {_REMEDY}'
       )
     if count:
-      shards.append(Shard(os.fspath(folder / file), 0, count, count))
+      shards.append(DatasetShard(os.fspath(folder / file), 0, count, count))
   return tuple(shards)
 
 

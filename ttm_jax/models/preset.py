@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from ttm_jax.codecs.base import Codec
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import TextEncoderSpec
 
 Shape = tuple[int, ...]
 Grid = tuple[int, int]
@@ -36,7 +36,7 @@ class TypicalInput:
   """
 
   codec: Callable[[Any], Codec]
-  encoders: Mapping[str, Encoder]
+  encoders: Mapping[str, TextEncoderSpec]
   latents: Callable[[Any], Latents]
   fps: float
 
@@ -50,7 +50,8 @@ class TorchModel:
     module: dotted name of the module that holds it.
     scheduler: class name of the scheduler, in `ttm_jax.pytorch.schedulers`.
     config_to_torch: (model config, text encoders) -> constructor arguments of the network.
-    config_from_torch: the inverse; raises KeyError if one is missing.
+    config_from_torch: the inverse, of `pretrained.weights.Weights`; raises InputError for a field
+      that is missing or unknown.
     specs: (parameters or their shapes, model config) -> names and shapes of the tensors.
     to_torch: (parameters, model config) -> names and tensors in the order of `specs`.
     from_torch: (Weights, nested dict of parameter shapes) -> parameters.
@@ -60,8 +61,8 @@ class TorchModel:
   network: str
   module: str
   scheduler: str
-  config_to_torch: Callable[[Any, Mapping[str, Encoder]], dict[str, Any]]
-  config_from_torch: Callable[[Mapping[str, Any]], tuple[Any, dict[str, Encoder]]]
+  config_to_torch: Callable[[Any, Mapping[str, TextEncoderSpec]], dict[str, Any]]
+  config_from_torch: Callable[[Any], tuple[Any, dict[str, TextEncoderSpec]]]
   specs: Callable[[Mapping[str, Any], Any], list[tuple[str, Shape]]]
   to_torch: Callable[[Mapping[str, Any], Any], Iterator[tuple[str, np.ndarray]]]
   from_torch: Callable[[Any, Mapping[str, Any]], dict[str, Any]]
@@ -119,6 +120,8 @@ class Preset:
   splits_tokens: bool = True
   gathers_weights: bool = False
 
-  def build(self, config: Any, encoders: Mapping[str, Encoder], seed: int = 0) -> nnx.Module:
+  def build(
+    self, config: Any, encoders: Mapping[str, TextEncoderSpec], seed: int = 0
+  ) -> nnx.Module:
     """Return the network with initial parameters, float32."""
     return self.model(config, encoders, rngs=nnx.Rngs(seed))

@@ -45,7 +45,7 @@ _WORD = 300  # Characters of what another process says that are shown.
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class ProcessInfo:
   """The place of a process in its job.
 
   Attributes:
@@ -73,7 +73,7 @@ class Place:
       return ''
 
 
-def find_place(env: Mapping[str, str] = os.environ) -> Place | None:
+def find_place(env: Mapping[str, str] = os.environ) -> ProcessInfo | None:
   """The place of this process; None where it is alone.
 
   Raises:
@@ -87,7 +87,7 @@ def find_place(env: Mapping[str, str] = os.environ) -> Place | None:
   return None
 
 
-def _by_hand(env: Mapping[str, str]) -> Place | None:
+def _by_hand(env: Mapping[str, str]) -> ProcessInfo | None:
   names = ('TTM_COORDINATOR', 'TTM_PROCESSES', 'TTM_PROCESS')
   if not any(env.get(name) for name in names):
     return None
@@ -103,10 +103,10 @@ def _by_hand(env: Mapping[str, str]) -> Place | None:
     raise InputError(
       f'TTM_PROCESSES={count} must be a number and TTM_PROCESS={index} one from 0 to just below it'
     )
-  return Place(address, int(count), int(index))
+  return ProcessInfo(address, int(count), int(index))
 
 
-def _slurm(env: Mapping[str, str]) -> Place | None:
+def _slurm(env: Mapping[str, str]) -> ProcessInfo | None:
   # Not those of the allocation: a batch script or a shell in it is no process of a job.
   names = ('JOB_ID', 'STEP_NODELIST', 'STEP_NUM_TASKS', 'STEP_NUM_NODES', 'PROCID', 'LOCALID')
   told = [env.get(f'SLURM_{name}', '') for name in names]
@@ -115,7 +115,7 @@ def _slurm(env: Mapping[str, str]) -> Place | None:
   job, _, count, hosts, index, local = (0 if i == 1 else int(x) for i, x in enumerate(told))
   # A port of its own for each job, as several may share a node.
   address = f'{first_node(told[1])}:{61440 + job % 4096}'
-  return Place(address, count, index, (local,) if count > hosts else None)
+  return ProcessInfo(address, count, index, (local,) if count > hosts else None)
 
 
 def first_node(nodes: str) -> str:
@@ -125,14 +125,14 @@ def first_node(nodes: str) -> str:
   return f'{found[1]}{found[2] or ""}{found[3] or ""}'
 
 
-def _tpu_gke(env: Mapping[str, str]) -> Place | None:
+def _tpu_gke(env: Mapping[str, str]) -> ProcessInfo | None:
   hosts = env.get('TPU_PROCESS_ADDRESSES') or env.get('TPU_WORKER_HOSTNAMES')
   if not hosts or 'TPU_WORKER_ID' not in env:
     return None
   return _of_slices(hosts.split(','), int(env['TPU_WORKER_ID']), env)
 
 
-def _tpu_machine(env: Mapping[str, str]) -> Place | None:
+def _tpu_machine(env: Mapping[str, str]) -> ProcessInfo | None:
   """A TPU machine of Compute Engine, which its metadata server tells about."""
   server = env.get('GCE_METADATA_IP')
   if not server:
@@ -158,13 +158,13 @@ def _tpu_machine(env: Mapping[str, str]) -> Place | None:
   return _of_slices(workers, int(index), {**told, **env})
 
 
-def _of_slices(workers: list[str], index: int, env: Mapping[str, str]) -> Place:
+def _of_slices(workers: list[str], index: int, env: Mapping[str, str]) -> ProcessInfo:
   """A worker of a TPU slice, one of several where MEGASCALE_NUM_SLICES says so."""
   slices = int(env.get('MEGASCALE_NUM_SLICES') or 1)
   number = int(env.get('MEGASCALE_SLICE_ID') or 0)
   first = (env.get('MEGASCALE_COORDINATOR_ADDRESS') or workers[0]).split(':')[0]
   each = len(workers)
-  return Place(f'{first}:{_TPU_PORT}', each * slices, number * each + index)
+  return ProcessInfo(f'{first}:{_TPU_PORT}', each * slices, number * each + index)
 
 
 def initialize(
@@ -203,7 +203,7 @@ def initialize(
   return peers
 
 
-def meet(place: Place, start_limit: float, peer_limit: float, hang_limit: float) -> Peers:
+def meet(place: ProcessInfo, start_limit: float, peer_limit: float, hang_limit: float) -> Peers:
   """All processes of a job, once they are there; see `initialize`."""
   lines = (_gather if place.index == 0 else _come)(place, start_limit)
   for line, _ in lines.values():
@@ -252,7 +252,7 @@ def connect(mesh: Mesh) -> None:
 Lines = dict[int, tuple[socket.socket, str]]
 
 
-def _gather(place: Place, limit: float) -> Lines:
+def _gather(place: ProcessInfo, limit: float) -> Lines:
   """Process 0: waits for the others at its port."""
   port = int(place.address.rsplit(':', 1)[1])
   end = time.monotonic() + limit
@@ -297,7 +297,7 @@ def _gather(place: Place, limit: float) -> Lines:
   return lines
 
 
-def _come(place: Place, limit: float) -> Lines:
+def _come(place: ProcessInfo, limit: float) -> Lines:
   """Any other process: reports to process 0, and waits until all are there."""
   host, port = place.address.rsplit(':', 1)
   begin = time.monotonic()

@@ -13,7 +13,7 @@ from ttm_jax.data.encode import TextEncoder, null_text, place_arrays, text_array
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.errors import InputError
 from ttm_jax.presets import model_config, preset
-from ttm_jax.text.encoders import WORDS, Encoder
+from ttm_jax.text.encoders import WORDS, TextEncoderSpec
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 Size = tuple[int, int, int]
@@ -104,7 +104,7 @@ def tokens(context: Context) -> int:
 def _blank(encoding: Encoding) -> dict[str, TextEncoder]:
   """Encoders whose embeddings are all zero."""
 
-  def blank(name: str, encoder: Encoder) -> TextEncoder:
+  def blank(name: str, encoder: TextEncoderSpec) -> TextEncoder:
     shape, dtype = ((), np.int32) if name == WORDS else ((encoder.dim,), np.float16)
 
     def encode(texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:

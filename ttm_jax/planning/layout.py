@@ -58,7 +58,7 @@ class TooLarge(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class BufferLayout:
   """One program on one device.
 
   Attributes:
@@ -73,7 +73,7 @@ class Layout:
   temporaries: float
 
 
-def lay_out(run: Run, mesh: Mesh, topology: Topology, what: Sequence[str]) -> list[Layout]:
+def lay_out(run: Run, mesh: Mesh, topology: Topology, what: Sequence[str]) -> list[BufferLayout]:
   """Compiles programs of a run, all at once, as far as a plan needs it.
 
   Args:
@@ -94,7 +94,7 @@ def lay_out(run: Run, mesh: Mesh, topology: Topology, what: Sequence[str]) -> li
   with contextlib.ExitStack() as stack:
     started = [stack.enter_context(_compiling(asked | {'what': one})) for one in what]
     run.state()  # It will be asked for, and takes a while.
-    found: dict[int, Layout] = {}
+    found: dict[int, BufferLayout] = {}
     while len(found) < len(started):
       for i, (process, folder) in enumerate(started):
         if i not in found and (process.poll() is not None or list(folder.glob(f'*{_NEXT}'))):
@@ -134,7 +134,7 @@ def _compiling(asked: dict) -> Iterator[tuple[subprocess.Popen, Path]]:
         process.stdin.close()
 
 
-def _read(folder: Path) -> Layout:
+def _read(folder: Path) -> BufferLayout:
   if not list(folder.glob(f'*{_NEXT}')):
     raise _error((folder / 'words').read_text(errors='replace'))
   (program,), (places,) = folder.glob(f'*{_PROGRAM}'), folder.glob(f'*{_PLACES}')
@@ -142,7 +142,7 @@ def _read(folder: Path) -> Layout:
     arguments, temporaries = sizes(lines)
   gc.disable()  # As in the worker: of what is read nothing is garbage.
   try:
-    return Layout(parse(program.read_text()), arguments, temporaries)
+    return BufferLayout(parse(program.read_text()), arguments, temporaries)
   finally:
     gc.enable()
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from ttm_jax.parallel.mesh import HOST
-from ttm_jax.planning.layout import Layout
+from ttm_jax.planning.layout import BufferLayout
 from ttm_jax.training.state import TrainState
 
 
@@ -70,7 +70,7 @@ def _itemsize(x: Any) -> int:
   return 0 if jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended) else x.dtype.itemsize
 
 
-def of_program(program: Layout, state: TrainState, batch: dict[str, Any]) -> Memory:
+def of_program(program: BufferLayout, state: TrainState, batch: dict[str, Any]) -> Memory:
   """The memory of a train step: the state and the batch as they lie, the rest as laid out."""
   exact = held(state, batch, 0.0)
   # What the compiler adds to arguments to fill their tiles, it counts as theirs.

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ttm_jax.errors import InputError, nearest
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import TextEncoderSpec
 from ttm_jax.untrusted import identifier
 
 # Sizes that may be 0, and those that count layers.
@@ -93,7 +93,7 @@ def check(folder: Path, config: Mapping[str, Any], table: Table) -> None:
       )
 
 
-def encoders(config: Mapping[str, Any], folder: Path) -> dict[str, Encoder]:
+def encoders(config: Mapping[str, Any], folder: Path) -> dict[str, TextEncoderSpec]:
   """Return the text encoders of an exported network by name.
 
   Raises:
@@ -103,13 +103,13 @@ def encoders(config: Mapping[str, Any], folder: Path) -> dict[str, Encoder]:
   listed = config.get('encoders')
   if not isinstance(listed, list | tuple):
     raise InputError(f'{where} must be a list: copy it again')
-  names = {f.name: f.name for f in dataclasses.fields(Encoder)}
+  names = {f.name: f.name for f in dataclasses.fields(TextEncoderSpec)}
   found = {}
   for entry in listed:
     if not isinstance(entry, dict) or entry.keys() != {'name', *names}:
       raise InputError(f'{where} is {_short(entry)} in one place: copy it again')
     name = identifier(entry['name'], where)
-    found[name] = sizes(Encoder, folder, entry, names, len(names))
+    found[name] = sizes(TextEncoderSpec, folder, entry, names, len(names))
   return found
 
 

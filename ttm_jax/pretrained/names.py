@@ -16,7 +16,7 @@ from ttm_jax.pretrained.weights import Weights, unknown
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class TensorLayout:
   """How the axes of a tensor lie: `ours` brings theirs to ours, `theirs` back."""
 
   ours: Callable[[np.ndarray], np.ndarray]
@@ -24,15 +24,15 @@ class Layout:
 
 
 LAYOUTS = {
-  'same': Layout(lambda x: x, lambda x: x),
+  'same': TensorLayout(lambda x: x, lambda x: x),
   # [out, in] and [in, out].
-  'linear': Layout(np.transpose, np.transpose),
+  'linear': TensorLayout(np.transpose, np.transpose),
   # A 1 x 1 convolution [out, in, 1, 1], which here is a linear map.
-  'pointwise': Layout(lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T[..., None, None]),
+  'pointwise': TensorLayout(lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T[..., None, None]),
   # [out, in, h, w] and [h, w, in, out].
-  'conv': Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),
+  'conv': TensorLayout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),
   # A convolution along one axis: [out, in, t] and [t, in, out].
-  'conv1d': Layout(np.transpose, np.transpose),
+  'conv1d': TensorLayout(np.transpose, np.transpose),
 }
 
 

@@ -9,6 +9,7 @@ import html
 import io
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -22,7 +23,7 @@ INCHES = (5.0, 2.8)
 FEW = 12  # A series of at most this many points gets markers.
 
 # Equal charts give equal bytes.
-_SETTINGS = {'svg.fonttype': 'none', 'svg.hashsalt': 'ttm_jax', 'font.size': 9}
+_SETTINGS: Any = {'svg.fonttype': 'none', 'svg.hashsalt': 'ttm_jax', 'font.size': 9}
 
 Points = Sequence[tuple[float, float]]
 
@@ -58,12 +59,14 @@ def svg(chart: Chart) -> str:
   with matplotlib.rc_context(_SETTINGS):
     figure = Figure(INCHES, layout='constrained')
     axes = figure.add_subplot(xlabel=_literal(chart.x_label))
+    drawn = 0
     for index, (name, points) in enumerate(chart.series.items()):
       xs, ys = [x for x, _ in points], [_drawable(y, chart.log) for _, y in points]
+      drawn += sum(map(math.isfinite, ys))
       marker = 'o' if len(points) <= FEW else ''
       (line,) = axes.plot(xs, ys, label=_literal(name), color=COLORS[index], lw=1.25)
       line.set(marker=marker, markersize=3, gid=f'series-{index}')
-    if chart.log and any(math.isfinite(y) for line in axes.lines for y in line.get_ydata()):
+    if chart.log and drawn:
       axes.set_yscale('log')
     if chart.series:
       axes.legend(frameon=False, labelcolor=AXES_COLOR)

@@ -30,7 +30,7 @@ SIZES = ('small', 'large')
 
 
 @dataclasses.dataclass(frozen=True)
-class Description:
+class SceneDescription:
   """What is said of an object.
 
   Attributes:
@@ -50,18 +50,18 @@ class Description:
   leader: int | None
 
 
-def name_of(thing: Description) -> str:
+def name_of(thing: SceneDescription) -> str:
   """'red circle'."""
   return f'{thing.colour} {thing.noun}'
 
 
-def prompt_of(things: Sequence[Description], index: int) -> str:
+def prompt_of(things: Sequence[SceneDescription], index: int) -> str:
   """'a small red circle that moves to the left'."""
   thing = things[index]
   return f'{_with_article(thing)} that {_said(things, index, name_of)}'
 
 
-def motion_prompt(things: Sequence[Description]) -> str:
+def motion_prompt(things: Sequence[SceneDescription]) -> str:
   """'The circle moves to the left and the star grows.'."""
   clauses = [
     f'the {thing.noun} {_said(things, i, lambda leader: leader.noun)}'
@@ -70,7 +70,7 @@ def motion_prompt(things: Sequence[Description]) -> str:
   return _sentence(_listed(clauses))
 
 
-def caption(things: Sequence[Description], background_colour: str, background: str) -> str:
+def caption(things: Sequence[SceneDescription], background_colour: str, background: str) -> str:
   """'A red circle moves to the left and a small star grows over a striped sage background.'."""
   clauses = [
     f'{_with_article(thing)} {_said(things, i, name_of)}' for i, thing in enumerate(things)
@@ -103,14 +103,16 @@ def vocabulary() -> set[str]:
   return set(re.findall('[a-z]+', f'{phrases} {frame}')) | set(names)
 
 
-def _said(things: Sequence[Description], index: int, call: Callable[[Description], str]) -> str:
+def _said(
+  things: Sequence[SceneDescription], index: int, call: Callable[[SceneDescription], str]
+) -> str:
   thing = things[index]
   if thing.leader is None:
     return thing.phrase
   return thing.phrase.format(call(things[thing.leader]))
 
 
-def _with_article(thing: Description) -> str:
+def _with_article(thing: SceneDescription) -> str:
   words = f'{thing.size} {name_of(thing)}'.strip()
   return f'{"an" if words[0] in "aeiou" else "a"} {words}'
 

@@ -85,7 +85,7 @@ class SceneConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SceneObject(scene_words.Description):
+class SceneObject(scene_words.SceneDescription):
   """One object of a scene. Its id in the label map is its place in the layout, from 1.
 
   Attributes:
@@ -102,7 +102,7 @@ class SceneObject(scene_words.Description):
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class SceneLayout:
   """All there is to a scene: its objects, and the colour and kind of its background."""
 
   objects: tuple[SceneObject, ...]
@@ -110,7 +110,7 @@ class Layout:
   background: str
 
 
-def layout(config: SceneConfig, index: int) -> Layout:
+def layout(config: SceneConfig, index: int) -> SceneLayout:
   """The plan of scene `index`; `scene` draws exactly this."""
   return _layout(config, np.random.default_rng([config.seed, index]))
 
@@ -171,13 +171,13 @@ def scene_splits(config: SceneConfig, train: int, validation: int) -> dict[str, 
   return splits
 
 
-def _layout(config: SceneConfig, rng: np.random.Generator) -> Layout:
+def _layout(config: SceneConfig, rng: np.random.Generator) -> SceneLayout:
   crowding = 1.0
   while True:
     objects = _place(config, rng, crowding)
     if objects is not None:
       colour = _choice(rng, scene_shapes.BACKGROUND_COLOURS)
-      return Layout(objects, colour, _choice(rng, scene_shapes.BACKGROUNDS))
+      return SceneLayout(objects, colour, _choice(rng, scene_shapes.BACKGROUNDS))
     crowding *= 0.95
 
 

@@ -24,7 +24,7 @@ WORDS = 'words'
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoder:
+class TextEncoderSpec:
   """One text encoder as a network sees it.
 
   Attributes:
@@ -40,7 +40,7 @@ class Encoder:
 
 # The text encoder of Stable Diffusion 1.5 (openai/clip-vit-large-patch14). There padding is read as
 # well: whoever embeds texts offline gives each the full length of 77.
-CLIP_L = Encoder(dim=768, length=77, prompt_length=77)
+CLIP_L = TextEncoderSpec(dim=768, length=77, prompt_length=77)
 
 
 class TextProjector(nnx.Module):
@@ -52,7 +52,7 @@ class TextProjector(nnx.Module):
 
   def __init__(
     self,
-    encoders: Mapping[str, Encoder],
+    encoders: Mapping[str, TextEncoderSpec],
     d: int,
     *,
     rngs: nnx.Rngs,
@@ -113,7 +113,7 @@ def prompt_tokens(embedding: Array, length: Array) -> Tokens:
   )
 
 
-def total_tokens(encoders: Mapping[str, Encoder], max_objects: int) -> tuple[int, int]:
+def total_tokens(encoders: Mapping[str, TextEncoderSpec], max_objects: int) -> tuple[int, int]:
   """How many tokens a caption and all object prompts have, over all encoders."""
   captions = sum(e.length for e in encoders.values())
   return captions, max_objects * sum(e.prompt_length for e in encoders.values())

@@ -21,7 +21,7 @@ from etils import epath
 from ttm_jax.atomic import flush, flush_tree
 from ttm_jax.data.storage import absolute, is_local
 from ttm_jax.errors import InputError
-from ttm_jax.training.place import Place, check_address
+from ttm_jax.training.place import PlainPath, check_address
 from ttm_jax.training.state import TrainState
 from ttm_jax.training.unmerged import merged, unmerged
 
@@ -117,7 +117,7 @@ class Checkpoints:
       InputError: nothing can be saved at this address.
     """
     self.directory = absolute(directory)
-    self._place = Place(self.directory)
+    self._place = PlainPath(self.directory)
     self._read_only = read_only
     if not read_only:
       check_address(self.directory)

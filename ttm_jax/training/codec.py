@@ -58,7 +58,9 @@ class CodecTraining:
     self.config, self.size = config, size
     self.model_config = from_config(TAEConfig, config.model, 'model')
     weights = config.loss
-    self.weights = losses.Weights(weights.perceptual, weights.kl, weights.outlier, weights.squared)
+    self.weights = losses.LossWeights(
+      weights.perceptual, weights.kl, weights.outlier, weights.squared
+    )
     self.perceptual = None
     if weights.perceptual_weights:
       self.perceptual = load_perceptual(weights.perceptual_weights)

@@ -27,7 +27,7 @@ SUBSET = 'train_subset'  # In place of VALIDATION where nothing is held out.
 PANELS, SIDE = 4, 128  # Videos in the animation, and their longer side in pixels.
 
 
-class Watch:
+class Evaluator:
   """Always looks at the same batches, with the same noise, so that what it shows compares."""
 
   def __init__(

@@ -28,7 +28,7 @@ from ttm_jax.parallel.peers import Peers
 from ttm_jax.parallel.startup import connect
 from ttm_jax.training import runs
 from ttm_jax.training.checkpoint import Checkpoints, refusal
-from ttm_jax.training.evaluator import Watch
+from ttm_jax.training.evaluator import Evaluator
 from ttm_jax.training.lock import Lock
 from ttm_jax.training.objective import Objective
 from ttm_jax.training.profile import Profile
@@ -109,7 +109,7 @@ def train(
       donate_argnums=0,
       out_shardings=(places, replicated(mesh)),
     )
-    watch = Watch(config, objective, graphdef, mesh, workdir, telemetry, peers)
+    watch = Evaluator(config, objective, graphdef, mesh, workdir, telemetry, peers)
     root = jax.random.key(config.seed)
     place = batch_sharding(mesh)
     stream = itertools.islice(objective.batches('train', begin), max(settings.steps - begin, 0))

@@ -20,7 +20,7 @@ _PLAIN = re.compile(r'[\w ./,:=@+-]*')  # Letters of all scripts, and marks with
 _PATTERN = re.compile(r'[*?\[\]]')
 
 
-class Place:
+class PlainPath:
   """A folder, and the path under which libraries reach it.
 
   Attributes:

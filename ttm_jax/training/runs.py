@@ -12,7 +12,7 @@ profile/           traces of steps, where asked for
 """
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def check_same_architecture(
   expected: Mapping[str, Any],
   found: Mapping[str, Any],
   run: epath.PathLike,
-  ignore: tuple[str, ...],
+  ignore: Collection[str],
 ) -> None:
   """Raises InputError that names the first field in which two model configurations differ."""
 

@@ -20,7 +20,7 @@ class NotFinite(RuntimeError):
 
 
 @flax.struct.dataclass
-class Guard:
+class SpikeGuard:
   """What is remembered of the steps so far.
 
   Attributes:
@@ -38,14 +38,14 @@ class Guard:
   in_row: Array
 
 
-def create() -> Guard:
+def create() -> SpikeGuard:
   """Before the first step."""
   # Each an array of its own, since they are donated.
   number, count = (lambda: jnp.zeros((), jnp.float32)), (lambda: jnp.zeros((), jnp.int32))
-  return Guard(number(), number(), count(), count(), count())
+  return SpikeGuard(number(), number(), count(), count(), count())
 
 
-def judge(guard: Guard, loss: Array, norm: Array, spike: float) -> tuple[Array, Guard]:
+def judge(guard: SpikeGuard, loss: Array, norm: Array, spike: float) -> tuple[Array, SpikeGuard]:
   """Whether a step counts, and what is remembered after it; inside jit.
 
   Args:
@@ -65,7 +65,7 @@ def judge(guard: Guard, loss: Array, norm: Array, spike: float) -> tuple[Array, 
   rate = 1 / (1 + jnp.minimum(guard.counted, MEMORY - 1)).astype(jnp.float32)
   # The first distance is that from nothing.
   later = jnp.where(guard.counted > 0, jnp.abs(seen - guard.mean) - guard.deviation, 0.0)
-  after = Guard(
+  after = SpikeGuard(
     mean=jnp.where(finite, guard.mean + rate * (seen - guard.mean), guard.mean),
     deviation=jnp.where(finite, guard.deviation + rate * later, guard.deviation),
     counted=guard.counted + good,

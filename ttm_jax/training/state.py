@@ -33,7 +33,7 @@ class TrainState:
   params: Params
   ema: Params
   optimizer: Any
-  guard: spike_guard.Guard
+  guard: spike_guard.SpikeGuard
 
 
 def create(params: Params, optimizer: optax.GradientTransformation) -> TrainState:

@@ -15,7 +15,7 @@ from ttm_jax.models.dit.model import DiTConfig
 from ttm_jax.pretrained.fields import Read, check, encoders, sizes
 from ttm_jax.pretrained.names import Entry, import_parameters, iterate_tensors
 from ttm_jax.pretrained.weights import Weights
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import TextEncoderSpec
 
 # Our paths to the names there: each pattern is replaced where it occurs, in this order.
 NAMES = (
@@ -32,7 +32,7 @@ TRAINING = ('dtype', 'remat', 'unroll')
 RENAMED = {'masked_blocks': 'num_masked_blocks'}
 
 
-def config_to_torch(config: DiTConfig, texts: Mapping[str, Encoder]) -> dict[str, Any]:
+def config_to_torch(config: DiTConfig, texts: Mapping[str, TextEncoderSpec]) -> dict[str, Any]:
   """What `TTMTransformer` is made with, and has in its `config.json`."""
   named = [{'name': name, **dataclasses.asdict(e)} for name, e in texts.items()]
   fields = dataclasses.asdict(config)
@@ -40,7 +40,7 @@ def config_to_torch(config: DiTConfig, texts: Mapping[str, Encoder]) -> dict[str
   return {'encoders': named, **kept}
 
 
-def config_from_torch(weights: Weights) -> tuple[DiTConfig, dict[str, Encoder]]:
+def config_from_torch(weights: Weights) -> tuple[DiTConfig, dict[str, TextEncoderSpec]]:
   """The inverse; what is a matter of training is as by default.
 
   Raises:

@@ -30,7 +30,7 @@ from ttm_jax.nn.scan import scan_blocks, stack
 from ttm_jax.nn.time_embedding import TimeEmbedding
 from ttm_jax.ops import rematerialization
 from ttm_jax.ops.object_attention import sort, sort_by_object, unsort
-from ttm_jax.text.encoders import Encoder, TextProjector
+from ttm_jax.text.encoders import TextEncoderSpec, TextProjector
 
 Array = jax.Array
 
@@ -164,7 +164,7 @@ class MaskedBlock(Block):
 class DiT(nnx.Module):
   """The denoiser: (x_t, t, condition) -> prediction."""
 
-  def __init__(self, config: DiTConfig, encoders: Mapping[str, Encoder], *, rngs: nnx.Rngs):
+  def __init__(self, config: DiTConfig, encoders: Mapping[str, TextEncoderSpec], *, rngs: nnx.Rngs):
     d, dtype, area = config.width, jnp.dtype(config.dtype), config.patch[0] * config.patch[1]
     self.config = config
     self.embed = Linear(area * config.channels, d, rngs=rngs, dtype=dtype)

@@ -14,7 +14,7 @@ from ttm_jax.models.dit.sharding import SHARDING
 from ttm_jax.models.dit.transfer import transfer
 from ttm_jax.models.preset import Grid, Latents, Preset, TorchModel, TypicalInput
 from ttm_jax.processes.flow_matching import FlowMatching
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import TextEncoderSpec
 
 
 def grids(config: DiTConfig, height: int, width: int) -> tuple[Grid, ...]:
@@ -74,7 +74,7 @@ PRESET = Preset(
   typical=TypicalInput(
     codec=lambda config: TAE(TAEConfig(channels=config.channels), rngs=nnx.Rngs(0)),
     # Movie Gen's, without the long-prompt MetaCLIP, which was never released.
-    encoders={'ul2': Encoder(4096, 512, 64), 'byt5': Encoder(1472, 128, 32)},
+    encoders={'ul2': TextEncoderSpec(4096, 512, 64), 'byt5': TextEncoderSpec(1472, 128, 32)},
     latents=lambda config: config.grid,
     fps=24,
   ),

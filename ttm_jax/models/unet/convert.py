@@ -20,7 +20,7 @@ from ttm_jax.models.unet.motion import positions
 from ttm_jax.pretrained.fields import Read, check, encoders, sizes
 from ttm_jax.pretrained.names import Entry, import_parameters, iterate_tensors
 from ttm_jax.pretrained.weights import Weights
-from ttm_jax.text.encoders import Encoder
+from ttm_jax.text.encoders import TextEncoderSpec
 
 # Our names of what there has another, or none of its own.
 FIELDS = {
@@ -41,7 +41,7 @@ FIELDS = {
 INPUT, VISUAL = 'conv_in.weight', 'conv_visual.weight'
 
 
-def config_to_torch(config: UNetConfig, texts: Mapping[str, Encoder]) -> dict[str, Any]:
+def config_to_torch(config: UNetConfig, texts: Mapping[str, TextEncoderSpec]) -> dict[str, Any]:
   """What `TTMUNet` is made with, and has in its `config.json`."""
   levels = len(config.widths) - 1
   return {
@@ -55,7 +55,7 @@ def config_to_torch(config: UNetConfig, texts: Mapping[str, Encoder]) -> dict[st
   }
 
 
-def config_from_torch(weights: Weights) -> tuple[UNetConfig, dict[str, Encoder]]:
+def config_from_torch(weights: Weights) -> tuple[UNetConfig, dict[str, TextEncoderSpec]]:
   """The inverse; what is a matter of training is as by default.
 
   Raises:

@@ -30,7 +30,7 @@ from ttm_jax.nn.time_embedding import TimeEmbedding
 from ttm_jax.ops import rematerialization
 from ttm_jax.ops.object_attention import sort, sort_by_object
 from ttm_jax.parallel.sharded_attention import over_samples
-from ttm_jax.text.encoders import Encoder, TextProjector
+from ttm_jax.text.encoders import TextEncoderSpec, TextProjector
 
 Array = jax.Array
 
@@ -157,7 +157,9 @@ class UNetLevel(nnx.Module):
 class UNet(nnx.Module):
   """The denoiser: (x_t, t, condition) -> prediction."""
 
-  def __init__(self, config: UNetConfig, encoders: Mapping[str, Encoder], *, rngs: nnx.Rngs):
+  def __init__(
+    self, config: UNetConfig, encoders: Mapping[str, TextEncoderSpec], *, rngs: nnx.Rngs
+  ):
     widths, dtype = config.widths, jnp.dtype(config.dtype)
     first, last, deepest = widths[0], widths[-1], len(widths) - 1
     self.config = config
@@ -303,7 +305,9 @@ class UNet(nnx.Module):
         raise ValueError(f'places must be on the grids {wanted}, got {found}')
 
 
-def create(config: UNetConfig, encoders: Mapping[str, Encoder], *, rngs: nnx.Rngs) -> nnx.Module:
+def create(
+  config: UNetConfig, encoders: Mapping[str, TextEncoderSpec], *, rngs: nnx.Rngs
+) -> nnx.Module:
   """A U-Net with its first parameters, in a program that is quickly compiled."""
   return draw_together(functools.partial(UNet, config, encoders), rngs)
 
