@@ -1,17 +1,17 @@
 """Folders of `ttm_jax.export` read back: a network to start from, and its codec."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flax import nnx
 
 from ttm_jax.codecs.base import Codec
+from ttm_jax.codecs.registry import entry_saved_as
 from ttm_jax.errors import InputError
 from ttm_jax.models.preset import COMPUTE_FIELDS, Preset
 from ttm_jax.presets import preset_of_network
-from ttm_jax.pretrained import codecs, sd_vae
 from ttm_jax.pretrained.weights import CONFIG, read
 from ttm_jax.text.encoders import TextEncoderSpec
 from ttm_jax.untrusted import read_object
@@ -99,15 +99,10 @@ def read_codec(folder: Path) -> Codec:
   """
   where = folder / 'codec'
   kind = _class(where)
-  if kind == 'AutoencoderKL':
-    return sd_vae.load(str(where))
-  readers: dict[str, Callable[[Any], Codec]] = {
-    'TTMLinearCodec': codecs.linear_from_torch,
-    'TTMTemporalAutoencoder': codecs.tae_from_torch,
-  }
-  if kind not in readers:
+  entry = entry_saved_as(kind)
+  if entry is None:
     raise InputError(f'{where} holds no codec of an exported folder: {kind or "no config.json"}')
-  return readers[kind](read(where))
+  return entry.torch.load(where)
 
 
 def _class(folder: Path) -> str:

@@ -8,10 +8,10 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
+from ttm_jax.codecs import sd_vae_convert as pretrained
 from ttm_jax.codecs.folder import load_codec, save_codec
 from ttm_jax.codecs.sd_vae import SDVAE, SDVAEConfig
 from ttm_jax.errors import InputError
-from ttm_jax.pretrained import sd_vae as pretrained
 from ttm_jax.pretrained.names import export_tensors
 
 SMALL = SDVAEConfig(base_channels=16, multipliers=(1, 1), res_blocks=1)

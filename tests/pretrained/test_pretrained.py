@@ -10,12 +10,13 @@ import safetensors.numpy
 from flax import nnx
 
 from tests.helpers import cli, tiny
+from ttm_jax.codecs import sd_vae_convert as sd_vae
 from ttm_jax.codecs.sd_vae import SDVAE, SDVAEConfig
 from ttm_jax.errors import InputError
 from ttm_jax.models.unet import open_weights
 from ttm_jax.models.unet.model import UNet, UNetConfig
 from ttm_jax.models.unet.motion import positions
-from ttm_jax.pretrained import names, sd_vae
+from ttm_jax.pretrained import names
 from ttm_jax.pretrained.weights import WEIGHTS
 
 CONFIG = UNetConfig(widths=(8, 16), units=1, heads=2, groups=4, text_width=6)

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from ttm_jax.codecs import sd_vae_convert as sd_vae
 from ttm_jax.codecs.sd_vae import SDVAEConfig
 from ttm_jax.conditioning import Condition
 from ttm_jax.errors import InputError
 from ttm_jax.models.unet import open_weights
 from ttm_jax.models.unet.model import UNet, UNetConfig
-from ttm_jax.pretrained import sd_vae
 from ttm_jax.pretrained.fields import TENSORS, Free, Only, check
 from ttm_jax.text.encoders import TextEncoderSpec, caption_tokens
 

@@ -10,10 +10,10 @@ import torch
 
 from tests.codecs.test_codec_tae import SMALL, abstract, small
 from tests.helpers import pytorch_parity as parity
+from ttm_jax.codecs import linear_convert, tae_convert
 from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.codecs.tae import TAEConfig
 from ttm_jax.errors import InputError
-from ttm_jax.pretrained import codecs as pretrained
 from ttm_jax.pretrained.names import export_tensors
 from ttm_jax.pretrained.weights import read
 from ttm_jax.pytorch.linear import TTMLinearCodec
@@ -55,8 +55,8 @@ def image():
 
 
 def module(codec):
-  model = TTMTemporalAutoencoder(**pretrained.tae_config_to_torch(codec.config))
-  tensors = export_tensors(pretrained.tae_table(codec.config), pretrained.tae_parameters(codec))
+  model = TTMTemporalAutoencoder(**tae_convert.config_to_torch(codec.config))
+  tensors = export_tensors(tae_convert.table(codec.config), tae_convert.parameters(codec))
   model.load_state_dict({name: parity.tensor(x) for name, x in tensors.items()})
   return model
 
@@ -140,7 +140,7 @@ def test_tae_is_saved_and_read_back(tmp_path):
   module(codec).save_pretrained(tmp_path)
   loaded = TTMTemporalAutoencoder.from_pretrained(tmp_path)
   assert loaded.stride == (2, 2, 2) and not loaded.scale.requires_grad
-  back = pretrained.tae_from_torch(read(tmp_path))
+  back = tae_convert.from_torch(read(tmp_path))
   assert back.config == codec.config
   for x, y in zip(jax.tree.leaves(back), jax.tree.leaves(codec), strict=True):
     assert x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes()
@@ -169,9 +169,9 @@ def linear():
 
 def linear_module():
   codec = linear()
-  model = TTMLinearCodec(**pretrained.linear_config_to_torch(codec))
+  model = TTMLinearCodec(**linear_convert.config_to_torch(codec))
   tensors = export_tensors(
-    pretrained.linear_table(codec.patch, codec.channels), pretrained.linear_parameters(codec)
+    linear_convert.table(codec.patch, codec.channels), linear_convert.parameters(codec)
   )
   model.load_state_dict({name: parity.tensor(x) for name, x in tensors.items()})
   return model
@@ -195,7 +195,7 @@ def test_linear_codec_is_ours(frames):
 
 def test_linear_codec_is_saved_and_read_back(tmp_path):
   linear_module().save_pretrained(tmp_path)
-  back = pretrained.linear_from_torch(read(tmp_path))
+  back = linear_convert.from_torch(read(tmp_path))
   assert (back.patch, back.psnr, back.explained) == (
     linear().patch,
     linear().psnr,

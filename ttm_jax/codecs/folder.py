@@ -1,10 +1,8 @@
 """A codec as a folder: `codec.json` says what it is, `codec.safetensors` holds its weights."""
 
 import contextlib
-import dataclasses
 import errno
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
-from flax import nnx
 from safetensors import SafetensorError
 
 from ttm_jax.atomic import replaced_folder
 from ttm_jax.codecs.base import Codec
-from ttm_jax.codecs.linear import LinearCodec
-from ttm_jax.codecs.sd_vae import SDVAE, SDVAEConfig
-from ttm_jax.codecs.tae import TAE, TAEConfig
+from ttm_jax.codecs.registry import ENTRIES, entry_of
 from ttm_jax.errors import InputError, nearest
 from ttm_jax.json_file import read_object
 
@@ -31,65 +26,6 @@ _LAYERS = 64  # Of any kind.
 _COUNTED = ('res_blocks', 'temporal_downsamples')
 
 
-@dataclasses.dataclass(frozen=True)
-class _Kind:
-  """How one class of codecs is described, and made again without weights.
-
-  Attributes:
-    config: JSON values that say all but the weights.
-    abstract: a codec of that configuration whose leaves are shapes.
-  """
-
-  codec: type
-  config: Callable[[Any], dict[str, Any]]
-  abstract: Callable[[dict[str, Any]], Codec]
-
-
-def _linear_config(codec: LinearCodec) -> dict[str, Any]:
-  return {
-    'patch': codec.patch,
-    'channels': codec.channels,
-    'explained': codec.explained,
-    'psnr': codec.psnr,
-  }
-
-
-def _abstract_linear(config: dict[str, Any]) -> LinearCodec:
-  static = dict(config)
-  channels, patch = static.pop('channels'), tuple(static.pop('patch'))
-  if len(patch) != 3:
-    raise ValueError(f'a patch of {patch} has not three sides')
-  if not all(isinstance(static.get(name), int | float) for name in ('explained', 'psnr')):
-    raise ValueError('"explained" and "psnr" are not numbers')
-  size = int(np.prod(patch)) * 3
-  basis, mean, scale = (
-    jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((size, channels), (size,), ())
-  )
-  return LinearCodec(basis, mean, scale, patch=patch, **static)  # type: ignore[arg-type]
-
-
-def _abstract(kind: Callable[..., Any], sizes: Callable[..., Any]) -> Callable[[dict], Any]:
-  """How a network is made again from its configuration, a dataclass."""
-
-  def make(config: dict[str, Any]) -> Any:
-    values: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-    made = sizes(**values)
-    return nnx.eval_shape(lambda: kind(made, rngs=nnx.Rngs(0)))
-
-  return make
-
-
-def _sizes(codec: Any) -> dict[str, Any]:
-  return dataclasses.asdict(codec.config)
-
-
-_KINDS = {
-  'linear': _Kind(LinearCodec, _linear_config, _abstract_linear),
-  'tae': _Kind(TAE, _sizes, _abstract(TAE, TAEConfig)),
-  'sd_vae': _Kind(SDVAE, _sizes, _abstract(SDVAE, SDVAEConfig)),
-}
-
-
 def save_codec(path: str | Path, codec: Codec) -> None:
   """Writes a codec folder: all of it or nothing; a codec that was there is replaced.
 
@@ -97,7 +33,7 @@ def save_codec(path: str | Path, codec: Codec) -> None:
     InputError: if something else than a codec is at `path`.
   """
   path = Path(path)
-  kind = next(name for name, kind in _KINDS.items() if isinstance(codec, kind.codec))
+  entry = entry_of(codec)
   with contextlib.suppress(FileNotFoundError):  # Another process may be replacing it.
     found = {entry.name for entry in path.iterdir()} if not path.is_file() else {path.name}
     if found and _CONFIG not in found:
@@ -110,7 +46,7 @@ def save_codec(path: str | Path, codec: Codec) -> None:
       safetensors.numpy.save_file(dict(zip(names, arrays, strict=True)), fresh / _WEIGHTS)
     except SafetensorError as error:  # What it makes of a disk that is full.
       raise OSError(errno.EIO, str(error), str(path)) from error
-    description = {'kind': kind, 'config': _KINDS[kind].config(codec)}
+    description = {'kind': entry.name, 'config': entry.describe(codec)}
     (fresh / _CONFIG).write_text(json.dumps(description, indent=2) + '\n')
 
 
@@ -126,14 +62,14 @@ def load_codec(path: str | Path) -> Codec:
     raise InputError(f'no codec at {path}: there is no {_CONFIG}; fit or train a codec first')
   description = read_object(path / _CONFIG, 'copy or train the codec again')
   name = description.get('kind')
-  if not isinstance(name, str) or name not in _KINDS:
+  if not isinstance(name, str) or name not in ENTRIES:
     raise InputError(
-      f'{path / _CONFIG}: unknown kind of codec {name!r}{nearest(str(name), _KINDS)};'
-      f' known are {", ".join(_KINDS)}'
+      f'{path / _CONFIG}: unknown kind of codec {name!r}{nearest(str(name), ENTRIES)};'
+      f' known are {", ".join(ENTRIES)}'
     )
   try:
     _check_sizes(description['config'])
-    abstract = _KINDS[name].abstract(description['config'])
+    abstract = ENTRIES[name].abstract(description['config'])
     strides = abstract.stride
   except Exception as error:  # Of the layers, whatever they make of sizes that do not fit.
     raise InputError(f'{path / _CONFIG} is no configuration of a {name} codec: {error}') from error

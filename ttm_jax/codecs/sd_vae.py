@@ -1,7 +1,7 @@
 """The image autoencoder of Stable Diffusion 1.5, applied to each frame (Rombach et al. 2022).
 
 The layout is that of `AutoencoderKL` in diffusers; its open weights are read by
-`pretrained.sd_vae`.
+`codecs.sd_vae_convert`.
 """
 
 import dataclasses

@@ -10,10 +10,10 @@ from ttm_jax import trajectory
 from ttm_jax.codecs.base import Codec
 from ttm_jax.codecs.folder import load_codec
 from ttm_jax.codecs.linear import LinearCodec
+from ttm_jax.codecs.registry import ENTRIES
 from ttm_jax.data.context import FOLDER
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
-from ttm_jax.pretrained import sd_vae
 
 FIT_CLIPS = 384  # Enough to fit the components of a patch.
 
@@ -31,8 +31,9 @@ def choose_codec(name: str, clips: Sequence[Clip], palette: str) -> Codec:
   Raises:
     InputError: for a name that is none of these.
   """
-  if name.startswith('sd_vae:'):
-    return sd_vae.load(name.removeprefix('sd_vae:'))
+  prefix, colon, source = name.partition(':')
+  if colon and prefix in ENTRIES and (load := ENTRIES[prefix].open_weights) is not None:
+    return load(source)
   if exported.is_exported(name):
     return exported.read_codec(Path(name))
   if not name.startswith('linear:'):

@@ -114,7 +114,7 @@ def _classes(
   for name, stage in stages.items():
     found[name] = (stage.torch.module, stage.torch.network)
     found[SCHEDULERS[name]] = ('ttm_jax.pytorch.schedulers', stage.torch.scheduler)
-  found['codec'] = (f'ttm_jax.pytorch.{codec.module}', codec.network)
+  found['codec'] = (codec.module, codec.network)
   found['text_encoder'] = ('ttm_jax.pytorch.text_encoder', 'TTMTextEncoder')
   return found
 

@@ -1,4 +1,4 @@
-"""The autoencoder of Stable Diffusion 1.5, as diffusers saves it (`AutoencoderKL`), and ours."""
+"""Map the autoencoder of Stable Diffusion 1.5 to diffusers' `AutoencoderKL` and back."""
 
 import dataclasses
 import math
