@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ttm_jax.data.context import Encoding, read_encoding
-from ttm_jax.data.encode import encoders_of
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.inference import command as animation
+from ttm_jax.inference.embedded_texts import encoders_of
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Request, Stage, fit
 from ttm_jax.outputs import parts_of_run
 from ttm_jax.training.checkpoint import hush

@@ -17,8 +17,9 @@ from data_tools.steps.weights import ModelSource
 from tests.helpers import tiny_models
 from ttm_jax import generate, trajectory
 from ttm_jax.data.context import Encoding
-from ttm_jax.data.encode import encoders_of, text_arrays
+from ttm_jax.data.encode import text_arrays
 from ttm_jax.errors import InputError
+from ttm_jax.inference.embedded_texts import encoders_of
 from ttm_jax.inference.image_description import Described, Embeddings
 from ttm_jax.text.encoders import TextEncoderSpec
 

@@ -15,7 +15,6 @@ from ttm_jax.data.clips import encode_ids
 from ttm_jax.data.context import Context, Encoding
 from ttm_jax.data.schema import MAX_OBJECTS, Clip
 from ttm_jax.errors import InputError
-from ttm_jax.inference.image_description import Described, PathLike
 from ttm_jax.text import word_ids
 from ttm_jax.text.encoders import WORDS, pad
 
@@ -32,28 +31,6 @@ def encode_words(texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndar
 
 
 TEXT_ENCODERS: dict[str, TextEncoder] = {WORDS: encode_words}
-
-
-def encoders_of(described: Described, encoding: Encoding, run: PathLike) -> dict[str, TextEncoder]:
-  """The text encoders for a run that animates a described picture.
-
-  Raises:
-    InputError: one that the run reads is missing, or is another model.
-  """
-  found: dict[str, TextEncoder] = {**TEXT_ENCODERS, **described.texts}
-  for name in encoding.encoders:
-    if name not in found:
-      raise InputError(
-        f'run {run} reads text by {name}, of which the description of the picture has nothing;'
-        f' describe the picture for that run (python -m data_tools.describe --run {run})'
-      )
-    wanted = encoding.models.get(name, '')
-    if name in described.texts and described.texts[name].model != wanted:
-      raise InputError(
-        f'run {run} reads text by {name} = {wanted}, but the description of the picture has it by'
-        f' {described.texts[name].model}; describe the picture for that run'
-      )
-  return found
 
 
 @dataclasses.dataclass(frozen=True)

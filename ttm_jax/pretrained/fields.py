@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from ttm_jax.errors import InputError, nearest
-from ttm_jax.text.encoders import TextEncoderSpec
-from ttm_jax.untrusted import identifier
 
 # Sizes that may be 0, and those that count layers.
 _OPTIONAL = ('masked_blocks', 'visual_channels', 'temporal_downsamples')
@@ -91,26 +89,6 @@ def check(folder: Path, config: Mapping[str, Any], table: Table) -> None:
         f'{folder} holds another architecture: {name} is {_short(value)} there, a field that is'
         f' not known here{nearest(name, table)}'
       )
-
-
-def encoders(config: Mapping[str, Any], folder: Path) -> dict[str, TextEncoderSpec]:
-  """Return the text encoders of an exported network by name.
-
-  Raises:
-    InputError: they are missing, or one is not described as it must be.
-  """
-  where = f'{folder}/config.json: encoders'
-  listed = config.get('encoders')
-  if not isinstance(listed, list | tuple):
-    raise InputError(f'{where} must be a list: copy it again')
-  names = {f.name: f.name for f in dataclasses.fields(TextEncoderSpec)}
-  found = {}
-  for entry in listed:
-    if not isinstance(entry, dict) or entry.keys() != {'name', *names}:
-      raise InputError(f'{where} is {_short(entry)} in one place: copy it again')
-    name = identifier(entry['name'], where)
-    found[name] = sizes(TextEncoderSpec, folder, entry, names, len(names))
-  return found
 
 
 def sizes(

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 
 from ttm_jax.models.dit.model import DiTConfig
-from ttm_jax.pretrained.fields import Read, check, encoders, sizes
+from ttm_jax.pretrained.fields import Read, check, sizes
 from ttm_jax.pretrained.names import Entry, import_parameters, iterate_tensors
 from ttm_jax.pretrained.weights import Weights
 from ttm_jax.text.encoders import TextEncoderSpec
+from ttm_jax.text.from_config import encoders
 
 # Our paths to the names there: each pattern is replaced where it occurs, in this order.
 NAMES = (

@@ -17,10 +17,11 @@ from ttm_jax.errors import InputError
 from ttm_jax.models.unet import open_weights
 from ttm_jax.models.unet.model import UNetConfig
 from ttm_jax.models.unet.motion import positions
-from ttm_jax.pretrained.fields import Read, check, encoders, sizes
+from ttm_jax.pretrained.fields import Read, check, sizes
 from ttm_jax.pretrained.names import Entry, import_parameters, iterate_tensors
 from ttm_jax.pretrained.weights import Weights
 from ttm_jax.text.encoders import TextEncoderSpec
+from ttm_jax.text.from_config import encoders
 
 # Our names of what there has another, or none of its own.
 FIELDS = {

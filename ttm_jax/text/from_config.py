@@ -1,0 +1,31 @@
+"""Read the text encoders that the `config.json` of an exported network names."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ttm_jax.errors import InputError
+from ttm_jax.pretrained.fields import sizes
+from ttm_jax.text.encoders import TextEncoderSpec
+from ttm_jax.untrusted import identifier
+
+
+def encoders(config: Mapping[str, Any], folder: Path) -> dict[str, TextEncoderSpec]:
+  """Return the text encoders of an exported network by name.
+
+  Raises:
+    InputError: they are missing, or one is not described as it must be.
+  """
+  where = f'{folder}/config.json: encoders'
+  listed = config.get('encoders')
+  if not isinstance(listed, list | tuple):
+    raise InputError(f'{where} must be a list: copy it again')
+  names = {f.name: f.name for f in dataclasses.fields(TextEncoderSpec)}
+  found = {}
+  for entry in listed:
+    if not isinstance(entry, dict) or entry.keys() != {'name', *names}:
+      raise InputError(f'{where} is {repr(entry)[:100]} in one place: copy it again')
+    name = identifier(entry['name'], where)
+    found[name] = sizes(TextEncoderSpec, folder, entry, names, len(names))
+  return found
