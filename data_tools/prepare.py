@@ -326,6 +326,11 @@ def parser() -> argparse.ArgumentParser:
   return made
 
 
-if __name__ == '__main__':
+def cli() -> None:
+  """Run the command, as `python -m` does."""
   with front_door():
     main()
+
+
+if __name__ == '__main__':
+  cli()

@@ -120,6 +120,11 @@ def environment() -> dict[str, str]:
   return {'JAX_PLATFORMS': 'cpu', 'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1', **os.environ}
 
 
-if __name__ == '__main__':
+def cli() -> None:
+  """Run the command, as `python -m` does."""
   with front_door():
     main()
+
+
+if __name__ == '__main__':
+  cli()

@@ -67,6 +67,11 @@ def main(argv: list[str]) -> None:
     sys.exit(_NOT_FINITE)
 
 
-if __name__ == '__main__':
+def cli() -> None:
+  """Run the command, as `python -m` does."""
   with front_door():
     app.run(main, flags_parser=parse_flags)
+
+
+if __name__ == '__main__':
+  cli()
