@@ -61,6 +61,8 @@ KNOWN = {
   'ttm_jax/pytorch/model.py': {'from_pretrained'},
   'ttm_jax/pytorch/pretrained.py': {'from_pretrained'},
   'ttm_jax/report/gallery.py': {'jinja2'},
+  'ttm_jax/pytorch/sources.py': {'importlib'},
+  'ttm_jax/settings.py': {'exec_module', 'importlib'},
   'ttm_jax/train.py': {'config_flags'},
 }
 # Ways to our own loader of an exported folder, which is listed itself.
