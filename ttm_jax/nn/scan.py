@@ -1,4 +1,4 @@
-"""Equal blocks as one stacked block: created by vmap, applied by scan."""
+"""Identical blocks as one stacked block: created by vmap, applied by scan."""
 
 from collections.abc import Callable
 from typing import Any

@@ -307,7 +307,7 @@ def backward(
     @pl.when(turn == group)
     def sum_over_keys():
       plgpu.barrier_wait(slopes_ready.at[turn])
-      # Wait until the last copy out of this buffer has been read.
+      # Wait until the previous copy has read this buffer.
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
       for columns in pieces:
         terms = [(_transposed(slopes_s.at[turn, i]), k_s.at[i, :, columns]) for i in range(groups)]
@@ -331,7 +331,7 @@ def backward(
     long = plgpu.ACC((ROWS, width), jnp.float32)
     sums = pl.run_scoped(walk, long, long)
     for target, total in zip((dk, dv), sums, strict=True):
-      # No group reads these values anymore, so their memory can hold the result.
+      # This block of values is no longer read, so its memory can hold the results.
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
       v_s[group] = total.astype(target.dtype)
       plgpu.commit_smem()
