@@ -40,7 +40,7 @@ def _norm_backward(eps: float, saved: tuple, dy: Array) -> tuple[Array, Array, A
   normed, scale = _normed(x, eps)
   inner = dy.astype(jnp.float32) * factor
   dx = scale * (inner - normed * jnp.mean(inner * normed, -1, keepdims=True))
-  if x.ndim == 3:  # The rows of single heads are short; there the fused sum costs nothing.
+  if x.ndim == 3:  # Rows over a single head are short, so the fused sum costs nothing.
     apart, dy, scale = _apart(x, dy, scale)
     normed = apart.astype(jnp.float32) * scale
   dy = dy.astype(jnp.float32)

@@ -110,8 +110,9 @@ def object_attention(
     [B, N, H, D], in the dtype of v.
 
   Raises:
-    ValueError: if shapes do not match, bits are not int32, an implementation is unknown or does not
-      support the case, or the block mask belongs to another implementation.
+    ValueError: if shapes do not match, bits are not int32, or a device count does not divide the
+      heads. Also if an implementation is unknown or does not support the case, or the block mask
+      belongs to another implementation.
   """
   _check(q, k, v, q_bits, k_bits)
   if block_mask is None:

@@ -263,8 +263,8 @@ def backward(
     return pl.ds((block * parts + lax.rem(step, parts)) * ROWS, ROWS)
 
   def visit(dk_sum, dv_sum, step):
-    # Without the barrier, the compiler treats the group index as a constant and keeps precomputed
-    # addresses in more registers than there are.
+    # Without the barrier, the compiler treats the group index as a constant. It then keeps
+    # precomputed addresses in more registers than a thread has.
     mine = lax.optimization_barrier(group)
     slot, turn = lax.rem(step, STAGES), lax.rem(step, groups)
     full = here.full(lax.div(step, parts))

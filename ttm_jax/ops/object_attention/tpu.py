@@ -5,10 +5,11 @@ entries is known only at run time. Object sets and row statistics are stored unt
 and [B, H, N]. A kernel transposes them itself if it needs them along the other axis.
 
 The forward pass computes scores as [queries, keys], the backward pass as [keys, queries]. With this
-choice, all matrix products but one stream long operands past short ones, and the statistics of the
-queries are one row, broadcast over the keys. Logits are scaled in float32. The same factor converts
-to base 2, since the hardware computes powers of two. Matrix products of float32 operands are not
-rounded to bfloat16.
+choice, all matrix products but one stream long operands past short ones. In the backward pass, the
+statistics of the queries are then one row, broadcast over the keys.
+
+Logits are scaled in float32. The same factor converts to base 2, since the hardware computes powers
+of two. Matrix products of float32 operands are not rounded to bfloat16.
 
 If the gradient of all queries of a head fits into vector memory (VMEM), it stays there. One
 traversal by keys then computes all three gradients, with five matrix products per block. Otherwise
@@ -67,18 +68,31 @@ RESERVE = 1 / 8
 def block(case) -> tuple[int, int]:
   """Return (queries, keys) of a block.
 
-  A grid step costs about 350 cycles before it computes anything; the first and last step of a row
-  cost a little more. For comparison, 512 x 512 pairs take 1 250 cycles forward and 2 760 backward
-  on v5e, and 1 000 and 1 430 on v6e if no pair is masked. Small blocks skip more pairs. With 60 %
-  background and four objects, or 40 % and eight, the best sizes are 512 x 512 for 4 096 tokens,
-  1024 x 512 for 8 448 and 1024 x 1024 for 32 768. Each is less than 10 % faster than its neighbors.
-  Head dimensions up to 128 cost the same; larger ones cost proportionally more. If the list of
-  blocks of a batch does not fit into scalar memory, the blocks are larger.
+  A grid step costs about 350 cycles before it computes anything. The first and last step of a row
+  cost some more. For comparison, the cycles for 512 x 512 pairs are (on v6e, if no pair is masked):
+
+                  v5e      v6e
+      forward     1 250    1 000
+      backward    2 760    1 430
+
+  Small blocks skip more pairs. The best sizes for 60 % background and four objects, or for 40 % and
+  eight, are:
+
+      4 096 tokens     512 x 512
+      8 448 tokens     1024 x 512
+      32 768 tokens    1024 x 1024
+
+  Each is less than 10 % faster than its neighbors. Head dimensions up to 128 cost the same; larger
+  ones cost proportionally more. If the list of blocks of a batch does not fit into scalar memory,
+  the blocks are larger.
 
   To retune without a TPU: compile with LIBTPU_INIT_ARGS='--xla_jf_dump_to=DIR
   --xla_jf_dump_llo_text=true'. Count the bundles of each region of a kernel in
   DIR/*packed-bundles-post-ra.txt; a bundle is one cycle. To retune with a TPU: time both passes
   with the block sizes below and their neighbors, on label maps of your data.
+
+  Args:
+    case: the `api.Case`; it gives N, M, the dtype and the samples per device.
   """
   queries, keys = case.queries, case.keys
   if case.dtype == jnp.float32:
