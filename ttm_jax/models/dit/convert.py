@@ -1,7 +1,7 @@
 """Conversion of the DiT to and from its PyTorch implementation (`ttm_jax.pytorch.dit`).
 
-In JAX, layers are stacked, [layers, in, out]. In PyTorch, each layer has its own tensors, [out,
-in].
+In JAX, kernels are [in, out], stacked over the layers. In PyTorch, each layer has its own tensors,
+and kernels are [out, in].
 """
 
 import dataclasses

@@ -8,16 +8,16 @@ SIBLINGS = {'masked_attn': ('norm1', 'attn'), 'masked_cross_attn': ('norm2', 'cr
 
 
 def transfer(source: dict, target: dict) -> dict:
-  """Copy the parameters of one DiT to another that differs in task or number of masked blocks.
+  """Return the parameters of a DiT, initialized from a DiT with another task or masked blocks.
 
   The layers of the source are redistributed between masked blocks and the rest. Parameters that the
   source lacks, or that belong to another visual condition, keep their initial values: zero input
-  weights, zero gates. If both networks have the same number of masked blocks, the extra attentions
-  are copied. Otherwise they are initialized from the unmasked attention of the same block.
+  weights, zero gates. If both networks have the same number of masked blocks, the masked layers are
+  copied. Otherwise they are initialized from the unmasked attention of the same block.
 
   Args:
-    source, target: nested dicts of arrays, as `nnx.to_pure_dict` returns them; same width and
-      depth.
+    source: nested dict of arrays, as `nnx.to_pure_dict` returns it.
+    target: the same, of a network of equal width and depth.
 
   Returns:
     A nested dict with the structure of target.

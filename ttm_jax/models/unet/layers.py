@@ -58,9 +58,9 @@ class LevelInputs:
   Attributes:
     text: [B, M, d], the projected caption.
     text_mask: which of the T H W tokens may attend to which text tokens.
-    objects: masks and prompts of the masked layers; if None, these layers are dense attention. If
-      masked self-attention stays within frames, `order` and `self_mask` have one row per frame, [B
-      T, H W]; otherwise one row per clip, [B, T H W].
+    objects: masks and prompts of the masked layers; if None, these layers are dense attention.
+      `order` and `self_mask` have one row per clip, [B, T H W]. If masked self-attention stays
+      within frames, they have one row per frame, [B T, H W].
   """
 
   text: Array

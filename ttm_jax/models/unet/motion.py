@@ -60,8 +60,8 @@ class MotionModule(nnx.Module):
 def positions(frames: int, d: int) -> np.ndarray:
   """Return the position table of the frames: float32 [frames, d].
 
-  Even channels are sines, odd channels cosines. The angle of channels 2 i and 2 i + 1 is 10000^(-2
-  i / d) per frame (Vaswani et al. 2017, section 3.5).
+  Even channels are sines, odd channels are cosines, of the same angle. Channels 2 i and 2 i + 1
+  advance by 10000^(-2 i / d) per frame (Vaswani et al. 2017, section 3.5).
   """
   angles = np.arange(frames)[:, None] * np.exp(np.arange(0, d, 2) * (-math.log(10_000) / d))
   return np.stack([np.sin(angles), np.cos(angles)], -1).reshape(frames, d).astype(np.float32)

@@ -85,8 +85,8 @@ PRESET = Preset(
     scheduler_config=_scheduler_config,
   ),
   open_weights=open_weights.load,
-  # XLA's partitioner (jax 0.10.2) fails on it, or computes losses that differ from those of one
-  # device.
+  # If tokens are split, XLA's partitioner (jax 0.10.2) fails, or the losses differ from those of
+  # one device.
   splits_tokens=False,
   gathers_weights=True,
 )

@@ -5,14 +5,15 @@ SIBLINGS = {'masked_attn': ('norm1', 'attn'), 'masked_cross_attn': ('norm2', 'cr
 
 
 def transfer(source: dict, target: dict) -> dict:
-  """Copy the parameters of one U-Net to another that differs in task or number of masked blocks.
+  """Return the parameters of a U-Net, initialized from a U-Net with another task or masked blocks.
 
   Parameters that the source lacks, or has in another shape, keep their initial values: zero input
   weights of another visual condition, zero gates. Masked layers that the source lacks are
   initialized from the unmasked attention of the same block.
 
   Args:
-    source, target: nested dicts of arrays, as `nnx.to_pure_dict` returns them; same widths.
+    source: nested dict of arrays, as `nnx.to_pure_dict` returns it.
+    target: the same, of a network of equal widths.
 
   Returns:
     A nested dict with the structure of target.
