@@ -1,7 +1,7 @@
-"""What the rest of the program knows of a backbone.
+"""The interface between a backbone and the rest of the package.
 
-A backbone is a folder of this package with a `preset.py`; `ttm_jax.presets` collects these. The
-train loop, the sampler, plans, import and export read a `Preset` and name no backbone.
+A backbone is a folder of this package with a `preset.py`; `ttm_jax.presets` collects the presets.
+The train loop, the sampler, planning, import and export use a `Preset` and never name a backbone.
 """
 
 import dataclasses
@@ -18,20 +18,20 @@ Shape = tuple[int, ...]
 Grid = tuple[int, int]
 Latents = tuple[int, int, int]
 
-# Fields of a model config that change how a network computes, not what it is.
+# Fields of a model config that change how a network is computed, but not its function.
 COMPUTE_FIELDS = frozenset({'dtype', 'remat', 'unroll'})
-# Fields in which the networks of two tasks may differ when one starts from the other.
+# Fields that may differ between a network and the one it is initialized from.
 TASK_FIELDS = frozenset({'masked_blocks', 'masked_self', 'masked_cross', 'visual_channels'})
 
 
 @dataclasses.dataclass(frozen=True)
 class TypicalInput:
-  """What a backbone receives in the paper; plans use it before there is a dataset.
+  """The input of a backbone in the paper; planning uses it if there is no dataset yet.
 
   Attributes:
     codec: called with the model config; returns a codec for its latents.
     encoders: the text encoders by name.
-    latents: called with the model config; returns the largest (T', H', W') it takes.
+    latents: called with the model config; returns the largest supported (T', H', W').
     fps: frames per second of the clips.
   """
 
@@ -43,15 +43,15 @@ class TypicalInput:
 
 @dataclasses.dataclass(frozen=True)
 class TorchModel:
-  """The PyTorch modules of a backbone, and how its configuration and parameters map to them.
+  """The PyTorch modules of a backbone, and the conversion of its configuration and parameters.
 
   Attributes:
     network: class name of the network.
-    module: dotted name of the module that holds it.
+    module: dotted name of the module that defines it.
     scheduler: class name of the scheduler, in `ttm_jax.pytorch.schedulers`.
     config_to_torch: (model config, text encoders) -> constructor arguments of the network.
-    config_from_torch: the inverse, of `pretrained.weights.Weights`; raises InputError for a field
-      that is missing or unknown.
+    config_from_torch: the inverse, from `pretrained.weights.Weights`; raises InputError if a field
+      is missing or unknown.
     specs: (parameters or their shapes, model config) -> names and shapes of the tensors.
     to_torch: (parameters, model config) -> names and tensors in the order of `specs`.
     from_torch: (Weights, nested dict of parameter shapes) -> parameters.
@@ -71,34 +71,34 @@ class TorchModel:
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-  """A backbone with its noise process and all that depends on the backbone.
+  """A backbone, its noise process, and all functions that depend on the backbone.
 
   Attributes:
     name: as in `config.preset`.
     config: dataclass of the network's sizes. It has `channels` and `visual_channels` (latent
       channels to generate and of the visual condition), `heads`, `masked_blocks` and `dtype`.
-    model: called as (config, text encoders, rngs=), returns the network.
+    model: called as (config, text encoders, rngs=); returns the network.
     process: dataclass of the noise process.
     sharding: table of parameter paths and partition specs.
-    grids: (config, H', W') -> token grids (h, w), finest first. Raises InputError where latents do
+    grids: (config, H', W') -> token grids (h, w), finest first. Raises InputError if the latents do
       not divide into tokens.
     transfer: (source, target) -> target, with the parameters that the networks of two tasks share.
     forward_flops: (config, (T', H', W'), text tokens, prompt tokens, allowed) -> floating-point
       operations of one forward pass of one sample; `allowed` is the share of token pairs that
       masked self-attention computes, 0 to 1.
-    typical: input as in the paper.
-    torch: its PyTorch counterpart; None where it cannot be exported.
-    open_weights: (folders or hub ids, config) -> parameters for `transfer`; None where there are
-      no open weights.
-    check_latents: (config, (T', H', W')); raises InputError where the network cannot take them.
+    typical: the input in the paper.
+    torch: its PyTorch counterpart; None if it cannot be exported.
+    open_weights: (folders or hub ids, config) -> parameters for `transfer`; None if there are no
+      open weights.
+    check_latents: (config, (T', H', W')); raises InputError if the network does not support them.
     masked_within_frames: config -> whether masked self-attention stays within single frames.
-    demo_configs: names of the configurations of stage 1 and 2 that `ttm_jax.demo` trains.
-    task_fields: config fields in which the networks of two tasks may differ.
-    text_prefix: put before captions and motion prompts for pre-trained text encoders; `{fps}` in it
-      stands for the frame rate of the clips.
-    splits_tokens: whether mesh axis `sequence` may split it.
-    gathers_weights: whether its layers are so narrow that an all-gather of weights beats an
-      exchange of activations, see `parallel.compiler`.
+    demo_configs: names of the stage 1 and stage 2 configurations that `ttm_jax.demo` trains.
+    task_fields: config fields that may differ between a network and the one it is initialized from.
+    text_prefix: prepended to captions and motion prompts for pretrained text encoders; `{fps}` is
+      replaced by the frame rate of the clips.
+    splits_tokens: whether mesh axis `sequence` may split the tokens.
+    gathers_weights: whether its layers are so narrow that an all-gather of weights is faster than
+      communicating activations, see `parallel.compiler`.
   """
 
   name: str
@@ -123,5 +123,11 @@ class Preset:
   def build(
     self, config: Any, encoders: Mapping[str, TextEncoderSpec], seed: int = 0
   ) -> nnx.Module:
-    """Return the network with initial parameters, float32."""
+    """Return the network with initial parameters, float32.
+
+    Args:
+      config: an instance of `config`, the sizes of the network.
+      encoders: the text encoders by name.
+      seed: of the initial parameters.
+    """
     return self.model(config, encoders, rngs=nnx.Rngs(seed))

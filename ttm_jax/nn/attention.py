@@ -1,4 +1,4 @@
-"""Multi-head attention with its projections, and the mask that says who may attend to whom."""
+"""Multi-head attention with its projections, and the mask of allowed query-key pairs."""
 
 import flax.struct
 import jax
@@ -19,7 +19,7 @@ QK_NORMS = ('head', 'width', None)
 
 @flax.struct.dataclass
 class AttentionMask:
-  """Which queries may attend to which keys, for all layers that share a grid of tokens.
+  """Which queries may attend to which keys, for all layers that share a token grid.
 
   Query i may attend to key j iff `q_bits[i] & k_bits[j] != 0`.
 
@@ -35,26 +35,40 @@ class AttentionMask:
 
   @classmethod
   def make(cls, q_bits: Array, k_bits: Array, head_dim: int, dtype: str) -> 'AttentionMask':
-    """Return the mask for attention with heads of this size in this compute dtype."""
+    """Return the mask for attention with this head dimension and compute dtype.
+
+    Args:
+      q_bits: int32 [B, N].
+      k_bits: int32 [B, M].
+      head_dim: channels per head.
+      dtype: compute dtype of the attention, 'bfloat16' or 'float32'.
+    """
     block_mask = make_block_mask(q_bits, k_bits, head_dim=head_dim, dtype=jnp.dtype(dtype))
     return cls(q_bits, k_bits, block_mask)
 
   def has_keys(self) -> Array:
-    """Return which queries may attend to any key at all: bool [B, N]."""
+    """Return which queries have at least one allowed key: bool [B, N]."""
     offered = jax.lax.reduce(self.k_bits, np.int32(0), jax.lax.bitwise_or, (1,))
     return self.q_bits & offered[:, None] != 0
 
 
 class Attention(nnx.Module):
-  """Multi-head attention; queries from x, keys and values from x or from a context.
+  """Multi-head attention; queries come from x, keys and values from x or from a context.
 
   Args:
     d: width; each of `heads` heads has d / heads channels.
+    heads: number of heads.
+    rngs: source of the initial kernels.
+    dtype: compute dtype of the projections.
     qk_norm: RMSNorm of queries and keys: 'head' over each head (keeps bfloat16 logits bounded),
       'width' over all heads together (Wan), or None.
-    d_context: width of the context, d by default.
+    d_context: width of the context; d if None.
     qkv_bias, out_bias: whether the input projections and the output projection have biases.
-    init: initializer of the projections.
+    init: initializer of the kernels of the projections.
+    eps: epsilon of the RMSNorms.
+
+  Raises:
+    ValueError: if `qk_norm` is unknown.
   """
 
   def __init__(
@@ -90,17 +104,17 @@ class Attention(nnx.Module):
     mask: AttentionMask | None = None,
     rotation: Rotation | None = None,
   ) -> Array:
-    """Attend.
+    """Return the attention output, after the output projection.
 
     Args:
       x: [B, N, d].
-      context: [B, M, D]; x by default.
-      mask: which pairs are allowed; all by default. A query without any key gives exactly zero,
-        with an output bias too.
+      context: [B, M, d_context]; x if None.
+      mask: the allowed pairs; all pairs if None. A query without an allowed key returns exactly
+        zero, even with an output bias.
       rotation: rotary position embedding of queries and keys, for self-attention.
 
     Returns:
-      [B, N, d].
+      [B, N, d], in the compute dtype.
     """
     context = x if context is None else context
     q, k = (
@@ -120,11 +134,11 @@ class Attention(nnx.Module):
     return y
 
   def _split(self, y: Array) -> Array:
-    """[B, N, d] -> [B, N, heads, d / heads]."""
+    """Reshape [B, N, d] to [B, N, heads, d / heads]."""
     return y.reshape(*y.shape[:2], self.heads, -1)
 
   def _normed(self, y: Array, norm: RMSNorm | None) -> Array:
-    """[B, N, d] -> heads, normalized before or after the split."""
+    """Normalize y [B, N, d] and split it into heads, in the order that `qk_norm` asks for."""
     if norm is None:
       return self._split(y)
     return self._split(norm(y)) if self.qk_norm == 'width' else norm(self._split(y))

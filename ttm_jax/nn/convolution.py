@@ -10,11 +10,13 @@ Array = jax.Array
 
 
 class Conv(nnx.Module):
-  """A 3 x 3 convolution of each frame, padded by one pixel of zeros on every side.
+  """A 3 x 3 convolution of each frame, padded with one pixel of zeros on every side.
 
   Attributes:
     kernel: float32 [3, 3, in, out].
     bias: float32 [out], or None.
+    dtype: compute dtype.
+    stride: 1, or 2 to halve height and width.
   """
 
   def __init__(
@@ -33,6 +35,7 @@ class Conv(nnx.Module):
     self.dtype, self.stride = dtype, stride
 
   def __call__(self, x: Array) -> Array:
+    """Convolve x [B, T, H, W, in]; return [B, T, H / stride, W / stride, out] in `dtype`."""
     y = jax.lax.conv_general_dilated(
       x.astype(self.dtype).reshape(-1, *x.shape[2:]),
       self.kernel[...].astype(self.dtype),

@@ -1,4 +1,4 @@
-"""Feed-forward networks: SwiGLU (LLaMa 3) and GEGLU (Stable Diffusion)."""
+"""Feed-forward networks: SwiGLU (Llama 3) and GEGLU (Stable Diffusion)."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ Array = jax.Array
 
 
 class SwiGLU(nnx.Module):
-  """The feed-forward of LLaMa 3: (silu(x W1) * x W3) W2, no biases."""
+  """The feed-forward network of Llama 3: (silu(x W1) * x W3) W2, without biases."""
 
   def __init__(self, d: int, hidden: int, *, rngs: nnx.Rngs, dtype=jnp.float32):
     self.gate = Linear(d, hidden, rngs=rngs, dtype=dtype)
@@ -18,25 +18,28 @@ class SwiGLU(nnx.Module):
     self.down = Linear(hidden, d, rngs=rngs, dtype=dtype)
 
   def __call__(self, x: Array) -> Array:
+    """Map x [..., d] to [..., d]."""
     return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
 
 
 class GEGLU(nnx.Module):
-  """The feed-forward (x W1 * gelu(x W2)) W3, four times as wide inside, with biases."""
+  """The feed-forward network (x W1 * gelu(x W2)) W3, with hidden width 4 d and biases."""
 
   def __init__(self, d: int, *, rngs: nnx.Rngs, dtype):
     self.up = Linear(d, 8 * d, rngs=rngs, dtype=dtype, bias=True, init=uniform_init)
     self.down = Linear(4 * d, d, rngs=rngs, dtype=dtype, bias=True, init=uniform_init)
 
   def __call__(self, x: Array) -> Array:
+    """Map x [..., d] to [..., d]."""
     value, gate = jnp.split(self.up(x), 2, -1)
     return self.down(value * gelu(gate))
 
 
 def gelu(x: Array) -> Array:
-  """x times the normal distribution function of x, of any shape; within float32, as in PyTorch.
+  """Return the exact GELU, x * Phi(x), of an array of any shape; computed in float32 as in PyTorch.
 
-  `jax.nn.gelu` comes to the same by erfc, of which the compiler makes sixty instructions.
+  `jax.nn.gelu(approximate=False)` gives the same values through erfc, which the compiler expands
+  into about sixty instructions.
   """
   y = x.astype(jnp.float32)
   return (0.5 * y * (1 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)

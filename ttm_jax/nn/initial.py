@@ -1,8 +1,8 @@
-"""Drawing the first values of a network's parameters, those of one kind all at once.
+"""Initialize the parameters of a network with one random draw per shape and distribution.
 
-A network of hundreds of small layers draws as many times. Each draw is a loop of its own in the
-compiled program, and compiling them takes longer than many steps of training. Parameters of one
-shape and distribution are therefore drawn by one loop. The values are the same either way.
+A network of hundreds of small layers makes as many random draws. Each draw is a separate loop in
+the compiled program, and compiling these loops takes longer than many training steps. One loop
+therefore draws all parameters of equal shape and distribution. The values do not depend on this.
 """
 
 import contextlib
@@ -17,14 +17,19 @@ from flax import nnx
 Array = jax.Array
 Initializer = Callable[..., Array]
 
-# (initialiser, shape, dtype) -> the stand-ins for parameters not yet drawn, with their numbers.
+# (initializer, shape, dtype) -> the placeholders of parameters not drawn yet, with their key
+# indices.
 Waiting = dict[tuple[Initializer, tuple[int, ...], Any], list[tuple[jax.ShapeDtypeStruct, int]]]
 
 _waiting: ContextVar[Waiting | None] = ContextVar('waiting', default=None)
 
 
 def initializer(draw: Initializer) -> Initializer:
-  """An initialiser (key, shape, dtype) that can wait for others of its kind."""
+  """Return an initializer (key, shape, dtype) whose draw `draw_together` can postpone.
+
+  Inside `draw_together` it returns a `jax.ShapeDtypeStruct` placeholder. Elsewhere it calls `draw`
+  at once.
+  """
 
   def init(key, shape, dtype=jnp.float32):
     waiting = _waiting.get()
@@ -38,7 +43,7 @@ def initializer(draw: Initializer) -> Initializer:
 
 
 class _Numbers:
-  """In place of `nnx.Rngs`: hands out the number of each key, of which all are made at once."""
+  """Replaces `nnx.Rngs`: returns the index of each key. `draw_together` makes all keys at once."""
 
   def __init__(self):
     self._next = 0
@@ -49,12 +54,12 @@ class _Numbers:
 
 
 def draw_together(build: Callable[..., nnx.Module], rngs: nnx.Rngs) -> nnx.Module:
-  """build(rngs=...), in a program that is quickly compiled.
+  """Return build(rngs=...) with its random parameters drawn in few, fast-compiling loops.
 
   Args:
-    build: makes a network without transformations of its own (no `nnx.vmap`); all its random
-      values come from `initializer`s, and none is looked at while it is built.
-    rngs: the n-th parameter that is drawn has the key fold_in(rngs.params(), n).
+    build: makes the network. It must not use transformations such as `nnx.vmap`. All its random
+      values must come from `initializer`s, and it must not read them.
+    rngs: the n-th drawn parameter uses the key fold_in(rngs.params(), n).
   """
   with _collecting() as waiting:
     model = build(rngs=_Numbers())
@@ -66,7 +71,7 @@ def draw_together(build: Callable[..., nnx.Module], rngs: nnx.Rngs) -> nnx.Modul
     drawn = jax.vmap(lambda key, d=draw, s=shape, t=dtype: d(key, s, t))(keys)
     values |= {id(stand_in): drawn[i] for i, stand_in in enumerate(stand_ins)}
   graphdef, state = nnx.split(model)
-  # A parameter and its copies hold the same stand-in.
+  # A parameter and its copies hold the same placeholder.
   state = jax.tree.map(lambda x: values.get(id(x), x), state)
   return nnx.merge(graphdef, state)
 

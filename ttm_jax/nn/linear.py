@@ -1,6 +1,6 @@
-"""Linear layers, and matrix products whose weight gradients are fast or exact.
+"""Linear layers, and matrix products with fast or exact weight gradients.
 
-Parameters are float32; a product runs in the compute dtype of its layer.
+Parameters are float32. A product runs in the compute dtype of its layer.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ Array = jax.Array
 
 normal_init = initializer(nnx.initializers.normal(0.02))
 zeros_init = nnx.initializers.zeros_init()
-# Uniform within 1 / sqrt(inputs), PyTorch's default.
+# Uniform in +-1 / sqrt(fan_in), PyTorch's default.
 uniform_init = initializer(nnx.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform'))
 
 
 class Linear(nnx.Module):
-  """y = x W (+ b) on the last axis.
+  """y = x W (+ b) over the last axis.
 
   Attributes:
     kernel: float32 [in, out].
@@ -38,6 +38,7 @@ class Linear(nnx.Module):
     self.dtype = dtype
 
   def __call__(self, x: Array) -> Array:
+    """Map x [..., in] to [..., out] in `dtype`."""
     y = matmul(x.astype(self.dtype), self.kernel[...])
     return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
@@ -46,8 +47,8 @@ def with_cast_kernels(module: nnx.Module) -> nnx.Module:
   """Return a copy of a module whose Linear kernels are cast to their compute dtype.
 
   Use it before a loop over layers. Otherwise every iteration casts its kernels, the backward pass
-  casts them again, and the gradients of all layers are held in float32. Under `exact_gradients`
-  the module is returned as it is.
+  casts them again, and the gradients of all layers are stored in float32. Under `exact_gradients`
+  it returns the module unchanged.
   """
   if _exact_gradients.get():
     return module
@@ -61,9 +62,9 @@ def with_cast_kernels(module: nnx.Module) -> nnx.Module:
 def matmul(x: Array, w: Array) -> Array:
   """Return x [..., in] times w [in, out], in the dtype of x.
 
-  Leading axes are flattened first: the gradient of w is then one plain matrix product, which the
-  CPU backend runs 2.6 times faster. A sharded sequence keeps its axes, since a merged axis cannot
-  carry both shardings.
+  The leading axes are flattened first. The gradient of w is then one plain matrix product, which
+  the CPU backend runs 2.6 times faster. A sharded sequence keeps its axes, since a merged axis
+  cannot carry both shardings.
   """
   exact = _exact_gradients.get()
 
@@ -81,7 +82,7 @@ _exact_gradients = contextvars.ContextVar('exact_gradients', default=False)
 
 @contextlib.contextmanager
 def exact_gradients(exact: bool = True) -> Iterator[None]:
-  """Within this context, do not round weight gradients to the compute dtype before their sum.
+  """Within this context, do not round weight gradients to the compute dtype before the all-reduce.
 
   Gradients are then summed over devices and microbatches in float32, at twice the bytes. Otherwise
   each device rounds its own gradient, and the sum runs in the compute dtype.

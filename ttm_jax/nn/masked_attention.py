@@ -1,9 +1,9 @@
 """The two masked layers of Through-The-Mask, shared by all backbones (paper, section 3.3).
 
 Masked self-attention (eq. 3): a token attends to the tokens of its own object, over all frames.
-Masked cross-attention (eq. 1-2): a token attends to the prompts of the objects at its location; a
-token without objects passes unchanged. Both are residual, with parameters of their own and a gate
-that is 0 at the start, so that a pre-trained network keeps its function.
+Masked cross-attention (eq. 1-2): a token attends to the prompts of the objects at its location. A
+token without objects passes unchanged. Both layers are residual, with their own parameters and a
+gate initialized to 0. A pretrained network therefore computes the same function at the start.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,10 @@ class ObjectMasks:
   """The object sets of the tokens on one grid, and the projected object prompts.
 
   Attributes:
-    order: int32 [B, N], the order by (owner, object set) in which the tokens lie, see `sort`.
-    self_mask: token to tokens of the object that owns it.
-    prompts: [B, M, d], the prompts of all objects, one after the other.
-    prompt_mask: token to the prompts of all objects at its location.
+    order: int32 [B, N], the permutation that sorts the tokens by (owner, object set), see `sort`.
+    self_mask: each token to the tokens of the object that owns it, in this order.
+    prompts: [B, M, d], the prompts of all objects, concatenated.
+    prompt_mask: each token to the prompts of all objects at its location.
   """
 
   order: Array
@@ -41,7 +41,7 @@ class MaskedLayer(nnx.Module):
   Attributes:
     norm: a norm without time modulation.
     attention: called as (x, context, mask).
-    gate: float32 [], 0 at the start.
+    gate: float32 [], initialized to 0.
   """
 
   def __init__(self, norm: Callable, attention: nnx.Module):
@@ -52,20 +52,40 @@ class MaskedLayer(nnx.Module):
   def __call__(
     self, h: Array, context: Array | None = None, mask: AttentionMask | None = None
   ) -> Array:
-    """h [B, N, d], context [B, M, D] (default h) -> [B, N, d]."""
+    """Map h [B, N, d] to [B, N, d]; context is [B, M, D], or h if None."""
     y = self.attention(self.norm(h), context, mask)
     return h + (jnp.tanh(self.gate[...]) * y.astype(jnp.float32)).astype(h.dtype)
 
 
 def masked_self_attention(layer: MaskedLayer, h: Array, objects: ObjectMasks | None) -> Array:
-  """Self-attention within each object; among all tokens without object masks (TI2V baseline)."""
+  """Apply self-attention within each object, or among all tokens if objects is None (TI2V).
+
+  Args:
+    layer: the masked layer.
+    h: [B, N, d], in the order of `objects.order`.
+    objects: object sets; None for the TI2V baseline.
+
+  Returns:
+    [B, N, d].
+  """
   return layer(h) if objects is None else layer(h, None, objects.self_mask)
 
 
 def masked_cross_attention(
   layer: MaskedLayer, h: Array, objects: ObjectMasks | None, text: Array, text_mask: AttentionMask
 ) -> Array:
-  """Cross-attention to the prompts at each token; to the caption without object masks (TI2V)."""
+  """Apply cross-attention to the prompts at each token, or to the caption if objects is None.
+
+  Args:
+    layer: the masked layer.
+    h: [B, N, d].
+    objects: object sets and prompts; None for the TI2V baseline.
+    text: [B, M, d], the projected caption.
+    text_mask: which tokens may attend to which caption tokens.
+
+  Returns:
+    [B, N, d].
+  """
   if objects is None:
     return layer(h, text, text_mask)
   return layer(h, objects.prompts, objects.prompt_mask)

@@ -1,8 +1,9 @@
-"""Norms and residuals whose factors belong to a layer or a sample, with gradients of their own.
+"""RMSNorm and gated residual with custom VJPs, for factors per layer or per sample.
 
-Of such a factor the gradient is a sum over tokens. Left to itself the compiler for GPUs fuses it
-with what is written for each token, into a kernel that takes twice as long as two would; and a norm
-that is modulated it sums twice. Here it is one sum for each array, on GPUs a kernel of its own.
+The gradient of such a factor is a sum over tokens. By default, XLA for GPUs fuses this sum with the
+elementwise output for each token. The fused kernel takes twice as long as two separate kernels. For
+a modulated norm, XLA also computes the sum twice. The VJPs here compute one sum per array, and on
+GPUs run it in a separate kernel.
 """
 
 import functools
@@ -17,11 +18,12 @@ Array = jax.Array
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def rms_norm(x: Array, factor: Array, shift: Array, eps: float) -> Array:
-  """x / rms(x) * factor + shift over the last axis, in float32.
+  """Return x / rms(x) * factor + shift over the last axis; computed in float32, in the dtype of x.
 
   Args:
     x: [..., d].
-    factor: float32 [d], or one axis of size 1 for each that the sum goes over, as in [B, 1, d].
+    factor: float32 [d], or of the rank of x with size 1 on each axis that shares it, as in [B, 1,
+      d].
     shift: float32, of such a shape or [].
     eps: added to the mean square.
   """
@@ -38,7 +40,7 @@ def _norm_backward(eps: float, saved: tuple, dy: Array) -> tuple[Array, Array, A
   normed, scale = _normed(x, eps)
   inner = dy.astype(jnp.float32) * factor
   dx = scale * (inner - normed * jnp.mean(inner * normed, -1, keepdims=True))
-  if x.ndim == 3:  # Over heads the rows are short, and a sum costs its kernel nothing.
+  if x.ndim == 3:  # Rows over a single head are short, so the fused sum costs nothing.
     apart, dy, scale = _apart(x, dy, scale)
     normed = apart.astype(jnp.float32) * scale
   dy = dy.astype(jnp.float32)
@@ -52,12 +54,12 @@ def _normed(x: Array, eps: float) -> tuple[Array, Array]:
 
 
 def _apart(*arrays: Array) -> tuple[Array, ...]:
-  """For a sum that shall not share a kernel; to compilers for TPUs and CPUs it is all the same."""
+  """Keep XLA for GPUs from fusing a sum over these arrays; a no-op on TPUs and CPUs."""
   return jax.lax.optimization_barrier(arrays) if platform() == 'gpu' else arrays
 
 
 def _sum(gradient: Array, like: Array) -> Array:
-  """Summed over the axes along which an array was broadcast."""
+  """Sum a gradient over the axes along which `like` was broadcast."""
   shape = (1,) * (gradient.ndim - like.ndim) + like.shape
   return gradient.sum([i for i, size in enumerate(shape) if size == 1]).reshape(like.shape)
 
@@ -67,7 +69,13 @@ rms_norm.defvjp(_norm_forward, _norm_backward)
 
 @jax.custom_vjp
 def gated_residual(h: Array, y: Array, gate: Array) -> Array:
-  """The residual h + gate y, in float32; h and y [B, N, d], gate float32 [B, 1, d]."""
+  """Return h + gate * y in the dtype of h; computed in float32.
+
+  Args:
+    h: [B, N, d].
+    y: [B, N, d].
+    gate: float32 [B, 1, d].
+  """
   return (h.astype(jnp.float32) + gate * y.astype(jnp.float32)).astype(h.dtype)
 
 

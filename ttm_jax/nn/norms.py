@@ -10,14 +10,14 @@ Array = jax.Array
 
 
 class RMSNorm(nnx.Module):
-  """x / rms(x) * scale over the last axis, in float32 (eps 1e-5 as in LLaMa 3)."""
+  """x / rms(x) * scale over the last axis, in float32 (eps 1e-5 as in Llama 3)."""
 
   def __init__(self, d: int, eps: float = 1e-5):
     self.scale = nnx.Param(jnp.ones((d,), jnp.float32))
     self.eps = eps
 
   def __call__(self, x: Array) -> Array:
-    """x [..., d] -> [..., d]."""
+    """Normalize x [..., d]."""
     return rms_norm(x, self.scale[...], jnp.zeros(()), self.eps)
 
   def modulated(self, x: Array, shift: Array, scale: Array) -> Array:
@@ -26,13 +26,14 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-  """Normalize the last axis, with scale and bias (eps 1e-5)."""
+  """Normalize the last axis, with scale and bias (eps 1e-5), in float32."""
 
   def __init__(self, d: int):
     self.scale = nnx.Param(jnp.ones((d,), jnp.float32))
     self.bias = nnx.Param(jnp.zeros((d,), jnp.float32))
 
   def __call__(self, x: Array) -> Array:
+    """Normalize x [..., d]."""
     y = x.astype(jnp.float32)
     y = y - y.mean(-1, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + 1e-5)
@@ -40,10 +41,12 @@ class LayerNorm(nnx.Module):
 
 
 class GroupNorm(nnx.Module):
-  """Normalize groups of neighboring channels.
+  """Normalize groups of neighboring channels, in float32.
 
   Attributes:
-    clip: take the statistics over all frames of a clip, not over each frame.
+    groups: number of groups; it must divide the channels.
+    eps: added to the variance.
+    clip: take the statistics over all frames of a clip instead of each frame.
   """
 
   def __init__(self, channels: int, groups: int, *, eps: float, clip: bool = False):
@@ -52,11 +55,12 @@ class GroupNorm(nnx.Module):
     self.groups, self.eps, self.clip = groups, eps, clip
 
   def __call__(self, x: Array) -> Array:
+    """Normalize x [B, T, H, W, C]."""
     count = x.shape[0] if self.clip else x.shape[0] * x.shape[1]
     rows = x.astype(jnp.float32).reshape(count, -1, x.shape[-1])
 
     def mean(values):
-      # Over the pixels first: reductions of a five-dimensional view are slower on CPU.
+      # Reduce over the pixels first: reductions of a five-dimensional view are slower on CPUs.
       of_groups = values.mean(1).reshape(count, self.groups, -1).mean(-1)
       return jnp.repeat(of_groups, x.shape[-1] // self.groups, -1)[:, None]
 

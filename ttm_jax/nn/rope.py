@@ -12,10 +12,10 @@ Array = jax.Array
 
 @flax.struct.dataclass
 class Rotation:
-  """The angle of each pair of channels at each token, as its cosine and sine.
+  """The cosine and sine of the rotation angle of each channel pair at each token.
 
   Attributes:
-    cos, sin: float32 [N, D / 2] or [B, N, D / 2], with D the channels of a head.
+    cos, sin: float32 [N, D / 2] or [B, N, D / 2], where D is the head dimension.
   """
 
   cos: Array
@@ -29,12 +29,12 @@ def grid_rotation(
 
   Args:
     grid: tokens (t, h, w).
-    channels: how many channels of a head turn with t, h and w; even numbers.
-    theta: base of the frequencies; pair i of n channels turns by theta^(-2 i / n) a token.
+    channels: number of channels of a head rotated by t, by h and by w; even numbers.
+    theta: base of the frequencies; pair i of n channels rotates by theta^(-2 i / n) per token.
   """
   tables = []
   for axis, (size, n) in enumerate(zip(grid, channels, strict=True)):
-    # In float64: the angles of long videos lose digits in float32.
+    # In float64, because the angles of long videos lose digits in float32.
     angles = np.arange(size)[:, None] * theta ** (-np.arange(0, n, 2) / n)
     shape = [1, 1, 1, n // 2]
     shape[axis] = size
@@ -46,7 +46,7 @@ def grid_rotation(
 
 
 def rotate(x: Array, rotation: Rotation) -> Array:
-  """Turn each pair of neighboring channels (2 i, 2 i + 1) of x [B, N, H, D] by its angle."""
+  """Rotate each pair of neighboring channels (2 i, 2 i + 1) of x [B, N, H, D] by its angle."""
   cos, sin = (a[..., None, :] for a in (rotation.cos, rotation.sin))
   even, odd = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
   turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], -1)

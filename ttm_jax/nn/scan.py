@@ -1,4 +1,4 @@
-"""Equal blocks as one stacked block: created by vmap, applied by scan."""
+"""Identical blocks as one stacked block: created by vmap, applied by scan."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ Array = jax.Array
 
 
 def stack(block: Callable[..., nnx.Module], count: int, config: Any, rngs: nnx.Rngs):
-  """`count` blocks made by block(config, rngs), their parameters stacked; None for none."""
+  """Return `count` blocks made by block(config, rngs) with stacked parameters, or None for 0."""
   if not count:
     return None
 
@@ -30,11 +30,17 @@ def stack(block: Callable[..., nnx.Module], count: int, config: Any, rngs: nnx.R
 def scan_blocks(
   blocks: nnx.Module | None, h: Array, context: Any, remat: str, unroll: int = 1
 ) -> Array:
-  """Applies stacked blocks one after the other: h <- block(h, context).
+  """Apply stacked blocks in order: h <- block(h, context).
 
   Args:
-    remat: a name of `remat.POLICIES`: what is kept of a block for the backward pass.
-    unroll: how many blocks one trip of the loop holds.
+    blocks: the result of `stack`; None returns h unchanged.
+    h: [B, N, d].
+    context: a tree of arrays that every block receives.
+    remat: a name of `rematerialization.POLICIES`: what the forward pass saves of each block.
+    unroll: number of blocks per loop iteration.
+
+  Raises:
+    ValueError: if `remat` is unknown.
   """
   if blocks is None:
     return h
@@ -46,9 +52,9 @@ def scan_blocks(
     return nnx.merge(graphdef, layer)(h, context)
 
   if remat != 'none':
-    # Forward and backward pass are two loops, between which XLA finds nothing in common. Where all
-    # blocks are one trip there is no loop, and it must be kept from taking the recomputed blocks
-    # for the first ones.
+    # The forward and backward passes are separate loops, so XLA cannot eliminate the recomputation
+    # as a common subexpression. If one iteration holds all blocks, there is no loop, and
+    # `prevent_cse` must keep XLA from merging the recomputed blocks with the original ones.
     depth = jax.tree.leaves(state)[0].shape[0]
     policy = POLICIES[remat]
     apply = jax.checkpoint(apply, policy=policy, prevent_cse=unroll >= depth)

@@ -14,8 +14,8 @@ Array = jax.Array
 class TimeEmbedding(nnx.Module):
   """Sinusoid -> Linear -> SiLU -> Linear, in float32.
 
-  The sinusoid is [cos, sin] of t * 10000^(-2 i / width), t in 0..1000 (as in Movie Gen, Wan and
-  Stable Diffusion).
+  The sinusoid is [cos, sin] of t * 10000^(-2 i / width), with t in 0..1000 (as in Movie Gen, Wan
+  and Stable Diffusion).
   """
 
   def __init__(self, d: int, *, rngs: nnx.Rngs, width: int = 256):
@@ -24,7 +24,7 @@ class TimeEmbedding(nnx.Module):
     self.width = width
 
   def __call__(self, t: Array) -> Array:
-    """float32 [B] -> float32 [B, d]."""
+    """Map t, float32 [B], to float32 [B, d]."""
     half = self.width // 2
     frequencies = jnp.exp(-math.log(10_000) * jnp.arange(half, dtype=jnp.float32) / half)
     angles = t[:, None] * frequencies

@@ -1,4 +1,4 @@
-"""What the backward pass keeps of a layer, and what it computes again."""
+"""Rematerialization policies: which values of a layer are saved for the backward pass."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from ttm_jax.errors import nearest
 
 Array = jax.Array
 
-# The name of what a layer is given: all that is kept of it where the layer is recomputed.
+# Checkpoint name of the input of a layer, which is all that is saved if the layer is recomputed.
 INPUT = 'layer_input'
-# The name of what attention has computed, as far as its backward pass asks for it.
+# Checkpoint name of the attention results that its backward pass needs.
 ATTENDED = 'attended'
-# cuDNN's attention, whose results bear no name.
+# The primitive of cuDNN's attention, whose results have no checkpoint name.
 _CUDNN = 'dot_product_attention_fwd_wrapper'
 
 
 def _products(primitive: Any, *args: Any, **params: Any) -> Any:
-  """Keeps products with weights, and what attention has computed, which is products too."""
+  """Save products with weights and the results of attention, which are also products."""
   policies = jax.checkpoint_policies
   products = policies.save_from_both_policies(
     policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(ATTENDED)
@@ -27,7 +27,7 @@ def _products(primitive: Any, *args: Any, **params: Any) -> Any:
   return primitive.name == _CUDNN or products(primitive, *args, **params)
 
 
-# From the fastest to the smallest.
+# From the fastest to the one with the least device memory.
 POLICIES: dict[str, Any] = {
   'none': jax.checkpoint_policies.everything_saveable,
   'dots': _products,
@@ -42,18 +42,19 @@ POLICIES: dict[str, Any] = {
 
 
 def check(name: str) -> None:
-  """Raises ValueError for a name that is not in `POLICIES`."""
+  """Raise ValueError if the name is not in `POLICIES`."""
   if name not in POLICIES:
     raise ValueError(f'remat {name!r} must be one of {list(POLICIES)}{nearest(name, POLICIES)}')
 
 
 def apply(remat: str, layer: nnx.Module, h: Array, *known: Any) -> Array:
-  """layer(h, *known), of which the backward pass keeps what the policy says.
+  """Return layer(h, *known), rematerialized in the backward pass by a policy.
 
   Args:
     remat: a name of `POLICIES`.
-    layer: a module that changes nothing when it is called.
-    known: trees of arrays.
+    layer: a module whose call changes no state.
+    h: the input of the layer.
+    known: further arguments, trees of arrays.
   """
   if remat == 'none':
     return layer(h, *known)

@@ -1,6 +1,7 @@
-"""The transformer as PyTorch has it (`ttm_jax.pytorch.dit`), and ours.
+"""Conversion of the DiT to and from its PyTorch implementation (`ttm_jax.pytorch.dit`).
 
-Ours are stacked layers, [layers, in, out]; there each layer has tensors of its own, [out, in].
+In JAX, kernels are [in, out], stacked over the layers. In PyTorch, each layer has its own tensors,
+and kernels are [out, in].
 """
 
 import dataclasses
@@ -18,7 +19,8 @@ from ttm_jax.pretrained.weights import Weights
 from ttm_jax.text.encoders import TextEncoderSpec
 from ttm_jax.text.from_config import encoders
 
-# Our paths to the names there: each pattern is replaced where it occurs, in this order.
+# Regular expressions from JAX parameter paths to PyTorch names, applied in this order; '@' is the
+# layer index.
 NAMES = (
   (r'^((masked_)?blocks)\.', r'\1.@.'),
   (r'^(masked_blocks\.@\.masked_\w+)\.gate$', r'\1.alpha'),
@@ -26,15 +28,15 @@ NAMES = (
 )
 
 
-# What of our configuration is a matter of training, and not known there.
+# Fields that matter only in training; the PyTorch configuration does not have them.
 TRAINING = ('dtype', 'remat', 'unroll')
 
-# In diffusers, a model's modules and the entries of its configuration must not share a name.
+# In diffusers, a module and a configuration entry of a model must not have the same name.
 RENAMED = {'masked_blocks': 'num_masked_blocks'}
 
 
 def config_to_torch(config: DiTConfig, texts: Mapping[str, TextEncoderSpec]) -> dict[str, Any]:
-  """What `TTMTransformer` is made with, and has in its `config.json`."""
+  """Return the constructor arguments of `TTMTransformer`, the content of its `config.json`."""
   named = [{'name': name, **dataclasses.asdict(e)} for name, e in texts.items()]
   fields = dataclasses.asdict(config)
   kept = {RENAMED.get(k, k): v for k, v in fields.items() if k not in TRAINING}
@@ -42,10 +44,10 @@ def config_to_torch(config: DiTConfig, texts: Mapping[str, TextEncoderSpec]) -> 
 
 
 def config_from_torch(weights: Weights) -> tuple[DiTConfig, dict[str, TextEncoderSpec]]:
-  """The inverse; what is a matter of training is as by default.
+  """Return the model config and text encoders of exported weights, with default training fields.
 
   Raises:
-    InputError: naming a field that is missing, of another kind, or not known.
+    InputError: if a field is missing, has the wrong type, or is unknown; the message names it.
   """
   fields = [f.name for f in dataclasses.fields(DiTConfig) if f.name not in TRAINING]
   names = {name: RENAMED.get(name, name) for name in fields}
@@ -55,15 +57,15 @@ def config_from_torch(weights: Weights) -> tuple[DiTConfig, dict[str, TextEncode
 
 
 def table(params: Mapping[str, Any]) -> list[Entry]:
-  """The name table of a transformer.
+  """Return the name table of a transformer.
 
   Args:
-    params: its nested dict of parameters, or of their shapes (`jax.ShapeDtypeStruct`).
+    params: nested dict of its parameters, or of their shapes (`jax.ShapeDtypeStruct`).
   """
   entries = []
   for path, leaf in jax.tree.leaves_with_path(params):
     keys = tuple(key.key for key in path)
-    # A name there is parted by dots, so that a text encoder's cannot have any.
+    # PyTorch separates names by dots, so the name of a text encoder cannot contain any.
     theirs = '.'.join(str(key).replace('.', '_') for key in keys)
     for pattern, name in NAMES:
       theirs = re.sub(pattern, name, theirs)
@@ -75,22 +77,23 @@ def table(params: Mapping[str, Any]) -> list[Entry]:
 
 
 def to_torch(params: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-  """The tensors there with their names, contiguous, one at a time; see `iterate_tensors`.
+  """Yield the names and tensors for PyTorch, contiguous, one at a time; see `iterate_tensors`.
 
   Args:
-    params: nested dict of arrays, as `nnx.to_pure_dict` gives it, or of what has a `shape` and
-      becomes an array when NumPy asks.
+    params: nested dict of arrays, as `nnx.to_pure_dict` returns it. Lazy arrays are allowed: they
+      need a `shape` and conversion by NumPy.
   """
   return iterate_tensors(table(params), params)
 
 
 def from_torch(weights: Weights, like: Mapping[str, Any]) -> dict[str, Any]:
-  """Our parameters from the tensors there.
+  """Return the JAX parameters from PyTorch tensors.
 
   Args:
-    like: nested dict of the shapes of our parameters.
+    weights: the PyTorch tensors.
+    like: nested dict of the shapes of the JAX parameters.
 
   Raises:
-    InputError: naming a tensor that is missing, of another shape, or without a place.
+    InputError: if a tensor is missing, has the wrong shape, or is unexpected; the message names it.
   """
   return import_parameters(table(like), weights)

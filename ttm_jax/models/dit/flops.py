@@ -1,14 +1,16 @@
-"""Floating-point operations of the transformer."""
+"""Floating-point operations of the DiT."""
 
 from ttm_jax.models.dit.model import DiTConfig
 
 
 def forward_flops(config: DiTConfig, tokens: int, text: int, prompts: int, allowed: float) -> float:
-  """Floating-point operations of one forward pass of one sample, matrix products only.
+  """Return the floating-point operations of one forward pass of one sample (matrix products only).
 
   Args:
-    tokens: N of the video.
-    text: tokens of the caption; prompts: tokens of all object prompts.
+    config: sizes of the transformer.
+    tokens: N, the tokens of the video.
+    text: number of caption tokens.
+    prompts: number of tokens of all object prompts.
     allowed: share of the N x N pairs that masked self-attention computes, 0 to 1.
   """
   d, f = config.width, config.ffn

@@ -1,8 +1,8 @@
 """The Movie Gen-style diffusion transformer (paper, section 10; Movie Gen, section 3.1.3).
 
-A LLaMa-3 block (RMSNorm, SwiGLU, no biases, full attention) with cross-attention to the text and
-adaptive modulation by the time. Its first `masked_blocks` blocks carry the two extra layers of
-Through-The-Mask. Layers are scanned: first the masked blocks, then the rest.
+A block is a Llama 3 block (RMSNorm, SwiGLU, no biases, full attention) with cross-attention to the
+text and adaptive modulation by the diffusion time. The first `masked_blocks` blocks have the two
+extra layers of Through-The-Mask. Layers are scanned: first the masked blocks, then the rest.
 """
 
 import dataclasses
@@ -40,19 +40,23 @@ class DiTConfig:
   """Sizes of the transformer; the defaults are the 4B model.
 
   Attributes:
-    width, layers, heads, ffn: d, L, heads and hidden width of the feed-forward.
-    masked_blocks: K, how many of the first blocks carry the extra layers.
-    masked_self, masked_cross: whether these blocks have each of the two (ablations).
-    channels: C of the latents that are generated.
-    visual_channels: channels of the visual condition; their input weights start at zero.
-    grid: the largest latent video (T', H', W') that the position tables can place.
-    patch: latents a token covers along (height, width).
-    qk_norm: RMSNorm on queries and keys.
+    width, layers, heads, ffn: d, number of layers, number of heads, and hidden width of the
+      feed-forward network.
+    masked_blocks: K, the number of leading blocks with the extra layers.
+    masked_self, masked_cross: whether these blocks have each of the two layers (ablations).
+    channels: C of the generated latents.
+    visual_channels: channels of the visual condition; their input weights are initialized to zero.
+    grid: the largest latent video (T', H', W') that the position tables cover.
+    patch: latents per token along (height, width).
+    qk_norm: whether queries and keys have an RMSNorm.
     dtype: compute dtype, 'bfloat16' or 'float32'.
     remat: what the backward pass recomputes of each block: 'none', 'dots' (all but matrix products
-      and attention), 'full', or 'offload' (all, and what enters the blocks waits in the host's
-      memory).
-    unroll: blocks one trip of the layer loop holds; CPUs like all, accelerators compile 1 fastest.
+      and attention), 'full', or 'offload' (all; block inputs are offloaded to host memory).
+    unroll: blocks per iteration of the layer loop. CPUs run fastest with all blocks; accelerators
+      compile fastest with 1.
+
+  Raises:
+    ValueError: if a field is out of range.
   """
 
   width: int = 2560
@@ -87,14 +91,14 @@ class DiTConfig:
 
 @flax.struct.dataclass
 class BlockInputs:
-  """What every block receives besides its tokens.
+  """The inputs of every block besides its tokens.
 
   Attributes:
     positions: float32 [N, d] or [B, N, d], position embedding added to the input of every block.
     modulation: float32 [B, 6, d], projection of the time embedding.
     text: [B, M, d], the projected caption.
     text_mask: which of the N tokens may attend to which of the M text tokens.
-    objects: masks and prompts of the masked layers; None makes these layers plain attention.
+    objects: masks and prompts of the masked layers; if None, these layers are dense attention.
   """
 
   positions: Array
@@ -105,11 +109,11 @@ class BlockInputs:
 
 
 class Block(nnx.Module):
-  """Self-attention, cross-attention, feed-forward; the first K blocks have two masked layers more.
+  """Self-attention, cross-attention and feed-forward; `MaskedBlock` adds the two masked layers.
 
-  Modulation follows PixArt: one projection of the time shared by all blocks, plus a learned table
-  of each block, in the order shift, scale, gate of the self-attention, then of the feed-forward.
-  Cross-attention is normalized but not modulated.
+  Modulation follows PixArt: one projection of the time embedding, shared by all blocks, plus a
+  learned table per block. The six rows are shift, scale and gate of the self-attention, then of the
+  feed-forward. Cross-attention is normalized but not modulated.
   """
 
   masked_attn: MaskedLayer | None = None
@@ -117,7 +121,7 @@ class Block(nnx.Module):
 
   def __init__(self, config: DiTConfig, rngs: nnx.Rngs):
     d, dtype = config.width, jnp.dtype(config.dtype)
-    # Gates start at 1: with gates of 0 the network takes long to begin to learn.
+    # Gates start at 1, because with gates of 0 the loss decreases only after many steps.
     open_gates = jnp.array([0.0, 0.0, 1.0, 0.0, 0.0, 1.0])[:, None]
     self.table = nnx.Param(normal_init(rngs.params(), (6, d), jnp.float32) + open_gates)
 
@@ -131,7 +135,7 @@ class Block(nnx.Module):
     self.norm3, self.ffn = RMSNorm(d), SwiGLU(d, config.ffn, rngs=rngs, dtype=dtype)
 
   def __call__(self, h: Array, inputs: BlockInputs) -> Array:
-    """h [B, N, d] -> [B, N, d]."""
+    """Map h [B, N, d] to [B, N, d]."""
     modulation = jnp.moveaxis(inputs.modulation + self.table[...], 1, 0)[:, :, None]
     shift1, scale1, gate1, shift3, scale3, gate3 = modulation
 
@@ -150,7 +154,8 @@ class Block(nnx.Module):
 class MaskedBlock(Block):
   """A block with masked self-attention and masked cross-attention (paper, section 3.3).
 
-  Each masked layer starts as a copy of its plain sibling behind a gate of 0.
+  Each masked layer is initialized as a copy of the corresponding unmasked attention, behind a gate
+  of 0.
   """
 
   def __init__(self, config: DiTConfig, rngs: nnx.Rngs):
@@ -189,19 +194,19 @@ class DiT(nnx.Module):
     self.head = Linear(d, area * config.channels, rngs=rngs, bias=True, init=zeros_init)
 
   def __call__(self, x_t: Array, t: Array, condition: Condition) -> Array:
-    """Predicts at one time.
+    """Predict at one diffusion time.
 
     Args:
       x_t: noisy latents, float32 [B, T', H', W', C].
-      t: time as the network takes it, float32 [B]: 1000 at noise, 0 at data.
-      condition: see `Condition`; `visual` must be there iff the model has visual channels, with
-        one entry of `places` where objects are given.
+      t: diffusion time, float32 [B]: 1000 at noise, 0 at data.
+      condition: see `Condition`. `visual` must be given iff the model has visual channels. If
+        objects are given, `places` has one entry.
 
     Returns:
-      float32, like x_t.
+      float32, the shape of x_t.
 
     Raises:
-      ValueError: where shapes do not fit the configuration.
+      ValueError: if shapes do not match the configuration.
     """
     self._check(x_t, condition)
     _, frames, height, width, _ = x_t.shape
@@ -234,15 +239,18 @@ class DiT(nnx.Module):
     )
 
   def _patches(self, x: Array) -> Array:
+    """Flatten x [B, T', H', W', C] to patches [B, N, p q C]."""
     p, q = self.config.patch
     return rearrange(x, 'b t (h p) (w q) c -> b (t h w) (p q c)', p=p, q=q)
 
   def _positions(self, grid: tuple[int, int, int]) -> Array:
+    """Return the position embedding of a token grid, float32 [N, d]."""
     t, h, w = (self.positions[axis][...][:size] for axis, size in zip('thw', grid, strict=True))
     summed = t[:, None, None] + h[:, None] + w
     return summed.reshape(-1, summed.shape[-1])
 
   def _object_masks(self, condition: Condition) -> ObjectMasks | None:
+    """Return the inputs of the masked layers, in sorted token order, or None without objects."""
     if condition.objects is None or not self.config.masked_blocks:
       return None
     (places,) = condition.objects.places

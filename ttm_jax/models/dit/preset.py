@@ -18,10 +18,10 @@ from ttm_jax.text.encoders import TextEncoderSpec
 
 
 def grids(config: DiTConfig, height: int, width: int) -> tuple[Grid, ...]:
-  """Return the one token grid of latents (H', W').
+  """Return the single token grid of latents (H', W').
 
   Raises:
-    InputError: the latents do not divide into tokens.
+    InputError: if the latents do not divide into tokens.
   """
   p, q = config.patch
   if height % p or width % q:
@@ -33,7 +33,7 @@ def grids(config: DiTConfig, height: int, width: int) -> tuple[Grid, ...]:
 
 
 def check_latents(config: DiTConfig, latents: Latents) -> None:
-  """Raise InputError where latents (T', H', W') exceed the position tables."""
+  """Raise InputError if latents (T', H', W') exceed the position tables."""
   if any(a > b for a, b in zip(latents, config.grid, strict=True)):
     raise InputError(
       f'latents of the dataset are {tuple(latents)}: set --config.model.grid to at least that,'
@@ -73,7 +73,7 @@ PRESET = Preset(
   text_prefix='FPS-{fps:g}',  # As in Movie Gen.
   typical=TypicalInput(
     codec=lambda config: TAE(TAEConfig(channels=config.channels), rngs=nnx.Rngs(0)),
-    # Movie Gen's, without the long-prompt MetaCLIP, which was never released.
+    # The encoders of Movie Gen, without the long-prompt MetaCLIP, which was never released.
     encoders={'ul2': TextEncoderSpec(4096, 512, 64), 'byt5': TextEncoderSpec(1472, 128, 32)},
     latents=lambda config: config.grid,
     fps=24,

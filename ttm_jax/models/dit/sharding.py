@@ -1,6 +1,6 @@
-"""Where each parameter of the transformer lies on the mesh."""
+"""Partition specs of the parameters of the DiT."""
 
-# The first pattern that is found in a parameter's path decides. Stacked blocks have a leading layer
+# The first pattern that matches a parameter's path applies. Stacked blocks have a leading layer
 # axis, which no mesh axis splits.
 SHARDING = (
   ('blocks.*(query|key|value|gate|up).kernel', (None, 'fsdp', 'tensor')),

@@ -1,25 +1,26 @@
-"""Start one transformer from the parameters of another."""
+"""Initialize one DiT from the parameters of another."""
 
 import jax
 import jax.numpy as jnp
 
-# Which masked layer begins as a copy of which norm and attention beside it.
+# The norm and attention that each masked layer is initialized from.
 SIBLINGS = {'masked_attn': ('norm1', 'attn'), 'masked_cross_attn': ('norm2', 'cross_attn')}
 
 
 def transfer(source: dict, target: dict) -> dict:
-  """Brings the parameters of one DiT into another that differs in task or masked blocks.
+  """Return the parameters of a DiT, initialized from a DiT with another task or masked blocks.
 
-  The layers of the source are dealt out again between masked blocks and the rest. Parameters that
-  the source lacks, or has for another visual condition, keep their initial value: zero input
-  weights, closed gates. The extra attentions of masked blocks are taken as they are where the
-  networks agree in the number of these blocks, else they copy their siblings.
+  The layers of the source are redistributed between masked blocks and the rest. Parameters that the
+  source lacks, or that belong to another visual condition, keep their initial values: zero input
+  weights, zero gates. If both networks have the same number of masked blocks, the masked layers are
+  copied. Otherwise they are initialized from the unmasked attention of the same block.
 
   Args:
-    source, target: nested dicts of arrays, as `nnx.to_pure_dict` gives them; same width and depth.
+    source: nested dict of arrays, as `nnx.to_pure_dict` returns it.
+    target: the same, of a network of equal width and depth.
 
   Returns:
-    Like target.
+    A nested dict with the structure of target.
   """
   target = jax.tree.map(lambda x: x, target)
   layers = _layers(source)
@@ -36,7 +37,7 @@ def transfer(source: dict, target: dict) -> dict:
 
 
 def _masked_blocks(source: dict, target: dict, plain: dict) -> dict:
-  """Return the masked blocks: plain layers of the source, and masked layers copied or kept."""
+  """Return the masked blocks: unmasked layers from the source; masked layers copied or new."""
   blocks = {**target['masked_blocks'], **plain}
   same_number = _masked_count(source) == _masked_count(target)
   for name, (norm, sibling) in SIBLINGS.items():
@@ -58,7 +59,7 @@ def _masked_count(params: dict) -> int:
 
 
 def _layers(params: dict) -> dict:
-  """Return the plain layers of all blocks, stacked in order."""
+  """Return the unmasked layers of all blocks, stacked in order."""
   parts = []
   if 'masked_blocks' in params:
     parts.append({k: v for k, v in params['masked_blocks'].items() if k not in SIBLINGS})

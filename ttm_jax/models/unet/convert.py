@@ -1,8 +1,8 @@
-"""Our U-Net as PyTorch has it (`ttm_jax.pytorch.unet`): names of diffusers, and the masked layers.
+"""Conversion of the U-Net to and from its PyTorch implementation (`ttm_jax.pytorch.unet`).
 
-What diffusers has is named as in `unet`. Its one input convolution is two of ours, of the noisy
-latents and of the visual condition; and it keeps the sinusoids of the frames, which are no
-parameters of ours.
+Tensors that diffusers has keep the names of `open_weights`; the masked layers are added. PyTorch
+has one input convolution; in JAX, the noisy latents and the visual condition have one each. PyTorch
+also stores the sinusoidal position tables of the frames, which are not parameters in JAX.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from ttm_jax.pretrained.weights import Weights
 from ttm_jax.text.encoders import TextEncoderSpec
 from ttm_jax.text.from_config import encoders
 
-# Our names of what there has another, or none of its own.
+# JAX config fields and their names in the PyTorch configuration.
 FIELDS = {
   'widths': 'block_out_channels',
   'units': 'layers_per_block',
@@ -43,7 +43,7 @@ INPUT, VISUAL = 'conv_in.weight', 'conv_visual.weight'
 
 
 def config_to_torch(config: UNetConfig, texts: Mapping[str, TextEncoderSpec]) -> dict[str, Any]:
-  """What `TTMUNet` is made with, and has in its `config.json`."""
+  """Return the constructor arguments of `TTMUNet`, the content of its `config.json`."""
   levels = len(config.widths) - 1
   return {
     'encoders': [{'name': name, **dataclasses.asdict(e)} for name, e in texts.items()],
@@ -57,10 +57,11 @@ def config_to_torch(config: UNetConfig, texts: Mapping[str, TextEncoderSpec]) ->
 
 
 def config_from_torch(weights: Weights) -> tuple[UNetConfig, dict[str, TextEncoderSpec]]:
-  """The inverse; what is a matter of training is as by default.
+  """Return the model config and text encoders of exported weights, with default training fields.
 
   Raises:
-    InputError: naming a field that is missing, of another kind, or that is not computed here.
+    InputError: if a field is missing, has the wrong type, or has an unsupported value; the message
+      names it.
   """
   folder, values = weights.folder, weights.config
   made = sizes(UNetConfig, folder, values, FIELDS, len(weights.tensors))
@@ -80,7 +81,7 @@ class _Input:
 
 
 def table(params: Mapping[str, Any]) -> list[Entry]:
-  """The name table; the input convolution of the visual condition has a name of its own.
+  """Return the name table; the input convolution of the visual condition has a separate name.
 
   Args:
     params: nested dict of parameters, or of their shapes.
@@ -93,7 +94,12 @@ def table(params: Mapping[str, Any]) -> list[Entry]:
 
 
 def specs(params: Mapping[str, Any], motion_length: int) -> list[tuple[str, tuple[int, ...]]]:
-  """Names and shapes of the tensors there, in the order in which `to_torch` gives them."""
+  """Return names and shapes of the PyTorch tensors, in the order of `to_torch`.
+
+  Args:
+    params: nested dict of parameters, or of their shapes.
+    motion_length: length of the position tables in frames.
+  """
   shapes = {e.theirs[0]: e.tensor_shape() for e in table(params)}
   visual = shapes.pop(VISUAL, None)
   if visual is not None:
@@ -104,10 +110,11 @@ def specs(params: Mapping[str, Any], motion_length: int) -> list[tuple[str, tupl
 
 
 def to_torch(params: Mapping[str, Any], motion_length: int) -> Iterator[tuple[str, np.ndarray]]:
-  """The tensors there with their names, contiguous, one at a time; see `iterate_tensors`.
+  """Yield the names and tensors for PyTorch, contiguous, one at a time; see `iterate_tensors`.
 
   Args:
-    motion_length: the most frames that the motion modules tell apart.
+    params: nested dict of arrays.
+    motion_length: length of the position tables in frames.
   """
   entries = {e.theirs[0]: e for e in table(params)}
   visual = entries.pop(VISUAL, None)
@@ -121,13 +128,14 @@ def to_torch(params: Mapping[str, Any], motion_length: int) -> Iterator[tuple[st
 
 
 def from_torch(weights: Weights, like: Mapping[str, Any]) -> dict[str, Any]:
-  """Our parameters from the tensors there.
+  """Return the JAX parameters from PyTorch tensors.
 
   Args:
-    like: nested dict of the shapes of our parameters.
+    weights: the PyTorch tensors.
+    like: nested dict of the shapes of the JAX parameters.
 
   Raises:
-    InputError: naming a tensor that is missing, of another shape, or without a place.
+    InputError: if a tensor is missing, has the wrong shape, or is unexpected; the message names it.
   """
   entries, tensors = table(like), dict(weights.tensors)
   shapes = {e.theirs[0]: e.tensor_shape() for e in entries}
@@ -137,7 +145,7 @@ def from_torch(weights: Weights, like: Mapping[str, Any]) -> dict[str, Any]:
   sinusoids = _sinusoids(like)
   for name, d in sinusoids.items():
     found = tensors.get(name)
-    # Half precision has 8 bits.
+    # bfloat16 has 8 significant bits.
     if found is None or not np.allclose(found[0], positions(found.shape[1], d), atol=1e-2):
       raise InputError(f'{weights.folder}: {name} is not the sinusoid that belongs there')
   changed = dataclasses.replace(weights, tensors=tensors)
@@ -145,7 +153,7 @@ def from_torch(weights: Weights, like: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sinusoids(params: Mapping[str, Any]) -> dict[str, int]:
-  """The tables of frames there by name, and their widths."""
+  """Return the names and widths of the position tables of the PyTorch U-Net."""
   found = {}
   for path, leaf in jax.tree.leaves_with_path(params):
     name = open_weights.their_name(open_weights.dotted([key.key for key in path]))

@@ -7,11 +7,15 @@ from ttm_jax.models.unet.model import UNetConfig
 def forward_flops(
   config: UNetConfig, grid: tuple[int, int, int], text: int, prompts: int, allowed: float
 ) -> float:
-  """Floating-point operations of one forward pass of one sample: convolutions, matrix products.
+  """Return the floating-point operations of one forward pass of one sample.
+
+  Convolutions and matrix products are counted.
 
   Args:
+    config: sizes of the U-Net.
     grid: (T', H', W') of the latents.
-    text: tokens of the caption; prompts: tokens of all object prompts.
+    text: number of caption tokens.
+    prompts: number of tokens of all object prompts.
     allowed: share of the pairs that masked self-attention computes, 0 to 1.
   """
   frames, height, width = grid

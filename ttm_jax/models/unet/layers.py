@@ -1,9 +1,9 @@
-"""The parts of the U-Net of Stable Diffusion 1.5: convolutions, norms and the transformer block.
+"""The layers of the U-Net of Stable Diffusion 1.5: residual block and spatial transformer.
 
-Activations are [B, T, H, W, C]; each frame goes through by itself, but for the two masked layers.
-Parameters are float32, convolutions and matrix products run in the compute dtype, norms in float32.
-What a from-scratch network begins with follows the original code (CompVis/latent-diffusion): the
-last map of each residual branch is zero.
+Activations are [B, T, H, W, C]. Each frame is processed independently, except in the two masked
+layers. Parameters are float32. Convolutions and matrix products run in the compute dtype, norms in
+float32. Initialization from scratch follows the original code (CompVis/latent-diffusion): the last
+layer of each residual branch is zero.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ Array = jax.Array
 
 
 class ResBlock(nnx.Module):
-  """Two normalised convolutions with the time added in between, beside a shortcut."""
+  """Two normalized convolutions with the time embedding added in between, and a shortcut."""
 
   def __init__(self, d_in: int, d_out: int, d_time: int, groups: int, *, rngs: nnx.Rngs, dtype):
     self.norm1 = GroupNorm(d_in, groups, eps=1e-5)
@@ -44,7 +44,7 @@ class ResBlock(nnx.Module):
     )
 
   def __call__(self, x: Array, time: Array) -> Array:
-    """x [B, T, H, W, d_in], time [B, d_time] -> [B, T, H, W, d_out]."""
+    """Map x [B, T, H, W, d_in] and time [B, d_time] to [B, T, H, W, d_out]."""
     y = self.conv1(jax.nn.silu(self.norm1(x)))
     y = y + self.time(time)[:, None, None, None]
     y = self.conv2(jax.nn.silu(self.norm2(y)))
@@ -53,14 +53,14 @@ class ResBlock(nnx.Module):
 
 @flax.struct.dataclass
 class LevelInputs:
-  """What the transformers at one resolution receive besides their tokens.
+  """The inputs of the transformers at one resolution besides their tokens.
 
   Attributes:
     text: [B, M, d], the projected caption.
     text_mask: which of the T H W tokens may attend to which text tokens.
-    objects: masks and prompts of the masked layers; None makes them plain attention. Where masked
-      self-attention stays within frames, `order` and `self_mask` have a row for each frame,
-      [B T, H W], otherwise a row for each clip.
+    objects: masks and prompts of the masked layers; if None, these layers are dense attention.
+      `order` and `self_mask` have one row per clip, [B, T H W]. If masked self-attention stays
+      within frames, they have one row per frame, [B T, H W].
   """
 
   text: Array
@@ -73,7 +73,7 @@ class MaskedParts:
   """Which masked layers a transformer block has.
 
   Attributes:
-    self_attention, cross_attention: whether it has each of the two.
+    self_attention, cross_attention: whether it has each of the two layers.
     within_frames: whether masked self-attention stays within single frames.
   """
 
@@ -88,9 +88,9 @@ PLAIN = MaskedParts()
 class TransformerBlock(nnx.Module):
   """Self-attention within each frame, cross-attention to the text, feed-forward.
 
-  A masked block has masked self-attention after the first, masked cross-attention after the second.
-  From masked self-attention on, the tokens are sorted by object: the layers that follow are
-  permutation-equivariant.
+  In a masked block, masked self-attention follows the self-attention, and masked cross-attention
+  follows the cross-attention. From masked self-attention on, the tokens are sorted by object; this
+  is correct since the layers that follow are permutation-equivariant.
   """
 
   def __init__(
@@ -120,7 +120,7 @@ class TransformerBlock(nnx.Module):
     self.masked_cross_attn = masked_layer(self.cross_attn) if masked.cross_attention else None
 
   def __call__(self, h: Array, inputs: LevelInputs) -> Array:
-    """h [B, T, N, d] -> [B, T, N, d]."""
+    """Map h [B, T, N, d] to [B, T, N, d], where N = H W."""
     shape = h.shape
     b, t, _, d = shape
     h = h.reshape(b * t, -1, d)
@@ -145,7 +145,7 @@ class TransformerBlock(nnx.Module):
 
 
 class SpatialTransformer(nnx.Module):
-  """A transformer block among the pixels of each frame, as a residual."""
+  """A transformer block over the pixels of each frame, as a residual."""
 
   def __init__(
     self,
@@ -164,6 +164,7 @@ class SpatialTransformer(nnx.Module):
     self.proj_out = Linear(d, d, rngs=rngs, dtype=dtype, bias=True, init=zeros_init)
 
   def __call__(self, x: Array, inputs: LevelInputs) -> Array:
+    """Map x [B, T, H, W, d] to [B, T, H, W, d]."""
     b, t, _, _, d = x.shape
     h = self.proj_in(self.norm(x)).reshape(b, t, -1, d)
     return x + self.proj_out(self.block(h, inputs)).reshape(x.shape)

@@ -1,10 +1,11 @@
 """The U-Net of the paper: Stable Diffusion 1.5 with the motion modules of AnimateDiff v3.
 
-The layout is that of `UNetMotionModel` in diffusers without a motion module in the middle, so that
-open weights fit (see `pretrained.unet`). At every level a unit is a residual block, then, but for
-the deepest level, a transformer among the pixels of each frame, then a motion module along time.
-The first `masked_blocks` transformers of the encoder carry the two extra layers of Through-The-Mask
-(paper, section 3.3); six are all of them.
+The layout is that of `UNetMotionModel` in diffusers without a motion module in the middle block, so
+that open weights can be loaded (see `models.unet.open_weights`). At every level, a unit is a
+residual block, then a transformer over the pixels of each frame, then a motion module over time.
+The deepest level has no transformer. The first `masked_blocks` transformers of the encoder have the
+two extra layers of Through-The-Mask (paper, section 3.3); with the default sizes, six are all of
+them.
 """
 
 import dataclasses
@@ -43,25 +44,30 @@ class UNetConfig:
   """Sizes of the U-Net; the defaults are Stable Diffusion 1.5 with AnimateDiff v3.
 
   Attributes:
-    widths: channels of each level; between levels, height and width halve.
-    units: of each level of the encoder; the decoder has one more.
-    heads: of every attention.
-    groups: of every group norm.
-    text_width: of the text as the transformers read it.
-    masked_blocks: K, how many of the encoder's transformers carry the extra layers, 6 at most.
-    masked_self, masked_cross: whether these have each of the two (ablations).
-    masked_scope: of masked self-attention: 'spatiotemporal' (over all frames, the paper's
-      equations), 'spatial' (within each frame), or 'skip_level0' (over all frames, but not at all
-      at the finest level).
+    widths: channels of each level; height and width are halved between levels.
+    units: units per level of the encoder; the decoder has one more per level.
+    heads: heads of every attention.
+    groups: groups of every group norm.
+    text_width: width of the text embeddings that the transformers read.
+    masked_blocks: K, the number of encoder transformers with the extra layers, from the first on;
+      at most units * (levels - 1), 6 by default.
+    masked_self, masked_cross: whether these transformers have each of the two layers (ablations).
+    masked_scope: scope of masked self-attention: 'spatiotemporal' (over all frames, the paper's
+      equations), 'spatial' (within each frame), or 'skip_level0' (over all frames, but omitted at
+      the finest level).
     motion_norm: what the first norm of a motion module takes its statistics over: the 'clip' (as in
       diffusers) or each 'frame' (as in AnimateDiff's code).
-    motion_length: the most frames that motion modules tell apart.
-    channels: C of the latents that are generated.
-    visual_channels: channels of the visual condition; their input weights start at zero.
+    motion_length: maximum number of latent frames, the length of the position tables of the motion
+      modules.
+    channels: C of the generated latents.
+    visual_channels: channels of the visual condition; their input weights are initialized to zero.
     dtype: compute dtype, 'bfloat16' or 'float32'.
     remat: what the backward pass recomputes of each layer: 'none', 'dots' (all but matrix products
-      and attention; convolutions are recomputed), 'full', or 'offload' (all, and what enters the
-      layers waits in the host's memory).
+      and attention; convolutions are recomputed), 'full', or 'offload' (all; layer inputs are
+      offloaded to host memory).
+
+  Raises:
+    ValueError: if a field is out of range or unknown.
   """
 
   widths: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -98,7 +104,12 @@ class UNetConfig:
         raise ValueError(f'{name} {value!r} must be one of {known}{nearest(value, known)}')
 
   def masked(self, level: int, unit: int) -> MaskedParts:
-    """Return which masked layers a transformer of the encoder has."""
+    """Return which masked layers an encoder transformer has.
+
+    Args:
+      level: index of the level, 0 is the finest.
+      unit: index of the unit in the level.
+    """
     has_masks = level * self.units + unit < self.masked_blocks
     skipped = self.masked_scope == 'skip_level0' and level == 0
     return MaskedParts(
@@ -109,7 +120,7 @@ class UNetConfig:
 
 
 class Unit(nnx.Module):
-  """Residual block, transformer, motion module; the latter two where there are any."""
+  """Residual block, transformer and motion module; the last two are optional."""
 
   def __init__(
     self,
@@ -135,10 +146,13 @@ class Unit(nnx.Module):
   def __call__(
     self, h: Array, time: Array, inputs: LevelInputs, run: Callable[..., Array]
   ) -> Array:
-    """h [B, T, H, W, d_in] -> [B, T, H, W, d].
+    """Map h [B, T, H, W, d_in] to [B, T, H, W, d].
 
     Args:
-      run: called as (layer, h, ...) for each of the layers.
+      h: activations.
+      time: [B, 4 * widths[0]], the activated time embedding.
+      inputs: text and masks of the level.
+      run: called as (layer, h, ...) for each layer; it applies rematerialization.
     """
     h = run(self.resnet, h, time)
     if self.spatial is not None:
@@ -147,7 +161,7 @@ class Unit(nnx.Module):
 
 
 class UNetLevel(nnx.Module):
-  """The units of one level, and the convolution that leads to the next one."""
+  """The units of one level, and the convolution that leads to the next level."""
 
   def __init__(self, units: Iterable[Unit], resample: Conv | None = None):
     self.units = numbered(units)
@@ -203,20 +217,20 @@ class UNet(nnx.Module):
     self.conv_out = Conv(first, config.channels, rngs=rngs, dtype=dtype, init=zeros_init)
 
   def __call__(self, x_t: Array, t: Array, condition: Condition) -> Array:
-    """Predicts at one time.
+    """Predict at one diffusion time.
 
     Args:
       x_t: noisy latents, float32 [B, T', H', W', C].
-      t: time as the network takes it, float32 [B]: the number of the noising step.
-      condition: see `Condition`; `visual` must be there iff the model has visual channels, with
-        an entry of `places` for each level that has transformers where objects are given; of
-        coarser ones no use is made.
+      t: diffusion time, float32 [B]: the index of the noising step.
+      condition: see `Condition`. `visual` must be given iff the model has visual channels. If
+        objects are given, `places` has an entry for each level with transformers; entries of
+        coarser levels are ignored.
 
     Returns:
-      float32, like x_t.
+      float32, the shape of x_t.
 
     Raises:
-      ValueError: where shapes do not fit the configuration.
+      ValueError: if shapes do not match the configuration.
     """
     self._check(x_t, condition)
     h = self.conv_in(x_t)
@@ -242,15 +256,16 @@ class UNet(nnx.Module):
     return self.conv_out(jax.nn.silu(self.norm(h))).astype(jnp.float32)
 
   def _run(self, layer: nnx.Module, h: Array, *known: Any) -> Array:
-    """layer(h, *known), which the backward pass recomputes as configured.
+    """Return layer(h, *known), rematerialized as configured.
 
-    Layer by layer: the attentions of a transformer and of a motion module, laid out as the kernels
-    want them, are the largest things there are, and are so never there at once.
+    Each layer is rematerialized separately. The largest tensors are the operands of attention in
+    the layout of the kernels, those of a transformer and those of a motion module. Separate
+    rematerialization keeps the two from being in memory at the same time.
     """
     return rematerialization.apply(self.config.remat, layer, over_samples(h), *known)
 
   def _levels(self, shape: tuple[int, ...], condition: Condition) -> list[LevelInputs]:
-    """What the transformers of each level are given: the tables of their attentions, made once."""
+    """Return the inputs of the transformers of each level; their masks are computed once."""
     b, frames, height, width = shape
     text, text_bits = self.text(condition.text)
     objects = condition.objects if self.config.masked_blocks else None
@@ -258,8 +273,8 @@ class UNet(nnx.Module):
     levels = []
     for i in range(len(self.config.widths)):
       tokens = frames * (height >> i) * (width >> i)
-      # The barrier hides a constant from the compiler, which would evaluate the block lists of it
-      # itself, slowly.
+      # The barrier hides a constant from the compiler, which would otherwise evaluate the block
+      # lists at compile time, slowly.
       everyone = jax.lax.optimization_barrier(jnp.full((b, tokens), EVERYONE, jnp.int32))
       masks, parts = None, self.config.masked(i, 0)
       has_masks = parts.self_attention or parts.cross_attention
@@ -271,6 +286,7 @@ class UNet(nnx.Module):
   def _object_masks(
     self, level: int, places: TokenMasks, prompts: Array, bits: Array
   ) -> ObjectMasks:
+    """Return the masks and prompts of the masked layers of one level, in sorted token order."""
     b, frames = places.region.shape[:2]
     rows = b * frames if self.config.masked_scope == 'spatial' else b
     region, present = (x.reshape(rows, -1) for x in (places.region, places.present))
@@ -308,10 +324,10 @@ class UNet(nnx.Module):
 def create(
   config: UNetConfig, encoders: Mapping[str, TextEncoderSpec], *, rngs: nnx.Rngs
 ) -> nnx.Module:
-  """A U-Net with its first parameters, in a program that is quickly compiled."""
+  """Return a U-Net with initial parameters, drawn by a program that compiles quickly."""
   return draw_together(functools.partial(UNet, config, encoders), rngs)
 
 
 def numbered(modules: Iterable[nnx.Module]) -> nnx.Dict:
-  """Modules under '0', '1', ...: names that come back from a checkpoint as they were."""
+  """Return modules under the keys '0', '1', ..., which checkpoints restore unchanged."""
   return nnx.Dict({str(i): module for i, module in enumerate(modules)})

@@ -1,7 +1,7 @@
-"""The motion module of AnimateDiff: attention along time, at each place by itself.
+"""The motion module of AnimateDiff: attention over time, independently at each pixel.
 
-The layout is that of AnimateDiff's modules since v1 (Guo et al. 2024, arXiv 2307.04725). Its last
-map starts at zero: a new module leaves the frames as they are.
+The layout is that of AnimateDiff's modules since v1 (Guo et al. 2024, arXiv 2307.04725). The last
+layer is initialized to zero, so a new module does not change the frames.
 """
 
 import math
@@ -20,14 +20,19 @@ Array = jax.Array
 
 
 class MotionModule(nnx.Module):
-  """Two self-attentions among the frames, each told their positions, and a feed-forward."""
+  """Two self-attentions over the frames, with position embeddings, and a feed-forward network.
 
-  def __init__(self, d: int, heads: int, groups: int, clip_norm: bool, *, rngs: nnx.Rngs, dtype):
-    """Args:
+  Args:
+    d: width.
+    heads: number of heads.
+    groups: groups of the group norm.
     clip_norm: whether the first norm takes its statistics over the clip (diffusers) or over each
       frame (the original code).
-    """
+    rngs: source of the initial parameters.
+    dtype: compute dtype.
+  """
 
+  def __init__(self, d: int, heads: int, groups: int, clip_norm: bool, *, rngs: nnx.Rngs, dtype):
     def attention() -> Attention:
       return Attention(
         d, heads, rngs=rngs, dtype=dtype, qk_norm=None, out_bias=True, init=uniform_init
@@ -41,7 +46,7 @@ class MotionModule(nnx.Module):
     self.proj_out = Linear(d, d, rngs=rngs, dtype=dtype, bias=True, init=zeros_init)
 
   def __call__(self, x: Array) -> Array:
-    """[B, T, H, W, d] -> [B, T, H, W, d]."""
+    """Map x [B, T, H, W, d] to [B, T, H, W, d]."""
     b, t, height, width, d = x.shape
     h = self.proj_in(self.norm(x)).transpose(0, 2, 3, 1, 4).reshape(-1, t, d)
     where = jnp.asarray(positions(t, d), h.dtype)
@@ -53,9 +58,10 @@ class MotionModule(nnx.Module):
 
 
 def positions(frames: int, d: int) -> np.ndarray:
-  """Sines (even channels) and cosines (odd ones) of the frame's number: float32 [frames, d].
+  """Return the position table of the frames: float32 [frames, d].
 
-  Channels 2 i and 2 i + 1 turn by 10000^(-2 i / d) a frame (Vaswani et al. 2017, section 3.5).
+  Even channels are sines, odd channels are cosines, of the same angle. Channels 2 i and 2 i + 1
+  advance by 10000^(-2 i / d) per frame (Vaswani et al. 2017, section 3.5).
   """
   angles = np.arange(frames)[:, None] * np.exp(np.arange(0, d, 2) * (-math.log(10_000) / d))
   return np.stack([np.sin(angles), np.cos(angles)], -1).reshape(frames, d).astype(np.float32)

@@ -1,8 +1,8 @@
-"""Stable Diffusion 1.5 with AnimateDiff v3, as diffusers saves them, and our U-Net.
+"""Import of Stable Diffusion 1.5 with AnimateDiff v3, as saved by diffusers, into the U-Net.
 
-Open weights come as two models: `UNet2DConditionModel` (the `unet` folder of
+Open weights are published as two models: `UNet2DConditionModel` (the `unet` folder of
 stable-diffusion-v1-5/stable-diffusion-v1-5) and `MotionAdapter`
-(guoyww/animatediff-motion-adapter-v1-5-3); or as one, `UNetMotionModel`.
+(guoyww/animatediff-motion-adapter-v1-5-3). They may also be one model, `UNetMotionModel`.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from ttm_jax.pretrained.fields import NONE, OFF, Free, Only, Table, check
 from ttm_jax.pretrained.names import Entry, import_parameters
 from ttm_jax.pretrained.weights import Weights, locate, read
 
-# Our paths to the names of diffusers: each pattern is replaced where it occurs, in this order.
+# Regular expressions from JAX parameter paths to names in diffusers, applied in this order.
 NAMES = (
   (r'^down\.(\d+)\.resample', r'down_blocks.\1.downsamplers.0.conv'),
   (r'^up\.(\d+)\.resample', r'up_blocks.\1.upsamplers.0.conv'),
@@ -49,7 +49,7 @@ NAMES = (
   (r'\.(kernel|scale)$', '.weight'),
 )
 
-# Linear maps of ours that are 1 x 1 convolutions there.
+# Linear layers in JAX that are 1 x 1 convolutions in diffusers.
 POINTWISE = re.compile(r'shortcut\.kernel|spatial\.proj_(in|out)\.kernel')
 
 MOTION, POSITIONS = 'motion_modules', 'pos_embed.pe'
@@ -59,14 +59,18 @@ MODELS = ('UNet2DConditionModel', 'UNetMotionModel')
 
 @functools.cache
 def table(config: UNetConfig) -> tuple[Entry, ...]:
-  """The name table of a U-Net; its masked layers and visual condition are no part of it."""
+  """Return the name table of a U-Net, without its masked layers and its visual condition."""
   plain = dataclasses.replace(config, masked_blocks=0, visual_channels=0)
   model = nnx.eval_shape(lambda: UNet(plain, {}, rngs=nnx.Rngs(0)))
   return tuple(entries(nnx.to_pure_dict(nnx.state(model, nnx.Param))))
 
 
 def entries(params: Mapping[str, Any]) -> list[Entry]:
-  """The entries of all parameters of a U-Net: a nested dict of them, or of their shapes."""
+  """Return the entries of all parameters of a U-Net.
+
+  Args:
+    params: nested dict of the parameters, or of their shapes.
+  """
   made = []
   for path, leaf in jax.tree.leaves_with_path(params):
     keys = tuple(key.key for key in path)
@@ -82,27 +86,28 @@ def entries(params: Mapping[str, Any]) -> list[Entry]:
 
 
 def dotted(keys: Sequence[str]) -> str:
-  """A path as PyTorch would write it: dots part the keys, so that there are none inside."""
+  """Return a path joined by dots, as in PyTorch; dots inside keys become underscores."""
   return '.'.join(key.replace('.', '_') for key in keys)
 
 
 def their_name(ours: str) -> str:
-  """The name in diffusers of a parameter by our path, parted by dots."""
+  """Return the name in diffusers of a parameter, given its JAX path joined by dots."""
   for pattern, name in NAMES:
     ours = re.sub(pattern, name, ours)
   return ours
 
 
 def load(source: str, config: UNetConfig) -> dict[str, Any]:
-  """The parameters of open weights: a nested dict of float32 arrays.
+  """Return the parameters of open weights: a nested dict of float32 arrays.
 
   Args:
-    source: folders or hub ids, separated by a comma: the U-Net, and its motion modules where they
-      are a model of their own. Without any, those stay as they begin, and frames unconnected.
-    config: of the network that they are for; its masked layers and visual condition do not matter.
+    source: folders or hub ids, separated by a comma: the U-Net, then its motion modules if they are
+      a separate model. Without motion modules, these keep their initial parameters, and frames are
+      independent.
+    config: sizes of the target network; its masked layers and visual condition are ignored.
 
   Raises:
-    InputError: where a folder, file, architecture or tensor is not what is needed.
+    InputError: if a folder, file, architecture or tensor does not match.
   """
   first, *others = [part.strip() for part in source.split(',')]
   if len(others) > 1:
@@ -139,6 +144,7 @@ def load(source: str, config: UNetConfig) -> dict[str, Any]:
 
 
 def _check_motion(weights: Weights) -> None:
+  """Raise InputError if the motion modules belong to an unsupported variant of AnimateDiff."""
   if weights.config.get('use_motion_mid_block', True):
     raise InputError(
       f'{weights.folder} cannot be used (use_motion_mid_block): it has a motion module in the'
@@ -153,7 +159,7 @@ def _check_motion(weights: Weights) -> None:
 
 
 def _shared_fields(config: UNetConfig) -> Table:
-  """The rules for fields that a U-Net has with and without motion modules."""
+  """Return the rules for fields that a U-Net has with and without motion modules."""
   return {
     'sample_size': Free('the size is that of the latents'),
     'in_channels': Only(config.channels),
@@ -181,14 +187,15 @@ def _shared_fields(config: UNetConfig) -> Table:
 
 
 def image_fields(config: UNetConfig, found: Mapping[str, Any]) -> Table:
-  """The rules for the fields of `UNet2DConditionModel`.
+  """Return the rules for the fields of `UNet2DConditionModel`.
 
   Args:
-    config: of our network.
-    found: what `config.json` says; it decides where the number of heads stands.
+    config: sizes of the target network.
+    found: the content of `config.json`, which determines the field that gives the number of heads.
   """
   levels = len(config.widths) - 1
-  # Where the number of heads is not given, attention_head_dim is it, by an old mistake.
+  # If num_attention_heads is absent, attention_head_dim is the number of heads, by a historical
+  # naming error in diffusers.
   named = bool(found.get('num_attention_heads'))
   return {
     **_shared_fields(config),
@@ -226,7 +233,7 @@ def image_fields(config: UNetConfig, found: Mapping[str, Any]) -> Table:
 
 
 def motion_fields(config: UNetConfig) -> Table:
-  """The rules for the fields of `UNetMotionModel`."""
+  """Return the rules for the fields of `UNetMotionModel`."""
   levels = len(config.widths) - 1
   return {
     **_shared_fields(config),
@@ -246,7 +253,7 @@ def motion_fields(config: UNetConfig) -> Table:
 
 
 def adapter_fields(config: UNetConfig) -> Table:
-  """The rules for the fields of `MotionAdapter`."""
+  """Return the rules for the fields of `MotionAdapter`."""
   return {
     'block_out_channels': Only(config.widths),
     'motion_layers_per_block': Only(config.units),
@@ -262,10 +269,12 @@ def adapter_fields(config: UNetConfig) -> Table:
 
 
 def _positions(weights: Weights, config: UNetConfig) -> list[str]:
-  """The names of the position tables, which are no parameters here, once they were found as ours.
+  """Check the position tables of the motion modules and return their names.
+
+  The tables are not parameters of the JAX U-Net, which computes the same sinusoids.
 
   Raises:
-    InputError: where one is shorter than the longest clip, or not the sinusoid.
+    InputError: if a table is shorter than `motion_length`, or is not the sinusoid.
   """
   names = [name for name in weights.tensors if MOTION in name and name.endswith(POSITIONS)]
   for name in names:
@@ -282,7 +291,7 @@ def _positions(weights: Weights, config: UNetConfig) -> list[str]:
 
 
 def _merged(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-  """Two nested dicts as one."""
+  """Return two nested dicts merged into one."""
   both = {**a, **b}
   for name in a.keys() & b.keys():
     both[name] = _merged(a[name], b[name])

@@ -20,7 +20,7 @@ def grids(config: UNetConfig, height: int, width: int) -> tuple[Grid, ...]:
   """Return the token grids of latents (H', W'): one for each level that has transformers.
 
   Raises:
-    InputError: the latents cannot be halved often enough.
+    InputError: if the latents cannot be halved once per level.
   """
   levels = len(config.widths) - 1
   if height % 2**levels or width % 2**levels:
@@ -32,7 +32,7 @@ def grids(config: UNetConfig, height: int, width: int) -> tuple[Grid, ...]:
 
 
 def check_latents(config: UNetConfig, latents: Latents) -> None:
-  """Raise InputError where latents (T', H', W') have more frames than the motion modules take."""
+  """Raise InputError if latents (T', H', W') have more frames than `motion_length`."""
   if latents[0] > config.motion_length:
     raise InputError(
       f'clips of {latents[0]} latent frames exceed motion_length = {config.motion_length}: set'
@@ -85,7 +85,8 @@ PRESET = Preset(
     scheduler_config=_scheduler_config,
   ),
   open_weights=open_weights.load,
-  # XLA's partitioner (jax 0.10.2) fails on it, or computes other losses than one device does.
+  # If tokens are split, XLA's partitioner (jax 0.10.2) fails, or the losses differ from those of
+  # one device.
   splits_tokens=False,
   gathers_weights=True,
 )

@@ -1,7 +1,7 @@
-"""Where each parameter of the U-Net lies on the mesh."""
+"""Partition specs of the parameters of the U-Net."""
 
-# The first pattern that is found in a parameter's path, with as many axes, decides. Convolutions
-# have two spatial axes before those of the channels.
+# The first pattern that matches a parameter's path and has as many axes applies. Convolutions have
+# two spatial axes before the channel axes.
 SHARDING = (
   ('conv2.kernel', (None, None, 'tensor', 'fsdp')),
   ('(out|ffn.down).kernel', ('tensor', 'fsdp')),

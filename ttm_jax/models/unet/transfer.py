@@ -1,21 +1,22 @@
-"""Start one U-Net from the parameters of another."""
+"""Initialize one U-Net from the parameters of another."""
 
-# Which extra layer begins as a copy of which norm and attention beside it.
+# The norm and attention that each masked layer is initialized from.
 SIBLINGS = {'masked_attn': ('norm1', 'attn'), 'masked_cross_attn': ('norm2', 'cross_attn')}
 
 
 def transfer(source: dict, target: dict) -> dict:
-  """Brings the parameters of one U-Net into another that differs in task or masked blocks.
+  """Return the parameters of a U-Net, initialized from a U-Net with another task or masked blocks.
 
-  Parameters that the source lacks, or has in another shape, keep their initial value: zero input
-  weights of another visual condition, closed gates. Extra layers that the source lacks become
-  copies of their siblings.
+  Parameters that the source lacks, or has in another shape, keep their initial values: zero input
+  weights of another visual condition, zero gates. Masked layers that the source lacks are
+  initialized from the unmasked attention of the same block.
 
   Args:
-    source, target: nested dicts of arrays, as `nnx.to_pure_dict` gives them; same widths.
+    source: nested dict of arrays, as `nnx.to_pure_dict` returns it.
+    target: the same, of a network of equal widths.
 
   Returns:
-    Like target.
+    A nested dict with the structure of target.
   """
   out = {}
   for name, own in target.items():

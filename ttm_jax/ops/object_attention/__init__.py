@@ -1,4 +1,4 @@
-"""Attention under one rule: token i attends to token j iff `q_bits[i] & k_bits[j] != 0`."""
+"""Object attention: token i attends to token j iff `q_bits[i] & k_bits[j] != 0`."""
 
 from ttm_jax.ops.object_attention.api import (
   IMPLEMENTATIONS,

@@ -1,4 +1,4 @@
-"""Named implementations of object attention behind one function."""
+"""Object attention behind one function, with a choice of named implementations."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,14 +17,14 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """What the choice of an implementation and of its blocks may depend on.
+  """The properties that determine the implementation and its block sizes.
 
   Attributes:
     queries, keys: N and M.
     head_dim: D.
-    dtype: of q, k and v.
+    dtype: dtype of q, k and v.
     platform: 'cpu', 'gpu' or 'tpu', where the computation will run.
-    samples: B of one device.
+    samples: batch size B per device.
   """
 
   queries: int
@@ -37,12 +37,13 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Implementation:
-  """One way to compute object attention.
+  """One implementation of object attention.
 
   Attributes:
     attend: called as (q, k, v, q_bits, k_bits, block_mask), see `object_attention`.
-    block: (queries, keys) of a block for a case; None for an implementation without a block mask.
-    refuses: why a case is not for it, None where it is.
+    block: returns the (queries, keys) of a block for a case; None for an implementation without a
+      block mask.
+    refuses: returns why the implementation does not support a case, or None if it does.
   """
 
   attend: Callable[..., Array]
@@ -66,11 +67,12 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
   'gpu': Implementation(_blocked(gpu.KERNEL), gpu.block, gpu.refuses),
 }
 
-# What None tries by platform, before the one that works everywhere.
+# The implementations that `implementation=None` tries on each platform, before FALLBACK, which runs
+# everywhere.
 PREFERRED = {'gpu': ['gpu'], 'tpu': ['tpu']}
 FALLBACK = 'chunked'
 
-# Dense scores up to this many pairs a head cost less than the bookkeeping of blocks.
+# Up to this many query-key pairs per head, dense scores are faster than block lists.
 DENSE_PAIRS = {'cpu': 1 << 20, 'gpu': 1 << 16, 'tpu': 1 << 16}
 
 
@@ -84,31 +86,33 @@ def object_attention(
   block_mask: BlockMask | None = None,
   implementation: str | Sequence[str] | None = None,
 ) -> Array:
-  """Softmax attention among tokens whose object sets meet.
+  """Compute softmax attention between tokens whose object sets intersect.
 
-  Query i attends to key j iff `q_bits[i] & k_bits[j] != 0`. A query that may attend to nothing
-  returns exactly 0 and passes no gradient. Logits are scaled by 1/sqrt(D); softmax is float32.
-  Blocks of the score matrix without an allowed pair are skipped: bring the tokens into the order of
-  `sort_by_object` first, or there are hardly any.
+  Query i attends to key j iff `q_bits[i] & k_bits[j] != 0`. A query without an allowed key returns
+  exactly 0 and has zero gradient. Logits are scaled by 1/sqrt(D). The softmax is computed in
+  float32. Blocks of the score matrix without an allowed pair are skipped. Sort the tokens with
+  `sort_by_object` first; in raster order there are hardly any such blocks.
 
-  On a mesh in force (`jax.set_mesh`) each device computes its samples, and its share of the heads
-  over all tokens (see `over_heads`).
+  Under a mesh (`jax.set_mesh`), each device computes its samples and its share of the heads over
+  all tokens (see `over_heads`).
 
   Args:
     q: [B, N, H, D].
     k, v: [B, M, H, D].
-    q_bits: int32 [B, N], the object set of each query: bit 0 is the background, bit l object l.
-    k_bits: int32 [B, M], likewise.
-    block_mask: of `make_block_mask` for the same bits, where several layers share them.
-    implementation: a name of `IMPLEMENTATIONS`, or several in order of preference, of which the
-      first that can is taken; None chooses by platform and size. With a block mask it is its own.
+    q_bits: int32 [B, N], the object set of each query: bit 0 is the background, bit l is object l.
+    k_bits: int32 [B, M], the object set of each key.
+    block_mask: result of `make_block_mask` for the same bits, so that several layers can share it.
+    implementation: a name of `IMPLEMENTATIONS`, or several in order of preference; the first that
+      supports the case is used. None selects by platform and size. With a block mask, leave it at
+      None or give the implementation of the mask.
 
   Returns:
     [B, N, H, D], in the dtype of v.
 
   Raises:
-    ValueError: for shapes that do not fit, dtypes of the bits, or an implementation that is unknown
-      or cannot do it.
+    ValueError: if shapes do not match, bits are not int32, or a device count does not divide the
+      heads. Also if an implementation is unknown or does not support the case, or the block mask
+      belongs to another implementation.
   """
   _check(q, k, v, q_bits, k_bits)
   if block_mask is None:
@@ -132,15 +136,21 @@ def make_block_mask(
   dtype: jnp.dtype,
   implementation: str | Sequence[str] | None = None,
 ) -> BlockMask:
-  """Chooses an implementation and lists the blocks it will visit; once a batch, for every layer.
+  """Select an implementation and list the blocks it visits; call it once per batch.
 
   Args:
-    q_bits: int32 [B, N]; k_bits: int32 [B, M]; see `object_attention`.
-    head_dim: D of the queries; dtype: theirs.
+    q_bits: int32 [B, N], see `object_attention`.
+    k_bits: int32 [B, M].
+    head_dim: D of the queries.
+    dtype: dtype of q, k and v.
     implementation: see `object_attention`.
 
+  Returns:
+    The block mask, which all layers with these object sets can share.
+
   Raises:
-    ValueError: see `object_attention`.
+    ValueError: if an implementation is unknown or does not support the case, or a sample has too
+      many blocks.
   """
   case = Case(
     queries=q_bits.shape[1],
@@ -159,10 +169,14 @@ def make_block_mask(
 
 
 def choose(case: Case, implementation: str | Sequence[str] | None = None) -> str:
-  """The name of the implementation that a case will run on.
+  """Return the name of the implementation that will compute a case.
+
+  Args:
+    case: the properties of the computation.
+    implementation: see `object_attention`.
 
   Raises:
-    ValueError: if a name is unknown, or none can do it.
+    ValueError: if a name is unknown, or no named implementation supports the case.
   """
   if implementation is None:
     small = case.queries * case.keys <= DENSE_PAIRS.get(case.platform, 0)

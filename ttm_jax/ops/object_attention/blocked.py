@@ -1,14 +1,14 @@
-"""What all block-sparse kernels share: the layout, the fill-up of blocks, and the derivative rule.
+"""Code shared by all block-sparse kernels: layout, padding to whole blocks, and the VJP.
 
-A kernel is a pair of functions over arrays [B, H, N, D] whose N and M are whole blocks (if it asks
-for that; object sets always are):
+A kernel is a pair of functions over arrays [B, H, N, D]. If `Kernel.whole` is set, N and M are
+padded to whole blocks. Object sets are always padded.
 
     forward(q, k, v, q_bits, k_bits, block_mask, scale) -> (y, lse)
     backward(q, k, v, q_bits, k_bits, block_mask, scale, lse, delta, dy) -> (dq, dk, dv)
 
-Logits are scale * q k. `lse`, float32 [B, H, N], is the logarithm of each row's sum of
-exponentials, and EMPTY for a row without keys, so that exp(logit - lse) is exactly 0 there;
-`delta`, float32 [B, H, N], is the sum of y dy over D (as in FlashAttention-2, section 3.1).
+Logits are scale * q k. `lse`, float32 [B, H, N], is the log-sum-exp of each row of logits. For a
+row without allowed keys it is EMPTY, so that exp(logit - lse) is exactly 0. `delta`, float32 [B, H,
+N], is the sum of y * dy over D (as in FlashAttention-2, section 3.1).
 """
 
 import functools
@@ -24,17 +24,17 @@ from ttm_jax.ops.rematerialization import ATTENDED
 
 Array = jax.Array
 
-# Finite, so that masked logits and empty rows have no infinities to turn into NaN.
+# Finite, so that masked logits and empty rows do not produce NaN from infinities.
 MASKED = -1e30
 EMPTY = 1e30
 
 
 class Kernel(NamedTuple):
-  """One implementation, as described above.
+  """A block-sparse implementation, see the module docstring.
 
   Attributes:
     forward, backward: the two passes.
-    whole: whether q, k and v have to be filled up to whole blocks.
+    whole: whether q, k and v must be padded to whole blocks.
   """
 
   forward: Callable[..., tuple[Array, Array]]
@@ -45,7 +45,19 @@ class Kernel(NamedTuple):
 def attention(
   kernel: Kernel, q: Array, k: Array, v: Array, q_bits: Array, k_bits: Array, block_mask: BlockMask
 ) -> Array:
-  """Object attention by a kernel; arguments as in `object_attention`, a block mask required."""
+  """Compute object attention with a kernel.
+
+  Args:
+    kernel: the implementation.
+    q: [B, N, H, D].
+    k, v: [B, M, H, D].
+    q_bits: int32 [B, N].
+    k_bits: int32 [B, M].
+    block_mask: the block lists of these object sets.
+
+  Returns:
+    [B, N, H, D], in the dtype of v.
+  """
   n, scale = q.shape[1], q.shape[-1] ** -0.5
   block_q, block_k = block_mask.block
 

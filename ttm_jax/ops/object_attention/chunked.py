@@ -1,7 +1,7 @@
-"""Object attention block by block in plain JAX: memory linear in N, on any platform.
+"""Block-sparse object attention in plain JAX: memory linear in N, on every platform.
 
-Only the blocks of the block mask are computed. The backward pass recomputes scores; it visits the
-blocks once and adds to the gradients of keys and values in place.
+It computes only the blocks of the block mask. The backward pass recomputes the scores. It visits
+each block once and adds to the gradients of keys and values in place.
 """
 
 import jax
@@ -16,7 +16,7 @@ Array = jax.Array
 def forward(
   q: Array, k: Array, v: Array, q_bits: Array, k_bits: Array, block_mask: BlockMask, scale: float
 ) -> tuple[Array, Array]:
-  """See `blocked`; one row of blocks after the other."""
+  """Compute the forward pass (see `blocked`), one row of blocks after another."""
   b, heads, n, d = q.shape
   (block_q, block_k), blocks = block_mask.block, block_mask.by_query
   rows = n // block_q
@@ -32,7 +32,8 @@ def forward(
       allowed = (bits[:, None] & key_bits) != 0
       scores = jnp.where(allowed, scale * _dot('hqd,hkd->hqk', queries, keys), MASKED)
       new_top = jnp.maximum(top, scores.max(-1))
-      # A row that has met no key yet has top = MASKED: its masked weights must not become 1.
+      # A row without an allowed key so far has top = MASKED. The mask keeps its weights from
+      # becoming exp(0) = 1.
       weights = jnp.where(allowed, jnp.exp(scores - new_top[..., None]), 0.0)
       decay = jnp.exp(top - new_top)
       total = total * decay + weights.sum(-1)
@@ -66,7 +67,7 @@ def backward(
   delta: Array,
   dy: Array,
 ) -> tuple[Array, Array, Array]:
-  """See `blocked`."""
+  """Compute the backward pass (see `blocked`)."""
   b, heads, n, d = q.shape
   (block_q, block_k), blocks = block_mask.block, block_mask.by_query
   rows = n // block_q
@@ -105,7 +106,10 @@ KERNEL = Kernel(forward, backward)
 
 
 def block(case) -> tuple[int, int]:
-  """(queries, keys) of a block: small ones skip more, large ones keep matrix products efficient."""
+  """Return (queries, keys) of a block.
+
+  Small blocks skip more pairs. Large blocks keep matrix products efficient.
+  """
   size = 512 if max(case.queries, case.keys) > 2048 else 256
   return size, size
 
@@ -115,20 +119,20 @@ def _dot(equation: str, x: Array, y: Array) -> Array:
 
 
 def _block(x: Array, sample: Array, index: Array, size: int) -> Array:
-  """Block `index` of the tokens of one sample: of [B, H, N, ...] or, for bits, [B, N]."""
+  """Return block `index` of the tokens of one sample, from [B, H, N, ...] or, for bits, [B, N]."""
   axis = 1 if x.ndim == 2 else 2
   x = jax.lax.dynamic_index_in_dim(x, sample, 0, keepdims=False)
   return jax.lax.dynamic_slice_in_dim(x, index * size, size, axis - 1)
 
 
 def _add(total: Array, part: Array, sample: Array, index: Array) -> Array:
-  """Adds [H, block, D] to block `index` of one sample of [B, H, M, D]."""
+  """Add [H, block, D] to block `index` of one sample of [B, H, M, D]."""
   begin = (sample, 0, index * part.shape[1], 0)
   old = jax.lax.dynamic_slice(total, begin, (1, *part.shape))
   return jax.lax.dynamic_update_slice(total, old + part, begin)
 
 
 def _rows_to_tokens(x: Array, samples: int) -> Array:
-  """[B R, H, block, ...] -> [B, H, R block, ...]."""
+  """Reshape [B R, H, block, ...] to [B, H, R block, ...]."""
   x = jnp.swapaxes(x.reshape(samples, -1, *x.shape[1:]), 1, 2)
   return x.reshape(*x.shape[:2], -1, *x.shape[4:])

@@ -1,7 +1,7 @@
-"""Object attention on Hopper GPUs: Pallas kernels (Mosaic GPU) that visit the listed blocks alone.
+"""Object attention on Hopper GPUs: Pallas kernels (Mosaic GPU) that visit only the listed blocks.
 
-Here is how they are launched, what memory they get, and which blocks and cases they take; what a
-thread block does is in `gpu_kernels`.
+This module launches the kernels, allocates their memory, and defines the supported cases and block
+sizes. `gpu_kernels` contains the code of a thread block.
 """
 
 import functools
@@ -21,31 +21,32 @@ try:
   from jax.experimental.pallas import mosaic_gpu as plgpu
 
   from ttm_jax.ops.object_attention import gpu_kernels as kernels
-except ImportError:  # Not every build of jaxlib has the compiler.
+except ImportError:  # Some builds of jaxlib lack Mosaic GPU.
   kernels = None  # type: ignore[assignment]
 
 Array = jax.Array
 
-# Bytes of shared memory a thread block may have on compute capability 9.0.
+# Maximum shared memory of a thread block in bytes, on compute capability 9.0.
 SHARED_MEMORY = 227 * 1024
-# Largest head dimension.
+# Largest supported head dimension.
 WIDEST = 160
 
 
 def block(case) -> tuple[int, int]:
-  """(queries, keys) of a block.
+  """Return (queries, keys) of a block, both multiples of ROWS.
 
-  Multiples of ROWS. Queries: as many as forward's groups take, two of them, so that one has the
-  tensor cores while the other computes exponentials. Keys: as many as fit into registers and shared
-  memory, which `make test-aot-gpu` shows: it compiles for the chip and reports spills. To retune,
-  change the numbers, look at that, and on the chip time `benchmarks/object_attention.py`, which
-  tries others by --block.
+  A block has 64 queries for each of the two warpgroups of the forward pass: while one uses the
+  tensor cores, the other computes exponentials. It has as many keys as fit into registers and
+  shared memory. `make test-aot-gpu` checks this: it compiles for the chip and reports spills.
+
+  To retune, change the numbers and run `make test-aot-gpu`. Then, on the chip, time
+  `benchmarks/object_attention.py`; its flag --block sets other block sizes.
   """
   return 2 * kernels.ROWS, (2 if case.head_dim <= 128 else 1) * kernels.ROWS
 
 
 def refuses(case) -> str | None:
-  """Why a case cannot run here, None if it can."""
+  """Return why a case is not supported, or None if it is."""
   if case.head_dim > WIDEST:
     return f'has no blocks for head dims above {WIDEST}'
   if reason := refuses_machine_or_type(case):
@@ -54,7 +55,10 @@ def refuses(case) -> str | None:
 
 
 def refuses_machine_or_type(case) -> str | None:
-  """The same for whatever needs Hopper GPUs and 16-bit numbers."""
+  """Return why the platform, dtype or GPU of a case is not supported, or None if all are.
+
+  It serves every kernel that needs a Hopper GPU and a 16-bit dtype.
+  """
   if case.platform != 'gpu':
     return f'runs on GPUs, not on {case.platform}'
   if case.dtype not in (jnp.bfloat16, jnp.float16):
@@ -66,9 +70,10 @@ def refuses_machine_or_type(case) -> str | None:
 
 
 def make_kernel(interpret: Any = False) -> Kernel:
-  """The two passes; `interpret` as in `pl.kernel`.
+  """Return the kernel; `interpret` is passed to `pl.kernel`.
 
-  TMA reads zeros past the end of an array and writes nothing there: tokens need not fill blocks.
+  Tokens need not fill whole blocks: TMA reads zeros beyond the end of an array, and discards writes
+  there.
   """
   return Kernel(
     functools.partial(_forward, interpret), functools.partial(_backward, interpret), whole=False
@@ -115,7 +120,7 @@ def _forward(interpret, q, k, v, q_bits, k_bits, block_mask: BlockMask, scale: f
   return _heads_first(y, q), lse[:, :, : q.shape[2]]
 
 
-# References to global memory live inside of a jit only.
+# References to global memory exist only inside a jit.
 @functools.partial(jax.jit, static_argnames=('interpret', 'scale'))
 def _backward(interpret, q, k, v, q_bits, k_bits, block_mask: BlockMask, scale, lse, delta, dy):
   (block_q, block_k), blocks = block_mask.block, block_mask.by_key
@@ -124,10 +129,10 @@ def _backward(interpret, q, k, v, q_bits, k_bits, block_mask: BlockMask, scale, 
   b, _, h, d = keys.shape
   groups = block_k // kernels.ROWS
   matrices = functools.partial(_matrices, dtype=q.dtype, piece=128 if d % 64 == 0 else 64)
-  # Thread blocks add to it: it needs to begin at zero.
+  # Thread blocks accumulate into it, so it must start at zero.
   dq = jax.new_ref(jnp.zeros(queries.shape, jnp.float32), memory_space=plgpu.GMEM)
-  # Left alone, the compiler sums up delta as it writes it beside the other, by few threads: that
-  # was 12 of 664 ms of a train step on an H200.
+  # Without the barrier, XLA fuses the reduction that computes delta into the concatenation with
+  # lse, and runs it with few threads: 12 of the 664 ms of a train step on an H200.
   delta = jax.lax.optimization_barrier(delta)
   stats = fill_up(jnp.stack([lse * kernels.LOG2_E, delta], 2), block_q, 3)
   dk, dv = _launch(
@@ -151,7 +156,8 @@ def _backward(interpret, q, k, v, q_bits, k_bits, block_mask: BlockMask, scale, 
       matrices(groups, groups, kernels.ROWS, kernels.ROWS),
       _matrices(groups, kernels.ROWS, d, dtype=jnp.float32, piece=128),
       plgpu.SMEM((kernels.STAGES, 2, kernels.ROWS), jnp.float32),
-      # Of the queries under way, then of the keys: in one, as every array takes up 1024 bytes.
+      # Bits of the queries in flight, then of the keys. They share one array, since every array
+      # takes at least 1024 bytes.
       plgpu.SMEM((kernels.STAGES + groups, kernels.ROWS), jnp.int32),
       plgpu.Barrier(num_arrivals=3 * groups),
       plgpu.Barrier(num_barriers=kernels.STAGES, num_arrivals=4),
@@ -183,19 +189,27 @@ def _launch(
   interpret: Any,
   add_to: Any = None,
 ) -> Sequence[Array]:
-  """Runs a kernel with `groups` warpgroups that multiply and one that fetches.
+  """Run a kernel with `groups` warpgroups that compute and one that loads.
 
   Args:
-    grid: samples, heads and rows of blocks.
-    once: arrays of which a thread block reads its own part.
-    each_row: arrays that it walks along, [B, N, H, D] first, as in `once`.
-    lists: those of a `BlockList` that kernels read.
-    add_to: a reference to float32 that each row adds to.
+    kernel: the body, of `gpu_kernels`.
+    name: name of the kernel, for errors and profiles.
+    grid: number of samples, heads and rows of blocks.
+    groups: number of computing warpgroups.
+    once: arrays of which a thread block reads only its own part; the first is [B, N, H, D].
+    each_row: arrays that a thread block reads along its whole row; the first is [B, N, H, D].
+    lists: the arrays of a `BlockList` that kernels read.
+    out: shapes and dtypes of the results.
     scratch: arrays in shared memory, and barriers.
-    products: matrix products that the kernel computes for a block.
+    products: number of matrix products per block, for the cost estimate.
+    interpret: passed to `pl.kernel`.
+    add_to: a reference to a float32 array that each row adds to.
+
+  Returns:
+    The results, as in `out`.
 
   Raises:
-    ValueError: if it asks for more registers or shared memory than there are.
+    ValueError: if the kernel needs more registers or shared memory than the GPU has.
   """
   if groups not in kernels.MULTIPLYING:
     raise ValueError(
@@ -224,9 +238,10 @@ def _launch(
       num_threads=groups + 1,
       thread_name='group',
     ),
-    # Rows are reduced among the lanes of a warp, never through shared memory.
+    # Row reductions use only the lanes of a warp, never shared memory.
     compiler_params=plgpu.CompilerParams(approx_math=True, reduction_scratch_bytes=0),
-    # Of all blocks, as on TPUs. JAX's compiler for GPUs (0.10.2) passes it on to no one yet.
+    # The estimate counts all blocks, as on TPUs. JAX (0.10.2) does not pass it on to XLA for GPUs
+    # yet.
     cost_estimate=pl.CostEstimate(
       flops=2 * products * pairs * d, transcendentals=pairs, bytes_accessed=moved
     ),
@@ -240,7 +255,7 @@ def _bytes(*arrays: Any) -> int:
 
 
 def _shared_memory(scratch: Sequence[Any]) -> int:
-  """Bytes; Mosaic aligns each array to 1024."""
+  """Return the bytes of shared memory; Mosaic aligns each array to 1024 bytes."""
   size = 0
   for ref in scratch:
     barriers = getattr(ref, 'num_barriers', None)
@@ -252,10 +267,10 @@ def _shared_memory(scratch: Sequence[Any]) -> int:
 
 
 def _matrices(*shape: int, dtype: jnp.dtype, piece: int) -> Any:
-  """Matrices in shared memory, laid out as WGMMA and TMA want them.
+  """Return matrices in shared memory with the layout that WGMMA and TMA require.
 
-  Rows lie in pieces of some bytes, in an order that avoids bank conflicts. Those that are
-  multiplied with each other must have the same pieces.
+  Rows are divided into pieces of `piece` bytes, swizzled to avoid bank conflicts. Matrices that are
+  multiplied with each other must have the same piece size.
   """
   transforms = (
     plgpu.TilingTransform((8, piece // jnp.dtype(dtype).itemsize)),
@@ -265,10 +280,11 @@ def _matrices(*shape: int, dtype: jnp.dtype, piece: int) -> Any:
 
 
 def _tokens_first(x: Array, block: int) -> Array:
-  """[B, H, N, D] -> [B, N, H, D], zeros added for one whole block and for tiles of 8 x 32.
+  """Transpose [B, H, N, D] to [B, N, H, D] with zero padding.
 
-  TMA takes a head's rows from between the others': so what `blocked` has turned is turned back
-  here, and where N and D fit nothing is moved at all.
+  Pads N to at least one block and to a multiple of 8, and D to a multiple of 32. TMA reads the rows
+  of one head with a stride over the other heads. This transpose therefore cancels the one in
+  `blocked`. If N and D need no padding, no data is moved.
   """
   n, d = x.shape[2:]
   wide = [(0, 0), (0, max(block - n, -n % 8)), (0, 0), (0, -d % 32)]
@@ -276,4 +292,5 @@ def _tokens_first(x: Array, block: int) -> Array:
 
 
 def _heads_first(x: Array, like: Array) -> Array:
+  """Transpose [B, N, H, D] to [B, H, N, D], cropped to the N and D of `like`."""
   return jnp.swapaxes(x, 1, 2)[:, :, : like.shape[2], : like.shape[3]]

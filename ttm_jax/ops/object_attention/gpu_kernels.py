@@ -1,16 +1,18 @@
-"""What the thread blocks of object attention's kernels for Hopper GPUs do; launched by `gpu`.
+"""The code of a thread block in the object attention kernels for Hopper GPUs; `gpu` launches them.
 
-A thread block takes one row of blocks of one head. One warpgroup fetches (TMA), the others multiply
-(WGMMA), 64 rows each, and synchronise through barriers in shared memory, as in FlashAttention-3
-(arXiv 2407.08608). Forward, two groups take turns: while one computes exponentials, the other has
-the tensor cores.
+A thread block computes one row of blocks of one head. One warpgroup loads (TMA). The others compute
+matrix products (WGMMA), 64 rows each. They synchronize through barriers in shared memory, as in
+FlashAttention-3 (arXiv 2407.08608). In the forward pass, two groups alternate: while one computes
+exponentials, the other uses the tensor cores.
 
-Backward, rows are keys and there is one walk for all three gradients (five matrix products a
-block, where separate walks for queries and keys need seven). The groups take turns again, here at
-summing what all their keys give to 64 queries; the sums are added to float32 in global memory.
-Thread blocks do so in any order: the queries' gradient differs in its last bits from run to run.
+In the backward pass, rows are blocks of keys. One traversal computes all three gradients with five
+matrix products per block; separate traversals for queries and keys need seven. The groups alternate
+here, too: each in turn sums the contributions of all keys of the thread block to the gradient of 64
+queries. The sums are added to a float32 array in global memory. Thread blocks add in any order, so
+the last bits of the queries' gradient differ from run to run.
 
-Logits are scaled in float32, together with the change to powers of two that the hardware computes.
+Logits are scaled in float32. The same factor converts to base 2, since the hardware computes powers
+of two.
 """
 
 import dataclasses
@@ -30,18 +32,19 @@ Array = jax.Array
 Ref = Any
 
 LOG2_E = math.log2(math.e)
-# Rows that a warpgroup multiplies at once: what WGMMA takes.
+# Rows that a warpgroup multiplies at once: the row count of a WGMMA instruction.
 ROWS = 64
-# Blocks that are under way to shared memory while another is multiplied, that one included.
+# Pipeline stages: blocks in shared memory, loading or in use.
 STAGES = 2
-# Head dimensions above this are wide, and of wide ones, the columns of the queries' gradient that
-# are summed at once.
+# Head dimensions above WIDE are wide. For these, PIECE columns of the queries' gradient are summed
+# at a time.
 WIDE, PIECE = 128, 64
-# Registers of a thread, by how many groups multiply: the one that fetches leaves most of its own to
-# them. Of 65 536 there are, a group of 128 threads has 128 times these.
+# Registers per thread of a computing warpgroup, by the number of these groups, and of the loading
+# warpgroup. The loading group gives up most of its registers to the others. A group of 128 threads
+# uses 128 times these numbers, out of 65 536 registers.
 MULTIPLYING, FETCHING = {1: 256, 2: 240}, 24
 
-# How rows and columns of a matrix that WGMMA yields lie in registers.
+# Register layouts of a WGMMA result, and of its row and column vectors.
 MATRIX = plgpu.Layout.WGMMA
 BY_ROW, BY_COLUMN = MATRIX.reduce(1), MATRIX.reduce(0)
 
@@ -55,7 +58,7 @@ def _per_column(x: Array, rows: int) -> Array:
 
 
 def _allowed(row_bits: Array, column_bits: Array) -> Array:
-  """bool [rows, columns]."""
+  """Return the mask of allowed pairs, bool [rows, columns]."""
   rows, columns = row_bits.shape[0], column_bits.shape[0]
   return (_per_row(row_bits, columns) & _per_column(column_bits, rows)) != 0
 
@@ -65,7 +68,7 @@ def _transposed(ref: Ref) -> Ref:
 
 
 def _sum_of_products(*terms: tuple[Ref, Ref]) -> Array:
-  """The sum of matrix products x y of what lies in shared memory."""
+  """Return the sum of matrix products x y of operands in shared memory, accumulated in float32."""
 
   def add(total):
     for x, y in terms:
@@ -77,7 +80,14 @@ def _sum_of_products(*terms: tuple[Ref, Ref]) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """The row of blocks of this thread block, and its list."""
+  """The row of blocks of this thread block, and its list of entries.
+
+  Attributes:
+    sample, head, row: position in the grid.
+    first: index of the first entry of the row.
+    count: number of entries with allowed pairs.
+    place, what: arrays of the `BlockList`.
+  """
 
   sample: Array
   head: Array
@@ -89,19 +99,26 @@ class Row:
 
   @classmethod
   def here(cls, rows: int, place: Ref, what: Ref, start: Ref, runs: Ref) -> 'Row':
+    """Return the row of the current thread block, out of `rows` rows of blocks per sample."""
     sample, head, row = (lax.axis_index(name) for name in ('samples', 'heads', 'rows'))
     line = sample * rows + row
     return cls(sample, head, row, start[line], runs[line], place, what)
 
   def column(self, entry: Array) -> Array:
+    """Return the column of an entry of the row, in blocks."""
     return self.place[self.first + entry] & (1 << PLACE_BITS) - 1
 
   def full(self, entry: Array) -> Array:
+    """Return whether all pairs of an entry are allowed."""
     return (self.what[self.first + entry] & FULL) != 0
 
 
 def forward(q, q_bits, k, v, k_bits, place, what, start, runs, y, lse, *scratch, scale):
-  """In global memory q, k, v, y [B, N, H, D], bits [B, N], lse [B, H, N]; in shared, _s, blocks."""
+  """Compute y and lse of one row of blocks.
+
+  In global memory: q, k, v, y [B, N, H, D], bits [B, N], lse [B, H, N]. Names that end in _s are
+  blocks in shared memory.
+  """
   q_s, k_s, v_s, q_bits_s, k_bits_s, lse_s, *barriers = scratch
   q_ready, k_ready, v_ready, k_free, v_free, turn = barriers
   groups, _, width = q_s.shape
@@ -109,8 +126,8 @@ def forward(q, q_bits, k, v, k_bits, place, what, start, runs, y, lse, *scratch,
   here = Row.here(q_bits.shape[1] // (groups * ROWS), place, what, start, runs)
   group = lax.axis_index('group')
   factor = scale * LOG2_E
-  # Where the largest logit of a row begins: masked logits lie so far below it that their weight is
-  # 0 even before the row has met a key, and no second mask is needed.
+  # Initial value of the row maximum. Masked logits are so far below it that their weight is 0 even
+  # before the row meets an allowed key. The weights therefore need no second mask.
   floor = MASKED * factor / 2
 
   def queries(group):
@@ -133,7 +150,7 @@ def forward(q, q_bits, k, v, k_bits, place, what, start, runs, y, lse, *scratch,
 
       def multiply(logits):
         plgpu.wgmma(logits, q_s.at[group], _transposed(k_s.at[slot]))
-        # While the tensor cores are at it, the other group may have its exponentials.
+        # While the tensor cores compute this product, the other group may compute its exponentials.
         pass_turn()
         return logits[...]
 
@@ -151,7 +168,7 @@ def forward(q, q_bits, k, v, k_bits, place, what, start, runs, y, lse, *scratch,
       decay = jnp.exp2(top - new_top)
       total = total * decay + weights.sum(1)
       out *= _per_row(decay, width)
-      # All of this before the other group is let in.
+      # Complete these computations before the other group continues.
       new_top, total, out, weights = lax.optimization_barrier(
         (new_top, total, out, weights.astype(v.dtype))
       )
@@ -221,9 +238,11 @@ def forward(q, q_bits, k, v, k_bits, place, what, start, runs, y, lse, *scratch,
 def backward(
   k, v, k_bits, q, dy, stats, q_bits, place, what, start, runs, dq, dk, dv, *scratch, scale, parts
 ):
-  """As forward; also float32 [B, H, 2, N], lse (base 2) and delta, and float32 dq, to be added to.
+  """Compute the gradients of one row of blocks; rows are blocks of keys.
 
-  A block of the list is `parts` times ROWS queries.
+  Arrays are laid out as in `forward`. In addition, stats is float32 [B, H, 2, N]: lse (base 2) and
+  delta. dq is a float32 array that the kernel adds to. A block of the list has `parts` times ROWS
+  queries.
   """
   k_s, v_s, q_s, dy_s, slopes_s, dq_s, stats_s, bits_s, *barriers = scratch
   keys_ready, ready, free, slopes_ready = barriers
@@ -231,7 +250,7 @@ def backward(
   here = Row.here(k_bits.shape[1] // (groups * ROWS), place, what, start, runs)
   group = lax.axis_index('group')
   steps = here.count * parts
-  # Beside the two sums of wide heads there is room in the registers for one thing at a time.
+  # For wide heads, the two accumulators leave registers for only one further matrix at a time.
   wide = width > WIDE
   piece = PIECE if wide else width
   pieces = [pl.ds(i, min(piece, width - i)) for i in range(0, width, piece)]
@@ -244,7 +263,8 @@ def backward(
     return pl.ds((block * parts + lax.rem(step, parts)) * ROWS, ROWS)
 
   def visit(dk_sum, dv_sum, step):
-    # Taken for a constant, it would have addresses kept in more registers than there are.
+    # Without the barrier, the compiler treats the group index as a constant. It then keeps
+    # precomputed addresses in more registers than a thread has.
     mine = lax.optimization_barrier(group)
     slot, turn = lax.rem(step, STAGES), lax.rem(step, groups)
     full = here.full(lax.div(step, parts))
@@ -277,8 +297,8 @@ def backward(
     weights = weights.astype(dy.dtype)
     plgpu.wgmma(dv_sum, weights, dy_s.at[slot])
 
-    # Whoever summed over this part of memory last has done so: since then this group had its turn,
-    # for which it waited for all others.
+    # It is safe to overwrite this buffer. The group that last read it has finished: since then,
+    # this group had its turn, for which it waited for all others.
     slopes_s[turn, mine] = slopes
     plgpu.commit_smem()
     plgpu.barrier_arrive(slopes_ready.at[turn])
@@ -287,7 +307,7 @@ def backward(
     @pl.when(turn == group)
     def sum_over_keys():
       plgpu.barrier_wait(slopes_ready.at[turn])
-      # What was last written from here has left.
+      # Wait until the previous copy has read this buffer.
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
       for columns in pieces:
         terms = [(_transposed(slopes_s.at[turn, i]), k_s.at[i, :, columns]) for i in range(groups)]
@@ -311,7 +331,7 @@ def backward(
     long = plgpu.ACC((ROWS, width), jnp.float32)
     sums = pl.run_scoped(walk, long, long)
     for target, total in zip((dk, dv), sums, strict=True):
-      # No one else has a use for these values any more.
+      # This block of values is no longer read, so its memory can hold the results.
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
       v_s[group] = total.astype(target.dtype)
       plgpu.commit_smem()

@@ -1,16 +1,16 @@
-"""Object attention with all scores at once: what every other implementation is tested against."""
+"""Dense object attention: the reference that tests compare every implementation with."""
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
 
-# Finite, so that a row without any allowed key has no infinities to turn into NaN.
+# Finite, so that a row without an allowed key does not produce NaN from infinities.
 MASKED = -1e30
 
 
 def attention(q: Array, k: Array, v: Array, q_bits: Array, k_bits: Array) -> Array:
-  """See `object_attention`; memory B x H x N x M in float32."""
+  """Compute `object_attention` from all B x H x N x M scores, stored in float32."""
   allowed = (q_bits[:, None, :, None] & k_bits[:, None, None, :]) != 0
   scale = q.shape[-1] ** -0.5
   scores = jnp.einsum('bnhd,bmhd->bhnm', q * scale, k, preferred_element_type=jnp.float32)

@@ -1,22 +1,23 @@
-"""Object attention by JAX's own TPU kernel, splash attention, for sets of at most one object.
+"""Object attention with JAX's splash attention kernel for TPUs, for sets of at most one object.
 
-It knows segments, which are equal or not, but no sets: it is right only where every token, query or
-key, belongs to at most one object, as in masked self-attention. Not chosen unless it is named: what
-it is for is comparison.
+Splash attention supports segment ids, which are compared for equality, but not sets. The result is
+therefore correct only if each query and key has at most one object, as in masked self-attention.
+This implementation is for comparison; it is used only if named.
 
-Its tables of blocks to skip are built for masks known beforehand. Here they are filled with what
-the lists of `blocks` say, and the mask inside of a block comes from the segments, so that no N x M
-array exists.
+Splash attention builds its tables of blocks to skip from masks known at trace time. Here these
+tables are filled from the lists of `blocks`, and the segment ids give the mask within a block. No N
+x M array is created.
 
-By the compiler's schedule `tpu` is better. Cycles for a block of 1024 x 512, bfloat16, heads of
-128, without and with masked pairs (splash attention always masks; its backward pass is two walks):
+By the compiler's schedule, `tpu` is faster. Cycles for a block of 1024 x 512, bfloat16, head
+dimension 128, without and with masked pairs (splash attention always masks; its backward pass
+traverses the blocks twice):
 
                 v5e: tpu       splash    v6e: tpu       splash
     forward     2336, 2320     2765      1501, 1768     1772
     backward    5326, 5344     7593      2617, 3017     4395
 
-On top of that, splash attention takes a step for every block it skips and treats one sample after
-the other.
+In addition, splash attention takes a grid step for every block it skips, and processes the samples
+one after another.
 """
 
 import functools
@@ -48,12 +49,19 @@ block = tpu.block
 
 
 def refuses(case) -> str | None:
-  """Why a case cannot run here, None if it can; that sets are of one object is not checked."""
+  """Return why a case is not supported, or None if it is.
+
+  It does not check that each set has at most one object.
+  """
   return tpu.refuses(case)
 
 
 def make_attention(*, interpret: Any = False) -> Callable[..., Array]:
-  """Object attention with or without a simulated TPU; arguments as in `object_attention`."""
+  """Return the attention function, which takes the arguments of `object_attention`.
+
+  Args:
+    interpret: a `pltpu.InterpretParams` to simulate a TPU on any platform; False compiles.
+  """
   return functools.partial(_attention, interpret=interpret)
 
 
@@ -73,7 +81,8 @@ def _attention(
   def heads_first(x, size):
     return jnp.swapaxes(fill_up(x, size, 1), 1, 2)
 
-  # The kernel does not scale: in bfloat16 this rounds, unless sqrt(D) is a power of two.
+  # The kernel does not scale logits, so q is scaled here. In bfloat16 this rounds, unless sqrt(D)
+  # is a power of two.
   scaled = (q.astype(jnp.float32) * scale).astype(q.dtype)
   operands = heads_first(scaled, block_q), heads_first(k, block_k), heads_first(v, block_k)
   segments = fill_up(q_bits, block_q, 1), fill_up(k_bits, block_k, 1)
@@ -109,7 +118,8 @@ def _attention(
     return kernel(q, k, v, splash.SegmentIds(q_segments, k_segments))
 
   y = jnp.swapaxes(jax.vmap(one_sample)(*operands, *segments, some), 1, 2)[:, :n]
-  # Tokens of no object are a segment to the kernel, and queries without keys are not a number.
+  # The kernel treats tokens with empty sets as one segment, and returns NaN for queries without
+  # allowed keys. Both must be 0.
   keys = jax.lax.reduce(k_bits, jnp.int32(0), jax.lax.bitwise_or, (1,))
   return jnp.where(((q_bits & keys[:, None]) != 0)[..., None, None], y, 0)
 
@@ -118,7 +128,7 @@ attention = make_attention()
 
 
 def _dense(blocks: BlockList, samples: int, rows: int, columns: int) -> Array:
-  """bool [samples, rows, columns], the blocks of a list that have allowed pairs."""
+  """Return bool [samples, rows, columns]: the blocks of a list that have allowed pairs."""
   line = (blocks.what >> FLAG_BITS) * rows + (blocks.place >> PLACE_BITS)
   flat = line * columns + (blocks.place & (1 << PLACE_BITS) - 1)
   some = jnp.zeros((samples * rows * columns,), bool).at[flat].max(blocks.what & RUN != 0)
@@ -126,9 +136,10 @@ def _dense(blocks: BlockList, samples: int, rows: int, columns: int) -> Array:
 
 
 def _next(some: Array) -> Array:
-  """int32 [1, R, C], the column of the next block with allowed pairs, to be fetched early.
+  """Return int32 [1, R, C]: the column of the next block with allowed pairs, to prefetch.
 
-  In row order from each block of bool [R, C], itself included; where none is left, the last one.
+  The search starts at each block of bool [R, C], includes it, and proceeds in row order. After the
+  last such block, the result is its column.
   """
   flat = some.reshape(-1)
   index = jnp.arange(flat.size, dtype=jnp.int32)

@@ -1,18 +1,19 @@
-"""Object attention on TPUs: Pallas kernels (Mosaic) that visit the listed blocks and no others.
+"""Object attention on TPUs: Pallas kernels (Mosaic) that visit only the listed blocks.
 
-The grid is (heads, entries of the list). The list lies in scalar memory, and how many of its
-entries count is known only when the kernel runs. BlockMask, object sets and row statistics lie in
-memory as they are, [B, N] and [B, H, N]; where a kernel needs them along the other axis it turns
-them itself.
+The grid is (heads, entries of the list). The list is in scalar memory (SMEM); its number of valid
+entries is known only at run time. Object sets and row statistics are stored untransposed, [B, N]
+and [B, H, N]. A kernel transposes them itself if it needs them along the other axis.
 
-The forward pass holds scores as [queries, keys], the backward pass as [keys, queries]: so all
-matrix products but one stream long operands past short ones, and the statistics of a query are a
-row that every key shares. Logits are scaled in float32, together with the change to powers of two
-that the hardware computes. Matrix products of float32 operands are not rounded to bfloat16.
+The forward pass computes scores as [queries, keys], the backward pass as [keys, queries]. With this
+choice, all matrix products but one stream long operands past short ones. In the backward pass, the
+statistics of the queries are then one row, broadcast over the keys.
 
-The gradient of the queries of a whole head stays in vector memory where it fits. Then one walk
-along the keys yields all three gradients, with five matrix products a block; else there are two
-walks, with seven.
+Logits are scaled in float32. The same factor converts to base 2, since the hardware computes powers
+of two. Matrix products of float32 operands are not rounded to bfloat16.
+
+If the gradient of all queries of a head fits into vector memory (VMEM), it stays there. One
+traversal by keys then computes all three gradients, with five matrix products per block. Otherwise
+there are two traversals, with seven products.
 """
 
 import dataclasses
@@ -43,50 +44,64 @@ Ref = Any
 
 LOG2_E, LN_2 = math.log2(math.e), math.log(2)
 LANES, SUBLANES = 128, 8
-# Arguments in scalar memory, before the operands: `place` and `what` of a list.
+# Number of arrays in scalar memory, passed before the operands: `place` and `what` of a list.
 LISTS = 2
-# Where the largest logit of a row begins. Masked logits lie so far below that their weight is 0
-# before the row has met a key, too, and weights need no mask of their own.
+# Initial value of the row maximum. Masked logits are so far below it that their weight is 0 even
+# before the row meets an allowed key. The weights therefore need no second mask.
 FLOOR = MASKED / 2
-# Keys of a block that are computed at once: less leaves the matrix units waiting for the softmax,
-# more leaves no registers.
+# Keys of a block that are computed at once. With fewer, the matrix units wait for the softmax; with
+# more, registers run out.
 CHUNK = 512
-# Memory of one core of the smallest chips since v5, for chips that JAX does not know.
+# Bytes of memory of one core, for chips unknown to JAX: those of the smallest chips since v5.
 VECTOR_MEMORY = 64 << 20
 SCALAR_MEMORY = 1 << 20
-# Blocks, by bytes of a number, for batches with more blocks of the best size than scalar memory can
-# list.
+# Larger block sizes by bytes per element, for batches whose blocks of the best size do not fit into
+# the list in scalar memory.
 LARGER = {
   2: [(1024, 1024), (2048, 1024), (4096, 1024)],
   4: [(1024, 512), (1024, 1024), (2048, 1024)],
 }
-# The compiler's own share of either, as a part of the whole.
+# Fraction of each memory reserved for the compiler.
 RESERVE = 1 / 8
 
 
 def block(case) -> tuple[int, int]:
-  """(queries, keys) of a block.
+  """Return (queries, keys) of a block.
 
-  A step costs about 350 cycles before it computes anything, and some more the first and last of a
-  row, against 1 250 for 512 x 512 pairs forward and 2 760 backward (v5e; 1 000 and 1 430 on v6e, if
-  no pair is masked). Small blocks skip more pairs. With 60 % background and four objects, or 40 %
-  and eight, 512 x 512 is best for 4 096 tokens, 1024 x 512 for 8 448 and 1024 x 1024 for 32 768,
-  each by less than a tenth over its neighbours. Heads of up to 128 numbers cost the same, wider
-  ones in proportion. A batch whose blocks are too many to list gets larger ones.
+  A grid step costs about 350 cycles before it computes anything. The first and last step of a row
+  cost some more. For comparison, the cycles for 512 x 512 pairs are (on v6e, if no pair is masked):
+
+                  v5e      v6e
+      forward     1 250    1 000
+      backward    2 760    1 430
+
+  Small blocks skip more pairs. The best sizes for 60 % background and four objects, or for 40 % and
+  eight, are:
+
+      4 096 tokens     512 x 512
+      8 448 tokens     1024 x 512
+      32 768 tokens    1024 x 1024
+
+  Each is less than 10 % faster than its neighbors. Head dimensions up to 128 cost the same; larger
+  ones cost proportionally more. If the list of blocks of a batch does not fit into scalar memory,
+  the blocks are larger.
 
   To retune without a TPU: compile with LIBTPU_INIT_ARGS='--xla_jf_dump_to=DIR
-  --xla_jf_dump_llo_text=true' and count the bundles of each region of a kernel in
-  DIR/*packed-bundles-post-ra.txt; a bundle is a cycle. With one: time the two passes over the
-  blocks below and their neighbours, for label maps of your data.
+  --xla_jf_dump_llo_text=true'. Count the bundles of each region of a kernel in
+  DIR/*packed-bundles-post-ra.txt; a bundle is one cycle. To retune with a TPU: time both passes
+  with the block sizes below and their neighbors, on label maps of your data.
+
+  Args:
+    case: the `api.Case`; it gives N, M, the dtype and the samples per device.
   """
   queries, keys = case.queries, case.keys
   if case.dtype == jnp.float32:
-    # Six passes of the matrix units a product: nothing is gained from longer steps.
+    # A float32 product takes six passes of the matrix units, so longer steps gain nothing.
     sizes = 512, 512
   else:
     sizes = 512 if queries <= 6144 else 1024, 512 if keys <= 16384 else 1024
   if keys <= 2048:
-    # Prompts: a block holds few objects' words.
+    # Object prompts: a block of 256 keys covers the prompt tokens of few objects.
     sizes = sizes[0], 256
   for queries, keys in (sizes, *LARGER[jnp.dtype(case.dtype).itemsize]):
     sizes = min(queries, _up(case.queries, LANES)), min(keys, _up(case.keys, LANES))
@@ -96,13 +111,13 @@ def block(case) -> tuple[int, int]:
 
 
 def _listed(case, sizes: tuple[int, int]) -> int:
-  """Bytes of scalar memory that the list of a batch takes."""
+  """Return the bytes of scalar memory that the block list of a batch takes."""
   blocks = pl.cdiv(case.queries, sizes[0]) * pl.cdiv(case.keys, sizes[1])
   return case.samples * blocks * LISTS * 4
 
 
 def refuses(case) -> str | None:
-  """Why a case cannot run here, None if it can."""
+  """Return why a case is not supported, or None if it is."""
   if case.platform != 'tpu':
     return f'runs on TPUs, not on {case.platform}'
   if case.dtype not in (jnp.bfloat16, jnp.float32):
@@ -114,6 +129,8 @@ def refuses(case) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Options:
+  """Settings of the kernels, see `make_kernel`."""
+
   interpret: Any
   share: float
   chunk: int
@@ -127,15 +144,16 @@ def make_kernel(
   chunk: int = CHUNK,
   memory: tuple[int, int] | None = None,
 ) -> Kernel:
-  """The kernels with other than the usual settings.
+  """Return the kernel with other settings than the default ones.
 
   Args:
-    interpret: a `pltpu.InterpretParams` to simulate a TPU on any platform.
-    share: the part of all blocks that cost estimates count. How many are visited depends on the
-      label maps and is not known to the compiler. The default counts all, which is exact for plain
-      attention and too much for masks: utilisation computed from it is an upper bound.
+    interpret: a `pltpu.InterpretParams` to simulate a TPU on any platform; False compiles.
+    share: the fraction of all blocks that cost estimates count, 0 to 1. The number of visited
+      blocks depends on the label maps, which the compiler does not know. The default counts all
+      blocks. That is exact for dense attention and too high for masks, so utilization computed from
+      it is an upper bound.
     chunk: keys that are computed at once.
-    memory: bytes of (vector, scalar) memory; those of the chip by default.
+    memory: bytes of (vector, scalar) memory; None for those of the chip.
   """
   options = _Options(interpret, share, chunk, memory)
   return Kernel(
@@ -201,7 +219,8 @@ def _backward(
   by_key = functools.partial(_run, kernel, block_mask, at, operands(at), options=options)
   sums = jax.ShapeDtypeStruct((n // block_q, d, block_q), jnp.float32)
   room = (options.memory or _memory())[0] - _need(operands(at), results, [*scratch, sums], options)
-  # Two buffers write the result of one head while the next is computed, one makes it wait.
+  # With two buffers, the result of one head is written while the next head is computed. With one
+  # buffer, the next head waits.
   buffers = min(2, room // _size((n, d), q.dtype))
   if buffers > 0:
     head = pl.BlockSpec(
@@ -212,8 +231,9 @@ def _backward(
     dk, dv, dq = by_key(
       [*results, (head, like_q)],
       [*scratch, sums],
-      # A block of keys is read for one row only, at whose end its gradient is written, and the
-      # queries of a head until their gradient is.
+      # Outputs may overwrite their inputs. A block of keys is read only in its row, and its
+      # gradient is written at the end of that row. The queries of a head are read until their
+      # gradient is written.
       overwrite={1: 0, 2: 1, 0: 2},
       products=5,
       name='object_attention_backward',
@@ -258,7 +278,7 @@ def _forward_kernel(
     new_top = jnp.maximum(old_top, scores.max(1, keepdims=True))
     weights = jnp.exp2(scores - _widen(new_top, chunk))
     decay = jnp.exp2(old_top - new_top)
-    # A sum for each lane; they are added up when the row ends.
+    # Keep one sum per lane; they are reduced when the row ends.
     parts = [weights[:, i : i + LANES] for i in range(0, chunk, LANES)]
     total[...] = total[...] * decay + sum(parts)
     part = _dot(weights.astype(v.dtype), v[keys, :], (1, 0))
@@ -295,9 +315,9 @@ def _dq_kernel(place, what, q, k, v, q_bits, k_bits, lse, delta, dy, dq, dq_sum,
 
 
 def _by_key_kernel(place, what, q, k, v, q_bits, k_bits, lse, delta, dy, *out, rows, scale, chunk):
-  """The gradients of keys and values, and, where there is room for it, that of the queries.
+  """Compute the gradients of keys and values, and, if it fits into memory, that of the queries.
 
-  Sums of the latter lie as [rows of queries, D, block].
+  The sums of the queries' gradient are [rows of queries, D, block].
   """
   (dk, dv, *dq), (dk_sum, dv_sum, *dq_sum) = out[: len(out) // 2], out[len(out) // 2 :]
   entry = pl.program_id(1)
@@ -339,7 +359,7 @@ def _clear(total: Ref) -> None:
 
 
 def _turn(total: Ref, scale: float, result: Ref) -> None:
-  """Writes [rows, D, block], scaled, as [rows block, D]."""
+  """Write [rows, D, block], scaled and transposed, as [rows block, D]."""
   rows, _, size = total.shape
 
   def turn(i, _):
@@ -352,7 +372,10 @@ def _turn(total: Ref, scale: float, result: Ref) -> None:
 def _slopes(
   q, k, v, q_bits, k_bits, lse, delta, dy, keys, masked: bool, scale: float
 ) -> tuple[Array, Array]:
-  """Weights of some keys of a block and gradients of their scaled logits, [keys, queries]."""
+  """Return the weights of some keys of a block and the gradients of their scaled logits.
+
+  Both are [keys, queries].
+  """
   scores = _dot(k[keys, :], q[...], (1, 1)) * (scale * LOG2_E)
   weights = jnp.exp2(scores - lse[...] * LOG2_E)
   if masked:
@@ -362,7 +385,7 @@ def _slopes(
 
 
 def _visit(flags: Array, keys: int, chunk: int, visit: Callable[[Any, bool], None]) -> None:
-  """Calls visit(keys, masked) for each chunk of the keys of a block that is to be visited."""
+  """Call visit(keys, masked) for each chunk of keys, if the block has allowed pairs."""
 
   def every(masked: bool) -> None:
     for start in range(0, keys, chunk):
@@ -373,7 +396,7 @@ def _visit(flags: Array, keys: int, chunk: int, visit: Callable[[Any, bool], Non
 
 
 def _dot(x: Array, y: Array, axes: tuple[int, int]) -> Array:
-  """The float32 sum of products over an axis of each."""
+  """Contract one axis of each operand, with float32 accumulation."""
   exact = x.dtype == jnp.float32
   return jax.lax.dot_general(
     x,
@@ -385,16 +408,19 @@ def _dot(x: Array, y: Array, axes: tuple[int, int]) -> Array:
 
 
 def _widen(x: Array, width: int) -> Array:
-  """[rows, LANES], the same in all lanes -> [rows, width]."""
+  """Widen [rows, LANES], constant over the lanes, to [rows, width]."""
   return jnp.tile(x, (1, pl.cdiv(width, LANES)))[:, :width]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Places:
-  """Where the blocks of each operand lie, by head and entry of a list.
+  """Block specs of each operand, indexed by head and entry of a list.
 
   Attributes:
-    by_query: whether the list's rows are blocks of queries, and not of keys.
+    by_query: whether the rows of the list are blocks of queries rather than of keys.
+    queries, keys: blocks [block, D] of arrays [B, H, N, D].
+    statistics: blocks [1, block] of arrays [B, H, 1, N].
+    q_bits, k_bits: blocks [1, block] of arrays [B, 1, N].
   """
 
   by_query: bool
@@ -405,7 +431,7 @@ class _Places:
   k_bits: pl.BlockSpec
 
   def along_rows(self) -> list[pl.BlockSpec]:
-    """Those that change with every entry."""
+    """Return the specs whose block changes with every entry of a row."""
     if self.by_query:
       return [self.keys, self.k_bits]
     return [self.queries, self.statistics, self.q_bits]
@@ -456,11 +482,27 @@ def _run(
   options: _Options,
   overwrite: Mapping[int, int] | None = None,
 ) -> tuple[Array, ...]:
-  """Walks along a list with a kernel, which gets the list, the operands, the results, the scratch.
+  """Run a kernel on every entry of a block list.
+
+  The kernel receives the two arrays of the list, the operands, the results and the scratch arrays.
 
   Args:
-    products: matrix products that the kernel computes for a block.
-    overwrite: results, by the operand whose memory they may take.
+    kernel: the kernel body.
+    block_mask: the block lists.
+    at: block specs; `at.by_query` selects the list.
+    operands: block spec and array of each input; queries first, then keys.
+    results: block spec, shape and dtype of each output.
+    scratch: shape and dtype of each scratch array in vector memory.
+    products: number of matrix products per block, for the cost estimate.
+    name: name of the kernel, for profiles.
+    options: settings of the kernels.
+    overwrite: maps the index of an operand to that of the result that may reuse its memory.
+
+  Returns:
+    The results.
+
+  Raises:
+    ValueError: if block sizes are not multiples of LANES, or the memory does not suffice.
   """
   blocks = block_mask.by_query if at.by_query else block_mask.by_key
   chunk = options.chunk if block_mask.block[1] % options.chunk == 0 else block_mask.block[1]
@@ -485,10 +527,10 @@ def _run(
       scratch_shapes=[pltpu.VMEM(x.shape, x.dtype) for x in scratch],
     ),
     compiler_params=pltpu.CompilerParams(
-      # Chips of two cores share the heads out.
+      # On chips with two cores, the heads are divided between the cores.
       dimension_semantics=('parallel', 'arbitrary'),
       vmem_limit_bytes=need,
-      # The lists hold no block that is not there; checking each copy costs 100 cycles a step.
+      # The lists contain only valid blocks. Bounds checks of each copy cost 100 cycles per step.
       disable_bounds_checks=True,
     ),
     cost_estimate=pl.CostEstimate(
@@ -501,9 +543,10 @@ def _run(
 
 
 def _check(block_mask: BlockMask, blocks: BlockList, need: int, options: _Options) -> None:
-  """
+  """Check the block sizes, and the vector and scalar memory that the kernel needs.
+
   Raises:
-    ValueError: for blocks that the hardware cannot have, or more than its memories hold.
+    ValueError: if block sizes are not multiples of LANES, or the memory does not suffice.
   """
   if any(size % LANES for size in block_mask.block):
     raise ValueError(f'blocks on a TPU are multiples of {LANES}, got {block_mask.block}')
@@ -523,10 +566,11 @@ def _check(block_mask: BlockMask, blocks: BlockList, need: int, options: _Option
 
 
 def _need(operands, results, scratch, options: _Options) -> int:
-  """Bytes of vector memory: buffers of the blocks, scratch, and what registers cannot hold.
+  """Return the bytes of vector memory: block buffers, scratch, and spilled registers.
 
-  The last is the compiler's choice: in what was compiled for v5e, v5p and v6e, less than three
-  times the scores that are computed at once, or six times for float32, whose products are split.
+  The compiler decides how much it spills. In kernels compiled for v5e, v5p and v6e, it was less
+  than three times the scores computed at once. For float32, whose products are split, it was less
+  than six times.
   """
   block_q, block_k = (spec.block_shape[-2] for spec, _ in operands[:2])
   copies = 6 if operands[0][1].dtype == jnp.float32 else 3
@@ -538,7 +582,7 @@ def _need(operands, results, scratch, options: _Options) -> int:
 
 
 def _memory() -> tuple[int, int]:
-  """Bytes of vector and scalar memory of the chip that a kernel may use."""
+  """Return the bytes of (vector, scalar) memory of the chip that a kernel may use."""
   vector, scalar = VECTOR_MEMORY, SCALAR_MEMORY
   if pltpu.is_tpu_device():
     chip = pltpu.get_tpu_info()
@@ -547,7 +591,7 @@ def _memory() -> tuple[int, int]:
 
 
 def _size(shape: Any, dtype: Any) -> int:
-  """Bytes of a block in vector memory, whose last two axes are filled up to whole tiles."""
+  """Return the bytes of a block in vector memory, with the last two axes padded to whole tiles."""
   *rest, rows, columns = (size or 1 for size in shape)
   packed = 4 // jnp.dtype(dtype).itemsize
   rows = rows if rows == 1 else _up(rows, SUBLANES * packed)
