@@ -1,7 +1,7 @@
-"""What every codec (video autoencoder) offers: pixels <-> normalised latents, and frame grouping.
+"""The codec interface: a video autoencoder that maps pixels to normalized latents and back.
 
-Latents are normalised (about zero mean, unit variance) by the codec itself, so that nothing else
-knows a scale. Pixels are float32 in [-1, 1].
+Each codec normalizes its own latents to about zero mean and unit variance, so other code needs no
+scaling factor. Pixels are float32 in [-1, 1].
 """
 
 from typing import Protocol
@@ -18,18 +18,22 @@ Array = jax.Array
 
 @flax.struct.dataclass
 class Moments:
-  """The distribution of the latents of one video.
+  """A diagonal Gaussian over the latents of a batch of videos.
 
   Attributes:
     mean: float [B, T', H', W', C].
-    logvar: like mean, natural logarithm of the variance; None where the codec is deterministic.
+    logvar: natural logarithm of the variance, same shape as `mean`; None for a deterministic codec.
   """
 
   mean: Array
   logvar: Array | None = None
 
   def sample(self, key: Array) -> Array:
-    """A draw of the latents, like mean."""
+    """Return a sample of the latents, same shape and dtype as `mean`.
+
+    Args:
+      key: JAX random key; unused if the codec is deterministic.
+    """
     if self.logvar is None:
       return self.mean
     noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
@@ -39,35 +43,64 @@ class Moments:
 class Codec(Protocol):
   """A video autoencoder.
 
-  A codec is a pytree of its weights: a jitted function takes it as an argument like any array, so
-  that the weights are no constants of the compiled program.
+  A codec is a pytree of its weights. Pass it to jitted functions as an argument: the weights are
+  then inputs of the compiled program, not constants in it.
   """
 
   @property
   def channels(self) -> int:
-    """C of the latents."""
+    """Number of latent channels C."""
     ...
 
   @property
   def stride(self) -> tuple[int, int]:
-    """Pixels a latent covers, along (height, width)."""
+    """Spatial downsampling: pixels per latent along (height, width)."""
     ...
 
   def frame_groups(self, num_frames: int) -> np.ndarray:
-    """The latent frame that holds each pixel frame: int [T], non-decreasing from 0."""
+    """Return the index of the latent frame of each pixel frame: int [T], non-decreasing from 0."""
     ...
 
   def encode(self, video: Array) -> Moments:
-    """Float32 [B, T, H, W, 3] in [-1, 1] to normalised latents; T = 1 is a still picture."""
+    """Encode a video to normalized latents.
+
+    Args:
+      video: float32 [B, T, H, W, 3] in [-1, 1]; T = 1 is an image.
+
+    Returns:
+      Moments of shape [B, T', H', W', C].
+
+    Raises:
+      InputError: the shape is wrong, or H or W is not a multiple of `stride`.
+    """
     ...
 
   def decode(self, latents: Array, num_frames: int) -> Array:
-    """Normalised latents [B, T', H', W', C] to float32 [B, num_frames, H, W, 3] in [-1, 1]."""
+    """Decode normalized latents to a video.
+
+    Args:
+      latents: float [B, T', H', W', C].
+      num_frames: number of pixel frames to return.
+
+    Returns:
+      float32 [B, num_frames, H, W, 3] in [-1, 1].
+
+    Raises:
+      ValueError: T' does not match `num_frames`.
+    """
     ...
 
 
 def check_pixels(video: Array, stride: tuple[int, int]) -> None:
-  """Raises InputError unless a video [B, T, H, W, 3] has frames and divides into latents."""
+  """Check the shape of a video that is to be encoded.
+
+  Args:
+    video: [B, T, H, W, 3].
+    stride: pixels per latent along (height, width).
+
+  Raises:
+    InputError: the shape is not [B, T >= 1, H, W, 3], or H or W is not a multiple of the stride.
+  """
   if video.ndim != 5 or video.shape[-1] != 3 or not video.shape[1]:
     raise InputError(f'a codec needs video [B, T, H, W, 3] with T >= 1, got {video.shape}')
   for name, size, step in zip(('height', 'width'), video.shape[2:4], stride, strict=True):
@@ -78,10 +111,15 @@ def check_pixels(video: Array, stride: tuple[int, int]) -> None:
 
 
 def check_frames(latents: Array, num_frames: int, stride: int) -> None:
-  """Raises ValueError unless latents [B, T', ...] are those of num_frames pixel frames.
+  """Check that latents have the number of frames that `num_frames` pixel frames encode to.
 
   Args:
-    stride: pixel frames a latent frame covers.
+    latents: [B, T', ...].
+    num_frames: number of pixel frames T.
+    stride: pixel frames per latent frame.
+
+  Raises:
+    ValueError: T' is not ceil(num_frames / stride), or `num_frames` is below 1.
   """
   if num_frames < 1 or latents.shape[1] != -(-num_frames // stride):
     raise ValueError(
@@ -90,10 +128,10 @@ def check_frames(latents: Array, num_frames: int, stride: int) -> None:
 
 
 def to_float(video: np.ndarray) -> np.ndarray:
-  """uint8 pixels to float32 in [-1, 1]."""
+  """Convert uint8 pixels to float32 in [-1, 1]; the shape is unchanged."""
   return np.asarray(video, np.float32) / 127.5 - 1
 
 
 def to_uint8(video) -> np.ndarray:
-  """Float pixels in [-1, 1] (clipped) to uint8, on the host."""
+  """Convert float pixels to a uint8 NumPy array of the same shape; clip values to [-1, 1]."""
   return np.clip(np.round((np.asarray(video, np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)

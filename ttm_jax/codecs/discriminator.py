@@ -1,12 +1,14 @@
 """A patch discriminator for video, and the adversarial losses of an autoencoder.
 
-Both losses stand in one sum, so that one backward pass and one optimiser serve both networks:
+Both losses are terms of one sum, so one backward pass and one optimizer train both networks:
 
     loss = autoencoder + weight * generator_loss(d, fake) + discriminator_loss(d, real, fake)
 
-The first holds the discriminator still, the second the reconstruction. An optimiser that rescales
-each weight's gradient by itself, as Adam does, trains both as two would; clip their gradients
-apart. Source: hinge losses of Lim and Ye 2017, patches of Isola et al. 2017.
+`generator_loss` stops the gradient to the discriminator, `discriminator_loss` the gradient to the
+reconstruction. An optimizer with per-weight scaling, such as Adam, then gives the same updates as
+two separate optimizers. Clip the gradients of the two networks separately.
+
+Sources: hinge losses of Lim and Ye 2017, patch discriminator of Isola et al. 2017.
 """
 
 import jax
@@ -19,11 +21,15 @@ Array = jax.Array
 
 
 class Discriminator(nnx.Module):
-  """Judges each patch of each frame, in the light of the frames around it.
+  """A convolutional network with one real/fake logit per patch of each frame.
+
+  Temporal convolutions let a logit depend on neighboring frames.
 
   Args:
-    base_channels: width of the first layer; each further one is twice as wide, to 8 times.
-    layers: halvings of height and width.
+    base_channels: width of the first layer. Each layer doubles it, up to 8 times the first.
+    layers: number of layers, each of which halves height and width.
+    dtype: compute dtype; parameters and logits are float32.
+    rngs: random number generators for the initial parameters.
   """
 
   def __init__(
@@ -39,7 +45,11 @@ class Discriminator(nnx.Module):
     self.head = VideoConv(widths[-1], 1, dtype=compute, rngs=rngs)
 
   def __call__(self, video: Array) -> Array:
-    """Float [B, T, H, W, 3] in [-1, 1] to float32 logits [B, T, h, w]; real ones are positive."""
+    """Return float32 logits [B, T, h, w], positive for real, of a video [B, T, H, W, 3].
+
+    Args:
+      video: float, pixels in [-1, 1].
+    """
     x = jax.nn.leaky_relu(self.convs[0](video), 0.2)
     for conv, norm in zip(list(self.convs)[1:], self.norms, strict=True):
       x = jax.nn.leaky_relu(norm(conv(x)), 0.2)
@@ -47,13 +57,30 @@ class Discriminator(nnx.Module):
 
 
 def generator_loss(discriminator: Discriminator, fake: Array) -> Array:
-  """What the autoencoder wants: to be taken for real. No gradient reaches the discriminator."""
+  """Return the adversarial loss of the autoencoder, with no gradient to the discriminator.
+
+  Args:
+    discriminator: the network that scores reconstructions.
+    fake: reconstructions, float [B, T, H, W, 3] in [-1, 1].
+
+  Returns:
+    Scalar, the negative mean logit.
+  """
   still = jax.tree.map(jax.lax.stop_gradient, discriminator)
   return -still(fake).mean()
 
 
 def discriminator_loss(discriminator: Discriminator, real: Array, fake: Array) -> Array:
-  """Hinge loss on videos and reconstructions of them. No gradient reaches the autoencoder."""
+  """Return the hinge loss of the discriminator, with no gradient to the autoencoder.
+
+  Args:
+    discriminator: the network to train.
+    real: videos, float [B, T, H, W, 3] in [-1, 1].
+    fake: their reconstructions, same shape.
+
+  Returns:
+    Scalar, 0.5 * (mean relu(1 - D(real)) + mean relu(1 + D(fake))).
+  """
   fake = jax.lax.stop_gradient(fake)
   of_real = jax.nn.relu(1 - discriminator(real)).mean()
   of_fake = jax.nn.relu(1 + discriminator(fake)).mean()

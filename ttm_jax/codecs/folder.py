@@ -1,4 +1,4 @@
-"""A codec as a folder: `codec.json` says what it is, `codec.safetensors` holds its weights."""
+"""Save and load a codec as a folder of `codec.json` (configuration) and `codec.safetensors`."""
 
 import contextlib
 import errno
@@ -20,17 +20,24 @@ from ttm_jax.json_file import read_object
 
 _CONFIG, _WEIGHTS = 'codec.json', 'codec.safetensors'
 
-# What a description may ask for: a codec is laid out before its weights are looked at.
-_LARGEST = 2**24  # Of channels, and of pixels along a side.
-_LAYERS = 64  # Of any kind.
+# Upper limits for the values in `codec.json`: a codec is built from them before its weights are
+# read, so an oversized value must be rejected first.
+_LARGEST = 2**24  # Channels, or pixels along a side.
+_LAYERS = 64  # Layers of any kind.
 _COUNTED = ('res_blocks', 'temporal_downsamples')
 
 
 def save_codec(path: str | Path, codec: Codec) -> None:
-  """Writes a codec folder: all of it or nothing; a codec that was there is replaced.
+  """Write a codec folder atomically; an existing codec folder is replaced.
+
+  Args:
+    path: folder to write.
+    codec: codec of a registered kind.
 
   Raises:
-    InputError: if something else than a codec is at `path`.
+    InputError: `path` exists and is not a codec folder.
+    OSError: the weights cannot be written, for example because the disk is full.
+    ValueError: the kind of codec is not registered.
   """
   path = Path(path)
   entry = entry_of(codec)
@@ -40,22 +47,25 @@ def save_codec(path: str | Path, codec: Codec) -> None:
       raise InputError(f'{path} exists and is no codec folder: choose another path')
   with replaced_folder(path) as fresh:
     names, leaves, _ = _flatten(codec)
-    # Safetensors writes the memory as it lies: a transposed view would come back wrong.
+    # Safetensors ignores strides and writes raw memory: a transposed view would be read back wrong.
     arrays = [np.ascontiguousarray(leaf).reshape(leaf.shape) for leaf in leaves]
     try:
       safetensors.numpy.save_file(dict(zip(names, arrays, strict=True)), fresh / _WEIGHTS)
-    except SafetensorError as error:  # What it makes of a disk that is full.
+    except SafetensorError as error:  # Safetensors raises it if the disk is full.
       raise OSError(errno.EIO, str(error), str(path)) from error
     description = {'kind': entry.name, 'config': entry.describe(codec)}
     (fresh / _CONFIG).write_text(json.dumps(description, indent=2) + '\n')
 
 
 def load_codec(path: str | Path) -> Codec:
-  """Reads a codec folder.
+  """Read a codec folder.
+
+  Args:
+    path: folder that `save_codec` has written.
 
   Raises:
-    InputError: naming the file and what is wrong with it: missing, broken, of an unknown kind, or
-      with tensors that are not those of its configuration.
+    InputError: a file is missing or corrupt, the kind is unknown, or the tensors do not match the
+      configuration. The message names the file and the reason.
   """
   path = Path(path)
   if not (path / _CONFIG).is_file():
@@ -71,7 +81,7 @@ def load_codec(path: str | Path) -> Codec:
     _check_sizes(description['config'])
     abstract = ENTRIES[name].abstract(description['config'])
     strides = abstract.stride
-  except Exception as error:  # Of the layers, whatever they make of sizes that do not fit.
+  except Exception as error:  # Layers raise various exceptions for inconsistent sizes.
     raise InputError(f'{path / _CONFIG} is no configuration of a {name} codec: {error}') from error
   if min(strides) < 1:
     raise InputError(f'{path / _CONFIG} is no configuration of a {name} codec: stride {strides}')
@@ -80,7 +90,7 @@ def load_codec(path: str | Path) -> Codec:
     raise InputError(f'{weights} is missing: the codec was not copied whole, copy it again')
   try:
     tensors = safetensors.numpy.load_file(weights)
-  except Exception as error:  # Safetensors raises all kinds for damaged headers.
+  except Exception as error:  # Safetensors raises various exceptions for corrupt headers.
     raise InputError(f'{weights} is not a whole safetensors file ({error})') from error
   names, leaves, treedef = _flatten(abstract)
   for key, leaf in zip(names, leaves, strict=True):
@@ -98,7 +108,7 @@ def load_codec(path: str | Path) -> Codec:
 
 
 def _check_sizes(config: Any) -> None:
-  """Raise ValueError unless all numbers of a configuration are such as a codec may have."""
+  """Raise ValueError if a number in a configuration is outside the limits of this module."""
   if not isinstance(config, dict):
     raise ValueError('"config" is not an object')
   for field, value in config.items():
@@ -114,8 +124,8 @@ def _check_sizes(config: Any) -> None:
 
 
 def _flatten(codec: Any) -> tuple[list[str], list[Any], Any]:
-  """The leaves of a codec in order, with a dotted name each, and the structure around them."""
+  """Return the dotted names, the leaves in the same order, and the tree structure of a codec."""
   leaves, treedef = jax.tree.flatten_with_path(codec)
   names = [jax.tree_util.keystr(path, simple=True, separator='.') for path, _ in leaves]
-  names = [name.removesuffix('.value') for name in names]  # The inside of an nnx.Variable.
+  names = [name.removesuffix('.value') for name in names]  # The path ends inside an nnx.Variable.
   return names, [leaf for _, leaf in leaves], treedef

@@ -1,14 +1,15 @@
-"""The layers of an image autoencoder, inflated to video: what acts in space, then in time.
+"""Layers of an image autoencoder inflated to video: a spatial part, then a temporal part.
 
-Each 2-D convolution is followed by a 1-D one along time, each spatial attention by a temporal one
-("2.5D"; Singer et al. 2022, and the temporal autoencoder of Movie Gen). At initialisation the
-temporal parts are the identity, so that a video is processed frame by frame, as the image network
-would. Time is padded by repeating the first and the last frame and there are no temporal
-positions; a video without change is therefore processed as the picture it is, whatever the
-weights. The last map of each residual branch starts at zero, which trains several times faster.
+A 1-D convolution along time follows each 2-D convolution, and temporal attention follows each
+spatial attention ("2.5D"; Singer et al. 2022, and the temporal autoencoder of Movie Gen). At
+initialization the temporal parts are the identity: each frame is processed as by the image network.
 
-Everywhere: activations [B, T, H, W, C] in `dtype`; weights float32, cast for the computation;
-statistics of the norms in float32, each frame by itself.
+Temporal padding repeats the first and last frames, and there are no temporal position embeddings.
+A static video therefore gives the same result as its single frame, for any weights. The last layer
+of each residual branch is initialized to zero, which trains several times faster.
+
+All layers take activations [B, T, H, W, C] and return them in `dtype`. Weights are float32 and cast
+to `dtype`. Normalization statistics are float32 and computed per frame.
 """
 
 import jax
@@ -25,7 +26,15 @@ _random = variance_scaling(1.0, 'fan_in', 'uniform')
 
 
 class Pointwise(nnx.Module):
-  """A linear map of the channels (a 1 x 1 convolution)."""
+  """A linear map of the channels (a 1 x 1 convolution).
+
+  Args:
+    d_in: input channels.
+    d_out: output channels.
+    dtype: compute dtype.
+    zero: whether the kernel is initialized to zero.
+    rngs: random number generators for the initial kernel.
+  """
 
   def __init__(
     self, d_in: int, d_out: int, *, dtype: DTypeLike, zero: bool = False, rngs: nnx.Rngs
@@ -37,15 +46,20 @@ class Pointwise(nnx.Module):
     self.dtype = dtype
 
   def __call__(self, x: Array) -> Array:
-    rows = x.astype(self.dtype).reshape(-1, x.shape[-1])  # 2-D products: faster gradients on CPU.
+    # 2-D matrix products have faster gradients on CPU.
+    rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
     rows = rows @ self.kernel.astype(self.dtype) + self.bias.astype(self.dtype)
     return rows.reshape(*x.shape[:-1], -1)
 
 
 class TemporalConv(nnx.Module):
-  """A 1-D convolution of width 3 along time, the identity at initialisation.
+  """A 1-D convolution of width 3 along time, the identity at initialization.
 
-  With stride 2 it has ceil(T / 2) outputs, centred on the frames 0, 2, 4, ...
+  Args:
+    channels: input and output channels.
+    stride: temporal stride. With 2, the layer returns ceil(T / 2) frames, centered on the input
+      frames 0, 2, 4, ...
+    dtype: compute dtype.
   """
 
   def __init__(self, channels: int, *, stride: int = 1, dtype: DTypeLike):
@@ -68,13 +82,17 @@ class TemporalConv(nnx.Module):
 
 
 class VideoConv(nnx.Module):
-  """A 3 x 3 convolution in space, then a TemporalConv.
+  """A 3 x 3 spatial convolution, then a TemporalConv.
 
   Args:
-    stride: (in time, in space). A spatial stride of 2 pads below and on the right only, as Stable
-      Diffusion does.
-    zero: whether the spatial weights start at zero.
-    inflated: whether there is a part in time; without it each frame goes through by itself.
+    d_in: input channels.
+    d_out: output channels.
+    stride: (temporal, spatial). With a spatial stride of 2, only the bottom and right edges are
+      padded, as in Stable Diffusion.
+    zero: whether the spatial kernel is initialized to zero.
+    inflated: whether to add the temporal convolution; without it, frames are independent.
+    dtype: compute dtype.
+    rngs: random number generators for the initial kernel.
   """
 
   def __init__(
@@ -97,6 +115,7 @@ class VideoConv(nnx.Module):
     self.dtype = dtype
 
   def in_space(self, x: Array) -> Array:
+    """Apply the spatial convolution alone."""
     b, t, h, w, c = x.shape
     y = jax.lax.conv_general_dilated(
       x.astype(self.dtype).reshape(b * t, h, w, c),
@@ -108,6 +127,7 @@ class VideoConv(nnx.Module):
     return y.reshape(b, t, *y.shape[1:]) + self.bias.astype(self.dtype)
 
   def in_time(self, x: Array) -> Array:
+    """Apply the temporal convolution alone, if there is one."""
     return x if self.temporal is None else self.temporal(x)
 
   def __call__(self, x: Array) -> Array:
@@ -115,7 +135,7 @@ class VideoConv(nnx.Module):
 
 
 class FrameNorm(nnx.Module):
-  """Group normalisation of each frame by itself: 32 groups, fewer (of 4) below 128 channels."""
+  """Group normalization per frame: 32 groups, or groups of 4 channels below 128 channels."""
 
   def __init__(self, channels: int, *, dtype: DTypeLike):
     self.scale = nnx.Param(jnp.ones(channels))
@@ -128,7 +148,7 @@ class FrameNorm(nnx.Module):
     rows = x.astype(jnp.float32).reshape(b * t, h * w, c)
 
     def mean(values):
-      # Over the pixels first: reductions of a five-dimensional view are slower on CPU.
+      # Reduce over pixels first: reducing a 5-D view is slower on CPU.
       groups = values.mean(1).reshape(b * t, self.groups, -1).mean(-1)
       return groups.repeat(c // self.groups, axis=-1)[:, None]
 
@@ -138,7 +158,7 @@ class FrameNorm(nnx.Module):
 
 
 class VideoResBlock(nnx.Module):
-  """Two normalised convolutions beside a shortcut."""
+  """A residual block: two convolutions, each after a FrameNorm and SiLU, and a shortcut."""
 
   def __init__(
     self, d_in: int, d_out: int, *, inflated: bool = True, dtype: DTypeLike, rngs: nnx.Rngs
@@ -147,7 +167,7 @@ class VideoResBlock(nnx.Module):
     self.conv1 = VideoConv(d_in, d_out, inflated=inflated, dtype=dtype, rngs=rngs)
     self.norm2 = FrameNorm(d_out, dtype=dtype)
     self.conv2 = VideoConv(d_out, d_out, zero=True, inflated=inflated, dtype=dtype, rngs=rngs)
-    # No temporal part here: one tap in time would fold into the same matrix.
+    # No temporal part: a temporal kernel of width 1 would be merged into the same linear map.
     self.shortcut = None if d_in == d_out else Pointwise(d_in, d_out, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
@@ -157,7 +177,14 @@ class VideoResBlock(nnx.Module):
 
 
 class PixelAttention(nnx.Module):
-  """One head among the pixels of each frame or, if temporal, the frames of each pixel; residual."""
+  """Single-head attention with a residual connection, over space or over time.
+
+  Args:
+    channels: input and output channels.
+    temporal: whether to attend over the frames of each pixel instead of the pixels of each frame.
+    dtype: compute dtype.
+    rngs: random number generators for the initial kernels.
+  """
 
   def __init__(self, channels: int, *, temporal: bool, dtype: DTypeLike, rngs: nnx.Rngs):
     self.norm = FrameNorm(channels, dtype=dtype)
@@ -179,7 +206,7 @@ class PixelAttention(nnx.Module):
 
 
 class Upsample(nnx.Module):
-  """Twice the height and width, and `temporal` times the frames: repetition, then a VideoConv."""
+  """Nearest-neighbor upsampling, 2 times in space and `temporal` times in time, and a VideoConv."""
 
   def __init__(
     self,
@@ -194,7 +221,7 @@ class Upsample(nnx.Module):
     self.temporal = temporal
 
   def __call__(self, x: Array) -> Array:
-    # On a mesh, the compiler would split the channels here, and then gather all samples.
+    # On a mesh, the compiler would otherwise shard the channels here and all-gather the samples.
     x = over_samples(self.conv.in_space(x.repeat(2, axis=2).repeat(2, axis=3)))
-    # Frames are repeated after the spatial part, which acts on each alike.
+    # Repeat frames after the spatial part: it treats each frame alike, so this saves work.
     return self.conv.in_time(x.repeat(self.temporal, axis=1))

@@ -1,4 +1,4 @@
-"""The linear codec: principal components of space-time patches; fitted in seconds, not trained."""
+"""The linear codec: principal components of space-time patches, fitted in seconds, not trained."""
 
 import math
 from collections.abc import Iterable
@@ -13,27 +13,28 @@ from ttm_jax.errors import InputError
 
 Array = jax.Array
 
-_LARGEST = 2**15  # Values of a patch; the matrix of their products takes 8 GiB.
-_HIGHEST = jax.lax.Precision.HIGHEST  # The products are small, and decide the ceiling in quality.
+_LARGEST = 2**15  # Values per patch; their float64 covariance matrix takes 8 GiB.
+# These matrix products are cheap, and their precision limits the reconstruction quality.
+_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @flax.struct.dataclass
 class LinearCodec:
-  """Projects patches of (st, sh, sw) pixels onto their C principal components.
+  """Principal component analysis (PCA) of patches of (st, sh, sw) pixels, with C components.
 
-  Latents have zero mean and, over all channels together, unit mean square; they are not whitened:
-  the channels keep their relative sizes, so that an error in any latent weighs as in pixels.
+  Latents have zero mean and, over all channels together, unit mean square. They are not whitened:
+  channels keep their relative scales, so squared errors in latents and in pixels are proportional.
 
-  A clip whose length is no multiple of st is continued by its last frame; a still picture is a
-  clip of one frame.
+  A clip whose length is not a multiple of st is padded with its last frame. An image is a clip of
+  one frame.
 
   Attributes:
-    basis: float32 [st * sh * sw * 3, C], orthonormal columns, most variance first.
+    basis: float32 [st * sh * sw * 3, C], orthonormal columns, in descending order of variance.
     mean: float32 [st * sh * sw * 3], the mean patch.
-    scale: float32 [], latents per pixel unit.
-    patch: (st, sh, sw).
-    explained: share of the variance of the fitted patches that the components hold.
-    psnr: of the fitted patches after the round trip, in dB (before clipping and rounding).
+    scale: float32 [], factor from projected pixels to latents.
+    patch: (st, sh, sw), pixels per latent along (time, height, width).
+    explained: fraction of the variance of the fitted patches that the components explain, 0..1.
+    psnr: PSNR in dB of the reconstructed fitted patches, before clipping and rounding.
   """
 
   basis: Array
@@ -61,17 +62,17 @@ class LinearCodec:
     patch: tuple[int, int, int] = (2, 6, 6),
     channels: int = 32,
   ) -> 'LinearCodec':
-    """Fits the components to videos; the covariance is summed in float64 on the host.
+    """Fit the components to videos; the covariance is accumulated in float64 on the host.
 
     Args:
-      videos: uint8 [T, H, W, 3] each, of any sizes that divide into patches. Give the renderings
-        of the trajectories too, since the codec has to hold both.
-      patch: pixels a latent covers, along (time, height, width).
+      videos: uint8 [T, H, W, 3] each, of any sizes that divide into patches. Include rendered
+        trajectories, since the codec encodes both.
+      patch: pixels per latent along (time, height, width).
       channels: C, at most the number of values in a patch.
 
     Raises:
-      InputError: if a video does not divide into patches, is not uint8, or there is none; or
-        channels exceed the values of a patch.
+      InputError: there is no video, or a video is not uint8 or does not divide into patches. Also
+        if `patch` or `channels` is out of range, or all patches are equal.
     """
     if min(patch) < 1:
       raise InputError(f'a patch {patch} holds no pixels: all of its sides must be at least 1')
@@ -99,10 +100,11 @@ class LinearCodec:
     mean = total / count
     values, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
     values, vectors = values[::-1].clip(0), vectors[:, ::-1][:, :channels]
-    # The sign of an eigenvector is the solver's whim: the largest entry is made positive.
+    # The solver may return either sign of an eigenvector. Make the largest entry positive, so that
+    # the result is deterministic.
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(channels)])
     kept, lost = values[:channels].sum(), values[channels:].sum()
-    if kept < 1e-12 * size:  # What rounding leaves of nothing.
+    if kept < 1e-12 * size:  # Below rounding error.
       raise InputError('the videos to fit a codec to are all of one constant patch')
     return cls(
       basis=jnp.asarray(vectors, jnp.float32),
@@ -131,7 +133,7 @@ class LinearCodec:
 
 
 def _patches(video: Array, patch: tuple[int, int, int]) -> Array:
-  """Video [B, T, H, W, 3] to patches [B, T', H', W', st * sh * sw * 3]."""
+  """Split a video [B, T, H, W, 3] into patches [B, T', H', W', st * sh * sw * 3]."""
   st, sh, sw = patch
   video = jnp.pad(video, ((0, 0), (0, -video.shape[1] % st), *[(0, 0)] * 3), mode='edge')
   b, t, h, w, _ = video.shape

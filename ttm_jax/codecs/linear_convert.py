@@ -1,4 +1,4 @@
-"""Map the linear codec to its PyTorch counterpart (`ttm_jax.pytorch.linear`) and back."""
+"""Convert the linear codec to its PyTorch counterpart (`ttm_jax.pytorch.linear`) and back."""
 
 import dataclasses
 import math
@@ -15,19 +15,24 @@ from ttm_jax.pretrained.weights import Weights
 
 
 def table(patch: Sequence[int], channels: int) -> list[Entry]:
-  """Return the name table of a linear codec: its arrays are the same in PyTorch."""
+  """Return the name table of a linear codec; names and layouts are the same in PyTorch.
+
+  Args:
+    patch: pixels per latent along (time, height, width).
+    channels: number of latent channels C.
+  """
   size = 3 * math.prod(patch)
   shapes = {'basis': (size, channels), 'mean': (size,), 'scale': ()}
   return [Entry((name,), (name,), shape, 'same') for name, shape in shapes.items()]
 
 
 def parameters(codec: LinearCodec) -> dict[str, Any]:
-  """Return its arrays by name."""
+  """Return the arrays of a linear codec by name."""
   return {'basis': codec.basis, 'mean': codec.mean, 'scale': codec.scale}
 
 
 def config_to_torch(codec: LinearCodec) -> dict[str, Any]:
-  """Return the constructor arguments of `TTMLinearCodec`; `codec.json` holds the same."""
+  """Return the constructor arguments of `TTMLinearCodec`, which are also those of `codec.json`."""
   return {
     'patch': codec.patch,
     'channels': codec.channels,
@@ -38,7 +43,7 @@ def config_to_torch(codec: LinearCodec) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _Fields:
-  """The fields of `TTMLinearCodec`."""
+  """Configuration fields of `TTMLinearCodec`."""
 
   patch: tuple[int, int, int]
   channels: int
@@ -47,10 +52,13 @@ class _Fields:
 
 
 def from_torch(weights: Weights) -> LinearCodec:
-  """Return the codec of a folder that holds a `TTMLinearCodec`.
+  """Return the linear codec of an exported `TTMLinearCodec`.
+
+  Args:
+    weights: configuration and tensors of the exported folder.
 
   Raises:
-    InputError: naming a field or tensor that is missing, of another kind, or without a place.
+    InputError: a field or tensor is missing, unknown, or of the wrong type or shape.
   """
   names = {f.name: f.name for f in dataclasses.fields(_Fields)}
   check(weights.folder, weights.config, dict.fromkeys(names, Read()))

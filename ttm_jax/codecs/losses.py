@@ -1,6 +1,6 @@
-"""What a video autoencoder is trained on: reconstruction, a light prior, and no outliers.
+"""Losses of a video autoencoder: reconstruction, KL divergence, and a penalty for outlier latents.
 
-The adversarial terms stand in `discriminator`. Sources: the temporal autoencoder of Movie Gen
+The adversarial losses are in `discriminator`. Sources: the temporal autoencoder of Movie Gen
 (Polyak et al. 2024) for the terms, latent diffusion (Rombach et al. 2022) for their scale.
 """
 
@@ -17,11 +17,17 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
-  """Weights beside the absolute error, in the sources' scale (sums over the values of a frame).
+  """Loss weights relative to the absolute error, whose weight is 1.
 
-  The squared error is not of the sources. Where most pixels are black, as in renderings of
-  trajectories, the absolute error alone is long content with black; 5 helps small networks over
-  that.
+  They use the convention of the sources, in which errors are summed over the values of a frame.
+
+  Attributes:
+    perceptual: weight of the perceptual distance.
+    kl: weight of the KL divergence.
+    outlier: weight of the outlier penalty.
+    squared: weight of the squared error, which the sources do not have. Rendered trajectories are
+      mostly black, and the absolute error alone can keep small networks predicting only black for
+      long. A weight of 5 avoids that.
   """
 
   perceptual: float = 1.0
@@ -31,15 +37,21 @@ class LossWeights:
 
 
 def absolute_error(video: Array, reconstruction: Array) -> Array:
-  """Mean absolute difference; both float [B, T, H, W, 3]. Returns a scalar."""
+  """Return the mean absolute difference, a scalar, of two float arrays [B, T, H, W, 3]."""
   return jnp.abs(video - reconstruction).mean()
 
 
 def kl_divergence(posterior: Moments) -> Array:
-  """Of the posterior from N(0, 1), in nats: sum over the latents of a video, mean over B.
+  """Return the KL divergence of a diagonal Gaussian posterior from N(0, 1).
+
+  Args:
+    posterior: mean and logvar, float [B, T', H', W', C].
+
+  Returns:
+    Scalar in nats: summed over the latents of a video, averaged over B.
 
   Raises:
-    ValueError: if the posterior is a point, which has no divergence.
+    ValueError: the posterior is deterministic (`logvar` is None).
   """
   if posterior.logvar is None:
     raise ValueError('the KL divergence needs a posterior with a variance')
@@ -49,23 +61,24 @@ def kl_divergence(posterior: Moments) -> Array:
 
 
 def outlier_penalty(latents: Array, radius: float = 3.0) -> Array:
-  """How far latents stick out of their frame: the outlier penalty loss of Movie Gen.
+  """Return the outlier penalty loss of Movie Gen (Polyak et al. 2024).
 
-  Without it an autoencoder may keep the content of a frame in a few extreme latents, which
-  generated videos show as spots. For a frame X with X_ij in R^C it is the mean over ij of
-  `max(|X_ij - mean(X)| - radius |std(X)|, 0)`; mean and standard deviation are of each channel
-  over the frame, the norms over channels.
+  Without it, an autoencoder may store the content of a frame in a few extreme latents, which appear
+  as spots in generated videos. For a frame X with X_ij in R^C the penalty is the mean over ij of
+  `max(|X_ij - mean(X)| - radius |std(X)|, 0)`. Mean and standard deviation are per channel over the
+  pixels of the frame; the norms are over channels.
 
   Args:
-    latents: [B, T', H', W', C].
+    latents: float [B, T', H', W', C].
+    radius: distance from the mean, in standard deviations, below which there is no penalty.
 
   Returns:
-    A scalar, the mean over frames.
+    Scalar, the mean over frames.
   """
   centred = latents - latents.mean((2, 3), keepdims=True)
   squared = jnp.square(centred)
 
-  def root(values):  # It has no finite slope at zero, where a constant frame lies.
+  def root(values):  # The gradient of sqrt is infinite at 0, which a constant frame reaches.
     return jnp.sqrt(jnp.maximum(values, 1e-12))
 
   distance = root(squared.sum(-1))
@@ -81,18 +94,24 @@ def autoencoder_loss(
   weights: LossWeights = LossWeights(),
   perceptual: Callable[[Array, Array], Array] | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-  """The sources' loss of a video autoencoder, divided by the values of a frame (3 H W).
+  """Return the loss of a video autoencoder without its adversarial term.
 
-  So divided it is of the order of one at any resolution, and its minimum is the same.
+  It is the loss of the sources divided by the number of values of a frame (3 H W). The division
+  keeps it of order one at any resolution and does not change the minimizer.
 
   Args:
     video, reconstruction: float32 [B, T, H, W, 3] in [-1, 1].
-    posterior: raw moments of the latents.
-    latents: the draw that was decoded [B, T', H', W', C].
-    perceptual: distance of two frames [..., H, W, 3] -> [...], as `Perceptual`; None leaves it out.
+    posterior: moments of the latents before normalization.
+    latents: the sample that was decoded, float [B, T', H', W', C].
+    weights: weights of the terms.
+    perceptual: distance between frames, two arrays [..., H, W, 3] -> [...], such as `Perceptual`;
+      None omits the term.
 
   Returns:
-    The loss, and its terms before weighting.
+    The scalar loss, and its unweighted terms by name.
+
+  Raises:
+    ValueError: the posterior is deterministic.
   """
   values = video[0, 0].size
   terms = {

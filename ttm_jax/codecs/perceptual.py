@@ -1,7 +1,7 @@
-"""LPIPS, the perceptual distance of two pictures, on the features of a VGG16.
+"""LPIPS, a perceptual distance between two images on the features of a VGG16.
 
-Source: Zhang et al. 2018, version 0.1 with its linear heads. The weights are not part of this
-package: they come in one safetensors file.
+Source: Zhang et al. 2018, version 0.1 with its linear heads. The weights are not included in this
+package; they are read from a safetensors file.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from ttm_jax.errors import InputError
 
 Array = jax.Array
 
-# The convolutions of torchvision's `vgg16().features` by index, with their output channels.
+# Convolutions of torchvision's `vgg16().features` by stage: (index, output channels).
 _STAGES = (
   ((0, 64), (2, 64)),
   ((5, 128), (7, 128)),
@@ -25,19 +25,19 @@ _STAGES = (
   ((17, 512), (19, 512), (21, 512)),
   ((24, 512), (26, 512), (28, 512)),
 )
-# ImageNet's mean and standard deviation, for pixels in [-1, 1].
+# ImageNet mean and standard deviation, for pixels in [-1, 1].
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 
 
 @flax.struct.dataclass
 class Perceptual:
-  """The distance as a pytree of its weights, which are not trained.
+  """The LPIPS distance, a pytree of frozen weights.
 
   Attributes:
-    kernels: float32 [3, 3, in, out], for each stage those of its convolutions.
-    biases: float32 [out], like kernels.
-    heads: float32 [out], one a stage: the weight of each channel.
+    kernels: convolution kernels by stage, float32 [3, 3, in, out] each.
+    biases: convolution biases by stage, float32 [out] each.
+    heads: channel weights, one float32 [out] per stage.
   """
 
   kernels: tuple[tuple[Array, ...], ...]
@@ -45,10 +45,13 @@ class Perceptual:
   heads: tuple[Array, ...]
 
   def __call__(self, a: Array, b: Array) -> Array:
-    """Distances of float pictures [..., H, W, 3] in [-1, 1], at least 16 pixels a side.
+    """Return the LPIPS distance of each pair of images.
+
+    Args:
+      a, b: float [..., H, W, 3] in [-1, 1], H and W at least 16.
 
     Returns:
-      float32 [...], not negative.
+      float32 [...], nonnegative.
     """
     count = a[..., 0, 0, 0].size
     x = jnp.concatenate([a.reshape(-1, *a.shape[-3:]), b.reshape(-1, *b.shape[-3:])])
@@ -65,8 +68,8 @@ class Perceptual:
           x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
         )
         x = jax.nn.relu(x + bias)
-      # The small number is inside the root here: at a pixel without features the root of the
-      # original has no slope, and its gradient is not a number.
+      # The epsilon is inside the square root, unlike in the original: where all features are zero,
+      # the gradient of the original is NaN.
       unit = x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-20)
       difference = jnp.square(unit[:count] - unit[count:])
       distance += jnp.dot(difference, head, precision='highest').mean((1, 2))
@@ -74,14 +77,15 @@ class Perceptual:
 
 
 def load_perceptual(path: str | Path) -> Perceptual:
-  """Reads the weights of LPIPS.
+  """Read the LPIPS weights.
 
   Args:
-    path: safetensors with `features.N.weight` [out, in, 3, 3] and `features.N.bias` [out] of
-      torchvision's VGG16, and the heads `lin{0..4}.weight` [1, out, 1, 1]; others are ignored.
+    path: safetensors file with `features.N.weight` [out, in, 3, 3] and `features.N.bias` [out] of
+      torchvision's VGG16, and the heads `lin{0..4}.weight` [1, out, 1, 1]. Other tensors are
+      ignored.
 
   Raises:
-    InputError: if there is no such file, or a tensor is missing or has another shape.
+    InputError: the file is missing or not safetensors, or a tensor is missing or of another shape.
   """
   path = Path(path)
   if not path.is_file():

@@ -1,6 +1,7 @@
-"""The registry of codecs: how each kind is saved, loaded, named on a command line and exported.
+"""The codec registry: how each kind is saved, loaded, named on the command line, and exported.
 
-To add a codec, write its module, map it to PyTorch in a `_convert` module, and add an entry here.
+To add a codec, write its module and a `_convert` module that maps it to PyTorch, then add an entry
+to `ENTRIES`.
 """
 
 import dataclasses
@@ -27,13 +28,13 @@ class TorchCodec:
   """The PyTorch counterpart of a codec.
 
   Attributes:
-    network: class name.
-    module: dotted name of the module that holds it.
+    network: name of the PyTorch class.
+    module: dotted name of the module that defines the class.
     saved_as: class name in the `config.json` of an exported folder.
-    config: codec -> constructor arguments.
-    table: codec -> names of its tensors.
-    parameters: codec -> nested dict of arrays that the table names.
-    load: folder that holds `config.json` and safetensors -> codec.
+    config: codec -> constructor arguments of the PyTorch class.
+    table: codec -> name table between JAX parameters and PyTorch tensors.
+    parameters: codec -> nested dict of the arrays in the table.
+    load: folder with `config.json` and safetensors -> codec.
   """
 
   network: str
@@ -50,12 +51,13 @@ class CodecEntry:
   """One kind of codec.
 
   Attributes:
-    name: in `codec.json`, and before the colon of `--codec NAME:SOURCE`.
-    codec: its class.
-    describe: codec -> JSON object that says all but the weights.
-    abstract: that object -> a codec whose leaves are shapes. Raises ValueError or TypeError.
-    torch: its PyTorch counterpart.
-    open_weights: folder or hub id -> codec; None where there are none.
+    name: the kind in `codec.json`, and the NAME of `--codec NAME:SOURCE`.
+    codec: the codec class.
+    describe: codec -> JSON object with everything but the weights.
+    abstract: that object -> a codec whose leaves are `jax.ShapeDtypeStruct`. Raises ValueError or
+      TypeError if the object is not valid.
+    torch: the PyTorch counterpart.
+    open_weights: folder or hub id of open weights -> codec; None if there are no open weights.
   """
 
   name: str
@@ -71,7 +73,7 @@ def _described_network(codec: Any) -> dict[str, Any]:
 
 
 def _abstract_network(network: Callable[..., Any], config: Callable[..., Any]) -> Callable:
-  """Return what makes a network of shapes from the values of its config dataclass."""
+  """Return a function from config values to an abstract network (shapes without weights)."""
 
   def make(values: Mapping[str, Any]) -> Any:
     given: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
@@ -149,10 +151,10 @@ ENTRIES: dict[str, CodecEntry] = {
 
 
 def entry_of(codec: Codec) -> CodecEntry:
-  """Return the entry of a codec.
+  """Return the registry entry of a codec.
 
   Raises:
-    ValueError: its kind is not registered.
+    ValueError: the class of the codec is not registered.
   """
   for entry in ENTRIES.values():
     if isinstance(codec, entry.codec):
@@ -161,6 +163,6 @@ def entry_of(codec: Codec) -> CodecEntry:
 
 
 def entry_saved_as(class_name: str) -> CodecEntry | None:
-  """Return the entry whose exported `config.json` has that class name, or None."""
+  """Return the entry whose exported `config.json` has the given class name, or None."""
   found = (entry for entry in ENTRIES.values() if entry.torch.saved_as == class_name)
   return next(found, None)

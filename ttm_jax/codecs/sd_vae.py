@@ -1,7 +1,6 @@
-"""The image autoencoder of Stable Diffusion 1.5, applied to each frame (Rombach et al. 2022).
+"""The image autoencoder of Stable Diffusion 1.5, applied per frame (Rombach et al. 2022).
 
-The layout is that of `AutoencoderKL` in diffusers; its open weights are read by
-`codecs.sd_vae_convert`.
+The architecture is `AutoencoderKL` of diffusers; `codecs.sd_vae_convert` reads its open weights.
 """
 
 import dataclasses
@@ -21,12 +20,12 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class SDVAEConfig:
-  """Size of the autoencoder; the defaults are Stable Diffusion 1.5 (8 x 8, 4 channels).
+  """Configuration of the autoencoder; defaults: Stable Diffusion 1.5 (stride 8 x 8, 4 channels).
 
   Attributes:
     channels, base_channels, multipliers, res_blocks, dtype: see `TAEConfig`.
-    scale: what latents are multiplied by, for about unit variance.
-    frames: how many go through at once; bounds the memory.
+    scale: factor by which raw latents are multiplied, for about unit variance.
+    frames: number of frames processed at once, which bounds the memory.
   """
 
   channels: int = 4
@@ -39,7 +38,7 @@ class SDVAEConfig:
 
   @property
   def image(self) -> TAEConfig:
-    """The same without layers in time, as the parts of the TAE take it."""
+    """The same configuration for `tae.Encoder` and `tae.Decoder`, without temporal layers."""
     return TAEConfig(
       channels=self.channels,
       base_channels=self.base_channels,
@@ -52,7 +51,12 @@ class SDVAEConfig:
 
 
 class SDVAE(nnx.Module):
-  """A codec without time: a latent frame a frame."""
+  """An image codec: each pixel frame has its own latent frame.
+
+  Args:
+    config: size of the autoencoder.
+    rngs: random number generators for the initial parameters.
+  """
 
   def __init__(self, config: SDVAEConfig, *, rngs: nnx.Rngs):
     image, dtype, c = config.image, jnp.dtype(config.dtype), config.channels

@@ -1,4 +1,4 @@
-"""Map the autoencoder of Stable Diffusion 1.5 to diffusers' `AutoencoderKL` and back."""
+"""Convert the autoencoder of Stable Diffusion 1.5 to diffusers' `AutoencoderKL` and back."""
 
 import dataclasses
 import math
@@ -15,7 +15,8 @@ from ttm_jax.pretrained.fields import NONE, Free, Only, Read, Table, check, size
 from ttm_jax.pretrained.names import Entry, import_parameters
 from ttm_jax.pretrained.weights import Weights, locate, read
 
-# Our paths to the names of diffusers: each pattern is replaced where it occurs, in this order.
+# Replacements that turn our parameter paths into diffusers' names, applied in this order. `@` is
+# a placeholder for q, k and v.
 NAMES = (
   (r'middle\.block1', 'mid_block.resnets.0'),
   (r'middle\.block2', 'mid_block.resnets.1'),
@@ -30,12 +31,12 @@ NAMES = (
 
 POINTWISE = re.compile(r'shortcut|quant')
 
-# The names that the attention had before diffusers 0.17, and has in the files of 2022.
+# Attention names before diffusers 0.17, found in the weights of 2022, and their current names.
 FORMER = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
 
 
 def table(config: SDVAEConfig) -> list[Entry]:
-  """The name table of an autoencoder."""
+  """Return the name table between the parameters of an SDVAE and diffusers' tensors."""
   model = nnx.eval_shape(lambda: SDVAE(config, rngs=nnx.Rngs(0)))
   layers = _layers(config)
   entries = []
@@ -57,13 +58,13 @@ def table(config: SDVAEConfig) -> list[Entry]:
 
 
 def load(source: str) -> SDVAE:
-  """The codec of open weights.
+  """Load a codec from open weights in the format of diffusers.
 
   Args:
-    source: folder or hub id of the autoencoder, or of a pipeline that has one in `vae`.
+    source: folder or hub id of an `AutoencoderKL`, or of a pipeline with one in `vae`.
 
   Raises:
-    InputError: where a folder, file, architecture or tensor is not what is needed.
+    InputError: a folder, file or tensor is missing or invalid, or the architecture differs.
   """
   weights = _renamed(read(locate(source, 'vae')))
   config = _config(weights)
@@ -74,10 +75,10 @@ def load(source: str) -> SDVAE:
 
 
 def config_to_diffusers(config: SDVAEConfig) -> dict[str, Any]:
-  """What `AutoencoderKL` is made with, and has in its `config.json`.
+  """Return the `config.json` of an `AutoencoderKL`, which are its constructor arguments.
 
   Raises:
-    InputError: if its norms have several numbers of groups, of which there is one there.
+    InputError: the norms differ in their number of groups; `AutoencoderKL` has one number for all.
   """
   widths, levels = config.image.widths, len(config.multipliers)
   groups = {min(32, width // 4) for width in widths}
@@ -95,12 +96,12 @@ def config_to_diffusers(config: SDVAEConfig) -> dict[str, Any]:
     'scaling_factor': config.scale,
     'down_block_types': ['DownEncoderBlock2D'] * levels,
     'up_block_types': ['UpDecoderBlock2D'] * levels,
-    'sample_size': 512,  # From which on it is tiled, where that is asked for.
+    'sample_size': 512,  # With tiling enabled, diffusers tiles images larger than this.
   }
 
 
 def _layers(config: SDVAEConfig) -> dict[str, str]:
-  """Our numbered layers, and where each lies in the blocks of diffusers."""
+  """Return diffusers' block name of each numbered layer, by our path."""
   levels = len(config.multipliers)
   encoder, decoder = [], []
   for level in range(levels):
@@ -118,10 +119,13 @@ def _layers(config: SDVAEConfig) -> dict[str, str]:
 
 
 def fields(levels: int) -> Table:
-  """The rules for the fields of `AutoencoderKL`, of so many levels.
+  """Return the rules for the configuration fields of an `AutoencoderKL`.
 
-  Latents of Stable Diffusion are scaled alone; those that are shifted too, or standardized by
-  channel, are of other families.
+  Latents of Stable Diffusion 1.5 are only scaled. Configurations that also shift latents, or
+  standardize them per channel, belong to other model families and are rejected.
+
+  Args:
+    levels: number of resolution levels.
   """
   return {
     'in_channels': Only(3, 3),
@@ -145,7 +149,7 @@ def fields(levels: int) -> Table:
   }
 
 
-# What `AutoencoderKL` takes where config.json does not say.
+# Defaults of `AutoencoderKL` for fields that config.json omits.
 _DEFAULTS = {
   'block_out_channels': [64],
   'layers_per_block': 1,
@@ -191,7 +195,7 @@ def _config(weights: Weights) -> SDVAEConfig:
 
 @dataclasses.dataclass(frozen=True)
 class _Sizes:
-  """The fields of `AutoencoderKL` from which our configuration is made."""
+  """The fields of `AutoencoderKL` that determine an SDVAEConfig."""
 
   block_out_channels: tuple[int, ...]
   layers_per_block: int
@@ -201,7 +205,7 @@ class _Sizes:
 
 
 def _renamed(weights: Weights) -> Weights:
-  """With the names of today."""
+  """Return the weights with attention tensors renamed to the current names of diffusers."""
 
   def now(name: str) -> str:
     return re.sub(

@@ -1,8 +1,8 @@
 """The temporal autoencoder (TAE) of Movie Gen: an image autoencoder inflated to video.
 
-The image part is laid out as in Stable Diffusion 3 (no quantisation convolutions). Source: Polyak
-et al. 2024 (Movie Gen, arXiv 2410.13720), the temporal autoencoder; the paper, section 10, trains
-on its latents.
+The image layers follow Stable Diffusion 3 (no quantization convolutions). Source: the temporal
+autoencoder of Polyak et al. 2024 (Movie Gen, arXiv 2410.13720). Through-The-Mask, section 10,
+trains on its latents.
 """
 
 import dataclasses
@@ -27,24 +27,28 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class TAEConfig:
-  """Size of a TAE; the defaults are those of Movie Gen (8 x 8 x 8, 16 channels).
+  """Configuration of a TAE; the defaults are Movie Gen's (stride 8 x 8 x 8, 16 channels).
 
   Attributes:
-    channels: C of the latents.
-    base_channels: width at the first level.
-    multipliers: width of each level, in base_channels. Between levels, height and width halve.
-    res_blocks: blocks a level in the encoder; the decoder has one more.
-    temporal_downsamples: how many of the halvings halve the frames too. They are the deepest: there
-      a cell sees more of the motion between two frames, and has more channels to keep it in.
-    patch: pixels (a square of so many a side) folded into channels before the first convolution,
-      which spares the work at full resolution; for small machines.
-    tile: (frames, height, width) in pixels that go through the network at once. Longer videos are
-      encoded in pieces of so many frames, and decoded in such tiles, which overlap by a half in
+    channels: number of latent channels C.
+    base_channels: width of the first level.
+    multipliers: width of each level as a multiple of `base_channels`. Height and width halve
+      between levels.
+    res_blocks: residual blocks per level of the encoder; the decoder has one more.
+    temporal_downsamples: number of spatial downsamplings that also halve the frames. They are the
+      deepest ones, which have the largest receptive field and the most channels for motion.
+    patch: side in pixels of the square patches folded into channels before the first convolution.
+      A patch above 1 avoids convolutions at full resolution, for small machines.
+    tile: (frames, height, width) in pixels, the most that the network processes at once. Longer
+      videos are encoded in pieces of this many frames. Decoding uses tiles that overlap by half in
       time and a quarter in space. Only decoding is tiled in space.
-    dtype: of the computation, 'float32' or 'bfloat16'; weights and norms are float32.
-    remat: what the backward pass recomputes of each layer, a name of `rematerialization.POLICIES`.
-    inflated: whether there are layers in time; without them it is the image autoencoder, through
-      which each frame goes by itself.
+    dtype: compute dtype, 'float32' or 'bfloat16'; weights and normalization are float32.
+    remat: rematerialization policy of each layer, a name in `rematerialization.POLICIES`.
+    inflated: whether there are temporal layers. Without them, this is an image autoencoder that
+      processes frames independently.
+
+  Raises:
+    InputError: values are inconsistent or not supported.
   """
 
   channels: int = 16
@@ -85,36 +89,37 @@ class TAEConfig:
 
   @property
   def widths(self) -> tuple[int, ...]:
+    """Channels of each level, first level first."""
     return tuple(self.base_channels * m for m in self.multipliers)
 
   @property
   def halvings(self) -> tuple[int, ...]:
-    """By how much each halving of the space divides the frames, 1 or 2, first level first."""
+    """Temporal stride, 1 or 2, of each spatial downsampling, first level first."""
     total = len(self.multipliers) - 1
     return tuple(1 + (i >= total - self.temporal_downsamples) for i in range(total))
 
   @property
   def stride(self) -> tuple[int, int]:
-    """(frames, pixels along a side) that a latent covers."""
+    """(temporal, spatial) downsampling: frames and pixels per side of a latent."""
     return 2**self.temporal_downsamples, self.patch * 2 ** (len(self.multipliers) - 1)
 
 
 def fold(video: Array, patch: int) -> Array:
-  """[B, T, H, W, 3] to [B, T, H / patch, W / patch, patch * patch * 3]."""
+  """Fold patches into channels: [B, T, H, W, 3] to [B, T, H / patch, W / patch, patch^2 * 3]."""
   b, t, h, w, _ = video.shape
   cells = video.reshape(b, t, h // patch, patch, w // patch, patch, 3)
   return cells.transpose(0, 1, 2, 4, 3, 5, 6).reshape(b, t, h // patch, w // patch, -1)
 
 
 def unfold(cells: Array, patch: int) -> Array:
-  """The inverse of fold."""
+  """Invert `fold`: [B, T, H / patch, W / patch, patch^2 * 3] to [B, T, H, W, 3]."""
   b, t, h, w, _ = cells.shape
   pixels = cells.reshape(b, t, h, w, patch, patch, 3).transpose(0, 1, 2, 4, 3, 5, 6)
   return pixels.reshape(b, t, h * patch, w * patch, 3)
 
 
 class Middle(nnx.Module):
-  """The layers at the lowest resolution: attention in space and in time between two blocks."""
+  """Lowest-resolution layers: spatial and temporal attention between two residual blocks."""
 
   def __init__(self, width: int, *, inflated: bool, dtype: DTypeLike, rngs: nnx.Rngs):
     self.block1 = VideoResBlock(width, width, inflated=inflated, dtype=dtype, rngs=rngs)
@@ -130,7 +135,7 @@ class Middle(nnx.Module):
 
 
 class Encoder(nnx.Module):
-  """Float [B, T, H, W, 3] to float32 [B, T', H', W', 2 C]: means and log variances."""
+  """Map a float video [B, T, H, W, 3] to float32 [B, T', H', W', 2 C]: means, log variances."""
 
   def __init__(self, config: TAEConfig, *, rngs: nnx.Rngs):
     dtype = jnp.dtype(config.dtype)
@@ -161,7 +166,10 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-  """Float [B, T', H', W', C] to float32 [B, T' * st, H, W, 3]."""
+  """Map float latents [B, T', H', W', C] to a float32 video [B, T' * st, H, W, 3].
+
+  st is the temporal stride.
+  """
 
   def __init__(self, config: TAEConfig, *, rngs: nnx.Rngs):
     dtype = jnp.dtype(config.dtype)
@@ -191,16 +199,23 @@ class Decoder(nnx.Module):
 
 
 class Normalisation(nnx.Variable):
-  """Measured, not trained: outside what an optimiser takes (`nnx.Param`)."""
+  """A measured latent statistic; not an `nnx.Param`, so optimizers do not update it."""
 
 
 class TAE(nnx.Module):
-  """A codec. Any number of frames encodes, to ceil(T / st); a picture is a video of one frame.
+  """A video codec: T frames encode to ceil(T / st) latent frames, for any T.
+
+  st is the temporal stride. An image is a video of one frame. Normalized latents are
+  `(raw - shift) * scale`.
+
+  Args:
+    config: size of the autoencoder.
+    rngs: random number generators for the initial parameters.
 
   Attributes:
-    shift: float32 [C], mean of the raw latents.
-    scale: float32 [], one over the root mean square of the shifted ones, over all channels: they
-      keep their relative sizes. Latents are `(raw - shift) * scale`; 0 and 1 until `normalise`.
+    shift: float32 [C], mean of the raw latents; 0 until `normalise` is called.
+    scale: float32 [], reciprocal root mean square of the shifted latents; 1 until `normalise` is
+      called. It is one number for all channels, so channels keep their relative scales.
   """
 
   def __init__(self, config: TAEConfig, *, rngs: nnx.Rngs):
@@ -222,7 +237,14 @@ class TAE(nnx.Module):
     return np.arange(num_frames) // self.config.stride[0]
 
   def posterior(self, video: Array) -> Moments:
-    """Like `encode`, but raw: what the losses of its training speak of."""
+    """Return the moments before normalization, which the training losses use.
+
+    Args:
+      video: float32 [B, T, H, W, 3] in [-1, 1].
+
+    Raises:
+      InputError: the shape is wrong, or H or W is not a multiple of `stride`.
+    """
     check_pixels(video, self.stride)
     out = in_pieces(self.encoder, video, self.config.tile[0])
     mean, logvar = jnp.split(out, 2, axis=-1)
@@ -249,20 +271,29 @@ class TAE(nnx.Module):
     return jnp.clip(video[:, :num_frames], -1, 1)
 
   def reconstruct(self, video: Array, key: Array) -> tuple[Array, Moments, Array]:
-    """The round trip of training: through a draw of the raw latents, untiled and unclipped.
+    """Encode, sample and decode for training: raw latents, no tiled decoding, no clipping.
 
     Args:
       video: float32 [B, T, H, W, 3] in [-1, 1].
+      key: JAX random key for the sample.
 
     Returns:
-      The reconstruction, like video; the raw posterior; and the draw [B, T', H', W', C].
+      The reconstruction, same shape as `video`; the raw posterior; and the sampled latents
+      [B, T', H', W', C].
     """
     posterior = self.posterior(video)
     latents = posterior.sample(key)
     return self.decoder(latents)[:, : video.shape[1]], posterior, latents
 
   def normalise(self, videos: Iterable[np.ndarray]) -> None:
-    """Sets shift and scale from videos: uint8 [T, H, W, 3] each, of one size."""
+    """Set `shift` and `scale` from the latents of videos.
+
+    Args:
+      videos: uint8 [T, H, W, 3] each, all of the same size.
+
+    Raises:
+      InputError: there is no video, or its shape does not fit the codec.
+    """
     count, total, squares = 0, np.zeros(self.channels), np.zeros(self.channels)
     moments = jax.jit(lambda codec, video: codec.posterior(video))
     for video in videos:
@@ -279,8 +310,8 @@ class TAE(nnx.Module):
     self.scale[...] = jnp.asarray((squares / count - shift**2).mean() ** -0.5, jnp.float32)
 
 
-# Where each parameter lies on the mesh: the first pattern that occurs in its path, with as many
-# axes, decides. Convolutions have axes of time or space before those of the channels.
+# Partition spec of each parameter: the first entry whose pattern occurs in the parameter's path and
+# whose rank matches. Convolution kernels have temporal or spatial axes before the channel axes.
 SHARDING = (
   ('kernel', (None, None, None, 'fsdp')),
   ('kernel', (None, None, 'fsdp')),
@@ -289,14 +320,15 @@ SHARDING = (
 
 
 def forward_flops(config: TAEConfig, size: tuple[int, int, int]) -> float:
-  """Floating-point operations of one round trip of one video: convolutions, matrix products.
+  """Return the FLOPs to encode and decode one video; convolutions and matrix products only.
 
   Args:
-    size: (T, H, W) of the video in pixels; one piece of the encoder, untiled.
+    config: size of the autoencoder.
+    size: (T, H, W) of the video in pixels. Tiling is not counted.
   """
 
   def conv(n: int, d_in: int, d_out: int, n_time: int | None = None) -> float:
-    """n outputs of the part in space, n_time of the part in time."""
+    """Return the FLOPs of a VideoConv with n spatial and n_time temporal output positions."""
     in_time = 2 * 3 * (n if n_time is None else n_time) * d_out * d_out
     return 2 * 9 * n * d_in * d_out + (in_time if config.inflated else 0)
 

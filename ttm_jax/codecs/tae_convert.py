@@ -1,4 +1,4 @@
-"""Map the temporal autoencoder to its PyTorch counterpart (`ttm_jax.pytorch.tae`) and back."""
+"""Convert the temporal autoencoder to its PyTorch counterpart (`ttm_jax.pytorch.tae`) and back."""
 
 import dataclasses
 import re
@@ -13,12 +13,12 @@ from ttm_jax.pretrained.fields import Read, check, sizes
 from ttm_jax.pretrained.names import Entry, import_parameters
 from ttm_jax.pretrained.weights import Weights
 
-# What of a TAE is about its training alone.
+# Fields of `TAEConfig` that affect training only.
 _TRAINING = ('dtype', 'remat')
 
 
 def table(config: TAEConfig) -> list[Entry]:
-  """Return the name table of a temporal autoencoder, with its measured shift and scale."""
+  """Return the name table of a temporal autoencoder, including its latent shift and scale."""
   model = nnx.eval_shape(lambda: TAE(config, rngs=nnx.Rngs(0)))
   entries = []
   for path, leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(model))):
@@ -33,7 +33,7 @@ def table(config: TAEConfig) -> list[Entry]:
 
 
 def parameters(codec: TAE) -> dict[str, Any]:
-  """Return the nested dict of arrays that `table` names."""
+  """Return the nested dict of the arrays in `table`."""
   return nnx.to_pure_dict(nnx.state(codec))
 
 
@@ -43,10 +43,13 @@ def config_to_torch(config: TAEConfig) -> dict[str, Any]:
 
 
 def from_torch(weights: Weights) -> TAE:
-  """Return the codec of a folder that holds a `TTMTemporalAutoencoder`, computing in float32.
+  """Return the codec of an exported `TTMTemporalAutoencoder`; its compute dtype is float32.
+
+  Args:
+    weights: configuration and tensors of the exported folder.
 
   Raises:
-    InputError: naming a field or tensor that is missing, of another kind, or without a place.
+    InputError: a field or tensor is missing, unknown, or of the wrong type or shape.
   """
   names = {f.name: f.name for f in dataclasses.fields(TAEConfig) if f.name not in _TRAINING}
   check(weights.folder, weights.config, dict.fromkeys(names, Read()))

@@ -1,4 +1,4 @@
-"""Long and large videos through a network a tile at a time, in bounded memory."""
+"""Apply a network to a long or large video one tile at a time, in bounded memory."""
 
 import itertools
 from collections.abc import Callable
@@ -13,14 +13,15 @@ Array = jax.Array
 
 
 def in_pieces(function: Callable[[Array], Array], video: Array, size: int) -> Array:
-  """Applies a function to consecutive pieces of `size` frames, one after the other.
+  """Apply a function to consecutive pieces of `size` frames, sequentially.
 
   Args:
-    function: [B, T, ...] to [B, T'', ...].
-    video: [B, T, ...]; the last piece is what remains.
+    function: maps [B, t, ...] to [B, t', ...].
+    video: [B, T, ...].
+    size: frames per piece; the last piece may be shorter.
 
   Returns:
-    The results joined along axis 1.
+    The results, concatenated along axis 1.
   """
   whole = video.shape[1] // size
   if video.shape[1] <= size:
@@ -41,18 +42,19 @@ def blended(
   overlap: tuple[int, int, int],
   factor: tuple[int, int, int],
 ) -> Array:
-  """Applies an enlarging function to overlapping tiles, and blends them linearly.
+  """Apply an upsampling function to overlapping tiles, and blend the results linearly.
 
-  Where all tiles agree, blending changes nothing. The tiles are computed in one loop, so that
-  memory holds one of them at a time beside the result.
+  Where overlapping tiles agree, blending changes nothing. A sequential loop computes the tiles, so
+  memory holds one tile and the full result.
 
   Args:
-    function: [B, t, h, w, C] to float32 [B, t * ft, h * fh, w * fw, D], for tiles of one shape.
+    function: maps [B, t, h, w, C] to float32 [B, t * ft, h * fh, w * fw, D]. All tiles have the
+      same shape.
     latents: [B, T', H', W', C].
-    tile: extent of a tile along (T', H', W'), cut to that of the latents.
-    overlap: what two neighbours share along each, less than the tile. The last tile is moved back
-      to end where the latents end and may share more.
-    factor: (ft, fh, fw).
+    tile: (t, h, w), the size of a tile, clipped to the size of the latents.
+    overlap: overlap of neighboring tiles along each axis, less than the tile. The last tile ends at
+      the end of the latents and may overlap more.
+    factor: (ft, fh, fw), upsampling factors.
 
   Returns:
     float32 [B, T' * ft, H' * fh, W' * fw, D].

@@ -1,16 +1,22 @@
-"""Where overlapping tiles lie, and how they are blended; NumPy alone, for PyTorch too."""
+"""Positions and blending weights of overlapping tiles; NumPy only, shared with the PyTorch code."""
 
 import numpy as np
 
 
 def windows(size: int, tile: int, overlap: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
-  """Where tiles start along one axis, and the weight of each of their outputs.
+  """Return the start of each of N tiles along one axis, and the weights of their outputs.
+
+  Args:
+    size: latents along the axis.
+    tile: latents per tile, at most `size`.
+    overlap: latents that neighboring tiles share.
+    factor: outputs per latent.
 
   Returns:
-    int [N], in latents; and float64 [N, tile * factor]: ramps over the overlaps, and over all
-    tiles that cover an output they sum to one.
+    Starts, int [N], in latents; and weights, float64 [N, tile * factor]. The weights are linear
+    ramps over the overlaps. At each output, the weights of all tiles that cover it sum to one.
   """
-  step = max(tile - overlap, 1)  # The overlap may exceed a tile that was cut to the whole size.
+  step = max(tile - overlap, 1)  # The overlap may exceed a tile clipped to the whole size.
   count = 1 - (size - tile) // -step
   starts = np.minimum(np.arange(count) * step, size - tile)
   i = np.arange(tile * factor)

@@ -11,7 +11,7 @@ from ttm_jax.errors import InputError
 from ttm_jax.exporting.stages import StageRun
 from ttm_jax.untrusted import is_repository
 
-# Of open weights that runs start from: what the hub calls their licence.
+# Licenses, as the hub names them, of open weights that runs can start from.
 LICENCES = {
   'stable-diffusion-v1-5/stable-diffusion-v1-5': 'creativeml-openrail-m',
   'guoyww/animatediff-motion-adapter-v1-5-3': 'apache-2.0',
@@ -19,7 +19,7 @@ LICENCES = {
 
 
 def public(config: ConfigDict) -> dict[str, Any]:
-  """A configuration without what tells only of the machine it ran on."""
+  """Return a configuration without machine-specific values: data path, mesh, and local folders."""
   values = json.loads(json.dumps(config.to_dict()))
   values['data'].pop('path', None)
   values.pop('mesh', None)
@@ -33,7 +33,7 @@ def public(config: ConfigDict) -> dict[str, Any]:
 
 
 def named(weights: str) -> str:
-  """Return the hub id of open weights, or of a folder its last name: the rest is private."""
+  """Return a hub id unchanged, and a folder as its last path component, to keep paths private."""
   return weights if is_repository(weights) else _last(weights)
 
 
@@ -51,18 +51,20 @@ def written(
   licence: str,
   training: Mapping[str, Any],
 ) -> str:
-  """The text of the card.
+  """Return the Markdown text of the model card.
 
   Args:
-    codec: class of the codec.
-    sizes: bytes of each network and of the codec.
-    encoders: the pretrained text encoders by name.
-    samples: pictures, by their path in the folder.
-    licence: of the weights; empty if the user did not say.
-    training: the configurations of the stages.
+    stages: runs by stage name, `stage1` and `stage2`.
+    codec: class name of the codec.
+    sizes: size in bytes of each network and of the codec, by name.
+    dtype: dtype of the networks, 'bf16' or 'fp32'.
+    encoders: hub id or folder of each pretrained text encoder, by name.
+    samples: paths of sample images, relative to the exported folder.
+    licence: license of the weights; empty if the user gave none.
+    training: configurations by stage name.
 
   Raises:
-    InputError: a configuration lacks what is told.
+    InputError: a configuration lacks a field that the card shows.
   """
   context = stages['stage2'].context
   base = list(dict.fromkeys(name for stage in stages.values() for name in map(named, stage.base)))

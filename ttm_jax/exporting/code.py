@@ -1,9 +1,9 @@
-"""The Python files of an exported folder, and how diffusers finds the classes in them.
+"""Write the Python files of an exported folder so that diffusers finds the classes in them.
 
-diffusers loads `pipeline.py`, to which it copies what that file imports relatively, file by file
-and only from the same folder. So all modules lie flat, each under a name that no other pipeline
-has. A component's class is looked for in a file of the component's folder: a single line that
-points to the module, which `pipeline.py` has brought in before.
+diffusers loads `pipeline.py` and copies the files that it imports relatively, but only from the
+same folder. All modules are therefore in one flat folder, with a name prefix to avoid clashes with
+other pipelines. diffusers looks for the class of a component in a file of the component's folder.
+That file is one import from the module that `pipeline.py` has already loaded.
 """
 
 import re
@@ -13,19 +13,22 @@ from pathlib import Path
 from ttm_jax.pytorch.sources import sources
 
 PREFIX = 'ttm_'
-MODULES = 'diffusers_modules.local'  # Where diffusers imports the code of a folder to.
+MODULES = 'diffusers_modules.local'  # Package under which diffusers imports the code of a folder.
 
 _RELATIVE = re.compile(r'^(\s*)from \.(\w+) import ', re.MULTILINE)
 
 
 def write_code(folder: Path, classes: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
-  """Writes the modules, `pipeline.py`, and the pointer of each component.
+  """Write the modules, `pipeline.py`, and a pointer file for each component.
+
+  A pointer file imports the class of the component.
 
   Args:
-    classes: of each component, its module (dotted name) and class.
+    folder: the exported folder.
+    classes: component -> (dotted module name, class name).
 
   Returns:
-    What `model_index.json` says of each component: the name of its pointer, and its class.
+    Component -> [name of the pointer file, class name], as in `model_index.json`.
   """
   carried = sources(module for module, _ in classes.values())
   texts = {name.removesuffix('.py'): text for name, text in carried.items()}

@@ -1,4 +1,4 @@
-"""A codec as an export writes it: class, configuration and tensors of its PyTorch counterpart."""
+"""The PyTorch class, configuration and tensors of a codec, for export."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -14,12 +14,14 @@ from ttm_jax.pretrained.names import Entry, iterate_tensors
 
 @dataclasses.dataclass(frozen=True)
 class CodecParts:
-  """A codec to be written.
+  """A codec in the form that the export writes.
 
   Attributes:
-    network, module: its PyTorch class, and the dotted name of the module that holds it.
-    config: constructor arguments; `_class_name` where diffusers has its own class for the weights.
-    table, params: the names of its tensors, and the arrays.
+    network: name of the PyTorch class.
+    module: dotted name of the module that defines the class.
+    config: constructor arguments, and `_class_name` if diffusers has its own class for the weights.
+    table: name table between JAX parameters and PyTorch tensors.
+    params: nested dict of the arrays in the table.
   """
 
   network: str
@@ -30,16 +32,20 @@ class CodecParts:
 
   @property
   def specs(self) -> list[Spec]:
-    """Names and shapes of the tensors."""
+    """Names and shapes of the PyTorch tensors."""
     return [Spec(name, e.tensor_shape()) for e in self.table for name in e.theirs]
 
   def tensors(self) -> Iterable[tuple[str, np.ndarray]]:
-    """The tensors of `specs`, one at a time."""
+    """Yield the (name, array) pairs of `specs` one at a time."""
     return iterate_tensors(self.table, self.params)
 
 
 def parts(codec: Codec) -> CodecParts:
-  """Return the parts of a codec."""
+  """Return the exportable parts of a codec.
+
+  Raises:
+    ValueError: the class of the codec is not registered.
+  """
   torch = entry_of(codec).torch
   return CodecParts(
     torch.network, torch.module, torch.config(codec), torch.table(codec), torch.parameters(codec)

@@ -1,8 +1,8 @@
-"""Safetensors written a tensor at a time, and folders that appear only when they are whole.
+"""Write safetensors files one tensor at a time, and output folders atomically.
 
-The format (github.com/huggingface/safetensors): eight bytes with the length of a JSON header, the
-header with dtype, shape and place of each tensor, then the tensors one after the other. Since the
-shapes are known beforehand, no more than one tensor need be in memory.
+A safetensors file (github.com/huggingface/safetensors) has eight bytes with the length of the
+header, a JSON header with dtype, shape and offsets of each tensor, and the raw tensors. The shapes
+are known in advance, so only one tensor at a time has to be in memory.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from ttm_jax.atomic import check_free, new_folder
 from ttm_jax.errors import InputError
 from ttm_jax.pretrained.weights import INDEX, WEIGHTS
 
-SHARD = 5 * 10**9  # The most bytes of tensors in one file, as diffusers has it.
+SHARD = 5 * 10**9  # Maximum bytes of tensors per file, the default of diffusers.
 DTYPES = {'bf16': np.dtype(ml_dtypes.bfloat16), 'fp32': np.dtype(np.float32)}
 _NAMES = {
   np.dtype(ml_dtypes.bfloat16): 'BF16',
@@ -32,17 +32,24 @@ _NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-  """A tensor to be written: its name and shape."""
+  """Name and shape of a tensor that will be written."""
 
   name: str
   shape: tuple[int, ...]
 
   def bytes(self, dtype: np.dtype) -> int:
+    """Return the size in bytes of the tensor in a dtype."""
     return math.prod(self.shape) * dtype.itemsize
 
 
 def shards(specs: Sequence[Spec], dtype: np.dtype, limit: int = SHARD) -> list[list[Spec]]:
-  """The tensors of each file, in order: as many as fit, at least one."""
+  """Split tensors into files, in order: as many per file as fit, at least one.
+
+  Args:
+    specs: tensors in the order of writing.
+    dtype: dtype that they are written in.
+    limit: maximum bytes of tensors per file. One larger tensor still gets its own file.
+  """
   files: list[list[Spec]] = [[]]
   size = 0
   for spec in specs:
@@ -61,16 +68,18 @@ def write_tensors(
   dtype: np.dtype,
   limit: int = SHARD,
 ) -> None:
-  """Writes the weights of a model: one file, or several and an index, as diffusers has them.
+  """Write the weights of a model as diffusers does: one file, or several files and an index.
 
   Args:
-    specs: what is to come, in order; they decide which file holds what.
-    tensors: name and value of each, in that order; taken one at a time.
-    dtype: what they are written as.
+    folder: output folder; created if missing.
+    specs: names and shapes of all tensors, in order. They determine the split into files.
+    tensors: (name, array) of each tensor, in the same order; consumed one at a time.
+    dtype: dtype that the tensors are written in.
+    limit: maximum bytes of tensors per file.
 
   Raises:
-    ValueError: if what comes is not what was announced.
-    OSError: if it cannot be written.
+    ValueError: `tensors` does not match `specs`.
+    OSError: a file cannot be written.
   """
   folder.mkdir(parents=True, exist_ok=True)
   files = shards(specs, dtype, limit)
@@ -107,21 +116,23 @@ def _header(specs: Sequence[Spec], dtype: np.dtype) -> bytes:
     }
     begin = end
   text = json.dumps(entries, separators=(',', ':')).encode()
-  text += b' ' * (-len(text) % 8)  # So that the tensors are aligned.
+  text += b' ' * (-len(text) % 8)  # Align the tensors.
   return len(text).to_bytes(8, 'little') + text
 
 
 @contextlib.contextmanager
 def whole(out: Path, needed: int) -> Iterator[Path]:
-  """Yield a folder to write to, which appears as `out` when all went well; else nothing is left.
+  """Yield a temporary folder that becomes `out` on success and is removed on failure.
 
-  Of two exports to one `out` the first to finish succeeds, and the other raises.
+  If two exports write to the same `out`, the first to finish succeeds and the other raises.
 
   Args:
-    needed: bytes that will be written, about.
+    out: folder to create. The path must be free: nothing there, or an empty folder.
+    needed: estimate of the bytes that will be written.
 
   Raises:
-    InputError: `out` is not free, before the work or after it, or the disk refuses.
+    InputError: `out` is not free at the start or at the end, disk space is insufficient, or a write
+      fails.
   """
   try:
     check_free(out)

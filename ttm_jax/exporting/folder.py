@@ -1,15 +1,16 @@
-"""The exported folder, part by part.
+"""Write a pair of trained stages as a self-contained diffusers folder.
 
-model_index.json        what diffusers reads first: the parts and their classes
+model_index.json        the components and their classes; diffusers reads it first
 stage1/ stage2/         the networks: config.json and safetensors
-motion_scheduler/ scheduler/
-codec/                  of both stages, always in float32
-text_encoder/           which texts the networks read, the empty text, pretrained encoders
-pipeline.py, ttm_*.py   the code, which needs torch, diffusers and transformers alone
-training.json           the configurations of the runs
-samples/                what the runs, or an evaluation, had to show
+motion_scheduler/       the scheduler of stage 1
+scheduler/              the scheduler of stage 2
+codec/                  the codec of both stages, always float32
+text_encoder/           text configuration, the encoded empty text, copied pretrained encoders
+pipeline.py, ttm_*.py   the code; it needs only torch, diffusers and transformers
+training.json           the training configurations of both runs
+samples/                sample images of the runs or of an evaluation
 README.md               the model card
-SHA256SUMS              of all the rest, as `sha256sum -c` takes it
+SHA256SUMS              checksums of all other files, for `sha256sum -c`
 """
 
 import hashlib
@@ -34,9 +35,9 @@ from ttm_jax.untrusted import check_links
 TASKS = {'stage1': 'image_to_motion', 'stage2': 'motion_to_video'}
 SCHEDULERS = {'stage1': 'motion_scheduler', 'stage2': 'scheduler'}
 SCHEDULER_CONFIG = 'scheduler_config.json'
-DIFFUSERS = '0.40.0'  # The oldest that reads the folder.
+DIFFUSERS = '0.40.0'  # The oldest version of diffusers that reads the folder.
 SUMS = 'SHA256SUMS'
-# Of a text encoder: hidden files, pickles, and code, which is never run.
+# Files of a text encoder that are not copied: hidden files, pickles, and code, which is never run.
 _NOT_COPIED = ('.*', '*.py', *(f'*{suffix}' for suffix in PICKLES))
 
 
@@ -50,20 +51,21 @@ def export(
   licence: str = '',
   shard: int = SHARD,
 ) -> None:
-  """Writes the folder: all of it or nothing.
+  """Write the exported folder atomically.
 
   Args:
     stage1, stage2: run directories.
-    dtype: of the networks, 'bf16' or 'fp32'.
-    models: hub id or folder of pretrained text encoders by name, where the runs do not know them.
-      A folder is copied; those that a run names are not.
-    samples: pictures for the model card, such as the samples.gif of an evaluation; those of the
-      runs by default.
-    licence: of the weights, as the hub writes it.
-    shard: the most bytes of tensors in one file.
+    out: folder to create.
+    dtype: dtype of the networks, 'bf16' or 'fp32'.
+    models: name -> hub id or folder of pretrained text encoders that the runs do not name. Folders
+      given here are copied; folders that a run names are not.
+    samples: images for the model card, such as the samples.gif of an evaluation; by default the
+      newest samples of each run.
+    licence: license of the weights, as the hub names it; empty if not given.
+    shard: maximum bytes of tensors per file.
 
   Raises:
-    InputError: if the runs cannot be exported together, or the folder cannot be written.
+    InputError: the runs cannot be exported together, or the folder cannot be written.
   """
   check_free(out)
   stages = {
@@ -158,7 +160,7 @@ def _text_encoder(
 
 
 def _check_copied(source: Path) -> None:
-  """Raise InputError where symbolic links would copy what lies outside of a folder."""
+  """Raise InputError if a symbolic link in a folder would copy files from outside of it."""
   for root, folders, files in os.walk(source):
     for name in folders:
       if (linked := Path(root, name)).is_symlink():
@@ -168,7 +170,7 @@ def _check_copied(source: Path) -> None:
 
 
 def _samples(folder: Path, stages: Mapping[str, StageRun], given: Sequence[Path]) -> list[str]:
-  """Copies pictures into the folder; their names within the exported one."""
+  """Copy sample images into a folder and return their paths relative to the exported folder."""
   found = {path.name: path for path in given}
   if len(found) < len(given):
     raise InputError('--samples: two pictures have the same file name; rename one')

@@ -1,4 +1,4 @@
-"""A trained run as an export takes it: its weights unread, and what PyTorch needs to know."""
+"""A trained run prepared for export: lazily loaded weights, and settings for PyTorch."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,26 +26,33 @@ Tensors = Iterator[tuple[str, np.ndarray]]
 
 
 class StageRun:
-  """One stage.
+  """A trained stage that can be exported.
 
   Attributes:
-    run: its directory.
-    config: its configuration.
-    context: how its clips were encoded, with codec and empty text.
-    step: of the newest checkpoint, the one that is exported.
-    params: nested dict of the averaged parameters, each read when NumPy asks for it.
+    run: run directory.
+    config: training configuration.
+    context: encoding of the clips, with the codec and the encoded empty text.
+    step: step of the newest checkpoint, which is exported.
+    params: nested dict of the EMA parameters; each is read when it is converted to NumPy.
     torch: the PyTorch counterpart of the network.
-    specs: the tensors that the parameters become.
-    settings: how the stage was trained and is sampled, as the pipeline takes it.
-    base: open weights that the run, or one that it started from, began with.
+    sizes: configuration of the network.
+    process: noise process of the stage.
+    specs: names and shapes of the exported tensors.
+    settings: sampling settings of the stage, as the pipeline expects them.
+    base: open weights from which the run, or the first run in its chain, was initialized.
   """
 
   def __init__(self, run: Path, task: str):
-    """Reads all of a run but its weights.
+    """Read everything of a run except its weights.
+
+    Args:
+      run: run directory.
+      task: task that the run must have been trained for.
 
     Raises:
-      InputError: if there is no such run, it is of another task or preset than can be exported, it
-        has no checkpoint, or that is not of its configuration; or a file of it is damaged.
+      InputError: the run does not exist, has a corrupt file or no checkpoint, or the checkpoint
+        does not match the configuration. Also if its task is another one, or its preset has no
+        PyTorch counterpart.
     """
     self.run = run
     try:
@@ -89,7 +96,7 @@ class StageRun:
     self.base = base_weights(self.config)
 
   def tensors(self) -> Tensors:
-    """The tensors of `specs`, one at a time."""
+    """Yield the (name, array) pairs of `specs` one at a time."""
     return self.torch.to_torch(self.params, self.sizes)
 
   def _settings(self) -> dict[str, Any]:
@@ -106,7 +113,7 @@ class StageRun:
 
   @property
   def texts(self) -> dict[str, Any]:
-    """What the stage reads, as the text encoder takes it."""
+    """Text encoders and limits of the stage, as the exported text encoder expects them."""
     encoding = self.context.encoding
     return {
       'encoders': [
@@ -118,7 +125,15 @@ class StageRun:
 
 
 def base_weights(config: ConfigDict) -> list[str]:
-  """The open weights at the beginning of the chain of runs that `init_from` names."""
+  """Return the open weights at the start of the chain of runs that `init_from` names.
+
+  Returns:
+    Hub ids or folders. A missing run gives one entry that names the run. The list is empty if
+    training started from scratch.
+
+  Raises:
+    TypeError: `init_from` is not a string.
+  """
   seen: set[str] = set()
   while True:
     if not isinstance(config.init_from, str):
@@ -137,15 +152,16 @@ def base_weights(config: ConfigDict) -> list[str]:
 def models_of(stages: Sequence[StageRun], given: Mapping[str, str]) -> dict[str, str]:
   """Return the hub id or folder of each pretrained text encoder of the stages, by name.
 
-  A folder counts only where the user names it: a run may come from somebody else, and name a
-  folder that is not to be published.
+  A folder is accepted only if the user names it. A run may come from another person, and could name
+  a private folder that must not be published.
 
   Args:
-    given: those that the user names.
+    stages: the stages to export.
+    given: hub ids or folders that the user names, by encoder name.
 
   Raises:
-    InputError: one is not known, is a folder that the user has not named, or is not here; or the
-      stages name different ones.
+    InputError: the model of an encoder is unknown, missing, or a folder that the user has not
+      named. Also if the stages use different models under one name.
   """
   found: dict[str, str] = {}
   for stage in stages:
@@ -177,7 +193,11 @@ def models_of(stages: Sequence[StageRun], given: Mapping[str, str]) -> dict[str,
 
 
 def check_together(stages: Sequence[StageRun]) -> None:
-  """Raises InputError unless stages work on the same videos in the same latents."""
+  """Check that stages share one video format and one codec.
+
+  Raises:
+    InputError: the stages differ in frames, height, width, fps, or codec.
+  """
   first, *others = stages
   for other in others:
     a, b = first.context.encoding, other.context.encoding
@@ -197,7 +217,7 @@ def check_together(stages: Sequence[StageRun]) -> None:
 
 
 def same_codec(a: Codec, b: Codec) -> bool:
-  """Whether two codecs are of one kind with equal weights."""
+  """Return whether two codecs have the same class, structure and weights."""
   one: Any = jax.tree.structure(a)
   if type(a) is not type(b) or one != jax.tree.structure(b):
     return False

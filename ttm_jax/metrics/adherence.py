@@ -1,7 +1,8 @@
-"""Does a generated video follow its trajectory? The objects are found again by their colours.
+"""Trajectory adherence: the IoU of objects in a generated video with the input trajectory.
 
-Made for scenes whose objects stand out by colour from each other and from the background, such as
-the procedural ones; it needs no network. On natural videos the objects want a segmentation model.
+Objects are segmented by color, without a neural network. This works for scenes whose objects differ
+in color from each other and from the background, such as the procedural scenes. Natural videos need
+a segmentation model.
 """
 
 import numpy as np
@@ -9,47 +10,55 @@ import numpy as np
 from ttm_jax.errors import InputError
 from ttm_jax.metrics.motion import mean_iou
 
-# Brightness (of which two fifths count, since texture, shading and blur change it more than they
-# change the hue), blue difference and red difference of RGB, after ITU-R BT.601.
+# Luma, blue difference and red difference of RGB, after ITU-R BT.601. Luma has a weight of 0.4,
+# since texture, shading and blur change it more than they change hue.
 OPPONENT = np.array([[0.12, 0.235, 0.045], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]]).T
-MAX_DISTANCE = 80.0  # A pixel farther than this from every object colour is background.
+MAX_DISTANCE = 80.0  # A pixel farther than this from every object color is background.
 BACKGROUND_COLOURS = 8
-LEAST_SAME = 4  # Of 3x3 pixels: what the corner of a square has, so that it is not cut off.
+LEAST_SAME = 4  # Minimum equal labels in a 3x3 window; the corner of a square has 4 and is kept.
 
 
 def adherence(video: np.ndarray, picture: np.ndarray, ids: np.ndarray) -> float:
-  """Mean IoU of the objects found in a video with the trajectory it was to follow.
+  """Return the mean IoU of the objects found in a video with its input trajectory.
 
   Args:
-    video: uint8 [T, H, W, 3], generated.
-    picture: uint8 [H, W, 3], the given first picture.
-    ids: uint8 [T, H, W], the trajectory; its first frame belongs to `picture`.
+    video: uint8 [T, H, W, 3], the generated video.
+    picture: uint8 [H, W, 3], the input image.
+    ids: uint8 [T, H, W], the input trajectory; its first frame labels `picture`.
 
   Returns:
-    0..1, the mean of `motion.object_iou` over frames 2..T; NaN where there is nothing to find.
+    Mean of `motion.object_iou` over frames 2..T, 0..1; NaN if the trajectory has no object there.
+
+  Raises:
+    InputError: shapes or dtypes do not match.
   """
   return mean_iou(find_by_colour(video, picture, ids[0]), ids)
 
 
 def find_by_colour(video: np.ndarray, picture: np.ndarray, first_ids: np.ndarray) -> np.ndarray:
-  """Label maps of a video whose first picture is labelled.
+  """Return label maps of a video, segmented by the colors of a labeled first image.
 
-  A pixel belongs to the object whose mean colour in the picture is nearest to its own, unless a
-  colour of the background is nearer or no object colour is near. The background's colours are a
-  few found anywhere in the picture (k-means), and the picture's own at the same place, where it
-  showed background. Pixels at the edges of the labels are left out of these models, as they mix
-  colours. Then speckles are removed: a pixel with less than four of its label among its 3x3 takes
-  the label most frequent there.
+  A pixel gets the label of the object whose mean color in the image is nearest. It is background if
+  a background color is nearer, or if no object color is within `MAX_DISTANCE`. The background
+  colors are the k-means centers of all background pixels of the image. Where the image shows
+  background, its color at the same position counts too. Pixels at label edges mix colors and are
+  excluded from these color models.
 
-  Objects of one colour are not told apart: the one with the lowest id gets the pixels of all.
+  A last step removes speckles: a pixel with fewer than four equal labels in its 3x3 window takes
+  the most frequent label of the window.
+
+  Objects of equal color are not distinguished: the lowest id gets the pixels of all of them.
 
   Args:
     video: uint8 [T, H, W, 3].
     picture: uint8 [H, W, 3].
-    first_ids: uint8 [H, W], the objects of `picture`.
+    first_ids: uint8 [H, W], the label map of `picture`.
 
   Returns:
     uint8 [T, H, W].
+
+  Raises:
+    InputError: height and width do not match, or the pixels are not uint8.
   """
   video, picture, first_ids = np.asarray(video), np.asarray(picture), np.asarray(first_ids)
   if video.shape[1:] != picture.shape or picture.shape[:2] != first_ids.shape:
@@ -68,7 +77,7 @@ def find_by_colour(video: np.ndarray, picture: np.ndarray, first_ids: np.ndarray
   if not objects.size:
     return np.zeros(video.shape[:3], np.uint8)
   areas = [first_ids == obj for obj in objects]
-  # An object may be so thin that all of it is edge.
+  # Thin objects may have only edge pixels.
   areas = [area & pure if (area & pure).any() else area for area in areas]
   colours = np.stack([look[area].mean(0) for area in areas])
   background = _typical(look[behind], BACKGROUND_COLOURS)
@@ -87,15 +96,15 @@ def _label(look, picture, behind, objects, colours, background) -> np.ndarray:
 
 
 def _distances(look: np.ndarray, colours: np.ndarray) -> np.ndarray:
-  """Euclidean distances [..., N] of pixels [..., 3] to colours [N, 3]."""
+  """Return the Euclidean distances [..., N] of pixels [..., 3] to colors [N, 3]."""
   return np.linalg.norm(look[..., None, :] - colours, axis=-1)
 
 
 def _typical(pixels: np.ndarray, number: int) -> np.ndarray:
-  """At most `number` colours [K, 3] that represent pixels [N, 3]: k-means, without chance."""
+  """Return at most `number` k-means centers [K, 3] of pixels [N, 3], deterministically."""
   if not len(pixels):
     return pixels
-  # Starting from the mean and then always the pixel farthest from all centres.
+  # Initialize with the mean, then repeatedly add the pixel farthest from all centers.
   centres = pixels.mean(0, keepdims=True)
   while len(centres) < number:
     distance = _distances(pixels, centres).min(-1)
@@ -110,19 +119,19 @@ def _typical(pixels: np.ndarray, number: int) -> np.ndarray:
 
 
 def _pure(ids: np.ndarray) -> np.ndarray:
-  """Pixels, bool [H, W], all of whose neighbours bear their label: no edge mixes their colours."""
+  """Return bool [H, W]: pixels whose 3x3 window has one label, so that no edge mixes colors."""
   return (_around(ids) == ids).all(0)
 
 
 def _around(ids: np.ndarray) -> np.ndarray:
-  """The labels of the 3x3 pixels about each pixel, [9, H, W]; the frame's edge is repeated."""
+  """Return the labels of the 3x3 window of each pixel, [9, H, W], with edge padding."""
   h, w = ids.shape
   padded = np.pad(ids, 1, mode='edge')
   return np.stack([padded[y : y + h, x : x + w] for y in range(3) for x in range(3)])
 
 
 def _without_speckles(ids: np.ndarray) -> np.ndarray:
-  """Pixels [H, W] with few of their label around take the most frequent label of their 3x3."""
+  """Replace isolated labels of a map [H, W] by the most frequent label of their 3x3 window."""
   labels, around = np.unique(ids), _around(ids)
   votes = np.stack([(around == label).sum(0) for label in labels])
   own = (around == ids).sum(0)

@@ -1,8 +1,11 @@
-"""How well a trained pair of stages does on held-out clips, beside floors and ceilings.
+"""Evaluate a trained pair of stages on validation clips, with lower and upper bounds.
 
-Three questions. Motion: does the generated trajectory match the true one, and do objects go where
-their prompts say? Video: how close is the video made from the true trajectory to the truth? Chain:
-the same, from the picture and the sentences alone.
+Three measurements:
+
+* motion: the IoU of generated and ground-truth trajectories, and the motion accuracy, which is the
+  fraction of objects that move as their prompts say;
+* video: the similarity to the ground truth of videos generated from ground-truth trajectories;
+* chained: the same for videos generated from the image and prompts alone.
 """
 
 import dataclasses
@@ -27,17 +30,21 @@ Row = dict[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """Tables and what was generated.
+  """Metrics and generated samples.
 
   Attributes:
-    motion: by name of the row, means over the clips: `iou` of trajectories over frames 2..T,
-      `direction`, the share of the objects told to go left, right, up or down that do, `as_told`,
-      the same for all motions that prompts name.
-    video: likewise: `psnr` (dB) and `ssim` against the truth, `adherence`, the IoU of the objects
-      found in the video by colour with the trajectory it was given, and where they go.
-    clips: the clips.
-    trajectories: generated, uint8 [T, H, W] each.
-    from_truth, chained: videos from the true and the generated trajectories, uint8 [T, H, W, 3].
+    motion: trajectory metrics by row name, means over the clips:
+      `iou`: IoU with the ground truth over frames 2..T, 0..1.
+      `direction`: fraction of objects prompted to go left, right, up or down that do so, 0..1.
+      `as_told`: the same for all motions that prompts can name.
+    video: video metrics by row name, means over the clips:
+      `psnr` (dB), `ssim`: compared with the ground truth.
+      `adherence`: IoU of the objects found in the video by color with its input trajectory.
+      `direction`, `as_told`: as in `motion`, of the objects found in the video.
+    clips: the evaluated clips.
+    trajectories: generated trajectories, uint8 [T, H, W] each.
+    from_truth: videos generated from ground-truth trajectories, uint8 [T, H, W, 3] each.
+    chained: videos generated from generated trajectories, uint8 [T, H, W, 3] each.
   """
 
   motion: dict[str, Row]
@@ -55,15 +62,19 @@ def evaluate(
   batch: int = 16,
   progress: Callable[[int], None] = lambda clips: None,
 ) -> Evaluation:
-  """Generates for each clip and measures.
+  """Generate trajectories and videos for each clip, and compute all metrics.
 
   Args:
-    clips: of the frames and size that the pipeline works at.
-    batch: clips generated at once.
-    progress: called with the number of clips that a piece of work has finished, three times each.
+    pipeline: a pipeline with both stages.
+    clips: clips with the number of frames and the resolution of the pipeline.
+    seed: seed of the initial noise.
+    batch: batch size of the generation.
+    progress: called with the number of clips finished by one generation step. Each clip counts
+      three times: once for the trajectory, twice for the videos.
 
   Raises:
-    InputError: there is no clip, or one does not fit the pipeline; before anything is generated.
+    InputError: there is no clip, a clip does not fit the pipeline, or stage 1 is missing. Raised
+      before anything is generated.
   """
   trajectories: list[np.ndarray] = []
   from_truth: list[np.ndarray] = []
@@ -73,7 +84,7 @@ def evaluate(
   for first, some in _batches(clips, batch):
     requests = [request_of(clip) for clip in some]
     count = min(batch, len(clips) - first)
-    noise = (seed + first) % 2**63  # What random generators take.
+    noise = (seed + first) % 2**63  # Random generators accept seeds below 2**63.
     generated = pipeline.trajectories(requests, noise)
     progress(count)
     truth = np.stack([clip.ids for clip in some])
@@ -115,7 +126,11 @@ def evaluate(
 
 
 def check(pipeline: Pipeline, clips: Sequence[Clip]) -> None:
-  """Raise InputError where there is no clip, or one cannot be generated; names the clip."""
+  """Check that every clip can be generated.
+
+  Raises:
+    InputError: there is no clip, or a clip does not fit the pipeline. The message names the clip.
+  """
   if not clips:
     raise InputError('there is no clip to evaluate on: give a --split or --count with clips')
   for clip in clips:
@@ -129,14 +144,25 @@ def check(pipeline: Pipeline, clips: Sequence[Clip]) -> None:
 
 
 def request_of(clip: Clip) -> Request:
-  """What a user would give to get this clip."""
+  """Return the request of a clip: its first frame and masks, caption, motion and object prompts.
+
+  Only objects that are visible in the first frame, and have a prompt, get one.
+  """
   present = set(np.unique(clip.ids[0]).tolist()) - {0}
   prompts = {obj: clip.prompts[obj - 1] for obj in sorted(present) if clip.prompts[obj - 1]}
   return Request(clip.video[0], clip.ids[0], clip.caption, clip.motion, prompts)
 
 
 def motion_row(clips: Sequence[Clip], ids: Sequence[np.ndarray]) -> Row:
-  """Means over clips of the IoU with the truth, and of where the objects go."""
+  """Return the trajectory metrics, averaged over clips.
+
+  Args:
+    clips: the ground truth.
+    ids: trajectories to evaluate, uint8 [T, H, W] each.
+
+  Returns:
+    `iou`, `direction` and `as_told`; see `Evaluation`.
+  """
   pairs = list(zip(clips, ids, strict=True))
   iou = mean([mean_iou(found, clip.ids) for clip, found in pairs])
   return {'iou': iou, **told(pairs)}
@@ -145,7 +171,16 @@ def motion_row(clips: Sequence[Clip], ids: Sequence[np.ndarray]) -> Row:
 def video_row(
   clips: Sequence[Clip], videos: Sequence[np.ndarray], given: Sequence[np.ndarray]
 ) -> Row:
-  """Means over clips; objects are found in the pixels by their colour in frame 0."""
+  """Return the video metrics, averaged over clips; objects are found by their color in frame 0.
+
+  Args:
+    clips: the ground truth.
+    videos: videos to evaluate, uint8 [T, H, W, 3] each.
+    given: their input trajectories, uint8 [T, H, W] each.
+
+  Returns:
+    `psnr`, `ssim`, `adherence`, `direction` and `as_told`; see `Evaluation`.
+  """
   found = [
     find_by_colour(video, clip.video[0], clip.ids[0])
     for clip, video in zip(clips, videos, strict=True)
@@ -160,26 +195,35 @@ def video_row(
 
 
 def mean(values: Sequence[float]) -> float:
-  """The mean of what is not NaN; NaN where nothing is."""
+  """Return the mean of the values that are not NaN; NaN if there are none."""
   known = [value for value in values if not np.isnan(value)]
   return float(np.mean(known)) if known else float('nan')
 
 
 def _ssim(truth: np.ndarray, video: np.ndarray) -> float:
-  """`metrics.video.ssim`; NaN for frames smaller than its window."""
+  """Return `metrics.video.ssim`, or NaN for frames smaller than its window."""
   return ssim(truth, video) if min(truth.shape[1:3]) >= WINDOW else float('nan')
 
 
 def mean_psnr(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-  """Mean PSNR in dB; clips that are met exactly (still ones, by a repeated frame) do not count."""
+  """Return the mean PSNR in dB of (ground truth, video) pairs, uint8 [T, H, W, 3] each.
+
+  Exact matches, such as a static clip and its repeated frame, have infinite PSNR and are skipped.
+  The result is infinite if all pairs match exactly.
+  """
   values = [psnr(truth, video) for truth, video in pairs]
   return float(np.mean([v for v in values if np.isfinite(v)] or [np.inf]))
 
 
 def told(pairs: Sequence[tuple[Clip, np.ndarray]]) -> Row:
-  """Shares of the objects that do as their prompts say: those with a direction, and all.
+  """Return the motion accuracy: the fraction of objects that move as their prompts say.
 
-  NaN where no prompt names a motion that can be judged.
+  Args:
+    pairs: clips with prompts, and label maps uint8 [T, H, W] to evaluate.
+
+  Returns:
+    `direction`, over objects prompted to go left, right, up or down, and `as_told`, over all
+    motions that can be checked. NaN if no prompt names such a motion.
   """
   judged: list[tuple[str, bool]] = []
   for clip, ids in pairs:
@@ -194,14 +238,17 @@ def told(pairs: Sequence[tuple[Clip, np.ndarray]]) -> Row:
 
 
 def round_trip(codec: Codec, videos: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-  """Videos uint8 [T, H, W, 3] of one shape, encoded and decoded."""
+  """Yield each video after encoding and decoding; uint8 [T, H, W, 3], all of the same shape."""
   through = jax.jit(lambda codec, v: codec.decode(codec.encode(v).mean, v.shape[1]))
   for video in videos:
     yield to_uint8(through(codec, jnp.asarray(to_float(video)[None])))[0]
 
 
 def _batches(clips: Sequence[Clip], batch: int) -> Iterator[tuple[int, list[Clip]]]:
-  """Batches of one size, so that nothing is compiled twice; the last repeats its last clip."""
+  """Yield (index of the first clip, batch); the last batch is padded by repeating its last clip.
+
+  All batches have the same size, to avoid recompilation.
+  """
   for first in range(0, len(clips), batch):
     some = list(clips[first : first + batch])
     yield first, some + [some[-1]] * (batch - len(some))

@@ -1,7 +1,7 @@
-"""Do the objects of a label map move as another map shows, or as a word says?
+"""Trajectory metrics: IoU with a ground-truth label map, and agreement with a prompted motion.
 
-Label maps are uint8 [T, H, W], 0 the background, 1..8 the objects. Positions are (y, x) in pixels,
-y growing downwards.
+Label maps are uint8 [T, H, W], with 0 for the background and 1..8 for objects. Positions are (y, x)
+in pixels, and y increases downward.
 """
 
 import numpy as np
@@ -11,31 +11,35 @@ from ttm_jax.scenes.captions import MOTIONS
 
 DIRECTIONAL = ('left', 'right', 'up', 'down')
 
-MIN_MOVE = 0.05  # Of the frame's side: below it a displacement counts as none.
-MAX_REST = 0.08  # Of the frame's side: an object at rest stays nearer than this to its start.
-# Of the square root of its area: turning about a point within it, a crescent moves its centroid by
-# 0.75, while a circle walked by a small object leads farther away.
+MIN_MOVE = 0.05  # Minimum displacement that counts, as a fraction of the frame's side.
+MAX_REST = 0.08  # Displacement limit of an object at rest, as a fraction of the frame's side.
+# Displacement limit of a spinning object, as a multiple of the square root of its area. A crescent
+# that turns about a point inside it moves its centroid by 0.75; a small object on a circular path
+# moves farther.
 MAX_SPIN = 0.8
-GROWTH = 1.2  # Ratio of last to first area.
+GROWTH = 1.2  # Minimum ratio of last to first area of a growing object.
 REST_GROWTH = (0.7, 1.4)
-# A straight path has a winding angle of 180 degrees about its own mean, a half circle 245, a full
-# one 360; a line walked to and fro may reach 360 by jitter alone, but is not round.
+# The winding angle about the mean of the path is 180 degrees for a line, 245 for a half circle and
+# 360 for a full circle. Jitter on a back-and-forth line can reach 360, but that path is not round.
 MIN_WINDING = np.deg2rad(225)
 MIN_ROUNDNESS = 0.3
 
 
 def object_iou(pred: np.ndarray, truth: np.ndarray, skip_first: int = 1) -> dict[int, float]:
-  """Intersection over union of each object, averaged over the frames in which truth shows it.
+  """Return the IoU of each object, averaged over the frames in which `truth` contains it.
 
-  Each such frame weighs the same however small the object is in it. Frames in which truth does
-  not show the object do not count, even if pred shows it there.
+  Each such frame has equal weight, for any size of the object. Other frames do not count, even if
+  `pred` contains the object there.
 
   Args:
     pred, truth: uint8 [T, H, W].
-    skip_first: leading frames left out; the first is given to the model.
+    skip_first: number of leading frames to skip; by default the first, which is a model input.
 
   Returns:
-    Object id -> IoU in 0..1, for the objects that truth shows in a counted frame.
+    Object id -> IoU in 0..1, for each object that `truth` contains in a counted frame.
+
+  Raises:
+    InputError: the maps are not uint8 [T, H, W] of one shape.
   """
   pred, truth = _maps(pred), _maps(truth)
   if pred.shape != truth.shape:
@@ -51,16 +55,20 @@ def object_iou(pred: np.ndarray, truth: np.ndarray, skip_first: int = 1) -> dict
 
 
 def mean_iou(pred: np.ndarray, truth: np.ndarray, skip_first: int = 1) -> float:
-  """Mean of `object_iou` over the objects; NaN where truth shows none."""
+  """Return the mean of `object_iou` over the objects, 0..1; NaN if `truth` has no object."""
   values = list(object_iou(pred, truth, skip_first).values())
   return float(np.mean(values)) if values else float('nan')
 
 
 def centroids(ids: np.ndarray, obj: int) -> np.ndarray:
-  """Mean position (y, x) of an object's pixels in each frame.
+  """Return the mean position (y, x) of an object's pixels in each frame.
+
+  Args:
+    ids: uint8 [T, H, W].
+    obj: object id.
 
   Returns:
-    float64 [T, 2], pixel centres at whole numbers; NaN in frames without the object.
+    float64 [T, 2] in pixels, with pixel centers at integers; NaN in frames without the object.
   """
   mask = _maps(ids) == obj
   area = mask.sum((1, 2))
@@ -71,29 +79,35 @@ def centroids(ids: np.ndarray, obj: int) -> np.ndarray:
 
 
 def goes_as_told(ids: np.ndarray, obj: int, motion: str) -> bool | None:
-  """Whether an object of a label map moves as the name of a motion says.
+  """Return whether an object of a label map performs a named motion.
 
-  It must be visible in frame 0 and again in the last quarter of the frames; start and end are
-  frame 0 and the last frame in which it is visible. Then
+  The object must be visible in frame 0 and again in the last quarter of the frames, otherwise the
+  result is False. The start is frame 0; the end is the last frame in which the object is visible.
 
-  * left, right, up, down: it ends at the right side of its start, by more than 5 % of the frame's
-    side along that axis, and by more pixels than along the other axis;
-  * grow, shrink: its area ends above 1.2 times, below 1/1.2 of what it was;
-  * stay: it never lies 8 % of the frame's side or more away from its start along either axis, and
-    its area ends at 0.7 to 1.4 times what it was;
-  * spin: the same, but with 0.8 times the square root of its first area for the 8 %, since the
-    centroid of a lopsided object goes round too; whether it turns is not looked at;
-  * bounce: its height above ground rises and falls again, or falls and rises, each by more than
-    5 % of the frame's height (so does what goes in a circle);
-  * circle: it winds by at least 225 degrees about the mean of its path (a half circle does by
-    245), and the path is round: its spread across is at least 0.3 of that along its main axis,
-    and along the main axis more than 5 % of the shorter side of the frame;
-  * follow: None, as it depends on the other object.
+  * left, right, up, down: the displacement from start to end has that direction. It exceeds 5 % of
+    the frame's side along that axis, and the displacement in pixels along the other axis.
+  * grow, shrink: the end area is above 1.2 times the start area, or below 1/1.2 of it.
+  * stay: along both axes, the object is always nearer to its start than 8 % of the frame's side,
+    and the end area is 0.7 to 1.4 times the start area.
+  * spin: as for stay, but the limit is 0.8 times the square root of the start area, since the
+    centroid of an asymmetric object moves as it turns. The rotation itself is not checked.
+  * bounce: the vertical position changes by more than 5 % of the frame's height and then back by
+    as much. A circular path satisfies this too.
+  * circle: the path winds by at least 225 degrees about its mean (a half circle reaches 245). Its
+    spread along the main axis exceeds 5 % of the shorter side of the frame, and the spread across
+    is at least 0.3 of that.
+  * follow: not checked, since it depends on another object.
 
   Args:
     ids: uint8 [T, H, W].
-    obj: the object's id.
-    motion: one of `scene_words.MOTIONS`.
+    obj: object id.
+    motion: a name in `scenes.captions.MOTIONS`.
+
+  Returns:
+    Whether the object performs the motion; None for `follow`.
+
+  Raises:
+    InputError: the motion is unknown, or `ids` is not uint8 [T, H, W].
   """
   if motion not in MOTIONS:
     raise InputError(
@@ -131,7 +145,7 @@ def _goes(move: np.ndarray, side: np.ndarray, direction: str) -> bool:
 
 
 def _reverses(heights: np.ndarray, least: float) -> bool:
-  """Whether a sequence goes one way and then back, each by more than `least`."""
+  """Return whether a sequence moves one way and then back, each by more than `least`."""
   for sign in (1, -1):
     h = sign * heights
     rise = h - np.minimum.accumulate(h)

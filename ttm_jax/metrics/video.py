@@ -1,4 +1,4 @@
-"""How far one video is from another, pixel by pixel: PSNR and SSIM, one number a video."""
+"""Pixel-wise similarity of two videos: PSNR and SSIM, one number per video."""
 
 import numpy as np
 
@@ -10,18 +10,21 @@ SIGMA = 1.5
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-  """Peak signal-to-noise ratio in dB, from the mean squared error over the whole clip.
+  """Return the peak signal-to-noise ratio from the mean squared error over the whole clip.
 
-  The error is averaged over all frames, pixels and channels before the logarithm is taken, so
-  that one frame that is exact (the given first picture) does not make the mean infinite. Other
-  tools average the PSNR of the frames instead; that number, which is never smaller, is the mean
-  of `psnr` over one-frame clips.
+  The error is averaged over all frames, pixels and channels before the logarithm. Otherwise one
+  exact frame, such as the input image, would make the mean infinite. Some tools average the PSNR of
+  the frames instead. That number is never smaller; compute it as the mean of `psnr` over one-frame
+  clips.
 
   Args:
     a, b: uint8 [T, H, W, 3].
 
   Returns:
-    dB, above 0; infinity where the clips are equal.
+    PSNR in dB, at least 0; infinity if the clips are equal.
+
+  Raises:
+    InputError: the videos are not uint8 [T, H, W, 3] of one shape.
   """
   a, b = _pair(a, b)
   error = np.mean([np.mean((x.astype(float) - y) ** 2) for x, y in zip(a, b, strict=True)])
@@ -29,14 +32,20 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-  """Structural similarity (Wang et al. 2004, equation 13), at most 1.
+  """Return the structural similarity (Wang et al. 2004, equation 13).
 
-  Each frame and each colour channel is compared by itself under a Gaussian window of 11x11
-  pixels, sigma 1.5, wherever the window fits wholly; the mean over places, channels and frames is
-  the result. K1 = 0.01, K2 = 0.03, biased variances, as in the authors' code.
+  SSIM is computed per frame and color channel, with a Gaussian window of 11x11 pixels and sigma 1.5
+  at all positions where it fits entirely. The result is the mean over positions, channels and
+  frames. K1 = 0.01, K2 = 0.03 and biased variances, as in the authors' code.
 
   Args:
     a, b: uint8 [T, H, W, 3], H and W at least 11.
+
+  Returns:
+    SSIM, -1..1; 1 if the clips are equal.
+
+  Raises:
+    InputError: the videos are not uint8 [T, H, W, 3] of one shape, or are smaller than the window.
   """
   a, b = _pair(a, b)
   if min(a.shape[1:3]) < WINDOW:
@@ -44,7 +53,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
       f'SSIM needs frames of at least {WINDOW}x{WINDOW} pixels, got {a.shape[1]}x{a.shape[2]}'
     )
   c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
-  # A frame at a time: float64 copies of a long clip at full size would not fit in memory.
+  # One frame at a time: float64 copies of a long clip at full resolution would not fit in memory.
   return float(np.mean([_frame_ssim(x, y, c1, c2) for x, y in zip(a, b, strict=True)]))
 
 
@@ -60,7 +69,7 @@ def _frame_ssim(a: np.ndarray, b: np.ndarray, c1: float, c2: float) -> float:
 
 
 def _blur(frame: np.ndarray) -> np.ndarray:
-  """Gaussian-weighted means [H - 10, W - 10, 3] of a frame [H, W, 3]."""
+  """Return the Gaussian-weighted means [H - 10, W - 10, 3] of a frame [H, W, 3]."""
   offsets = np.arange(WINDOW) - WINDOW // 2
   weights = np.exp(-(offsets**2) / (2 * SIGMA**2))
   weights /= weights.sum()

@@ -1,14 +1,14 @@
-"""What a reader makes of each field of a `config.json`.
+"""Validate every field of the `config.json` of pretrained weights.
 
-Some fields of a model change what it computes but not the shapes of its tensors. A reader that
-skipped one would load the weights and compute something else. So each reader has a table with a
-rule for every field of the class that it reads:
+Some configuration fields change what a model computes but not the shapes of its tensors. A loader
+that ignored such a field would load the weights and compute a different function. Each loader
+therefore has a table with one rule for every field of the model class:
 
-    Read()         the reader makes its own configuration of it
-    Only(value)    this package computes that value alone; another one is refused by name
-    Free(reason)   it does not change what is computed here, for that reason
+    Read()         the loader reads the field into its own configuration
+    Only(value)    this package supports only that value and rejects any other
+    Free(reason)   the field does not affect the computation here, for the stated reason
 
-A field without a rule is refused, unless it is switched off (null, false or empty).
+A field without a rule is rejected, unless its value is null, false or empty.
 """
 
 import contextlib
@@ -21,27 +21,27 @@ from typing import Any
 
 from ttm_jax.errors import InputError, nearest
 
-# Sizes that may be 0, and those that count layers.
+# Fields that may be 0, and fields that count layers.
 _OPTIONAL = ('masked_blocks', 'visual_channels', 'temporal_downsamples')
 _COUNTS = ('layers', 'units', 'res_blocks', 'layers_per_block', 'masked_blocks')
 
-TENSORS = object()  # In place of a default: where the field is absent, the tensors decide.
-_LARGEST = 2**24  # Of any size in a configuration.
+TENSORS = object()  # Default of a field whose value, if absent, follows from the tensors.
+_LARGEST = 2**24  # Upper limit of any integer in a configuration.
 
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-  """A field from which the reader makes its own configuration."""
+  """A field that the loader reads into its own configuration."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Only:
-  """A field of which one value is computed here.
+  """A field with one supported value.
 
   Attributes:
-    value: that value. A list of equal values stands for one of them.
-    default: the value that the original takes where the field is absent, or TENSORS.
-    also: other ways of saying the same.
+    value: the supported value. A list whose items all equal it is accepted too.
+    default: the value that the original library uses if the field is absent, or TENSORS.
+    also: other values with the same meaning.
   """
 
   value: Any
@@ -49,12 +49,17 @@ class Only:
   also: tuple[Any, ...] = ()
 
   def allows(self, found: Any) -> bool:
+    """Return whether a value of the field is supported."""
     return any(_same(found, value) for value in (self.value, *self.also))
 
 
 @dataclasses.dataclass(frozen=True)
 class Free:
-  """A field that changes nothing here, with the reason."""
+  """A field that does not affect the computation.
+
+  Attributes:
+    reason: why it has no effect.
+  """
 
   reason: str
 
@@ -62,17 +67,22 @@ class Free:
 Rule = Read | Only | Free
 Table = Mapping[str, Rule]
 
-# A switch that is off, where null says so too.
+# A boolean field that must be false or null, and a field that must be null.
 OFF = Only(False, False, also=(None,))
 NONE = Only(None, None)
 
 
 def check(folder: Path, config: Mapping[str, Any], table: Table) -> None:
-  """Raise InputError that names the first field that this package does not compute.
+  """Check a configuration against a table of rules.
 
   Args:
-    folder: of the model, for the error.
-    config: what its `config.json` says; names that begin with `_` are notes of the library.
+    folder: folder of the model, for the error message.
+    config: contents of its `config.json`. Names that begin with `_` are metadata of the library and
+      not checked.
+    table: rules by field name.
+
+  Raises:
+    InputError: a field is unknown or has an unsupported value. The message names the first one.
   """
   for name, rule in table.items():
     if isinstance(rule, Only):
@@ -94,17 +104,23 @@ def check(folder: Path, config: Mapping[str, Any], table: Table) -> None:
 def sizes(
   kind: type, folder: Path, config: Mapping[str, Any], names: Mapping[str, str], layers: int
 ) -> Any:
-  """Return a dataclass made of the fields of a `config.json`.
+  """Build a dataclass from fields of a `config.json`.
+
+  Fields of the file that are not in `names` are ignored; `check` handles those.
 
   Args:
     kind: the dataclass; its annotations are int, float, str, bool or a tuple of one of them.
-    names: the field in the file for each field of `kind` to be read.
-    layers: the most layers that there can be: the number of tensors.
+    folder: folder of the model, for the error message.
+    config: contents of its `config.json`.
+    names: field of `kind` -> field of the file.
+    layers: upper limit of the number of layers; pass the number of tensors.
 
-  Fields of the file that are not named are not looked at; see `check`.
+  Returns:
+    An instance of `kind`.
 
   Raises:
-    InputError: a field is missing or has a value of another type, or the values do not fit.
+    InputError: a field is missing, or a value is of the wrong type, out of range, or inconsistent
+      with the others.
   """
   hints = typing.get_type_hints(kind)
   found = {}
@@ -128,10 +144,10 @@ def sizes(
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
-  """The value as a type says, lists as tuples.
+  """Return a JSON value as the annotated type, with lists as tuples.
 
   Raises:
-    InputError: it is of another type.
+    InputError: the value is of another type, or a size is out of range.
   """
   if isinstance(hint, types.GenericAlias):
     inner = typing.get_args(hint)
@@ -157,12 +173,12 @@ _KINDS = {int: 'size', float: 'number', str: 'text', bool: 'switch'}
 
 
 def _same(found: Any, wanted: Any, lists: int = 2) -> bool:
-  """Whether a value is the wanted one, or up to so many lists of lists of nothing else."""
+  """Return whether a value is the wanted one, or a list of it nested up to `lists` levels deep."""
   if isinstance(found, list | tuple) and not isinstance(wanted, tuple):
     return bool(found and lists) and all(_same(item, wanted, lists - 1) for item in found)
   if isinstance(wanted, tuple):
     return isinstance(found, list | tuple) and tuple(found) == wanted
-  # JSON's null, texts and numbers are compared by value; 1 is true.
+  # Other JSON values are compared with ==, so 1 equals true.
   return found is None if wanted is None else found == wanted
 
 

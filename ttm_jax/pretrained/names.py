@@ -1,8 +1,8 @@
-"""Name tables between PyTorch checkpoints and our parameters, read in both directions.
+"""Name tables that map PyTorch checkpoints to our parameters and back.
 
-A table says for each of our parameters under which name (or names, where we join several) the other
-side has it, and how its axes lie there. Import demands that every tensor has its place, and every
-place its tensor.
+A table gives, for each of our parameters, the tensor in the checkpoint and the order of its axes.
+One parameter may concatenate several tensors. An import is exact: it fails if a tensor is missing
+or unknown.
 """
 
 import dataclasses
@@ -17,7 +17,12 @@ from ttm_jax.pretrained.weights import Weights, unknown
 
 @dataclasses.dataclass(frozen=True)
 class TensorLayout:
-  """How the axes of a tensor lie: `ours` brings theirs to ours, `theirs` back."""
+  """A change of axis order between the checkpoint and our parameters.
+
+  Attributes:
+    ours: converts a checkpoint tensor to our layout.
+    theirs: converts our array to the layout of the checkpoint.
+  """
 
   ours: Callable[[np.ndarray], np.ndarray]
   theirs: Callable[[np.ndarray], np.ndarray]
@@ -25,27 +30,28 @@ class TensorLayout:
 
 LAYOUTS = {
   'same': TensorLayout(lambda x: x, lambda x: x),
-  # [out, in] and [in, out].
+  # [out, in] <-> [in, out].
   'linear': TensorLayout(np.transpose, np.transpose),
-  # A 1 x 1 convolution [out, in, 1, 1], which here is a linear map.
+  # A 1 x 1 convolution, which is a linear map here: [out, in, 1, 1] <-> [in, out].
   'pointwise': TensorLayout(lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T[..., None, None]),
-  # [out, in, h, w] and [h, w, in, out].
+  # [out, in, h, w] <-> [h, w, in, out].
   'conv': TensorLayout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),
-  # A convolution along one axis: [out, in, t] and [t, in, out].
+  # A 1-D convolution: [out, in, t] <-> [t, in, out].
   'conv1d': TensorLayout(np.transpose, np.transpose),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """One parameter.
+  """The mapping of one of our parameters to tensors of a checkpoint.
 
   Attributes:
-    ours: its path, the keys of the nested dict of our parameters.
-    theirs: names on the other side; of several, the parts lie along our last axis in this order.
-    shape: of ours.
-    layout: a name of `LAYOUTS`, of each of theirs.
-    stacked: whether theirs are layers that lie along a first axis of ours, and not parts.
+    ours: path of the parameter, as keys of the nested dict of our parameters.
+    theirs: tensor names in the checkpoint. Several tensors are concatenated along our last axis in
+      this order.
+    shape: shape of our parameter.
+    layout: axis order of each tensor, a name in `LAYOUTS`.
+    stacked: whether the tensors are layers, stacked along our first axis instead of concatenated.
   """
 
   ours: tuple[str | int, ...]
@@ -55,7 +61,7 @@ class Entry:
   stacked: bool = False
 
   def tensor_shape(self) -> tuple[int, ...]:
-    """The shape of each of theirs."""
+    """Return the shape of each tensor in the checkpoint."""
     if self.stacked:
       part = self.shape[1:]
     elif len(self.theirs) == 1:
@@ -65,34 +71,40 @@ class Entry:
     return LAYOUTS[self.layout].theirs(np.broadcast_to(np.float32(0), part)).shape
 
   def joined(self, tensors: Iterable[np.ndarray]) -> np.ndarray:
-    """Our parameter, contiguous, from theirs in the order of the names."""
+    """Return our parameter, contiguous, from checkpoint tensors in the order of `theirs`."""
     parts = [LAYOUTS[self.layout].ours(tensor) for tensor in tensors]
     if self.stacked:
       return np.stack(parts)
-    # `ascontiguousarray` would make a scalar a vector.
+    # `ascontiguousarray` would turn a scalar into a vector.
     return np.asarray(parts[0] if len(parts) == 1 else np.concatenate(parts, -1), order='C')
 
   def parted(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Theirs, contiguous and with their names, from our parameter; one at a time."""
+    """Yield the (name, contiguous array) of each checkpoint tensor of our parameter."""
     if self.stacked:
       parts: Iterable[np.ndarray] = array
     else:
       parts = [array] if len(self.theirs) == 1 else np.split(array, len(self.theirs), -1)
     for name, part in zip(self.theirs, parts, strict=True):
-      # Safetensors writes the memory as it lies: a transposed view would come back wrong.
+      # Safetensors ignores strides and writes raw memory: a transposed view would be read back
+      # wrong.
       yield name, np.asarray(LAYOUTS[self.layout].theirs(part), order='C')
 
 
 def import_parameters(
   table: Sequence[Entry], weights: Weights, ignored: Iterable[str] = ()
 ) -> dict[str, Any]:
-  """Our parameters, a nested dict of float32 arrays, from the tensors of a checkpoint.
+  """Return our parameters from the tensors of a checkpoint.
 
   Args:
-    ignored: names of tensors that the caller accounts for.
+    table: name table of the model.
+    weights: tensors of the checkpoint.
+    ignored: names of tensors that may be present without an entry in the table.
+
+  Returns:
+    Nested dict of float32 arrays.
 
   Raises:
-    InputError: naming a tensor that is missing, of another shape, or without a place.
+    InputError: a tensor is missing, unknown, or of another shape. The message names it.
   """
   known = [name for entry in table for name in entry.theirs]
   for entry in table:
@@ -117,18 +129,19 @@ def import_parameters(
 
 
 def export_tensors(table: Sequence[Entry], params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """The tensors of a checkpoint, contiguous, from our parameters: the inverse of import."""
+  """Return checkpoint tensors by name, contiguous, from our parameters; inverts the import."""
   return dict(iterate_tensors(table, params))
 
 
 def iterate_tensors(
   table: Sequence[Entry], params: Mapping[str, Any]
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """Like `export_tensors`, one tensor with its name at a time.
+  """Yield the (name, array) pairs of `export_tensors` one at a time, to bound the memory.
 
   Args:
-    params: nested dict of arrays, or of what becomes one when NumPy asks (`__array__`): each is
-      asked once, and let go when its tensors have been taken.
+    table: name table of the model.
+    params: nested dict of arrays, or of objects with `__array__`. Each is converted once, and
+      released after its tensors have been consumed.
   """
   for entry in table:
     array: Any = params

@@ -1,7 +1,7 @@
-"""Folders of open weights as diffusers writes them: `config.json` beside safetensors files.
+"""Read folders of open weights in the format of diffusers: `config.json` and safetensors files.
 
-A model is one file `diffusion_pytorch_model.safetensors`, or several that an index beside them
-lists. Pickled checkpoints are never opened: reading one runs the code in it.
+The weights are one file `diffusion_pytorch_model.safetensors`, or several files that an index file
+lists. Pickled checkpoints are never opened, because unpickling can run arbitrary code.
 """
 
 import dataclasses
@@ -24,11 +24,11 @@ PICKLES = ('.ckpt', '.bin', '.pt', '.pth', '.pkl')
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-  """The tensors of one model, under the names that they have there.
+  """The configuration and tensors of one model, under their original names.
 
   Attributes:
-    folder: where they were read.
-    config: what `config.json` says.
+    folder: folder that they were read from.
+    config: contents of `config.json`.
     tensors: float32 NumPy arrays by name.
   """
 
@@ -38,15 +38,16 @@ class Weights:
 
 
 def locate(source: str, part: str = '') -> Path:
-  """The folder of a model.
+  """Return the folder of a model; download the model if `source` is a hub id.
 
   Args:
-    source: a folder, or the id of a repository on the Hugging Face hub (`owner/name`), of which
-      the files of the model are then fetched.
-    part: the folder of the model inside of `source`, where there is one.
+    source: a folder, or the id of a repository on the Hugging Face hub (`owner/name`).
+    part: optional subfolder of `source` with the model. Without such a subfolder, `source` itself
+      is the model.
 
   Raises:
-    InputError: if there is no such folder or repository, or it is a pickled checkpoint.
+    InputError: there is no such folder or repository, the download failed, or `source` is a pickled
+      checkpoint.
   """
   path = Path(source)
   if path.suffix in PICKLES:
@@ -61,14 +62,15 @@ def locate(source: str, part: str = '') -> Path:
 
 
 def read(folder: Path, half: bool = False) -> Weights:
-  """Reads a folder of weights.
+  """Read a folder of weights.
 
   Args:
-    half: whether half-precision values will do; they become float32 too.
+    folder: folder with `config.json` and safetensors files.
+    half: whether to accept bfloat16 and float16 tensors, which are converted to float32.
 
   Raises:
-    InputError: if a file is missing or broken, holds half-precision values, is a pickle, or lies
-      outside of the folder.
+    InputError: a file is missing, corrupt, a pickle, or outside of the folder. Also if a tensor is
+      in half precision and `half` is false.
   """
   if not (folder / CONFIG).is_file():
     raise InputError(f'{folder} holds no model: {CONFIG} is missing')
@@ -94,7 +96,7 @@ def read(folder: Path, half: bool = False) -> Weights:
 
 
 def pickled(path: Path) -> str:
-  """Why a checkpoint is refused, and how to convert it."""
+  """Return the error message for a pickled checkpoint, with instructions to convert it."""
   return (
     f'{path} is a pickled checkpoint, which can run code when it is opened: convert it once, where'
     ' you trust it, with diffusers (from_single_file or from_pretrained, then'
@@ -125,7 +127,7 @@ def _tensors(path: Path, half: bool) -> dict[str, np.ndarray]:
             f'{path}: tensor {name} is {dtype}, training starts from full precision (F32): take the'
             f' files without "fp16" in their names'
           )
-      # Reading half precision, NumPy learns of bfloat16 by ml_dtypes.
+      # NumPy reads bfloat16 through ml_dtypes.
       return {name: np.asarray(file.get_tensor(name), np.float32) for name in names}
   except (SafetensorError, OSError) as error:
     raise InputError(
@@ -144,7 +146,7 @@ def _fetch(repository: str, part: str) -> Path:
   wanted = [*files, *(f'{part}/{file}' for file in files if part)]
   try:
     return Path(snapshot_download(repository, allow_patterns=wanted))
-  except Exception as error:  # The hub client has a dozen kinds, by version.
+  except Exception as error:  # The exceptions of the hub client depend on its version.
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     raise InputError(
       f'{repository} is no folder here and could not be fetched from the hub ({reason}):'
@@ -153,7 +155,13 @@ def _fetch(repository: str, part: str) -> Path:
 
 
 def unknown(weights: Weights, names: list[str], known: list[str]) -> InputError:
-  """The error for tensors that have no place."""
+  """Return the error for tensors that the model does not have.
+
+  Args:
+    weights: the checkpoint.
+    names: unknown tensors; the message names the first.
+    known: names in the model, to suggest the nearest.
+  """
   return InputError(
     f'{weights.folder}: tensor {names[0]} has no place in the model'
     f'{nearest(names[0], known)}; {len(names)} of {len(weights.tensors)} tensors have none'

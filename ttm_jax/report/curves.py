@@ -1,7 +1,7 @@
-"""Line charts as inline SVG, drawn by matplotlib.
+"""Draw line charts as inline SVG with matplotlib.
 
-Text stays text, so that browsers can search and scale it. The background is transparent and axes
-are neutral gray, so that a chart is readable on light and dark pages.
+Text is kept as SVG text, so browsers can search and scale it. The background is transparent and the
+axes are neutral gray, so a chart is readable on light and dark pages.
 """
 
 import dataclasses
@@ -16,13 +16,14 @@ from matplotlib.figure import Figure
 
 from ttm_jax.errors import InputError
 
-# Okabe and Ito 2008: distinguishable with any color vision; black is left out.
+# The first six are from the color-blind-safe palette of Okabe and Ito 2008; black and yellow are
+# left out.
 COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#9a6dd7', '#8c8c8c')
 AXES_COLOR = '#808080'
 INCHES = (5.0, 2.8)
-FEW = 12  # A series of at most this many points gets markers.
+FEW = 12  # A series of at most this many points is drawn with markers.
 
-# Equal charts give equal bytes.
+# The fixed hash salt makes the SVG of equal charts identical byte for byte.
 _SETTINGS: Any = {'svg.fonttype': 'none', 'svg.hashsalt': 'ttm_jax', 'font.size': 9}
 
 Points = Sequence[tuple[float, float]]
@@ -30,13 +31,13 @@ Points = Sequence[tuple[float, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-  """Curves over one pair of axes.
+  """A line chart of one or more series.
 
   Attributes:
-    title: what is drawn; the accessible name of the image.
-    series: name -> (step, value) in order of step. A value that is not finite leaves a gap.
-    x_label: what the steps count.
-    log: logarithmic values; those of 0 and below leave a gap.
+    title: title of the chart, also the accessible name of the image.
+    series: name -> (step, value) pairs in order of step. NaN and Inf leave a gap.
+    x_label: label of the x axis.
+    log: whether the y axis is logarithmic; values <= 0 then leave a gap.
   """
 
   title: str
@@ -46,7 +47,7 @@ class Chart:
 
 
 def svg(chart: Chart) -> str:
-  """Return the <svg> element of a chart: axes with ticks, a legend, one line a series.
+  """Return the <svg> element of a chart with axes, ticks, a legend and one line per series.
 
   Raises:
     InputError: the chart has more series than there are colors.
@@ -89,6 +90,6 @@ def _drawable(value: float, log: bool) -> float:
 
 
 def _literal(text: str) -> str:
-  """Return a text without matplotlib's own markup: no formulas, no hidden labels."""
+  """Escape a text for matplotlib, which treats `$` as math and hides labels that start with `_`."""
   text = text.replace('$', r'\$')
   return f' {text}' if text.startswith('_') else text

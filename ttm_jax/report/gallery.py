@@ -1,7 +1,6 @@
-"""One HTML file that shows a run: tables, curves, and samples that move. It needs no network.
+"""Write one self-contained HTML file with tables, curves and animated samples.
 
-Everything lies within the file, which holds no script and forbids itself, by its content security
-policy, to load anything.
+The page works offline. It has no scripts, and its content security policy blocks external content.
 """
 
 import base64
@@ -20,17 +19,17 @@ from ttm_jax.atomic import write_bytes
 from ttm_jax.media import animations
 from ttm_jax.report import curves as drawing
 
-MAX_SIDE = 384  # A panel larger than this is shrunk to it, and compressed with loss.
+MAX_SIDE = 384  # Pixels. Larger panels are downscaled to this side and compressed lossily.
 
 
 class Table(NamedTuple):
   """A table of results.
 
   Attributes:
-    caption: stands above it.
-    headers: one a column.
-    rows: each as long as headers: texts, numbers (shown with at least three digits), or None for a
-      dash.
+    caption: text above the table.
+    headers: one per column.
+    rows: cells, as many as headers: texts, numbers (shown with at least three digits), or None,
+      shown as a dash.
   """
 
   caption: str
@@ -40,10 +39,10 @@ class Table(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-  """A named picture, or an animation that repeats.
+  """A named image or looping animation.
 
   Attributes:
-    name: stands below it.
+    name: text below the panel.
     pixels: uint8 [H, W, 3] or [T, H, W, 3].
     fps: frames per second of an animation.
   """
@@ -55,12 +54,12 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One sample.
+  """One sample of the gallery.
 
   Attributes:
-    title: names it.
-    texts: what was asked for, by what it is: caption, motion prompt, object prompts, scores.
-    panels: what came of it, side by side.
+    title: heading of the sample.
+    texts: label -> text, such as caption, motion prompt, object prompts and scores.
+    panels: inputs and generated results, shown side by side.
   """
 
   title: str
@@ -76,17 +75,20 @@ def write_gallery(
   curves: Sequence[drawing.Chart] = (),
   rows: Sequence[Row] = (),
 ) -> pathlib.Path:
-  """Writes the page, atomically, and returns its path.
+  """Write the page atomically and return its path.
 
   Args:
-    path: of the HTML file; its folder is made where it is missing.
-    title: heading.
+    path: HTML file; a missing parent folder is created.
+    title: heading of the page.
     intro: plain text; an empty line starts a new paragraph.
     tables: `Table`s, or tuples of caption, headers and rows.
     curves: charts.
-    rows: samples. Panels of up to MAX_SIDE pixels a side are embedded without loss, larger
-      ones shrunk to it; 16 rows of 6
-      panels of 8x48x48 make a file of a few megabytes.
+    rows: samples. Panels of at most `MAX_SIDE` pixels a side are embedded losslessly; larger ones
+      are downscaled and compressed lossily. 16 rows of 6 panels of 8x48x48 (frames x height x
+      width) make a file of a few megabytes.
+
+  Raises:
+    InputError: a chart has too many series, or the pixels of a panel are invalid.
   """
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('ttm_jax.report', '.'),
@@ -101,11 +103,11 @@ def write_gallery(
     title=title,
     paragraphs=[p.strip() for p in intro.split('\n\n') if p.strip()],
     tables=[Table(*table) for table in tables],
-    # The only markup that is not the template's own; curves.svg escapes its texts.
+    # SVG is the only markup inserted without autoescaping; `curves.svg` escapes its texts.
     charts=[(chart.title, markupsafe.Markup(drawing.svg(chart))) for chart in curves],
     rows=[(row.title, row.texts, [_embedded(panel) for panel in row.panels]) for row in rows],
   )
-  write_bytes(path, page.encode(errors='backslashreplace'))  # Names may hold surrogates.
+  write_bytes(path, page.encode(errors='backslashreplace'))  # Names may contain surrogates.
   return pathlib.Path(path)
 
 
@@ -129,7 +131,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-  """A cell of a table as text."""
+  """Return the text of a table cell."""
   if value is None:
     return '–'  # noqa: RUF001
   if isinstance(value, bool | np.bool_):

@@ -1,4 +1,4 @@
-"""What an evaluation looks like: a page with tables, loss curves and samples, and its figures."""
+"""Write the results of an evaluation: metrics as JSON, and a page with tables, curves, samples."""
 
 import json
 import math
@@ -24,7 +24,7 @@ NAMES = {
   'adherence': 'adherence (IoU)',
 }
 
-# Name in a chart by key in metrics.jsonl.
+# Name in the loss chart -> key in metrics.jsonl.
 _CURVES = {
   'training': 'train/loss',
   'held-out': 'validation/loss',
@@ -33,7 +33,7 @@ _CURVES = {
 
 
 def tables(evaluation: Evaluation) -> list[Table]:
-  """The figures as tables."""
+  """Return the motion and video metrics as tables."""
   return [
     _table('Trajectories', evaluation.motion),
     _table('Videos', evaluation.video),
@@ -49,7 +49,13 @@ def _table(caption: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def write_metrics(path: Path, evaluation: Evaluation, more: Mapping[str, Any]) -> None:
-  """The figures as JSON; what could not be measured is null."""
+  """Write the metrics as JSON, with null for values that are NaN or Inf.
+
+  Args:
+    path: JSON file.
+    evaluation: metrics and clips.
+    more: further values to write; they replace equal keys.
+  """
   figures = {'clips': len(evaluation.clips), 'motion': evaluation.motion, 'video': evaluation.video}
   write_text(path, json.dumps(_finite({**figures, **more}), indent=2) + '\n')
 
@@ -70,10 +76,17 @@ def write_report(
   runs: Mapping[str, epath.PathLike],
   samples: int = 16,
 ) -> None:
-  """The page: tables, the loss curves of the runs, and the first samples side by side.
+  """Write the HTML report: tables, loss curves of the runs, and the first samples side by side.
 
   Args:
-    runs: run directories by the name their curve shall bear.
+    path: HTML file.
+    title: heading of the page.
+    intro: plain text; an empty line starts a new paragraph.
+    evaluation: metrics and generated samples.
+    fps: frames per second of the animations.
+    palette: palette that trajectories are rendered with, a name in `trajectory.PALETTES`.
+    runs: run directories by the name of their loss chart.
+    samples: number of clips to show.
   """
   rows = []
   for i, clip in enumerate(evaluation.clips[:samples]):
@@ -94,7 +107,7 @@ def write_report(
 
 
 def charts(runs: Mapping[str, epath.PathLike]) -> list[Chart]:
-  """Training and held-out loss of each run, from its metrics.jsonl."""
+  """Return a chart of the training and validation loss of each run, from its metrics.jsonl."""
   made = []
   for name, run in runs.items():
     lines = read_metrics(run)
@@ -107,9 +120,9 @@ def charts(runs: Mapping[str, epath.PathLike]) -> list[Chart]:
 
 
 def read_metrics(run: epath.PathLike) -> list[dict[str, float]]:
-  """The lines of a run's metrics.jsonl in order of step; empty where there is no such file.
+  """Return the records of a run's metrics.jsonl in order of step; empty if there is no such file.
 
-  Steps that a resumed run did again count once, as last. Damaged lines are left out.
+  If a resumed run repeated a step, only its last record is kept. Corrupt lines are skipped.
   """
   lines: dict[tuple[int, bool], dict[str, float]] = {}
   path = epath.Path(run) / 'metrics.jsonl'
@@ -122,7 +135,16 @@ def read_metrics(run: epath.PathLike) -> list[dict[str, float]]:
 def montage(
   evaluation: Evaluation, palette: str, chosen: Sequence[int]
 ) -> list[tuple[str, np.ndarray]]:
-  """Panels for an animation: picture, trajectory, video and truth, chosen clips in rows."""
+  """Return (title, frames) columns of an animation: image, trajectory, video and ground truth.
+
+  Args:
+    evaluation: generated samples.
+    palette: palette that trajectories are rendered with.
+    chosen: indices of the clips, one row each; all of one size.
+
+  Returns:
+    Frames are uint8 [T, 2 * rows * H, 2 * W, 3]: images are enlarged by a factor of two.
+  """
 
   def column(videos):
     stacked = np.concatenate([np.asarray(videos[i]) for i in chosen], axis=1)
