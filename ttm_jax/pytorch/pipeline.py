@@ -96,7 +96,7 @@ class TTMPipeline(DiffusionPipeline):
       video: frames, height, width and fps of generated videos, and `latents`, their shape
         (C, T', H', W').
       stages: settings of each stage. From training: palette, grids (h, w) of the tokens, finest
-        first, and cross_mask ('seg' or 'box'). Sampling defaults: steps, visual_scale, text_scale
+        first, and cross_mask (a `MaskKind`). Sampling defaults: steps, visual_scale, text_scale
         and rescale.
     """
     super().__init__()
@@ -191,7 +191,7 @@ class TTMPipeline(DiffusionPipeline):
     The arguments are those of `__call__`.
 
     Returns:
-      Label maps uint8 [B, T, H, W].
+      Label maps uint8 [B, T, H, W]; frame 0 is the segmentation.
 
     Raises:
       InputError: if the pipeline has no stage 1, or an argument is invalid.
