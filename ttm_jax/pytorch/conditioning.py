@@ -214,8 +214,8 @@ def rescaled(mixed: Tensor, full: Tensor, rescale: float) -> Tensor:
   """Rescale each sample of `mixed` towards the standard deviation of `full`.
 
   Computes mixed * (rescale * std(full) / std(mixed) + 1 - rescale) (Lin et al. 2024, section 3.4).
-  Statistics are float32 in every dtype. A constant sample is left unchanged, since its standard
-  deviation is 0. The output of a network whose last layer is still zero is constant.
+  Statistics are float32 for every dtype. A constant sample is left unchanged, since its standard
+  deviation is 0; a network whose last layer is still zero returns such samples.
 
   Args:
     mixed: the guided prediction, float [B, ...].

@@ -54,13 +54,19 @@ class RMSNorm(nn.Module):
     self.eps = eps
 
   def forward(self, x: Tensor) -> Tensor:
+    """Normalize x [..., d]."""
     y = x.float()
     y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
     return (y * self.weight.float()).to(x.dtype)
 
 
 class SwiGLU(nn.Module):
-  """The feed-forward of LLaMa 3: (silu(x W1) * x W3) W2, without biases."""
+  """The feed-forward of LLaMa 3: (silu(x W1) * x W3) W2, without biases.
+
+  Args:
+    d: channels of inputs and outputs.
+    hidden: channels of the hidden layer.
+  """
 
   def __init__(self, d: int, hidden: int):
     super().__init__()
@@ -69,6 +75,7 @@ class SwiGLU(nn.Module):
     self.down = Linear(hidden, d)
 
   def forward(self, x: Tensor) -> Tensor:
+    """Map [..., d] to [..., d]."""
     return self.down(silu(self.gate(x)) * self.up(x))
 
 

@@ -96,8 +96,8 @@ class TTMPipeline(DiffusionPipeline):
       video: frames, height, width and fps of generated videos, and `latents`, their shape
         (C, T', H', W').
       stages: settings of each stage. From training: palette, grids (h, w) of the tokens, finest
-        first, and cross_mask (a `MaskKind`). Sampling defaults: steps, visual_scale, text_scale
-        and rescale.
+        first, and cross_mask, see `trajectory.token_presence`. Sampling defaults: steps,
+        visual_scale, text_scale and rescale.
     """
     super().__init__()
     self.register_modules(

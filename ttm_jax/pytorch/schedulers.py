@@ -120,9 +120,9 @@ class ZeroSNRScheduler(DDIMScheduler):
   `timestep_spacing='trailing'` and `prediction_type` 'v_prediction' or 'sample'. Other diffusers
   schedulers can be built from it.
 
-  If the number of training steps is not a multiple of the number of sampling steps,
-  `DDIMScheduler` steps to a time that differs from the next timestep. Here each step ends at the
-  next timestep, and the last step ends at the data.
+  `DDIMScheduler` steps to a time that differs from the next timestep if the training steps are not
+  a multiple of the sampling steps. Here each step ends at the next timestep, and the last step ends
+  at the data.
 
   Raises:
     ValueError: if an argument differs from the supported value, or the betas are invalid.

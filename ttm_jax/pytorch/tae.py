@@ -31,7 +31,10 @@ from .tiling import blended, in_pieces
 
 
 def weights(*shape: int, zero: bool = False) -> nn.Parameter:
-  """Return weights [out, in, ...]: zeros, or uniform with variance 1 / fan_in (LeCun uniform)."""
+  """Return weights [out, in, ...]: zeros, or uniform values with variance 1 / fan_in.
+
+  Outputs then have the variance of the inputs (LeCun uniform initialization).
+  """
   values = torch.zeros(shape)
   if not zero:
     bound = math.sqrt(3 / math.prod(shape[1:]))
@@ -53,6 +56,7 @@ class Pointwise(nn.Module):
     self.bias = nn.Parameter(torch.zeros(d_out))
 
   def forward(self, x: Tensor) -> Tensor:
+    """Map [B T, d_in, H, W] to [B T, d_out, H, W]."""
     return conv2d(x.to(self.weight.dtype), self.weight[..., None, None], self.bias)
 
 
@@ -117,6 +121,7 @@ class Conv(nn.Module):
     return x if self.temporal is None else self.temporal(x, samples)
 
   def forward(self, x: Tensor, samples: int) -> Tensor:
+    """Apply both convolutions to [B T, C, H, W]; `samples` is B."""
     return self.in_time(self.in_space(x), samples)
 
 
@@ -133,6 +138,7 @@ class FrameNorm(nn.Module):
     self.groups = min(32, channels // 4)
 
   def forward(self, x: Tensor) -> Tensor:
+    """Normalize [B T, C, H, W]; the result has the dtype of x."""
     y = group_norm(x.float(), self.groups, self.weight.float(), self.bias.float(), eps=1e-6)
     return y.to(x.dtype)
 
@@ -155,6 +161,7 @@ class ResBlock(nn.Module):
     self.shortcut = None if d_in == d_out else Pointwise(d_in, d_out)
 
   def forward(self, x: Tensor, samples: int) -> Tensor:
+    """Map [B T, d_in, H, W] to [B T, d_out, H, W]; `samples` is B."""
     h = self.conv1(silu(self.norm1(x)), samples)
     h = self.conv2(silu(self.norm2(h)), samples)
     return h + (x if self.shortcut is None else self.shortcut(x))
@@ -178,6 +185,7 @@ class Attention(nn.Module):
     self.temporal = temporal
 
   def forward(self, x: Tensor, samples: int) -> Tensor:
+    """Apply the layer to [B T, C, H, W]; `samples` is B."""
     tokens = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)  # (b t) (h w) c
     if self.temporal:
       tokens = tokens.unflatten(0, (samples, -1)).transpose(1, 2)  # b (h w) t c
@@ -203,6 +211,7 @@ class Upsample(nn.Module):
     self.temporal = temporal
 
   def forward(self, x: Tensor, samples: int) -> Tensor:
+    """Map [B T, C, H, W] to [B T temporal, C, 2 H, 2 W]; `samples` is B."""
     x = self.conv.in_space(x.repeat_interleave(2, -2).repeat_interleave(2, -1))
     # Repeat frames after the spatial convolution, so that it does not run on copies.
     return self.conv.in_time(x.repeat_interleave(self.temporal, 0), samples)
@@ -219,6 +228,7 @@ class Middle(nn.Module):
     self.block2 = ResBlock(width, width, inflated)
 
   def forward(self, x: Tensor, samples: int) -> Tensor:
+    """Apply the layers to [B T, C, H, W]; `samples` is B."""
     x = self.spatial(self.block1(x, samples), samples)
     return self.block2(x if self.temporal is None else self.temporal(x, samples), samples)
 
@@ -262,6 +272,7 @@ class Encoder(nn.Module):
     self.patch = patch
 
   def forward(self, video: Tensor) -> Tensor:
+    """Encode a video float [B, 3, T, H, W] in [-1, 1] to [B, 2 C, T', H', W']."""
     samples = len(video)
     x = self.conv_in(_frames(video, self.patch), samples)
     for layer in self.layers:
@@ -301,6 +312,7 @@ class Decoder(nn.Module):
     self.patch = patch
 
   def forward(self, latents: Tensor) -> Tensor:
+    """Decode raw latents [B, C, T', H', W'] to a video [B, 3, T' st, H, W], not clipped."""
     samples = len(latents)
     x = self.middle(self.conv_in(_frames(latents, 1), samples), samples)
     for layer in self.layers:
