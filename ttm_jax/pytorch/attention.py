@@ -52,7 +52,7 @@ class Chunk:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionMask:
-  """The queries that may attend to each key, for all layers that share a token grid.
+  """Which queries may attend to which keys, for all layers that share a token grid.
 
   Attributes:
     q_bits: int32 [B, N], the object set of each query; [B, 1] if all queries of a sample share one.

@@ -35,8 +35,10 @@ class TokenMasks(NamedTuple):
   An object set is an int32 bit mask: bit 0 is the background, bit l is object l (l <= 31).
 
   Attributes:
-    region: int32 [B, t, h, w], the object that each token belongs to: exactly one bit set.
-    present: int32 [B, t, h, w], the objects whose mask or box covers each token; 0 if none.
+    region: int32 [B, t, h, w], the object that each token belongs to: exactly one bit set. Used by
+      masked self-attention.
+    present: int32 [B, t, h, w], the objects whose box or mask covers each token; 0 if none. Used by
+      masked cross-attention.
   """
 
   region: Tensor
@@ -175,8 +177,8 @@ def guided(
     predict: the denoiser, a function of (x_t, t, condition).
     condition: a batch of B samples.
     null_text: a condition of batch size 1 or B whose texts encode the empty string.
-    visual_scale: guidance scale of the visual condition.
-    text_scale: guidance scale of the text.
+    visual_scale: guidance scale of the visual condition; 1 is no guidance.
+    text_scale: guidance scale of the text; 1 is no guidance.
     rescale: strength of guidance rescaling, 0 to 1, which reduces over-exposure (Lin et al. 2024,
       section 3.4); see `rescaled`.
 

@@ -188,7 +188,7 @@ class TTMTransformer(Model):
 
     Args:
       x_t: noisy latents, float [B, C, T', H', W'].
-      t: timestep, float32 [B]: 1000 at noise, 0 at data.
+      t: diffusion time, float32 [B]: 1000 at noise, 0 at data.
       condition: text, visual condition and objects. `visual` must be given iff the model has visual
         channels. `objects.places` must have one entry.
 

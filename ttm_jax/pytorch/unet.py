@@ -143,7 +143,7 @@ class TTMUNet(Model, UNetMotionModel):
 
     Args:
       x_t: noisy latents, float [B, C, T', H', W'].
-      t: timestep, float32 [B]: index of the training step of the noise schedule.
+      t: diffusion time, float32 [B]: the index of the noising step.
       condition: text, visual condition and objects. `visual` must be given iff the model has visual
         channels. `objects.places` must have one entry per level with transformers; entries of
         coarser levels are ignored.
