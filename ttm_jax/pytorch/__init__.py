@@ -1,19 +1,23 @@
-"""The trained models as PyTorch modules, which need no JAX: what an exported folder carries.
+"""The trained models as PyTorch modules without JAX: the code of an exported folder.
 
-The modules of this folder lie flat in an exported folder too and import each other relatively, by
-`from .module import name` alone: diffusers, which brings such a folder's code in, looks for exactly
-that. They need torch, diffusers, transformers, safetensors, numpy, pillow, av and tqdm.
-Videos and latents are channels first here, [B, C, T, H, W], as diffusers has them.
+An exported folder holds copies of these modules as flat files, see `sources`. They import each
+other only as `from .module import name`: diffusers follows exactly that form when it loads code
+from such a folder. They need torch, diffusers, transformers, safetensors, numpy, pillow, av and
+tqdm. Videos and latents are channels first, [B, C, T, H, W], as in diffusers.
 
-What both worlds share (label maps, errors, images, requests) is NumPy code outside of this package.
-An export copies these modules beside its own, see `sources`.
+NumPy code that the JAX models use too (label maps, errors, images, requests) is outside of this
+package. An export copies the modules of that code that these modules import.
 """
 
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-  """`TTMPipeline` and its output; PyTorch is imported only when they are asked for."""
+  """Import `TTMPipeline` or `TTMPipelineOutput`, and with it PyTorch, on first access.
+
+  Raises:
+    AttributeError: for any other name.
+  """
   if name in ('TTMPipeline', 'TTMPipelineOutput'):
     from .pipeline import TTMPipeline, TTMPipelineOutput
 

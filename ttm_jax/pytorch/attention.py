@@ -1,15 +1,16 @@
-"""Attention under one rule: token i attends to token j iff `q_bits[i] & k_bits[j] != 0`.
+"""Object attention: token i attends to token j iff `q_bits[i] & k_bits[j] != 0`.
 
-A query that may attend to nothing returns exactly 0 and passes no gradient. There are three ways to
-compute it, chosen by device and size when the pairs are listed, once for all layers of a step:
+A query without any allowed key returns exactly 0 and passes no gradient. There are three
+implementations. One is chosen by device and size when the mask is made, once for all layers of a
+denoising step:
 
-    dense     one call of `scaled_dot_product_attention` (SDPA) with a mask: for what is small
-    chunked   SDPA for one chunk of queries after the other, with the keys that any of them may
-              attend to; on sorted tokens it skips the rest. Memory is linear in the tokens.
+    dense     one call of `scaled_dot_product_attention` (SDPA) with a mask; for small problems
+    chunked   SDPA for one chunk of queries at a time, over the keys that any of them may attend to;
+              memory is linear in the number of tokens
     flex      FlexAttention, compiled, on CUDA: a kernel that skips blocks without allowed pairs
 
-Tokens are worth sorting first (`sort_by_object`): in raster order nearly every chunk or block of a
-video holds tokens of several objects, and hardly anything can be skipped.
+Sort the tokens first (`sort_by_object`). In raster order nearly every chunk or block of a video
+holds tokens of several objects, so `chunked` and `flex` can skip very little.
 """
 
 import dataclasses
@@ -25,21 +26,23 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 DENSE, CHUNKED, FLEX = 'dense', 'chunked', 'flex'
 IMPLEMENTATIONS = (DENSE, CHUNKED, FLEX)
 
-# Up to so many pairs a head, a mask of all of them costs little.
+# Pairs per head up to which `dense` is used: a mask of all of them is small.
 DENSE_PAIRS = 1 << 20
 
-CHUNK = 512  # Queries that `chunked` takes at once.
-BLOCK = 128  # Side of the blocks that `flex` skips.
+CHUNK = 512  # Queries per SDPA call of `chunked`.
+BLOCK = 128  # Block size of `flex`, in queries and in keys.
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-  """Some queries of one sample.
+  """A range of queries of one sample, and the keys that they need.
 
   Attributes:
-    queries: which.
-    keys: those that any of the queries may attend to, a slice where they lie together.
-    whole: whether all of these queries may attend to all of these keys.
+    queries: range of the queries.
+    keys: the keys that any of the queries may attend to: a slice if they are contiguous, else int64
+      indices.
+    whole: whether every one of these queries may attend to every one of these keys, so that no mask
+      is needed.
   """
 
   queries: slice
@@ -49,14 +52,15 @@ class Chunk:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionMask:
-  """Which queries may attend to which keys, for all layers that share a grid of tokens.
+  """Which queries may attend to which keys, for all layers that share a token grid.
 
   Attributes:
-    q_bits: int32 [B, N], the object set of each query, or [B, 1], one for all of a sample.
-    k_bits: int32 [B, M], likewise; bit 0 is the background, bit l object l.
-    reads: whether a query may attend to anything at all: bool [B, N] or [B, 1].
-    implementation: a name of `IMPLEMENTATIONS`.
-    plan: what that one prepares: a mask, chunks of each sample, or a block mask.
+    q_bits: int32 [B, N], the object set of each query; [B, 1] if all queries of a sample share one.
+    k_bits: int32 [B, M], the object set of each key; bit 0 is the background, bit l object l.
+    reads: bool [B, N] or [B, 1], whether each query may attend to any key.
+    implementation: one of `IMPLEMENTATIONS`.
+    plan: data prepared for that implementation: a mask (`dense`), a list of chunks for each sample
+      (`chunked`) or a `BlockMask` (`flex`).
   """
 
   q_bits: Tensor
@@ -69,13 +73,16 @@ class AttentionMask:
   def make(
     cls, q_bits: Tensor, k_bits: Tensor, implementation: str | None = None
   ) -> 'AttentionMask':
-    """The pairs whose object sets meet.
+    """Return the mask that allows the pairs whose object sets intersect.
 
     Args:
-      implementation: a name of `IMPLEMENTATIONS`; None chooses by device and size.
+      q_bits: int32 [B, N] or [B, 1], object sets of the queries. One set for all queries of a
+        sample always selects `dense`.
+      k_bits: int32 [B, M], object sets of the keys.
+      implementation: one of `IMPLEMENTATIONS`; None chooses by device and size, see `choose`.
 
     Raises:
-      ValueError: if it is unknown, or the bits are not int32.
+      ValueError: if the implementation is unknown, or the bits are not int32.
     """
     if q_bits.dtype != torch.int32 or k_bits.dtype != torch.int32:
       raise ValueError(f'bits must be int32, got {q_bits.dtype} and {k_bits.dtype}')
@@ -83,7 +90,7 @@ class AttentionMask:
     if name not in IMPLEMENTATIONS:
       raise ValueError(f'object attention has no {name!r}: there are {IMPLEMENTATIONS}')
     if q_bits.shape[1] == 1:
-      name = DENSE  # The mask is one row a sample, whatever the number of queries.
+      name = DENSE  # The mask is one row per sample, whatever the number of queries.
     offered = _members(k_bits).any(1, keepdim=True)
     reads = (_members(q_bits) & offered).any(-1)
     plan = {DENSE: _dense_plan, CHUNKED: _chunked_plan, FLEX: _flex_plan}[name](q_bits, k_bits)
@@ -91,40 +98,44 @@ class AttentionMask:
 
 
 def choose(q_bits: Tensor, k_bits: Tensor) -> str:
-  """The name of the implementation for these pairs."""
+  """Return the implementation for int32 object sets [B, N] and [B, M]: one of `IMPLEMENTATIONS`.
+
+  It is `dense` up to `DENSE_PAIRS` pairs. Beyond that it is `flex` on CUDA if it can be compiled,
+  else `chunked`.
+  """
   if q_bits.shape[1] * k_bits.shape[1] <= DENSE_PAIRS:
     return DENSE
   return FLEX if q_bits.device.type == 'cuda' and _can_compile() else CHUNKED
 
 
 def object_attention(q: Tensor, k: Tensor, v: Tensor, pairs: AttentionMask | None) -> Tensor:
-  """Softmax attention among tokens whose object sets meet, scaled by 1/sqrt(D).
+  """Return softmax attention among tokens whose object sets intersect, scaled by 1/sqrt(D).
 
   Args:
-    q: [B, H, N, D].
-    k, v: [B, H, M, D].
-    pairs: of the same tokens, on the same device; None for all pairs.
+    q: queries, float [B, H, N, D].
+    k, v: keys and values, float [B, H, M, D].
+    pairs: the mask of the same tokens, on the same device; None allows all pairs.
 
   Returns:
-    [B, H, N, D]; zeros for queries that may attend to nothing.
+    float [B, H, N, D], in the dtype of q; zeros for queries without any allowed key.
   """
   if pairs is None:
     return scaled_dot_product_attention(q, k, v)
   attend = {DENSE: _dense, CHUNKED: _chunked, FLEX: _flex}[pairs.implementation]
   y = attend(q, k, v, pairs)
-  # Not a product: what kernels return for an empty row need not even be finite.
+  # `where`, not a product: kernels may return NaN or Inf for a row without allowed keys.
   return torch.where(pairs.reads[:, None, :, None], y, 0)
 
 
 def sort_by_object(*bits: Tensor) -> Tensor:
-  """The order that brings equal object sets together.
+  """Return the permutation that makes tokens with equal object sets contiguous.
 
   Args:
-    bits: int32 [B, N] each; the first decides, the next ones where it is equal; then the position.
+    bits: object sets, int32 [B, N] each. The first is the primary sort key, the next ones break
+      ties. Remaining ties keep their order.
 
   Returns:
-    int64 [B, N], the position each token of the new order comes from: the argument of `sort` and
-    `unsort`.
+    int64 [B, N], the old position of each token of the new order, as `sort` and `unsort` take it.
   """
   order = torch.arange(bits[0].shape[1], device=bits[0].device).expand(bits[0].shape)
   for key in reversed(bits):
@@ -133,12 +144,12 @@ def sort_by_object(*bits: Tensor) -> Tensor:
 
 
 def sort(x: Tensor, order: Tensor) -> Tensor:
-  """Brings x [B, N, ...] into the order."""
+  """Return x [B, N, ...] in the order [B, N] of `sort_by_object`."""
   return torch.take_along_dim(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), dim=1)
 
 
 def unsort(x: Tensor, order: Tensor) -> Tensor:
-  """Brings x [B, N, ...] back from the order."""
+  """Undo `sort`: return x [B, N, ...] in the original order."""
   return sort(x, torch.argsort(order, dim=1))
 
 
@@ -188,7 +199,7 @@ def _flex_plan(q_bits: Tensor, k_bits: Tensor) -> Any:
   visited, full = block_table(q_bits, k_bits)
 
   def listed(table: Tensor) -> tuple[Tensor, Tensor]:
-    """How many blocks of each row, and which, those first."""
+    """Return the number of set blocks of each row, and block indices, set blocks first."""
     index = torch.argsort(table.to(torch.int32), dim=-1, descending=True, stable=True)
     return table.sum(-1, dtype=torch.int32)[:, None], index.to(torch.int32)[:, None]
 
@@ -217,7 +228,7 @@ def _compiled() -> Any:
 
 @functools.cache
 def _can_compile() -> bool:
-  """Whether there is FlexAttention for sequences of any length, and Triton to compile it."""
+  """Return whether FlexAttention supports any sequence length and Triton is installed."""
   try:
     from torch.nn.attention.flex_attention import BlockMask
   except ImportError:
@@ -227,13 +238,18 @@ def _can_compile() -> bool:
 
 
 def block_table(q_bits: Tensor, k_bits: Tensor) -> tuple[Tensor, Tensor]:
-  """Which blocks of the score matrix hold an allowed pair, and which hold no other.
+  """Return which blocks of the score matrix have any allowed pair, and which have only such pairs.
 
-  Found from the sets of the blocks: the matrix itself is never made.
+  The tables follow from the object sets of each block, without the [N, M] matrix.
+
+  Args:
+    q_bits: int32 [B, N], object sets of the queries.
+    k_bits: int32 [B, M], object sets of the keys.
 
   Returns:
-    bool [B, N / BLOCK, M / BLOCK], rounded up, each. A block that reaches beyond the last token
-    does not count as full.
+    (visited, full): bool [B, ceil(N / BLOCK), ceil(M / BLOCK)] each. A block with positions beyond
+    the last token is never full. `full` is conservative: it needs one object that is in the set of
+    every query and of every key of the block.
   """
 
   def blocks(bits: Tensor, reduce) -> Tensor:
@@ -246,21 +262,21 @@ def block_table(q_bits: Tensor, k_bits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _members(bits: Tensor) -> Tensor:
-  """Object sets one by one: int32 [...] to bool [..., 32]."""
+  """Unpack object sets: int32 [...] to bool [..., 32], one entry per bit."""
   return (bits[..., None] >> torch.arange(32, dtype=torch.int32, device=bits.device) & 1).bool()
 
 
 def _mask(q_bits: Tensor, k_bits: Tensor) -> Tensor:
-  """What SDPA masks by, bool [..., N, M]; a row without any allowed pair is all open.
+  """Return the SDPA mask, bool [..., N, M], True where attention is allowed.
 
-  Its softmax would otherwise be 0 / 0.
+  A row without any allowed pair is all True, since its softmax would be 0 / 0.
   """
   allowed = (q_bits[..., :, None] & k_bits[..., None, :]) != 0
   return allowed | ~allowed.any(-1, keepdim=True)
 
 
 def _as_slice(index: Tensor) -> slice | Tensor:
-  """An increasing index as a slice, which copies nothing, where it has no gaps."""
+  """Return an increasing int64 index as a slice if it has no gaps: slicing copies nothing."""
   count = len(index)
   if not count:
     return slice(0, 0)

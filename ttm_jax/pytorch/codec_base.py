@@ -1,12 +1,12 @@
-"""What the video autoencoders offer, in the form of diffusers: pixels <-> normalised latents.
+"""The interface of the video codecs, as in diffusers: pixels <-> normalized latents.
 
-    encode(video).latent_dist.mode()            float32 [B, 3, T, H, W] in [-1, 1] to
+    encode(video).latent_dist.mode()            video float32 [B, 3, T, H, W] in [-1, 1] ->
                                                 latents [B, C, T', H', W'], T' = ceil(T / st)
-    decode(latents, num_frames).sample          and back, clipped to [-1, 1]
+    decode(latents, num_frames).sample          latents -> video, clipped to [-1, 1]
 
-Latents are normalised (about zero mean, unit variance) by the codec itself: there is no scaling
-factor to apply. T = 1 is a still picture. `num_frames` says how many frames the last latents stand
-for, by default all that they could.
+The codec normalizes latents itself, to about zero mean and unit variance: there is no scaling
+factor to apply. An image is a video of T = 1. `num_frames` is the number of frames to decode; the
+default is T' st, all frames that the latents can hold.
 """
 
 from typing import TypeAlias
@@ -23,20 +23,33 @@ Decoded: TypeAlias = DecoderOutput
 
 
 def encoded(mean: Tensor, logvar: Tensor | None) -> Encoded:
-  """The distribution of latents; logvar None where the codec is deterministic."""
+  """Return the distribution of latents as `encode` does.
+
+  Args:
+    mean: [B, C, T', H', W'].
+    logvar: log variance, like mean; None if the codec is deterministic.
+  """
   certain = logvar is None
   moments = torch.cat([mean, torch.zeros_like(mean) if logvar is None else logvar], 1)
   return Encoded(latent_dist=DiagonalGaussianDistribution(moments, deterministic=certain))
 
 
 def continued(video: Tensor, stride: int) -> Tensor:
-  """[B, C, T, ...] continued by its last frame to a multiple of `stride` frames."""
+  """Pad a video [B, C, T, ...] with copies of its last frame to a multiple of `stride` frames."""
   missing = -video.shape[2] % stride
   return torch.cat([video, video[:, :, -1:].repeat_interleave(missing, 2)], 2) if missing else video
 
 
 def check_pixels(video: Tensor, stride: tuple[int, int, int]) -> None:
-  """Raises InputError unless a video [B, 3, T, H, W] has frames and divides into latents."""
+  """Check that a video [B, 3, T, H, W] can be encoded.
+
+  Args:
+    video: the video.
+    stride: pixels per latent along (time, height, width).
+
+  Raises:
+    InputError: if the shape differs, T is 0, or height or width is not a multiple of its stride.
+  """
   if video.ndim != 5 or video.shape[1] != 3 or not video.shape[2]:
     raise InputError(f'a codec needs video [B, 3, T, H, W] with T >= 1, got {tuple(video.shape)}')
   for name, size, step in zip(('height', 'width'), video.shape[3:], stride[1:], strict=True):
@@ -47,10 +60,15 @@ def check_pixels(video: Tensor, stride: tuple[int, int, int]) -> None:
 
 
 def check_frames(latents: Tensor, num_frames: int | None, stride: int) -> int:
-  """How many frames latents [B, C, T', ...] stand for.
+  """Return the number of frames to decode from latents [B, C, T', ...].
+
+  Args:
+    latents: the latents.
+    num_frames: frames to decode; None for T' * stride.
+    stride: frames per latent.
 
   Raises:
-    ValueError: unless they can stand for num_frames, where given.
+    ValueError: if num_frames is below 1, or ceil(num_frames / stride) is not T'.
   """
   if num_frames is None:
     return latents.shape[2] * stride

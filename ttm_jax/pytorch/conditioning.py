@@ -1,6 +1,7 @@
-"""What a denoiser is told besides the noisy latents, and guidance by taking parts of it away.
+"""Conditions of a denoiser (text, visual, objects), and classifier-free guidance over them.
 
-All of it are tuples of tensors, which `torch.utils._pytree` and the hooks of accelerate see into.
+All types are tuples or dicts of tensors, so that `torch.utils._pytree` and the hooks of accelerate
+find the tensors in them.
 """
 
 from collections.abc import Callable
@@ -9,15 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-EVERYONE = -1  # All 32 bits: shares one with every non-empty set.
+EVERYONE = -1  # All 32 bits set: intersects every non-empty object set.
 
 
 class Tokens(NamedTuple):
-  """Encoded text, and to whom each token speaks.
+  """Encoded text, and the objects that may attend to each token.
 
   Attributes:
-    embedding: [B, N, D], or token ids [B, N] where the network embeds them itself.
-    bits: int32 [B, N], the set of objects that may read the token: EVERYONE in a caption, one
+    embedding: float [B, N, D], or int32 token ids [B, N] if the network embeds them itself.
+    bits: int32 [B, N], the set of objects that may attend to the token: EVERYONE in a caption, one
       object in an object prompt, 0 on padding.
   """
 
@@ -25,17 +26,19 @@ class Tokens(NamedTuple):
   bits: Tensor
 
 
-Text = dict[str, Tokens]  # One entry a text encoder, by its name.
+Text = dict[str, Tokens]  # One entry per text encoder, by its name.
 
 
 class TokenMasks(NamedTuple):
-  """Where the objects are on one token grid of the backbone.
+  """The object sets of the tokens on one token grid of the backbone.
 
-  A set of objects is an int32 bit mask: bit 0 is the background, bit l is object l (l <= 31).
+  An object set is an int32 bit mask: bit 0 is the background, bit l is object l (l <= 31).
 
   Attributes:
-    region: the one object that owns each token [B, t, h, w]: exactly one bit set.
-    present: the objects whose box covers each token [B, t, h, w]; 0 where there is none.
+    region: int32 [B, t, h, w], the object that each token belongs to: exactly one bit set. Used by
+      masked self-attention.
+    present: int32 [B, t, h, w], the objects whose box or mask covers each token; 0 if none. Used by
+      masked cross-attention.
   """
 
   region: Tensor
@@ -43,11 +46,12 @@ class TokenMasks(NamedTuple):
 
 
 class Objects(NamedTuple):
-  """Where the objects are, and what is said of each.
+  """Token masks and prompts of the objects.
 
   Attributes:
-    places: one a token grid of the backbone, finest first: a DiT has one, the U-Net three.
-    prompts: the object prompts, concatenated along N.
+    places: token masks, one entry per token grid of the backbone, finest first. A DiT has one grid,
+      the U-Net three.
+    prompts: the prompts of all objects, concatenated along N.
   """
 
   places: tuple[TokenMasks, ...]
@@ -55,12 +59,13 @@ class Objects(NamedTuple):
 
 
 class Condition(NamedTuple):
-  """All that a denoiser is given besides the noisy latents and the time.
+  """All inputs of a denoiser besides the noisy latents and the time.
 
   Attributes:
-    text: what happens.
-    visual: latents concatenated to the noisy ones along channels [B, C, T', H', W'], or None.
-    objects: for the masked layers. None makes these layers plain ones, where a network has them:
+    text: the caption (stage 2) or the motion prompt (stage 1).
+    visual: latents [B, C, T', H', W'] that are concatenated to the noisy latents along channels, or
+      None.
+    objects: inputs of the masked layers. With None the masked layers of a network are unmasked:
       self-attention among all tokens, cross-attention to `text` (the TI2V baseline).
   """
 
@@ -73,15 +78,25 @@ Predict = Callable[[Tensor, Tensor, Condition], Tensor]
 
 
 def caption_tokens(embedding: Tensor, length: Tensor) -> Tokens:
-  """A caption: [B, N, ...] of which `length` [B] tokens count -> Tokens for everyone."""
+  """Return the Tokens of a caption, which all objects may attend to.
+
+  Args:
+    embedding: float [B, N, D] or int32 token ids [B, N].
+    length: int [B], the number of tokens that are not padding.
+  """
   counts = torch.arange(embedding.shape[1], device=length.device) < length[:, None]
   return Tokens(embedding, torch.where(counts, EVERYONE, 0).to(torch.int32))
 
 
 def prompt_tokens(embedding: Tensor, length: Tensor) -> Tokens:
-  """Object prompts: [B, L, N, ...] of which `length` [B, L] count -> Tokens [B, L N, ...].
+  """Return the Tokens [B, L N, ...] of object prompts.
 
-  The prompt in slot l - 1 speaks to object l; an empty slot (length 0) to nobody.
+  Only object l may attend to the prompt in slot l - 1. No object may attend to an empty slot
+  (length 0).
+
+  Args:
+    embedding: float [B, L, N, D] or int32 token ids [B, L, N], for L object slots.
+    length: int [B, L], the number of tokens of each prompt that are not padding.
   """
   objects, n = embedding.shape[1:3]
   counts = torch.arange(n, device=length.device) < length[..., None]
@@ -91,18 +106,19 @@ def prompt_tokens(embedding: Tensor, length: Tensor) -> Tokens:
 
 
 def without(condition: Condition, null_text: Condition, *, visual: bool) -> Condition:
-  """Takes the text away from all samples and, with `visual`, the visual conditions too.
+  """Return a condition without its text and, with `visual`, without its visual condition.
 
-  The places of the objects are part of the visual condition, their prompts part of the text:
-  without the first, every token belongs to one region (masked self-attention becomes plain) and
-  no prompt applies; without the second, each prompt is the encoding of the empty string.
+  Object prompts are part of the text: each becomes the encoding of the empty string. Token masks
+  are part of the visual condition. Without it, all tokens belong to one region, so that masked
+  self-attention is full attention, and no object prompt applies to any token.
 
   Args:
-    condition: a batch of B.
-    null_text: a condition of batch 1 or B whose texts encode the empty string.
+    condition: a batch of B samples.
+    null_text: a condition of batch size 1 or B whose texts encode the empty string.
+    visual: whether to drop the visual condition too.
 
   Raises:
-    ValueError: if the condition holds objects but null_text no prompts.
+    ValueError: if the condition holds objects but null_text does not.
   """
   picture, objects = condition.visual, condition.objects
   if visual and picture is not None:
@@ -119,7 +135,7 @@ def without(condition: Condition, null_text: Condition, *, visual: bool) -> Cond
 
 
 def stacked(*conditions: Condition) -> Condition:
-  """Several conditions of one kind as one, along the batch."""
+  """Concatenate conditions of the same structure along the batch axis."""
 
   def texts(all_texts: list[Text]) -> Text:
     return {
@@ -152,17 +168,27 @@ def guided(
   text_scale: float,
   rescale: float = 0.0,
 ) -> Callable[[Tensor, Tensor], Tensor]:
-  """Classifier-free guidance with two scales (Brooks et al. 2023, eq. 3).
+  """Return a prediction with two-scale classifier-free guidance (Brooks et al. 2023, eq. 3).
 
-  All visual conditions count as one, all texts as one.
+  The result is p(none) + visual_scale (p(visual) - p(none)) + text_scale (p(full) - p(visual)). All
+  visual conditions share one scale, and all texts the other.
 
   Args:
-    rescale: how far each sample's standard deviation is drawn back to that of its conditional
-      prediction, 0 to 1 (Lin et al. 2024, section 3.4), against over-exposure; see `rescaled`.
+    predict: the denoiser, a function of (x_t, t, condition).
+    condition: a batch of B samples.
+    null_text: a condition of batch size 1 or B whose texts encode the empty string.
+    visual_scale: guidance scale of the visual condition; 1 is no guidance.
+    text_scale: guidance scale of the text; 1 is no guidance.
+    rescale: strength of guidance rescaling, 0 to 1, which reduces over-exposure (Lin et al. 2024,
+      section 3.4); see `rescaled`.
 
   Returns:
-    A function of (x_t, t) that runs the network once, on the three stacked conditions; on the
-    condition alone where both scales are 1, since the other two then cancel.
+    A function of (x_t [B, C, T', H', W'], t [B]) that returns the guided prediction, like x_t. It
+    runs the network once, on a batch of the three conditions. If both scales are 1, the
+    unconditional terms cancel, and it runs on the condition alone.
+
+  Raises:
+    ValueError: if the condition holds objects but null_text does not.
   """
   if visual_scale == text_scale == 1:
     return lambda x_t, t: predict(x_t, t, condition)
@@ -181,22 +207,25 @@ def guided(
   return prediction
 
 
-# A prediction whose standard deviation is a smaller share of its root mean square is constant but
-# for rounding.
+# Below this ratio of standard deviation to root mean square, a prediction is constant up to
+# rounding.
 CONSTANT = 1e-5
 
 
 def rescaled(mixed: Tensor, full: Tensor, rescale: float) -> Tensor:
-  """Draw the standard deviation of each sample of `mixed` [B, ...] back to that of `full`.
+  """Rescale each sample of `mixed` towards the standard deviation of `full`.
 
-  Statistics are float32 whatever the dtype is. A constant sample has no deviation to scale and is
-  left alone: the output of a network whose last layer is still zero, for one.
+  Computes mixed * (rescale * std(full) / std(mixed) + 1 - rescale) (Lin et al. 2024, section 3.4).
+  Statistics are float32 for every dtype. A constant sample is left unchanged, since its standard
+  deviation is 0; a network whose last layer is still zero returns such samples.
 
   Args:
-    rescale: how far, 0 to 1.
+    mixed: the guided prediction, float [B, ...].
+    full: the prediction of the full condition, like `mixed`.
+    rescale: strength, 0 (no change) to 1 (the standard deviation of `full`).
 
   Returns:
-    Like `mixed`.
+    Like `mixed`, in its dtype.
   """
   axes = tuple(range(1, mixed.ndim))
   x = mixed.float()
@@ -207,7 +236,7 @@ def rescaled(mixed: Tensor, full: Tensor, rescale: float) -> Tensor:
 
 
 def _like(null: Text, own: Text) -> Text:
-  """The empty text for each sample."""
+  """Expand the empty text to the shapes of `own`."""
   return {
     name: Tokens(*(a.expand(b.shape) for a, b in zip(null[name], own[name], strict=True)))
     for name in own

@@ -1,4 +1,4 @@
-"""Boxes of what words name, by Grounding DINO (transformers)."""
+"""Object boxes from text queries, by Grounding DINO (transformers)."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,12 +12,12 @@ from .pretrained import check_texts
 
 
 class Found(NamedTuple):
-  """What is found in one picture.
+  """The detections of one image.
 
   Attributes:
-    boxes: float32 [n, 4], x0, y0, x1, y1 in pixels, within the picture.
-    scores: float32 [n].
-    labels: the words of the text that each box shows, n of them.
+    boxes: float32 [n, 4], x0, y0, x1, y1 in pixels, clipped to the image.
+    scores: float32 [n], confidence in 0..1.
+    labels: n phrases, the words of the text that match each box.
   """
 
   boxes: np.ndarray
@@ -29,17 +29,21 @@ class Found(NamedTuple):
 def detect(
   model: Any, processor: Any, pictures: Sequence[np.ndarray], texts: Sequence[str], threshold: float
 ) -> list[Found]:
-  """What is found of text i in picture i, all at once.
+  """Detect the objects of text i in image i, in one batch.
 
   Args:
     model: a `GroundingDinoForObjectDetection`, in evaluation mode.
     processor: its `GroundingDinoProcessor`.
-    pictures: uint8 [H, W, 3].
-    texts: noun phrases, or sentences.
-    threshold: least score of a box.
+    pictures: images, uint8 [H, W, 3] each.
+    texts: one text per image: noun phrases or sentences.
+    threshold: minimum score of a box, 0 to 1.
+
+  Returns:
+    The detections of each image, possibly none.
 
   Raises:
-    InputError: for a text without letters or digits, or longer than the model reads.
+    InputError: if a text has no letters or digits, exceeds the model's maximum of tokens, or is not
+      valid Unicode.
   """
   check_texts(texts)
   if wordless := [text for text in texts if not any(c.isalnum() for c in text)]:
@@ -48,7 +52,7 @@ def detect(
     )
   inputs = processor(
     images=list(pictures),
-    # A dot ends a label.
+    # Grounding DINO separates labels by dots.
     text=[f'{text.lower().replace(".", " ").strip()}.' for text in texts],
     return_tensors='pt',
     padding=True,
@@ -62,7 +66,7 @@ def detect(
     )
   inputs['pixel_values'] = inputs['pixel_values'].to(model.dtype)
   outputs = model(**inputs)
-  # Scaled to pixels in float32: half precision counts pixels in steps of up to 8.
+  # Float32 before scaling to pixels: half precision has steps of up to 8 pixels.
   outputs.logits, outputs.pred_boxes = outputs.logits.float(), outputs.pred_boxes.float()
   sizes = [picture.shape[:2] for picture in pictures]
   results = processor.post_process_grounded_object_detection(
@@ -73,6 +77,6 @@ def detect(
     limits = np.array([width, height, width, height], np.float32)
     boxes = result['boxes'].float().cpu().numpy().reshape(-1, 4).clip(0, limits)
     scores = result['scores'].float().cpu().numpy()
-    # Of no boxes, transformers gives one empty label.
+    # Without any box, transformers returns one empty label.
     found.append(Found(boxes, scores, result['text_labels'][: len(boxes)]))
   return found

@@ -1,8 +1,8 @@
 """The Movie Gen-style diffusion transformer (paper, section 10; Movie Gen, section 3.1.3).
 
-A LLaMa-3 block (RMSNorm, SwiGLU, no biases, full attention) with cross-attention to the text and
-adaptive modulation by the time. Its first `num_masked_blocks` blocks carry the two extra layers of
-Through-The-Mask.
+Each block is a LLaMa 3 block (RMSNorm, SwiGLU, no biases, full attention) with cross-attention to
+the text and adaptive modulation by the time embedding. The first `num_masked_blocks` blocks also
+have the two masked layers of Through-The-Mask.
 """
 
 import copy
@@ -28,14 +28,14 @@ from .text import EncoderConfig, TextProjector
 
 
 class BlockInputs(NamedTuple):
-  """What every block receives besides its tokens.
+  """The inputs of every block besides its tokens.
 
   Attributes:
     positions: float32 [N, d] or [B, N, d], position embedding added to the input of every block.
     modulation: float32 [B, 6, d], projection of the time embedding.
-    text: [B, M, d], the projected caption.
-    text_mask: which of the N tokens may attend to which of the M text tokens.
-    objects: masks and prompts of the masked layers; None makes these layers plain attention.
+    text: float [B, M, d], the projected caption.
+    text_mask: the text tokens (of M) that the video tokens may attend to.
+    objects: masks and prompts of the masked layers; None makes these layers unmasked.
   """
 
   positions: Tensor
@@ -46,11 +46,17 @@ class BlockInputs(NamedTuple):
 
 
 class Block(nn.Module):
-  """Self-attention, cross-attention, feed-forward; the first K blocks have two masked layers more.
+  """Self-attention, cross-attention, feed-forward.
 
-  Modulation follows PixArt: one projection of the time shared by all blocks, plus a learned table
-  of each block, in the order shift, scale, gate of the self-attention, then of the feed-forward.
-  Cross-attention is normalized but not modulated.
+  Modulation follows PixArt: all blocks share one projection of the time embedding, and each block
+  adds a learned table. The order is shift, scale, gate of the self-attention, then those of the
+  feed-forward. Cross-attention is normalized but not modulated.
+
+  Args:
+    width: d, channels of a token.
+    heads: number of attention heads.
+    ffn: hidden width of the feed-forward.
+    qk_norm: whether queries and keys are normalized.
   """
 
   masked_attn: nn.Module | None = None
@@ -59,7 +65,7 @@ class Block(nn.Module):
   def __init__(self, width: int, heads: int, ffn: int, qk_norm: bool):
     super().__init__()
     table = INIT_STD * torch.randn(6, width)
-    # Gates start at 1: with gates of 0 the network takes long to begin to learn.
+    # Gates start at 1: with gates of 0 the network takes long to start learning.
     table[[2, 5]] += 1
     self.table = nn.Parameter(table)
     self.norm1 = RMSNorm(width)
@@ -70,7 +76,7 @@ class Block(nn.Module):
     self.ffn = SwiGLU(width, ffn)
 
   def forward(self, h: Tensor, inputs: BlockInputs) -> Tensor:
-    """h [B, N, d] -> [B, N, d]."""
+    """Apply the block to tokens h [B, N, d]; the result is like h."""
     modulation = (inputs.modulation + self.table.float())[:, :, None].unbind(1)
     shift1, scale1, gate1, shift3, scale3, gate3 = modulation
 
@@ -89,7 +95,11 @@ class Block(nn.Module):
 class MaskedBlock(Block):
   """A block with masked self-attention and masked cross-attention (paper, section 3.3).
 
-  Each masked layer starts as a copy of its plain sibling behind a gate of 0.
+  Each masked layer is initialized as a copy of the block's unmasked layer, behind a gate of 0.
+
+  Args:
+    width, heads, ffn, qk_norm: as in `Block`.
+    with_self, with_cross: whether the block has each of the two layers.
   """
 
   def __init__(
@@ -103,10 +113,10 @@ class MaskedBlock(Block):
 
 
 class TTMTransformer(Model):
-  """The denoiser: (x_t, t, condition) -> prediction.
+  """The DiT denoiser: (x_t, t, condition) -> prediction.
 
   Attributes:
-    attention: which way masked attention is computed (`attention.IMPLEMENTATIONS`); None, the
+    attention: implementation of masked attention, one of `attention.IMPLEMENTATIONS`; None, the
       default, chooses by device and size.
   """
 
@@ -133,18 +143,21 @@ class TTMTransformer(Model):
     patch: Sequence[int] = (2, 2),
     qk_norm: bool = True,
   ):
-    """The defaults are the 4B model.
+    """Initialize the network; the defaults are the 4B model.
 
     Args:
-      encoders: the text encoders that it reads.
-      width, layers, heads, ffn: d, L, heads and hidden width of the feed-forward.
-      num_masked_blocks: K, how many of the first blocks carry the extra layers.
-      masked_self, masked_cross: whether these blocks have each of the two.
-      channels: C of the latents that are generated.
-      visual_channels: channels of the visual condition.
-      grid: the largest latent video (T', H', W') that the position tables can place.
-      patch: latents a token covers along (height, width).
-      qk_norm: RMSNorm on queries and keys.
+      encoders: the text encoders whose embeddings it takes.
+      width: d, channels of a token.
+      layers: L, number of blocks.
+      heads: number of attention heads.
+      ffn: hidden width of the feed-forward.
+      num_masked_blocks: K, number of blocks with masked layers, the first ones.
+      masked_self, masked_cross: whether these blocks have each of the two masked layers.
+      channels: C, channels of the generated latents.
+      visual_channels: channels of the visual condition, 0 for none.
+      grid: largest latent video (T', H', W') that the position tables cover.
+      patch: latents per token along (height, width).
+      qk_norm: whether queries and keys are normalized (RMSNorm).
     """
     super().__init__()
     area = patch[0] * patch[1]
@@ -171,19 +184,19 @@ class TTMTransformer(Model):
     self.gradient_checkpointing = False
 
   def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-    """Predicts at one time.
+    """Return the prediction (velocity or data) for noisy latents.
 
     Args:
       x_t: noisy latents, float [B, C, T', H', W'].
-      t: time as the network takes it, float32 [B]: 1000 at noise, 0 at data.
-      condition: see `Condition`; `visual` must be there iff the model has visual channels, with
-        one entry of `places` where objects are given.
+      t: diffusion time, float32 [B]: 1000 at noise, 0 at data.
+      condition: text, visual condition and objects. `visual` must be given iff the model has visual
+        channels. `objects.places` must have one entry.
 
     Returns:
-      float32, like x_t.
+      float32, shaped like x_t.
 
     Raises:
-      ValueError: where shapes do not fit the configuration.
+      ValueError: if latents exceed `grid`, or channels differ from the configuration.
     """
     self._check(x_t, condition)
     b, _, frames, height, width = x_t.shape
@@ -219,7 +232,7 @@ class TTMTransformer(Model):
     return out.permute(0, 6, 1, 2, 4, 3, 5).reshape(x_t.shape)
 
   def _patches(self, x: Tensor) -> Tensor:
-    """[B, C, T', H', W'] -> [B, N, p q C]."""
+    """Split latents [B, C, T', H', W'] into patches [B, N, p q C]."""
     b, c, t, height, width = x.shape
     p, q = self.config.patch
     cells = x.reshape(b, c, t, height // p, p, width // q, q)
@@ -253,10 +266,20 @@ class TTMTransformer(Model):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-  """x (1 + scale) + shift, in float32; x [B, N, d], shift and scale [B, 1, d]."""
+  """Return x (1 + scale) + shift, computed in float32 and cast to the dtype of x.
+
+  Args:
+    x: float [B, N, d].
+    shift, scale: float32 [B, 1, d].
+  """
   return (x.float() * (1 + scale) + shift).to(x.dtype)
 
 
 def gated_residual(h: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-  """The residual h + gate y, in float32."""
+  """Return h + gate y, computed in float32 and cast to the dtype of h.
+
+  Args:
+    h, y: float [B, N, d].
+    gate: float32 [B, 1, d].
+  """
   return (h.float() + gate * y.float()).to(h.dtype)

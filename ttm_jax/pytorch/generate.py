@@ -1,22 +1,24 @@
-"""Animates a picture by an exported folder, as `ttm_jax.generate` does by two runs; without JAX.
+"""Animate an image with an exported folder, as `ttm_jax.generate` does with two runs; without JAX.
 
     python -m ttm_jax.pytorch.generate FOLDER --image photo.png --segmentation mask.png \\
         --prompt "A brown dog runs to the left on a beach." --motion "The dog runs to the left." \\
         --object "1: a brown dog running to the left" --out out.mp4
 
-Beside out.mp4 it writes the trajectory (out_trajectory/, one palette PNG a frame, and
-out_trajectory.mp4, laid over the video) and out_side_by_side.mp4. Edit the PNGs, or make your own,
-and give them back with --trajectory FOLDER and another --out: stage 1 is then skipped.
+Besides out.mp4 it writes the trajectory and out_side_by_side.mp4. The trajectory is in
+out_trajectory/ (one palette PNG per frame) and, overlaid on the video, in out_trajectory.mp4. To
+use an edited trajectory, or your own, pass --trajectory FOLDER and another --out. Stage 1 is then
+skipped.
 
-Where --segmentation, --motion or --object is not given, models find it (extra `data`):
+If --segmentation, --motion or --object is missing, pretrained models supply it (needs the extra
+`data`):
 
     python -m ttm_jax.pytorch.generate FOLDER --image photo.png \\
         --prompt "A brown dog runs on a beach." --llm LLM --detector GROUNDING_DINO --sam SAM2 \\
         --out out.mp4
 
-What they found is printed, and shown in out_found.png, before anything is generated. A file of
-`data_tools.describe` brings it too, with --described FILE; its embeddings are not used, the folder
-embeds the sentences itself.
+Their results are printed, and drawn in out_found.png, before generation starts. You can instead
+pass a file of `data_tools.describe` with --described FILE. Its embeddings are not used: the text
+encoders of the folder embed the prompts.
 """
 
 import argparse
@@ -42,7 +44,7 @@ from ttm_jax.inference.request import fit
 
 DTYPES = ('auto', 'float32', 'bfloat16', 'float16')
 
-# The parts of an exported folder that are read.
+# The files and folders of an exported folder that are read.
 _PARTS = (
   'model_index.json',
   'SHA256SUMS',
@@ -56,16 +58,21 @@ _PARTS = (
 
 
 def main() -> None:
+  """Parse the flags, generate the video and write the outputs.
+
+  Raises:
+    InputError: if a flag, an input file or the exported folder is invalid.
+  """
   args = parser().parse_args()
   out = checked_out(args)
   models = {
-    # A path is the user's here, not one beside the configuration.
+    # On the command line a path is relative to the working directory, not to config.json.
     name: str(Path(model).resolve()) if Path(model).is_dir() else model
     for name, model in parse_texts(args.text).items()
   }
   if args.dtype not in DTYPES:
     raise InputError(f'--dtype {args.dtype}: choose {", ".join(DTYPES)}')
-  # Not before the flags are checked: PyTorch takes seconds to import, and may be missing.
+  # Import after the flags are checked: PyTorch takes seconds to import, and may be missing.
   import torch
 
   from .loading import find_folder
@@ -120,10 +127,10 @@ def main() -> None:
 
 
 def checked_device(name: str) -> str:
-  """The device to compute on; for 'auto' a GPU where there is one.
+  """Return the name of a PyTorch device; for 'auto', 'cuda' if available, else 'cpu'.
 
   Raises:
-    InputError: PyTorch does not know it, or this machine has none.
+    InputError: if PyTorch does not know the device, or this machine does not have it.
   """
   import torch
 
@@ -138,10 +145,10 @@ def checked_device(name: str) -> str:
 
 
 def video_of(folder: Path) -> dict[str, Any]:
-  """Frames, height, width and fps of what an exported folder generates.
+  """Return frames, height, width and fps of the videos that an exported folder generates.
 
   Raises:
-    InputError: model_index.json does not say.
+    InputError: if model_index.json is damaged or lacks these values.
   """
   from .loading import read_index
 
@@ -153,28 +160,33 @@ def video_of(folder: Path) -> dict[str, Any]:
 
 
 def max_objects(folder: Path) -> int:
-  """The most objects that all stages of an exported folder know."""
+  """Return the largest number of objects that every stage of an exported folder supports.
+
+  Raises:
+    InputError: if the configuration of the text encoder is missing or damaged.
+  """
   from .loading import read_texts
 
   return min(stage['max_objects'] for stage in read_texts(folder)['stages'].values())
 
 
 def parser() -> argparse.ArgumentParser:
+  """Return the command-line parser."""
   made = argparse.ArgumentParser(
     'python -m ttm_jax.pytorch.generate',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  made.add_argument('folder', help='exported folder, or id on the Hugging Face hub')
+  made.add_argument('folder', help='exported folder, or repository id on the Hugging Face Hub')
   add_flags(made)
   made.add_argument(
-    '--offload', action='store_true', help='keep only the part in use on the GPU (accelerate)'
+    '--offload', action='store_true', help='keep only the active model on the GPU (accelerate)'
   )
   return made
 
 
 def cli() -> None:
-  """Run the command, as `python -m` does."""
+  """Run the command; show an InputError as one line and exit with code 2."""
   with front_door():
     main()
 

@@ -1,4 +1,4 @@
-"""The autoencoder of Stable Diffusion 1.5, of diffusers, applied to each frame of a video."""
+"""The Stable Diffusion 1.5 autoencoder of diffusers, applied to each frame of a video."""
 
 import torch
 from diffusers import AutoencoderKL
@@ -9,17 +9,21 @@ from .codec_base import Decoded, Encoded, check_frames, check_pixels, encoded
 
 
 class TTMImageCodec(AutoencoderKL):
-  """`AutoencoderKL`, its weights and configuration, with the interface of `codec_base`."""
+  """A codec (see `codec_base`) with the weights and configuration of `AutoencoderKL`."""
 
   @property
   def stride(self) -> tuple[int, int, int]:
-    """Pixels a latent covers, along (time, height, width)."""
+    """Pixels per latent along (time, height, width)."""
     side = 2 ** (len(self.config.block_out_channels) - 1)
     return 1, side, side
 
   @apply_forward_hook
   def encode(self, video: Tensor) -> Encoded:
-    """See `codec_base`."""
+    """Encode a video float [B, 3, T, H, W] in [-1, 1], see `codec_base`.
+
+    Raises:
+      InputError: if H or W is not a multiple of the stride, or T is 0.
+    """
     check_pixels(video, self.stride)
     frames = video.transpose(1, 2).flatten(0, 1).to(self.dtype)
     mean, logvar = super().encode(frames).latent_dist.parameters.float().chunk(2, 1)
@@ -31,7 +35,11 @@ class TTMImageCodec(AutoencoderKL):
 
   @apply_forward_hook
   def decode(self, latents: Tensor, num_frames: int | None = None) -> Decoded:
-    """See `codec_base`."""
+    """Decode latents [B, C, T, H', W'] to float32 [B, 3, T, H, W] in [-1, 1], see `codec_base`.
+
+    Raises:
+      ValueError: if num_frames is given and is not T.
+    """
     check_frames(latents, num_frames, 1)
     frames = (latents / self.config.scaling_factor).transpose(1, 2).flatten(0, 1).to(self.dtype)
     video = super().decode(frames).sample.float().clamp(-1, 1)

@@ -1,7 +1,7 @@
-"""The small parts that backbones are made of.
+"""Basic layers of the backbones.
 
-Matrix products run in the dtype of their weights, to which inputs are cast; norms, modulation and
-gates run in float32, whatever their parameters are stored in.
+Matrix products run in the dtype of their weights, and inputs are cast to it. Norms, modulation and
+gates run in float32, whatever the dtype of their parameters.
 """
 
 import math
@@ -16,13 +16,20 @@ INIT_STD = 0.02
 
 
 class Linear(nn.Linear):
-  """y = x W^T (+ b), in the dtype of W."""
+  """y = x W^T (+ b), in the dtype of W.
+
+  Args:
+    d_in, d_out: channels of inputs and outputs.
+    bias: whether there is a bias b.
+    zero: whether W starts at 0; otherwise it is normal with standard deviation INIT_STD.
+  """
 
   def __init__(self, d_in: int, d_out: int, bias: bool = False, zero: bool = False):
     self.zero = zero
     super().__init__(d_in, d_out, bias)
 
   def reset_parameters(self) -> None:
+    """Initialize the weights as `zero` says, and the bias to 0."""
     if self.zero:
       nn.init.zeros_(self.weight)
     else:
@@ -31,11 +38,15 @@ class Linear(nn.Linear):
       nn.init.zeros_(self.bias)
 
   def forward(self, x: Tensor) -> Tensor:
+    """Map [..., d_in] to [..., d_out]."""
     return linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 
 class RMSNorm(nn.Module):
-  """x / rms(x) * weight over the last axis, in float32."""
+  """x / rms(x) * weight over the last axis, of size d, computed in float32.
+
+  The result has the dtype of x.
+  """
 
   def __init__(self, d: int, eps: float = 1e-5):
     super().__init__()
@@ -43,13 +54,19 @@ class RMSNorm(nn.Module):
     self.eps = eps
 
   def forward(self, x: Tensor) -> Tensor:
+    """Normalize x [..., d]."""
     y = x.float()
     y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
     return (y * self.weight.float()).to(x.dtype)
 
 
 class SwiGLU(nn.Module):
-  """The feed-forward of LLaMa 3: (silu(x W1) * x W3) W2, no biases."""
+  """The feed-forward of LLaMa 3: (silu(x W1) * x W3) W2, without biases.
+
+  Args:
+    d: channels of inputs and outputs.
+    hidden: channels of the hidden layer.
+  """
 
   def __init__(self, d: int, hidden: int):
     super().__init__()
@@ -58,16 +75,19 @@ class SwiGLU(nn.Module):
     self.down = Linear(hidden, d)
 
   def forward(self, x: Tensor) -> Tensor:
+    """Map [..., d] to [..., d]."""
     return self.down(silu(self.gate(x)) * self.up(x))
 
 
 class Attention(nn.Module):
-  """Multi-head attention with its projections, on queries x and keys from x or a context.
+  """Multi-head self-attention, or cross-attention to a context, with its projections.
 
   Args:
-    qk_norm: RMSNorm of queries and keys over each head.
-    d_context: width of the context, d by default.
-    out_bias: whether the last projection has a bias.
+    d: channels of the queries and of the output.
+    heads: number of heads.
+    qk_norm: whether each head of queries and keys is normalized (RMSNorm).
+    d_context: channels of the context, d by default.
+    out_bias: whether the output projection has a bias.
   """
 
   def __init__(
@@ -92,9 +112,13 @@ class Attention(nn.Module):
   def forward(
     self, x: Tensor, context: Tensor | None = None, pairs: AttentionMask | None = None
   ) -> Tensor:
-    """x [B, N, d], context [B, M, D] (default x) -> [B, N, d]; all pairs by default.
+    """Return attention of x to the context, [B, N, d].
 
-    What may attend to nothing gets exactly zero, with a bias too.
+    Args:
+      x: queries, float [B, N, d].
+      context: keys and values, float [B, M, d_context]; None for self-attention.
+      pairs: the allowed pairs; None for all. A query without any allowed key gets exactly 0, even
+        if there is an output bias.
     """
     context = x if context is None else context
     q, k, v = (
@@ -112,10 +136,14 @@ class Attention(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-  """Sinusoid -> Linear -> SiLU -> Linear; float32 [B] -> [B, d].
+  """Sinusoidal embedding -> Linear -> SiLU -> Linear.
 
-  The sinusoid is [cos, sin] of t * 10000^(-2 i / width), t in 0..1000 (as in Movie Gen, Wan and
-  Stable Diffusion).
+  The sinusoidal embedding is [cos, sin] of t * 10000^(-2 i / width), t in 0..1000 (as in Movie Gen,
+  Wan and Stable Diffusion).
+
+  Args:
+    d: channels of the output.
+    width: channels of the sinusoidal embedding.
   """
 
   def __init__(self, d: int, width: int = 256):
@@ -125,6 +153,7 @@ class TimeEmbedding(nn.Module):
     self.width = width
 
   def forward(self, t: Tensor) -> Tensor:
+    """Embed times [B] in 0..1000 as [B, d]."""
     half = self.width // 2
     count = torch.arange(half, dtype=torch.float32, device=t.device)
     angles = t.float()[:, None] * torch.exp(-math.log(10_000) * count / half)

@@ -13,10 +13,10 @@ from .model import Model
 
 
 class TTMLinearCodec(Model):
-  """Projects patches of (st, sh, sw) pixels onto their C principal components.
+  """A codec (see `codec_base`) that projects pixel patches onto their C principal components.
 
-  A clip whose length is no multiple of st is continued by its last frame; a still picture is a
-  clip of one frame.
+  A patch has (st, sh, sw) pixels. A clip whose length is not a multiple of st is padded with copies
+  of its last frame. An image is a clip of one frame.
   """
 
   FLOAT32 = ('basis', 'mean', 'scale')
@@ -29,12 +29,13 @@ class TTMLinearCodec(Model):
     explained: float = 0.0,
     psnr: float = 0.0,
   ):
-    """Makes a codec without values.
+    """Initialize the codec with zeros; the values are loaded.
 
     Args:
-      patch: pixels a latent covers, along (time, height, width).
-      channels: C of the latents.
-      explained, psnr: how good it was found when it was fitted; of no effect.
+      patch: pixels per latent along (time, height, width).
+      channels: C, channels of the latents.
+      explained, psnr: explained variance (0..1) and PSNR (dB) on the data the codec was fitted to;
+        kept for information only.
     """
     super().__init__()
     size = 3 * math.prod(patch)
@@ -42,18 +43,23 @@ class TTMLinearCodec(Model):
     def constant(*shape: int) -> nn.Parameter:
       return nn.Parameter(torch.zeros(shape), requires_grad=False)
 
-    # Orthonormal columns; the mean patch, of axes (st, sh, sw, 3); latents per pixel unit.
+    # basis: orthonormal columns; mean: the mean patch, flattened from (st, sh, sw, 3); scale: the
+    # factor from projections in pixel units to normalized latents.
     self.basis, self.mean, self.scale = constant(size, channels), constant(size), constant()
 
   @property
   def stride(self) -> tuple[int, int, int]:
-    """Pixels a latent covers, along (time, height, width)."""
+    """Pixels per latent along (time, height, width)."""
     st, sh, sw = self.config.patch
     return st, sh, sw
 
-  @apply_forward_hook  # Brings it to the GPU where the pipeline offloads models.
+  @apply_forward_hook  # Moves the codec to the GPU if the pipeline offloads models.
   def encode(self, video: Tensor) -> Encoded:
-    """See `codec_base`."""
+    """Encode a video float [B, 3, T, H, W] in [-1, 1], see `codec_base`.
+
+    Raises:
+      InputError: if H or W is not a multiple of the stride, or T is 0.
+    """
     check_pixels(video, self.stride)
     st, sh, sw = self.stride
     video = continued(video.float(), st)
@@ -65,7 +71,11 @@ class TTMLinearCodec(Model):
 
   @apply_forward_hook
   def decode(self, latents: Tensor, num_frames: int | None = None) -> Decoded:
-    """See `codec_base`."""
+    """Decode latents [B, C, T', H', W'] to float32 [B, 3, T, H, W] in [-1, 1], see `codec_base`.
+
+    Raises:
+      ValueError: if the latents do not hold num_frames frames.
+    """
     st, sh, sw = self.stride
     num_frames = check_frames(latents, num_frames, st)
     rows = latents.float().permute(0, 2, 3, 4, 1) / self.scale.float()

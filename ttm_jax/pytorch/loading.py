@@ -1,6 +1,6 @@
-"""Exported folders read by the classes of this package: no code of the folder is run.
+"""Load exported folders with the classes of this package, without running code of the folder.
 
-What is missing, cut off or changed is told in a sentence.
+Missing, truncated and modified files are reported as InputError.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ CLASSES: dict[str, Any] = {
 
 
 def register(kind: type) -> None:
-  """Let exported folders hold a class of another package, by its name."""
+  """Add a class of another package to `CLASSES`, so that exported folders can name it."""
   CLASSES[kind.__name__] = kind
 
 
@@ -50,18 +50,19 @@ SUMS = 'SHA256SUMS'
 INDEX = 'model_index.json'
 COMPONENTS = ('stage1', 'motion_scheduler', 'stage2', 'scheduler', 'codec', 'text_encoder')
 _LINE = re.compile(r'([0-9a-f]{64}) [ *](.+)')
-# Fields of the original that the codec here has no place for, if they are set.
+# Fields of `AutoencoderKL` that `TTMImageCodec` does not support.
 _SHIFTED = ('shift_factor', 'latents_mean', 'latents_std')
 
 
 def check_sums(folder: Path) -> None:
-  """Compare the files of an exported folder with their checksums.
+  """Compare the files of an exported folder with the SHA-256 checksums in `SHA256SUMS`.
 
-  Every file that is read must be listed: `model_index.json` and all that lies in the folders of the
-  components, but for hidden files.
+  Every file that may be read must be listed: `model_index.json` and all files in the folders of the
+  components, except hidden files.
 
   Raises:
-    InputError: a file is not as it was written, or not listed, or a name leads out of the folder.
+    InputError: if the list is missing or corrupt, if a file is modified, unreadable or not listed,
+      or if a path leads out of the folder.
   """
   try:
     lines = (folder / SUMS).read_text().splitlines()
@@ -97,10 +98,10 @@ def check_sums(folder: Path) -> None:
 
 
 def _files_read(folder: Path) -> list[Path]:
-  """The files of a folder that are read, without hidden ones.
+  """Return the sorted files of a folder that may be read; hidden files are excluded.
 
   Raises:
-    InputError: where a symbolic link leads out of the folder.
+    InputError: if a symbolic link replaces a folder, or leads out of the folder.
   """
   found = [folder / INDEX]
   for component in COMPONENTS:
@@ -117,7 +118,12 @@ def _files_read(folder: Path) -> list[Path]:
 
 
 def check_paths(folder: Path) -> None:
-  """Raise InputError where a link, or a file that lists weights, leads out of the folder."""
+  """Check that nothing leads out of the folder.
+
+  Raises:
+    InputError: if a symbolic link or a weight index (*.index.json) names a file outside, or an
+      index is damaged.
+  """
   for path in _files_read(folder):
     if path.name.endswith('.index.json'):
       listed = read_object(path).get('weight_map')
@@ -128,10 +134,10 @@ def check_paths(folder: Path) -> None:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-  """Return what `model_index.json` of an exported folder says.
+  """Return the checked contents of `model_index.json` of an exported folder.
 
   Raises:
-    InputError: it is missing or damaged, or a value is not of its kind.
+    InputError: if the file is missing or damaged, or a value has the wrong type or range.
   """
   path = folder / INDEX
   index = read_object(path)
@@ -157,10 +163,11 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def read_texts(folder: Path) -> dict[str, Any]:
-  """Return what the `config.json` of the text encoder of an exported folder says.
+  """Return the checked contents of `text_encoder/config.json` of an exported folder.
 
   Raises:
-    InputError: it is missing or damaged, or a value is not of its kind.
+    InputError: if the file is missing or damaged, a value has the wrong type or range, or a model
+      is neither a repository id nor a folder beside it.
   """
   path = folder / 'text_encoder' / 'config.json'
   config = read_object(path)
@@ -226,13 +233,17 @@ def _damaged(path: Path, what: str) -> InputError:
 
 
 def check_fields(kind: type, path: Path) -> None:
-  """Raise InputError that names a field of a configuration that its class does not compute.
+  """Check that a class supports all fields of its configuration.
 
-  diffusers leaves out what the class has no argument for. That is harmless only where the field is
-  switched off, or has the value that the class it extends takes by itself.
+  diffusers ignores fields that are not arguments of the class. That is safe only if the field is
+  off (None, false or empty), or has the default value of the parent class.
 
   Args:
-    kind: the class; path: of the configuration.
+    kind: class of the component.
+    path: its configuration file.
+
+  Raises:
+    InputError: if a field is not supported; the message names it.
   """
   config = read_object(path)
   own = inspect.signature(kind).parameters
@@ -256,14 +267,14 @@ def _plain(value: Any) -> Any:
 
 
 def find_folder(name: str, local_files_only: bool = False) -> Path:
-  """The folder of that name, or of that repository on the hub.
+  """Return the path of an exported folder; download a repository of the Hugging Face Hub first.
 
   Args:
-    name: of either.
-    local_files_only: fetch nothing; a repository must have been fetched before.
+    name: local folder, or repository id (owner/name).
+    local_files_only: do not use the network; a repository must be in the local cache.
 
   Raises:
-    InputError: if there is none, or it is no exported one.
+    InputError: if there is no such folder or repository, or it is not an exported folder.
   """
   if Path(name).is_dir():
     folder = Path(name)
@@ -274,7 +285,7 @@ def find_folder(name: str, local_files_only: bool = False) -> Path:
 
     try:
       folder = Path(snapshot_download(name, local_files_only=local_files_only))
-    except Exception as error:  # The hub client has a dozen kinds, by version.
+    except Exception as error:  # The exception types of huggingface_hub differ by version.
       reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
       raise InputError(f'{name} is no folder here and cannot be fetched ({reason})') from error
   if not (folder / INDEX).is_file():
@@ -283,10 +294,17 @@ def find_folder(name: str, local_files_only: bool = False) -> Path:
 
 
 def load_component(folder: Path, name: str, kind: str | None, dtype: torch.dtype | None) -> Any:
-  """A component of a folder; None where it has none.
+  """Return a component of an exported folder, in evaluation mode; None if `kind` is None.
+
+  Args:
+    folder: the exported folder.
+    name: subfolder of the component, one of `COMPONENTS`.
+    kind: name of its class, a key of `CLASSES`, or None if the folder lacks the component.
+    dtype: of the weights; None for float32. Parts named in `Model.FLOAT32` stay in float32.
 
   Raises:
-    InputError: if its class is unknown, or its files are not those of its configuration.
+    InputError: if the class is unknown, a field of the configuration is not supported, or the
+      weights do not match the configuration.
   """
   if kind is None:
     return None
@@ -303,7 +321,7 @@ def load_component(folder: Path, name: str, kind: str | None, dtype: torch.dtype
     model, info = made.from_pretrained(
       where, torch_dtype=dtype, use_safetensors=True, output_loading_info=True
     )
-  except Exception as error:  # Whatever diffusers makes of values that do not fit.
+  except Exception as error:  # diffusers raises many types for invalid values.
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     raise InputError(f'{where} cannot be loaded ({reason}): copy it again, whole') from error
   for what in ('missing_keys', 'unexpected_keys', 'mismatched_keys'):

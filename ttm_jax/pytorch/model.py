@@ -1,4 +1,4 @@
-"""What every network here is to diffusers: a model with a configuration, saved and loaded by it."""
+"""The base class of all networks here: a diffusers model with a configuration."""
 
 from typing import Any, ClassVar
 
@@ -9,13 +9,14 @@ from diffusers.utils import is_accelerate_available
 
 
 class Model(ModelMixin, ConfigMixin):
-  """A module with `from_pretrained` and `save_pretrained`; `config` has its arguments.
+  """A module with `from_pretrained` and `save_pretrained`; `config` holds its arguments.
 
-  Subclasses register their `__init__`. No module of one may have the name of an argument.
+  Subclasses decorate their `__init__` with `register_to_config`. None of their submodules may have
+  the name of an argument.
 
   Attributes:
-    FLOAT32: names of modules and parameters that stay in float32 when a model is loaded in less:
-      what is small, and is computed with in float32 in training too.
+    FLOAT32: names of modules and parameters that stay in float32 when the model is loaded in a
+      lower precision. They are small, and training computes with them in float32 too.
   """
 
   FLOAT32: ClassVar[tuple[str, ...]] = ()
@@ -25,12 +26,12 @@ class Model(ModelMixin, ConfigMixin):
 
   def __init_subclass__(cls, **options: Any) -> None:
     super().__init_subclass__(**options)
-    # With accelerate diffusers keeps them; without, it would refuse to load.
+    # diffusers keeps these in float32 only with accelerate; without it, it refuses to load.
     cls._keep_in_fp32_modules = list(cls.FLOAT32) if is_accelerate_available() else None
 
   @classmethod
   def from_pretrained(cls, *args: Any, **options: Any) -> Any:
-    """As in diffusers; see FLOAT32 for `torch_dtype`."""
+    """Load a model as in diffusers; modules named in FLOAT32 ignore `torch_dtype`."""
     if is_accelerate_available():
       return super().from_pretrained(*args, **options)
     dtypes = [options.pop(name, None) for name in ('dtype', 'torch_dtype')]

@@ -1,11 +1,11 @@
-"""The two stages chained, as a pipeline of diffusers: picture, masks, sentences -> video.
+"""Both stages as a diffusers pipeline: image, label map and prompts -> trajectory -> video.
 
     pipe = TTMPipeline.from_pretrained('FOLDER')
     ids = pipe.generate_trajectory(image, prompt, segmentation, generator=generator)
-    ids[...]  # A label map uint8 [B, T, H, W]: look at it, edit it.
+    ids[...]  # A trajectory uint8 [B, T, H, W]: inspect it, edit it.
     frames = pipe(image, prompt, segmentation, trajectory=ids).frames
 
-`pipe(image, prompt, segmentation)` does both. Latents are float32, [B, C, T', H', W'].
+`pipe(image, prompt, segmentation)` runs both stages. Latents are float32 [B, C, T', H', W'].
 """
 
 import dataclasses
@@ -49,12 +49,12 @@ Generator = torch.Generator | Sequence[torch.Generator] | None
 
 @dataclasses.dataclass
 class TTMPipelineOutput(BaseOutput):
-  """What the pipeline gives.
+  """The output of the pipeline.
 
   Attributes:
-    frames: of B videos, by `output_type`: 'pil', lists of T pictures; 'np', float32 [B, T, H, W, 3]
-      in 0..1; 'pt', a tensor [B, T, 3, H, W] in 0..1; 'latent', the latents.
-    trajectory: uint8 [B, T, H, W], the objects in every frame.
+    frames: B videos in the format of `output_type`. 'pil': lists of T PIL images. 'np': float32
+      [B, T, H, W, 3] in 0..1. 'pt': float32 tensor [B, T, 3, H, W] in 0..1. 'latent': latents.
+    trajectory: uint8 [B, T, H, W], the label map of every frame.
   """
 
   frames: list[list[Image.Image]] | np.ndarray | Tensor
@@ -62,11 +62,12 @@ class TTMPipelineOutput(BaseOutput):
 
 
 class TTMPipeline(DiffusionPipeline):
-  """Image-to-motion, then motion-to-video.
+  """The image-to-motion and motion-to-video stages.
 
   Attributes:
-    segmenter: finds masks where none are given, see `segmentation.Segmenter`; None until it is set.
-    stage: the one that is being sampled, for callbacks: 'stage1', 'stage2', or '' outside of both.
+    segmenter: makes the label map if no segmentation is given, see `segmentation.Segmenter`; None
+      until it is set.
+    stage: the stage that is being sampled, for callbacks: 'stage1', 'stage2', or '' if none is.
   """
 
   model_cpu_offload_seq = 'text_encoder->stage1->stage2->codec'
@@ -84,17 +85,19 @@ class TTMPipeline(DiffusionPipeline):
     video: Mapping[str, Any] | None = None,
     stages: Mapping[str, Mapping[str, Any]] | None = None,
   ):
-    """Makes a pipeline of its parts.
+    """Build a pipeline from its components.
 
     Args:
-      stage1, motion_scheduler: image to motion; None where trajectories will be given.
-      stage2, scheduler: motion to video.
-      codec: of both stages.
+      stage1, motion_scheduler: image-to-motion network and scheduler; None if trajectories will
+        always be given.
+      stage2, scheduler: motion-to-video network and scheduler.
+      codec: video codec of both stages, see `codec_base`.
       text_encoder: a `TTMTextEncoder`.
-      video: frames, height, width and fps of what is generated, and `latents`, its (C, T', H', W').
-      stages: of each stage, how the networks were trained and are sampled by default: palette,
-        grids (h, w) of the tokens, finest first, cross_mask, steps, visual_scale, text_scale and
-        rescale.
+      video: frames, height, width and fps of generated videos, and `latents`, their shape
+        (C, T', H', W').
+      stages: settings of each stage. From training: palette, grids (h, w) of the tokens, finest
+        first, and cross_mask, see `trajectory.token_presence`. Sampling defaults: steps,
+        visual_scale, text_scale and rescale.
     """
     super().__init__()
     self.register_modules(
@@ -119,17 +122,18 @@ class TTMPipeline(DiffusionPipeline):
     local_files_only: bool = False,
     **parts: Any,
   ) -> 'TTMPipeline':
-    """Loads an exported folder, by the classes of this module: no code of the folder is run.
+    """Load an exported folder with the classes of `loading`; no code of the folder is run.
 
     Args:
-      pretrained_model_name_or_path: the folder, or the id of a repository on the hub.
+      pretrained_model_name_or_path: local folder, or repository id on the Hugging Face Hub.
       torch_dtype: of the networks; float32 by default.
       verify: whether to compare the files with their checksums.
-      local_files_only: take nothing from the network, text encoders neither.
-      parts: components to take in place of those of the folder, or None to leave stage 1 out.
+      local_files_only: do not use the network, also not for text encoders.
+      parts: components that replace those of the folder; None for both components of stage 1 leaves
+        it out.
 
     Raises:
-      InputError: if a file is missing or damaged, or a component is of an unknown class.
+      InputError: if a file is missing or damaged, or a component has an unknown class.
     """
     folder = find_folder(str(pretrained_model_name_or_path), local_files_only)
     if verify:
@@ -146,23 +150,23 @@ class TTMPipeline(DiffusionPipeline):
 
   @property
   def interrupt(self) -> bool:
-    """Whether sampling is to stop; set `_interrupt` in a callback."""
+    """Whether sampling stops before the next step; a callback may set `_interrupt`."""
     return self._interrupt
 
   def enable_vae_slicing(self) -> None:
-    """Lets the codec take a part of a batch at a time, where it can."""
+    """Run the codec on one sample at a time, if it supports that, to save memory."""
     _call(self.codec, 'enable_slicing')
 
   def disable_vae_slicing(self) -> None:
-    """Undoes `enable_vae_slicing`."""
+    """Run the codec on whole batches, if it supports slicing."""
     _call(self.codec, 'disable_slicing')
 
   def enable_vae_tiling(self) -> None:
-    """Lets the codec take a tile of a picture at a time, where it can."""
+    """Run the codec on one tile of a video at a time, if it supports that, to save memory."""
     _call(self.codec, 'enable_tiling')
 
   def disable_vae_tiling(self) -> None:
-    """Undoes `enable_vae_tiling`."""
+    """Run the codec on whole videos, if it supports tiling."""
     _call(self.codec, 'disable_tiling')
 
   @torch.no_grad()
@@ -182,12 +186,15 @@ class TTMPipeline(DiffusionPipeline):
     callback_on_step_end: Callable[..., dict | None] | None = None,
     callback_on_step_end_tensor_inputs: Sequence[str] = ('latents',),
   ) -> np.ndarray:
-    """Stage 1 alone: where the objects are in every frame.
+    """Run stage 1 only: generate the trajectory.
 
-    The arguments are those of a call of the pipeline.
+    The arguments are those of `__call__`.
 
     Returns:
-      uint8 [B, T, H, W]; frame 0 is the segmentation.
+      Label maps uint8 [B, T, H, W]; frame 0 is the segmentation.
+
+    Raises:
+      InputError: if the pipeline has no stage 1, or an argument is invalid.
     """
     requests = self._requests(image, prompt, segmentation, motion_prompt, None)
     sampling = self._sampling(
@@ -222,39 +229,44 @@ class TTMPipeline(DiffusionPipeline):
     callback_on_step_end: Callable[..., dict | None] | None = None,
     callback_on_step_end_tensor_inputs: Sequence[str] = ('latents',),
   ) -> Any:
-    """Animates a picture, or several at once, which are then lists.
+    """Animate one image, or a batch given as lists.
 
     Args:
-      image: PIL pictures of any mode, which are turned upright as their EXIF data says, or uint8
-        [H, W, 3]; resized and cropped to the size of the networks.
-      prompt: what the video shows.
-      segmentation: label map of the picture: uint8 [H, W], 0 for the background, 1 to 8 for
-        objects; or a PIL picture, see `label_images`. Without it the pipeline's `segmenter` looks
-        for them.
-      motion_prompt: what moves and how; the prompt by default.
-      object_prompts: what each object does, by its number.
-      trajectory: label maps uint8 [B, T, H, W] or [T, H, W] in place of stage 1.
-      num_inference_steps: of each stage; as configured by default.
-      visual_scale, text_scale: guidance by the picture and by the text; both 1 is none.
-      guidance_rescale: how far guidance is drawn back to the deviation without it, 0 to 1.
-      generator: of the noise, one or one a picture. The noise of stage 1 is drawn first, then that
-        of stage 2, even if a trajectory is given: a generator of the same seed makes the same video
-        of the trajectory that stage 1 made.
-      latents, motion_latents: the noise of stage 2 and of stage 1 itself [B, C, T', H', W'].
-      output_type: 'pil', 'np', 'pt' or 'latent'.
+      image: PIL image of any mode, rotated as its EXIF data says, or uint8 [H, W, 3]. It is resized
+        and cropped to the size of the networks.
+      prompt: caption of the video.
+      segmentation: label map of the image, uint8 [H, W]: 0 is the background, 1 to 8 are objects.
+        Or a PIL image, see `label_images`. If it is None, `segmenter` makes it.
+      motion_prompt: what moves and how; defaults to the prompt.
+      object_prompts: what each object does, by object number.
+      trajectory: label maps uint8 [B, T, H, W] or [T, H, W]; skips stage 1.
+      num_inference_steps: of each stage; None for the configured number.
+      visual_scale, text_scale: guidance scales of the visual condition and of the text; None for
+        the configured ones. With both 1 there is no guidance.
+      guidance_rescale: strength of guidance rescaling, 0 to 1, see `conditioning.rescaled`; None
+        for the configured one.
+      generator: random generator of the noise, one for all or one per image. It draws the noise of
+        stage 1 first and that of stage 2 second, even if a trajectory is given. So the same seed
+        and the trajectory of stage 1 give the same video as both stages in one call.
+      latents, motion_latents: noise of stage 2 and of stage 1, float32 [B, C, T', H', W']; replaces
+        the noise of the generator.
+      output_type: 'pil', 'np', 'pt' or 'latent', see `TTMPipelineOutput`.
       return_dict: whether to return a `TTMPipelineOutput` or a tuple of its values.
       callback_on_step_end: called as (pipeline, step, timestep, {'latents': ...}) after each step
-        of both stages; may return other latents. `pipeline.stage` tells the stage.
-      callback_on_step_end_tensor_inputs: which tensors it is given.
+        of both stages. It may return a dict with new latents. `pipeline.stage` is the stage.
+      callback_on_step_end_tensor_inputs: names of the tensors passed to it: 'latents' or none.
+
+    Returns:
+      The videos and their trajectories: a `TTMPipelineOutput` or (frames, trajectory).
 
     Raises:
-      InputError: for what does not fit together.
+      InputError: if an argument is invalid, or arguments do not match each other.
     """
     if output_type not in OUTPUT_TYPES:
       raise InputError(f'output_type must be one of {OUTPUT_TYPES}, got {output_type!r}')
     requests = self._requests(image, prompt, segmentation, motion_prompt, object_prompts)
     stages = [STAGE1, STAGE2] if trajectory is None else [STAGE2]
-    for stage in stages:  # Before stage 1 is sampled for nothing.
+    for stage in stages:  # Check stage 2 too before the time for stage 1 is spent.
       self._check_objects(stage, requests)
     sampling = self._sampling(
       num_inference_steps, visual_scale, text_scale, guidance_rescale, stages
@@ -274,7 +286,7 @@ class TTMPipeline(DiffusionPipeline):
     return TTMPipelineOutput(frames, ids) if return_dict else (frames, ids)
 
   def _requests(self, image, prompt, segmentation, motion_prompt, object_prompts) -> list[Request]:
-    """What was given, one a picture, at the size of the networks."""
+    """Return one request per image, resized and cropped to the size of the networks."""
     images = image if isinstance(image, list | tuple) else [image]
     count = len(images)
 
@@ -318,10 +330,10 @@ class TTMPipeline(DiffusionPipeline):
     rescale: float | None,
     stages: Sequence[str],
   ) -> dict[str, Any]:
-    """How to sample, checked for the stages that will be sampled.
+    """Return the sampling arguments, checked for the stages that will be sampled.
 
     Raises:
-      InputError: a number is out of its range.
+      InputError: if a number is out of range.
     """
     for name, value in (('visual_scale', visual_scale), ('text_scale', text_scale)):
       if value is not None and not math.isfinite(value):
@@ -349,16 +361,16 @@ class TTMPipeline(DiffusionPipeline):
     generator: Generator,
     given: Mapping[str, Tensor | None],
   ) -> dict[str, Tensor]:
-    """The noise of each stage [B, C, T', H', W'], as given or drawn, in the order of the stages.
+    """Return the noise of each stage, float32 [B, C, T', H', W']: given, or drawn in stage order.
 
     Raises:
-      InputError: given noise is of another shape.
+      InputError: if given noise has the wrong shape.
     """
     shape = (count, *self.config.video['latents'])
     found: dict[str, Tensor] = {}
     generator = list(generator) if isinstance(generator, tuple) else generator
     for stage in stages:
-      # Drawn even where it is given or not needed, so that the noise of the next stage is the same.
+      # Always draw, even if noise is given or unused, so that the next stage gets the same noise.
       found[stage] = randn_tensor(
         shape, generator=generator, device=self._execution_device, dtype=torch.float32
       )
@@ -369,7 +381,7 @@ class TTMPipeline(DiffusionPipeline):
     return found
 
   def _told(self, callback, names) -> Callable[[int, Tensor, Tensor], Tensor]:
-    """What to do after a step: (step, timestep, latents) -> latents."""
+    """Return the function to call after a step: (step, timestep, latents) -> latents."""
     if unknown := sorted(set(names) - set(self._callback_tensor_inputs)):
       raise InputError(
         f'callback_on_step_end_tensor_inputs may name {self._callback_tensor_inputs}, got {unknown}'
@@ -396,7 +408,7 @@ class TTMPipeline(DiffusionPipeline):
     )
 
   def _given(self, trajectory: np.ndarray, count: int) -> np.ndarray:
-    """A trajectory of the user's at the size of the networks, [B, T, H, W]."""
+    """Return the user's trajectory as uint8 [B, T, H, W] at the size of the networks."""
     ids = np.asarray(trajectory)
     ids = ids[None] if ids.ndim == 3 else ids
     video = self.config.video
@@ -415,7 +427,7 @@ class TTMPipeline(DiffusionPipeline):
   def _condition(
     self, stage: str, requests: Sequence[Request], ids: np.ndarray | None
   ) -> Condition:
-    """What a stage is told, without what is to be generated."""
+    """Return the condition of a stage; ids is the trajectory for stage 2, None for stage 1."""
     settings, device = self.config.stages[stage], self._execution_device
     self._check_objects(stage, requests, ids)
     first = self._encode(np.stack([r.picture for r in requests])[:, None])
@@ -437,7 +449,7 @@ class TTMPipeline(DiffusionPipeline):
   def _check_objects(
     self, stage: str, requests: Sequence[Request], ids: np.ndarray | None = None
   ) -> None:
-    """Raise InputError where there is an object that a stage does not know."""
+    """Raise InputError if an object number exceeds the objects that a stage supports."""
     most = self.text_encoder.config.stages[stage]['max_objects']
     highest = max(int(r.mask.max()) for r in requests)
     highest = highest if ids is None else max(highest, int(ids.max()))
@@ -447,7 +459,7 @@ class TTMPipeline(DiffusionPipeline):
       )
 
   def _places(self, ids: np.ndarray, settings: Mapping[str, Any]) -> tuple[TokenMasks, ...]:
-    """The token masks of label maps [B, T, H, W] on all grids."""
+    """Return the token masks of label maps uint8 [B, T, H, W], one entry per token grid."""
     groups = np.arange(ids.shape[1]) // self.codec.stride[0]
     places = []
     for grid in map(tuple, settings['grids']):
@@ -468,7 +480,7 @@ class TTMPipeline(DiffusionPipeline):
     noise: Tensor,
     told: Callable[[int, Tensor, Tensor], Tensor],
   ) -> Tensor:
-    """Latents [B, C, T', H', W'] from noise, with two-scale guidance."""
+    """Sample latents [B, C, T', H', W'] from noise, with two-scale guidance."""
     settings, device = self.config.stages[stage], self._execution_device
     model = getattr(self, stage)
     scheduler = self._scheduler(stage)
@@ -494,12 +506,12 @@ class TTMPipeline(DiffusionPipeline):
     return x
 
   def _encode(self, pixels: np.ndarray) -> Tensor:
-    """uint8 [B, T, H, W, 3] to latents."""
+    """Encode uint8 pixels [B, T, H, W, 3] to float32 latents [B, C, T', H', W']."""
     video = torch.from_numpy(np.asarray(pixels, np.float32) / 127.5 - 1).permute(0, 4, 1, 2, 3)
     return self.codec.encode(video.to(self._execution_device)).latent_dist.mode().float()
 
   def _decode(self, latents: Tensor) -> Tensor:
-    """Latents to float32 [B, 3, T, H, W] in [-1, 1]."""
+    """Decode latents to float32 [B, 3, T, H, W] in [-1, 1]."""
     return self.codec.decode(latents, self.config.video['frames']).sample.float()
 
   def _output(self, latents: Tensor, output_type: str):
@@ -511,13 +523,13 @@ class TTMPipeline(DiffusionPipeline):
 
 
 def _call(codec: Any, method: str) -> None:
-  """Codecs without so much to compute have no such options."""
+  """Call a method of the codec if it has it: small codecs have neither slicing nor tiling."""
   if hasattr(codec, method):
     getattr(codec, method)()
 
 
 def _set_timesteps(scheduler: Any, steps: int, device: torch.device | None = None) -> None:
-  """Raise InputError where the scheduler cannot take so many steps."""
+  """Set the number of steps; raise InputError if the scheduler does not support it."""
   try:
     scheduler.set_timesteps(steps, device=device)
   except (ValueError, TypeError, ZeroDivisionError) as error:
@@ -529,10 +541,12 @@ def _placed(tree: Any, device: torch.device) -> Any:
 
 
 def _rgb(picture: Image.Image | np.ndarray) -> np.ndarray:
-  """Return a picture as uint8 [H, W, 3]; a PIL picture upright, and white where transparent.
+  """Return an image as uint8 [H, W, 3].
+
+  A PIL image is rotated as its EXIF data says, and transparent pixels become white.
 
   Raises:
-    InputError: it is neither that nor a PIL picture.
+    InputError: if the input is neither a PIL image nor uint8 [H, W, 3].
   """
   if isinstance(picture, Image.Image):
     notes: list[str] = []
@@ -549,10 +563,10 @@ def _rgb(picture: Image.Image | np.ndarray) -> np.ndarray:
 
 
 def _labels(mask: Image.Image | np.ndarray) -> np.ndarray:
-  """Return a mask as uint8 [H, W]; of a PIL picture see `label_images`.
+  """Return a label map as uint8 [H, W]; PIL images are read as in `label_images`.
 
   Raises:
-    InputError: it is neither that nor a PIL picture, or its meaning is ambiguous.
+    InputError: if the input is neither a PIL image nor uint8 [H, W], or it is ambiguous.
   """
   if isinstance(mask, Image.Image):
     notes: list[str] = []
@@ -569,6 +583,6 @@ def _warn(notes: Sequence[str]) -> None:
 
 
 def _uint8(video: Tensor) -> np.ndarray:
-  """float [B, 3, T, H, W] in [-1, 1] to uint8 [B, T, H, W, 3]."""
+  """Convert float [B, 3, T, H, W] in [-1, 1] to uint8 [B, T, H, W, 3]."""
   pixels = video.permute(0, 2, 3, 4, 1).float().cpu().numpy()
   return np.clip(np.round((pixels + 1) * 127.5), 0, 255).astype(np.uint8)

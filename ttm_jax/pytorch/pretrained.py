@@ -1,7 +1,7 @@
-"""Models of transformers by hub id or folder: weights from safetensors, and no code of theirs.
+"""Load transformers models by hub id or folder: safetensors weights only, no remote code.
 
-A repository can bring Python files along, name kernels on the hub, or hold its weights as a pickle.
-Each of these would run code of whoever made the repository, so none of them is read.
+A repository can contain Python files, name kernels on the hub, or store its weights as a pickle.
+Each of these would run code of the repository's author, so none of them is used.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,22 +11,22 @@ from ttm_jax.errors import InputError
 
 
 def load_part(kind: Any, source: str, local_files_only: bool = False, **options: Any) -> Any:
-  """Return what `kind.from_pretrained` makes of a source.
+  """Return `kind.from_pretrained(source)`, with errors reported as InputError.
 
   Args:
-    kind: a transformers class: of a configuration, a tokenizer, a processor or a model.
-    source: folder, or id on the Hugging Face hub.
-    local_files_only: take nothing from the network.
+    kind: a transformers class of a configuration, a tokenizer, a processor or a model.
+    source: local folder, or repository id on the Hugging Face Hub.
+    local_files_only: do not use the network.
     options: further arguments of `from_pretrained`.
 
   Raises:
-    InputError: if the source cannot be loaded as such a class, or needs code of its own.
+    InputError: if the source cannot be loaded as that class, or needs its own Python code.
   """
   try:
     return kind.from_pretrained(
       source, local_files_only=local_files_only, trust_remote_code=False, **options
     )
-  except Exception as error:  # transformers, tokenizers and safetensors raise all kinds.
+  except Exception as error:  # transformers, tokenizers and safetensors raise many types.
     said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     if 'trust_remote_code' in str(error):
       raise InputError(
@@ -40,7 +40,7 @@ def load_part(kind: Any, source: str, local_files_only: bool = False, **options:
 
 
 def load_model(kind: Any, source: str, local_files_only: bool = False, **options: Any) -> Any:
-  """Return a model in evaluation mode, with every weight from the safetensors files of the source.
+  """Return a model in evaluation mode, with all weights from the safetensors files of the source.
 
   Args:
     kind: a transformers model class.
@@ -48,7 +48,7 @@ def load_model(kind: Any, source: str, local_files_only: bool = False, **options
 
   Raises:
     InputError: as in `load_part`; or if the source is a model of another family, lacks weights, has
-      no safetensors, or names a kernel to be fetched.
+      no safetensors, or names a kernel on the hub.
   """
   _check_config(kind, source, local_files_only)
   model, info = load_part(
@@ -56,7 +56,7 @@ def load_model(kind: Any, source: str, local_files_only: bool = False, **options
     source,
     local_files_only,
     use_safetensors=True,
-    # Weights that a checkpoint lacks would silently stay random.
+    # Needed to find missing weights, which would silently stay random.
     output_loading_info=True,
     **options,
   )
@@ -69,7 +69,7 @@ def load_model(kind: Any, source: str, local_files_only: bool = False, **options
 
 
 def check_texts(texts: Iterable[str]) -> None:
-  """Raise InputError for a text that no tokenizer takes, since it is no Unicode."""
+  """Raise InputError if a text is not valid Unicode (lone surrogates): tokenizers reject it."""
   for text in texts:
     try:
       text.encode()
@@ -80,13 +80,13 @@ def check_texts(texts: Iterable[str]) -> None:
 
 
 def _check_config(kind: Any, source: str, local_files_only: bool) -> None:
-  """Raise InputError for another family of models, and for a kernel from the hub."""
+  """Raise InputError if the source is another model family, or names a kernel on the hub."""
   from transformers import AutoConfig
 
   config = load_part(AutoConfig, source, local_files_only)
   wanted = getattr(getattr(kind, 'config_class', None), 'model_type', None)
-  # Of a T5 where a Llama is meant, transformers would build an empty giant. clip and
-  # clip_text_model, sam2 and sam2_video are kin.
+  # Check first: transformers would allocate a large random Llama for a T5 checkpoint. Compare only
+  # the family: clip_text_model belongs to clip, and sam2_video to sam2.
   if wanted and config.model_type.split('_')[0] != wanted.split('_')[0]:
     raise InputError(f'{source}: is a {config.model_type}, not a {wanted}; give another model')
   raw, _ = type(config).get_config_dict(source, local_files_only=local_files_only)
@@ -98,7 +98,7 @@ def _check_config(kind: Any, source: str, local_files_only: bool) -> None:
 
 
 def _kernel(config: Any) -> str:
-  """Return the first kernel from the hub ('owner/name') that a configuration asks for, or ''."""
+  """Return the first hub kernel ('owner/name') that a configuration names, or ''."""
   if not isinstance(config, Mapping):
     return ''
   for name, value in config.items():

@@ -1,7 +1,8 @@
-"""The two processes as schedulers of diffusers: flow matching, and DDIM from zero terminal SNR.
+"""The noise processes as diffusers schedulers: flow matching, and DDIM with zero terminal SNR.
 
-Both are first-order and draw no noise of their own, so that a seed decides a video. Tables are made
-in float64 and kept in float32; `step` works in float32 whatever the dtype of the network is.
+Both are first-order and draw no noise, so the initial noise determines the video. Tables are
+computed in float64 and stored in float32. `step` computes in float32, whatever the dtype of the
+network.
 """
 
 import dataclasses
@@ -17,7 +18,11 @@ PREDICTIONS = ('velocity', 'data')
 
 @dataclasses.dataclass
 class StepOutput(BaseOutput):
-  """What a step gives: `prev_sample`, the latents one step nearer to the data."""
+  """The result of a step.
+
+  Attributes:
+    prev_sample: float32 latents at the next time of the schedule, closer to the data.
+  """
 
   prev_sample: torch.Tensor
 
@@ -25,12 +30,17 @@ class StepOutput(BaseOutput):
 class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
   """Euler steps along the straight path from noise (t = 0) to data (t = 1).
 
-  `timesteps` are what the network takes, 1000 (1 - t): 1000 at noise, falling.
+  The path is x_t = t x + (1 - (1 - sigma_min) t) noise (Lipman et al. 2023). `timesteps` are the
+  times as the network takes them: 1000 (1 - t), falling from 1000 at noise.
 
   Args:
-    emulated_steps: of the linear schedule whose beginning the first half of the steps follows.
+    emulated_steps: number of steps of the linear schedule that the first half of the steps follows,
+      see `linear_quadratic`.
     sigma_min: standard deviation of the noise that is left at t = 1.
-    prediction_type: what the network predicts, 'velocity' or 'data'.
+    prediction_type: prediction of the network, 'velocity' or 'data'.
+
+  Raises:
+    ValueError: if the prediction type is unknown, or sigma_min is not in [0, 1).
   """
 
   order = 1
@@ -49,10 +59,14 @@ class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
     self.init_noise_sigma = 1.0
 
   def set_timesteps(self, num_inference_steps: int, device=None) -> None:
-    """Chooses the times that sampling visits.
+    """Set `times`, `timesteps` and `num_inference_steps` for sampling.
+
+    Args:
+      num_inference_steps: number of steps, even and at most `emulated_steps`.
+      device: of `timesteps`.
 
     Raises:
-      ValueError: if the number is odd or exceeds `emulated_steps`.
+      ValueError: if the number is odd, below 1 or above `emulated_steps`.
     """
     self.num_inference_steps = num_inference_steps
     times = linear_quadratic(num_inference_steps, self.config.emulated_steps)
@@ -60,16 +74,19 @@ class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
     self.timesteps = torch.from_numpy(np.float32(1000) * (1 - self.times[:-1])).to(device)
 
   def scale_model_input(self, sample: torch.Tensor, timestep=None) -> torch.Tensor:
-    """The latents as the network takes them: unchanged."""
+    """Return the sample unchanged; diffusers requires this method."""
     return sample
 
   def step(
     self, model_output: torch.Tensor, timestep, sample: torch.Tensor, return_dict: bool = True
   ) -> StepOutput | tuple[torch.Tensor]:
-    """One step.
+    """Take one Euler step towards the data.
 
     Args:
-      model_output: the prediction at `sample`; timestep: one of `timesteps`.
+      model_output: prediction of the network for `sample`, velocity or data.
+      timestep: the current timestep, one of `timesteps`.
+      sample: latents at this timestep.
+      return_dict: whether to return a `StepOutput` or a tuple.
     """
     index = _index(self.timesteps, timestep)
     t, size = float(self.times[index]), float(self.times[index + 1] - self.times[index])
@@ -84,20 +101,31 @@ class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
   def add_noise(
     self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
   ) -> torch.Tensor:
-    """Moves data to the times of some timesteps [B]."""
+    """Return data with noise at the given timesteps.
+
+    Args:
+      original_samples: data, float [B, ...].
+      noise: standard normal noise, like the data.
+      timesteps: [B], 1000 at noise and 0 at data.
+    """
     t = (1 - timesteps.float() / 1000).reshape(-1, *[1] * (original_samples.ndim - 1))
     t = t.to(original_samples.device)
     return t * original_samples + (1 - (1 - self.config.sigma_min) * t) * noise
 
 
 class ZeroSNRScheduler(DDIMScheduler):
-  """DDIM of diffusers with a terminal signal-to-noise ratio of zero, for any number of steps.
+  """`DDIMScheduler` with zero terminal signal-to-noise ratio, for any number of steps.
 
-  Configured as its parent with `rescale_betas_zero_snr`, `timestep_spacing='trailing'` and
-  `prediction_type` 'v_prediction' or 'sample', from which other schedulers of diffusers can be
-  made. Where the training steps are no multiple of the sampling steps, the parent takes a step to
-  another time than the one it then visits; here each step ends where the next begins, and the last
-  one at the data.
+  The configuration is that of `DDIMScheduler` with `rescale_betas_zero_snr`,
+  `timestep_spacing='trailing'` and `prediction_type` 'v_prediction' or 'sample'. Other diffusers
+  schedulers can be built from it.
+
+  `DDIMScheduler` steps to a time that differs from the next timestep if the training steps are not
+  a multiple of the sampling steps. Here each step ends at the next timestep, and the last step ends
+  at the data.
+
+  Raises:
+    ValueError: if an argument differs from the supported value, or the betas are invalid.
   """
 
   @register_to_config
@@ -131,7 +159,8 @@ class ZeroSNRScheduler(DDIMScheduler):
       raise ValueError(
         f"prediction_type must be 'v_prediction' or 'sample', got {prediction_type!r}"
       )
-    # Else no step adds noise, or a prediction of the data leaves nothing to divide by.
+    # Without these limits no step adds noise, or the noise level that a data prediction is divided
+    # by is 0.
     least = 0 if prediction_type == 'v_prediction' else np.nextafter(0, 1)
     if not (least <= beta_start < 1 and 0 < beta_end < 1 and num_train_timesteps > 1):
       raise ValueError(
@@ -145,7 +174,7 @@ class ZeroSNRScheduler(DDIMScheduler):
     else:
       raise ValueError(f"beta_schedule must be 'linear' or 'scaled_linear', got {beta_schedule!r}")
     root = np.sqrt(np.cumprod(1 - betas))
-    # Shifted and scaled to end at 0 and to begin as it did (Lin et al. 2024, algorithm 1).
+    # Shift and scale to end at 0 and keep the first value (Lin et al. 2024, algorithm 1).
     self._alpha_bars = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
     self.alphas_cumprod = torch.from_numpy(self._alpha_bars).float()
     alphas = np.append(self._alpha_bars[:1], self._alpha_bars[1:] / self._alpha_bars[:-1])
@@ -156,10 +185,14 @@ class ZeroSNRScheduler(DDIMScheduler):
     self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
 
   def set_timesteps(self, num_inference_steps: int, device=None) -> None:
-    """Chooses the steps that sampling visits, evenly from the last of the training steps.
+    """Set `timesteps` for sampling: evenly spaced training steps, from the last one down.
+
+    Args:
+      num_inference_steps: number of steps, 1 to `num_train_timesteps`.
+      device: of `timesteps`.
 
     Raises:
-      ValueError: if there are more than training steps.
+      ValueError: if the number is out of range.
     """
     steps, train = num_inference_steps, self.config.num_train_timesteps
     if not 0 < steps <= train:
@@ -171,10 +204,13 @@ class ZeroSNRScheduler(DDIMScheduler):
   def step(
     self, model_output: torch.Tensor, timestep, sample: torch.Tensor, return_dict: bool = True
   ) -> StepOutput | tuple[torch.Tensor]:
-    """One step without new noise (eta 0).
+    """Take one DDIM step without new noise (eta = 0).
 
     Args:
-      model_output: the predicted v, or data, at `sample`; timestep: one of `timesteps`.
+      model_output: prediction of the network for `sample`, v or data.
+      timestep: the current timestep, one of `timesteps`.
+      sample: latents at this timestep.
+      return_dict: whether to return a `StepOutput` or a tuple.
     """
     index = _index(self.timesteps, timestep)
     here = self._alpha_bars[int(self.timesteps[index])]
@@ -193,16 +229,20 @@ class ZeroSNRScheduler(DDIMScheduler):
 
 
 def linear_quadratic(steps: int, emulated_steps: int) -> np.ndarray:
-  """The times of a short run that starts like a long one (Movie Gen, efficient inference).
+  """Return the linear-quadratic schedule of Movie Gen (section on efficient inference).
 
-  The first half of the steps follows a linear schedule of `emulated_steps`, the second covers the
-  rest quadratically, with the same slope where the halves meet.
+  The first half of the steps follows a linear schedule of `emulated_steps` steps. The second half
+  covers the rest quadratically, with the same slope where the halves meet.
+
+  Args:
+    steps: number of steps, even.
+    emulated_steps: number of steps of the linear schedule.
 
   Returns:
-    float64 [steps + 1], from 0 to 1.
+    Times float64 [steps + 1], increasing from 0 (noise) to 1 (data).
 
   Raises:
-    ValueError: if steps is odd or exceeds emulated_steps.
+    ValueError: if steps is odd, below 1 or above emulated_steps.
   """
   if steps % 2 or not 0 < steps <= emulated_steps:
     raise ValueError(f'the number of steps must be even and at most {emulated_steps}, got {steps}')
@@ -214,5 +254,5 @@ def linear_quadratic(steps: int, emulated_steps: int) -> np.ndarray:
 
 
 def _index(timesteps: torch.Tensor, timestep) -> int:
-  """The place of a timestep among those of the schedule."""
+  """Return the index of the closest timestep of the schedule."""
   return int((timesteps.cpu() - float(timestep)).abs().argmin())

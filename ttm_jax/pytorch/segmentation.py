@@ -1,11 +1,11 @@
-"""Masks for a photo where none are given: Grounding DINO finds what is named, SAM 2 outlines it.
+"""Segmentation of an image from text: Grounding DINO detects objects, SAM 2 segments them.
 
     pipe.segmenter = Segmenter('IDEA-Research/grounding-dino-base', 'facebook/sam2.1-hiera-large')
     video = pipe(image, 'A brown dog runs to the left on a beach.').frames
 
-Both are models of transformers, by hub id or folder. What is to be outlined is named by the
-sentence itself, of which Grounding DINO marks the words that it found, or by `names`. Words such as
-"left" choose among equals, see `position_words`.
+Both are transformers models, given by hub id or folder. The objects are those that the prompt
+mentions and Grounding DINO detects, or those listed in `names`. Position words such as "left"
+select among detections of the same noun, see `position_words`.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from .tracking import track
 
 
 class Segmenter:
-  """(picture, sentence) -> label map and prompts: what `TTMPipeline.segmenter` is to be."""
+  """(image, prompt) -> (label map, object prompts), for `TTMPipeline.segmenter`."""
 
   def __init__(
     self,
@@ -34,14 +34,15 @@ class Segmenter:
     max_objects: int = MAX_OBJECTS,
     device: str | torch.device | None = None,
   ):
-    """Loads both models.
+    """Load both models.
 
     Args:
-      detector, sam: Grounding DINO and SAM 2, hub id or folder.
-      threshold: least score of a box.
-      overlap: above this IoU the weaker of two boxes is left out.
-      max_objects: that are kept, those of the best scores.
-      device: a GPU where there is one by default.
+      detector: Grounding DINO, hub id or folder.
+      sam: SAM 2, hub id or folder.
+      threshold: minimum score of a box, 0 to 1.
+      overlap: maximum IoU of two boxes, 0 to 1; above it the one with the lower score is dropped.
+      max_objects: maximum number of objects; those with the highest scores are kept.
+      device: of both models; by default 'cuda' if available, else 'cpu'.
 
     Raises:
       InputError: if a model cannot be loaded.
@@ -58,20 +59,22 @@ class Segmenter:
   def __call__(
     self, picture: np.ndarray, sentence: str, names: Sequence[str] = ()
   ) -> tuple[np.ndarray, dict[int, str]]:
-    """What is in a picture, and what is said of it.
+    """Segment the objects of an image and find their prompts.
 
     Args:
-      picture: uint8 [H, W, 3].
-      sentence: what moves and how. Each object's prompt is the part of it that names the object,
-        the whole where no part does.
-      names: of the objects ("left dog"); those that the sentence names by default.
+      picture: image, uint8 [H, W, 3].
+      sentence: prompt that says what moves and how. The prompt of each object is the part of it
+        that names the object, or all of it if no part does.
+      names: the objects to segment ("left dog"); by default those that the prompt mentions.
 
     Returns:
-      uint8 [H, W], objects numbered as they are named or, in a sentence, by falling score; and
-      prompts by number. Objects of which SAM 2 outlines nothing have none.
+      (label map uint8 [H, W], object prompts by number). Objects are numbered in the order of
+      `names`, or by falling score if they come from the prompt. An object for which SAM 2 returns
+      an empty mask keeps its number but has no prompt.
 
     Raises:
-      InputError: if nothing of the sentence, or one of the names, is not found.
+      InputError: if no object of the prompt or one of the names is not detected, or if SAM 2
+        returns only empty masks.
     """
     found = self.named(picture, names) if names else self.told(picture, sentence)
     ids = from_logits(track(self._sam, picture[None], np.stack([box for _, box in found])))[0]
@@ -81,7 +84,13 @@ class Segmenter:
     return ids, {i: prompt_of(found[i - 1][0], sentence) for i in present}
 
   def named(self, picture: np.ndarray, names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
-    """The box float32 [4] (x0, y0, x1, y1 in pixels) of each name."""
+    """Return (name, box) of each name in an image uint8 [H, W, 3].
+
+    Boxes are float32 [4]: x0, y0, x1, y1 in pixels.
+
+    Raises:
+      InputError: if a name is not detected.
+    """
     asked = nouns(names)
     found = dict(zip(asked, self._detect([picture] * len(asked), asked), strict=True))
     boxes = assign(dict(enumerate(names)), {noun: f[:2] for noun, f in found.items()})
@@ -93,10 +102,13 @@ class Segmenter:
     return [(names[i], box) for i, box in boxes.items()]
 
   def told(self, picture: np.ndarray, sentence: str) -> list[tuple[str, np.ndarray]]:
-    """The names that a sentence has for what is found of it, and the box of each.
+    """Return (name, box) of each object that a prompt mentions, in an image uint8 [H, W, 3].
 
-    Of a noun that is told apart by position words ("the left dog"), each name gets one box; of
-    others, each box is an object.
+    If a noun has position words ("the left dog"), each of its names gets one box. Otherwise each
+    box of the noun is an object. Boxes are float32 [4]: x0, y0, x1, y1 in pixels, by falling score.
+
+    Raises:
+      InputError: if no object is detected.
     """
     (found,) = self._detect([picture], [sentence])
     chosen = objects(found, self.overlap)[: self.max_objects]
@@ -112,9 +124,14 @@ class Segmenter:
 
 
 def objects(found: Found, overlap: float = 0.7) -> list[tuple[str, np.ndarray]]:
-  """Name and box of each object among what is found of one sentence, see `Segmenter.told`.
+  """Return (name, box) of each object among the detections of one prompt, see `Segmenter.told`.
 
-  By falling score of the boxes.
+  Args:
+    found: the detections.
+    overlap: maximum IoU of two boxes, 0 to 1; above it the one with the lower score is dropped.
+
+  Returns:
+    Names and boxes float32 [4] (x0, y0, x1, y1 in pixels), by falling score.
   """
   parts = [split_name(label) for label in found.labels]
   kept = [i for i in suppress(found.boxes, found.scores, overlap) if parts[i][1]]
@@ -133,9 +150,10 @@ def objects(found: Found, overlap: float = 0.7) -> list[tuple[str, np.ndarray]]:
 
 
 def prompt_of(name: str, sentence: str) -> str:
-  """The part of a sentence that speaks of an object: what lies between commas, 'and' and the like.
+  """Return the first part of a sentence that has all words of an object's name.
 
-  The whole sentence where no part has all words of the name.
+  Commas, semicolons, periods, 'while' and 'and' separate parts. If no part has all words, return
+  the whole sentence.
   """
   words = set(name.lower().split())
   marked = sentence.strip().rstrip('.')

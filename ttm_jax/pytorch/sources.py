@@ -1,8 +1,8 @@
-"""The Python modules that an exported folder carries, as flat files.
+"""The source code that an exported folder carries, as flat Python files.
 
-They are the modules of this package and, of the rest of `ttm_jax`, the modules that these import:
-label maps, errors, image and mask reading, and so on, none of which needs JAX. An exported folder
-has no packages, so `from ttm_jax.data.x import y` becomes `from .x import y`.
+It consists of the modules of this package and the other `ttm_jax` modules that they import: label
+maps, errors, image and mask reading, and others. None of them needs JAX. An exported folder has no
+packages, so `from ttm_jax.data.x import y` is rewritten to `from .x import y`.
 """
 
 import importlib.util
@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-# Not carried: the package marker, the command (it runs from an installed package), this module.
+# Modules to leave out: the package marker, the command (which needs the installed package), and
+# this module.
 NOT_CARRIED = ('__init__', 'generate', 'sources')
-# Carried for the users of the folder, though no module imports it.
+# Included for users of the folder, though no module imports it.
 ALSO_CARRIED = ('ttm_jax.trajectory_edits',)
 
 _HERE = Path(__file__).parent
@@ -29,16 +30,17 @@ _NEEDED = '''
 
 
 def sources(modules: Iterable[str] = ()) -> dict[str, str]:
-  """Return the text of each carried module by its file name, such as `pipeline.py`.
+  """Return the source of each module by file name, such as `pipeline.py`.
 
-  A module whose imports import other modules names these at its end, since diffusers copies only
-  the modules that a file names.
+  diffusers copies only the modules that a file imports directly. So each file also names its
+  indirect imports, in a string at its end.
 
   Args:
-    modules: dotted names of modules to carry besides, such as that of a network of another package.
+    modules: dotted names of further modules, such as that of a network of another package.
 
   Raises:
-    ValueError: two modules of different packages have the same file name.
+    ValueError: if two modules of different packages have the same file name, or a module does not
+      exist.
   """
   paths: dict[str, Path] = {}
   queue = [path for path in sorted(_HERE.glob('*.py')) if path.stem not in NOT_CARRIED]
@@ -67,7 +69,7 @@ def _flat(text: str) -> str:
 
 
 def _needed(text: str, texts: dict[str, str]) -> str:
-  """Return the lines that name the imports of a module's imports."""
+  """Return the string that names the indirect imports of a module, or '' if it has none."""
   named = set(_NEIGHBOR.findall(text))
   known, new = set(named), set(named)
   while new:

@@ -1,12 +1,12 @@
 """The temporal autoencoder (TAE) of Movie Gen: an image autoencoder inflated to video.
 
-Each 2-D convolution is followed by a 1-D one along time, each spatial attention by a temporal one
-("2.5D"). Time is padded by repeating the first and the last frame and there are no temporal
-positions; a video without change is therefore processed as the picture it is. Source: Polyak et al.
-2024 (Movie Gen, arXiv 2410.13720).
+Each 2-D convolution is followed by a 1-D convolution along time, and each spatial attention by a
+temporal one ("2.5D"). Time is padded by repeating the first and the last frame, and there are no
+temporal position embeddings. So a static video is processed like the image it repeats. Source:
+Polyak et al. 2024 (Movie Gen, arXiv 2410.13720).
 
-Inside, activations are [B T, C, H, W], so that what acts in space needs no other layout; the number
-of samples B goes along. Matrix products run in the dtype of their weights, norms in float32.
+Activations are [B T, C, H, W], the layout of spatial layers; the number of samples B is passed
+along for temporal layers. Matrix products run in the dtype of their weights, norms in float32.
 """
 
 import math
@@ -31,7 +31,10 @@ from .tiling import blended, in_pieces
 
 
 def weights(*shape: int, zero: bool = False) -> nn.Parameter:
-  """[out, in, ...]: zeros, or uniform so that outputs have the variance of inputs."""
+  """Return weights [out, in, ...]: zeros, or uniform values with variance 1 / fan_in.
+
+  Outputs then have the variance of the inputs (LeCun uniform initialization).
+  """
   values = torch.zeros(shape)
   if not zero:
     bound = math.sqrt(3 / math.prod(shape[1:]))
@@ -40,7 +43,12 @@ def weights(*shape: int, zero: bool = False) -> nn.Parameter:
 
 
 class Pointwise(nn.Module):
-  """A linear map of the channels of [..., C, H, W]."""
+  """A 1 x 1 convolution: a linear map of the channels of [B T, C, H, W].
+
+  Args:
+    d_in, d_out: channels of inputs and outputs.
+    zero: whether the weights start at 0.
+  """
 
   def __init__(self, d_in: int, d_out: int, zero: bool = False):
     super().__init__()
@@ -48,13 +56,18 @@ class Pointwise(nn.Module):
     self.bias = nn.Parameter(torch.zeros(d_out))
 
   def forward(self, x: Tensor) -> Tensor:
+    """Map [B T, d_in, H, W] to [B T, d_out, H, W]."""
     return conv2d(x.to(self.weight.dtype), self.weight[..., None, None], self.bias)
 
 
 class TemporalConv(nn.Module):
-  """A 1-D convolution of width 3 along time, the identity at initialisation.
+  """A 1-D convolution of width 3 along time, initialized to the identity.
 
-  With stride 2 it has ceil(T / 2) outputs, centred on the frames 0, 2, 4, ...
+  With stride 2 it has ceil(T / 2) outputs, centered on the frames 0, 2, 4, ...
+
+  Args:
+    channels: C of inputs and outputs.
+    stride: stride in time, 1 or 2.
   """
 
   def __init__(self, channels: int, stride: int):
@@ -64,6 +77,7 @@ class TemporalConv(nn.Module):
     self.stride = stride
 
   def forward(self, x: Tensor, samples: int) -> Tensor:
+    """Map [B T, C, H, W] to [B ceil(T / stride), C, H, W]; `samples` is B."""
     x = x.to(self.weight.dtype).unflatten(0, (samples, -1)).transpose(1, 2)  # b c t h w
     x = torch.cat([x[:, :, :1], x, x[:, :, -1:]], 2)
     x = conv3d(x, self.weight[..., None, None], self.bias, (self.stride, 1, 1))
@@ -74,10 +88,11 @@ class Conv(nn.Module):
   """A 3 x 3 convolution in space, then a TemporalConv.
 
   Args:
-    stride: (in time, in space). A spatial stride of 2 pads below and on the right only, as Stable
-      Diffusion does.
-    zero: whether the spatial weights start at zero.
-    inflated: whether there is a part in time; without it each frame goes through by itself.
+    d_in, d_out: channels of inputs and outputs.
+    stride: strides in (time, space). A spatial stride of 2 pads only at the bottom and on the
+      right, as in Stable Diffusion.
+    zero: whether the spatial weights start at 0.
+    inflated: whether there is a temporal convolution; without it frames are independent.
   """
 
   def __init__(
@@ -96,19 +111,25 @@ class Conv(nn.Module):
     self.stride = stride[1]
 
   def in_space(self, x: Tensor) -> Tensor:
+    """Apply the spatial convolution to [B T, C, H, W]."""
     before = int(self.stride == 1)
     x = pad(x.to(self.weight.dtype), (before, 1, before, 1))
     return conv2d(x, self.weight, self.bias, self.stride)
 
   def in_time(self, x: Tensor, samples: int) -> Tensor:
+    """Apply the temporal convolution, if any, to [B T, C, H, W]; `samples` is B."""
     return x if self.temporal is None else self.temporal(x, samples)
 
   def forward(self, x: Tensor, samples: int) -> Tensor:
+    """Apply both convolutions to [B T, C, H, W]; `samples` is B."""
     return self.in_time(self.in_space(x), samples)
 
 
 class FrameNorm(nn.Module):
-  """Group normalisation of each frame by itself: 32 groups, fewer (of 4) below 128 channels."""
+  """Group normalization of each frame: 32 groups; below 128 channels, groups of 4 channels.
+
+  Statistics are float32.
+  """
 
   def __init__(self, channels: int):
     super().__init__()
@@ -117,12 +138,19 @@ class FrameNorm(nn.Module):
     self.groups = min(32, channels // 4)
 
   def forward(self, x: Tensor) -> Tensor:
+    """Normalize [B T, C, H, W]; the result has the dtype of x."""
     y = group_norm(x.float(), self.groups, self.weight.float(), self.bias.float(), eps=1e-6)
     return y.to(x.dtype)
 
 
 class ResBlock(nn.Module):
-  """Two normalised convolutions beside a shortcut."""
+  """A residual block of two convolutions, each after a norm and SiLU.
+
+  Args:
+    d_in, d_out: channels of inputs and outputs; if they differ, the shortcut is a 1 x 1
+      convolution.
+    inflated: whether the convolutions have a temporal part.
+  """
 
   def __init__(self, d_in: int, d_out: int, inflated: bool):
     super().__init__()
@@ -133,13 +161,21 @@ class ResBlock(nn.Module):
     self.shortcut = None if d_in == d_out else Pointwise(d_in, d_out)
 
   def forward(self, x: Tensor, samples: int) -> Tensor:
+    """Map [B T, d_in, H, W] to [B T, d_out, H, W]; `samples` is B."""
     h = self.conv1(silu(self.norm1(x)), samples)
     h = self.conv2(silu(self.norm2(h)), samples)
     return h + (x if self.shortcut is None else self.shortcut(x))
 
 
 class Attention(nn.Module):
-  """One head among the pixels of each frame or, if temporal, the frames of each pixel; residual."""
+  """Residual single-head attention within each frame, or along time if `temporal`.
+
+  Spatial attention is among the pixels of a frame, temporal attention among the frames of a pixel.
+
+  Args:
+    channels: C of inputs and outputs [B T, C, H, W].
+    temporal: whether attention is along time.
+  """
 
   def __init__(self, channels: int, temporal: bool):
     super().__init__()
@@ -149,6 +185,7 @@ class Attention(nn.Module):
     self.temporal = temporal
 
   def forward(self, x: Tensor, samples: int) -> Tensor:
+    """Apply the layer to [B T, C, H, W]; `samples` is B."""
     tokens = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)  # (b t) (h w) c
     if self.temporal:
       tokens = tokens.unflatten(0, (samples, -1)).transpose(1, 2)  # b (h w) t c
@@ -160,7 +197,13 @@ class Attention(nn.Module):
 
 
 class Upsample(nn.Module):
-  """Twice the height and width, and `temporal` times the frames: repetition, then a Conv."""
+  """Nearest-neighbor upsampling, then a Conv.
+
+  Args:
+    channels: C of inputs and outputs [B T, C, H, W].
+    temporal: upsampling factor in time; that of height and width is 2.
+    inflated: whether the convolution has a temporal part.
+  """
 
   def __init__(self, channels: int, temporal: int, inflated: bool):
     super().__init__()
@@ -168,13 +211,14 @@ class Upsample(nn.Module):
     self.temporal = temporal
 
   def forward(self, x: Tensor, samples: int) -> Tensor:
+    """Map [B T, C, H, W] to [B T temporal, C, 2 H, 2 W]; `samples` is B."""
     x = self.conv.in_space(x.repeat_interleave(2, -2).repeat_interleave(2, -1))
-    # Frames are repeated after the spatial part, which acts on each alike.
+    # Repeat frames after the spatial convolution, so that it does not run on copies.
     return self.conv.in_time(x.repeat_interleave(self.temporal, 0), samples)
 
 
 class Middle(nn.Module):
-  """The layers at the lowest resolution: attention in space and in time between two blocks."""
+  """The layers at the lowest resolution: attention in space and time between residual blocks."""
 
   def __init__(self, width: int, inflated: bool):
     super().__init__()
@@ -184,12 +228,24 @@ class Middle(nn.Module):
     self.block2 = ResBlock(width, width, inflated)
 
   def forward(self, x: Tensor, samples: int) -> Tensor:
+    """Apply the layers to [B T, C, H, W]; `samples` is B."""
     x = self.spatial(self.block1(x, samples), samples)
     return self.block2(x if self.temporal is None else self.temporal(x, samples), samples)
 
 
 class Encoder(nn.Module):
-  """Float [B, 3, T, H, W] to float32 [B, 2 C, T', H', W']: means and log variances."""
+  """Video float [B, 3, T, H, W] -> mean and log variance of raw latents.
+
+  The result is float32 [B, 2 C, T', H', W']: C channels of means, then C of log variances.
+
+  Args:
+    widths: channels of each level.
+    halvings: temporal stride (1 or 2) of each downsampling, first level first.
+    channels: C of the latents.
+    res_blocks: residual blocks per level.
+    patch: side of the pixel squares that are folded into channels.
+    inflated: whether there are temporal layers.
+  """
 
   def __init__(
     self,
@@ -216,6 +272,7 @@ class Encoder(nn.Module):
     self.patch = patch
 
   def forward(self, video: Tensor) -> Tensor:
+    """Encode a video float [B, 3, T, H, W] in [-1, 1] to [B, 2 C, T', H', W']."""
     samples = len(video)
     x = self.conv_in(_frames(video, self.patch), samples)
     for layer in self.layers:
@@ -225,7 +282,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Float [B, C, T', H', W'] to float32 [B, 3, T' st, H, W]."""
+  """Raw latents float [B, C, T', H', W'] -> video float32 [B, 3, T' st, H, W].
+
+  The arguments are those of `Encoder`; each level has one more residual block.
+  """
 
   def __init__(
     self,
@@ -252,6 +312,7 @@ class Decoder(nn.Module):
     self.patch = patch
 
   def forward(self, latents: Tensor) -> Tensor:
+    """Decode raw latents [B, C, T', H', W'] to a video [B, 3, T' st, H, W], not clipped."""
     samples = len(latents)
     x = self.middle(self.conv_in(_frames(latents, 1), samples), samples)
     for layer in self.layers:
@@ -263,16 +324,16 @@ class Decoder(nn.Module):
 
 
 class TTMTemporalAutoencoder(Model):
-  """A codec (see `codec_base`). Any number of frames encodes, to ceil(T / st).
+  """The TAE codec (see `codec_base`): T frames become ceil(T / st) latent frames, for any T.
 
   Attributes:
     shift: float32 [C], mean of the raw latents.
-    scale: float32 [], one over the root mean square of the shifted ones. Latents are
+    scale: float32 scalar, 1 / root mean square of the shifted raw latents. Latents are
       `(raw - shift) * scale`.
-    tile: (frames, height, width) in pixels that go through the network at once, None for all.
-      Longer videos are encoded in pieces of so many frames, and decoded in such tiles, which
-      overlap by a half in time and a quarter in space. Only decoding is tiled in space.
-    use_slicing: whether samples go through one by one.
+    tile: (frames, height, width) in pixels that the network processes at once; None for no tiling.
+      Longer videos are encoded in pieces of that many frames, without spatial tiling. They are
+      decoded in tiles, which overlap by a half in time and a quarter in space.
+    use_slicing: whether samples are processed one at a time.
   """
 
   FLOAT32 = ('shift', 'scale')
@@ -289,17 +350,18 @@ class TTMTemporalAutoencoder(Model):
     tile: Sequence[int] = (32, 512, 512),
     inflated: bool = True,
   ):
-    """The defaults are Movie Gen's (8 x 8 x 8, 16 channels).
+    """Initialize the codec; the defaults are those of Movie Gen (stride 8 x 8 x 8, 16 channels).
 
     Args:
       channels: C of the latents.
-      base_channels: width at the first level.
-      multipliers: width of each level, in base_channels. Between levels, height and width halve.
-      res_blocks: blocks a level in the encoder; the decoder has one more.
-      temporal_downsamples: how many of the halvings, the deepest, halve the frames too.
-      patch: pixels (a square of so many a side) folded into channels before the first convolution.
-      tile: what tiling begins with; it is on, as it was in training.
-      inflated: whether there are layers in time.
+      base_channels: channels of the first level.
+      multipliers: channels of each level, as multiples of base_channels. Height and width halve
+        from level to level.
+      res_blocks: residual blocks per level of the encoder; the decoder has one more.
+      temporal_downsamples: number of downsamplings, the deepest ones, that also halve the frames.
+      patch: side of the pixel squares that are folded into channels before the first convolution.
+      tile: initial value of the attribute `tile`; tiling is on by default, as in training.
+      inflated: whether there are temporal layers.
     """
     super().__init__()
     widths = [base_channels * m for m in multipliers]
@@ -315,15 +377,19 @@ class TTMTemporalAutoencoder(Model):
 
   @property
   def stride(self) -> tuple[int, int, int]:
-    """Pixels a latent covers, along (time, height, width)."""
+    """Pixels per latent along (time, height, width)."""
     space = self.config.patch * 2 ** (len(self.config.multipliers) - 1)
     return 2**self.config.temporal_downsamples, space, space
 
   def enable_tiling(self, tile: Sequence[int] | None = None) -> None:
-    """Tiles of (frames, height, width), by default as configured; smaller ones need less memory.
+    """Turn tiling on; smaller tiles need less memory.
+
+    Args:
+      tile: (frames, height, width) in pixels; None for the configured size.
 
     Raises:
-      ValueError: unless the frames divide by twice the stride, height and width by four times.
+      ValueError: if the frames are not a multiple of twice the temporal stride, or height or width
+        is not a multiple of four times the spatial stride.
     """
     tile = tile or self.config.tile
     time, space, _ = self.stride
@@ -332,20 +398,24 @@ class TTMTemporalAutoencoder(Model):
     self.tile = tile
 
   def disable_tiling(self) -> None:
-    """Everything at once, whatever the memory."""
+    """Turn tiling off: process whole videos at once."""
     self.tile = None
 
   def enable_slicing(self) -> None:
-    """One sample after the other."""
+    """Process the samples of a batch one at a time."""
     self.use_slicing = True
 
   def disable_slicing(self) -> None:
-    """All samples at once."""
+    """Process all samples of a batch at once."""
     self.use_slicing = False
 
-  @apply_forward_hook  # Brings it to the GPU where the pipeline offloads models.
+  @apply_forward_hook  # Moves the codec to the GPU if the pipeline offloads models.
   def encode(self, video: Tensor) -> Encoded:
-    """See `codec_base`."""
+    """Encode a video float [B, 3, T, H, W] in [-1, 1], see `codec_base`.
+
+    Raises:
+      InputError: if H or W is not a multiple of the stride, or T is 0.
+    """
     check_pixels(video, self.stride)
     frames = self.tile[0] if self.tile else video.shape[2]
     raw = self._sliced(lambda part: in_pieces(self.encoder, part, frames), video)
@@ -355,7 +425,11 @@ class TTMTemporalAutoencoder(Model):
 
   @apply_forward_hook
   def decode(self, latents: Tensor, num_frames: int | None = None) -> Decoded:
-    """See `codec_base`."""
+    """Decode latents [B, C, T', H', W'] to float32 [B, 3, T, H, W] in [-1, 1], see `codec_base`.
+
+    Raises:
+      ValueError: if the latents do not hold num_frames frames.
+    """
     stride = self.stride
     num_frames = check_frames(latents, num_frames, stride[0])
     raw = latents.float() / self.scale.float() + self.shift.float()[:, None, None, None]
@@ -371,7 +445,7 @@ class TTMTemporalAutoencoder(Model):
 
 
 def _frames(video: Tensor, patch: int) -> Tensor:
-  """[B, C, T, H, W] to [B T, patch patch C, H / patch, W / patch]."""
+  """Fold a video [B, C, T, H, W] into frames [B T, patch patch C, H / patch, W / patch]."""
   b, c, t, height, width = video.shape
   cells = video.reshape(b, c, t, height // patch, patch, width // patch, patch)
   cells = cells.permute(0, 2, 4, 6, 1, 3, 5)

@@ -1,4 +1,4 @@
-"""How the tokens of text encoders enter a network, and the encoder `words` that is part of it."""
+"""Projection of text embeddings to the width of a network, and the built-in encoder `words`."""
 
 from collections.abc import Sequence
 from typing import TypedDict
@@ -16,13 +16,13 @@ WORDS = 'words'
 
 
 class EncoderConfig(TypedDict):
-  """One text encoder as a network sees it.
+  """The outputs of one text encoder.
 
   Attributes:
-    name: the key of its texts in a condition.
-    dim: width of its embeddings.
-    length: tokens of a caption or motion prompt, padded.
-    prompt_length: tokens of one object prompt, padded.
+    name: its key in the texts of a condition.
+    dim: channels of its embeddings.
+    length: number of tokens of a caption or motion prompt, with padding.
+    prompt_length: number of tokens of one object prompt, with padding.
   """
 
   name: str
@@ -32,11 +32,13 @@ class EncoderConfig(TypedDict):
 
 
 class TextProjector(nn.Module):
-  """Texts of all encoders -> one sequence of tokens of width d.
+  """Project the texts of all encoders to one sequence of tokens of width d.
 
   Args:
-    encoders: a list, since JSON configurations do not keep the order of a dict.
-    as_they_are: whether embeddings from outside that have this width already enter unprojected.
+    encoders: the text encoders; a list, since JSON configurations do not keep the order of a dict.
+    d: channels of the output.
+    as_they_are: whether embeddings of a pretrained encoder that already have width d are used
+      without projection.
   """
 
   def __init__(self, encoders: Sequence[EncoderConfig], d: int, as_they_are: bool = False):
@@ -49,11 +51,15 @@ class TextProjector(nn.Module):
     self.encoders = list(encoders)
 
   def forward(self, text: Text, dtype: torch.dtype, prompts: bool = False) -> tuple[Tensor, Tensor]:
-    """Text -> (float [B, N, d], bits int32 [B, N]), encoders in the order of the configuration.
+    """Return the tokens of all encoders, concatenated in the order of the configuration.
 
     Args:
-      dtype: of what enters unprojected.
-      prompts: whether the text is the object prompts, one after the other.
+      text: the tokens of each encoder.
+      dtype: of embeddings that are not projected.
+      prompts: whether the text holds the prompts of all objects, concatenated.
+
+    Returns:
+      (embeddings float [B, N, d], object sets int32 [B, N]).
     """
     sequences, bits = [], []
     for encoder in self.encoders:
@@ -74,29 +80,41 @@ class TextProjector(nn.Module):
 
 
 def key(name: str) -> str:
-  """A name as PyTorch takes it as part of a parameter's name."""
+  """Return a name without dots, which PyTorch does not allow in module names."""
   return name.replace('.', '_')
 
 
 class WordEncoder(nn.Module):
-  """Word table + positions + one self-attention layer."""
+  """Word embeddings + position embeddings + one self-attention layer.
+
+  Args:
+    dim: channels of the embeddings.
+  """
 
   HEADS = 4
 
   def __init__(self, dim: int):
     super().__init__()
-    # Of unit size: in a small table what words have in common soon outweighs what tells them
-    # apart, and the network never begins to read.
+    # Unit variance: with small embeddings, the component common to all words soon outweighs their
+    # differences, and the network never learns to use the text.
     self.table = nn.Parameter(torch.randn(VOCABULARY, dim))
     self.positions = nn.Parameter(torch.randn(MAX_LENGTH, dim))
     self.norm = RMSNorm(dim)
     self.attention = Attention(dim, self.HEADS)
 
   def forward(self, ids: Tensor, bits: Tensor, length: int) -> Tensor:
-    """ids and bits int32 [B, N], texts of `length` tokens one after the other -> [B, N, dim].
+    """Embed one or more concatenated texts of `length` tokens each.
 
-    Tokens attend to each other by their bits: a caption as a whole, each object prompt within
-    itself, padding not at all.
+    Tokens attend to tokens whose object sets intersect theirs. So the tokens of a caption attend to
+    each other, those of an object prompt to the same prompt, and padding to nothing.
+
+    Args:
+      ids: token ids, int32 [B, N].
+      bits: object sets, int32 [B, N].
+      length: number of tokens of each text; N is a multiple of it.
+
+    Returns:
+      float [B, N, dim].
     """
     position = torch.arange(ids.shape[1], device=ids.device) % length
     x = self.table[ids.long()] + self.positions[position]

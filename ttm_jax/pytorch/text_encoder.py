@@ -1,9 +1,9 @@
-"""Sentences to the text part of a condition, as the trained networks know it.
+"""The text encoders of both stages: prompts -> the text part of a condition.
 
-`words` needs no model: it is a hash, and its table lies in the networks. Pretrained encoders (CLIP
-and the T5 family) are brought in by transformers when they are first needed, from a hub id or from
-a folder beside the configuration. What the networks were told where a text is empty is kept here as
-tensors, for guidance.
+The encoder `words` needs no pretrained model: it hashes words, and its embeddings are weights of
+the networks. Pretrained encoders (CLIP, T5, UMT5, mT5) are loaded with transformers on first use,
+from a hub id or a folder beside the configuration. The embeddings of the empty text that the
+networks were trained with are buffers here, for guidance.
 """
 
 import os
@@ -27,12 +27,12 @@ from .text import WORDS, EncoderConfig, key
 
 
 class StageTexts(TypedDict):
-  """What one stage reads.
+  """The text inputs of one stage.
 
   Attributes:
-    encoders: its text encoders, in the order of its sequences.
-    max_objects: slots for object prompts.
-    prefix: precedes captions and motion prompts, but for `words`.
+    encoders: its text encoders, in the order in which their tokens are concatenated.
+    max_objects: number of slots for object prompts.
+    prefix: put before captions and motion prompts, for all encoders except `words`.
   """
 
   encoders: list[EncoderConfig]
@@ -44,19 +44,19 @@ class TTMTextEncoder(Model):
   """(stage, captions, object prompts) -> the texts of a condition.
 
   Attributes:
-    local_files_only: whether pretrained encoders may not come from the network.
+    local_files_only: whether to load pretrained encoders without using the network.
   """
 
   FLOAT32 = ('empty',)
 
   @register_to_config
   def __init__(self, stages: Mapping[str, StageTexts], models: Mapping[str, str]):
-    """Makes one without the tensors of the empty text.
+    """Initialize the encoder; the embeddings of the empty text are zero until they are loaded.
 
     Args:
-      stages: by name.
-      models: hub id of each pretrained encoder by name, or the folder of it beside the
-        configuration, beginning with './'.
+      stages: the text inputs of each stage, by its name.
+      models: the source of each pretrained encoder, by its name: a hub id, or a folder relative to
+        the configuration, starting with './'.
     """
     super().__init__()
     self.empty = nn.ModuleDict(
@@ -76,14 +76,15 @@ class TTMTextEncoder(Model):
     captions: Sequence[str],
     prompts: Sequence[Mapping[int, str]],
   ) -> Condition:
-    """The condition of B samples without visual part or places.
+    """Return the condition of B samples, without visual condition and token masks.
 
     Args:
-      captions: what the stage is told of the whole.
-      prompts: of each sample, what each object does, by its number from 1.
+      stage: name of the stage.
+      captions: B captions (stage 2) or motion prompts (stage 1).
+      prompts: B dicts of object prompts by object number, from 1.
 
     Raises:
-      InputError: for an object beyond the slots, or a text encoder that cannot be had.
+      InputError: if an object number exceeds the slots, or a text encoder cannot be loaded.
     """
     texts = self.config.stages[stage]
     most = texts['max_objects']
@@ -108,7 +109,7 @@ class TTMTextEncoder(Model):
     return Condition(text, None, Objects((), local))
 
   def null(self, stage: str) -> Condition:
-    """The condition of one sample of which nothing is said."""
+    """Return the condition of a stage for the empty text, with batch size 1, for guidance."""
     encoders = self.config.stages[stage]['encoders']
     places: Any = self.empty[stage]
     empty = {e['name']: places[key(e['name'])] for e in encoders}
@@ -135,14 +136,14 @@ class TTMTextEncoder(Model):
     return torch.from_numpy(embedding).to(self.device), torch.from_numpy(length).to(self.device)
 
   def _apply(self, fn: Any, recurse: bool = True) -> 'TTMTextEncoder':
-    # Pretrained encoders move along, but are no part of what is saved.
+    # Move pretrained encoders too; they are not submodules, so that they are not saved.
     for encoder in self._loaded.values():
       encoder.model._apply(fn)
     return super()._apply(fn, recurse)
 
 
 class _Empty(nn.Module):
-  """The encodings of the empty text by one encoder, with a batch axis of 1."""
+  """Buffers with the embeddings of the empty text by one encoder, with batch size 1."""
 
   def __init__(self, encoder: EncoderConfig, max_objects: int):
     super().__init__()
@@ -159,11 +160,11 @@ class _Empty(nn.Module):
 
 
 class _Pretrained:
-  """A text encoder of transformers: (texts, length) to embeddings and counts.
+  """A transformers text encoder: (texts, length) -> embeddings and numbers of tokens.
 
-  Embeddings are the last hidden states, rounded to float16 as in the datasets the networks learnt
-  from, and zero where no token counts. Encoders of the T5 family mask their padding; CLIP attends
-  to all of its places, so there all count.
+  Embeddings are the last hidden states, cast to float16 as in the training datasets, and zero on
+  padding. Encoders of the T5 family mask padding. CLIP attends to all positions, so for CLIP no
+  position counts as padding.
   """
 
   def __init__(self, name: str, source: str, device: torch.device, local_files_only: bool):
@@ -191,7 +192,14 @@ class _Pretrained:
     self.all_count = 'clip' in kind
 
   def __call__(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """float16 [n, length, dim] and int32 [n]."""
+    """Encode n texts.
+
+    Returns:
+      Embeddings float16 [n, length, dim] and numbers of tokens int32 [n].
+
+    Raises:
+      InputError: if a text is not valid Unicode, or an embedding overflows float16.
+    """
     check_texts(texts)
     rows = [self._one(text, length) for text in texts]
     return np.stack([row for row, _ in rows]), np.array([count for _, count in rows], np.int32)
@@ -215,6 +223,6 @@ class _Pretrained:
 
 
 def encode_words(texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-  """The `words` encoder: ids int32 [n, length], and how many of each count."""
+  """Return token ids int32 [n, length] of the encoder `words`, and numbers of tokens int32 [n]."""
   ids, counts = zip(*(tokenize(text, length) for text in texts), strict=True)
   return np.stack(ids), np.array(counts, np.int32)

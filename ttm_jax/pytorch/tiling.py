@@ -1,4 +1,4 @@
-"""Long and large videos through a network a tile at a time, in bounded memory."""
+"""Tiled processing of long and large videos in bounded memory."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -10,7 +10,13 @@ from ttm_jax.codecs.windows import windows
 
 
 def in_pieces(function: Callable[[Tensor], Tensor], video: Tensor, size: int) -> Tensor:
-  """Applies a function to consecutive pieces of `size` frames [B, C, T, ...], joins the results."""
+  """Apply a function to consecutive pieces of a video, and concatenate the results along time.
+
+  Args:
+    function: maps [B, C, t, ...] to [B, D, t', ...].
+    video: [B, C, T, ...].
+    size: frames per piece; the last piece may be shorter.
+  """
   return torch.cat([function(piece) for piece in video.split(size, 2)], 2)
 
 
@@ -21,17 +27,18 @@ def blended(
   overlap: Sequence[int],
   factor: Sequence[int],
 ) -> Tensor:
-  """Applies an enlarging function to overlapping tiles, and blends them linearly.
+  """Apply an upsampling function to overlapping tiles, and blend the results linearly.
 
-  Where all tiles agree, blending changes nothing. Memory holds one tile beside the result.
+  The weights of a pixel sum to 1, so where tiles agree, blending changes nothing. Memory holds the
+  result and one tile.
 
   Args:
-    function: [B, C, t, h, w] to float32 [B, D, t ft, h fh, w fw].
+    function: maps [B, C, t, h, w] to float32 [B, D, t ft, h fh, w fw].
     latents: [B, C, T', H', W'].
-    tile: extent of a tile along (T', H', W'), cut to that of the latents.
-    overlap: what two neighbours share along each, less than the tile. The last tile is moved back
-      to end where the latents end and may share more.
-    factor: (ft, fh, fw).
+    tile: size of a tile along (T', H', W'), limited to the size of the latents.
+    overlap: overlap of neighboring tiles along each axis, smaller than the tile. The last tile ends
+      at the end of the latents, and may overlap more.
+    factor: upsampling factors (ft, fh, fw).
 
   Returns:
     float32 [B, D, T' ft, H' fh, W' fw].
@@ -57,6 +64,6 @@ def blended(
 
 
 def _box(starts, tile, factor) -> tuple:
-  """The index of a tile in what a tile of the latents becomes, `factor` times as large."""
+  """Return the index of a tile of the latents in a tensor that is `factor` times as large."""
   sides = zip(starts, tile, factor, strict=True)
   return (..., *(slice(int(s) * f, (int(s) + size) * f) for s, size, f in sides))

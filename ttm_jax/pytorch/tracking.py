@@ -1,7 +1,8 @@
-"""Outlines of objects through a clip, from their boxes in frame 0, by SAM 2 (transformers).
+"""Object masks through a clip from boxes in frame 0, by SAM 2 (transformers).
 
-Pictures are prepared here, since the library's own preparation needs torchvision: resized to the
-square the model takes, and normalised as ImageNet is.
+Images are preprocessed here, since the processor of transformers needs torchvision. They are
+resized to the square input of the model, and normalized with the ImageNet mean and standard
+deviation.
 """
 
 from typing import Any
@@ -12,21 +13,21 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# The labels that SAM gives to the two corners of a box.
+# Point labels of SAM for the top left and bottom right corners of a box.
 _CORNERS = [2, 3]
 
 
 @torch.inference_mode()
 def track(model: Any, video: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-  """Where each object is.
+  """Return the mask logits of each object in every frame.
 
   Args:
     model: a `Sam2VideoModel`, in evaluation mode.
-    video: uint8 [T, H, W, 3]; a picture is a clip of one frame.
+    video: uint8 [T, H, W, 3]; an image is a clip of one frame.
     boxes: float [n, 4], x0, y0, x1, y1 in pixels of frame 0.
 
   Returns:
-    logits float32 [T, n, H, W], above 0 inside the object.
+    Logits float32 [T, n, H, W], positive inside the object.
   """
   from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
@@ -42,7 +43,7 @@ def track(model: Any, video: np.ndarray, boxes: np.ndarray) -> np.ndarray:
   )
   scale = side / np.array([width, height], np.float32)
   for number, box in enumerate(boxes, 1):
-    # In float32 whatever the model's dtype: bfloat16 counts pixels beyond 512 in steps of 4.
+    # Float32 whatever the dtype of the model: beyond 512 pixels bfloat16 has steps of 4.
     corners = torch.tensor(box.reshape(1, 1, 2, 2) * scale, dtype=torch.float32)
     labels = torch.tensor(_CORNERS, dtype=torch.int32).reshape(1, 1, 2)
     inputs = {'point_coords': corners, 'point_labels': labels}
@@ -56,7 +57,12 @@ def track(model: Any, video: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def prepared(video: np.ndarray, side: int) -> np.ndarray:
-  """uint8 [T, H, W, 3] to float32 [T, 3, side, side] as the model takes it."""
+  """Resize and normalize a video uint8 [T, H, W, 3] to float32 [T, 3, side, side].
+
+  Args:
+    video: the video.
+    side: height and width of the model's input in pixels.
+  """
   size = (side, side)
   frames = np.stack(
     [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BILINEAR)) for f in video]

@@ -1,8 +1,9 @@
-"""The U-Net of the paper: `UNetMotionModel` of diffusers with the masked layers.
+"""The U-Net of the paper: `UNetMotionModel` of diffusers with masked layers.
 
-Everything that diffusers has keeps its name there: a network without masked layers is one of its
-networks, and what it and ours share loads into either. The first `masked_blocks` transformers of
-the encoder carry two layers more, `masked_attn` and `masked_cross_attn` (paper, section 3.3).
+All modules of diffusers keep their names. So without masked layers the network is a diffusers
+model, and weights of the shared modules can be loaded in both directions. The first `masked_blocks`
+transformers of the encoder have two more layers, `masked_attn` and `masked_cross_attn` (paper,
+section 3.3).
 """
 
 from collections.abc import Sequence
@@ -31,14 +32,16 @@ MOTION_NORMS = ('clip', 'frame')
 
 
 class Level(NamedTuple):
-  """What the transformers at one resolution are given besides their tokens.
+  """The inputs of the transformers at one resolution besides their tokens.
 
   Attributes:
-    text: [B, M, d]; read: which token may read which of it.
-    text_of_frames: [B T, M, d] and what of it may be read, bool [B T, 1, M]: the text for each
-      frame by itself.
-    masks: for the masked layers; None makes them plain ones. Where masked self-attention keeps to
-      single frames, `order` and `own` have a row a frame, [B T, H W], else a row a clip.
+    text: float [B, M, d], the projected caption.
+    read: the text tokens (of M) that the video tokens may attend to.
+    text_of_frames: `text` repeated for each frame, [B T, M, d], and its additive attention bias
+      [B T, 1, M], 0 for text and -inf for padding.
+    masks: inputs of the masked layers; None makes these layers unmasked. If masked self-attention
+      is within frames, `order` and `self_mask` have one row per frame, [B T, H W]; otherwise one
+      row per clip, [B, T H W].
   """
 
   text: Tensor
@@ -48,10 +51,10 @@ class Level(NamedTuple):
 
 
 class TTMUNet(Model, UNetMotionModel):
-  """The denoiser: (x_t, t, condition) -> prediction.
+  """The U-Net denoiser: (x_t, t, condition) -> prediction.
 
   Attributes:
-    attention: which way masked attention is computed (`attention.IMPLEMENTATIONS`); None, the
+    attention: implementation of masked attention, one of `attention.IMPLEMENTATIONS`; None, the
       default, chooses by device and size.
   """
 
@@ -79,21 +82,24 @@ class TTMUNet(Model, UNetMotionModel):
     masked_scope: str = 'spatiotemporal',
     motion_norm: str = 'clip',
   ):
-    """The defaults are Stable Diffusion 1.5 with AnimateDiff v3.
+    """Initialize the network; the defaults are Stable Diffusion 1.5 with AnimateDiff v3.
+
+    Arguments that are not listed are those of `UNetMotionModel`.
 
     Args:
-      encoders: the text encoders that it reads.
-      in_channels: of the noisy latents and the visual condition, which follows them.
-      out_channels: of the latents that are generated.
-      masked_blocks: K, how many of the encoder's transformers carry the extra layers.
-      masked_self, masked_cross: whether these have each of the two.
-      masked_scope: of masked self-attention: 'spatiotemporal' (over all frames), 'spatial' (within
-        each frame), or 'skip_level0' (over all frames, but not at all at the finest level).
-      motion_norm: what the first norm of a motion module takes its statistics over: the 'clip' (as
-        diffusers has it) or each 'frame' (as AnimateDiff's code).
+      encoders: the text encoders whose embeddings it takes.
+      in_channels: channels of the noisy latents plus those of the visual condition, which is
+        concatenated after them.
+      out_channels: channels of the generated latents.
+      masked_blocks: K, number of transformers with masked layers, the first ones of the encoder.
+      masked_self, masked_cross: whether these have each of the two masked layers.
+      masked_scope: scope of masked self-attention: 'spatiotemporal' (over all frames), 'spatial'
+        (within each frame), or 'skip_level0' (over all frames, omitted at the finest level).
+      motion_norm: statistics of the first norm of a motion module: over the 'clip' (as in
+        diffusers) or each 'frame' (as in AnimateDiff's code).
 
     Raises:
-      ValueError: for an unknown scope or norm.
+      ValueError: if masked_scope or motion_norm is unknown.
     """
     for name, value, known in (
       ('masked_scope', masked_scope, SCOPES),
@@ -116,7 +122,7 @@ class TTMUNet(Model, UNetMotionModel):
       use_motion_mid_block=use_motion_mid_block,
     )
     self.text = TextProjector(encoders, cross_attention_dim, as_they_are=True)
-    # Masked self- and cross-attention of the encoder's transformers, by (level, unit).
+    # (has masked self-attention, has masked cross-attention) by (level, unit) of the encoder.
     self._masked: dict[tuple[int, int], tuple[bool, bool]] = {}
     for number in range(masked_blocks):
       level, unit = divmod(number, layers_per_block)
@@ -133,20 +139,21 @@ class TTMUNet(Model, UNetMotionModel):
     self.attention: str | None = None
 
   def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-    """Predicts at one time.
+    """Return the prediction (v or data) for noisy latents.
 
     Args:
       x_t: noisy latents, float [B, C, T', H', W'].
-      t: time as the network takes it, float32 [B]: the number of the noising step.
-      condition: see `Condition`; `visual` must be there iff the model has channels for it, with an
-        entry of `places` for each level that has transformers where objects are given; of coarser
-        ones no use is made.
+      t: diffusion time, float32 [B]: the index of the noising step.
+      condition: text, visual condition and objects. `visual` must be given iff the model has visual
+        channels. `objects.places` must have one entry per level with transformers; entries of
+        coarser levels are ignored.
 
     Returns:
-      float32, like x_t.
+      float32, shaped like x_t.
 
     Raises:
-      ValueError: where shapes do not fit the configuration.
+      ValueError: if there are too many frames, height or width cannot be halved often enough, or
+        channels differ from the configuration.
     """
     self._check(x_t, condition)
     b, _, frames, _, _ = x_t.shape
@@ -190,7 +197,7 @@ class TTMUNet(Model, UNetMotionModel):
     frames: int,
     masked: tuple[bool, bool] | None = None,
   ) -> Tensor:
-    """Residual block, transformer where there is one, motion module."""
+    """Apply a residual block, a transformer if the level has one, and a motion module."""
     parts = [lambda h: resnet(h, time)]
     if hasattr(block, 'attentions'):
       transformer = block.attentions[unit]
@@ -211,7 +218,7 @@ class TTMUNet(Model, UNetMotionModel):
     frames: int,
     masked: tuple[bool, bool] | None = None,
   ) -> Tensor:
-    """A transformer among the pixels of each frame, as a residual: [B T, d, H, W] -> like it."""
+    """Apply a residual transformer to the pixels of each frame of x [B T, d, H, W]."""
     h = transformer.proj_in(transformer.norm(x)).flatten(2).mT
     block = transformer.transformer_blocks[0]
     if masked is None:
@@ -232,10 +239,11 @@ class TTMUNet(Model, UNetMotionModel):
     with_self: bool,
     with_cross: bool,
   ) -> Tensor:
-    """Self, masked self, cross, masked cross, feed-forward: [B T, N, d] -> like it.
+    """Apply a transformer block with masked layers to h [B T, N, d].
 
-    The tokens lie in the order of their objects from masked self-attention on: what follows does
-    not depend on the order.
+    The order is self-attention, masked self-attention, cross-attention, masked cross-attention,
+    feed-forward. Tokens are sorted by object from masked self-attention on, since the layers after
+    it are permutation-equivariant.
     """
     shape, masks = h.shape, level.masks
     h = h + block.attn1(block.norm1(h))
@@ -256,7 +264,7 @@ class TTMUNet(Model, UNetMotionModel):
     return h.reshape(shape)
 
   def _motion(self, module: Any, x: Tensor, frames: int) -> Tensor:
-    """Attention along time, at each place by itself, as a residual: [B T, d, H, W] -> like it."""
+    """Apply residual attention along time to each pixel of x [B T, d, H, W]."""
     b, (_, d, height, width) = len(x) // frames, x.shape
     if self.config.motion_norm == 'clip':
       return module(x, num_frames=frames)
@@ -270,12 +278,12 @@ class TTMUNet(Model, UNetMotionModel):
     return x + h.permute(0, 3, 4, 1, 2).reshape(x.shape)
 
   def _levels(self, shape: torch.Size, condition: Condition) -> list[Level]:
-    """What the transformers of each level are given: the pairs of their attentions, made once."""
+    """Return the inputs of the transformers of each level, with masks shared by all its layers."""
     b, _, frames, _, _ = shape
     text, text_bits = self._read(condition.text)
     everyone = torch.full((b, 1), EVERYONE, dtype=torch.int32, device=text.device)
     read = AttentionMask.make(everyone, text_bits)
-    # As a bias, which diffusers repeats for each head.
+    # An additive bias, which diffusers repeats for each head.
     bias = torch.where(text_bits != 0, 0.0, -torch.inf).to(self.dtype)[:, None]
     by_frame = text.repeat_interleave(frames, 0), bias.repeat_interleave(frames, 0)
     objects = condition.objects if self._masked else None
@@ -291,7 +299,7 @@ class TTMUNet(Model, UNetMotionModel):
     return levels
 
   def _read(self, text: Text, prompts: bool = False) -> tuple[Tensor, Tensor]:
-    """Text -> [B, M, d] in the dtype of the network, and its bits."""
+    """Return embeddings [B, M, d], cast to the dtype of the network, and object sets int32."""
     embedding, bits = self.text(text, self.dtype, prompts)
     return embedding.to(self.dtype), bits
 
@@ -324,7 +332,7 @@ class TTMUNet(Model, UNetMotionModel):
 def _extra(
   norm: nn.LayerNorm, sibling: Any, d: int, heads: int, d_context: int | None
 ) -> MaskedLayer:
-  """An extra layer that begins as a copy of a norm and an attention, behind a closed gate."""
+  """Return a masked layer initialized from a norm and an attention, behind a gate of 0."""
   attention = Attention(d, heads, qk_norm=False, d_context=d_context, out_bias=True)
   pairs = (
     (attention.query, sibling.to_q),
