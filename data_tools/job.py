@@ -141,7 +141,13 @@ def _foreign(out: Path, buckets: Sequence[str]) -> str:
 
 
 def _resume(incomplete: Path, what: dict[str, Any]) -> None:
-  """Start a job or resume the interrupted one. If the latter has no records, it is replaced."""
+  """Start a job, or resume an interrupted one with the same options.
+
+  Replace an interrupted job with other options if it has not written any records.
+
+  Raises:
+    InputError: if such a job has records, or the work folder cannot be written.
+  """
   job = incomplete / JOB
   try:
     before = json.loads(job.read_text())
