@@ -9,7 +9,7 @@ is captions or metadata.{csv,tsv,jsonl} in the folder. Its columns:
     motion           optional: motion prompt c_motion, which the step `prompts` then keeps
 
 With a table, the source has the videos that the table lists. Without one, it has all videos in the
-folder, and captions are read from the first of these that exists:
+folder, and the caption of each video is read from the first of these that has one:
 
     clip.txt next to clip.mp4; for a folder `videos` also labels/clip.txt and captions/clip.txt
     captions.json or metadata.json: a list of objects with the columns above, or an object that maps

@@ -127,13 +127,17 @@ def _understood(folder: str, pictures: str, *stamps: int) -> Meaning:
 
 
 def pair(pictures: Sequence[Path], masks: Sequence[Path], where: str) -> Listed:
-  """Return the mask of each picture: of the same name, or else of the same number.
+  """Match each image to the mask of the same name, or else of the same number.
 
-  Where no name and no number occurs on both sides, and there are as many masks as pictures, they
-  belong together in their order.
+  If no name or number matches, and there are as many masks as images, match them in order.
+
+  Args:
+    pictures: image files, in order.
+    masks: mask files, in order.
+    where: folder of the images, for error messages.
 
   Raises:
-    InputError: a picture has no mask, or two masks claim one picture.
+    InputError: if an image has no mask, or two masks have the same name.
   """
   stems = {mask.stem: mask for mask in masks}
   if len(stems) < len(masks):
