@@ -52,6 +52,7 @@ class File:
 
   @property
   def name(self) -> str:
+    """File name within the part."""
     return f'{self.bucket}.{self.split}.{_SUFFIX}'
 
 
@@ -70,11 +71,17 @@ class Part:
   tally: Tally
 
   def to_json(self) -> dict[str, Any]:
+    """Return the content of `tally.json`."""
     files = [dataclasses.astuple(file) for file in self.files]
     return {'digest': self.digest, 'files': files, 'tally': self.tally.to_json()}
 
   @classmethod
   def from_json(cls, content: Mapping[str, Any]) -> 'Part':
+    """Build a part from the result of `to_json`, which may come from a corrupt file.
+
+    Raises:
+      ValueError, LookupError, TypeError or AttributeError: if `content` is not valid.
+    """
     files = tuple(File(*file) for file in content['files'])
     if not all(_BUCKET.fullmatch(file.bucket) and file.split in SPLITS for file in files):
       raise ValueError('a file outside the dataset')

@@ -134,7 +134,7 @@ def layout(args: argparse.Namespace) -> str:
     InputError: if the source folder does not exist.
   """
   source = Path(args.source)
-  if not os.path.isdir(source):  # Unlike Path.is_dir, also returns False for too long a name.
+  if not os.path.isdir(source):  # Unlike Path.is_dir, does not raise for too long a name.
     raise InputError(f'{source}: there is no such folder; check the path')
   if args.kind != 'auto':
     return args.kind
@@ -324,7 +324,7 @@ def parser() -> argparse.ArgumentParser:
   )
   add('--stride', type=int, help='frames from the start of one clip to the next; default FRAMES')
   add('--validation', type=int, default=0, help='use the last N videos for validation; default 0')
-  add('--videos_per_shard', type=int, default=16, help='default 16')
+  add('--videos_per_shard', type=int, default=16, help='videos per shard; default 16')
   add('--workers', type=int, default=1, help='local processes; default 1')
   add('--batch', type=int, default=8, help='clips processed at once; default 8')
   models = made.add_argument_group('models, by folder or hub id; a step runs if its model is given')

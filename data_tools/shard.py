@@ -25,7 +25,9 @@ from ttm_jax.errors import InputError
 class Settings(Hashable, Protocol):
   """Settings of a step: frozen, hashable and picklable, so that they can be sent to workers."""
 
-  def build(self) -> Step: ...
+  def build(self) -> Step:
+    """Load the models of the step and return it."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)

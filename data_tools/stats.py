@@ -82,10 +82,12 @@ class Tally:
         self.strips.append(strip)
 
   def to_json(self) -> dict[str, Any]:
+    """Return the tally as JSON values."""
     return {**vars(self), 'backgrounded': dict(self.backgrounded)}
 
   @classmethod
   def from_json(cls, content: dict[str, Any]) -> 'Tally':
+    """Build a tally from the result of `to_json`."""
     return cls(**{**content, 'backgrounded': collections.Counter(content['backgrounded'])})
 
 

@@ -39,6 +39,7 @@ class AestheticSettings:
   least: float = float('-inf')
 
   def build(self) -> 'Aesthetic':
+    """Load the model and return the step."""
     return Aesthetic(ClipScore(self.weights, self.head), self.least)
 
 

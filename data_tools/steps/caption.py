@@ -39,6 +39,7 @@ class CaptionSettings:
   template: str = str(TEMPLATES / 'caption.txt')
 
   def build(self) -> 'Caption':
+    """Load the model and return the step."""
     return Caption(VisionLanguageModel(self.weights, self.template))
 
 

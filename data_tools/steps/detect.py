@@ -35,6 +35,7 @@ class DetectSettings:
   threshold: float = 0.25
 
   def build(self) -> 'Detect':
+    """Load the model and return the step."""
     return Detect(GroundingDino(self.weights, self.threshold))
 
 

@@ -42,6 +42,7 @@ class FlowSettings:
   most: float = math.inf
 
   def build(self) -> 'Flow':
+    """Load the model and return the step."""
     return Flow(Raft(self.weights), self.least, self.most)
 
 

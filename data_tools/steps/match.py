@@ -26,6 +26,7 @@ class MatchSettings:
   least_iou: float = LEAST_IOU
 
   def build(self) -> 'Match':
+    """Return the step."""
     return Match(self.least_iou)
 
 

@@ -44,6 +44,7 @@ class PromptSettings:
   objects_template: str = str(TEMPLATES / 'objects.txt')
 
   def build(self) -> 'Prompts':
+    """Load the language model and the templates, and return the step."""
     return Prompts(LanguageModel(self.weights), self)
 
 

@@ -57,6 +57,7 @@ class SegmentSettings:
   min_seen: float = MIN_SEEN
 
   def build(self) -> 'Segment':
+    """Load the model and return the step."""
     return Segment(tracker(self.weights, self.backend), self.min_seen)
 
 
