@@ -1,6 +1,6 @@
 """Optical flow between consecutive frames with RAFT, and the motion score of a clip.
 
-    python -m data_tools.steps.flow --weights raft_large.safetensors --video dog.mp4 --out flow
+    python -m data_tools.steps.flow --weights raft_large.safetensors --video dog.mp4 --out flow.mp4
 
 The network is `raft_large` of torchvision, which only this module needs. Convert its weights to
 safetensors once; the paper's metrics use C_T_SKHT_V2. The score `motion` is the mean length of the
