@@ -1,17 +1,17 @@
-"""How the tools read what is written on the command line."""
+"""Parsing and validation of command line values that several tools share."""
 
 import math
 
 from ttm_jax.errors import InputError
 
-_DIGITS = 9  # Of a count; with thousands of them int() raises.
+_DIGITS = 9  # Most digits of a count. int() raises ValueError for thousands of digits.
 
 
 def parse_size(text: str) -> tuple[int, int]:
-  """'48' or '48x64' (height x width) to (H, W).
+  """Parse '48' or '48x64' (height x width) into (H, W), in pixels.
 
   Raises:
-    InputError: it is neither.
+    InputError: if the text has neither form.
   """
   sides = text.lower().split('x')
   if len(sides) > 2 or not all(map(is_count, sides)):
@@ -20,11 +20,11 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def is_count(text: str) -> bool:
-  """Return whether a text is a whole number above 0, of at most nine digits."""
+  """Return whether a text is a positive integer of at most nine digits."""
   return text.isdecimal() and len(text) <= _DIGITS and int(text) > 0
 
 
 def check_rate(name: str, value: float | None) -> None:
-  """Raise InputError unless a number of frames per second is above 0, or None."""
+  """Raise InputError unless `value`, in frames per second, is None or positive and finite."""
   if value is not None and not 0 < value < math.inf:
     raise InputError(f'{name} {value:g}: give frames per second, a number above 0')

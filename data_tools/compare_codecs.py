@@ -1,10 +1,11 @@
-"""What codecs lose on held-out clips, in pixels and in trajectories.
+"""Compare the reconstruction quality of codecs on validation clips.
 
     python -m data_tools.compare_codecs --clips datasets/scenes --codec runs/codec \\
         --codec linear:2x8x8x16
 
-For each codec: latent values a clip, PSNR of the videos, and IoU of the objects in trajectories
-that are rendered, sent through the codec and decoded to label maps.
+For each codec, print the number of latent values per clip, the PSNR of the videos in dB, and the
+mean mask IoU of the objects. For the IoU, trajectories are rendered as RGB videos, encoded and
+decoded with the codec, and converted back to label maps.
 """
 
 import argparse
@@ -60,6 +61,7 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+  """Return the parser of the command line."""
   made = argparse.ArgumentParser(
     'python -m data_tools.compare_codecs',
     description=__doc__,
@@ -67,9 +69,12 @@ def parser() -> argparse.ArgumentParser:
   )
   made.add_argument('--clips', required=True, help='clips dataset')
   made.add_argument(
-    '--codec', action='append', required=True, help='as for data_tools.encode; once for each codec'
+    '--codec',
+    action='append',
+    required=True,
+    help='as for data_tools.encode; repeat for each codec',
   )
-  made.add_argument('--count', type=int, default=64, help='held-out clips; default 64')
+  made.add_argument('--count', type=int, default=64, help='number of validation clips; default 64')
   made.add_argument('--palette', choices=sorted(trajectory.PALETTES), default='spread8')
   return made
 

@@ -1,14 +1,14 @@
-"""One photo to animate: its objects, what moves, and the text embeddings that runs want.
+"""Describe an image to animate: its objects, its motion prompts and its text embeddings.
 
     python -m data_tools.describe --image photo.png --prompt "A brown dog runs on a beach." \\
         --llm meta-llama/Llama-3.1-8B-Instruct --detector IDEA-Research/grounding-dino-base \\
         --sam facebook/sam2.1-hiera-large --run runs/stage1 --run runs/stage2 \\
         --out photo.safetensors
 
-writes one file that `ttm_jax.generate --described photo.safetensors` takes on a host without
-PyTorch, and photo_found.png beside it, which shows the objects that were found. What is given (a
-segmentation, a motion prompt, what each object does) is kept; the models find the rest. Which texts
-are embedded, and by which encoders, is read from the runs (or latents datasets) that are named.
+The output file is the input of `ttm_jax.generate --described photo.safetensors`, which needs no
+PyTorch. The command also writes photo_found.png, which shows the objects. A given segmentation,
+motion prompt or object prompt is kept; the models provide the rest. The runs or latents datasets
+named by --run determine the text encoders and which texts are embedded.
 """
 
 import argparse
@@ -46,16 +46,19 @@ Tell = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-  """What finds what is not given; each by folder or hub id, empty where there is none.
+  """The models that provide the missing parts of a description.
+
+  Each model is a folder or a Hugging Face hub id; empty means none.
 
   Attributes:
-    llm: language model, for motion prompt, object names and prompts.
+    llm: language model for the motion prompt, object names and object prompts.
     detector: Grounding DINO.
-    sam: SAM 2, through `sam_backend`.
-    threshold: least score of a box.
-    texts: where text encoders lie, by name, if not where the dataset of a run says.
-    templates: files instead of those of `PromptSettings`, by name of the field.
-    weights: device, dtype, batch size and offline; its `model` is not looked at.
+    sam: SAM 2.
+    sam_backend: a name of `segment.BACKENDS`, or `auto`.
+    threshold: minimum score of a box.
+    texts: maps encoder names to models that replace those recorded in a run's dataset.
+    templates: maps template fields of `PromptSettings` to replacement files.
+    weights: device, dtype, batch size and offline flag; its `model` is ignored.
   """
 
   llm: str = ''
@@ -69,7 +72,7 @@ class Models:
 
   @classmethod
   def from_flags(cls, args: argparse.Namespace) -> 'Models':
-    """Of the flags of `cli_args.add_flags`."""
+    """Build from the parsed flags of `cli_args.add_flags`."""
     names = 'motion_template', 'objects_template'
     return cls(
       llm=args.llm or '',
@@ -83,6 +86,7 @@ class Models:
     )
 
   def of(self, model: str) -> ModelSource:
+    """Return the source of `model`, with the device, dtype and batch size of `weights`."""
     return dataclasses.replace(self.weights, model=model)
 
 
@@ -98,23 +102,24 @@ def describe(
   max_objects: int = MAX_OBJECTS,
   tell: Tell = lambda text: print(text, file=sys.stderr),
 ) -> Described:
-  """What there is to know of a photo before it is animated.
+  """Return the masks, prompts and text embeddings that are needed to animate an image.
 
-  Objects that the detector does not find are left out, and `tell` is told; training rejects such
-  clips.
+  Objects that the detector does not find are omitted and reported to `tell`. The training data
+  pipeline rejects such clips instead.
 
   Args:
-    image: file, or uint8 [H, W, 3].
-    prompt: c, what the video is to show.
-    motion: c_motion; by default written by the language model, or the prompt where there is none.
-    segmentation: uint8 [H, W]; by default found by detector and SAM 2.
-    prompts: c_local by object id; by default written by the language model.
-    encodings: of the runs that will be given the result; see `read_encoding`.
-    max_objects: the most that the language model is to name, if no run has fewer.
-    tell: is told what is done and what was not found.
+    image: image file, or uint8 [H, W, 3].
+    prompt: caption c of the video.
+    models: the models that provide what is not given.
+    motion: motion prompt c_motion; by default from the language model, else equal to `prompt`.
+    segmentation: label map uint8 [H, W]; by default from the detector and SAM 2.
+    prompts: object prompts c_local, by object id; by default from the language model.
+    encodings: encodings of the runs that will use the result; see `read_encoding`.
+    max_objects: most objects that the language model may name; a run may lower this limit.
+    tell: receives progress messages and the names of objects that were not found.
 
   Raises:
-    InputError: something that is wanted can neither be taken from what is given nor be found.
+    InputError: if a required part is neither given nor can be provided by a model.
   """
   if segmentation is None or models.llm or any(map(_pretrained, encodings)):
     _need_pytorch()
@@ -124,7 +129,7 @@ def describe(
     tell(printable(note))
   names = {obj: name_from(said) for obj, said in prompts.items()}
   given, written = segmentation is not None, not prompts
-  # What is wrong is said before a language model is loaded.
+  # Check the arguments before loading a language model.
   if segmentation is not None:
     check_size(picture, segmentation)
   if segmentation is None and not (models.detector and models.sam):
@@ -176,12 +181,12 @@ def _need_pytorch() -> None:
 
 
 def _pretrained(encoding: Encoding) -> bool:
-  """Whether texts are embedded by more than `words`."""
+  """Return whether the encoding uses a pretrained text encoder, not only word ids."""
   return any(name != WORDS for name in encoding.encoders)
 
 
 def _prompts(draft: Draft, models: Models, most: int) -> Draft:
-  """The draft with motion, names and prompts."""
+  """Return the draft with motion prompt, object names and object prompts filled in."""
   (outcome,) = PromptSettings(models.of(models.llm), most, **models.templates).build()([draft])
   _release()
   if isinstance(outcome, Rejected):
@@ -194,7 +199,7 @@ def _prompts(draft: Draft, models: Models, most: int) -> Draft:
 def _boxes(
   picture: np.ndarray, names: Mapping[int, str], models: Models, tell: Tell
 ) -> dict[int, np.ndarray]:
-  """The boxes of those objects that the detector finds."""
+  """Return the boxes float [4] of the objects that the detector finds, by object id."""
   tell(f'boxes by {models.detector}')
   nouns = position_words.nouns(names.values())
   detector = GroundingDino(models.of(models.detector), models.threshold)
@@ -208,10 +213,10 @@ def _boxes(
 
 
 def _found(picture: np.ndarray, names: Mapping[int, str], models: Models, tell: Tell) -> np.ndarray:
-  """The segmentation uint8 [H, W] of the named objects.
+  """Return the label map uint8 [H, W] of the named objects.
 
   Raises:
-    InputError: no object is found.
+    InputError: if no object is found.
   """
   boxes = _boxes(picture, names, models, tell)
   if boxes:
@@ -234,7 +239,11 @@ def _found(picture: np.ndarray, names: Mapping[int, str], models: Models, tell: 
 def _renumbered(
   segmentation: np.ndarray, names: Mapping[int, str], prompts: Mapping[int, str]
 ) -> tuple[np.ndarray, dict[int, str], dict[int, str]]:
-  """Objects that are there, numbered from 1 without gaps, as in training."""
+  """Renumber the visible objects consecutively from 1, as in training.
+
+  Returns:
+    The label map uint8 [H, W], and names and prompts by the new ids.
+  """
   kept = [obj for obj in names if (segmentation == obj).any()]
   table = np.zeros(256, np.uint8)
   table[kept] = np.arange(1, len(kept) + 1)
@@ -249,10 +258,13 @@ def _matched(
   models: Models,
   tell: Tell,
 ) -> dict[int, int]:
-  """The mask of each named object, for those that have one.
+  """Match named objects to the labels of a given segmentation.
+
+  Returns:
+    The label of each object id that has a mask.
 
   Raises:
-    InputError: it cannot be told, for want of a detector.
+    InputError: if there is no detector, unless there is exactly one name and one mask.
   """
   masks = [int(label) for label in np.unique(segmentation) if label]
   if len(masks) == len(names) == 1:
@@ -272,10 +284,10 @@ def _matched(
 def _embedded(
   described: Described, encodings: Sequence[Encoding], models: Models, tell: Tell
 ) -> dict[str, Embeddings]:
-  """All texts that the runs will ask for, by each of their encoders but `words`.
+  """Embed all texts that the runs need, with each of their pretrained text encoders.
 
   Raises:
-    InputError: an encoder cannot be loaded, or two runs mean different ones by one name.
+    InputError: if an encoder cannot be loaded, or two runs use one name for different encoders.
   """
   found = {}
   for name, model in _text_models(encodings).items():
@@ -294,10 +306,10 @@ def _embedded(
 
 
 def text_encoders(encodings: Sequence[Encoding], models: Models) -> dict[str, TransformersText]:
-  """The text encoders that runs read besides `words`, loaded.
+  """Load the pretrained text encoders of the runs, by name.
 
   Raises:
-    InputError: one cannot be loaded, or two runs mean different ones by one name.
+    InputError: if an encoder cannot be loaded, or two runs use one name for different encoders.
   """
   return {
     name: TransformersText(models.of(_place(name, model, models)))
@@ -306,10 +318,10 @@ def text_encoders(encodings: Sequence[Encoding], models: Models) -> dict[str, Tr
 
 
 def _text_models(encodings: Sequence[Encoding]) -> dict[str, str]:
-  """By which models runs read text, by the names of their encoders but `words`.
+  """Return the model of each pretrained text encoder of the runs, by encoder name.
 
   Raises:
-    InputError: two runs mean different ones by one name.
+    InputError: if two runs use one name for different models.
   """
   wanted: dict[str, str] = {}
   for encoding in encodings:
@@ -323,7 +335,7 @@ def _text_models(encodings: Sequence[Encoding]) -> dict[str, str]:
 
 
 def _place(name: str, model: str, models: Models) -> str:
-  """Where a text encoder lies."""
+  """Return the folder or hub id of a text encoder; raise InputError if it is not known."""
   place = models.texts.get(name, model)
   if not place:
     raise InputError(
@@ -333,7 +345,7 @@ def _place(name: str, model: str, models: Models) -> str:
 
 
 class _Recorded:
-  """A text encoder that remembers what it gave."""
+  """A text encoder that records its outputs, by text and length."""
 
   def __init__(self, encode: TransformersText):
     self._encode = encode
@@ -347,7 +359,7 @@ class _Recorded:
 
 
 def _release() -> None:
-  """Gives a GPU's memory back, which the next model and JAX want."""
+  """Free GPU memory for the next model and for JAX."""
   import torch
 
   if torch.cuda.is_available():
@@ -366,9 +378,9 @@ def main(argv: list[str] | None = None) -> None:
     '--run',
     action='append',
     default=[],
-    help='run, or latents dataset, whose text encoders are wanted; once for each stage',
+    help='run or latents dataset whose text encoders to use; repeat for each stage',
   )
-  parser.add_argument('--out', required=True, help='file to write, .safetensors')
+  parser.add_argument('--out', required=True, help='output file, .safetensors')
   args = parser.parse_args(argv)
   with front_door():
     out = Path(args.out)

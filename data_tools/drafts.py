@@ -1,7 +1,7 @@
-"""A clip in the making, and why it may not become one.
+"""Drafts: candidate clips that the steps of the preparation complete or reject.
 
-A source cuts drafts; each step of the preparation fills in what it finds (caption, prompts, boxes,
-label maps, scores) or gives the draft up with a reason; what is left at the end are clips.
+A source cuts a video into drafts. Each step adds a caption, prompts, boxes, label maps or scores,
+or rejects the draft with a reason. The drafts that remain become clips.
 """
 
 import collections
@@ -12,15 +12,15 @@ import numpy as np
 
 from ttm_jax.data.schema import MAX_OBJECTS, Clip
 
-MAX_CAPTION_WORDS = 400  # What the text encoders keep is less; a whole page is no caption.
+MAX_CAPTION_WORDS = 400  # Text encoders truncate earlier; longer texts are not captions.
 
 
 class Reject(Exception):
-  """A draft cannot become a clip.
+  """Raised if a draft cannot become a clip.
 
   Attributes:
-    reason: a few words that many drafts can share; the report counts by it.
-    detail: what is special about this one.
+    reason: short reason, without details of this draft; the report counts drafts by reason.
+    detail: details of this draft.
   """
 
   def __init__(self, reason: str, detail: str = ''):
@@ -30,17 +30,18 @@ class Reject(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-  """What is known of a clip so far; no array is changed in place.
+  """A candidate clip. Arrays are never modified in place.
 
   Attributes:
-    key: names the clip within the dataset.
-    video: uint8 [T, H, W, 3].
+    key: unique name of the clip in the dataset.
+    video: uint8 [T, H, W, 3], RGB.
     fps: frames per second.
-    caption, motion: c and c_motion; empty until known.
-    names, prompts: noun phrase and c_local, by object id; empty until known.
-    ids: uint8 [T, H, W], or None until known. Ids need not be consecutive: 255 at most.
-    boxes: float [4] x0, y0, x1, y1 in pixels of frame 0, by object id; empty until detected.
-    scores: numbers that steps measured, by name.
+    caption, motion: caption c and motion prompt c_motion; empty until known.
+    names, prompts: noun phrase and object prompt c_local, by object id; empty until known.
+    ids: label map uint8 [T, H, W], 0 is background; None until known. Ids need not be
+      consecutive.
+    boxes: float [4] (x0, y0, x1, y1) in pixels of frame 0, by object id; empty until detected.
+    scores: scores that steps measured, by name.
   """
 
   key: str
@@ -57,7 +58,7 @@ class Draft:
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-  """A draft that was given up, and by what reason."""
+  """A rejected draft with its reason; see `Reject`."""
 
   draft: Draft
   reason: str
@@ -65,7 +66,7 @@ class Rejected:
 
 
 def attempt(function: Callable[..., Draft], draft: Draft, *arguments: object) -> Draft | Rejected:
-  """What `function` makes of its arguments, or the draft with the reason it was given up for."""
+  """Return `function(*arguments)`, or `draft` as Rejected if the function raises Reject."""
   try:
     return function(*arguments)
   except Reject as reject:
@@ -73,12 +74,12 @@ def attempt(function: Callable[..., Draft], draft: Draft, *arguments: object) ->
 
 
 def remaining(outcomes: Sequence[Draft | Rejected]) -> list[Draft]:
-  """Those that were not rejected."""
+  """Return the drafts that were not rejected."""
   return [outcome for outcome in outcomes if isinstance(outcome, Draft)]
 
 
 def check_caption(draft: Draft) -> None:
-  """Raises Reject where there is no caption, or what is no caption."""
+  """Raise Reject if the caption is empty or longer than `MAX_CAPTION_WORDS`."""
   if not draft.caption.strip():
     raise Reject('no caption')
   if (words := len(draft.caption.split())) > MAX_CAPTION_WORDS:
@@ -86,13 +87,14 @@ def check_caption(draft: Draft) -> None:
 
 
 def to_clip(draft: Draft) -> tuple[Clip, collections.Counter[str]]:
-  """The finished clip, and how many objects became background, by reason.
+  """Return the finished clip, and the number of objects that became background, by reason.
 
-  Objects are those visible in frame 0 that have a prompt, in the order of their ids, numbered from
-  1; all others are background, objects do not appear later.
+  Keep the objects that are visible in frame 0 and have a prompt. Renumber them from 1 in the order
+  of their ids. All others, including objects that appear later, become background.
 
   Raises:
-    Reject: no object is left, there are too many, or a sentence is missing or endless.
+    Reject: if masks, caption or motion prompt are missing, the caption is too long, no object is
+      left, or there are more than MAX_OBJECTS.
   """
   if draft.ids is None:
     raise Reject('no masks', 'give a source with masks, or the steps detect and segment')

@@ -1,17 +1,19 @@
-"""Encodes a clips dataset into a latents dataset for one preset.
+"""Encode a clips dataset into a latents dataset for one preset.
 
     python -m data_tools.encode --clips datasets/scenes --out datasets/scenes-dit --preset dit \\
         --codec linear:2x6x6x32
 
-The codec is a folder or the run that trained it; `linear:TxHxWxC` fits a linear codec to the
-training clips (patches of T x H x W pixels, C channels).
+--codec names a codec folder or the run that trained the codec. `linear:TxHxWxC` fits a linear codec
+to the training clips, with patches of T x H x W pixels and C latent channels.
 
-Texts are word ids, learnt with the network, or by pretrained encoders (these need PyTorch):
+By default, texts are stored as word ids, whose embeddings are trained with the network. --text adds
+embeddings from pretrained text encoders, which need PyTorch:
 
     --text clip=openai/clip-vit-large-patch14:77:77 --text t5=google/umt5-xxl:256:64
 
-For these, captions and motion prompts get the prefix of the preset (dit: "FPS-24", by the rate of
-the clips). Models and prefix are noted in the dataset, so that generation encodes alike.
+For pretrained encoders, the prefix of the preset is added to captions and motion prompts (dit:
+"FPS-24", from the frame rate of the clips). The dataset stores the model ids and the prefix, so
+that generation encodes texts the same way.
 """
 
 import argparse
@@ -48,7 +50,7 @@ def main() -> None:
   args = parser().parse_args()
   check(args)
   check_apart('--out', [args.out], {'--clips': args.clips, '--codec': args.codec})
-  records.check_unused(args.out)  # Before the work.
+  records.check_unused(args.out)  # Fail before the long computation.
   train = Clips(args.clips, 'train')
   codec = choose_codec(args.codec, train, args.palette)
   given, encoders, models = text_encoders(args)
@@ -72,7 +74,7 @@ def main() -> None:
   context = Context(encoding, codec, null_text(encoding, encoders))
   splits = {}
   for split in records.splits(args.clips):
-    # Held-out clips are encoded once and as they are.
+    # Validation clips are encoded once, without augmentation.
     augmentation = (
       Augmentation(args.variants, args.permute, args.corrupt, args.corrupt > 0)
       if split == 'train'
@@ -87,7 +89,7 @@ def main() -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-  """Raise InputError where a number is out of its range, before anything is read."""
+  """Raise InputError if a numeric flag is out of range, before any file is read."""
   least = {'variants': 1, 'max_objects': 1}
   if args.words or not args.text:
     check_width(args.words_dim)
@@ -103,10 +105,10 @@ def check(args: argparse.Namespace) -> None:
 
 
 def network(args: argparse.Namespace) -> tuple[Preset, Any]:
-  """Return the backbone that the dataset is for and its sizes, which decide the token grids.
+  """Return the preset and its model configuration, which determines the token grids.
 
   Raises:
-    InputError: --config and --preset disagree, or the configuration cannot be read.
+    InputError: if --config and --preset disagree, or the configuration cannot be read.
   """
   if args.config is None:
     chosen = preset(args.preset or DEFAULT)
@@ -121,7 +123,13 @@ def network(args: argparse.Namespace) -> tuple[Preset, Any]:
 
 
 def text_prefix(args: argparse.Namespace, chosen: Preset, fps: float) -> str:
-  """Return what precedes captions for pre-trained encoders: as given, or as the preset has it."""
+  """Return the caption prefix for pretrained encoders: from --text_prefix, else from the preset.
+
+  Args:
+    args: parsed command line.
+    chosen: the preset.
+    fps: frame rate of the clips, which the preset's prefix may contain.
+  """
   if args.text_prefix is not None:
     return args.text_prefix.strip()
   return chosen.text_prefix.format(fps=fps)
@@ -130,10 +138,14 @@ def text_prefix(args: argparse.Namespace, chosen: Preset, fps: float) -> str:
 def text_encoders(
   args: argparse.Namespace,
 ) -> tuple[dict[str, TextEncoderSpec], dict[str, TextEncoder], dict[str, str]]:
-  """The text encoders asked for: how a network sees them, what encodes, and by which models.
+  """Load the text encoders that the flags name.
+
+  Returns:
+    Three dicts by encoder name: the specs (width and token counts), the encoders, and the model ids
+    or folders. The last has no entry for word ids.
 
   Raises:
-    InputError: a flag is not of its form, two have one name, or a model cannot be loaded.
+    InputError: if a flag is malformed, two encoders share a name, or a model cannot be loaded.
   """
   seen: dict[str, TextEncoderSpec] = {}
   encoders: dict[str, TextEncoder] = {}
@@ -152,63 +164,74 @@ def text_encoders(
 
 
 def parser() -> argparse.ArgumentParser:
+  """Return the parser of the command line."""
   made = argparse.ArgumentParser(
     'python -m data_tools.encode',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  made.add_argument('--clips', required=True, help='the clips dataset')
-  made.add_argument('--out', required=True, help='where to write; must not exist')
+  made.add_argument('--clips', required=True, help='clips dataset')
+  made.add_argument('--out', required=True, help='folder of the latents dataset; must not exist')
   made.add_argument('--preset', choices=sorted(PRESETS), help=f'backbone; default {DEFAULT}')
   made.add_argument(
     '--config',
-    help='training configuration (path or name) that the dataset is for; its model decides the'
-    ' token grids; default: the sizes of the preset',
+    help='training configuration (path or name) that the dataset is for; its model determines the'
+    ' token grids; default: the default configuration of the preset',
   )
-  made.add_argument('--codec', required=True, help='folder, run, or linear:TxHxWxC')
+  made.add_argument('--codec', required=True, help='codec folder, training run, or linear:TxHxWxC')
   made.add_argument(
     '--palette',
     choices=sorted(trajectory.PALETTES),
     default='spread8',
-    help='colours of the trajectory; default spread8, the paper has supervision_half',
+    help='colors of the trajectory; default spread8; the paper uses supervision_half',
   )
   made.add_argument(
-    '--max_objects', type=int, default=MAX_OBJECTS, help=f'slots for prompts; default {MAX_OBJECTS}'
+    '--max_objects',
+    type=int,
+    default=MAX_OBJECTS,
+    help=f'object prompts per clip; default {MAX_OBJECTS}',
   )
-  made.add_argument('--variants', type=int, default=1, help='records a training clip; default 1')
   made.add_argument(
-    '--corrupt', type=float, default=0.0, help='share of variants with damaged masks; default 0'
+    '--variants', type=int, default=1, help='augmented records per training clip; default 1'
+  )
+  made.add_argument(
+    '--corrupt',
+    type=float,
+    default=0.0,
+    help='fraction of variants with corrupted masks, 0 to 1; default 0',
   )
   made.add_argument(
     '--permute',
     action=argparse.BooleanOptionalAction,
     default=True,
-    help='let objects swap numbers, and so colours, at random; without it, a sentence that names'
-    ' objects in the order of their numbers binds them by order, which is quickly learnt',
+    help='permute the object ids, and so their colors, at random; without it, a model quickly'
+    ' learns to bind objects to ids by their order in the caption',
   )
   made.add_argument(
     '--text',
     action='append',
     default=[],
-    help='NAME=MODEL:LENGTH:PROMPT_LENGTH, once for each pretrained text encoder',
+    help='NAME=MODEL:LENGTH:PROMPT_LENGTH (tokens); repeat for each pretrained text encoder',
   )
   made.add_argument(
-    '--text_prefix', help="precedes captions for --text; default the preset's, '' for none"
+    '--text_prefix', help="caption prefix for --text encoders; '' for none; default: the preset's"
   )
-  made.add_argument('--text_device', default='auto', help='default a GPU where there is one')
+  made.add_argument(
+    '--text_device', default='auto', help='PyTorch device; default a GPU if available'
+  )
   made.add_argument(
     '--text_dtype',
     default='auto',
     choices=['auto', *DTYPES],
-    help='default bfloat16, float32 on CPU',
+    help='default bfloat16 on a GPU, float32 on a CPU',
   )
-  made.add_argument('--offline', action='store_true', help='take no model from the network')
-  made.add_argument('--words', action='store_true', help='keep the word ids beside --text')
+  made.add_argument('--offline', action='store_true', help='do not download models')
+  made.add_argument('--words', action='store_true', help='store word ids in addition to --text')
   made.add_argument(
     '--words_dim', type=int, default=128, help='width of word embeddings, a multiple of 4'
   )
-  made.add_argument('--words_length', type=int, default=48, help='words of a caption')
-  made.add_argument('--words_prompt_length', type=int, default=16, help='words of an object prompt')
+  made.add_argument('--words_length', type=int, default=48, help='words per caption')
+  made.add_argument('--words_prompt_length', type=int, default=16, help='words per object prompt')
   return made
 
 

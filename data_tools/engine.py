@@ -1,8 +1,8 @@
-"""Shards over processes of this machine, or over machines by Apache Beam.
+"""Distribute shards over local processes, or over machines with Apache Beam.
 
-Here shards are worked off in this process, or by a pool of processes, each of which builds the
-models once. These talk through pipes: nothing listens on a network. (Beam's own local runners with
-several workers serve on all network interfaces, so they are refused.)
+Locally, shards run in this process or in a pool of processes, each of which loads the models once.
+The processes communicate through pipes, so no network port is opened. Beam's local runners with
+several workers listen on all network interfaces, so they are refused.
 """
 
 import concurrent.futures
@@ -25,7 +25,7 @@ from data_tools.extras import needed
 from data_tools.shard import Shard, Work, run
 from ttm_jax.errors import InputError
 
-_BEAM_SAYS = ' [while running'  # To every error.
+_BEAM_SAYS = ' [while running'  # Beam appends this to the message of every error.
 _IN_MEMORY = 'in_memory'
 _LOCAL_RUNNERS = (
   *('directrunner', 'switchingdirectrunner', 'bundlebaseddirectrunner', 'fnapirunner'),
@@ -35,7 +35,7 @@ _LOCAL_RUNNERS = (
 
 @contextlib.contextmanager
 def progress(root: Path, shards: Sequence[Shard]) -> Iterator[None]:
-  """Show a bar of videos with clips a second, fed by the finished parts."""
+  """Show a progress bar of videos with clips/s, updated from the finished parts."""
   done = threading.Event()
   rare = 0.5 if sys.stderr.isatty() else 30
   bar = tqdm.tqdm(
@@ -77,14 +77,16 @@ def progress(root: Path, shards: Sequence[Shard]) -> Iterator[None]:
 
 
 def run_all(work: Work, shards: Sequence[Shard], workers: int, options: Sequence[str]) -> None:
-  """Work off all shards.
+  """Process all shards.
 
   Args:
-    workers: processes of this machine; one means this process.
-    options: where not empty, Beam does it by these, see `beam_options`.
+    work: settings that all shards share.
+    shards: the shards to process.
+    workers: number of local processes; 1 runs in this process.
+    options: Beam pipeline options; if not empty, run with Beam instead. See `beam_options`.
 
   Raises:
-    InputError: a shard could not be written; the finished ones are kept.
+    InputError: if a shard fails; finished parts are kept.
   """
   if options:
     _by_beam(work, shards, options)
@@ -97,7 +99,7 @@ def run_all(work: Work, shards: Sequence[Shard], workers: int, options: Sequence
 
 def _by_processes(work: Work, shards: Sequence[Shard], workers: int) -> None:
   others = set(multiprocessing.active_children())
-  # A forked copy of a process with threads may hang.
+  # Forking a process with threads can deadlock.
   context = multiprocessing.get_context('spawn')
   with concurrent.futures.ProcessPoolExecutor(workers, context, _be_a_worker) as pool:
     try:
@@ -116,7 +118,7 @@ def _by_processes(work: Work, shards: Sequence[Shard], workers: int) -> None:
 
 
 def _be_a_worker() -> None:
-  """Leave Ctrl-C to the parent, and end when it ends, however that happens."""
+  """Ignore SIGINT, which the parent handles, and exit when the parent exits for any reason."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
   assert parent is not None
@@ -129,11 +131,11 @@ def _be_a_worker() -> None:
 
 
 def beam_options(given: Sequence[str]) -> list[str]:
-  """Return Beam's options as they are to be used, checked.
+  """Validate Beam options and return those to use.
 
   Raises:
-    InputError: they name no runner, or one that would serve on all network interfaces; or Beam is
-      not installed.
+    InputError: if no runner is named, the runner would listen on all network interfaces, or Beam
+      is not installed.
   """
   if not given:
     return []
@@ -153,7 +155,7 @@ def beam_options(given: Sequence[str]) -> list[str]:
       f'--direct_running_mode={mode}: would serve on all network interfaces of this machine; give'
       ' --workers before -- instead'
     )
-  # Of the local runners, the only one that does not listen at all. The last option counts.
+  # FnApiRunner in memory is the only local runner that opens no port. The last option wins.
   return [*given, '--runner=FnApiRunner', '--default_sdk_harness_log_level=ERROR']
 
 
@@ -174,7 +176,7 @@ def _by_beam(work: Work, shards: Sequence[Shard], options: Sequence[str]) -> Non
   except InputError as error:
     raise InputError(str(error).split(_BEAM_SAYS)[0]) from error
   except Exception as error:
-    # Beam hands on what a worker raised as text, a traceback and its last line.
+    # Beam reports a worker's exception as text: a traceback that ends in the message.
     lines = [line for line in str(error).split('\n') if 'InputError: ' in line]
     if not lines:
       raise
@@ -183,6 +185,6 @@ def _by_beam(work: Work, shards: Sequence[Shard], options: Sequence[str]) -> Non
 
 
 def _quietly(shard: Shard, work: Work) -> None:
-  # A worker is a process of its own, whose harness logs every step it takes.
+  # Each Beam worker is a separate process, whose harness would log every stage.
   logging.getLogger('apache_beam').setLevel(logging.CRITICAL)
   run(shard, work)

@@ -1,4 +1,4 @@
-"""Packages of the extra `data`, which not every machine has."""
+"""Imports of the optional packages of the extra `data`."""
 
 import contextlib
 import importlib
@@ -8,7 +8,7 @@ from typing import Any
 from ttm_jax import errors
 from ttm_jax.errors import InputError
 
-# Packages of the extra, by the names under which they are imported.
+# Import names of the packages of the extra.
 PACKAGES = ('apache_beam', 'pycocotools', 'scipy', 'torch', 'transformers')
 
 
@@ -16,10 +16,11 @@ def needed(module: str, what: str) -> Any:
   """Import and return a module of the extra.
 
   Args:
-    what: what needs it, for the error.
+    module: full name of the module.
+    what: the feature that needs the module, for the error message.
 
   Raises:
-    InputError: it is not installed.
+    InputError: if the module cannot be imported.
   """
   try:
     return importlib.import_module(module)
@@ -29,7 +30,7 @@ def needed(module: str, what: str) -> Any:
 
 @contextlib.contextmanager
 def front_door() -> Iterator[None]:
-  """`ttm_jax.errors.front_door`, which also puts a missing package of the extra in one sentence."""
+  """Like `ttm_jax.errors.front_door`, but also report a missing package in one line."""
   with errors.front_door():
     try:
       yield

@@ -1,16 +1,18 @@
-"""Makes a clips data set from filmed videos with masks.
+"""Make a clips dataset from videos with masks and captions.
 
   python -m data_tools.import_folder --source videos --captions videos/captions.json \\
     --out datasets/videos --frames 16 --fps 8 --size 64x96
 
-Under --source, each key of the captions file is a folder with video.mp4 and a folder of palette
-PNGs, one a frame, whose values are object ids (0 = background). The captions file holds for each:
+Each key of the captions file names a folder under --source. The folder holds video.mp4 and a folder
+of palette PNGs, one per frame, whose pixel values are object ids (0 is background). An entry of the
+captions file has the caption (c), the motion prompt (c_motion) and one prompt per object id
+(c_local):
 
   {"park/dog": {"c": "A dog runs after a red ball.",
                 "c_motion": "The dog runs after the ball.",
                 "c_local": {"1": "a dog that runs", "2": "a red ball that rolls"}}}
 
-Nothing is dropped in silence: the report says what became of every video.
+The report lists the outcome of every video, including those that are left out.
 """
 
 import argparse
@@ -33,15 +35,25 @@ def main(argv: list[str] | None = None) -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   add = parser.add_argument
-  add('--source', required=True, help='folder under which the videos lie')
+  add('--source', required=True, help='folder of the videos')
   add('--captions', required=True, help='JSON file, see above')
-  add('--out', required=True, help='folder of the data set; must not exist or be empty')
-  add('--frames', type=int, required=True, help='frames a clip')
-  add('--fps', type=float, required=True, help='frames per second; faster videos are thinned')
-  add('--source_fps', type=float, help='frames per second of folders of pictures')
-  add('--size', required=True, help='side in pixels, or height x width as in 64x96')
-  add('--stride', type=int, help='frames from one clip of a video to the next (--frames)')
-  add('--validation', type=int, default=0, help='keep the last N videos of the file apart (0)')
+  add('--out', required=True, help='folder of the dataset; must be empty or not exist')
+  add('--frames', type=int, required=True, help='frames per clip')
+  add(
+    '--fps',
+    type=float,
+    required=True,
+    help='frames per second of the clips; faster videos are subsampled',
+  )
+  add('--source_fps', type=float, help='frames per second of image folders')
+  add('--size', required=True, help='side in pixels, or HEIGHTxWIDTH, such as 64x96')
+  add('--stride', type=int, help='frames from the start of one clip to the next; default --frames')
+  add(
+    '--validation',
+    type=int,
+    default=0,
+    help='use the last N videos of the file for validation; default 0',
+  )
   args = parser.parse_args(argv)
   with front_door():
     check_rate('--fps', args.fps)

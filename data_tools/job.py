@@ -1,7 +1,8 @@
-"""A job of `prepare` on disk: one at a time in an output folder, what is kept of an earlier one.
+"""State of a `prepare` job on disk: locking, resuming and finishing.
 
-The job works in `OUT.incomplete`, with `job.json` (its options) and the finished parts. OUT appears
-when all is done, with `shards.json`, by which a later job finds out what has changed.
+The job works in `OUT.incomplete`, which holds `job.json` (the options) and the finished parts. When
+all parts are done, that folder is renamed to OUT. OUT then holds `shards.json`, by which a later
+job detects the sources that have changed.
 """
 
 import contextlib
@@ -20,21 +21,21 @@ from ttm_jax.errors import InputError
 JOB = 'job.json'
 _REPORTS = ('report.json', 'report.html', parts.SHARDS)
 _DESCRIPTION = ('dataset_info.json', 'features.json', 'metadata.json')
-# What follows from the source; all else are options.
+# Keys of `what` that depend on the source files. All other keys are options.
 SOURCE = ('videos', 'digest')
 
 
 def work_folder(out: Path) -> Path:
-  """Return the folder in which the job of `out` works."""
+  """Return the work folder of the job that writes `out`."""
   return out.parent / f'{out.name}.incomplete'
 
 
 @contextlib.contextmanager
 def alone(out: Path) -> Iterator[None]:
-  """Hold the right to write `out`; the system takes it back from a process that has ended.
+  """Hold an exclusive file lock on `out`, which the system releases when the process ends.
 
   Raises:
-    InputError: another process holds it, or the folder of `out` cannot be written.
+    InputError: if another process holds the lock, or the parent folder cannot be written.
   """
   path = out.parent / f'.{out.name}.lock'
   try:
@@ -50,27 +51,28 @@ def alone(out: Path) -> Iterator[None]:
   try:
     yield
   finally:
-    path.unlink(missing_ok=True)  # Who waits for the lock notices that this file is gone.
+    path.unlink(missing_ok=True)  # A process that waits for the lock detects the removal.
     lock.release()
 
 
 def begin(out: Path, what: dict[str, Any], digests: Sequence[str], buckets: Sequence[str]) -> bool:
-  """Make ready what a job goes on with; return False if `out` is finished and up to date.
+  """Prepare the work folder, and return False if `out` is finished and up to date.
 
-  Parts of an interrupted job and of the finished dataset are kept where the sources of their shards
-  are unchanged.
+  Reuse the parts of an interrupted job and of a finished dataset whose sources are unchanged.
 
   Args:
-    what: options and source of the job.
-    digests: of all shards, in order.
+    out: folder of the dataset.
+    what: options of the job, with the number of videos and the digest of the source.
+    digests: digests of all shards, in order.
     buckets: names of the buckets.
 
   Raises:
-    InputError: `out` is something else, another job was begun there, or it cannot be written.
+    InputError: if `out` holds something else or the result of a job with other options, or if it
+      cannot be written.
   """
   incomplete = work_folder(out)
   if parts.read_shards(incomplete) is not None:
-    finish(out)  # An earlier job was stopped during its last steps.
+    finish(out)  # An earlier job was interrupted in `finish`.
   finished = parts.read_shards(out)
   if finished is None:
     if _is_taken(out):
@@ -119,7 +121,7 @@ def _is_taken(out: Path) -> bool:
 
 
 def _difference(before: dict[str, Any], what: dict[str, Any]) -> str:
-  """The first option in which two jobs differ, in words; '' if there is none."""
+  """Describe the first option in which two jobs differ; '' if there is none."""
   for name in sorted({*before, *what}):
     if name not in SOURCE and before.get(name) != what.get(name):
       return f'{name} is {before.get(name)!r} there and {what.get(name)!r} here'
@@ -127,7 +129,7 @@ def _difference(before: dict[str, Any], what: dict[str, Any]) -> str:
 
 
 def _foreign(out: Path, buckets: Sequence[str]) -> str:
-  """The name of something in a finished dataset that `prepare` has not written; '' if all is."""
+  """Return the name of a file in a finished dataset that `prepare` did not write, or ''."""
   places = [out] if len(buckets) == 1 else [out, *(out / bucket for bucket in buckets)]
   for place in places:
     for entry in sorted(_entries(place)):
@@ -139,7 +141,13 @@ def _foreign(out: Path, buckets: Sequence[str]) -> str:
 
 
 def _resume(incomplete: Path, what: dict[str, Any]) -> None:
-  """Begin a job, or go on with the one that was begun; one without a clip is begun anew."""
+  """Start a job, or resume an interrupted one with the same options.
+
+  Replace an interrupted job with other options if it has not written any records.
+
+  Raises:
+    InputError: if such a job has records, or the work folder cannot be written.
+  """
   job = incomplete / JOB
   try:
     before = json.loads(job.read_text())
@@ -165,10 +173,10 @@ def _resume(incomplete: Path, what: dict[str, Any]) -> None:
 
 
 def finish(out: Path) -> None:
-  """Make the dataset appear, in place of the one that was there.
+  """Rename the work folder to `out`, replacing an earlier dataset.
 
   Raises:
-    InputError: it cannot be written.
+    InputError: if `out` cannot be written, or holds something that is not a dataset.
   """
   incomplete = work_folder(out)
   try:

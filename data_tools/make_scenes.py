@@ -1,8 +1,8 @@
-"""Makes a clips data set of procedural scenes: moving shapes with exact masks and captions.
+"""Make a clips dataset of synthetic scenes: moving shapes with exact masks and captions.
 
   python -m data_tools.make_scenes --out datasets/scenes --train 4096 --validation 64
 
-Needs no download. Equal options give equal clips.
+The command downloads nothing. The same options give the same clips.
 """
 
 import argparse
@@ -21,18 +21,24 @@ def main(argv: list[str] | None = None) -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   add = parser.add_argument
-  add('--out', required=True, help='folder of the data set; must not exist or be empty')
-  add('--train', type=int, default=4096, help='how many clips to train on (4096)')
-  add('--validation', type=int, default=64, help='how many clips to keep apart (64)')
-  add('--size', default='48', help='side in pixels, or height x width as in 48x64 (48)')
-  add('--frames', type=int, default=usual.frames, help=f'frames a clip ({usual.frames})')
-  add('--fps', type=float, default=usual.fps, help=f'frames per second ({usual.fps:g})')
-  add('--min_objects', type=int, default=usual.min_objects, help='1 to 4 (1)')
-  add('--max_objects', type=int, default=usual.max_objects, help='1 to 4 (3)')
-  add('--motions', default=','.join(MOTIONS), help=f'which, by commas (all: {",".join(MOTIONS)})')
-  add('--shapes', default=','.join(usual.shapes), help=f'which (all: {",".join(usual.shapes)})')
-  add('--seed', type=int, default=usual.seed, help='of all that is drawn (0)')
-  add('--workers', type=int, default=0, help='processes that draw; 0 draws in this one (0)')
+  add('--out', required=True, help='folder of the dataset; must be empty or not exist')
+  add('--train', type=int, default=4096, help='number of training clips; default 4096')
+  add('--validation', type=int, default=64, help='number of validation clips; default 64')
+  add('--size', default='48', help='side in pixels, or HEIGHTxWIDTH, such as 48x64; default 48')
+  add('--frames', type=int, default=usual.frames, help=f'frames per clip; default {usual.frames}')
+  add('--fps', type=float, default=usual.fps, help=f'frames per second; default {usual.fps:g}')
+  add('--min_objects', type=int, default=usual.min_objects, help='1 to 4; default 1')
+  add('--max_objects', type=int, default=usual.max_objects, help='1 to 4; default 3')
+  add('--motions', default=','.join(MOTIONS), help=f'comma-separated; default {",".join(MOTIONS)}')
+  add(
+    '--shapes',
+    default=','.join(usual.shapes),
+    help=f'comma-separated; default {",".join(usual.shapes)}',
+  )
+  add('--seed', type=int, default=usual.seed, help='random seed; default 0')
+  add(
+    '--workers', type=int, default=0, help='worker processes; 0 renders in this process; default 0'
+  )
   args = parser.parse_args(argv)
   with front_door():
     config = SceneConfig(

@@ -1,9 +1,10 @@
-"""Shards of a clips dataset that are written one by one, in any order, by any process.
+"""Write the output of each shard as a part, then assemble the parts into a clips dataset.
 
-A part is a folder `parts/00007` with one ArrayRecord file a bucket and split, and `tally.json`. It
-appears at once, when it is complete. When all parts are there, their files move into the dataset
-without being rewritten, and `shards.json` keeps what is known of each part: a later job takes parts
-back from a finished dataset if the sources of their shards are unchanged.
+Any process can write any part, in any order. A part is a folder such as `parts/00007` with one
+ArrayRecord file per bucket and split, and `tally.json`. It is renamed into place once it is
+complete. When all parts exist, their files move into the dataset without being rewritten. The file
+`shards.json` of the dataset records the digest, files and statistics of each part. A later job
+reuses the parts whose source files are unchanged.
 """
 
 import contextlib
@@ -28,14 +29,21 @@ from ttm_jax.errors import InputError
 TALLY, SHARDS = 'tally.json', 'shards.json'
 SPLITS = ('train', 'validation')
 _SUFFIX = 'array_record'
-# What reading a damaged file of ours may raise.
+# Exceptions raised while a corrupt `tally.json` or `shards.json` is read.
 _DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _BUCKET = re.compile(r'\d+x\d+x\d+')
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-  """One file of a part: where its clips go, how many there are, and their bytes."""
+  """One ArrayRecord file of a part.
+
+  Attributes:
+    bucket: name of the clip size, as `16x256x256` (frames, height, width).
+    split: `train` or `validation`.
+    records: number of clips.
+    bytes: total size of the records.
+  """
 
   bucket: str
   split: str
@@ -44,17 +52,18 @@ class File:
 
   @property
   def name(self) -> str:
+    """File name within the part."""
     return f'{self.bucket}.{self.split}.{_SUFFIX}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """What is known of a finished part.
+  """Metadata of a finished part.
 
   Attributes:
-    digest: of the shard that it was made of.
-    files: those that hold its clips.
-    tally: what became of its videos.
+    digest: digest of the shard that the part was made from.
+    files: the ArrayRecord files.
+    tally: statistics of the videos and clips.
   """
 
   digest: str
@@ -62,11 +71,17 @@ class Part:
   tally: Tally
 
   def to_json(self) -> dict[str, Any]:
+    """Return the content of `tally.json`."""
     files = [dataclasses.astuple(file) for file in self.files]
     return {'digest': self.digest, 'files': files, 'tally': self.tally.to_json()}
 
   @classmethod
   def from_json(cls, content: Mapping[str, Any]) -> 'Part':
+    """Build a part from the result of `to_json`, which may come from a corrupt file.
+
+    Raises:
+      ValueError, LookupError, TypeError or AttributeError: if `content` is not valid.
+    """
     files = tuple(File(*file) for file in content['files'])
     if not all(_BUCKET.fullmatch(file.bucket) and file.split in SPLITS for file in files):
       raise ValueError('a file outside the dataset')
@@ -74,7 +89,7 @@ class Part:
 
 
 class PartWriter:
-  """Writes the files of one part, see `new_part`."""
+  """Write the files of one part; see `new_part`."""
 
   def __init__(self, folder: Path):
     self._folder = folder
@@ -82,10 +97,10 @@ class PartWriter:
     self._writers: dict[tuple[str, str], ShardWriter] = {}
 
   def write(self, bucket: str, split: str, clip: Clip) -> None:
-    """Add a clip.
+    """Add a clip to the file of its bucket and split.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: if the clip cannot be written.
     """
     place = (bucket, split)
     if place not in self._writers:
@@ -94,10 +109,10 @@ class PartWriter:
     self._writers[place].write(encode_clip(clip))
 
   def close(self) -> tuple[File, ...]:
-    """Complete the files, and return what they hold.
+    """Close the files and return their descriptions.
 
     Raises:
-      OSError: they cannot be written.
+      OSError: if a file cannot be written.
     """
     for writer in self._writers.values():
       writer.close()
@@ -106,15 +121,16 @@ class PartWriter:
 
 @contextlib.contextmanager
 def new_part(folder: Path, digest: str, tally: Tally) -> Iterator[PartWriter]:
-  """Yield a writer of clips; on success the part appears as `folder`, with its tally.
+  """Yield a writer of clips; on success, rename the part to `folder` with its tally.
 
   Args:
-    folder: of the part, as `part_folder` names it.
-    digest: of the shard.
-    tally: is filled while clips are written.
+    folder: folder of the part, from `part_folder`.
+    digest: digest of the shard.
+    tally: statistics, which the caller fills while it writes clips.
 
   Raises:
-    OSError: it cannot be written.
+    OSError: if the part cannot be written.
+    InputError: if `folder` exists and is not a finished part.
   """
   try:
     with atomic.new_folder(folder) as partial:
@@ -123,21 +139,23 @@ def new_part(folder: Path, digest: str, tally: Tally) -> Iterator[PartWriter]:
       part = Part(digest, writer.close(), tally)
       (partial / TALLY).write_text(json.dumps(part.to_json()))
   except InputError:
-    # A runner may give one shard to two machines: the first to finish has written the same.
+    # A Beam runner may run one shard on two machines. Both write the same part, so keep the first.
     if not is_finished(folder):
       raise
 
 
 def part_folder(root: Path, number: int) -> Path:
+  """Return the folder of part `number` under `root`."""
   return root / 'parts' / f'{number:05d}'
 
 
 def is_finished(folder: Path) -> bool:
+  """Return whether `folder` is a complete part."""
   return (folder / TALLY).is_file()
 
 
 def read_part(folder: Path) -> Part | None:
-  """Return a finished part; None where there is none, or one that this version did not write."""
+  """Return a finished part, or None if it is missing, corrupt or of another version."""
   try:
     return Part.from_json(json.loads((folder / TALLY).read_text()))
   except _DAMAGED:
@@ -145,10 +163,17 @@ def read_part(folder: Path) -> Part | None:
 
 
 def keep(root: Path, digests: Sequence[str], buckets: Sequence[str]) -> int:
-  """Remove all finished parts but those made of the shards with these digests, in this order.
+  """Remove every part that does not match the current shards.
+
+  Part i is kept if it is complete and its digest is `digests[i]`.
+
+  Args:
+    root: work folder of the job.
+    digests: digests of the shards, in order.
+    buckets: names of the buckets.
 
   Returns:
-    how many are kept.
+    The number of parts that are kept.
   """
   _move_back(root, buckets)
   for folder in (root / 'parts').iterdir() if (root / 'parts').is_dir() else ():
@@ -162,7 +187,7 @@ def keep(root: Path, digests: Sequence[str], buckets: Sequence[str]) -> int:
 
 
 def _move_back(root: Path, buckets: Sequence[str]) -> None:
-  """Undo what an interrupted `assemble` has moved. It begins only when all parts are there."""
+  """Undo the moves of an interrupted `assemble`, which starts only when all parts exist."""
   parts: list[Part] = []
   while part := read_part(part_folder(root, len(parts))):
     parts.append(part)
@@ -173,12 +198,18 @@ def _move_back(root: Path, buckets: Sequence[str]) -> None:
 
 
 def take_back(dataset: Path, root: Path, digests: Sequence[str], buckets: Sequence[str]) -> None:
-  """Make parts of those shards of a finished dataset whose sources are unchanged.
+  """Recreate parts from a finished dataset, for the shards whose source files are unchanged.
 
-  Files are linked where the file system can, else copied; the dataset stays as it is.
+  Hard-link the files if the file system supports it, else copy them. The dataset is not changed.
+
+  Args:
+    dataset: folder of the finished dataset.
+    root: work folder of the new job.
+    digests: digests of the new job's shards, in order.
+    buckets: names of the buckets.
 
   Raises:
-    OSError: a part cannot be written.
+    OSError: if a part cannot be written.
   """
   _, parts = read_shards(dataset) or ({}, [])
   places: dict[int, list[tuple[File, Path]]] = {}
@@ -208,13 +239,22 @@ def _link(source: Path, target: Path) -> None:
 def assemble(
   root: Path, count: int, buckets: Sequence[str], metadata: Mapping[str, Any]
 ) -> tuple[Tally, list[Part]]:
-  """Turn finished parts 0 .. count - 1 into one dataset a bucket, and add up their tallies.
+  """Assemble parts 0 to count - 1 into one TFDS dataset per bucket, and sum their tallies.
 
-  May be interrupted and called again. With one bucket the dataset lies in `root` itself, else in
-  a folder named after the bucket.
+  The function can be called again after an interruption. With a single bucket, the dataset is
+  written to `root`; with several, each is written to a subfolder named after the bucket.
+
+  Args:
+    root: work folder of the job.
+    count: number of parts.
+    buckets: names of the buckets.
+    metadata: metadata to store in the datasets.
+
+  Returns:
+    The sum of the tallies, and the parts in order.
 
   Raises:
-    InputError: a file is missing.
+    InputError: if a part or one of its files is missing.
   """
   total, found = Tally(), []
   for number in range(count):
@@ -240,7 +280,7 @@ def assemble(
 def _targets(
   root: Path, parts: Sequence[Part], buckets: Sequence[str]
 ) -> Iterator[tuple[int, File, Path]]:
-  """Every file of the parts: the number of its part, and its place in the dataset under `root`."""
+  """Yield each file of the parts with its part number and its path in the dataset at `root`."""
   found: dict[tuple[str, str], list[tuple[int, File]]] = {}
   for number, part in enumerate(parts):
     for file in part.files:
@@ -261,7 +301,7 @@ def _template(place: Path, split: str) -> tfds.core.ShardedFileTemplate:
 def _describe(
   place: Path, splits: Mapping[str, Sequence[File]], metadata: Mapping[str, Any]
 ) -> None:
-  """Make the files in a folder a TFDS dataset."""
+  """Write the TFDS metadata for the record files in a folder."""
   infos = [
     tfds.core.SplitInfo(
       name=split,
@@ -278,10 +318,12 @@ def _describe(
 def write_shards(
   root: Path, options: Mapping[str, Any], parts: Iterable[Part], tally: Tally
 ) -> None:
-  """Write what is known of all parts into the dataset; of pictures, those that `tally` keeps.
+  """Write `shards.json`: the options, and the metadata of all parts.
+
+  Keep only the preview images that `tally` also keeps.
 
   Raises:
-    OSError: it cannot be written.
+    OSError: if the file cannot be written.
   """
   shown = {id(strip) for strip in tally.strips}
   entries = []
@@ -293,7 +335,7 @@ def write_shards(
 
 
 def read_shards(root: Path) -> tuple[dict[str, Any], list[Part]] | None:
-  """Return the options and the parts of a finished dataset; None where `root` is none."""
+  """Return the options and parts of a finished dataset, or None if `root` is not one."""
   try:
     content = json.loads((root / SHARDS).read_text())
     return content['options'], [Part.from_json(entry) for entry in content['shards']]

@@ -1,18 +1,19 @@
-"""Videos to a clips dataset.
+"""Prepare a clips dataset from videos.
 
     python -m data_tools.prepare --source videos --out datasets/clips \\
         --clip 16x256x256 --fps 8 --llm meta-llama/Llama-3.1-8B-Instruct \\
         --detector IDEA-Research/grounding-dino-base --sam facebook/sam2.1-hiera-large
 
---kind says how the source is laid out: `captioned` (videos with a CSV, JSONL or .txt files), `vos`
-(videos or pictures with one label PNG a frame) or `sav` (SA-V); `auto` looks. Which steps run
-follows from the models that are given. Windows whose source brings masks, prompts and both
-sentences need none. Of SA-V, the videos of the benchmark SA-V-128 are left out (--exclude).
+--kind is the layout of the source: `captioned` (videos with a CSV, JSONL or .txt files), `vos`
+(videos or images with one label PNG per frame) or `sav` (SA-V). `auto` detects the layout. A step
+runs if its model is given. Captioning, prompting, detection and segmentation skip the clips whose
+source has masks, object prompts, a caption and a motion prompt. For SA-V, the videos of the
+benchmark SA-V-128 are excluded (--exclude).
 
-The same command goes on after an interruption: finished shards in OUT.incomplete are kept, and OUT
-appears when all is done. Given again after a source was changed, it makes only those shards again
-whose files have changed. It runs on this machine, in --workers processes, or elsewhere as an Apache
-Beam pipeline by Beam's own options after `--` (-- --runner=DataflowRunner --project=...).
+To resume after an interruption, run the same command again. Finished shards are kept in
+OUT.incomplete, which is renamed to OUT at the end. If the source has changed since, only the shards
+with changed files are processed again. The command runs in --workers local processes, or as an
+Apache Beam pipeline with Beam's options after `--` (-- --runner=DataflowRunner --project=...).
 """
 
 import argparse
@@ -52,7 +53,7 @@ from ttm_jax.errors import InputError, nearest
 from ttm_jax.outputs import Reads, check_apart
 
 LAYOUTS = ('auto', 'captioned', 'vos', 'sav')
-# Options that name a model or a template; their files decide the result too.
+# Options that name a model or a template. A change of such a file also invalidates shards.
 _MODELS = (
   *('captioner', 'llm', 'motion_template', 'objects_template', 'detector', 'sam', 'flow'),
   *('clip_model', 'aesthetic_head'),
@@ -103,17 +104,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def reads(args: argparse.Namespace) -> Reads:
-  """The files and folders that are read, by flag."""
+  """Return the files and folders that the command reads, by flag."""
   names = ('source', 'captions', 'exclude', 'motion_template', 'objects_template', 'captioner')
   models = ('llm', 'detector', 'sam', 'flow', 'clip_model', 'aesthetic_head')
   return {f'--{name}': getattr(args, name) for name in (*names, *models)}
 
 
 def parse_window(text: str, fps: float, stride: int | None) -> Window:
-  """'16x256x320', frames x height x width, to a Window.
+  """Parse a clip size such as '16x256x320' (frames x height x width) into a Window.
+
+  Args:
+    text: the clip size, in frames and pixels.
+    fps: frames per second of the clips.
+    stride: frames from the start of one window to the next; None for the length of a clip.
 
   Raises:
-    InputError: it is not of that form.
+    InputError: if the text does not have this form.
   """
   frames, _, size = text.lower().partition('x')
   if not is_count(frames) or not size:
@@ -122,19 +128,19 @@ def parse_window(text: str, fps: float, stride: int | None) -> Window:
 
 
 def layout(args: argparse.Namespace) -> str:
-  """How the source is laid out.
+  """Return the layout of the source: `captioned`, `vos` or `sav`.
 
   Raises:
-    InputError: there is no such folder.
+    InputError: if the source folder does not exist.
   """
   source = Path(args.source)
-  if not os.path.isdir(source):  # False also for a name that is too long.
+  if not os.path.isdir(source):  # Unlike Path.is_dir, does not raise for too long a name.
     raise InputError(f'{source}: there is no such folder; check the path')
   if args.kind != 'auto':
     return args.kind
   if next(source.rglob('*_manual.json'), None) or next(source.rglob('*_auto.json'), None):
     return 'sav'
-  # Animated pictures may be previews of masks.
+  # Animated images may be previews of masks.
   films = [f for f in source.iterdir() if f.suffix.lower() in {*VIDEOS} - {'.gif', '.apng'}]
   if films or (source / 'videos').is_dir():
     return 'captioned'
@@ -145,10 +151,10 @@ def layout(args: argparse.Namespace) -> str:
 
 
 def list_videos(args: argparse.Namespace, kind: str) -> tuple[list[Video], list[Leftover]]:
-  """Return the videos of the source, and what lies there that none of them uses.
+  """Return the videos of the source, and the files that no video uses.
 
   Raises:
-    InputError: see the sources; of SA-V, the list of the benchmark's videos must be at hand.
+    InputError: if the source cannot be read, or, for SA-V, the list of excluded videos.
   """
   source = Path(args.source)
   table = Path(args.captions) if args.captions else None
@@ -175,7 +181,16 @@ def list_videos(args: argparse.Namespace, kind: str) -> tuple[list[Video], list[
 
 
 def steps(args: argparse.Namespace, kind: str) -> tuple[tuple[Settings, ...], tuple[Settings, ...]]:
-  """The steps that the given models make up: those that measure, and those that find."""
+  """Return the settings of the enabled steps.
+
+  Returns:
+    The steps that score every window (flow, aesthetic), and the steps that complete windows without
+    masks or texts (caption, prompts, detect, match, segment).
+
+  Raises:
+    InputError: if only one of --clip_model and --aesthetic_head is given, or --sam is given for a
+      source that has masks.
+  """
 
   def weights(model: str) -> ModelSource:
     return ModelSource(model, args.device, args.dtype, args.model_batch, args.offline)
@@ -210,10 +225,12 @@ def steps(args: argparse.Namespace, kind: str) -> tuple[tuple[Settings, ...], tu
 
 
 def divide(videos: Sequence[Video], validation: int, size: int) -> list[Shard]:
-  """Shards of `size` videos, in order; the last `validation` videos are held out.
+  """Divide the videos into shards of `size` videos, in order.
+
+  The last `validation` videos are the validation split.
 
   Raises:
-    InputError: nothing would be left to train on.
+    InputError: if no training video remains, or `size` is below 1.
   """
   if not 0 <= validation < len(videos):
     raise InputError(
@@ -230,20 +247,20 @@ def divide(videos: Sequence[Video], validation: int, size: int) -> list[Shard]:
 
 
 def options(args: argparse.Namespace, kind: str) -> dict[str, Any]:
-  """Return the options that decide the result, as JSON holds them."""
+  """Return the options that determine the dataset, as JSON values."""
   apart = ('out', 'workers', 'device', 'batch', 'model_batch', 'offline', 'kind')
-  # Infinity is no JSON.
+  # JSON has no infinity.
   found = {
     name: str(value) if value in (math.inf, -math.inf) else value
     for name, value in sorted(vars(args).items())
     if name not in apart
   }
-  # As it reads when it comes back from a file.
+  # Convert to the types that json.load returns, so that stored options compare equal.
   return json.loads(json.dumps({'kind': kind, **found}))
 
 
 def stamped(shards: Sequence[Shard], args: argparse.Namespace, what: dict[str, Any]) -> list[Shard]:
-  """Return the shards with digests of all that decides what comes of them: options and files."""
+  """Return the shards with digests of their options, model files and source files."""
   models = stamps.of_models(getattr(args, name) for name in _MODELS)
   return [
     dataclasses.replace(
@@ -257,7 +274,7 @@ def stamped(shards: Sequence[Shard], args: argparse.Namespace, what: dict[str, A
 
 
 def _split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-  """Our options, and those behind `--`."""
+  """Parse and validate the command line; return our options and Beam's, which follow `--`."""
   at = argv.index('--') if '--' in argv else len(argv)
   args = parser().parse_args(argv[:at])
   check_rate('--fps', args.fps)
@@ -273,6 +290,7 @@ def _split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def parser() -> argparse.ArgumentParser:
+  """Return the parser of the command line."""
   made = argparse.ArgumentParser(
     'python -m data_tools.prepare',
     description=__doc__,
@@ -280,49 +298,66 @@ def parser() -> argparse.ArgumentParser:
   )
   add = made.add_argument
   add('--source', required=True, help='folder of videos')
-  add('--out', required=True, help='folder of the dataset; must not exist or be empty')
+  add('--out', required=True, help='folder of the dataset; must be empty or not exist')
   add('--kind', choices=LAYOUTS, default='auto', help='layout of the source; default auto')
-  add('--captions', help='captions of the source: CSV or JSONL; for vos and sav a captions.json')
-  add('--source_fps', type=float, help='frames per second of folders of pictures')
+  add('--captions', help='captions: CSV, TSV, JSONL or JSON; for vos and sav a captions.json')
+  add('--source_fps', type=float, help='frames per second of image folders')
   add(
     '--exclude',
     default=SAV_128,
-    help=f'sav: ids to leave out, by file, dataset on the hub, or none; default {SAV_128}',
+    help='sav: ids to exclude: a text file, a dataset on the Hugging Face hub, or none; default'
+    f' {SAV_128}',
   )
-  add('--masklets', default=','.join(SAV_KINDS), help='sav: manual, auto or both; default both')
+  add('--masklets', default=','.join(SAV_KINDS), help='sav: comma-separated; default manual,auto')
   add(
     '--clip',
     action='append',
     required=True,
-    help='FRAMESxHEIGHTxWIDTH; several make buckets: each video goes to the nearest shape',
+    help='FRAMESxHEIGHTxWIDTH; repeat for several buckets: each video goes to the bucket with the'
+    ' nearest aspect ratio',
   )
-  add('--fps', type=float, required=True, help='frames per second; faster videos are thinned')
-  add('--stride', type=int, help='frames from one clip of a video to the next; default FRAMES')
-  add('--validation', type=int, default=0, help='keep the last N videos apart; default 0')
-  add('--videos_per_shard', type=int, default=16, help='default 16')
-  add('--workers', type=int, default=1, help='processes on this machine; default 1')
-  add('--batch', type=int, default=8, help='windows held at once; default 8')
+  add(
+    '--fps',
+    type=float,
+    required=True,
+    help='frames per second of the clips; faster videos are subsampled',
+  )
+  add('--stride', type=int, help='frames from the start of one clip to the next; default FRAMES')
+  add('--validation', type=int, default=0, help='use the last N videos for validation; default 0')
+  add('--videos_per_shard', type=int, default=16, help='videos per shard; default 16')
+  add('--workers', type=int, default=1, help='local processes; default 1')
+  add('--batch', type=int, default=8, help='clips processed at once; default 8')
   models = made.add_argument_group('models, by folder or hub id; a step runs if its model is given')
   add = models.add_argument
-  add('--captioner', help='vision language model, for videos without a caption')
+  add('--captioner', help='vision language model: captions of videos that have none')
   add('--llm', help='language model: motion prompt, object names and prompts')
   add('--motion_template', help='text file instead of steps/templates/motion.txt')
   add('--objects_template', help='text file instead of steps/templates/objects.txt')
-  add('--max_objects', type=int, default=MAX_OBJECTS, help=f'default {MAX_OBJECTS}')
-  add('--detector', help='Grounding DINO')
-  add('--threshold', type=float, default=0.25, help='least score of a box; default 0.25')
-  add('--sam', help='SAM 2')
+  add(
+    '--max_objects',
+    type=int,
+    default=MAX_OBJECTS,
+    help=f'most objects per clip; default {MAX_OBJECTS}',
+  )
+  add('--detector', help='Grounding DINO: boxes of the objects')
+  add('--threshold', type=float, default=0.25, help='minimum score of a box; default 0.25')
+  add('--sam', help='SAM 2: masks of the objects')
   add('--sam_backend', default='auto', choices=['auto', *BACKENDS], help='default auto')
-  add('--flow', help='safetensors file of RAFT (raft_large of torchvision)')
-  add('--min_motion', type=float, default=0.0, help='pixels a frame; default 0')
-  add('--max_motion', type=float, default=math.inf, help='pixels a frame')
-  add('--clip_model', help='CLIP, for the aesthetic score')
-  add('--aesthetic_head', help='safetensors file of its head')
-  add('--min_aesthetic', type=float, default=-math.inf, help='least score')
-  add('--device', default='auto', help='default a GPU where there is one')
-  add('--dtype', default='auto', choices=['auto', *DTYPES], help='bfloat16, on a CPU float32')
-  add('--model_batch', type=int, default=8, help='inputs through a model at once; default 8')
-  add('--offline', action='store_true', help='take no model from the network')
+  add('--flow', help="safetensors file of torchvision's raft_large: motion score")
+  add('--min_motion', type=float, default=0.0, help='minimum pixels per frame; default 0')
+  add('--max_motion', type=float, default=math.inf, help='maximum pixels per frame; default none')
+  add('--clip_model', help='CLIP: image embeddings for the aesthetic score')
+  add('--aesthetic_head', help='safetensors file of the head of the aesthetic score')
+  add('--min_aesthetic', type=float, default=-math.inf, help='minimum score; default none')
+  add('--device', default='auto', help='PyTorch device; default a GPU if available')
+  add(
+    '--dtype',
+    default='auto',
+    choices=['auto', *DTYPES],
+    help='default bfloat16 on a GPU, float32 on a CPU',
+  )
+  add('--model_batch', type=int, default=8, help='batch size of the models; default 8')
+  add('--offline', action='store_true', help='do not download models')
   return made
 
 

@@ -1,6 +1,6 @@
-"""The report of a preparation: `report.json` to reckon with, `report.html` to look at.
+"""Report of a preparation job: `report.json` for programs, `report.html` for people.
 
-The HTML file holds everything it shows and loads nothing.
+The HTML file is self-contained.
 """
 
 import collections
@@ -23,12 +23,12 @@ from ttm_jax.errors import printable
 
 TEMPLATE = 'report.html.j2'
 BARS = 12
-NAMED = 10  # Videos on the console; the files name them all.
+NAMED = 10  # Unused videos named on the console. The report files name all of them.
 
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-  """One bar of a distribution: its label, its count, and its length from 0 to 1."""
+  """One bar of a histogram: its label, its count, and its length in [0, 1]."""
 
   label: str
   count: int
@@ -38,13 +38,13 @@ class Bar:
 def summary(
   tally: Tally, unread: Sequence[Leftover], seconds: float, what: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Return all numbers of a job.
+  """Return the content of `report.json`.
 
   Args:
-    tally: of the whole job.
-    unread: what lies in the source and no video uses.
-    seconds: that this run took; a job that was interrupted took longer.
-    what: the options of the job.
+    tally: statistics of the whole job.
+    unread: files of the source that no video uses.
+    seconds: duration of this run; earlier, interrupted runs of the job are not included.
+    what: options of the job.
   """
   reasons = collections.Counter(entry['reason'] for entry in tally.rejected)
   objects = collections.Counter(clip['objects'] for clip in tally.clips)
@@ -81,14 +81,16 @@ def write(
   seconds: float,
   what: Mapping[str, Any],
 ) -> dict[str, Any]:
-  """Write both files, and return the summary.
+  """Write `report.json` and `report.html`, and return the summary.
+
+  See `summary` for the arguments.
 
   Raises:
-    OSError: they cannot be written.
+    OSError: if a file cannot be written.
   """
   found = summary(tally, unread, seconds, what)
   text = json.dumps(found, indent=2, ensure_ascii=False)
-  # JSON's escapes for what does not print: control characters, bytes in the names of files.
+  # File names may contain control characters or undecodable bytes; write them as JSON escapes.
   text = ''.join(c if c.isprintable() or c == '\n' else json.dumps(c)[1:-1] for c in text)
   atomic.write_text(folder / 'report.json', text + '\n')
   atomic.write_text(folder / 'report.html', page(tally, found))
@@ -98,7 +100,7 @@ def write(
 def lines(
   out: Path, tally: Tally, found: Mapping[str, Any], unread: Sequence[Leftover]
 ) -> list[str]:
-  """Return what came of a job in a few lines for the console."""
+  """Return a short summary of the job as lines for the console."""
   windows, videos = found['windows'], found['videos']
   said = [f'{out}: {windows["accepted"]} clips of {windows["in"]} windows of {videos["in"]} videos']
   said += [f'  rejected {count}: {reason}' for reason, count in windows['reasons'].items()]
@@ -116,7 +118,7 @@ def lines(
 
 
 def why_none(tally: Tally, found: Mapping[str, Any], file: Path) -> str:
-  """Return in one sentence why no clip came out: each reason with its count."""
+  """Return an error message that gives each reason for an empty dataset, with its count."""
   reasons = []
   examples: dict[str, str] = {}
   for why in tally.unused.values():
@@ -137,12 +139,12 @@ def _plural(word: str, count: int) -> str:
 
 
 def shown(text: object) -> str:
-  """Return a text in one line that is safe to print: names of files may hold anything."""
+  """Return a text as one printable line, since file names may contain any character."""
   return printable(text).replace('\n', '\\n')
 
 
 def page(tally: Tally, found: Mapping[str, Any]) -> str:
-  """The HTML of a report."""
+  """Return the HTML of the report."""
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -196,6 +198,6 @@ def _windows(how: str) -> int:
 
 
 def _kind(why: str) -> str:
-  """What a complaint says without the names and numbers that are special to it."""
+  """Return an error message without its file names, numbers and remedy, to group by cause."""
   text = why.split(': ', 1)[-1]
   return re.sub(r'\d+(\.\d+)?', 'N', re.sub(r'/\S+', 'FILE', text)).split(';')[0]

@@ -1,7 +1,7 @@
-"""The work of one shard: some videos, through sources and steps, to one part.
+"""Process one shard: cut its videos into windows, run the steps, and write one part.
 
-Windows of all videos of the shard go through the steps in batches; whatever is wrong with a video
-or a window is tallied, and the work goes on.
+The windows of all videos of the shard pass through the steps in batches. Errors in a video or a
+window are counted in the tally and do not stop the job.
 """
 
 import dataclasses
@@ -23,21 +23,23 @@ from ttm_jax.errors import InputError
 
 
 class Settings(Hashable, Protocol):
-  """What a step is built of: frozen, hashable and picklable."""
+  """Settings of a step: frozen, hashable and picklable, so that they can be sent to workers."""
 
-  def build(self) -> Step: ...
+  def build(self) -> Step:
+    """Load the models of the step and return it."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """What all shards have in common.
+  """Settings that all shards share.
 
   Attributes:
-    root: folder that the parts are written under.
-    windows: what clips are to be, one for each bucket.
-    measures: steps that every window takes.
-    finders: steps for windows that their source does not describe whole.
-    batch: windows that go through a step at once.
+    root: work folder, in which the parts are written.
+    windows: length, rate and size of the clips, one entry per bucket.
+    measures: steps that score every window.
+    finders: steps that complete windows whose source lacks masks or texts; see `is_described`.
+    batch: number of windows passed to a step at once.
   """
 
   root: str
@@ -49,12 +51,12 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """Some videos.
+  """A group of videos that one worker processes.
 
   Attributes:
-    number: of the part.
-    videos: each with its split.
-    digest: of all that decides what comes of it.
+    number: index of the shard and of its part.
+    videos: pairs of a video and its split.
+    digest: hash of the options, model files and source files that determine the part.
   """
 
   number: int
@@ -63,6 +65,7 @@ class Shard:
 
 
 def bucket_name(window: Window) -> str:
+  """Return the name of a bucket, as `16x256x256` (frames, height, width)."""
   return f'{window.frames}x{window.size[0]}x{window.size[1]}'
 
 
@@ -75,22 +78,22 @@ def _built(settings: Settings) -> Step:
 
 
 def step_of(settings: Settings) -> Step:
-  """The step, built once in this process, however many threads ask."""
+  """Return the step for `settings`, built once per process (thread-safe)."""
   with _LOCK:
     return _built(settings)
 
 
 def run(shard: Shard, work: Work) -> None:
-  """Writes the part of a shard, unless it is there.
+  """Write the part of a shard, unless it is already finished.
 
   Raises:
-    InputError: the part cannot be written, or a step cannot be built.
+    InputError: if the part cannot be written, or a step cannot be built.
   """
   folder = parts.part_folder(Path(work.root), shard.number)
   if parts.is_finished(folder):
     return
   for settings in (*work.measures, *work.finders):
-    step_of(settings)  # What is wrong with a model is no fault of a clip.
+    step_of(settings)  # Build first: a model that fails to load must stop the job.
   tally = Tally()
   try:
     with parts.new_part(folder, shard.digest, tally) as writer:
@@ -105,7 +108,7 @@ def run(shard: Shard, work: Work) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Placed:
-  """A draft, and where its clip goes."""
+  """A draft with the bucket and split of its clip."""
 
   draft: Draft
   bucket: str
@@ -120,7 +123,7 @@ def _drafts(work: Work, shard: Shard, tally: Tally) -> Iterator[_Placed]:
       for draft in drafts(video, window, cut):
         tally.windows += 1
         yield _Placed(draft, bucket_name(window), split)
-    except Exception as error:  # Decoders have errors for everything.
+    except Exception as error:  # Video decoders raise many exception types.
       why = str(error) if isinstance(error, InputError) else f'{type(error).__name__}: {error}'
       tally.unused[video.key] = why
       tally.videos[video.key] = f'{cut.windows} windows, then not used: {why}'
@@ -131,7 +134,7 @@ def _drafts(work: Work, shard: Shard, tally: Tally) -> Iterator[_Placed]:
 
 
 def _finish(work: Work, some: Sequence[_Placed], writer: parts.PartWriter, tally: Tally) -> None:
-  """Takes a batch through the steps, and writes what is left in its order."""
+  """Run a batch through the steps, and write the remaining clips in order."""
   places = {placed.draft.key: placed for placed in some}
   outcomes: list[Draft | Rejected] = [placed.draft for placed in some]
   for settings in work.measures:
@@ -153,14 +156,14 @@ def _finish(work: Work, some: Sequence[_Placed], writer: parts.PartWriter, tally
 
 
 def is_described(draft: Draft) -> bool:
-  """Whether a source has said all there is: masks, what they are, and both sentences."""
+  """Return whether a draft already has masks, object prompts, a caption and a motion prompt."""
   return bool(draft.ids is not None and draft.prompts and draft.caption and draft.motion)
 
 
 def _through(
   settings: Settings, outcomes: Sequence[Draft | Rejected], wanted=lambda draft: True
 ) -> list[Draft | Rejected]:
-  """The outcomes after a step, in their order."""
+  """Run a step on the remaining, wanted drafts; return all outcomes in order."""
   step = step_of(settings)
   taken = [o for o in outcomes if isinstance(o, Draft) and wanted(o)]
   done = iter(_safely(step, taken, type(settings).__name__.removesuffix('Settings').lower()))
@@ -168,7 +171,7 @@ def _through(
 
 
 def _safely(step: Step, drafts: Sequence[Draft], name: str) -> list[Draft | Rejected]:
-  """A step that fails on a batch is asked again one by one, so that only the culprit goes."""
+  """Run a step; if it fails on a batch, retry each draft, so that only the failing ones go."""
   if not drafts:
     return []
   try:

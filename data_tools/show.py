@@ -1,12 +1,12 @@
-"""Prints one record of a dataset and writes its video with the objects laid over.
+"""Print one record of a dataset, and write its video with the objects overlaid.
 
     python -m data_tools.show datasets/clips 3
     python -m data_tools.show datasets/clips-dit/latents-train.array_record-00000-of-00002 17
     python -m data_tools.show datasets/clips.incomplete/parts/00004/16x256x256.train.array_record 0
 
-A dataset of clips or latents, one file of it (the record is then counted within the file), or a
-finished shard of a preparation that still runs. Of latents, the video is what the codec makes of
-them, beside what it makes of the trajectory.
+The first argument is a clips or latents dataset, one of its files, or a finished shard of a running
+preparation. If it is a file, the index counts within the file. For latents, the output shows the
+decoded video next to the decoded trajectory.
 """
 
 import argparse
@@ -33,14 +33,14 @@ from ttm_jax.media import video_io
 
 @dataclasses.dataclass(frozen=True)
 class FoundRecord:
-  """Some records of one kind.
+  """The records of a split or of a file.
 
   Attributes:
-    name: of the kind: clips or latents.
-    folder: of the dataset, or of the part.
-    split: '' where only the file tells.
-    count: how many there are.
-    read: gives one of them.
+    name: `clips` or `latents`.
+    folder: folder of the dataset or of the part.
+    split: name of the split; '' for a file of a part.
+    count: number of records.
+    read: returns the record at an index in [0, count).
   """
 
   name: str
@@ -57,11 +57,9 @@ def main(argv: list[str] | None = None) -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('shard', help='folder of a dataset, or one of its files')
-  parser.add_argument('index', type=int, help='of the record, from 0')
-  parser.add_argument('--split', help='of a folder; default its first')
-  parser.add_argument(
-    '--out', help='the video to write, .mp4; default a new file named after the record'
-  )
+  parser.add_argument('index', type=int, help='index of the record, from 0')
+  parser.add_argument('--split', help='split of the dataset; default its first')
+  parser.add_argument('--out', help='output video, .mp4; default a new file named after the record')
   args = parser.parse_args(argv)
   with front_door():
     found = find(Path(args.shard), args.split)
@@ -85,19 +83,20 @@ def main(argv: list[str] | None = None) -> None:
       raise InputError(f'cannot write {out} ({error.strerror}); name another --out') from error
     where = f', split {found.split}' if found.split else ''
     print(printable(f'{args.shard}{where}: {found.name} record {args.index} of {found.count}'))
-    # Texts of a record are lines of their own, whatever they hold.
+    # Texts of a record may contain line breaks; keep one line per text.
     print('\n'.join(printable(line).replace('\n', '\\n') for line in [*lines, str(out)]))
 
 
 def is_part_of(file: Path, folder: Path) -> bool:
-  """Whether a file lies in a folder, or would."""
+  """Return whether a path, existing or not, is inside a folder."""
   return folder.resolve() in file.resolve().parents
 
 
 def free_name(key: str) -> Path:
-  """A file of the current folder named after a record, that does not exist yet.
+  """Return an unused .mp4 path in the current folder, named after the key of a record.
 
-  Keys come from files of others: path separators, control characters and great lengths go.
+  Datasets may come from other people. Replace path separators and control characters in the key,
+  and truncate it to 200 bytes.
   """
   kept = ''.join(c if c.isprintable() and c not in '/#' else '_' for c in key)
   stem = kept.encode()[:200].decode(errors='ignore').lstrip('.-') or 'record'
@@ -106,10 +105,14 @@ def free_name(key: str) -> Path:
 
 
 def find(place: Path, split: str | None = None) -> FoundRecord:
-  """The records of a dataset's split, of one of its files, or of a file of a part.
+  """Return the records of a split, of a file of a dataset, or of a file of a part.
+
+  Args:
+    place: folder of a dataset, or an ArrayRecord file.
+    split: split of the dataset; None for its first.
 
   Raises:
-    InputError: there is nothing of the kind.
+    InputError: if `place` does not exist, is neither of these, or cannot be read.
   """
   if place.is_dir():
     source = records.Records(place, split or records.splits(place)[0])
@@ -129,7 +132,7 @@ def find(place: Path, split: str | None = None) -> FoundRecord:
     count = reader.num_records()
     reader.close()
     raw = ArrayRecordDataSource([DatasetShard(str(place), 0, count, count)])
-  except Exception as error:  # Its C++ code raises all kinds for damaged bytes.
+  except Exception as error:  # ArrayRecord's C++ code raises various types for corrupt files.
     raise InputError(f'{place}: cannot be read; is it still being written?') from error
 
   def read(index: int) -> records.Example:
@@ -152,13 +155,13 @@ def _of_dataset(folder: Path, source: records.Records, inside: range) -> FoundRe
 
 
 def of_clip(record: Mapping[str, Any], folder: Path) -> tuple[list[str], np.ndarray, float]:
-  """What a clip says, its video with the objects laid over, and its rate."""
+  """Return a text description of a clip, its video with the objects overlaid, and its fps."""
   clip = clips.decode_clip(dict(record))
   return describe_clip(clip), trajectory.overlay(clip.video, clip.ids), clip.fps
 
 
 def describe_clip(clip: Clip) -> list[str]:
-  """All of a clip but its pixels."""
+  """Return the key, sizes, texts and objects of a clip as lines of text."""
   t, h, w = clip.ids.shape
   return [
     f'key      {clip.key}',
@@ -173,7 +176,15 @@ def describe_clip(clip: Clip) -> list[str]:
 
 
 def of_latents(record: Mapping[str, Any], folder: Path) -> tuple[list[str], np.ndarray, float]:
-  """What a latents record holds, its decoded videos side by side, and their rate."""
+  """Return a text description of a latents record, its decoded videos, and their fps.
+
+  Returns:
+    Lines of text; uint8 [T, H, 2 W, 3], the video with objects overlaid next to the trajectory; and
+    frames per second.
+
+  Raises:
+    InputError: if the shape of the latents does not match the dataset.
+  """
   context = Context.load(folder)
   e = context.encoding
   for name in ('video', 'trajectory'):

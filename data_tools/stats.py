@@ -1,4 +1,4 @@
-"""What became of every video and every window: counts that add up, and pictures to look at."""
+"""Statistics of the preparation: the outcome of each video and window, and preview images."""
 
 import base64
 import collections
@@ -13,23 +13,23 @@ from ttm_jax.data.schema import Clip
 from ttm_jax.media import animations
 
 STRIP_HEIGHT, STRIP_FRAMES = 72, 3
-STRIPS = 4  # Kept of each shard, of accepted and of rejected drafts.
-SHOWN = 48  # Kept of a whole job, of each.
+STRIPS = 4  # Preview strips kept per shard, for accepted and for rejected drafts each.
+SHOWN = 48  # Preview strips kept per job, for accepted and for rejected drafts each.
 
 
 @dataclasses.dataclass
 class Tally:
-  """Of a shard, or of a whole job.
+  """Statistics of a shard or of a whole job.
 
   Attributes:
-    videos: how each was read, or why not, by key.
-    windows: drafts that the sources gave.
-    clips: of each accepted clip: key, split, objects, and its scores.
-    rejected: of each given-up window: key, reason, detail.
-    unused: videos that could not be read to their end, by reason.
-    short: videos that gave no window.
-    backgrounded: objects that became background, by reason.
-    strips: pictures: key, said, reason ('' if accepted), and a JPEG in base64.
+    videos: maps the key of each video to how it was read, or why it was not.
+    windows: number of windows cut from the videos.
+    clips: key, split, number of objects and scores of each accepted clip.
+    rejected: key, reason and detail of each rejected window.
+    unused: maps the key of each video that could not be read to its end to the reason.
+    short: keys of the videos that are too short for a window.
+    backgrounded: number of objects that became background, by reason.
+    strips: preview images: key, text (`said`), reason ('' if accepted), and a WebP in base64.
   """
 
   videos: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -44,6 +44,14 @@ class Tally:
   def accept(
     self, clip: Clip, split: str, scores: dict[str, float], background: collections.Counter[str]
   ) -> None:
+    """Count an accepted clip, and keep a preview of it if there is room.
+
+    Args:
+      clip: the accepted clip.
+      split: `train` or `validation`.
+      scores: measured scores, by name.
+      background: number of its objects that became background, by reason.
+    """
     self.clips.append(
       {'key': clip.key, 'split': split, 'objects': len(clip.names), 'scores': dict(scores)}
     )
@@ -53,13 +61,14 @@ class Tally:
       self.strips.append(_strip(clip.key, said, '', trajectory.overlay(clip.video, clip.ids)))
 
   def reject(self, draft: Draft, reason: str, detail: str) -> None:
+    """Count a rejected draft, and keep a preview of it if there is room."""
     self.rejected.append({'key': draft.key, 'reason': reason, 'detail': detail})
     if sum(bool(strip['reason']) for strip in self.strips) < STRIPS:
       said = f'{reason} ({detail})' if detail else reason
       self.strips.append(_strip(draft.key, said, reason, draft.video))
 
   def add(self, other: 'Tally') -> None:
-    """Takes in another one; of the pictures, as many as a report shows."""
+    """Add another tally to this one, keeping at most `SHOWN` preview strips of each kind."""
     self.videos.update(other.videos)
     self.windows += other.windows
     self.clips += other.clips
@@ -73,15 +82,17 @@ class Tally:
         self.strips.append(strip)
 
   def to_json(self) -> dict[str, Any]:
+    """Return the tally as JSON values."""
     return {**vars(self), 'backgrounded': dict(self.backgrounded)}
 
   @classmethod
   def from_json(cls, content: dict[str, Any]) -> 'Tally':
+    """Build a tally from the result of `to_json`."""
     return cls(**{**content, 'backgrounded': collections.Counter(content['backgrounded'])})
 
 
 def _strip(key: str, said: str, reason: str, video: np.ndarray) -> dict[str, str]:
-  """First, middle and last frame side by side."""
+  """Return a preview strip: the first, middle and last frame side by side."""
   chosen = np.unique(np.linspace(0, len(video) - 1, STRIP_FRAMES).round().astype(int))
   height, width = video.shape[1:3]
   wide = max(1, round(STRIP_HEIGHT * width / height))

@@ -1,4 +1,4 @@
-"""What every source of videos gives: a list of videos, small enough to be sent to workers."""
+"""Common types of all sources: a video with its description and masks, picklable for workers."""
 
 import dataclasses
 import os
@@ -16,32 +16,37 @@ from ttm_jax.errors import InputError, printable
 from ttm_jax.media.video_reader import EXTENSIONS
 
 NOTHING_SAID = Description('', '', {}, {})
-_LONGEST = 255  # Bytes of one part of a path, on all common file systems.
+_LONGEST = 255  # Maximum bytes of a file or folder name on common file systems.
 VIDEOS = EXTENSIONS
 
 
 class Masks(Protocol):
-  """The label maps of a video, read when they are needed."""
+  """The label maps of a video, read on demand."""
 
   @property
   def paths(self) -> tuple[str, ...]:
-    """The files and folders that they are read from."""
+    """Files and folders that the masks are read from."""
     ...
 
   def check(self, path: str, seen: Probe) -> None:
-    """Raises InputError where they are not those of the video at `path`."""
+    """Raise InputError if the masks do not match the frames of the video at `path`.
+
+    Args:
+      path: the video file or image folder, for the error message.
+      seen: size and number of frames of the video.
+    """
     ...
 
   def notes(self) -> list[str]:
-    """Return what was done to understand them, for the report; after `check`."""
+    """Return notes on how the masks were interpreted, for the report. Call `check` first."""
     ...
 
   def window(self, numbers: Sequence[int], fit: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """The label maps of some frames.
+    """Return the label maps of the given frames.
 
     Args:
-      numbers: of the frames in the video.
-      fit: brings a label map, uint8 [H, W], to the size of the clip by nearest neighbour.
+      numbers: frame numbers in the video, from 0.
+      fit: crops and resizes a label map uint8 [H, W] to the size of the clip (nearest neighbor).
 
     Returns:
       uint8 [T, H', W'].
@@ -51,16 +56,16 @@ class Masks(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-  """One video of a source; small and picklable, nothing of it is decoded yet.
+  """One video of a source. It is small and picklable; no frame is decoded yet.
 
   Attributes:
-    key: names it within the source, by parts with slashes.
-    path: a video file, or a folder of pictures.
-    description: what is said of it; empty texts where steps are to say it.
-    masks: its label maps, if the source has some.
-    fps: of a folder of pictures.
-    problem: why it cannot be used, where that shows before it is opened.
-    beside: other files that were read for it, such as a caption.
+    key: unique name in the source, with parts separated by slashes.
+    path: a video file, or a folder of images.
+    description: captions and object prompts; empty texts are filled in by the steps.
+    masks: label maps, or None if the source has none.
+    fps: frames per second of a folder of images; None for a video file.
+    problem: why the video cannot be used, if known before it is opened; else ''.
+    beside: other files that belong to the video, such as a caption file.
   """
 
   key: str
@@ -73,28 +78,26 @@ class Video:
 
   @property
   def paths(self) -> tuple[str, ...]:
-    """All files and folders that it is made of."""
+    """All files and folders of the video, its masks and its description."""
     return (self.path, *self.beside, *(self.masks.paths if self.masks else ()))
 
 
 def within(root: Path, name: str) -> Path:
-  """Return the path of `name` under `root`, see `inside`.
-
-  Raises:
-    InputError: see `inside`.
-  """
+  """Return the path of `name` under `root`; see `inside` for the arguments and errors."""
   return root / inside(root, name)
 
 
 def inside(root: Path, name: str) -> str:
-  """Return a file or folder's path relative to `root`, by parts with slashes.
+  """Normalize a path from a table to one relative to `root`, with forward slashes.
 
   Args:
-    name: as tables of all systems have it: relative or absolute, with `./` or `..`, with a slash at
-      the end, or with backslashes where there is no such file on this system.
+    root: folder of the source.
+    name: relative or absolute path. It may contain `./` or `..`, end in a slash, or use Windows
+      backslashes.
 
   Raises:
-    InputError: it leads out of `root`, directly or by a link, or no file can have this name.
+    InputError: if the path leads out of `root`, directly or by a symbolic link, or is not a valid
+      file name.
   """
   if problem := unusable(name):
     raise InputError(f'{name}: {problem}')
@@ -102,7 +105,7 @@ def inside(root: Path, name: str) -> str:
     name = name.replace('\\', '/')
   path = os.path.relpath(root / name, root)
   real, place = os.path.realpath(root), os.path.realpath(root / name)
-  if _is_outside(path):  # An absolute path that names the root by another way.
+  if _is_outside(path):  # Perhaps an absolute path that reaches the root through a link.
     path = os.path.relpath(place, real)
   if _is_outside(path) or not Path(os.path.realpath(root / path)).is_relative_to(real):
     raise InputError(f'{name}: leads out of {root}; give a path inside it')
@@ -114,7 +117,7 @@ def _is_outside(path: str) -> bool:
 
 
 def unusable(name: str) -> str:
-  """Return why no file of a source may have this name, with the remedy; empty if it may."""
+  """Return why a file name is invalid, with the remedy; '' if it is valid."""
   if '\0' in name:
     return 'a NUL character in the name of a file; correct it'
   if not is_unicode(name):
@@ -126,10 +129,10 @@ def unusable(name: str) -> str:
 
 
 def unique(videos: Sequence[Video], where: str) -> list[Video]:
-  """Return the videos, checked; one whose name cannot be stored gets a `problem`.
+  """Validate the keys of the videos. Set `problem` for a key that cannot be stored.
 
   Raises:
-    InputError: there are none, or two share a key.
+    InputError: if there are no videos, or two share a key.
   """
   keys: set[str] = set()
   checked = []

@@ -1,8 +1,8 @@
-"""Ids of videos that training must not see: by default those of the benchmark SA-V-128.
+"""Video ids to exclude from training, by default those of the benchmark SA-V-128.
 
-Its list is not ours to ship; it lies on the Hugging Face hub with the benchmark. Whatever its
-layout: every id of the form sav_NNNNNN counts that occurs in the name of a file or in a table (CSV,
-JSON, JSONL, text, Parquet) of the dataset.
+The list is published with the benchmark on the Hugging Face hub and is not part of this repository.
+To be independent of the dataset's layout, collect every id of the form sav_NNNNNN from its file
+names and tables (CSV, TSV, JSON, JSONL, YAML, text, Parquet).
 """
 
 import json
@@ -24,14 +24,15 @@ _REMEDY = (
 
 
 def excluded_ids(where: str, offline: bool = False) -> frozenset[str]:
-  """The ids to leave out.
+  """Return the ids to exclude.
 
   Args:
-    where: a text file with one id a line, the id of a dataset on the hub, or `none`.
-    offline: take nothing from the network, only what the hub's cache holds.
+    where: a text file with one id per line, a dataset id on the Hugging Face hub, or `none`.
+    offline: read a hub dataset from the local cache only.
 
   Raises:
-    InputError: the list cannot be read or had, or holds no id. Nothing is trained on in silence.
+    InputError: if the list cannot be read or downloaded, or contains no id. Benchmark videos must
+      not enter the training data unnoticed.
   """
   if where == NONE:
     return frozenset()
@@ -41,10 +42,10 @@ def excluded_ids(where: str, offline: bool = False) -> frozenset[str]:
 
 
 def read_list(path: str | Path) -> frozenset[str]:
-  """Ids of videos, one a line; what follows a # is a remark.
+  """Return the video ids of a text file, one per line; text after # is a comment.
 
   Raises:
-    InputError: the file cannot be read, or holds none.
+    InputError: if the file cannot be read or contains no id.
   """
   try:
     lines = list(lines_of(read_text(path)))
@@ -59,7 +60,7 @@ def read_list(path: str | Path) -> frozenset[str]:
 def _on_the_hub(dataset: str, offline: bool) -> frozenset[str]:
   try:
     folder, names = _fetch(dataset, offline)
-  except Exception as error:  # Of the hub, of HTTP, of the network: all mean that it is not here.
+  except Exception as error:  # The hub client raises its own, HTTP and network errors.
     reason = 'with --offline, and not in the cache' if offline else type(error).__name__
     raise InputError(f'the list of {dataset} cannot be had ({reason}); {_REMEDY}') from error
   found = {match for name in names for match in _ID.findall(name)}
@@ -72,7 +73,7 @@ def _on_the_hub(dataset: str, offline: bool) -> frozenset[str]:
 
 
 def _fetch(dataset: str, offline: bool) -> tuple[Path, list[str]]:
-  """A folder with the tables of a dataset, and the names of all its files."""
+  """Download the tables of a hub dataset; return their folder and the names of all its files."""
   import huggingface_hub
 
   wanted: dict[str, Any] = {'repo_id': dataset, 'repo_type': 'dataset'}
@@ -92,6 +93,6 @@ def _text_of(file: Path) -> str:
 
   table = parquet.ParquetFile(file)
   columns = [table.schema.column(i) for i in range(len(table.schema))]
-  # Videos lie there as bytes, with their names beside them.
+  # Read only the text columns: others may hold whole videos as bytes.
   names = [c.path for c in columns if c.logical_type.type == 'STRING']
   return json.dumps(table.read(names).to_pylist()) if names else ''

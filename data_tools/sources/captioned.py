@@ -1,21 +1,23 @@
-"""A folder of videos with captions: in a table, in one text file a video, or in a list.
+"""A folder of videos with captions in a table, in one text file per video, or in a list.
 
-A table is CSV or TSV with a header, or JSONL, one JSON object a line. It lies in the folder as
-captions or metadata.{csv,tsv,jsonl}, or is named. Its columns:
+A table is CSV or TSV with a header, or JSONL (one JSON object per line). Its path is given, or it
+is captions or metadata.{csv,tsv,jsonl} in the folder. Its columns:
 
-    video            path of the file in the folder; also called file_name, file_path, path or file
-    caption          what it shows; also called text or prompt
-    motion           optional: c_motion, so that the step `prompts` is not needed
+    video            path of the video in the folder; alternative names: file_name, file_path, path
+                     or file
+    caption          caption of the video; alternative names: text or prompt
+    motion           optional: motion prompt c_motion, which the step `prompts` then keeps
 
-The videos are those of the table. Without one they are all that lie in the folder, and captions are
-looked for in this order:
+With a table, the source has the videos that the table lists. Without one, it has all videos in the
+folder, and the caption of each video is read from the first of these that has one:
 
-    clip.txt beside clip.mp4; for a folder `videos` also labels/clip.txt and captions/clip.txt
-    captions.json or metadata.json: a list of objects with the columns above, or an object with the
-        path of each video and its caption, or its columns
-    videos.txt with a path a line, and prompts.txt, prompt.txt or captions.txt with as many captions
+    clip.txt next to clip.mp4; for a folder `videos` also labels/clip.txt and captions/clip.txt
+    captions.json or metadata.json: a list of objects with the columns above, or an object that maps
+        the path of each video to its caption or its columns
+    videos.txt with one path per line, and prompts.txt, prompt.txt or captions.txt with as many
+        captions
 
-A video without a caption is kept, for the step `caption`.
+A video without a caption is kept for the step `caption`.
 """
 
 import csv
@@ -48,17 +50,20 @@ def captioned_videos(root: Path, table: Path | None = None) -> list[Video]:
   """Return the videos of a folder, in the order of the table or of their names.
 
   Args:
-    table: CSV, TSV, JSONL or JSON; by default see above.
+    root: folder of the videos.
+    table: CSV, TSV, JSONL or JSON file; by default, see the module docstring.
 
   Raises:
-    InputError: there is no such folder or no video in it, the table cannot be read or names a path
-      outside the folder, or two videos have one name.
+    InputError: if the folder does not exist or has no videos, the table cannot be read or names a
+      path outside the folder, or two videos have the same name.
   """
   return captioned(root, table)[0]
 
 
 def captioned(root: Path, table: Path | None = None) -> tuple[list[Video], dict[str, str]]:
-  """Return what `captioned_videos` does, and why some files are not used, by their paths in `root`.
+  """Return the videos of `captioned_videos`, and the reasons why files are not used.
+
+  The reasons are keyed by the path of the file in `root`.
 
   Raises:
     InputError: see `captioned_videos`.
@@ -82,11 +87,11 @@ def captioned(root: Path, table: Path | None = None) -> tuple[list[Video], dict[
 
 
 def table_of(root: Path) -> Path | None:
-  """Return the table in a folder, if there is one."""
+  """Return the table of captions in a folder, or None."""
   return next((root / name for name in _TABLES if (root / name).is_file()), None)
 
 
-# Videos of a table.
+# Sources with a table.
 
 
 def _by_table(root: Path, table: Path, rows: list[Row]) -> list[Video]:
@@ -102,7 +107,7 @@ def _by_table(root: Path, table: Path, rows: list[Row]) -> list[Video]:
     except InputError as error:
       raise InputError(f'{where}: {error}') from error
     key = _key(path)
-    if keys.setdefault(key, path) != path:  # a.mp4 and a.mov: the ending tells them apart.
+    if keys.setdefault(key, path) != path:  # Keep the extension to tell a.mp4 from a.mov.
       key = path
     videos.append(Video(key, str(root / path), _said(row, where)))
   return videos
@@ -126,7 +131,7 @@ def _column(row: Row, names: tuple[str, ...]) -> str:
 
 
 def _rows(table: Path) -> list[Row] | None:
-  """The rows of a table; None where a JSON file holds no rows."""
+  """Return the rows of a table, or None if a JSON file does not have the form of one."""
   ending = table.suffix.lower()
   if ending not in _ENDINGS:
     raise InputError(f'{table}: a table of captions must be {", ".join(_ENDINGS)}')
@@ -139,11 +144,11 @@ def _rows(table: Path) -> list[Row] | None:
 
 
 def _csv_rows(table: Path, text: str, delimiter: str) -> Iterator[Row]:
-  # The module finds the ends of its records itself: quoted fields may hold line breaks.
+  # Let the csv module split records, since quoted fields may contain line breaks.
   rows = csv.DictReader(io.StringIO(text, newline=''), delimiter=delimiter, strict=True)
   try:
     for row in rows:
-      # Under None lie fields beyond the header.
+      # DictReader collects fields beyond the header under the key None.
       yield {name.strip().lower(): value for name, value in row.items() if isinstance(name, str)}
   except csv.Error as error:
     raise InputError(f'{table}: line {rows.line_num} is not CSV ({error}); mend it') from error
@@ -160,7 +165,7 @@ def _json_lines(table: Path, text: str) -> Iterator[Row]:
 
 
 def _json_rows(content: Any) -> list[Row] | None:
-  """A list of objects, or an object by path; None where it is neither."""
+  """Return rows from a list of objects or an object by path, or None for anything else."""
   if isinstance(content, dict):
     if not all(isinstance(said, str | dict) for said in content.values()):
       return None
@@ -173,7 +178,7 @@ def _json_rows(content: Any) -> list[Row] | None:
   return content if all(_column(row, _VIDEO) for row in content) and content else None
 
 
-# Videos of a folder.
+# Sources without a table.
 
 
 def _files(root: Path) -> list[Path]:
@@ -185,14 +190,14 @@ def _files(root: Path) -> list[Path]:
 
 
 def _what_lies_in(root: Path) -> str:
-  """The endings of the files in a folder with their counts."""
+  """Describe a folder by the five most frequent file extensions and their counts."""
   endings = [path.suffix.lower() or 'without ending' for path in root.rglob('*') if path.is_file()]
   counts = sorted(((endings.count(e), e) for e in set(endings)), reverse=True)[:5]
   return 'but ' + ', '.join(f'{count} {ending}' for count, ending in counts) if counts else 'empty'
 
 
 def _one_of_each_name(root: Path, files: list[Path], unused: dict[str, str]) -> list[Path]:
-  """Of clip.mp4 and clip.gif, the one whose ending comes first in `VIDEOS`."""
+  """Keep one file per name: of clip.mp4 and clip.gif, the one that is first in `VIDEOS`."""
   chosen: dict[Path, Path] = {}
   for path in sorted(files, key=lambda path: VIDEOS.index(path.suffix.lower())):
     first = chosen.setdefault(path.with_suffix(''), path)
@@ -205,7 +210,7 @@ def _one_of_each_name(root: Path, files: list[Path], unused: dict[str, str]) -> 
 def _with_caption(root: Path, path: Path, said: Mapping[str, Description]) -> Video:
   name = path.relative_to(root).as_posix()
   if not is_unicode(name):
-    return Video(_key(name), str(path))  # `unique` says so.
+    return Video(_key(name), str(path))  # `unique` reports the invalid name.
   inside(root, name)
   places = [path.with_suffix('.txt')]
   if path.parent.name == 'videos':
@@ -220,9 +225,9 @@ def _with_caption(root: Path, path: Path, said: Mapping[str, Description]) -> Vi
 def _lists(
   root: Path, chosen: list[Path], unused: dict[str, str]
 ) -> tuple[dict[str, Description], list[Video]]:
-  """Captions by path in `root`, from a JSON file or a pair of lists, and videos that are missing.
+  """Return captions by path in `root`, from a JSON file or a pair of lists, and missing videos.
 
-  What cannot be used goes to `unused`: a file of this name may be something else.
+  A file that is not such a list is not an error, since its name is common; add it to `unused`.
   """
   there = {path.relative_to(root).as_posix() for path in chosen}
   found: dict[str, Description] = {}

@@ -1,4 +1,4 @@
-"""Frames of a video file, or of a folder of pictures, with their times.
+"""Read frames and timestamps from a video file or a folder of images.
 
 Video files are read by `ttm_jax.media.video_reader`.
 """
@@ -16,11 +16,15 @@ from ttm_jax.media.video_reader import Frame, Probe
 
 
 def probe(path: str | os.PathLike, fps: float | None = None) -> Probe:
-  """Return what is known of a video file, or of a folder of pictures shown at `fps`.
+  """Return frame count, frame rate and size of a video file or a folder of images.
+
+  Args:
+    path: video file or folder of images.
+    fps: frames per second of the images; not used for a video file.
 
   Raises:
-    InputError: the file cannot be read (see `video_reader.probe`), or the folder has no pictures
-      or no rate.
+    InputError: if the file cannot be read (see `video_reader.probe`), the folder has no images, or
+      `fps` is missing for a folder.
   """
   path = Path(path)
   if not path.is_dir():
@@ -29,12 +33,12 @@ def probe(path: str | os.PathLike, fps: float | None = None) -> Probe:
   if not fps:
     raise InputError(f'{path}: pictures have no frame rate; give --source_fps')
   height, width = read_image(files[0]).shape[:2]
-  # The rate meant by a decimal: 29.97 is 30000/1001.
+  # Recover NTSC rates from rounded decimals: 29.97 becomes 30000/1001.
   return Probe(len(files), Fraction(fps).limit_denominator(1001), False, (height, width))
 
 
 def seconds(path: str | os.PathLike, fps: float | None = None) -> float:
-  """Return about how long it lasts, without reading it through; 0 if that is unknown."""
+  """Estimate the duration in seconds without decoding the video; 0 if unknown."""
   path = Path(path)
   if not path.is_dir():
     return video_reader.seconds(path)
@@ -42,10 +46,14 @@ def seconds(path: str | os.PathLike, fps: float | None = None) -> float:
 
 
 def frames(path: str | os.PathLike, seen: Probe) -> Iterator[Frame]:
-  """Yield the frames of what was probed, in the order they are shown, one in memory at a time.
+  """Yield the frames in display order, one in memory at a time.
+
+  Args:
+    path: video file or folder of images.
+    seen: the result of `probe` for `path`.
 
   Raises:
-    InputError: damage that only decoding shows, when the frame it concerns is asked for.
+    InputError: if a frame is corrupt, when that frame is reached.
   """
   path = Path(path)
   if not path.is_dir():

@@ -1,14 +1,14 @@
-"""What is said of filmed videos with masks, and what clips they are to be cut into.
+"""Descriptions of videos (captions and object prompts), and the window that clips are cut to.
 
-`data_tools.sources` reads the videos. One JSON file describes them, by their path under the root:
+A JSON file describes the videos, by their path under the root folder:
 
     {"park/dog": {"c": "A dog runs after a red ball.",
                   "c_motion": "The dog runs after the ball.",
                   "c_local": {"1": "a dog that runs", "2": "a red ball that rolls"},
                   "names": {"1": "dog", "2": "ball"}}}
 
-`names` may be left out: an object is then called by the first words of its prompt. Keys that begin
-with an underscore are remarks. `./dog` and `dog/` mean `dog`.
+`names` is optional: the default name of an object is the first words of its prompt. Keys that begin
+with an underscore are comments. `./dog` and `dog/` are the same key as `dog`.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ _LITTLE_WORDS = {'a', 'an', 'and', 'at', 'in', 'of', 'on', 'that', 'the', 'to', 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-  """What is said of a source.
+  """The texts of a video.
 
   Attributes:
-    caption: c.
-    motion: c_motion.
-    names, prompts: short noun phrase and c_local, by object id.
+    caption: caption c.
+    motion: motion prompt c_motion.
+    names, prompts: short noun phrase and object prompt c_local, by object id.
   """
 
   caption: str
@@ -41,13 +41,16 @@ class Description:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-  """What every clip is to be.
+  """Length, stride, frame rate and size of clips.
 
   Attributes:
-    frames: T.
-    stride: frames, at `fps`, from the start of one clip of a source to the start of the next.
-    fps: frames per second; of faster sources, the frames nearest in time are taken.
-    size: (H, W) in pixels. Frames are scaled until they just cover it, and cropped centrally.
+    frames: number of frames T.
+    stride: frames, at `fps`, from the start of one clip of a video to the start of the next.
+    fps: frames per second; faster videos are subsampled to the frames nearest in time.
+    size: (H, W) in pixels. Frames are resized to cover it, and center-cropped.
+
+  Raises:
+    InputError: if a value is not positive.
   """
 
   frames: int
@@ -61,10 +64,10 @@ class Window:
 
 
 def read_captions(path: PathLike) -> dict[str, Description]:
-  """Reads the JSON file that describes the sources, by their keys.
+  """Read the JSON file with the descriptions of the videos, by key.
 
   Raises:
-    InputError: the file cannot be read, or an entry lacks something.
+    InputError: if the file cannot be read, or an entry is incomplete or invalid.
   """
   entries = parse_json(read_text(path), str(path), functools.partial(_unique, path))
   if not isinstance(entries, dict):
@@ -80,7 +83,7 @@ def read_captions(path: PathLike) -> dict[str, Description]:
 
 
 def _unique(path: PathLike, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  """An object of JSON, of which the parser would keep the last of equal keys in silence."""
+  """Return a JSON object; raise InputError for duplicate keys, which the parser would drop."""
   entries = dict(pairs)
   if len(entries) < len(pairs):
     keys = [key for key, _ in pairs]
@@ -90,7 +93,7 @@ def _unique(path: PathLike, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _normal(path: PathLike, entries: dict[str, Any]) -> dict[str, Any]:
-  """The entries by keys without ./ in front and slashes at the end."""
+  """Return the entries with normalized keys, without a leading ./ or a trailing slash."""
   written = {key: key if key.startswith('_') else posixpath.normpath(key) for key in entries}
   seen: dict[str, str] = {}
   for key, normal in written.items():
@@ -115,7 +118,7 @@ def _description(where: str, entry: Any) -> Description:
     if not isinstance(texts, dict):
       raise InputError(f'{where}: "{field}" must hold one text an object id')
     for key in texts:
-      # Beyond a few digits int() refuses, with an error of its own.
+      # int() raises its own error for a string of thousands of digits.
       if not key.isdecimal() or len(key) > 9 or not 1 <= int(key) <= MAX_OBJECTS:
         raise InputError(f'{where}: "{field}" has the object id "{key}"; use 1 to {MAX_OBJECTS}')
     if len({int(key) for key in texts}) < len(texts):
@@ -136,10 +139,10 @@ def _description(where: str, entry: Any) -> Description:
 
 
 def name_from(prompt: str) -> str:
-  """A name for an object of which only the prompt is known: 'a man in jeans runs', 'man in jeans'.
+  """Derive the name of an object from its prompt: 'a man in jeans runs' gives 'man in jeans'.
 
-  It is the first three words after the article, less any little words they end with. It may well
-  take in a verb; where that matters, as for detection, give `names`.
+  Take the first three words after the article, without trailing prepositions and articles. The
+  result may include a verb. If the name is used for detection, give `names` instead.
   """
   words = prompt.rstrip('.').split() or prompt.split() or ['']
   words = words[1:] if words[0].lower() in ('a', 'an', 'the') and len(words) > 1 else words

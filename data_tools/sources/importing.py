@@ -1,4 +1,4 @@
-"""Videos with masks and descriptions straight to clips: a source without any step behind it."""
+"""Convert videos that already have masks and descriptions to clips, without running any step."""
 
 import collections
 import dataclasses
@@ -18,14 +18,14 @@ from ttm_jax.errors import InputError
 
 @dataclasses.dataclass
 class Report:
-  """What an import did, and what it left out and why; filled while the clips are drawn.
+  """Statistics of an import, filled in while the clips are generated.
 
   Attributes:
-    clips: how many clips came out.
-    sources: how each source was read, or why it could not be, in order.
-    rejected: how many windows were left out, by reason.
-    backgrounded: how many objects were made background in their window, by reason.
-    unread: what lies in the source and no video uses.
+    clips: number of clips.
+    sources: maps the key of each video, in order, to how it was read, or why it could not be.
+    rejected: number of rejected windows, by reason.
+    backgrounded: number of objects that became background in their window, by reason.
+    unread: files of the source that no video uses.
   """
 
   clips: int = 0
@@ -44,7 +44,7 @@ class Report:
 
 
 class Imported:
-  """The clips of `import_clips`, about as many as a progress bar wants to know."""
+  """Iterable over `import_clips`, with an estimated length for progress bars."""
 
   def __init__(
     self,
@@ -54,7 +54,7 @@ class Imported:
     report: Report,
     fps: float | None = None,
   ):
-    """Take what `import_clips` takes."""
+    """Store the arguments of `import_clips`."""
     self._given = root, captions, window, report, fps
 
   def __iter__(self) -> Iterator[Clip]:
@@ -72,23 +72,23 @@ def import_clips(
   report: Report,
   fps: float | None = None,
 ) -> Iterator[Clip]:
-  """Cuts the described sources into clips, one window in memory at a time.
+  """Cut the described videos into clips, one window in memory at a time.
 
-  All clips of a source share its caption and motion prompt; see `drafts.to_clip` for its objects.
+  All clips of a video share its caption and motion prompt. See `drafts.to_clip` for the objects.
 
   Args:
-    root: the folder under which the sources lie, laid out as `sources.vos` says.
-    captions: the sources to read, from `read_captions`.
-    window: what each clip is to be.
-    report: receives counts and reasons. A source that cannot be used is reported, not raised.
-    fps: of sources that are folders of pictures.
+    root: folder of the videos, in a layout of `sources.vos`.
+    captions: descriptions of the videos to read, from `read_captions`.
+    window: length, stride, frame rate and size of the clips.
+    report: receives the statistics. A video that cannot be used is reported, not raised.
+    fps: frames per second of videos that are folders of images.
 
   Raises:
-    InputError: `root` is no folder.
+    InputError: if `root` is not a folder.
   """
   for video in vos_videos(Path(root), captions, fps):
     cut = Cut()
-    report.sources[video.key] = ''  # In order, also where its clips are taken later.
+    report.sources[video.key] = ''  # Insert now to keep the order of the videos.
     try:
       for draft in drafts(video, window, cut):
         try:

@@ -1,4 +1,4 @@
-"""Files of a source that no video of it uses, each with the reason."""
+"""Find the files of a source that no video uses, with the reason for each."""
 
 import collections
 import dataclasses
@@ -15,12 +15,12 @@ _TEXTS = ('.txt', '.csv', '.tsv', '.json', '.jsonl')
 
 @dataclasses.dataclass(frozen=True)
 class Leftover:
-  """A file, or a folder of which nothing is used, in which several lie for one reason.
+  """An unused file, or the files of an unused folder that share a reason.
 
   Attributes:
     name: path in the source; a folder ends in a slash.
-    reason: why it is not used.
-    files: how many files it stands for.
+    reason: why the files are not used.
+    files: number of files.
   """
 
   name: str
@@ -37,21 +37,21 @@ def leftovers(
   excluded: Collection[str] = (),
   outside: Iterable[Path] = (),
 ) -> list[Leftover]:
-  """Return what lies in a source and belongs to none of its videos, by name.
+  """Return the files of a source that belong to none of its videos, by name.
 
   Args:
     root: folder of the source.
     videos: all videos of the source.
-    table: the file of captions that was read.
-    known: reasons by path in `root`, where the source knows better.
-    excluded: stems of videos that were left out on purpose.
+    table: captions file that was read, or None.
+    known: reasons that the source reported, by path in `root`; they take precedence.
+    excluded: ids of videos that were excluded on purpose.
     outside: folders in `root` that are not part of the source, such as the output.
   """
   good = [video for video in videos if not video.problem]
   used = {os.path.realpath(path) for video in good for path in video.paths}
   used |= {os.path.realpath(table)} if table else set()
   apart = {os.path.realpath(folder) for folder in outside}
-  # What lies in the folder of a video that cannot be used is told with that video.
+  # Files of a video that cannot be used are covered by the report of that video.
   apart |= {os.path.realpath(v.path) for v in videos if v.problem and not unusable(v.path)}
   apart -= {os.path.realpath(root)}
   touched = _parents(used | apart)
@@ -96,7 +96,7 @@ def leftovers(
 
 
 def as_json(found: Sequence[Leftover]) -> dict[str, Any]:
-  """Return counts by reason, and all names, for a report."""
+  """Return counts by reason and all names, for `report.json`."""
   return {
     'files': sum(one.files for one in found),
     'reasons': dict(_by_reason(found).most_common()),
@@ -105,7 +105,7 @@ def as_json(found: Sequence[Leftover]) -> dict[str, Any]:
 
 
 def lines(found: Sequence[Leftover], names: int = 5) -> list[str]:
-  """Return one line a reason for the console, each with the first few names."""
+  """Return one line per reason for the console, with the count and the first `names` names."""
   shown = []
   for reason, count in _by_reason(found).most_common():
     some = [one.name for one in found if one.reason == reason]
@@ -122,12 +122,12 @@ def _by_reason(found: Sequence[Leftover]) -> collections.Counter[str]:
 
 
 def _parents(paths: Iterable[str]) -> set[str]:
-  """The paths and all folders that hold them."""
+  """Return the paths and all of their parent folders."""
   return {str(one) for path in paths for one in (Path(path), *Path(path).parents)}
 
 
 def _shown(root: Path, path: str, touched: set[str]) -> str:
-  """The path in `root`, or its topmost folder in which nothing is used."""
+  """Return the path relative to `root`, or its topmost folder that has no used file."""
   parts = Path(os.path.relpath(path, root)).parts
   for end in range(1, len(parts)):
     folder = root.joinpath(*parts[:end])

@@ -1,33 +1,34 @@
-"""Label maps between annotated frames.
+"""Interpolate label maps between annotated frames.
 
-SA-V annotates every fourth frame. Repeating the nearest annotation would teach a model that objects
-move in jerks, so shapes are interpolated instead: the signed distances to the object's edge in the
-two annotations around a frame are each shifted so that their centres of mass meet on the straight
-line between them, then mixed by time; the object is where the mix is positive. (Shape-based
-interpolation after Raya and Udupa, IEEE TMI 9(1), 1990, with the motion of the centre taken out.)
-On an annotated frame this gives the annotation itself, to the pixel.
+SA-V annotates every fourth frame. Repeating the nearest annotation would teach a model jerky
+motion, so object shapes are interpolated. For each of the two annotations around a frame, compute
+the signed distance to the object boundary. Shift both distance maps so that their centers of mass
+meet on the straight line between them, then average them with weights linear in time. The object
+is where the result is positive. This is the shape-based interpolation of Raya and Udupa (IEEE TMI
+9(1), 1990), with the motion of the center compensated. On an annotated frame the result equals the
+annotation.
 """
 
 import numpy as np
 
 
 def between(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:
-  """The label map at `share` of the way from one to the other.
+  """Return the label map uint8 [H, W] at a fraction of the time between two label maps.
 
-  An object that only one of the two shows is taken as it is there, from whichever is nearer. Where
-  objects overlap, one of less than half the area lies on top (a ball before a man); of two alike,
-  the one that lies deeper under the pixel wins (cups side by side).
+  An object that only one of the two shows is copied from there if that one is nearer in time. Where
+  objects overlap, an object of less than half the other's area is on top (a ball in front of a
+  man). For objects of similar area, the larger signed distance wins (cups side by side).
 
   Args:
-    before, after: uint8 [H, W].
-    share: 0 to 1.
+    before, after: label maps uint8 [H, W].
+    share: fraction in [0, 1]; 0 returns `before`, 1 returns `after`.
   """
   if share <= 0:
     return before
   if share >= 1:
     return after
   result, depth = np.zeros_like(before), np.zeros(before.shape)
-  owner = np.full(before.shape, np.inf)  # The area of who has a pixel.
+  owner = np.full(before.shape, np.inf)  # Area of the object that owns each pixel.
   areas = np.bincount(before.ravel(), minlength=256) + np.bincount(after.ravel(), minlength=256)
   for label in np.argsort(-areas, kind='stable'):
     if label and areas[label]:
@@ -40,18 +41,19 @@ def between(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:
 
 
 def _around(start: np.ndarray, end: np.ndarray) -> tuple[slice, slice]:
-  """The part of the picture that the object can be seen in on its way."""
+  """Return the slices of a region that contains the interpolated object."""
   ranges = []
   for axis in (1, 0):
     places = np.flatnonzero((start | end).any(axis))
-    # Its centre stays within; a shape that changes may reach beyond by the half of its width.
+    # The center stays inside the union of both masks. A changing shape may extend beyond it by
+    # half of its width.
     margin = (places[-1] - places[0]) // 2 + 2
     ranges.append(slice(max(0, places[0] - margin), places[-1] + margin + 1))
   return ranges[0], ranges[1]
 
 
 def _mixed(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:
-  """Signed distance to the edge of the shape in between, positive inside: float [H, W]."""
+  """Return the signed distance to the interpolated boundary, positive inside: float [H, W]."""
   if not before.any() or not after.any():
     return _signed_distance(before if share < 0.5 else after)
   from scipy import ndimage
@@ -64,12 +66,15 @@ def _mixed(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:
 def _shifted(mask: np.ndarray, by: np.ndarray) -> np.ndarray:
   from scipy import ndimage
 
-  # Beyond the border of the picture the distance goes on as at the border.
+  # Beyond the image border, repeat the distance at the border.
   return ndimage.shift(_signed_distance(mask), by, order=1, mode='nearest')
 
 
 def _signed_distance(mask: np.ndarray) -> np.ndarray:
-  """Distance to the edge between pixels, positive inside: +-0.5 on either side of it."""
+  """Return the signed distance to the mask boundary, in pixels, positive inside.
+
+  The boundary is between pixels, so the pixels next to it have a distance of +-0.5.
+  """
   if not mask.any():
     return np.full(mask.shape, -float(max(mask.shape)))
   if mask.all():

@@ -1,15 +1,16 @@
-"""SA-V: videos of 24 fps with masklets on every fourth frame (facebookresearch/sam2, sav_dataset).
+"""The SA-V dataset: 24 fps videos with masklets on every fourth frame.
 
-Beside `ID.mp4` lie `ID_manual.json` and `ID_auto.json`. `masklet[i][j]` is the run-length encoded
-mask (COCO) of masklet j on frame 4 i; an empty mask where it is not seen. No segmentation model is
-needed. Between annotated frames shapes are interpolated (`sources.between`); at 6 fps none are.
+The format is that of `sav_dataset` in facebookresearch/sam2. Each `ID.mp4` comes with
+`ID_manual.json` and `ID_auto.json`. `masklet[i][j]` is the mask of masklet j on frame 4 i, in COCO
+run-length encoding (RLE); the mask is empty if the object is not visible. Masks between annotated
+frames are interpolated, see `sources.mask_interpolation`; clips at 6 fps need no interpolation.
 
-Annotations made by other programs are read as well: masks that are null, runs as lists or as
-printed bytes, and files that annotate different numbers of frames.
+Variants written by other programs are read as well: null masks, run lengths as lists or as printed
+bytes, and files that annotate different numbers of frames.
 
-Object ids: manual masklets first, in the order of the file, from 1. Where masklets overlap the
-smaller one lies on top, of equals the first. SA-V has no captions: they come from a captions file
-(with these object ids) or from the steps caption, prompts, detect and match.
+Object ids start from 1: manual masklets first, in file order. Where masklets overlap, the smaller
+one is on top, or the first of two equal ones. SA-V has no captions. They come from a captions file
+with these object ids, or from the steps caption, prompts, detect and match.
 """
 
 import dataclasses
@@ -36,10 +37,10 @@ KINDS = ('manual', 'auto')
 
 @dataclasses.dataclass(frozen=True)
 class SavMasks:
-  """The masklets of one video.
+  """The masks of one video, read from its annotation files; implements `base.Masks`.
 
   Attributes:
-    files: annotation files, in the order their masklets are numbered.
+    files: annotation files, in the order in which their masklets are numbered.
   """
 
   files: tuple[str, ...]
@@ -67,7 +68,7 @@ class SavMasks:
 
   def window(self, numbers: Sequence[int], fit: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     content = _load(self.files)
-    # The last annotation holds for the frames up to where the next one would be.
+    # The last annotation is valid until the frame at which the next one would be.
     last = max(numbers)
     if last >= content.count * EVERY:
       raise InputError(
@@ -99,12 +100,12 @@ class SavMasks:
 
 @dataclasses.dataclass(frozen=True)
 class Masklets:
-  """The masklets of one video.
+  """The encoded masklets of one video.
 
   Attributes:
-    files: for each annotation file, encoded masks [annotated frame][masklet]; None where a masklet
-      is not seen.
-    size: (H, W) of all masks.
+    files: for each annotation file, encoded masks [annotated frame][masklet]; None if a masklet is
+      not visible.
+    size: (H, W) of all masks, in pixels.
   """
 
   files: Sequence[Sequence[Sequence[Mapping[str, Any] | None]]]
@@ -116,9 +117,14 @@ class Masklets:
     return max(len(frames) for frames in self.files)
 
   def masks(self, index: int, last: int) -> list[Mapping[str, Any] | None]:
-    """Return the encoded masks of annotated frame `index`, in a window that ends with frame `last`.
+    """Return the encoded masks of one annotated frame.
 
-    If a file ends before, where its masklets are is not known: none is seen in the whole window.
+    If a file ends before the window does, its masklets are treated as not visible in the whole
+    window.
+
+    Args:
+      index: number of the annotated frame, from 0.
+      last: last video frame of the window.
     """
     seen: list[Mapping[str, Any] | None] = []
     for frames in self.files:
@@ -128,17 +134,17 @@ class Masklets:
 
 
 def label_map(masks: Sequence[Mapping[str, Any] | None], size: tuple[int, int]) -> np.ndarray:
-  """Return RLE masks of one frame as a label map, smaller masks on top.
+  """Merge the RLE masks of one frame into a label map, smaller masks on top.
 
   Args:
     masks: COCO run-length encodings; mask j becomes label j + 1. None is an empty mask.
-    size: (H, W).
+    size: (H, W) in pixels.
 
   Returns:
     uint8 [H, W].
 
   Raises:
-    InputError: a mask does not have as many pixels as its size says.
+    InputError: if the run lengths of a mask do not add up to its size.
   """
   decoded = {j: decode_rle(mask) for j, mask in enumerate(masks) if mask is not None}
   sizes = {j: int(mask.sum()) for j, mask in decoded.items()}
@@ -149,14 +155,14 @@ def label_map(masks: Sequence[Mapping[str, Any] | None], size: tuple[int, int]) 
 
 
 def decode_rle(encoded: Mapping[str, Any]) -> np.ndarray:
-  """Return a COCO run-length encoding as bool [H, W].
+  """Decode a COCO run-length encoding into bool [H, W].
 
   Args:
-    encoded: `size` and `counts`, which may be compressed text, the same as Python prints bytes
-      (b'...'), or the lengths of the runs as a list.
+    encoded: a dict of `size` ([height, width]) and `counts`: compressed text, its Python bytes
+      literal (b'...'), or a list of run lengths.
 
   Raises:
-    InputError: the runs do not have as many pixels as `size` says.
+    InputError: if the run lengths do not add up to `size`, or cannot be parsed.
   """
   from pycocotools import mask
 
@@ -173,7 +179,7 @@ def decode_rle(encoded: Mapping[str, Any]) -> np.ndarray:
       if lengths != list(counts):
         raise wrong
     if sum(lengths) != height * width or min(lengths) < 0:
-      # The decoder would fill the rest with what lies in memory.
+      # pycocotools would fill the missing pixels with uninitialized memory.
       raise wrong
     whole: dict[str, Any] = {'size': [height, width], 'counts': counts}
     if not isinstance(counts, str):
@@ -184,10 +190,11 @@ def decode_rle(encoded: Mapping[str, Any]) -> np.ndarray:
 
 
 def counts_of(text: str) -> list[int]:
-  """Return the lengths of the runs in a compressed COCO encoding.
+  """Return the run lengths of a compressed COCO encoding (the string format of pycocotools).
 
-  Each is written in groups of five bits, least first, as letters from '0' on; the sixth bit says
-  that more follow. From the third on, they are differences to the one before the last.
+  Each number is a sequence of characters, with an offset of 48 ('0'). A character has five bits of
+  the number, least significant first, and a sixth bit that is set if more characters follow. The
+  numbers are signed. From the fourth on, each is the difference to the run length two before.
   """
   counts: list[int] = []
   value, shift = 0, 0
@@ -204,10 +211,11 @@ def counts_of(text: str) -> list[int]:
 
 
 def read_annotations(path: str | Path) -> dict[str, Any]:
-  """Read one annotation file of SA-V.
+  """Read and validate one annotation file of SA-V.
 
   Raises:
-    InputError: it cannot be read, is not of SA-V, or its masks differ in number or size.
+    InputError: if the file cannot be read, is not in the SA-V format, or its masks differ in number
+      or size.
   """
   try:
     content = json.loads(Path(path).read_text(encoding='utf-8-sig'))
@@ -237,7 +245,7 @@ def read_annotations(path: str | Path) -> dict[str, Any]:
 
 
 def _load(files: tuple[str, ...]) -> Masklets:
-  """The masklets of the files of one video."""
+  """Return the masklets of the annotation files of one video, cached until a file changes."""
   return _load_once(files, tuple(os.path.getmtime(file) for file in files))
 
 
@@ -256,7 +264,7 @@ def _load_once(files: tuple[str, ...], _: tuple[float, ...]) -> Masklets:
 
 
 def _films(root: Path) -> list[Path]:
-  """The video files under a folder; of ID.mp4 and ID.mov, the one whose ending is more usual."""
+  """Return the video files under a folder; of ID.mp4 and ID.mov, the one first in `VIDEOS`."""
   found = [path for path in root.rglob('*') if is_video(path)]
   found.sort(key=lambda path: (VIDEOS.index(path.suffix.lower()), path))
   return sorted({path.with_suffix(''): path for path in reversed(found)}.values())
@@ -268,18 +276,19 @@ def sav_videos(
   kinds: Sequence[str] = KINDS,
   excluded: frozenset[str] = frozenset(),
 ) -> tuple[list[Video], list[str]]:
-  """The annotated videos under `root`, by their ids.
+  """Return the annotated videos under `root`.
 
   Args:
-    captions: what is said of them, by id.
-    kinds: which annotations to read, of manual and auto.
-    excluded: ids to leave out, such as those of the benchmark.
+    root: folder of the dataset.
+    captions: descriptions by video id, or None.
+    kinds: which annotations to read, of `manual` and `auto`.
+    excluded: ids to exclude, such as those of the benchmark.
 
   Returns:
-    the videos, and the ids that were left out as excluded.
+    The videos, and the excluded ids that were found.
 
   Raises:
-    InputError: there are none.
+    InputError: if `root` is not a folder, or no annotated video is found.
   """
   if not os.path.isdir(root):
     raise InputError(f'{root}: there is no such folder; check the path')

@@ -1,4 +1,4 @@
-"""What tells whether the files of a source have changed: names, sizes and times of change."""
+"""Detect changes of source files by their names, sizes and modification times."""
 
 import dataclasses
 import hashlib
@@ -9,11 +9,12 @@ from typing import Any
 
 from data_tools.sources.base import Video
 
-Stamp = tuple[str, int, int]  # Name, bytes, nanoseconds; -1 and -1 where there is no file.
+# Name, size in bytes, modification time in nanoseconds; both are -1 for a missing file.
+Stamp = tuple[str, int, int]
 
 
 def stamps(path: str) -> list[Stamp]:
-  """Return the stamp of a file, or of every file in a folder, by name."""
+  """Return the stamp of a file, or the sorted stamps of all files in a folder."""
   if not os.path.isdir(path):
     return [_stamp(path, os.path.basename(path))]
   found = [
@@ -33,17 +34,17 @@ def _stamp(path: str, name: str) -> Stamp:
 
 
 def of_video(video: Video) -> list[Any]:
-  """Return all that decides what clips a video gives, but for the options of the job."""
+  """Return everything that determines the clips of a video, except the options of the job."""
   return [dataclasses.asdict(video), [stamps(path) for path in video.paths]]
 
 
 def digest(content: Any) -> str:
-  """Return a short hash of what JSON can hold."""
+  """Return the first 16 hex digits of the SHA-256 of a value's JSON."""
   text = json.dumps(content, sort_keys=True, default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def of_models(options: Iterable[object]) -> list[Any]:
-  """Return the stamps of those options that name a file or folder."""
+  """Return the stamps of the options that are paths of existing files or folders."""
   paths = [option for option in options if isinstance(option, str) and os.path.exists(option)]
   return [[path, stamps(path)] for path in paths]

@@ -1,16 +1,16 @@
-"""Videos with one label picture a frame, as in video object segmentation (DAVIS and its kin).
+"""Videos with one label image per frame, as in video object segmentation (VOS) datasets like DAVIS.
 
-Three layouts, which may be mixed under one root:
+Three layouts are supported and may be mixed under one root:
 
     KEY/video.mp4  KEY/masks/00000.png ...            a video of any format, or
-                                                      a folder of pictures, beside masks
+                                                      a folder of images, next to masks
     KEY/JPEGImages/00000.jpg ...  KEY/Annotations/00000.png ...
     JPEGImages/KEY/00000.jpg ...  Annotations/KEY/00000.png ...   also one level deeper (480p)
 
-Masks may be of any kind that `ttm_jax.media.label_images` reads; one rule holds for all masks of a
-video. Pictures and masks belong together by their names, or by the numbers in them. Of several
-resolutions the smallest is read. Captions are a JSON file, see `data_tools.sources.descriptions`;
-without it, steps find the captions and objects.
+Masks may have any format that `ttm_jax.media.label_images` reads; all masks of a video are
+interpreted in the same way. Images and masks are matched by name, or by the numbers in their names.
+Of several resolutions, the smallest is read. Captions come from a JSON file, see
+`data_tools.sources.descriptions`; without it, the steps provide captions and objects.
 """
 
 import dataclasses
@@ -33,19 +33,19 @@ from ttm_jax.media.video_reader import is_video
 from ttm_jax.trajectory import PALETTES
 
 _RESOLUTION = re.compile(r'\d+p|full.?res\w*|\d+x\d+|\dk|u?hd', re.IGNORECASE)
-_MASKS = ('masks', 'Annotations')  # Usual names of a folder of masks, the first one first.
+_MASKS = ('masks', 'Annotations')  # Preferred names of a folder of masks, in order.
 _RENAME = 'give each mask the name of its picture'
 _COMPLETE = 'make the masks that are missing, or leave out the pictures without one'
 
 
 @dataclasses.dataclass(frozen=True)
 class FileMasks:
-  """One mask a frame, in a folder.
+  """A folder with one mask per frame; implements `base.Masks`.
 
   Attributes:
-    folder: of the masks.
-    pictures: the folder of the frames; empty where they are a video file.
-    note: what was chosen where there were several.
+    folder: folder of the masks.
+    pictures: folder of the frames; '' if the frames are a video file.
+    note: note for the report, if one of several resolutions was chosen.
   """
 
   folder: str
@@ -98,11 +98,11 @@ class FileMasks:
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-  """The masks of a video.
+  """The mask files of a video.
 
   Attributes:
-    files: one for each frame, in order.
-    note: what was done to find them.
+    files: one file per frame, in order.
+    note: note for the report on how masks were matched to frames; '' for none.
   """
 
   files: tuple[Path, ...]
@@ -111,7 +111,7 @@ class Listed:
 
 @functools.lru_cache(maxsize=2)
 def _listed(folder: str, pictures: str, *_: int) -> Listed:
-  """The masks of a folder; a window does not list a long video again."""
+  """Return the masks of a folder; cached, so that it is not listed again for each window."""
   masks = list_masks(Path(folder))
   if not masks:
     raise InputError(f'{folder}: holds no masks; put one PNG a frame there')
@@ -122,18 +122,22 @@ def _listed(folder: str, pictures: str, *_: int) -> Listed:
 
 @functools.lru_cache(maxsize=2)
 def _understood(folder: str, pictures: str, *stamps: int) -> Meaning:
-  """How the masks are read: every one of them is looked at, once."""
+  """Return how to interpret the masks, by examining all of them once."""
   return meaning_of(_listed(folder, pictures, *stamps).files, PALETTES['spread8'], folder)
 
 
 def pair(pictures: Sequence[Path], masks: Sequence[Path], where: str) -> Listed:
-  """Return the mask of each picture: of the same name, or else of the same number.
+  """Match each image to the mask of the same name, or else of the same number.
 
-  Where no name and no number occurs on both sides, and there are as many masks as pictures, they
-  belong together in their order.
+  If no name or number matches, and there are as many masks as images, match them in order.
+
+  Args:
+    pictures: image files, in order.
+    masks: mask files, in order.
+    where: folder of the images, for error messages.
 
   Raises:
-    InputError: a picture has no mask, or two masks claim one picture.
+    InputError: if an image has no mask, or two masks have the same name.
   """
   stems = {mask.stem: mask for mask in masks}
   if len(stems) < len(masks):
@@ -162,7 +166,7 @@ def pair(pictures: Sequence[Path], masks: Sequence[Path], where: str) -> Listed:
 
 
 def check_numbers(masks: Sequence[Path], where: str) -> None:
-  """Raise InputError where the numbers of masks have gaps, so that frames of a video lack some."""
+  """Raise InputError if the mask numbers have gaps, so that some frames have no mask."""
   numbers = [number[0] for number in _numbers(masks) or () if len(number) == 1]
   steps = {b - a for a, b in itertools.pairwise(numbers)}
   if len(steps) > 1:
@@ -174,7 +178,7 @@ def check_numbers(masks: Sequence[Path], where: str) -> None:
 
 
 def _numbers(files: Sequence[Path]) -> list[tuple[int, ...]] | None:
-  """The numbers in names that tell files apart; None where names are not alike but for numbers."""
+  """Return the numbers that distinguish the file names, or None if they do not distinguish them."""
   found = [tuple(int(n) for n in re.findall(r'\d+', file.stem)) for file in files]
   if len({len(numbers) for numbers in found}) != 1 or not found[0]:
     return None
@@ -186,15 +190,17 @@ def _numbers(files: Sequence[Path]) -> list[tuple[int, ...]] | None:
 def vos_videos(
   root: Path, captions: Mapping[str, Description] | None, fps: float | None = None
 ) -> list[Video]:
-  """The videos under `root`: those that `captions` describes, or all there are.
+  """Return the videos under `root`: those that `captions` describes, or all if it is None.
 
-  A key that has no usable files gives a video with a `problem`, so that the report can tell.
+  A key without usable files gives a video with a `problem`, for the report.
 
   Args:
-    fps: of folders of pictures.
+    root: folder of the videos.
+    captions: descriptions by key, or None.
+    fps: frames per second of folders of images.
 
   Raises:
-    InputError: `root` is no folder, or there is nothing in it.
+    InputError: if `root` is not a folder or has no videos.
   """
   if not os.path.isdir(root):
     raise InputError(f'{root}: there is no such folder; check the path')
@@ -215,7 +221,7 @@ def vos_videos(
 
 
 def _of_levels(root: Path, levels: Sequence[Path], key: str) -> tuple[Path, FileMasks] | None:
-  """The pictures and masks of JPEGImages/KEY and Annotations/KEY, None where there are none."""
+  """Return images and masks from JPEGImages/KEY and Annotations/KEY, or None if missing."""
   found = []
   for level in levels:
     if (level / key).is_dir():
@@ -233,7 +239,7 @@ def _of_levels(root: Path, levels: Sequence[Path], key: str) -> tuple[Path, File
 
 
 def _of_folder(root: Path, key: str) -> tuple[Path, FileMasks]:
-  """The video, or the pictures, and the masks of the folder KEY."""
+  """Return the video or image folder, and the masks, of the folder KEY."""
   folder = within(root, key)
   path = video_of(folder)
   masks = masks_of(folder, path)
@@ -241,10 +247,10 @@ def _of_folder(root: Path, key: str) -> tuple[Path, FileMasks]:
 
 
 def _levels(folder: Path) -> list[Path]:
-  """The folders that hold one folder of masks a video: resolutions, smallest first, and `folder`.
+  """Return the folders with one mask folder per video: resolutions, smallest first, then `folder`.
 
-  Only resolutions (480p, Full-Resolution), or a single folder of any name, are levels of their own;
-  other folders of folders are parts of keys.
+  A subfolder is a level if its name is a resolution (480p, Full-Resolution), or if it is the only
+  one. Any other folder of folders is part of a key.
   """
   if not folder.is_dir() or list_masks(folder):
     return []
@@ -263,7 +269,7 @@ def _levels(folder: Path) -> list[Path]:
 
 
 def _keys(levels: Sequence[Path]) -> list[str]:
-  """The keys of the videos in `_levels`; those of scenes (park/dog) have two parts."""
+  """Return the keys of the videos in the folders of `_levels`; park/dog is a two-part key."""
   *resolutions, top = levels
   keys = [f.name for level in resolutions for f in _folders(level)]
   for folder in _folders(top):
@@ -280,10 +286,10 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def video_of(folder: Path) -> Path:
-  """The video of a folder, or its folder of JPEGs.
+  """Return the video file of a folder, or its folder `JPEGImages`.
 
   Raises:
-    InputError: there is none, or more than one.
+    InputError: if the folder does not exist, or there is not exactly one candidate.
   """
   if not folder.is_dir():
     raise InputError(f'{folder}: there is no such folder; correct its key or its place')
@@ -300,10 +306,10 @@ def video_of(folder: Path) -> Path:
 
 
 def masks_of(folder: Path, video: Path) -> Path:
-  """Return the folder of masks beside a video.
+  """Return the folder of masks next to a video.
 
   Raises:
-    InputError: there is none, or more than one.
+    InputError: if there is not exactly one candidate.
   """
   found = {d: files for d in _folders(folder) if d != video and (files := list_masks(d))}
   for name in _MASKS:

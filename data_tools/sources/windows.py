@@ -1,12 +1,12 @@
-"""A video cut into drafts of the wanted length, rate and size, one window in memory at a time.
+"""Cut a video into drafts of a given length, frame rate and size, one window in memory at a time.
 
-Of each moment k / fps the frame nearest in time is taken, the later of two equally near: by the
-container's time stamps where the rate varies, else by the mean rate. So no video changes its speed.
-A video slower than the wanted rate is refused, since frames would have to be invented.
+For each time k / fps, take the nearest frame, or the later one of two equally near. Times come from
+the container's timestamps if the frame rate varies, else from the mean rate. The playback speed
+never changes. A video slower than the requested rate is rejected, since frames would be missing.
 
-Frames are scaled until they just cover the size, and cropped centrally. Frames are resampled
-bicubically with antialiasing, label maps by nearest neighbour, both from the same box: pixel (y, x)
-of a label map is the one of the source that holds the centre of the cell.
+Frames are resized to cover the target size and center-cropped. Resampling is bicubic with
+antialiasing for frames, and nearest neighbor for label maps, from the same crop box. A pixel of the
+label map thus takes the label of the source pixel at its center.
 """
 
 import collections
@@ -24,17 +24,17 @@ from data_tools.sources.base import Video
 from data_tools.sources.descriptions import Window
 from ttm_jax.errors import InputError
 
-_SLOWEST = Fraction(99, 100)  # A source of 23.976 fps passes for 24.
+_SLOWEST = Fraction(99, 100)  # Tolerance, so that 23.976 fps is accepted as 24.
 
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-  """The central part of a picture that fills the clip, and its scaling.
+  """A center crop of the source frames, resized to the clip.
 
   Attributes:
-    source: (H, W) of the picture.
-    size: (H, W) of the clip.
-    box: x0, y0, x1, y1 in pixels of the picture.
+    source: (H, W) of the source frames, in pixels.
+    size: (H, W) of the clip, in pixels.
+    box: crop box (x0, y0, x1, y1), in pixels of the source.
   """
 
   source: tuple[int, int]
@@ -45,8 +45,15 @@ class Crop:
   def central(
     cls, source: tuple[int, int], size: tuple[int, int], aspect: Fraction = Fraction(1)
   ) -> 'Crop':
-    """Shortest-side resize and centre crop, for pixels `aspect` times as wide as high."""
-    shape = np.array([source[1] * float(aspect), source[0]])  # As seen, in heights of a pixel.
+    """Return the crop for a resize to cover the target size, followed by a center crop.
+
+    Args:
+      source: (H, W) of the source frames.
+      size: (H, W) of the clip.
+      aspect: pixel aspect ratio of the source, width over height.
+    """
+    # (width, height) as displayed, in units of the height of a pixel.
+    shape = np.array([source[1] * float(aspect), source[0]])
     scale = max(size[1] / shape[0], size[0] / shape[1])
     half = np.array([size[1], size[0]]) / scale / 2
     unit = np.array([float(aspect), 1.0])
@@ -54,11 +61,19 @@ class Crop:
     return cls(source, size, (float(low[0]), float(low[1]), float(high[0]), float(high[1])))
 
   def pixels(self, frame: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] of the source to the clip."""
+    """Crop and resize a source frame uint8 [H, W, 3] to the clip, bicubic.
+
+    Raises:
+      InputError: if the frame is not of the size `source`.
+    """
     return self._resized(frame, Image.Resampling.BICUBIC)
 
   def labels(self, ids: np.ndarray) -> np.ndarray:
-    """uint8 [H, W] of the source to the clip."""
+    """Crop and resize a source label map uint8 [H, W] to the clip, nearest neighbor.
+
+    Raises:
+      InputError: if the label map is not of the size `source`.
+    """
     return self._resized(ids, Image.Resampling.NEAREST)
 
   def _resized(self, array: np.ndarray, method: Image.Resampling) -> np.ndarray:
@@ -72,12 +87,12 @@ class Crop:
 
 @dataclasses.dataclass
 class Cut:
-  """What became of one video; filled while its drafts are drawn.
+  """Statistics of one video, filled in while its drafts are generated.
 
   Attributes:
-    how: in words, what was resampled; empty until the video is at its end.
-    windows: drafts so far.
-    repeated: frames that stand for more than one moment, because the rate varies.
+    how: summary of the resampling for the report; empty until the last draft.
+    windows: number of drafts so far.
+    repeated: number of output frames that repeat the frame before, if the frame rate varies.
   """
 
   how: str = ''
@@ -86,10 +101,15 @@ class Cut:
 
 
 def drafts(video: Video, window: Window, cut: Cut | None = None) -> Iterator[Draft]:
-  """The drafts of a video, with label maps where it has masks.
+  """Yield the drafts of a video, with label maps if the video has masks.
+
+  Args:
+    video: the video.
+    window: length, stride, frame rate and size of the drafts.
+    cut: receives the statistics of the video.
 
   Raises:
-    InputError: the video or its masks cannot be used; drafts that came before are good.
+    InputError: if the video or its masks cannot be used. Drafts yielded before are valid.
   """
   cut = Cut() if cut is None else cut
   if video.problem:
@@ -102,7 +122,7 @@ def drafts(video: Video, window: Window, cut: Cut | None = None) -> Iterator[Dra
   for frame in _at_rate(decode.frames(video.path, seen), seen.fps, window.fps):
     cut.repeated += frame.number == before
     before = frame.number
-    # With gaps between windows, some frames are needed by none.
+    # If the stride exceeds the length of a window, skip the frames between windows.
     position = count % window.stride
     if position < window.frames or window.stride <= window.frames:
       held.append((frame.number, crop.pixels(frame.pixels())))
@@ -135,7 +155,7 @@ def drafts(video: Video, window: Window, cut: Cut | None = None) -> Iterator[Dra
 
 
 def expected(video: Video, window: Window) -> int:
-  """About how many drafts a video will give; 0 where it cannot be read."""
+  """Estimate the number of drafts of a video; 0 if the video cannot be read."""
   if video.problem:
     return 0
   try:
@@ -147,7 +167,7 @@ def expected(video: Video, window: Window) -> int:
 
 
 def check(video: Video, seen: decode.Probe, window: Window) -> None:
-  """Raises InputError where a video is too slow, or its masks are not those of its frames."""
+  """Raise InputError if the frame rate is too low, or the masks do not match the frames."""
   if seen.fps < _SLOWEST * Fraction(window.fps):
     raise InputError(
       f'{video.path}: has {float(seen.fps):g} fps; ask for at most that, not {window.fps:g}'
@@ -157,13 +177,14 @@ def check(video: Video, seen: decode.Probe, window: Window) -> None:
 
 
 def bucket(video: Video, windows: list[Window]) -> Window:
-  """The window that suits a video: the nearest shape, and of these the longest that it fills.
+  """Return the window (bucket) for a video.
 
-  Shapes are compared by the logarithm of width over height. Where none is short enough, the
-  shortest is returned, and gives no draft.
+  Choose the windows with the nearest aspect ratio, by the difference of log(width / height). Of
+  these, choose the longest that the video fills. If the video is too short for all of them, return
+  the shortest, which yields no draft.
 
   Raises:
-    InputError: the video cannot be read.
+    InputError: if the video cannot be read.
   """
   if len(windows) == 1 or video.problem:
     return windows[0]
@@ -177,7 +198,13 @@ def bucket(video: Video, windows: list[Window]) -> Window:
 
 
 def _at_rate(frames: Iterator[decode.Frame], rate: Fraction, fps: float) -> Iterator[decode.Frame]:
-  """Of each moment k / fps the frame nearest in time; of equals the later."""
+  """Yield the frame nearest to each time k / fps, or the later of two equally near.
+
+  Args:
+    frames: frames in display order.
+    rate: mean frame rate of the video.
+    fps: output frame rate.
+  """
   step = 1 / Fraction(fps).limit_denominator(1001)
   moment, before = Fraction(0), None
   for frame in frames:
@@ -185,7 +212,7 @@ def _at_rate(frames: Iterator[decode.Frame], rate: Fraction, fps: float) -> Iter
       yield before
       moment += step
     before = frame
-  # The last frame is shown for as long as the others.
+  # The last frame has no successor; it covers half a frame duration past its timestamp.
   while before is not None and moment - before.time < 1 / rate / 2:
     yield before
     moment += step

@@ -1,12 +1,12 @@
-"""How pleasing a clip looks: the picture embedding of a CLIP and a trained head.
+"""Aesthetic score of a clip: a trained linear head on CLIP image embeddings.
 
     python -m data_tools.steps.aesthetic --model openai/clip-vit-large-patch14 \\
         --head aesthetic.safetensors --image photo.png
 
-The head is a chain of linear layers without activations, `layers.N.weight` and `.bias`, as the
-LAION predictor (improved-aesthetic-predictor) has; convert its checkpoint to safetensors once.
-The embedding is normalised to length 1 before it. A clip scores the mean of its first, middle and
-last frame.
+The head is a sequence of linear layers without activations, `layers.N.weight` and `layers.N.bias`,
+as in the LAION predictor (improved-aesthetic-predictor). Convert its checkpoint to safetensors
+once. Embeddings are normalized to length 1. The score of a clip is the mean over its first, middle
+and last frame.
 """
 
 import argparse
@@ -26,12 +26,12 @@ NAME = 'aesthetic'
 
 @dataclasses.dataclass(frozen=True)
 class AestheticSettings:
-  """What the step is built of.
+  """Settings of the aesthetic step.
 
   Attributes:
-    weights: of CLIP.
-    head: safetensors file.
-    least: drafts that score less are rejected.
+    weights: the CLIP model.
+    head: safetensors file of the head.
+    least: minimum score; drafts below it are rejected.
   """
 
   weights: ModelSource
@@ -39,11 +39,12 @@ class AestheticSettings:
   least: float = float('-inf')
 
   def build(self) -> 'Aesthetic':
+    """Load the model and return the step."""
     return Aesthetic(ClipScore(self.weights, self.head), self.least)
 
 
 class ClipScore:
-  """Pictures to scores."""
+  """Aesthetic scores of images."""
 
   def __init__(self, weights: ModelSource, head: str):
     check_installed()
@@ -60,7 +61,7 @@ class ClipScore:
       )
 
   def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Scores float [n] of pictures uint8 [H, W, 3]."""
+    """Return scores float [n] of n images uint8 [H, W, 3]."""
     import torch
 
     scores = []
@@ -75,16 +76,16 @@ class ClipScore:
 
 
 def read_head(path: str) -> tuple[np.ndarray, float]:
-  """The chain of linear layers of a head, multiplied out: weight [d] and bias.
+  """Collapse the linear layers of a head into one weight float64 [d] and one bias.
 
   Raises:
-    InputError: the file cannot be read, or holds no such chain.
+    InputError: if the file cannot be read, or its layers do not compose to one score.
   """
   import safetensors.numpy
 
   try:
     tensors = safetensors.numpy.load_file(path)
-  except Exception as error:  # safetensors has an error of its own for each kind of damage.
+  except Exception as error:  # safetensors raises several exception types for corrupt files.
     raise InputError(f'{path}: no readable safetensors ({error})') from error
   layers = sorted(
     (int(found[1]), name) for name in tensors if (found := re.fullmatch(r'.*?(\d+)\.weight', name))
@@ -104,11 +105,12 @@ def read_head(path: str) -> tuple[np.ndarray, float]:
 
 
 class Aesthetic:
-  """Scores drafts, and rejects those below the least score."""
+  """Score drafts, and reject those below the minimum."""
 
   def __init__(self, score: ClipScore, least: float = float('-inf')):
     """Args:
-    score: a `ClipScore`, or anything like it.
+    score: a `ClipScore`, or a callable with the same signature.
+    least: minimum score.
     """
     self._score, self._least = score, least
 
@@ -134,8 +136,10 @@ def main(argv: list[str] | None = None) -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add_flags(parser)
-  parser.add_argument('--head', required=True, help='safetensors file')
-  parser.add_argument('--image', required=True, action='append', help='picture or video')
+  parser.add_argument('--head', required=True, help='safetensors file of the head')
+  parser.add_argument(
+    '--image', required=True, action='append', help='image or video; repeat for several'
+  )
   args = parser.parse_args(argv)
   with front_door():
     step = AestheticSettings(from_flags(args), args.head).build()

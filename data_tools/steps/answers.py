@@ -1,12 +1,12 @@
-"""What a language model wrote, read strictly: a clear answer or a reason, never a guess.
+"""Parse the answers of a language model strictly: return a clear answer or raise Reject.
 
     Motion-specific prompt: "The dog runs after the ball."
     Answer: [[dog: a brown dog that runs] [ball: a red ball that rolls]]
 
-Only text the model wrote itself may come in here, not the examples before it. The mark at the
-beginning may be missing, since a prompt can end in it. What models put around an answer is taken
-off: thinking, Markdown, code fences, quotation marks, bullets and a polite line before or after it.
-Models like to go on with examples of their own, so the first answer counts.
+The input is the generated text only, without the prompt and its examples. The label at the
+beginning may be missing, since a prompt template can end in it. Text around an answer is removed:
+reasoning, Markdown, code fences, quotation marks, bullets, and an introductory or closing line.
+Models often continue with further examples, so only the first answer counts.
 """
 
 import json
@@ -17,8 +17,8 @@ from typing import Any
 from data_tools.drafts import Reject
 from data_tools.steps.markup import BULLET, bare, first_line, plain, without_bullet
 
-MAX_WORDS = 60  # Of one prompt; a model that runs on has lost its way.
-_LEAST_LETTERS = 4  # Of a motion prompt that no mark announces.
+MAX_WORDS = 60  # Most words of one prompt; longer answers are degenerate.
+_LEAST_LETTERS = 4  # Fewest letters of a motion prompt without a label.
 
 _MOTION_MARK = re.compile(
   r'motion[-\s_\u2010-\u2015]*specific[-\s_]*prompt["\'\s]*(?:is\s*)?(?::|$)', re.I | re.M
@@ -26,7 +26,7 @@ _MOTION_MARK = re.compile(
 _OBJECTS_MARK = re.compile(r'\banswer["\'\s]*(?:is\s*)?:', re.I)
 _CAPTION = re.compile(r'^[ \t]*caption[ \t]*:', re.I | re.M)
 
-# A line of its own before or after an answer, or a word before it.
+# Introductory phrases before an answer, or on a line of their own.
 _CHATTER = re.compile(
   r'(?:sure(?: thing)?|certainly|of course|okay|ok|absolutely|great|understood|got it)\s*[!.,]\s*'
   r'|(?:here (?:is|are)|here.s|the following|below (?:is|are))\b[^:]{0,120}:\s*'
@@ -49,10 +49,10 @@ _SECOND = re.compile(r'[,;]\s*[\w-]+(?: [\w-]+){0,2}\s*:\s')
 
 
 def parse_motion(text: str) -> str:
-  """Return the motion prompt of an answer.
+  """Return the motion prompt in an answer.
 
   Raises:
-    Reject: there is none, or it is too long.
+    Reject: if there is none, or it has more than MAX_WORDS words.
   """
   text = bare(text)
   for number, part in enumerate(_CAPTION.split(text)):
@@ -66,11 +66,15 @@ def parse_motion(text: str) -> str:
 
 
 def parse_objects(text: str, max_objects: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-  """Return names and prompts of the objects, in the order of an answer.
+  """Return the names and prompts of the objects in an answer, in order.
+
+  Args:
+    text: text that the model generated.
+    max_objects: most objects to accept.
 
   Raises:
-    Reject: there is no list, it breaks off, holds something else than objects, none, two of one
-      name, or more than `max_objects`.
+    Reject: if there is no list, it is truncated, malformed or empty, it has duplicate names or more
+      than `max_objects` objects, or a name or prompt is too long.
   """
   text = bare(text)
   entries = None
@@ -100,17 +104,17 @@ def parse_objects(text: str, max_objects: int) -> tuple[tuple[str, ...], tuple[s
 
 
 def for_slot(caption: str) -> str:
-  """Return a caption as it may stand in a template: one line, without brackets, of text alone.
+  """Sanitize a caption for a template: one line, without square brackets or braces.
 
-  Brackets would look like an answer. Control characters and lone surrogates, which no tokenizer
-  takes, become spaces.
+  Brackets could be mistaken for an answer and become parentheses. Control characters and lone
+  surrogates, which tokenizers do not accept, become spaces.
   """
   text = ''.join(' ' if unicodedata.category(c) in ('Cc', 'Cs') else c for c in caption)
   return ' '.join(text.translate(str.maketrans('[]{}', '()()')).split())
 
 
 def _sentence(after: str) -> str:
-  """Return the prompt that follows a mark; empty where none does."""
+  """Return the prompt that follows a label, or '' if there is none."""
   said = first_line(after)
   if said.lower().strip('.!') in _NOTHING or not _says_something(said) or _REFUSAL.match(said):
     return ''
@@ -119,23 +123,23 @@ def _sentence(after: str) -> str:
 
 
 def _unmarked(text: str) -> str:
-  """Return the prompt of an answer without a mark: its first line that is not chatter."""
+  """Return the prompt of an answer without a label: its first line after introductory text."""
   for line in text.splitlines():
     line = without_bullet(line).strip()
     while found := _CHATTER.match(line):
       line = line[found.end() :]
     if line and not line.endswith(':'):
-      # One odd token is no answer.
+      # Reject a single stray token.
       prose = line.isprintable() and sum(map(str.isalpha, line)) >= _LEAST_LETTERS
       return _sentence(line) if prose else ''
   return ''
 
 
 def _entries(text: str) -> list[tuple[str, str]] | None:
-  """Return the objects of a list in brackets, in JSON, or of one bullet each; None without a list.
+  """Return the objects of a bracketed, JSON or bulleted list, or None if there is no list.
 
   Raises:
-    Reject: the list breaks off, or holds something else than objects.
+    Reject: if the list is truncated or malformed.
   """
   if (listed := _from_json(text)) is not None:
     return listed
@@ -149,7 +153,7 @@ def _entries(text: str) -> list[tuple[str, str]] | None:
 
 
 def _in_brackets(listed: str) -> list[tuple[str, str]]:
-  # The outer brackets may be missing: then the first entry stands alone or in a row.
+  # The outer brackets may be missing: the text is then one entry or a row of entries.
   outer = bool(re.match(rf'\[\s*(?:{BULLET}\s*)?[\[\]]', listed))
   position = 1 if outer else 0
   entries: list[tuple[str, str]] = []
@@ -173,7 +177,7 @@ def _in_brackets(listed: str) -> list[tuple[str, str]]:
 
 
 def _from_json(text: str) -> list[tuple[str, str]] | None:
-  """Return the objects of a list or object in JSON; None where there is none."""
+  """Return the objects of a JSON list or object, or None if there is none."""
   start = re.search(r'[\[{]', text)
   if start is None or not re.match(r'[\[{]\s*(?:[\[{]\s*)?"', text[start.start() :]):
     return None
@@ -199,10 +203,10 @@ def _pair(entry: Any) -> tuple[str, str] | None:
 
 
 def _named(name: str, prompt: str) -> tuple[str, str]:
-  """Return the two, where the name is only a number ("object 1") those within the prompt.
+  """Return name and prompt; if the name is only a number ("object 1"), split both from the prompt.
 
   Raises:
-    Reject: there is no name within the prompt.
+    Reject: if the name is a number and the prompt contains no name.
   """
   if _NUMBERED.fullmatch(name) and name:
     number = name

@@ -1,4 +1,4 @@
-"""The one interface of all steps."""
+"""Interface of the steps."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,8 +7,11 @@ from data_tools.drafts import Draft, Rejected
 
 
 class Step(Protocol):
-  """Fills in something of drafts, or gives them up. Built once a worker, of picklable settings."""
+  """A step of the preparation, which completes or rejects drafts.
+
+  Each worker builds a step once, from picklable settings.
+  """
 
   def __call__(self, drafts: Sequence[Draft]) -> list[Draft | Rejected]:
-    """One outcome a draft, in their order. A bad draft is an outcome, never an exception."""
+    """Return one outcome per draft, in order. A draft that fails gives Rejected, not an error."""
     ...

@@ -1,10 +1,10 @@
-"""Captions of videos that have none, by a vision language model (optional).
+"""Caption videos that have no caption, with a vision language model (optional step).
 
     python -m data_tools.steps.caption --model meta-llama/Llama-3.2-11B-Vision-Instruct \\
         --video dog.mp4
 
-The model sees the first, the middle and the last frame (paper, section 11) and the instruction of
-`templates/caption.txt`. Any image-text-to-text model of transformers with a chat template will do.
+The model gets the first, middle and last frame (paper, section 11) and the instruction in
+`templates/caption.txt`. Any image-text-to-text model of transformers with a chat template works.
 """
 
 import argparse
@@ -28,22 +28,23 @@ Describe = Callable[[Sequence[Sequence[np.ndarray]]], list[str]]
 
 @dataclasses.dataclass(frozen=True)
 class CaptionSettings:
-  """What the step is built of.
+  """Settings of the caption step.
 
   Attributes:
-    weights: of the vision language model.
-    template: file with the instruction.
+    weights: the vision language model.
+    template: text file with the instruction.
   """
 
   weights: ModelSource
   template: str = str(TEMPLATES / 'caption.txt')
 
   def build(self) -> 'Caption':
+    """Load the model and return the step."""
     return Caption(VisionLanguageModel(self.weights, self.template))
 
 
 class VisionLanguageModel:
-  """Groups of pictures to texts."""
+  """Greedy answers of a vision language model to groups of images."""
 
   def __init__(self, weights: ModelSource, template: str):
     check_installed()
@@ -55,11 +56,13 @@ class VisionLanguageModel:
       raise InputError(f'{template}: cannot be read; give a text file') from error
     self._batch = weights.batch
     self._processor = weights.load_part(AutoProcessor)
-    self._processor.tokenizer.padding_side = 'left'  # Answers begin where prompts end.
+    self._processor.tokenizer.padding_side = (
+      'left'  # All prompts of a batch must end at the same position.
+    )
     self._model = weights.load(AutoModelForImageTextToText)
 
   def __call__(self, groups: Sequence[Sequence[np.ndarray]]) -> list[str]:
-    """One text for each group of pictures uint8 [H, W, 3]."""
+    """Return one text per group of images uint8 [H, W, 3]."""
     texts: list[str] = []
     for start in range(0, len(groups), self._batch):
       texts += self._describe(groups[start : start + self._batch])
@@ -95,11 +98,11 @@ class VisionLanguageModel:
 
 
 class Caption:
-  """Fills in the captions of drafts that have none."""
+  """Fill in the captions of drafts that have none."""
 
   def __init__(self, describe: Describe):
     """Args:
-    describe: a `VisionLanguageModel`, or anything like it.
+    describe: a `VisionLanguageModel`, or a callable with the same signature.
     """
     self._describe = describe
 
@@ -126,7 +129,9 @@ def main(argv: list[str] | None = None) -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add_flags(parser, batch=1)
-  parser.add_argument('--video', required=True, action='append', help='video or picture')
+  parser.add_argument(
+    '--video', required=True, action='append', help='video or image; repeat for several'
+  )
   parser.add_argument('--template', default=CaptionSettings.template)
   args = parser.parse_args(argv)
   with front_door():

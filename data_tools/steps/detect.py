@@ -1,9 +1,9 @@
-"""Boxes of the named objects in frame 0, by Grounding DINO (transformers).
+"""Detect the boxes of the named objects in frame 0 with Grounding DINO (transformers).
 
     python -m data_tools.steps.detect --model IDEA-Research/grounding-dino-base \\
         --image photo.png --name "left dog" --name ball
 
-Each noun is asked for alone, so no box has to be traced back to one of several labels by its text.
+Each noun is a separate query, so boxes need not be assigned to one of several labels by their text.
 """
 
 import argparse
@@ -24,22 +24,23 @@ Found = tuple[np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class DetectSettings:
-  """What the step is built of.
+  """Settings of the detect step.
 
   Attributes:
-    weights: of Grounding DINO.
-    threshold: least score of a box.
+    weights: the Grounding DINO model.
+    threshold: minimum score of a box.
   """
 
   weights: ModelSource
   threshold: float = 0.25
 
   def build(self) -> 'Detect':
+    """Load the model and return the step."""
     return Detect(GroundingDino(self.weights, self.threshold))
 
 
 class GroundingDino:
-  """(pictures, nouns) to boxes and scores."""
+  """Boxes and scores of nouns in images."""
 
   def __init__(self, weights: ModelSource, threshold: float = 0.25):
     check_installed()
@@ -52,14 +53,15 @@ class GroundingDino:
     self._model, self._detect = weights.load(AutoModelForZeroShotObjectDetection), detect
 
   def __call__(self, pictures: Sequence[np.ndarray], nouns: Sequence[str]) -> list[Found]:
-    """What is found of noun i in picture i.
+    """Detect noun i in image i.
 
     Args:
-      pictures: uint8 [H, W, 3].
-      nouns: noun phrases.
+      pictures: images uint8 [H, W, 3].
+      nouns: noun phrases, one per image.
 
     Returns:
-      boxes float32 [n, 4], x0, y0, x1, y1 in pixels, within the picture; scores [n].
+      For each image, boxes float32 [n, 4] (x0, y0, x1, y1), in pixels and clipped to the image, and
+      scores [n].
     """
     found: list[Found] = []
     for start in range(0, len(nouns), self._batch):
@@ -72,11 +74,11 @@ class GroundingDino:
 
 
 class Detect:
-  """Fills in the boxes of drafts that have names; those with label maps need none."""
+  """Fill in the boxes of the named objects of drafts that have no boxes."""
 
   def __init__(self, detector: GroundingDino):
     """Args:
-    detector: a `GroundingDino`, or anything like it.
+    detector: a `GroundingDino`, or a callable with the same signature.
     """
     self._detector = detector
 
@@ -123,9 +125,11 @@ def main(argv: list[str] | None = None) -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add_flags(parser)
-  parser.add_argument('--image', required=True, help='picture, or video of which frame 0 counts')
-  parser.add_argument('--name', required=True, action='append', help='once for each object')
-  parser.add_argument('--threshold', type=float, default=0.25, help='least score; default 0.25')
+  parser.add_argument('--image', required=True, help='image, or video, of which frame 0 is used')
+  parser.add_argument(
+    '--name', required=True, action='append', help='name of an object; repeat for each'
+  )
+  parser.add_argument('--threshold', type=float, default=0.25, help='minimum score; default 0.25')
   args = parser.parse_args(argv)
   with front_door():
     step = DetectSettings(from_flags(args), args.threshold).build()

@@ -1,11 +1,12 @@
-"""Optical flow between consecutive frames by RAFT, and how much moves in a clip.
+"""Optical flow between consecutive frames with RAFT, and the motion score of a clip.
 
-    python -m data_tools.steps.flow --weights raft_large.safetensors --video dog.mp4 --out flow
+    python -m data_tools.steps.flow --weights raft_large.safetensors --video dog.mp4 --out flow.mp4
 
-The network is torchvision's (`raft_large`), the only dependency on that package; its weights
-(C_T_SKHT_V2 in the paper's metrics) converted to safetensors once. `motion` is the mean length of
-the flow over pixels and frames, in pixels at the size of the clip: comparable only between clips of
-one size and rate. `render` is the flow representation of the paper's ablation (its table 4).
+The network is `raft_large` of torchvision, which only this module needs. Convert its weights to
+safetensors once; the paper's metrics use C_T_SKHT_V2. The score `motion` is the mean length of the
+flow over pixels and frame pairs, in pixels at the size of the clip. It is comparable only between
+clips of the same size and frame rate. `render` is the flow representation of the paper's ablation
+(table 4).
 """
 
 import argparse
@@ -23,16 +24,17 @@ from ttm_jax.errors import InputError, front_door
 from ttm_jax.media import video_io
 
 NAME = 'motion'
-_MULTIPLE, _LEAST = 8, 128  # What RAFT takes: sides in multiples, and enough for its pyramid.
+# RAFT requires sides that are multiples of 8, and at least 128 for its correlation pyramid.
+_MULTIPLE, _LEAST = 8, 128
 
 
 @dataclasses.dataclass(frozen=True)
 class FlowSettings:
-  """What the step is built of.
+  """Settings of the flow step.
 
   Attributes:
-    weights: `model` is a safetensors file of raft_large; its dtype is not used, see `Raft`.
-    least, most: drafts that move less or more are rejected.
+    weights: `model` is a safetensors file of raft_large; the dtype is not used, see `Raft`.
+    least, most: range of the motion score, in pixels per frame; other drafts are rejected.
   """
 
   weights: ModelSource
@@ -40,6 +42,7 @@ class FlowSettings:
   most: float = math.inf
 
   def build(self) -> 'Flow':
+    """Load the model and return the step."""
     return Flow(Raft(self.weights), self.least, self.most)
 
 
@@ -65,13 +68,20 @@ class Raft:
     self._model = raft_large(weights=None, progress=False)
     try:
       self._model.load_state_dict(safetensors.torch.load_file(weights.model))
-    except Exception as error:  # safetensors and torch have errors of their own.
+    except Exception as error:  # safetensors and torch raise their own exception types.
       raise InputError(f'{weights.model}: no weights of raft_large ({error})') from error
     self._model.to(weights.torch_device, torch.float32).eval()
     self._batch = weights.batch
 
   def __call__(self, video: np.ndarray) -> np.ndarray:
-    """Where each pixel goes: uint8 [T, H, W, 3] to float32 [T - 1, H, W, 2], (x, y) in pixels."""
+    """Return the flow from each frame to the next.
+
+    Args:
+      video: uint8 [T, H, W, 3].
+
+    Returns:
+      float32 [T - 1, H, W, 2], (x, y) in pixels.
+    """
     import torch
 
     device = next(self._model.parameters()).device
@@ -93,11 +103,12 @@ def _padding(side: int) -> tuple[int, int]:
 
 
 class Flow:
-  """Measures the motion of drafts, and rejects those that hold still."""
+  """Measure the motion of drafts, and reject those outside a range."""
 
   def __init__(self, flow: Raft, least: float = 0.0, most: float = math.inf):
     """Args:
-    flow: a `Raft`, or anything like it.
+    flow: a `Raft`, or a callable with the same signature.
+    least, most: range of the motion score, in pixels per frame.
     """
     self._flow, self._least, self._most = flow, least, most
 
@@ -114,16 +125,16 @@ class Flow:
 
 
 def score(flow: np.ndarray) -> float:
-  """Mean length of a flow [T, H, W, 2]; 0 for a single picture."""
+  """Return the mean length of a flow [T, H, W, 2], in pixels; 0 if T is 0."""
   return float(np.linalg.norm(flow, axis=-1).mean()) if flow.size else 0.0
 
 
 def render(flow: np.ndarray, longest: float | None = None) -> np.ndarray:
-  """Paints a flow: its direction as hue, its length as strength, white where nothing moves.
+  """Render a flow as RGB: direction as hue, length as saturation; zero flow is white.
 
   Args:
-    flow: float [T, H, W, 2].
-    longest: length that gets full colour; the greatest there is, by default.
+    flow: float [T, H, W, 2], in pixels.
+    longest: length with full saturation, in pixels; by default the maximum of `flow`.
 
   Returns:
     uint8 [T, H, W, 3].
@@ -132,7 +143,7 @@ def render(flow: np.ndarray, longest: float | None = None) -> np.ndarray:
   limit = longest or float(length.max(initial=0)) or 1.0
   strength = np.minimum(length / limit, 1)[..., None]
   hue = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) % 1
-  # The hexagon of hues: red at 0, green at 1/3, blue at 2/3.
+  # Hue to RGB as in HSV: red at 0, green at 1/3, blue at 2/3.
   offset = (hue[..., None] * 6 + np.array([0, 4, 2])) % 6
   pure = np.clip(np.abs(offset - 3) - 1, 0, 1)
   return np.rint(255 * (1 - strength + strength * pure)).astype(np.uint8)
@@ -147,9 +158,9 @@ def main(argv: list[str] | None = None) -> None:
   add = parser.add_argument
   add('--weights', required=True, help='safetensors file of raft_large')
   add('--video', required=True)
-  add('--out', required=True, help='.mp4 of the painted flow')
+  add('--out', required=True, help='output video of the rendered flow, .mp4')
   add('--device', default='auto')
-  add('--batch', type=int, default=8, help='pairs of frames that go through at once; default 8')
+  add('--batch', type=int, default=8, help='batch size in frame pairs; default 8')
   args = parser.parse_args(argv)
   with front_door():
     draft = still(args.video)

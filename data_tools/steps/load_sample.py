@@ -1,4 +1,4 @@
-"""Pictures and videos from the command line as drafts, for steps that are used alone."""
+"""Load an image or video as a draft, for the command lines of single steps."""
 
 from pathlib import Path
 
@@ -12,10 +12,14 @@ _PICTURES = ('.png', '.jpg', '.jpeg', '.webp', '.avif', '.bmp', '.tif', '.tiff')
 
 
 def still(path: str | None = None, **known: object) -> Draft:
-  """A draft of one file, a picture being a video of one frame; of one grey pixel without a file.
+  """Return a draft of one file; an image is a video of one frame.
+
+  Args:
+    path: image or video file; None gives one gray pixel, for steps that only read texts.
+    **known: further fields of the draft.
 
   Raises:
-    InputError: the file cannot be read.
+    InputError: if the file cannot be read.
   """
   if path is None:
     video, fps = np.full((1, 1, 1, 3), 128, np.uint8), 1.0

@@ -1,4 +1,4 @@
-"""What language models put around an answer: thinking, Markdown, special tokens, quotes."""
+"""Remove reasoning, Markdown, special tokens and quotation marks around an answer of an LLM."""
 
 import re
 
@@ -10,22 +10,22 @@ _FENCE = re.compile(r'^[ \t]*(?:```|~~~)[\w-]*[ \t]*$', re.M)
 _EMPHASIS = re.compile(
   r'\*+(?=\S)|(?<=\S)\*+|`+|(?<!\w)__?(?=\S)|(?<=\S)__?(?!\w)|^[ \t]*#+ ', re.M
 )
-_COLONS = str.maketrans({'\uff1a': ':'})  # Full width, as in Chinese.
+_COLONS = str.maketrans({'\uff1a': ':'})  # Full-width colon, as in Chinese text.
 
 BULLET = r'(?:[-*+\u2022\u2023\u00b7\u2013]|\(?\d{1,2}[.)])'
 _BULLETS = re.compile(rf'[ \t>]*(?:{BULLET}[ \t]+)*')
 
 _OPENING, _CLOSING = '"\u201c\u201e\u00ab', '"\u201d\u201c\u00bb'
 _QUOTES = '"\'\u2018\u2019\u201c\u201d\u201e\u00ab\u00bb'
-# Up to the mark that follows the end of a sentence; failing that, up to the last one.
+# A quotation up to a quotation mark that follows the end of a sentence, or else to the last mark.
 _QUOTED_SENTENCE = re.compile(rf'[{_OPENING}](.+?[.!?])\s*[{_CLOSING}](?=[\s.,;)\]}}]|$)', re.S)
 _QUOTED = re.compile(rf'[{_OPENING}](.+)[{_CLOSING}]', re.S)
 
 
 def bare(text: str) -> str:
-  """Return a text without thinking, special tokens, and Markdown's emphasis, headings and fences.
+  """Return a text without reasoning, special tokens, and Markdown emphasis, headings and fences.
 
-  Of thinking that does not end, nothing is left.
+  Reasoning that does not end is removed up to the end of the text.
   """
   ends = list(_THOUGHT_END.finditer(text))
   text = _THOUGHT_START.sub('', text[ends[-1].end() :] if ends else text)
@@ -35,14 +35,14 @@ def bare(text: str) -> str:
 
 
 def without_bullet(line: str) -> str:
-  """Return a text without the bullet, number or quote sign (>) that it begins with."""
-  return line[_BULLETS.match(line).end() :]  # type: ignore[union-attr]  # Matches nothing, too.
+  """Return a text without leading bullets, numbers or quote signs (>)."""
+  return line[_BULLETS.match(line).end() :]  # type: ignore[union-attr]  # Always matches, perhaps ''.
 
 
 def first_line(text: str) -> str:
-  """Return the quotation that a text begins with, over several lines if need be, or its first line.
+  """Return the quotation at the start of a text, which may span lines, or else the first line.
 
-  Empty for an empty text.
+  Return '' for an empty text.
   """
   text = without_bullet(text.lstrip())
   if not text:
@@ -56,5 +56,5 @@ def first_line(text: str) -> str:
 
 
 def plain(text: str) -> str:
-  """Return a text without quotation marks around it, and with single spaces."""
+  """Return a text without enclosing quotation marks or braces, and with single spaces."""
   return ' '.join(text.replace('*', ' ').split()).strip(_QUOTES + '{}').strip()

@@ -1,7 +1,7 @@
-"""Binds detected objects to masks that a source brought along, such as the masklets of SA-V.
+"""Match detected objects to masks from the source, such as the masklets of SA-V.
 
-Each object goes to the mask of frame 0 whose tight box overlaps its detected box most, best pairs
-first, no mask twice.
+Match greedily by the IoU of the detected box and the tight box of a mask in frame 0, highest first.
+A mask is used at most once.
 """
 
 import dataclasses
@@ -17,20 +17,21 @@ LEAST_IOU = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class MatchSettings:
-  """What the step is built of.
+  """Settings of the match step.
 
   Attributes:
-    least_iou: of a detected box and the box of its mask.
+    least_iou: minimum IoU of a detected box and the box of its mask.
   """
 
   least_iou: float = LEAST_IOU
 
   def build(self) -> 'Match':
+    """Return the step."""
     return Match(self.least_iou)
 
 
 class Match:
-  """Renumbers the label maps of drafts so that mask l is that of object l; the rest is cleared."""
+  """Renumber the label maps of drafts so that label l is object l; clear all other labels."""
 
   def __init__(self, least_iou: float = LEAST_IOU):
     self._least = least_iou
@@ -52,7 +53,13 @@ class Match:
 def masks_of(
   boxes: Mapping[int, np.ndarray], ids: np.ndarray, least_iou: float = LEAST_IOU
 ) -> dict[int, int]:
-  """The label of uint8 [H, W] that each object has, for those that have one."""
+  """Return the label of each object that matches a mask.
+
+  Args:
+    boxes: detected boxes (x0, y0, x1, y1) in pixels, by object id.
+    ids: label map uint8 [H, W].
+    least_iou: minimum IoU of a match.
+  """
   tight = tight_boxes(ids)
   pairs = sorted(
     ((box_iou(box, tight[label]), obj, label) for obj, box in boxes.items() for label in tight),
@@ -66,7 +73,10 @@ def masks_of(
 
 
 def tight_boxes(ids: np.ndarray) -> dict[int, np.ndarray]:
-  """The tight box x0, y0, x1, y1 (ends excluded) of each label of uint8 [H, W]: float [4]."""
+  """Return the tight box of each label of a label map uint8 [H, W], without background.
+
+  A box is float [4], (x0, y0, x1, y1) in pixels; x1 and y1 are exclusive.
+  """
   boxes = {}
   for label in np.unique(ids):
     if label:

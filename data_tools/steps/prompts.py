@@ -1,11 +1,11 @@
-"""Captions to prompts by a language model: c_motion, and name and c_local of each object.
+"""Derive prompts from captions with a language model: c_motion, object names and c_local.
 
     python -m data_tools.steps.prompts --model meta-llama/Llama-3.1-8B-Instruct \\
         --caption "A boy throws a ball and his dog leaps up to catch it."
 
-Any causal language model of transformers will do. The paper's (section 8) is Llama 3.1 8B. Tasks
-and answer formats are the paper's (its figures 10 and 11), words and examples our own; they lie in
-`templates/` and can be replaced by other files with a slot {caption}.
+Any causal language model of transformers works; the paper uses Llama 3.1 8B (section 8). The tasks
+and answer formats follow the paper (figures 10 and 11); the wording and examples are our own. The
+templates are in `templates/` and can be replaced by other files that contain {caption} once.
 """
 
 import argparse
@@ -30,12 +30,12 @@ Generate = Callable[[Sequence[str]], list[str]]
 
 @dataclasses.dataclass(frozen=True)
 class PromptSettings:
-  """What the step is built of.
+  """Settings of the prompts step.
 
   Attributes:
-    weights: of the language model.
-    max_objects: a caption with more objects is rejected.
-    motion_template, objects_template: files with a slot {caption}.
+    weights: the language model.
+    max_objects: most objects per clip; drafts with more are rejected.
+    motion_template, objects_template: text files that contain {caption} once.
   """
 
   weights: ModelSource
@@ -44,11 +44,12 @@ class PromptSettings:
   objects_template: str = str(TEMPLATES / 'objects.txt')
 
   def build(self) -> 'Prompts':
+    """Load the language model and the templates, and return the step."""
     return Prompts(LanguageModel(self.weights), self)
 
 
 class LanguageModel:
-  """Greedy answers of a causal language model."""
+  """Greedy decoding with a causal language model."""
 
   def __init__(self, weights: ModelSource):
     check_installed()
@@ -58,11 +59,11 @@ class LanguageModel:
     self._tokenizer = weights.load_part(AutoTokenizer)
     if self._tokenizer.pad_token is None:
       self._tokenizer.pad_token = self._tokenizer.eos_token
-    self._tokenizer.padding_side = 'left'  # Answers begin where prompts end.
+    self._tokenizer.padding_side = 'left'  # All prompts of a batch must end at the same position.
     self._model = weights.load(AutoModelForCausalLM)
 
   def __call__(self, prompts: Sequence[str]) -> list[str]:
-    """What the model writes after each prompt, without the prompt."""
+    """Return the text that the model generates for each prompt, without the prompt."""
     answered: list[str] = []
     for start in range(0, len(prompts), self._batch):
       answered += self._answer(prompts[start : start + self._batch])
@@ -78,14 +79,14 @@ class LanguageModel:
           [{'role': 'user', 'content': prompt}],
           tokenize=False,
           add_generation_prompt=True,
-          # For templates that know it: thinking would use up all tokens of the answer.
+          # Chat templates without this option ignore it. Reasoning would use up MAX_NEW_TOKENS.
           enable_thinking=False,
         )
         for prompt in prompts
       ]
     else:
       texts = list(prompts)
-    # A chat template writes the special tokens itself.
+    # A chat template already adds the special tokens.
     tokens = self._tokenizer(
       texts, return_tensors='pt', padding=True, add_special_tokens=not chat
     ).to(self._model.device)
@@ -104,11 +105,12 @@ class LanguageModel:
 
 
 class Prompts:
-  """Fills in motion, names and prompts of drafts that have a caption."""
+  """Fill in the motion prompt, object names and object prompts of drafts from their captions."""
 
   def __init__(self, generate: Generate, settings: PromptSettings):
     """Args:
-    generate: answers prompts; a `LanguageModel`, or anything like it.
+    generate: a `LanguageModel`, or a callable with the same signature.
+    settings: settings of the step; its `weights` are not used here.
     """
     self._generate, self._settings = generate, settings
     self._motion = read_template(settings.motion_template)
@@ -116,7 +118,8 @@ class Prompts:
 
   def __call__(self, drafts: Sequence[Draft]) -> list[Draft | Rejected]:
     outcomes = [attempt(_with_usable_caption, draft, draft) for draft in drafts]
-    # Clips of one video share its caption, and what is given is not asked for again.
+    # `_answers` prompts once per distinct caption, since clips of a video share it. Texts that a
+    # draft already has are kept.
     usable = remaining(outcomes)
     motion = self._answers(self._motion, [d.caption for d in usable if not d.motion])
     objects = self._answers(self._objects, [d.caption for d in usable if not d.prompts])
@@ -141,16 +144,17 @@ def _with_usable_caption(draft: Draft) -> Draft:
   check_caption(draft)
   if not any(c.isalnum() for c in draft.caption):
     raise Reject('no words in the caption', repr(draft.caption[:80]))
-  if len(draft.caption) > MAX_CAPTION_CHARACTERS:  # Of scripts without spaces, or no language.
+  # The limit on words does not apply to scripts without spaces, or to text without words.
+  if len(draft.caption) > MAX_CAPTION_CHARACTERS:
     raise Reject(f'caption of more than {MAX_CAPTION_CHARACTERS} characters')
   return draft
 
 
 def read_template(path: str | Path) -> str:
-  """A template for the language model.
+  """Return the text of a template for the language model.
 
   Raises:
-    InputError: the file cannot be read, or has no slot.
+    InputError: if the file cannot be read, or does not contain {caption} exactly once.
   """
   try:
     text = Path(path).read_text(encoding='utf-8')
@@ -168,7 +172,9 @@ def main(argv: list[str] | None = None) -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add_flags(parser)
-  parser.add_argument('--caption', required=True, action='append', help='once for each')
+  parser.add_argument(
+    '--caption', required=True, action='append', help='caption; repeat for several'
+  )
   parser.add_argument('--max_objects', type=int, default=MAX_OBJECTS)
   parser.add_argument('--motion_template', default=PromptSettings.motion_template)
   parser.add_argument('--objects_template', default=PromptSettings.objects_template)

@@ -1,9 +1,9 @@
-"""The configuration of a local SAM 2 model for the package `sam2`, read so that it can run nothing.
+"""Read the configuration of a local SAM 2 model safely, without running code that it names.
 
-Hydra builds a model by calling whatever a YAML file names by `_target_`, with whatever arguments it
-holds, and fills in values such as environment variables. A folder from elsewhere must not have that
-power. So only the section `model` is read; it may name the classes that the package's own
-configurations name, and give them numbers and the few words in WORDS.
+Hydra calls any object that a YAML file names in `_target_`, with any arguments, and resolves values
+such as environment variables. An untrusted model folder could thus run arbitrary code. Therefore
+only the section `model` is read. It may name the classes that the configurations of the package
+`sam2` use, and pass them numbers and the words in WORDS.
 """
 
 from pathlib import Path
@@ -30,14 +30,15 @@ TARGETS = tuple(
   )
 )
 WORDS = ('bicubic', 'bilinear', 'gelu', 'glu', 'nearest', 'relu', 'avg', 'sum')
-_MOST_BYTES = 1 << 16  # The package's own have 4 kB.
+_MOST_BYTES = 1 << 16  # The configurations of the package have 4 kB.
 
 
 def read_config(path: Path) -> dict[str, Any]:
-  """Return the section `model` of a configuration, as dicts, lists, numbers and known words.
+  """Return the section `model` of a configuration, as dicts, lists, numbers and allowed words.
 
   Raises:
-    InputError: the file cannot be read, has no such section, or holds something else.
+    InputError: if the file cannot be read, has no such section, or contains a value that is not
+      allowed.
   """
   import yaml
 
@@ -45,7 +46,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _MOST_BYTES:
       raise InputError(f'{path}: has more than {_MOST_BYTES} bytes; give a configuration of SAM 2')
     text = path.read_text(encoding='utf-8')
-    # A few lines of aliases can stand for endless values.
+    # A few nested aliases can expand to an exponential number of values.
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
       raise InputError(f'{path}: has aliases (*name), which are not read; write the values out')
     loaded = yaml.safe_load(text)
@@ -66,7 +67,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _value(value: Any, name: str, place: str) -> Any:
-  """Return a copy of the value of a field, made of what is allowed."""
+  """Return a copy of a field's value; raise InputError if a part of it is not allowed."""
   inner = f'{place}.{name}'
   if name == '_target_':
     if value not in TARGETS:
@@ -95,7 +96,7 @@ def _field(name: Any, place: str) -> str:
 
 
 def _is_number(text: str) -> bool:
-  """Whether a word is a number that YAML 1.1 takes for a word, such as 1e-6."""
+  """Return whether a text is a number that YAML 1.1 parses as a string, such as 1e-6."""
   try:
     float(text)
   except ValueError:

@@ -1,9 +1,9 @@
-"""SAM 2 through the package `sam2`, Meta's or the one on the package index.
+"""SAM 2 tracker based on the package `sam2`, from Meta's repository or from PyPI.
 
-A hub id (facebook/sam2.1-hiera-large) is refused, since the package would download a pickle; the
-transformers backend reads those. A model is a folder with one .safetensors of the predictor's
-weights and one .yaml, its configuration, see `sam2_config`; the package's own .pt checkpoints are
-pickles and are not read.
+A model is a folder with one .safetensors file, the weights of the predictor, and one .yaml file,
+its configuration (see `sam2_config`). The package's .pt checkpoints are pickles and are not read.
+Hub ids such as facebook/sam2.1-hiera-large are refused, since the package would download a pickle;
+use the transformers backend for them.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from ttm_jax.errors import InputError
 
 
 class PackageTracker:
-  """See `segment.Tracker`."""
+  """Implementation of `segment.Tracker` with the package `sam2`."""
 
   def __init__(self, weights: ModelSource):
     self._predictor = _load(weights)
@@ -34,11 +34,11 @@ class PackageTracker:
     with (
       tempfile.TemporaryDirectory(prefix='sam2') as folder,
       torch.inference_mode(),
-      contextlib.redirect_stderr(io.StringIO()),  # Two progress bars a clip.
+      contextlib.redirect_stderr(io.StringIO()),  # Hide the package's two progress bars per clip.
       torch.autocast(kind, self._dtype, enabled=self._dtype != torch.float32),
     ):
       for number, frame in enumerate(video):
-        # The package reads JPEGs only; at this quality nothing visible is lost.
+        # The package reads only JPEGs. At this quality the loss is not visible.
         path = os.path.join(folder, f'{number:05d}.jpg')
         Image.fromarray(frame).save(path, quality=100, subsampling=0)
       state = self._predictor.init_state(folder)
@@ -77,14 +77,14 @@ def _load(weights: ModelSource):
   from hydra.core.global_hydra import GlobalHydra
 
   GlobalHydra.instance().clear()
-  # Hydra sees a copy of what was checked, and no other file of the folder.
+  # Give Hydra a copy of the validated section, and no access to other files of the folder.
   with tempfile.TemporaryDirectory(prefix='sam2') as place:
     Path(place, 'checked.yaml').write_text(yaml.safe_dump({'model': config}), encoding='utf-8')
     try:
       with initialize_config_dir(place, version_base='1.2'):
         predictor = build_sam2_video_predictor('checked.yaml', None, device=weights.torch_device)
       predictor.load_state_dict(safetensors.torch.load_file(tensors[0]))
-    except Exception as error:  # Hydra, safetensors and torch have errors of their own.
+    except Exception as error:  # Hydra, safetensors and torch raise their own exception types.
       said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
       raise InputError(
         f'{folder}: is no model for the package sam2 ({said}); the .yaml must be the configuration'

@@ -1,4 +1,4 @@
-"""SAM 2 through `Sam2VideoModel` of transformers."""
+"""SAM 2 tracker based on `Sam2VideoModel` of transformers."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from data_tools.steps.weights import ModelSource, check_installed
 
 
 class TransformersTracker:
-  """See `segment.Tracker`."""
+  """Implementation of `segment.Tracker` with transformers."""
 
   def __init__(self, weights: ModelSource):
     check_installed()

@@ -1,12 +1,11 @@
-"""Label maps of the detected objects through the whole clip, by SAM 2.
+"""Track the detected objects through the clip with SAM 2, and write their label maps.
 
     python -m data_tools.steps.segment --model facebook/sam2.1-hiera-large --video dog.mp4 \\
         --box "10,20,200,180" --out masks
 
-Two equal backends behind one interface: `sam2`, the package (Meta's, or the one on the package
-index), and `transformers`, its `Sam2VideoModel`. `auto` takes the first that imports and reads
-weights of that kind (hub ids are for transformers), and says which. Each object starts from its box
-in frame 0.
+Each object is tracked from its box in frame 0. There are two backends: the package `sam2`, from
+Meta's repository or from PyPI, and `Sam2VideoModel` of transformers. `auto` selects the first one
+that is installed and can read the given weights, and prints its name. Hub ids require transformers.
 """
 
 import argparse
@@ -25,32 +24,32 @@ from data_tools.steps.weights import ModelSource, add_flags, from_flags, looks_l
 from ttm_jax import trajectory
 from ttm_jax.errors import InputError, front_door
 
-BACKENDS = {'sam2': 'sam2.build_sam', 'transformers': 'transformers'}  # What each must import.
-MIN_SEEN = 0.5  # Share of frames below which a track counts as lost.
+BACKENDS = {'sam2': 'sam2.build_sam', 'transformers': 'transformers'}  # The module that each needs.
+MIN_SEEN = 0.5  # A track that is visible in a smaller fraction of the frames counts as lost.
 
 
 class Tracker(Protocol):
-  """Follows objects from frame 0 on."""
+  """Tracks objects from frame 0 on."""
 
   def __call__(self, video: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Args:
       video: uint8 [T, H, W, 3].
-      boxes: float [n, 4], x0, y0, x1, y1 in pixels of frame 0.
+      boxes: float [n, 4] (x0, y0, x1, y1), in pixels of frame 0.
 
     Returns:
-      logits float32 [T, n, H, W], above 0 inside the object.
+      Mask logits float32 [T, n, H, W], above 0 inside the object.
     """
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class SegmentSettings:
-  """What the step is built of.
+  """Settings of the segment step.
 
   Attributes:
-    weights: of SAM 2; for the package `sam2` also a .yaml configuration, see `sam2_package`.
-    backend: of BACKENDS, or auto.
-    min_seen: least share of frames that show an object.
+    weights: the SAM 2 model; for the package `sam2` with a .yaml configuration, see `sam2_package`.
+    backend: a name of BACKENDS, or `auto`.
+    min_seen: minimum fraction of frames in which an object must be visible.
   """
 
   weights: ModelSource
@@ -58,14 +57,15 @@ class SegmentSettings:
   min_seen: float = MIN_SEEN
 
   def build(self) -> 'Segment':
+    """Load the model and return the step."""
     return Segment(tracker(self.weights, self.backend), self.min_seen)
 
 
 def tracker(weights: ModelSource, backend: str = 'auto') -> Tracker:
-  """A tracker of the named backend.
+  """Load SAM 2 with a backend of BACKENDS, or with the first usable one for `auto`.
 
   Raises:
-    InputError: the backend is unknown or not installed, or its weights cannot be loaded.
+    InputError: if the backend is unknown or not installed, or the weights cannot be loaded.
   """
   if backend == 'auto':
     backend = next((name for name in BACKENDS if _usable(name, weights)), '')
@@ -84,7 +84,7 @@ def tracker(weights: ModelSource, backend: str = 'auto') -> Tracker:
 
 
 def _usable(backend: str, weights: ModelSource) -> bool:
-  """Whether a backend imports, and reads weights of that kind."""
+  """Return whether a backend is installed and can read the given weights."""
   if backend == 'sam2' and (
     not looks_local(weights.model) or (Path(weights.model) / 'config.json').is_file()
   ):
@@ -97,7 +97,7 @@ def _usable(backend: str, weights: ModelSource) -> bool:
 
 
 class Segment:
-  """Fills in the label maps of drafts that have boxes."""
+  """Fill in the label maps of drafts that have boxes; reject drafts with a lost track."""
 
   def __init__(self, track: Tracker, min_seen: float = MIN_SEEN):
     self._track, self._min_seen = track, min_seen
@@ -129,9 +129,14 @@ def main(argv: list[str] | None = None) -> None:
   add_flags(parser)
   add = parser.add_argument
   add('--backend', default='auto', choices=['auto', *BACKENDS], help='default auto')
-  add('--video', required=True, help='video or picture')
-  add('--box', required=True, action='append', help='x0,y0,x1,y1 in pixels; once for each object')
-  add('--out', required=True, help='folder for the label maps, one PNG a frame')
+  add('--video', required=True, help='video or image')
+  add(
+    '--box',
+    required=True,
+    action='append',
+    help='x0,y0,x1,y1 in pixels of frame 0; repeat for each object',
+  )
+  add('--out', required=True, help='folder for the label maps, one PNG per frame')
   args = parser.parse_args(argv)
   with front_door():
     boxes = {i: parse_box(text) for i, text in enumerate(args.box, 1)}
@@ -145,10 +150,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_box(text: str) -> np.ndarray:
-  """'10,20,200,180' to float [4].
+  """Parse 'x0,y0,x1,y1' in pixels, such as '10,20,200,180', into float [4].
 
   Raises:
-    InputError: it is no box.
+    InputError: if the text is not four numbers with x0 < x1 and y0 < y1.
   """
   try:
     box = np.array([float(part) for part in text.split(',')])

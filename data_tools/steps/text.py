@@ -1,11 +1,11 @@
-"""Embeddings of texts by any encoder of transformers: CLIP, T5, UL2, umT5, ByT5.
+"""Embed texts with a text encoder of transformers: CLIP, T5, UL2, umT5, ByT5.
 
     python -m data_tools.steps.text --model google/umt5-xxl --text "A dog runs." --length 64 \\
         --out dog.safetensors
 
-What a dataset stores of a text is its last hidden states and how many of them count. Encoders of
-the T5 family mask their padding, so only real tokens count. CLIP attends to all of its 77 places
-and diffusion models are used to seeing all of them, so all count.
+A dataset stores the last hidden states of a text and the number of valid tokens. Encoders of the T5
+family mask their padding, so only the real tokens are valid. CLIP attends to all 77 positions, and
+diffusion models are trained with all of them, so all positions are valid.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from ttm_jax.errors import InputError, front_door
 from ttm_jax.pytorch.pretrained import check_texts
 from ttm_jax.text.encoders import TextEncoderSpec
 
-_MOST_TOKENS = 1 << 16  # Of one text; no dataset could hold many of more.
-_KEPT = 4096  # Texts remembered: variants of a clip share theirs, and the empty text comes often.
+_MOST_TOKENS = 1 << 16  # Most tokens of one text; datasets of longer ones would be too large.
+_KEPT = 4096  # Size of the cache: variants of a clip share texts, and the empty text is frequent.
 
 
 class TransformersText:
-  """A text encoder as `ttm_jax.data.encode.TextEncoder`: (texts, length) to (embeddings, lengths).
+  """A pretrained text encoder; implements `ttm_jax.data.encode.TextEncoder`.
 
   Attributes:
     dim: width of the embeddings.
@@ -40,20 +40,29 @@ class TransformersText:
     self._model = weights.load(_encoder_class(config.model_type))
     self._batch = weights.batch
     self._all_count = 'clip' in config.model_type
-    # The texts of a CLIP have a configuration of their own.
+    # A CLIP configuration has a separate section for its text model.
     text = getattr(config, 'text_config', config)
     self.dim = int(getattr(text, 'd_model', None) or text.hidden_size)
-    # T5's relative positions have no end.
+    # None for T5, whose relative positions do not limit the length.
     self._longest = getattr(text, 'max_position_embeddings', None)
     self._one = functools.lru_cache(_KEPT)(lambda text, length: self._encode([text], length)[0])
 
   def __call__(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings float16 [n, length, dim], zero where no token counts, and counts int32 [n].
+    """Embed n texts.
 
-    A text of more tokens loses its end; its last token is then the one that ends a text.
+    A text of more than `length` tokens is truncated; its last token is then the end-of-text token.
+
+    Args:
+      texts: the texts.
+      length: number of tokens to pad or truncate to.
+
+    Returns:
+      Embeddings float16 [n, length, dim], zero for invalid tokens, and the number of valid tokens
+      int32 [n].
 
     Raises:
-      InputError: the encoder has fewer places than `length`, or a text is no Unicode.
+      InputError: if `length` is out of range or exceeds the positions of the encoder, a text is not
+        valid Unicode, or an embedding exceeds the range of float16.
     """
     check_texts(texts)
     if not 1 <= length <= _MOST_TOKENS:
@@ -69,7 +78,7 @@ class TransformersText:
     tokens = self._tokenizer(
       texts, padding='max_length', truncation=True, max_length=length, return_tensors='pt'
     ).to(self._model.device)
-    # CLIP was trained without a mask for its padding, and diffusion models use it so.
+    # CLIP was trained, and is used by diffusion models, without a padding mask.
     mask = None if self._all_count else tokens.attention_mask
     with torch.inference_mode():
       states = self._model(tokens.input_ids, attention_mask=mask).last_hidden_state
@@ -98,12 +107,12 @@ def _encoder_class(model_type: str):
 
 @dataclasses.dataclass(frozen=True)
 class TextSettings:
-  """One encoder of a dataset, as `parse` reads it.
+  """Settings of one text encoder of a dataset; see `parse`.
 
   Attributes:
-    name: under which the dataset keeps its embeddings.
-    weights: where it comes from.
-    length, prompt_length: tokens of a caption, and of one object prompt.
+    name: name of the encoder in the dataset.
+    weights: the pretrained model.
+    length, prompt_length: number of tokens of a caption and of an object prompt.
   """
 
   name: str
@@ -113,10 +122,14 @@ class TextSettings:
 
   @classmethod
   def parse(cls, text: str, weights: ModelSource) -> 'TextSettings':
-    """'clip=FOLDER:77:77' or 't5=google/t5-v1_1-xxl:128:64'; device and dtype as in `weights`.
+    """Parse NAME=MODEL:LENGTH:PROMPT_LENGTH, such as 't5=google/t5-v1_1-xxl:128:64'.
+
+    Args:
+      text: the value of the flag --text.
+      weights: device, dtype and batch size; its `model` is ignored.
 
     Raises:
-      InputError: it is not of that form.
+      InputError: if the text does not have this form.
     """
     name, equals, rest = text.partition('=')
     model, *lengths = rest.rsplit(':', 2)
@@ -129,7 +142,7 @@ class TextSettings:
     return cls(name, dataclasses.replace(weights, model=model), int(lengths[0]), int(lengths[1]))
 
   def build(self) -> tuple[TextEncoderSpec, TransformersText]:
-    """How a network sees the encoder, and the encoder."""
+    """Load the encoder, and return its spec (width and token counts) and the encoder."""
     made = TransformersText(self.weights)
     return TextEncoderSpec(made.dim, self.length, self.prompt_length), made
 
@@ -141,9 +154,13 @@ def main(argv: list[str] | None = None) -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add_flags(parser)
-  parser.add_argument('--text', required=True, action='append', help='once for each')
-  parser.add_argument('--length', type=int, default=77, help='tokens; default 77')
-  parser.add_argument('--out', required=True, help='.safetensors with embeddings and lengths')
+  parser.add_argument(
+    '--text', required=True, action='append', help='text to embed; repeat for several'
+  )
+  parser.add_argument('--length', type=int, default=77, help='number of tokens; default 77')
+  parser.add_argument(
+    '--out', required=True, help='output file, .safetensors, with embeddings and lengths'
+  )
   args = parser.parse_args(argv)
   with front_door():
     import safetensors.numpy

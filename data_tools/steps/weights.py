@@ -1,4 +1,4 @@
-"""Pretrained models by hub id or local folder, from safetensors only."""
+"""Load pretrained models by hub id or local folder, from safetensors only."""
 
 import argparse
 import dataclasses
@@ -15,14 +15,17 @@ DTYPES = ('float32', 'bfloat16', 'float16')
 
 @dataclasses.dataclass(frozen=True)
 class ModelSource:
-  """Where a model comes from and how it runs.
+  """A pretrained model with its device, dtype and batch size.
 
   Attributes:
     model: folder, or id on the Hugging Face hub.
-    device: a torch device; `auto` is a GPU where there is one.
-    dtype: of DTYPES; `auto` is bfloat16 on a GPU and float32 on a CPU.
-    batch: how many inputs go through at once.
-    offline: take nothing from the network.
+    device: a PyTorch device; `auto` is a GPU if available, else the CPU.
+    dtype: a name of DTYPES; `auto` is bfloat16 on a CUDA GPU, else float32.
+    batch: batch size.
+    offline: do not download anything; read from the local cache.
+
+  Raises:
+    InputError: if `dtype` is unknown or `batch` is below 1.
   """
 
   model: str
@@ -39,6 +42,7 @@ class ModelSource:
 
   @property
   def torch_device(self) -> str:
+    """The resolved device name; raise InputError if PyTorch cannot use it."""
     import torch
 
     if self.device == 'auto':
@@ -55,6 +59,7 @@ class ModelSource:
 
   @property
   def torch_dtype(self) -> Any:
+    """The resolved torch.dtype."""
     import torch
 
     if self.dtype != 'auto':
@@ -62,19 +67,26 @@ class ModelSource:
     return torch.bfloat16 if self.torch_device.startswith('cuda') else torch.float32
 
   def load(self, kind: Any) -> Any:
-    """The model of a transformers class, in evaluation mode.
+    """Load a model on the device, in evaluation mode.
+
+    Args:
+      kind: a model class of transformers.
 
     Raises:
-      InputError: it is not there, of another class, has no safetensors, or needs code of its own.
+      InputError: if the model is not found, is of another class, has no safetensors, or requires
+        remote code.
     """
     model = self._from(pretrained.load_model, kind, dtype=self.torch_dtype)
     return model.to(self.torch_device)
 
   def load_part(self, kind: Any) -> Any:
-    """A tokenizer, processor or configuration of a transformers class.
+    """Load a tokenizer, processor or configuration.
+
+    Args:
+      kind: a class of transformers.
 
     Raises:
-      InputError: it is not there.
+      InputError: if it is not found.
     """
     return self._from(pretrained.load_part, kind)
 
@@ -89,7 +101,7 @@ def check_installed() -> None:
   try:
     import torch  # noqa: F401
     import transformers  # noqa: F401
-  except (ImportError, RuntimeError, OSError) as error:  # OSError: a library of CUDA is missing.
+  except (ImportError, RuntimeError, OSError) as error:  # OSError: a CUDA library is missing.
     raise InputError(
       f'the models need PyTorch and transformers, which cannot be imported ({error}); install them'
       " with pip install 'ttm_jax[data]'"
@@ -97,21 +109,25 @@ def check_installed() -> None:
 
 
 def looks_local(model: str) -> bool:
-  """Whether a name is meant as a folder: a path, or with more or fewer than two parts."""
+  """Return whether a name is a local folder: a path, or not of the form OWNER/NAME."""
   return model.startswith((os.sep, '.', '~')) or model.count('/') != 1 or Path(model).exists()
 
 
 def add_flags(parser: argparse.ArgumentParser, batch: int = 8) -> None:
-  """The flags of `from_flags`, for the command line of one step."""
+  """Add the flags that `from_flags` reads to the command line of a step."""
   add = parser.add_argument
   add('--model', required=True, help='folder, or id on the Hugging Face hub')
-  add('--device', default='auto', help='cuda, cuda:1, cpu, mps; default a GPU where there is one')
+  add('--device', default='auto', help='cuda, cuda:1, cpu or mps; default a GPU if available')
   add(
-    '--dtype', default='auto', choices=['auto', *DTYPES], help='default bfloat16, on a CPU float32'
+    '--dtype',
+    default='auto',
+    choices=['auto', *DTYPES],
+    help='default bfloat16 on a GPU, float32 on a CPU',
   )
-  add('--batch', type=int, default=batch, help=f'inputs that go through at once; default {batch}')
-  add('--offline', action='store_true', help='take nothing from the network')
+  add('--batch', type=int, default=batch, help=f'batch size; default {batch}')
+  add('--offline', action='store_true', help='do not download models')
 
 
 def from_flags(args: argparse.Namespace) -> ModelSource:
+  """Build a ModelSource from the parsed flags of `add_flags`."""
   return ModelSource(args.model, args.device, args.dtype, args.batch, args.offline)
