@@ -213,6 +213,9 @@ def test_tables_serve_every_layer():
     np.testing.assert_array_equal(got, wanted)
   with pytest.raises(ValueError, match="the block mask is for implementation 'chunked', not for"):
     object_attention(q, k, v, tokens, tokens, block_mask=block_mask, implementation='reference')
+  # A list of names accepts a block mask of any of them.
+  options = {'block_mask': block_mask, 'implementation': ['reference', 'chunked']}
+  assert object_attention(q, k, v, tokens, tokens, **options).shape == v.shape
 
 
 listed = jax.jit(list_blocks, static_argnums=(2, 3))

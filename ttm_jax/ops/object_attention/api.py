@@ -119,7 +119,7 @@ def object_attention(
     block_mask = make_block_mask(
       q_bits, k_bits, head_dim=q.shape[3], dtype=q.dtype, implementation=implementation
     )
-  elif implementation is not None and block_mask.implementation != implementation:
+  elif implementation is not None and block_mask.implementation not in _names(implementation):
     raise ValueError(
       f'the block mask is for implementation {block_mask.implementation!r},'
       f' not for {implementation!r}'
@@ -182,7 +182,7 @@ def choose(case: Case, implementation: str | Sequence[str] | None = None) -> str
     small = case.queries * case.keys <= DENSE_PAIRS.get(case.platform, 0)
     preferred = [*PREFERRED.get(case.platform, ()), FALLBACK]
     implementation = ['reference'] if small else preferred
-  names = [implementation] if isinstance(implementation, str) else list(implementation)
+  names = _names(implementation)
   reasons = []
   for name in names:
     if name not in IMPLEMENTATIONS:
@@ -195,6 +195,10 @@ def choose(case: Case, implementation: str | Sequence[str] | None = None) -> str
       return name
     reasons.append(f'{name} {reason}')
   raise ValueError(f'no implementation of object attention can do it: {"; ".join(reasons)}')
+
+
+def _names(implementation: str | Sequence[str]) -> list[str]:
+  return [implementation] if isinstance(implementation, str) else list(implementation)
 
 
 def _check(q: Array, k: Array, v: Array, q_bits: Array, k_bits: Array) -> None:
