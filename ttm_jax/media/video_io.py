@@ -20,7 +20,7 @@ from ttm_jax.errors import InputError
 
 PathLike = str | os.PathLike[str]
 
-# The macroblock-tree rate control of x264 is not reproducible with CPU-specific assembly.
+# The macroblock-tree rate control of x264 is not reproducible with x264's fastest assembly.
 _DETERMINISTIC = {'x264-params': 'cpu-independent=1'}
 
 
