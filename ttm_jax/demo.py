@@ -26,6 +26,11 @@ CONFIGS = {name: preset.demo_configs for name, preset in PRESETS.items() if pres
 
 
 def main() -> None:
+  """Run all steps of the demo that are not complete.
+
+  Raises:
+    InputError: If the output folder cannot be written, or a step fails.
+  """
   made = argparse.ArgumentParser(
     'python -m ttm_jax.demo',
     description=__doc__,

@@ -30,6 +30,11 @@ FILES = ('report.html', 'metrics.json', 'samples.gif')
 
 
 def main() -> None:
+  """Evaluate the runs named by the command line.
+
+  Raises:
+    InputError: If an input is invalid, or an output cannot be written.
+  """
   args = parser().parse_args()
   hush()
   # Runs stay strings: `Path` would collapse the slashes of a URL (gs://).
@@ -52,7 +57,7 @@ def main() -> None:
     for run, task in zip(stages, (STAGE1, STAGE2), strict=True)
   )
   pipeline = Pipeline(first, second)
-  count = min(args.count or len(clips), len(clips))  # `Clips` refuses a split without clips.
+  count = min(args.count or len(clips), len(clips))  # At least 1: `Clips` rejects empty splits.
   evaluation = run(pipeline, [clips[i] for i in range(count)], args.seed)
   intro = f'{count} clips of {args.clips}, split {args.split}; never seen in training.'
   write_all(out, 'Through-The-Mask', intro, evaluation, pipeline, *stages, more={})
@@ -158,6 +163,7 @@ def show(evaluation: Evaluation) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+  """Return the parser of the command line."""
   made = argparse.ArgumentParser(
     'python -m ttm_jax.evaluate',
     description=__doc__,

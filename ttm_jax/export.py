@@ -18,6 +18,11 @@ from ttm_jax.training.checkpoint import hush
 
 
 def main() -> None:
+  """Export the runs named by the command line.
+
+  Raises:
+    InputError: If an input is invalid, or the output folder cannot be used.
+  """
   args = parser().parse_args()
   hush()
   models = {}
@@ -40,6 +45,7 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+  """Return the parser of the command line."""
   made = argparse.ArgumentParser(
     'python -m ttm_jax.export',
     description=__doc__,

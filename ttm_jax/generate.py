@@ -35,6 +35,11 @@ from ttm_jax.training.runs import read_config
 
 
 def main() -> None:
+  """Animate the image named by the command line.
+
+  Raises:
+    InputError: If an input is invalid, or an output cannot be written.
+  """
   args = parser().parse_args()
   hush()
   out = animation.checked_out(args)
@@ -122,6 +127,7 @@ def fitted(
 
 
 def parser() -> argparse.ArgumentParser:
+  """Return the parser of the command line."""
   made = argparse.ArgumentParser(
     'python -m ttm_jax.generate',
     description=__doc__,

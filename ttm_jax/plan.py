@@ -32,6 +32,11 @@ flags.mark_flags_as_required(['config', 'topology'])
 
 
 def main(argv: list[str]) -> None:
+  """Print the plan, and exit with code 0 if the run fits in memory, otherwise 1.
+
+  Raises:
+    InputError: If the configuration, the topology or --json is invalid.
+  """
   del argv
   if _JSON.value:
     config_file = config_flags.get_config_filename(flags.FLAGS['config'])

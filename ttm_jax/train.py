@@ -41,6 +41,13 @@ _WRITTEN = (
 
 
 def main(argv: list[str]) -> None:
+  """Train as configured by the flags.
+
+  Exit with code 3 if too many updates in a row are skipped, or parameters are NaN or Inf.
+
+  Raises:
+    InputError: If the configuration or an input is invalid.
+  """
   del argv
   hush()
   config = _CONFIG.value

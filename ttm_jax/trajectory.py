@@ -132,8 +132,8 @@ def decode(
   a sixth.
 
   No new objects appear after frame 0: colors of objects that `first` lacks are not considered.
-  An artifact inside an object therefore does not become a hole (an edge between red and white is
-  pink, which is nearest to orange), and a spurious object on black is removed.
+  Artifacts inside an object therefore do not become holes. For example, an edge between red and
+  white is pink, which is nearest to orange. Spurious objects on black are removed.
 
   Args:
     rgb: Rendered frames, uint8 [T, H, W, 3].
@@ -338,8 +338,8 @@ def token_presence(
 ) -> np.ndarray:
   """Return the object set of each token, for masked cross-attention (paper, section 3.3).
 
-  An object is present at a token if, in any frame of the token's group, its tight box covers at
-  least half of the token's cell or has its center there. An object is therefore present at some
+  An object is present at a token if its tight box covers at least half of the token's cell, or has
+  its center there. Any frame of the token's group suffices. An object is therefore present at some
   token in every frame that shows it. Since boxes overlap, a token may have several objects. The
   object that a token belongs to (`token_regions`) is always present.
 

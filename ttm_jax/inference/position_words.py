@@ -33,7 +33,7 @@ def split_name(name: str) -> tuple[str, str]:
   words = [w for w in words if w not in _ARTICLES] or words
   found = [w for w in words if w in _ALONG]
   noun = [w for w in words if w not in _ALONG]
-  while found and noun and noun[-1] in _PREPOSITIONS:  # "dog on the right"
+  while found and noun and noun[-1] in _PREPOSITIONS:  # "dog on the right" leaves "dog on".
     noun.pop()
   return (found[0], ' '.join(noun)) if found and noun else ('', ' '.join(words))
 
@@ -89,7 +89,7 @@ def assign(
   for noun in nouns(names.values()):
     boxes, scores = found[noun]
     kept = suppress(boxes, scores)
-    boxes = boxes[kept]  # Best first.
+    boxes = boxes[kept]  # By decreasing score.
     objects = {i: word for i, (word, n) in parts.items() if n == noun}
     free = list(range(len(boxes)))
     for obj in _ordered(objects)[: len(boxes)]:

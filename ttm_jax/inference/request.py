@@ -22,8 +22,8 @@ class Request:
     prompts: What each object does, by object id; objects without a prompt get an empty slot.
 
   Raises:
-    InputError: If the sizes of image and mask differ, the caption is empty, the mask has no object,
-      or a prompt refers to an object that is not in the mask.
+    InputError: If the sizes of image and mask differ, the caption is empty or the mask has no
+      object. Also if a prompt refers to an object that is not in the mask.
   """
 
   picture: np.ndarray

@@ -3,8 +3,7 @@
 Files and PIL images are converted alike:
 
 - EXIF orientation is applied.
-- Gray images of more than 8 bits (12, 16 or 32 bits, float) are scaled to 8 bits from the value
-  range of their format.
+- Gray images of 12, 16 or 32 bits or float are scaled to 8 bits from their format's value range.
 - Transparent pixels are composited over white, as in image viewers. The colors that a file stores
   for fully transparent pixels are arbitrary and never shown.
 - Of animations, the first frame is read.

@@ -1,7 +1,7 @@
 """Read label maps from mask images of any common format.
 
 Masks may be stored as palette PNGs, gray levels, white on black, RGB colors, or 16-bit integers.
-One rule is chosen for all images of a clip, from all values that occur in it, so that an object has
+One rule is chosen for all images of a clip, based on all of their values. An object therefore has
 the same label in every frame. The first rule that applies is used:
 
 1. Gray images: the values are object ids. Values of 1, 2, 4 and 16 bits are used as stored.
@@ -317,7 +317,7 @@ _VOC = {index: _voc_color(index) for index in range(256)}
 
 
 def _meaning(pictures: Iterable[Coded], palette: np.ndarray, where: str) -> Meaning:
-  """See `meaning_of`."""
+  """Infer the mapping of decoded masks to labels; see `meaning_of`."""
   first: dict[Pixel, int] = {}
   kinds, lossy = set(), False
   for number, picture in enumerate(pictures):

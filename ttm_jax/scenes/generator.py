@@ -164,6 +164,10 @@ class Scenes(Sequence[Clip]):
   """The sequence of scenes `start` to `start + count - 1`, generated on access.
 
   Instances hold no pixels, so they take little memory and are cheap to pickle.
+
+  Attributes:
+    config: Configuration of the scenes.
+    start: Index of the first scene.
   """
 
   def __init__(self, config: SceneConfig, count: int, start: int = 0):
