@@ -1,12 +1,12 @@
-"""Write files and folders that appear under their final name only when they are complete.
+"""Atomic writes of files and folders: the final name appears only when the content is complete.
 
-Content is written under a temporary name in the same folder, flushed to disk, and renamed. A reader
-never sees half of it, neither after a crash of the process nor after a loss of power. Temporary
-names are unique, so that two writers of one path do not mix their content. What a killed process
-left is removed by the next writer of the same path: a living writer holds a lock on its temporary
-file or folder.
+Content is written to a temporary name in the same folder, flushed to disk, and renamed. Readers
+never see partial content, even after a process crash or a power failure. Temporary names are
+unique, so that two writers of one path do not mix their content. A running writer holds a lock on
+its temporary file or folder. The next writer of the same path removes unlocked leftovers of killed
+processes.
 
-For local paths; `ttm_jax.data.storage` serves buckets.
+This module handles local paths; use `ttm_jax.data.storage` for buckets.
 """
 
 import contextlib
@@ -23,17 +23,18 @@ from ttm_jax.errors import InputError
 PathLike = str | os.PathLike[str]
 
 _SUFFIX = '.partial'
-_LONGEST = 80  # Characters of the final name in the temporary one; file systems take 255 bytes.
+_LONGEST = 80  # Characters of the final name in the temporary name; file names have <= 255 bytes.
 
 
 @contextlib.contextmanager
 def new_file(path: PathLike) -> Iterator[Path]:
-  """Yield a temporary path to write to; on success it becomes `path` and replaces what was there.
+  """Yield a temporary path to write to; on success, rename it to `path`.
 
-  The folder of `path` is made where it is missing. After an exception `path` is as it was.
+  An existing file at `path` is replaced. Missing parent folders are created. After an exception
+  `path` is unchanged.
 
   Raises:
-    OSError: the file cannot be written.
+    OSError: If the file cannot be written.
   """
   final = Path(os.path.realpath(path))
   final.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +43,7 @@ def new_file(path: PathLike) -> Iterator[Path]:
   try:
     with _locked(descriptor):
       yield partial
-      flush(partial)  # Opens it again: a library may have replaced the file by one of its own.
+      flush(partial)  # By path, since a library may have replaced the file behind `descriptor`.
       partial.replace(final)
     flush(final.parent)
   finally:
@@ -50,34 +51,34 @@ def new_file(path: PathLike) -> Iterator[Path]:
 
 
 def write_bytes(path: PathLike, content: bytes) -> None:
-  """Write `content` to `path` as `new_file` does.
+  """Write `content` to `path` atomically; see `new_file`.
 
   Raises:
-    OSError: the file cannot be written.
+    OSError: If the file cannot be written.
   """
   with new_file(path) as partial:
     partial.write_bytes(content)
 
 
 def write_text(path: PathLike, text: str) -> None:
-  """Write `text` as UTF-8 to `path` as `new_file` does.
+  """Write `text` to `path` atomically, encoded as UTF-8; see `new_file`.
 
   Raises:
-    OSError: the file cannot be written.
+    OSError: If the file cannot be written.
   """
   write_bytes(path, text.encode())
 
 
 @contextlib.contextmanager
 def new_folder(path: PathLike) -> Iterator[Path]:
-  """Yield a temporary folder to fill; on success it becomes `path`, which must be free.
+  """Yield a temporary folder to fill; on success, rename it to `path`.
 
-  A path is free if nothing is there, or an empty folder. Of two processes that write one path at
-  the same time the first to finish succeeds, and the other raises.
+  `path` must not exist, or must be an empty folder. If two processes write one path at the same
+  time, the first to finish succeeds and the other raises InputError.
 
   Raises:
-    InputError: `path` is not free, before the work or after it.
-    OSError: the folder cannot be written.
+    InputError: If `path` is not free, before or after the folder is filled.
+    OSError: If the folder cannot be written.
   """
   final = Path(os.path.realpath(path))
   check_free(final)
@@ -105,14 +106,14 @@ def new_folder(path: PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replaced_folder(path: PathLike) -> Iterator[Path]:
-  """Yield a temporary folder to fill; on success it takes the place of the folder `path`, if any.
+  """Yield a temporary folder to fill; on success, replace the folder `path` by it.
 
-  After an exception `path` is as it was. Of two processes that write one path at the same time the
-  last to finish wins; their content does not mix.
+  `path` need not exist. After an exception it is unchanged. If two processes write one path at the
+  same time, the last to finish wins; their content does not mix.
 
   Raises:
-    InputError: something other than a folder is at `path`.
-    OSError: the folder cannot be written.
+    InputError: If `path` exists and is not a folder.
+    OSError: If the folder cannot be written.
   """
   final = Path(os.path.realpath(path))
   if final.exists() and not final.is_dir():
@@ -132,7 +133,7 @@ def replaced_folder(path: PathLike) -> Iterator[Path]:
           partial.rename(final)
           break
         except OSError as error:
-          if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # Another process was faster.
+          if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # Another process renamed first.
             shutil.rmtree(old, ignore_errors=True)
             continue
           if old.exists():
@@ -146,7 +147,7 @@ def replaced_folder(path: PathLike) -> Iterator[Path]:
 
 
 def check_free(path: PathLike) -> None:
-  """Raise InputError unless nothing is at `path`, or an empty folder."""
+  """Raise InputError unless `path` does not exist or is an empty folder."""
   path = Path(path)
   if path.is_dir():
     if any(path.iterdir()):
@@ -156,9 +157,12 @@ def check_free(path: PathLike) -> None:
 
 
 def flush(path: PathLike) -> None:
-  """Ask the system to put a file's content, or a folder's list of names, on the disk.
+  """Flush a file's content, or a folder's entries, to disk with `fsync`.
 
-  File systems that cannot do so for a folder are left alone.
+  Errors of file systems that do not support this are ignored.
+
+  Raises:
+    OSError: If `path` cannot be opened, or flushing fails for another reason.
   """
   descriptor = os.open(path, os.O_RDONLY)
   try:
@@ -171,7 +175,7 @@ def flush(path: PathLike) -> None:
 
 
 def flush_tree(folder: PathLike) -> None:
-  """`flush` everything in a folder, and the folder."""
+  """Flush all files and subfolders of a folder, then the folder itself; see `flush`."""
   for root, _, files in os.walk(folder, topdown=False):
     for name in files:
       flush(os.path.join(root, name))
@@ -179,7 +183,7 @@ def flush_tree(folder: PathLike) -> None:
 
 
 def _temporary(final: Path) -> Path:
-  """A unique name beside `final`; what killed writers of `final` left is removed first."""
+  """Return a unique path beside `final`, after removing leftovers of killed writers of `final`."""
   stem = f'.{final.name[:_LONGEST]}.'
   with contextlib.suppress(OSError):
     for entry in final.parent.iterdir():
@@ -193,7 +197,7 @@ def _remove_abandoned(entry: Path) -> None:
   with contextlib.suppress(OSError):
     descriptor = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Raises while the writer lives.
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Fails while the writer is running.
       shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     finally:
       os.close(descriptor)
@@ -201,9 +205,9 @@ def _remove_abandoned(entry: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(descriptor: int) -> Iterator[None]:
-  """Hold a lock on an open file or folder; close it at the end.
+  """Hold an exclusive lock on an open file or folder, and close it at the end.
 
-  A file system without locks is left without one.
+  On file systems without locks, continue without one.
   """
   try:
     with contextlib.suppress(OSError):

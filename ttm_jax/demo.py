@@ -1,11 +1,11 @@
-"""The whole method from nothing, in minutes, on two CPU cores.
+"""Run the whole method from scratch on synthetic data, in minutes on two CPU cores.
 
     python -m ttm_jax.demo [--preset dit] [--workdir runs/demo]
 
-Makes scenes of moving objects, fits a codec, trains stage 1 and stage 2 from scratch, generates
-videos for scenes that training never saw, and writes report.html and metrics.json. It does so by
-the commands that one would use for data of one's own, which it prints. A demo that was stopped
-goes on where it was.
+The demo makes scenes of moving objects, fits a codec, and trains stage 1 and stage 2 from scratch.
+It then generates videos for validation scenes, and writes report.html and metrics.json. It runs
+and prints the same commands that you would use for your own data. Run it again to resume an
+interrupted demo.
 """
 
 import argparse
@@ -26,6 +26,11 @@ CONFIGS = {name: preset.demo_configs for name, preset in PRESETS.items() if pres
 
 
 def main() -> None:
+  """Run all steps of the demo that are not complete.
+
+  Raises:
+    InputError: If the output folder cannot be written, or a step fails.
+  """
   made = argparse.ArgumentParser(
     'python -m ttm_jax.demo',
     description=__doc__,
@@ -33,7 +38,7 @@ def main() -> None:
   )
   made.add_argument('--preset', choices=sorted(CONFIGS), default=DEFAULT, help='backbone')
   made.add_argument(
-    '--workdir', help='where all goes; default runs/demo, with another preset runs/demo-PRESET'
+    '--workdir', help='output folder; default runs/demo, or runs/demo-PRESET for other presets'
   )
   args = made.parse_args()
   suffix = '' if args.preset == DEFAULT else f'-{args.preset}'
@@ -59,7 +64,11 @@ def main() -> None:
 
 
 def steps(root: Path, preset: str) -> list[tuple[str, Path | None, list[str]]]:
-  """Name, what shows that it is done, and command of each step."""
+  """Return the name, completion marker and command of each step.
+
+  A step is skipped if its completion marker exists. Training steps have none, since training
+  resumes by itself, and neither does evaluation.
+  """
   clips, latents = root / 'clips', root / 'latents'
   stage1, stage2 = root / 'stage1', root / 'stage2'
 
@@ -112,10 +121,10 @@ def steps(root: Path, preset: str) -> list[tuple[str, Path | None, list[str]]]:
 
 
 def environment() -> dict[str, str]:
-  """That of this process, with what suits the CPU where it says nothing else.
+  """Return the environment of this process, plus defaults for the CPU that it may override.
 
-  Every step of a training on the CPU asks for its memory anew; huge pages make that cheap (glibc
-  2.35 and newer: 36 % more samples a second on two cores, others ignore it).
+  Each training step on a CPU allocates its memory anew; huge pages reduce that cost. With glibc
+  2.35 or newer, throughput on two cores is 36 % higher; other C libraries ignore the setting.
   """
   return {'JAX_PLATFORMS': 'cpu', 'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1', **os.environ}
 

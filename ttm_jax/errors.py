@@ -1,8 +1,8 @@
-"""Errors that are the user's to mend, and how the front doors show them.
+"""Errors that users can fix, and how commands report them.
 
-Code anywhere raises `InputError` with one sentence that names the thing and the remedy. A front
-door runs its `main` under `front_door`: the sentence goes to stderr without a traceback and the
-process ends with exit code 2.
+Any code may raise `InputError` with a one-sentence message that names the problem and the remedy.
+Each command runs its `main` under `front_door`, which prints the message to stderr without a
+traceback and exits with code 2.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 EXIT_CODE = 2
 
-# The extra of this package that brings a module, by the module's name.
+# The extra of this package that installs a module, by the module's name.
 _EXTRAS = {
   'apache_beam': 'data',
   'diffusers': 'torch',
@@ -29,14 +29,18 @@ _EXTRAS = {
 
 
 class InputError(ValueError):
-  """Something the user gave (a file, an option, a data set) cannot be used as it is."""
+  """Raised if a user's input (a file, an option, a dataset) cannot be used as it is."""
 
 
 @contextlib.contextmanager
 def front_door() -> Iterator[None]:
-  """Show an InputError as one line on stderr and exit with code 2; let the rest through.
+  """Print an InputError as one line to stderr and exit with code 2.
 
-  A missing module that an extra of this package brings is shown likewise.
+  An ImportError is treated likewise if an extra of this package installs the missing module. Other
+  exceptions propagate.
+
+  Raises:
+    SystemExit: With code 2, for these errors.
   """
   try:
     yield
@@ -53,7 +57,7 @@ def front_door() -> Iterator[None]:
 
 
 def _extra(error: BaseException) -> str | None:
-  """The extra that brings a missing module, by the error or what caused it; None if none does."""
+  """Return the extra that installs the module missing in an error or its causes, or None."""
   found = re.search(r"[Nn]o module named '?(\w+)", str(error))
   if found is None:
     return None if error.__cause__ is None else _extra(error.__cause__)
@@ -61,16 +65,16 @@ def _extra(error: BaseException) -> str | None:
 
 
 def printable(text: object) -> str:
-  """Return `str(text)` with control characters, surrogates and the like escaped; line ends stay.
+  """Return `str(text)` with non-printable characters escaped, except line ends.
 
-  Names and keys come from files of others: printed as they are, they could move the cursor, hide
-  text or send commands to the terminal.
+  Names and keys may come from untrusted files. Unescaped, they could move the cursor, hide text or
+  send commands to the terminal.
   """
   kept = (c if c.isprintable() or c == '\n' else repr(c)[1:-1] for c in str(text))
   return ''.join(kept)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-  """' (did you mean "x"?)' for the known name most like `name`, or an empty string."""
+  """Return ' (did you mean "x"?)' with the known name closest to `name`, or an empty string."""
   matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
   return f' (did you mean "{matches[0]}"?)' if matches else ''

@@ -1,8 +1,8 @@
-"""Evaluates a pair of stages on held-out clips; writes a report, its figures and an animation.
+"""Evaluate a pair of stages on held-out clips; write a report, its metrics and an animation.
 
     python -m ttm_jax.evaluate --stage1 RUN --stage2 RUN --clips DATASET --out DIR
 
-Runs that read pretrained text encoders (CLIP, T5, ...) need PyTorch here.
+Runs that use pretrained text encoders (CLIP, T5, ...) need PyTorch.
 """
 
 import argparse
@@ -25,14 +25,19 @@ from ttm_jax.metrics.evaluation import Evaluation, evaluate
 from ttm_jax.report.results import montage, tables, write_metrics, write_report
 from ttm_jax.training.checkpoint import hush
 
-# What is written, in --out.
+# Files written to --out.
 FILES = ('report.html', 'metrics.json', 'samples.gif')
 
 
 def main() -> None:
+  """Evaluate the runs named by the command line.
+
+  Raises:
+    InputError: If an input is invalid, or an output cannot be written.
+  """
   args = parser().parse_args()
   hush()
-  # Not as `Path`s, which would join the slashes of an address (gs://).
+  # Runs stay strings: `Path` would collapse the slashes of a URL (gs://).
   stages, out, texts = (args.stage1, args.stage2), Path(args.out), parse_texts(args.text)
   check_seed(args.seed)
   check_steps(args.steps)
@@ -52,7 +57,7 @@ def main() -> None:
     for run, task in zip(stages, (STAGE1, STAGE2), strict=True)
   )
   pipeline = Pipeline(first, second)
-  count = min(args.count or len(clips), len(clips))  # `Clips` refuses a split without clips.
+  count = min(args.count or len(clips), len(clips))  # At least 1: `Clips` rejects empty splits.
   evaluation = run(pipeline, [clips[i] for i in range(count)], args.seed)
   intro = f'{count} clips of {args.clips}, split {args.split}; never seen in training.'
   write_all(out, 'Through-The-Mask', intro, evaluation, pipeline, *stages, more={})
@@ -61,14 +66,16 @@ def main() -> None:
 def text_encoders(
   runs: Iterable[str | Path], places: Mapping[str, str] = {}, offline: bool = False
 ) -> dict[str, TextEncoder]:
-  """The text encoders that runs read.
+  """Return the text encoders that the runs use, by name.
 
   Args:
-    places: where one lies, by name, if not where the dataset of the run says.
-    offline: take none from the network.
+    runs: Run directories or URLs.
+    places: Hub id or folder of an encoder by its name, to override the one that the dataset of
+      the run names.
+    offline: Whether to load models from local files only.
 
   Raises:
-    InputError: one is not there, or PyTorch is not.
+    InputError: If an encoder or PyTorch is missing.
   """
   encodings = [read_encoding(run) for run in runs]
   if all(set(encoding.encoders) <= set(TEXT_ENCODERS) for encoding in encodings):
@@ -88,7 +95,7 @@ def text_encoders(
 
 
 def run(pipeline: Pipeline, clips, seed: int) -> Evaluation:
-  """Evaluates behind a progress bar."""
+  """Evaluate the pipeline on clips, with a progress bar on stderr."""
   with Progress(
     TextColumn('{task.description}'),
     BarColumn(),
@@ -112,8 +119,18 @@ def write_all(
 ) -> None:
   """Print the tables, and write report.html, metrics.json and samples.gif.
 
+  Args:
+    out: Folder to write to.
+    title: Title of the report.
+    intro: First paragraph of the report.
+    evaluation: The results.
+    pipeline: The evaluated stages.
+    stage1: Run of stage 1, as named in the report.
+    stage2: Run of stage 2, as named in the report.
+    more: Further entries of metrics.json.
+
   Raises:
-    InputError: one could not be written; the rest was.
+    InputError: If a file could not be written; the others are written.
   """
   encoding = pipeline.encoding
   runs = {'stage 1': stage1, 'stage 2': stage2}
@@ -137,7 +154,7 @@ def write_all(
 
 
 def show(evaluation: Evaluation) -> None:
-  """Prints the tables."""
+  """Print the tables of an evaluation."""
   for table in tables(evaluation):
     shown = RichTable(*table.headers, title=table.caption)
     for name, *values in table.rows:
@@ -146,6 +163,7 @@ def show(evaluation: Evaluation) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+  """Return the parser of the command line."""
   made = argparse.ArgumentParser(
     'python -m ttm_jax.evaluate',
     description=__doc__,
@@ -154,18 +172,18 @@ def parser() -> argparse.ArgumentParser:
   made.add_argument('--stage1', required=True, help='run of the image-to-motion stage')
   made.add_argument('--stage2', required=True, help='run of the motion-to-video stage')
   made.add_argument('--clips', required=True, help='clips dataset')
-  made.add_argument('--split', default='validation', help='of the dataset; default validation')
-  made.add_argument('--count', type=int, help='how many clips; default all')
-  made.add_argument('--seed', type=int, default=0, help='of the noise; default 0')
+  made.add_argument('--split', default='validation', help='dataset split; default validation')
+  made.add_argument('--count', type=int, help='number of clips; default all')
+  made.add_argument('--seed', type=int, default=0, help='seed of the noise; default 0')
   made.add_argument('--steps', type=int, help='sampling steps; default: as configured')
   made.add_argument(
     '--text',
     action='append',
     default=[],
-    help='NAME=MODEL: where a text encoder of the runs lies, if not where their dataset says',
+    help='NAME=MODEL: hub id or folder of a text encoder; default: as named by the dataset',
   )
-  made.add_argument('--offline', action='store_true', help='take no model from the network')
-  made.add_argument('--out', required=True, help='folder to write')
+  made.add_argument('--offline', action='store_true', help='download no models')
+  made.add_argument('--out', required=True, help='output folder')
   return made
 
 

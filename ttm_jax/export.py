@@ -1,10 +1,10 @@
-"""Exports two trained stages to PyTorch: a folder that diffusers runs, without JAX.
+"""Export two trained stages to PyTorch: a folder that diffusers can run without JAX.
 
     python -m ttm_jax.export --stage1 RUN --stage2 RUN --out FOLDER
 
-The averaged weights (EMA) of the newest checkpoints, of any preset, trained on any mesh; this needs
-neither PyTorch nor an accelerator, and no more memory than a few of the tensors. README.md in the
-folder says how to use it.
+The export has the EMA weights of the newest checkpoints, of any preset and any training mesh. It
+needs neither PyTorch nor an accelerator, and only memory for a few tensors at a time. README.md in
+the folder explains its use.
 """
 
 import argparse
@@ -18,6 +18,11 @@ from ttm_jax.training.checkpoint import hush
 
 
 def main() -> None:
+  """Export the runs named by the command line.
+
+  Raises:
+    InputError: If an input is invalid, or the output folder cannot be used.
+  """
   args = parser().parse_args()
   hush()
   models = {}
@@ -40,6 +45,7 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+  """Return the parser of the command line."""
   made = argparse.ArgumentParser(
     'python -m ttm_jax.export',
     description=__doc__,
@@ -48,21 +54,21 @@ def parser() -> argparse.ArgumentParser:
   add = made.add_argument
   add('--stage1', required=True, help='run of the image-to-motion stage')
   add('--stage2', required=True, help='run of the motion-to-video stage')
-  add('--out', required=True, help='folder to write; must not exist, or be empty')
-  add('--dtype', choices=sorted(DTYPES), default='bf16', help='of the networks; default bf16')
+  add('--out', required=True, help='output folder; must be empty or not exist')
+  add('--dtype', choices=sorted(DTYPES), default='bf16', help='dtype of the weights; default bf16')
   add(
     '--text',
     action='append',
     default=[],
-    help='NAME=MODEL, hub id or folder of a pretrained text encoder, if not as the runs say',
+    help='NAME=MODEL: hub id or folder of a text encoder; default: as named by the runs',
   )
   add(
     '--samples',
     action='append',
     default=[],
-    help='picture for the model card, as samples.gif of ttm_jax.evaluate; default: of the runs',
+    help='image for the model card, e.g. samples.gif of ttm_jax.evaluate; default: of the runs',
   )
-  add('--license', default='', help='of the weights, for the model card')
+  add('--license', default='', help='license of the weights, for the model card')
   return made
 
 

@@ -1,4 +1,4 @@
-"""Folders of `ttm_jax.export` read back: a network to start from, and its codec."""
+"""Load networks and codecs from folders that `ttm_jax.export` wrote."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ INDEX = 'model_index.json'
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """A network that was read.
+  """A network loaded from an exported folder.
 
   Attributes:
-    preset: its backbone.
-    config: its sizes.
-    encoders: the text encoders that it reads.
-    params: nested dict of float32 arrays.
+    preset: Its preset, which defines the backbone.
+    config: The preset's model config dataclass.
+    encoders: The text encoders that it uses, by name.
+    params: Nested dict of float32 arrays.
   """
 
   preset: Preset
@@ -37,7 +37,11 @@ class Network:
 
 
 def is_exported(source: str) -> bool:
-  """Whether a folder is an exported one, or the folder of a network in it."""
+  """Return whether `source` is an exported folder or the folder of a network in one.
+
+  Raises:
+    InputError: If its JSON file is damaged.
+  """
   folder = Path(source)
   if (folder / INDEX).is_file():
     return 'TTMPipeline' in str(read_object(folder / INDEX).get('_class_name'))
@@ -45,15 +49,18 @@ def is_exported(source: str) -> bool:
 
 
 def load(source: str, config: Any) -> dict[str, Any]:
-  """The parameters of an exported network, to start another from.
+  """Return the parameters of an exported network, to initialize another network.
 
   Args:
-    source: an exported folder, of which stage 2 is taken for a network with masked blocks and
-      stage 1 for another; or the folder of one of them, FOLDER/stage1.
-    config: of the network that they are for; it may differ as tasks differ.
+    source: An exported folder, or the folder of one network in it, such as FOLDER/stage1. Of an
+      exported folder, stage 2 is loaded if `config` has masked blocks, else stage 1.
+    config: Model config of the network to initialize. Fields that depend on the task may differ.
+
+  Returns:
+    Nested dict of float32 arrays.
 
   Raises:
-    InputError: where a file is missing or broken, or the network is of another architecture.
+    InputError: If a file is missing or damaged, or the architectures differ.
   """
   folder = Path(source)
   if (folder / INDEX).is_file():
@@ -72,10 +79,13 @@ def load(source: str, config: Any) -> dict[str, Any]:
 
 
 def read_network(folder: Path) -> Network:
-  """The network in its folder, FOLDER/stage1 or FOLDER/stage2.
+  """Return the network of one stage.
+
+  Args:
+    folder: FOLDER/stage1 or FOLDER/stage2 of an exported folder.
 
   Raises:
-    InputError: where a file is missing or broken, or not of the network that it says it is.
+    InputError: If a file is missing or damaged, or does not match the network it names.
   """
   kind = _class(folder)
   preset = preset_of_network(kind)
@@ -92,10 +102,10 @@ def read_network(folder: Path) -> Network:
 
 
 def read_codec(folder: Path) -> Codec:
-  """The codec of an exported folder.
+  """Return the codec of an exported folder.
 
   Raises:
-    InputError: where a file is missing or broken, or the codec is of an unknown kind.
+    InputError: If a file is missing or damaged, or the codec is of an unknown kind.
   """
   where = folder / 'codec'
   kind = _class(where)
@@ -106,5 +116,6 @@ def read_codec(folder: Path) -> Codec:
 
 
 def _class(folder: Path) -> str:
+  """Return the class name in the folder's config.json, or an empty string."""
   path = folder / CONFIG
   return str(read_object(path).get('_class_name', '')) if path.is_file() else ''

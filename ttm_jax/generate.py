@@ -1,20 +1,20 @@
-"""Animates a picture: image + segmentation + sentences -> trajectory -> video.
+"""Animate an image: image, segmentation and prompts -> trajectory -> video.
 
     python -m ttm_jax.generate --image photo.png --segmentation mask.png \\
         --prompt "A brown dog runs to the left on a beach." --motion "The dog runs to the left." \\
         --object "1: a brown dog running to the left" --stage1 RUN --stage2 RUN --out out.mp4
 
-Beside out.mp4 it writes the trajectory (out_trajectory/, one palette PNG a frame, and
-out_trajectory.mp4, laid over the video) and out_side_by_side.mp4. Edit the PNGs, or make your own,
-and give them back with --trajectory FOLDER and another --out: stage 1 is then skipped.
+Besides out.mp4 it writes out_trajectory/ (one palette PNG per frame), out_trajectory.mp4 (the
+trajectory as an overlay of the video) and out_side_by_side.mp4. To edit the motion, change the PNGs
+or make your own, and pass them with --trajectory FOLDER and another --out. Stage 1 is then skipped.
 
-Where --segmentation, --motion or --object is not given, models find it (these need PyTorch):
+Models can find a missing --segmentation, --motion or --object (these need PyTorch):
 
     python -m ttm_jax.generate --image photo.png --prompt "A brown dog runs on a beach." \\
         --llm LLM --detector GROUNDING_DINO --sam SAM2 --stage1 RUN --stage2 RUN --out out.mp4
 
-What they found is printed, and shown in out_found.png, before anything is generated. On a host
-without PyTorch: `python -m data_tools.describe` elsewhere, and its file here with --described.
+Their results are printed, and shown in out_found.png, before sampling starts. For a host without
+PyTorch, run `python -m data_tools.describe` on another one and pass its file with --described.
 """
 
 import argparse
@@ -35,6 +35,11 @@ from ttm_jax.training.runs import read_config
 
 
 def main() -> None:
+  """Animate the image named by the command line.
+
+  Raises:
+    InputError: If an input is invalid, or an output cannot be written.
+  """
   args = parser().parse_args()
   hush()
   out = animation.checked_out(args)
@@ -90,20 +95,29 @@ def main() -> None:
 
 
 def encodings_of(runs: Sequence[str]) -> list[Encoding]:
-  """How the clips of runs were encoded.
+  """Return how the clips of each run were encoded.
 
   Raises:
-    InputError: one is no run.
+    InputError: If one of `runs` is not a run.
   """
   for run in runs:
-    read_config(run)  # Whose error is that of a run, not of a dataset.
+    read_config(run)  # First, since its error message names the run, not a dataset.
   return [read_encoding(run) for run in runs]
 
 
 def fitted(
   request: Request, ids: np.ndarray | None, encoding: Encoding
 ) -> tuple[Request, np.ndarray | None]:
-  """Picture, mask and trajectory at the size of the runs; says so where that crops or resizes."""
+  """Return a request and a trajectory resized to the runs' size; print a note if that changes them.
+
+  Args:
+    request: Image, mask and prompts, of any size.
+    ids: Trajectory uint8 [T, H, W] of any size, or None.
+    encoding: Gives the height and width of the runs.
+
+  Raises:
+    InputError: If cropping leaves no object in the mask.
+  """
   height, width = encoding.height, encoding.width
   animation.say_fit(request.mask, height, width)
   resized = request.fitted(height, width)
@@ -113,6 +127,7 @@ def fitted(
 
 
 def parser() -> argparse.ArgumentParser:
+  """Return the parser of the command line."""
   made = argparse.ArgumentParser(
     'python -m ttm_jax.generate',
     description=__doc__,

@@ -1,4 +1,4 @@
-"""Read small JSON files that others may have written or damaged."""
+"""Read small JSON files that may be damaged or untrusted."""
 
 import json
 import os
@@ -8,27 +8,27 @@ from etils import epath
 
 from ttm_jax.errors import InputError
 
-LIMIT = 64 * 2**20  # Bytes. The description of 100 000 shards takes two million.
+LIMIT = 64 * 2**20  # Bytes; the description of 100,000 shards takes about 2 MB.
 
 
 def read_object(path: epath.PathLike, remedy: str, limit: int = LIMIT) -> dict[str, Any]:
-  """Return the object that a JSON file holds.
+  """Return the JSON object of a file.
 
-  All of its strings are valid Unicode: lone surrogates, which JSON can spell but nothing can write,
-  are refused.
+  All of its strings are valid Unicode. Lone surrogates are rejected, since JSON can express them
+  but UTF-8 cannot.
 
   Args:
-    path: of the file, local or at an address that etils understands.
-    remedy: what the user can do, the end of the sentence of an error.
-    limit: the most bytes that such a file may have.
+    path: Local path or a URL that etils supports.
+    remedy: What the user can do; ends the error message.
+    limit: Largest file size accepted, in bytes.
 
   Raises:
-    InputError: the file is missing, is no regular file, is too large, cannot be read, is not JSON,
-      is nested too deep, or holds something else than an object.
+    InputError: If the file is missing, not a regular file, too large or unreadable; or is not JSON,
+      is nested too deeply, or holds something other than an object.
   """
   path = epath.Path(path)
   try:
-    # Of a pipe or a device, reading might never end; etils takes them for files.
+    # Reading a pipe or a device might never end; the `is_file` of etils accepts them.
     local = '://' not in str(path)
     if not (os.path.isfile(path) if local else path.is_file()):
       what = 'not a file' if path.exists() else 'missing'
@@ -44,7 +44,7 @@ def read_object(path: epath.PathLike, remedy: str, limit: int = LIMIT) -> dict[s
     raise InputError(f'{path}: cannot be read ({error.strerror or error}); {remedy}') from error
   except RecursionError as error:
     raise InputError(f'{path}: damaged (nested too deep); {remedy}') from error
-  except ValueError as error:  # Also of Unicode, and of numbers with thousands of digits.
+  except ValueError as error:  # Includes Unicode errors and integers with thousands of digits.
     raise InputError(f'{path}: not JSON ({_short(error)}); {remedy}') from error
   if not isinstance(value, dict):
     raise InputError(f'{path}: must hold a JSON object, not {type(value).__name__}; {remedy}')

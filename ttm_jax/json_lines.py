@@ -1,4 +1,4 @@
-"""Read files with one JSON object a line, as far as they can be read."""
+"""Read files with one JSON object per line, skipping damaged lines."""
 
 import json
 from typing import TypeGuard
@@ -7,13 +7,13 @@ from etils import epath
 
 
 def read(path: epath.PathLike) -> tuple[list[dict], int]:
-  """Return the objects of a file in order, and how many lines are none.
+  """Return the objects of a file in order, and the number of lines skipped.
 
-  A machine that died may have left half a line or zeros; such lines are left out. A missing file
-  has no lines.
+  Lines that are not JSON objects are skipped: a host that crashed may leave a partial line or zero
+  bytes. A missing file counts as empty.
 
   Raises:
-    OSError: the file cannot be read.
+    OSError: If the file cannot be read.
   """
   path = epath.Path(path)
   if not path.exists():
@@ -34,5 +34,5 @@ def read(path: epath.PathLike) -> tuple[list[dict], int]:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-  """Tell whether a value read from JSON is a number; true and false are none."""
+  """Return whether a value read from JSON is a number; true and false are not."""
   return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,8 +1,8 @@
-"""Check before any work that the outputs of a command can be written and replace no input.
+"""Check that a command's outputs can be written and overwrite no input, before any work is done.
 
-Every command calls `check` first. Paths are compared by device and inode, along all of their parent
-folders, so that relative paths, symbolic and hard links, bind mounts, and file systems that ignore
-case make no difference. Addresses such as gs://bucket/folder are compared as text.
+Every command calls `check` first. Paths and all of their parent folders are compared by device and
+inode. The comparison is therefore correct for relative paths, symbolic and hard links, bind mounts
+and case-insensitive file systems. URLs such as gs://bucket/folder are compared as text.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 from ttm_jax.errors import InputError
 
 PathLike = str | os.PathLike[str]
-# What a command reads by the option that names it: one path, several, or none.
+# The inputs of a command, by the option that names them: one path, several, or none.
 Reads = Mapping[str, PathLike | Iterable[PathLike] | None]
 
 _Identity = tuple[int, int] | str
@@ -29,15 +29,19 @@ def check(
   reads: Reads | None = None,
   needed: int = 2**16,
 ) -> None:
-  """Raise InputError where an output cannot be written, or would replace an input.
+  """Check that outputs can be written and would not replace an input.
 
-  Nothing is created.
+  No outputs are created. URLs are only compared with the inputs.
 
   Args:
-    option: of the outputs, for the error message, as '--out'.
-    files, folders: the outputs. A folder here is one whose content may be replaced.
-    reads: the inputs by their options.
-    needed: bytes that must be free, about.
+    option: Option that names the outputs, such as '--out'; for the error message.
+    files: Output files.
+    folders: Output folders whose content may be replaced.
+    reads: The inputs by their options.
+    needed: Approximate free disk space needed, in bytes.
+
+  Raises:
+    InputError: If an output cannot be written, or would replace an input.
   """
   files, folders = list(files), list(folders)
   check_apart(option, [*files, *folders], reads or {})
@@ -49,16 +53,20 @@ def check(
 
 
 def check_apart(option: str, outputs: Iterable[PathLike], reads: Reads) -> None:
-  """Raise InputError where an output would replace an input.
+  """Check that no output would replace an input.
 
-  It does if it is the same file or folder, or if the input lies inside an output folder. An output
-  may lie inside an input folder, so that results can be kept there: give `files_of` that folder
-  where its files are to be protected. Inputs that do not exist here, such as ids on a hub, are
-  skipped.
+  An output replaces an input if both are the same file or folder, or if the input is inside an
+  output folder. An output inside an input folder is allowed, so that results can be stored there;
+  use `files_of` to protect the files of that folder. Inputs that do not exist locally, such as hub
+  ids, are skipped.
 
   Args:
-    option, reads: see `check`.
-    outputs: files, and folders whose content may be replaced.
+    option: See `check`.
+    outputs: Output files, and output folders whose content may be replaced.
+    reads: See `check`.
+
+  Raises:
+    InputError: If an output would replace an input.
   """
   for output in outputs:
     for name, given in reads.items():
@@ -70,7 +78,7 @@ def check_apart(option: str, outputs: Iterable[PathLike], reads: Reads) -> None:
 
 
 def files_of(folder: PathLike | None) -> list[str]:
-  """A folder and the files that lie in it, not those of its subfolders, as an entry of `Reads`."""
+  """Return a folder and the files directly in it (not in subfolders), as an entry of `Reads`."""
   if not folder:
     return []
   found = [os.fspath(folder)]
@@ -81,7 +89,7 @@ def files_of(folder: PathLike | None) -> list[str]:
 
 
 def parts_of_run(run: PathLike | None) -> list[str]:
-  """The files and folders of a run that other commands read, as an entry of `Reads`."""
+  """Return the files and folders of a run that other commands read, as an entry of `Reads`."""
   if not run:
     return []
   return [f'{os.fspath(run)}/{part}' for part in _RUN]
@@ -91,7 +99,7 @@ _RUN = ('config.json', 'context', 'checkpoints', 'metrics.jsonl', 'codec.json')
 
 
 def _paths(given: PathLike | Iterable[PathLike] | None) -> list[PathLike]:
-  """The paths of an entry of `Reads`."""
+  """Return the paths of an entry of `Reads`."""
   if not given:
     return []
   paths = [given] if isinstance(given, str | os.PathLike) else given
@@ -99,7 +107,10 @@ def _paths(given: PathLike | Iterable[PathLike] | None) -> list[PathLike]:
 
 
 def _replaced(output: PathLike, path: PathLike) -> str:
-  """Where `path` is, in words, if writing `output` would replace it; empty if it would not."""
+  """Return where `path` is relative to `output`, in words, if writing `output` would replace it.
+
+  Return an empty string if it would not.
+  """
   ours, theirs = _lineage(output)[0], _lineage(path)
   if ours is None or theirs[0] is None or ours not in theirs:
     return ''
@@ -107,7 +118,7 @@ def _replaced(output: PathLike, path: PathLike) -> str:
 
 
 def _lineage(path: PathLike) -> list[_Identity | None]:
-  """The identity of a path and of all its parents; None for those that do not exist."""
+  """Return the identities of a path and of all its parents; None for those that do not exist."""
   text = os.fspath(path)
   if _is_address(text):
     scheme, _, rest = text.partition('://')
@@ -174,7 +185,7 @@ def _check_place(
 
 
 def _mode(path: Path) -> int:
-  """The type and permission bits of a file; 0 where there is none."""
+  """Return the type and permission bits of a file, or 0 if it does not exist."""
   try:
     return path.stat().st_mode
   except FileNotFoundError:

@@ -1,12 +1,13 @@
-"""Says what a run would need and yield on machines that are not there, before they are rented.
+"""Estimate the memory and speed of a run on hardware that you do not have yet.
 
     python -m ttm_jax.plan --config=configs/stage2_dit.py --topology=v5p:4x4x4
     python -m ttm_jax.plan --config=configs/stage2_dit.py --topology=v5e:4x4 --sweep
     python -m ttm_jax.plan --config=configs/stage1_unet.py --topology=h100x64 --json=plan.json
 
-Compiles the train step and the sampler for that machine, on any host (for GPUs: counts without
-compiling). Every value of the configuration can be set by flag; no dataset is needed. Exit code 1
-where it does not fit; then the nearest setting that does is looked for.
+For TPUs, the train step and the sampler are compiled ahead of time for the target hardware, on any
+host. For GPUs, the estimate is counted without compiling. Flags can set every value of the
+configuration; no dataset is needed. If the run does not fit in memory, the command searches for the
+nearest setting that does, and exits with code 1.
 """
 
 import sys
@@ -31,6 +32,11 @@ flags.mark_flags_as_required(['config', 'topology'])
 
 
 def main(argv: list[str]) -> None:
+  """Print the plan, and exit with code 0 if the run fits in memory, otherwise 1.
+
+  Raises:
+    InputError: If the configuration, the topology or --json is invalid.
+  """
   del argv
   if _JSON.value:
     config_file = config_flags.get_config_filename(flags.FLAGS['config'])

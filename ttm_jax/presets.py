@@ -1,7 +1,7 @@
-"""The registry of backbones: each entry binds a network to its process, codec and text encoders.
+"""Registry of presets: each combines a backbone with its process, codec and text encoders.
 
-To add a backbone, write its folder in `ttm_jax/models/` and add its preset here, or call `register`
-from your own code.
+To add a backbone, create its folder in `ttm_jax/models/` and add its preset here, or call
+`register` from your own code.
 """
 
 import dataclasses
@@ -18,15 +18,15 @@ from ttm_jax.tasks import TASKS
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (DIT, UNET)}
 
-# Data tools prepare for this one where none is named.
+# The preset that the data tools use by default.
 DEFAULT = DIT.name
 
 
 def register(preset: Preset) -> None:
-  """Add a preset under its name.
+  """Register a preset under its name; registering the same object again is allowed.
 
   Raises:
-    ValueError: there is another preset of that name.
+    ValueError: If another preset has that name.
   """
   if PRESETS.setdefault(preset.name, preset) is not preset:
     raise ValueError(f'there is a preset {preset.name!r} already: choose another name')
@@ -36,7 +36,7 @@ def preset(name: str) -> Preset:
   """Return the preset of that name.
 
   Raises:
-    InputError: there is none.
+    InputError: If there is no such preset.
   """
   if name not in PRESETS:
     raise InputError(
@@ -46,16 +46,19 @@ def preset(name: str) -> Preset:
 
 
 def preset_of_network(class_name: str) -> Preset | None:
-  """Return the preset whose PyTorch network has that class name, or None."""
+  """Return the preset whose PyTorch network has this class name, or None."""
   found = (p for p in PRESETS.values() if p.torch is not None and p.torch.network == class_name)
   return next(found, None)
 
 
 def model_config(config: ConfigDict) -> Any:
-  """Return the sizes of the network of a run; the task decides its visual channels.
+  """Return the model config dataclass of a run.
+
+  `visual_channels` is set by the task: its number of visual latents times the latent channels.
 
   Raises:
-    InputError: the task, the preset or a field of `config.model` is unknown.
+    InputError: If the task, the preset or a field of `config.model` is unknown, or a value is
+      invalid.
   """
   if config.task not in TASKS:
     raise InputError(

@@ -1,4 +1,4 @@
-"""Configurations: files that make a ConfigDict, overrides by flag, sections as dataclasses."""
+"""Load configuration files as ConfigDict, apply flags, and convert sections to dataclasses."""
 
 import dataclasses
 import importlib.util
@@ -14,15 +14,20 @@ from ttm_jax.errors import InputError, nearest
 
 T = TypeVar('T')
 
-# In the tree a link to the folder `configs`, in a wheel a folder.
+# In the source tree a symbolic link to the folder `configs`; in a wheel a folder.
 _SHIPPED = Path(__file__).parent / 'configs'
 
 
 def from_config(kind: type[T], section: ConfigDict, name: str) -> T:
-  """A section of a configuration as the dataclass it describes.
+  """Return a section of a configuration as a dataclass.
+
+  Args:
+    kind: The dataclass.
+    section: The section; lists become tuples.
+    name: Name of the section, for error messages.
 
   Raises:
-    InputError: for an unknown key, or a value that the dataclass refuses.
+    InputError: If a key is unknown, or the dataclass rejects a value.
   """
   known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
   values = section.to_dict()
@@ -37,10 +42,13 @@ def from_config(kind: type[T], section: ConfigDict, name: str) -> T:
 
 
 def config_file(name: str) -> Path:
-  """Return the file of a configuration: a path, or the name of a shipped one such as `stage1_dit`.
+  """Return the file of a configuration.
+
+  Args:
+    name: A path, or the name of a shipped configuration such as `stage1_dit`.
 
   Raises:
-    InputError: there is no such file and no such name.
+    InputError: If there is no such file and no shipped configuration of that name.
   """
   path = Path(name)
   if path.is_file():
@@ -58,7 +66,7 @@ def load_config(name: str) -> ConfigDict:
   """Return a configuration by its path or name, without overrides.
 
   Raises:
-    InputError: there is none, or it has no `get_config()`.
+    InputError: If the configuration does not exist or has no `get_config()`.
   """
   path = config_file(name)
   spec = importlib.util.spec_from_file_location(f'_config_{path.stem}', path)
@@ -76,13 +84,19 @@ def _has_get_config(file: Path) -> bool:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-  """Parses absl flags with a --config; turns what ml_collections raises into one sentence.
+  """Parse absl flags including --config, and raise InputError for the errors of ml_collections.
 
   Use as `app.run(main, flags_parser=parse_flags)`.
 
+  Args:
+    argv: Program name and arguments.
+
+  Returns:
+    The program name, as the only remaining argument.
+
   Raises:
-    InputError: for a config file or key that does not exist, a value that cannot be read, or an
-      argument that is no flag.
+    InputError: If a config file or key does not exist, a value cannot be parsed, or an argument is
+      not a flag.
   """
   argv, path = _with_config_path(argv)
   try:
@@ -101,14 +115,14 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def _with_config_path(argv: list[str]) -> tuple[list[str], str]:
-  """Return the arguments with --config as a path, and that path ('' without --config)."""
+  """Return the arguments with --config resolved to a path, and that path ('' without --config)."""
   argv, path = list(argv), ''
   for i, argument in enumerate(argv):
     name, equals, value = argument.partition('=')
     if name not in ('-config', '--config'):
       continue
     if equals:
-      path, colon, rest = value.partition(':')  # ml_collections hands `rest` to get_config().
+      path, colon, rest = value.partition(':')  # ml_collections passes `rest` to get_config().
       path = str(config_file(path))
       argv[i] = f'{name}={path}{colon}{rest}'
     elif i + 1 < len(argv):
@@ -119,19 +133,23 @@ def _with_config_path(argv: list[str]) -> tuple[list[str], str]:
 
 
 def _unknown_key(error: KeyError | AttributeError) -> InputError:
-  """The sentence for what a locked ConfigDict raises: the key, and on a second line a hint."""
+  """Return an InputError for an error of a locked ConfigDict, whose second line is a hint."""
   inner = error.args[0]
   key, *hint = str(inner.args[0] if isinstance(inner, KeyError) else inner).splitlines()
   return InputError(f'unknown config key {key}' + ''.join(f'. {line}' for line in hint))
 
 
 def to_json(config: ConfigDict) -> str:
-  """The fully resolved configuration, readable and stable."""
+  """Return the resolved configuration as indented JSON with sorted keys."""
   return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
 
 
 def from_json(text: str) -> ConfigDict:
-  """The configuration that `to_json` wrote; lists become tuples, as in the config files."""
+  """Return the configuration that `to_json` wrote; lists become tuples, as in the config files.
+
+  Raises:
+    ValueError: If `text` is not JSON.
+  """
 
   def tuples(value):
     if isinstance(value, dict):
@@ -144,7 +162,16 @@ def from_json(text: str) -> ConfigDict:
 def first_difference(
   a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = ''
 ) -> tuple[str, Any, Any] | None:
-  """The first key, in order, at which two nested dictionaries differ, with both values."""
+  """Return the first dotted key at which two nested mappings differ, with both values, or None.
+
+  Keys are compared in sorted order. A missing value counts as None; a tuple equals a list of the
+  same items.
+
+  Args:
+    a: First mapping.
+    b: Second mapping.
+    prefix: Prepended to the key.
+  """
   for key in sorted({*a, *b}):
     x, y = a.get(key), b.get(key)
     if isinstance(x, Mapping) and isinstance(y, Mapping):

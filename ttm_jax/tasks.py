@@ -1,8 +1,8 @@
-"""The four tasks of a denoiser.
+"""The four tasks that a denoiser can be trained for.
 
-A task splits a batch into the latents to generate and the condition. Everything else (noise,
-network, loop, sampler) is the same for all tasks. Latents are [B, T', H', W', C]; still images are
-encoded as one-frame clips and repeated over T'.
+A task splits a batch into target latents and condition. Everything else (noise process, network,
+training loop, sampler) is the same for all tasks. Latents are float [B, T', H', W', C]. Still
+images are encoded as one-frame clips and repeated along T'.
 """
 
 import dataclasses
@@ -19,12 +19,20 @@ Array = jax.Array
 
 @flax.struct.dataclass
 class Batch:
-  """One batch of encoded samples (x, s, c, c_motion, c_local).
+  """One batch of encoded samples; (x, s, c, c_motion, c_local) in the paper.
 
   Attributes:
-    trajectory: of the true masks, drawn from its distribution: what stage 1 learns to generate.
-    given_trajectory: of the masks that stage 2 is given, which may be damaged as generated ones
-      are. The mean, as when generating.
+    video: Latents of the video (x).
+    trajectory: Latents of the ground truth label maps (s), sampled from the codec's posterior: the
+      target of stage 1.
+    given_trajectory: Latents of the label maps that stage 2 is conditioned on. These label maps may
+      be augmented with errors like those of generated ones. The latents are the posterior mean, as
+      in inference.
+    first_frame: Latents of the first frame.
+    first_mask: Latents of the first frame's label map.
+    caption: The caption (c), by text encoder.
+    motion: The motion prompt (c_motion), by text encoder.
+    objects: Token masks and object prompts (c_local).
   """
 
   video: Array
@@ -39,12 +47,12 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """One of the four things a denoiser can be trained to do.
+  """A training task of a denoiser.
 
   Attributes:
-    name: as in `config.task`.
-    visual_latents: how many latents the visual condition stacks along channels.
-    split: batch -> latents to generate, and the condition.
+    name: Name of the task in `config.task`.
+    visual_latents: Number of latents that the visual condition concatenates along channels.
+    split: Function from a batch to (target latents, condition).
   """
 
   name: str
@@ -70,9 +78,9 @@ def _motion_to_video(batch: Batch) -> tuple[Array, Condition]:
   return batch.video, Condition(text=batch.caption, visual=visual, objects=batch.objects)
 
 
-# Pre-training, and adaptation of open weights.
+# Pretraining, and fine-tuning of open weights.
 TEXT_TO_VIDEO = Task('text_to_video', 0, _text_to_video)
-# The single-stage baseline TI2V (paper, section 4.2).
+# The single-stage TI2V baseline (paper, section 4.2).
 IMAGE_TO_VIDEO = Task('image_to_video', 1, _image_to_video)
 # Stage 1 (paper, section 3.2).
 IMAGE_TO_MOTION = Task('image_to_motion', 2, _image_to_motion)

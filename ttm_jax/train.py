@@ -1,10 +1,10 @@
-"""Trains a codec, or a denoiser for one of the four tasks.
+"""Train a codec, or a denoiser for one of the four tasks.
 
     python -m ttm_jax.train --config=configs/stage1_dit.py --workdir=runs/stage1 \\
         --config.data.path=DATASET
 
-Every value of the configuration can be set by flag (--config.optimizer.learning_rate=1e-4). The
-same command continues a run that was stopped.
+Flags can set every value of the configuration (--config.optimizer.learning_rate=1e-4). Repeat the
+same command to resume an interrupted run.
 """
 
 import sys
@@ -33,7 +33,7 @@ flags.mark_flag_as_required('config')
 
 _NOT_FINITE = 3  # Exit code.
 
-# What training writes or replaces in a run directory.
+# The files and folders that training writes or replaces in a run directory.
 _WRITTEN = (
   *('config.json', 'metrics.jsonl', 'in_use.json', 'checkpoints', 'damaged', 'context', 'codec'),
   *('samples', 'tensorboard', 'profile'),
@@ -41,6 +41,13 @@ _WRITTEN = (
 
 
 def main(argv: list[str]) -> None:
+  """Train as configured by the flags.
+
+  Exit with code 3 if too many updates in a row are skipped, or parameters are NaN or Inf.
+
+  Raises:
+    InputError: If the configuration or an input is invalid.
+  """
   del argv
   hush()
   config = _CONFIG.value

@@ -1,8 +1,7 @@
-"""A trajectory is a label map: which object each pixel of a clip belongs to.
+"""Trajectories: label maps over time, and the colors, boxes and token labels computed from them.
 
-`ids` is uint8 [T, H, W], 0 is the background and l = 1..8 is object l. Colours, boxes, the labels
-of tokens and pictures for people are functions of it, and only this module knows about colours.
-All of it runs on the host, in NumPy.
+A trajectory `ids` is uint8 [T, H, W]: 0 is the background and l = 1..8 is object l. Only this
+module defines the colors of objects. All functions run on the host, in NumPy.
 """
 
 import io
@@ -21,7 +20,7 @@ from ttm_jax.errors import InputError, nearest
 from ttm_jax.media.label_images import list_masks, read_masks
 
 MAX_OBJECTS = 8
-LABELS = MAX_OBJECTS + 1  # With the background.
+LABELS = MAX_OBJECTS + 1  # Includes the background.
 
 
 def _colours(hexadecimal: str) -> np.ndarray:
@@ -29,22 +28,23 @@ def _colours(hexadecimal: str) -> np.ndarray:
 
 
 PALETTES: dict[str, np.ndarray] = {
-  # Corners of the RGB cube, and orange: no two closer than 127 levels, all at least 255 from black.
+  # Corners of the RGB cube, and orange. L2 distances: at least 127 levels between two colors, at
+  # least 255 to black.
   'spread8': _colours('ff0000 00ff00 0000ff ffff00 ff00ff 00ffff ff8000 ffffff'),
   # Half of entries 1..8 of supervision's default palette: its MaskAnnotator (opacity 0.5) on black,
-  # which is what the videos on the paper's project page show. Object 3 is close to 1 and 2; keep
-  # to two objects.
+  # as in the videos on the paper's project page. Use it for two objects at most, since object 3 is
+  # close to 1 and 2.
   'supervision_half': np.rint(
     0.5 * _colours('ff4040 ffa1a0 ff7633 ffb633 d1d435 4cfb12 94cf1a 40de8a')
   ).astype(np.uint8),
 }
-"""uint8 [8, 3] by name; row l - 1 is the RGB colour of object l. The background is black."""
+"""uint8 [8, 3] by name; row l - 1 is the RGB color of object l. The background is black."""
 
 MaskKind = Literal['box', 'seg', 'dilated_box']
 
 
 def check_ids(ids: np.ndarray, ndim: int | None = 3) -> None:
-  """Raises InputError unless `ids` is uint8, of `ndim` dimensions (None: any), and at most 8."""
+  """Raise InputError unless `ids` is uint8, has `ndim` dimensions (None: any) and values <= 8."""
   if ids.dtype != np.uint8 or (ndim is not None and ids.ndim != ndim):
     kind = {None: '[..., H, W]', 2: '[H, W]', 3: '[T, H, W]'}[ndim]
     raise InputError(f'a label map must be uint8 {kind}, got {ids.dtype} {list(ids.shape)}')
@@ -53,7 +53,7 @@ def check_ids(ids: np.ndarray, ndim: int | None = 3) -> None:
 
 
 def _table(palette: str) -> np.ndarray:
-  """The colours of all labels, black first: uint8 [9, 3]."""
+  """Return the colors of all labels, black first: uint8 [9, 3]."""
   if palette not in PALETTES:
     known = ', '.join(PALETTES)
     raise InputError(f'no palette "{palette}"{nearest(palette, PALETTES)}; there are {known}')
@@ -61,13 +61,24 @@ def _table(palette: str) -> np.ndarray:
 
 
 def render(ids: np.ndarray, palette: str = 'spread8') -> np.ndarray:
-  """Paints a label map: uint8 [..., H, W] to RGB uint8 [..., H, W, 3]."""
+  """Render a label map as colors.
+
+  Args:
+    ids: uint8 [..., H, W].
+    palette: A key of PALETTES.
+
+  Returns:
+    RGB, uint8 [..., H, W, 3].
+
+  Raises:
+    InputError: If `ids` is not a label map or the palette is unknown.
+  """
   check_ids(ids, ndim=None)
   return np.take(_table(palette), ids, axis=0)
 
 
 def _closest(pixels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-  """Index of the colour at the least L2 distance, the first of equals.
+  """Return the index of the color at the smallest L2 distance; the first one if several are equal.
 
   Args:
     pixels: uint8 [..., 3].
@@ -76,7 +87,8 @@ def _closest(pixels: np.ndarray, colours: np.ndarray) -> np.ndarray:
   Returns:
     uint8 [...].
   """
-  # Whole numbers below 2^24: float32 is exact, and goes through BLAS. |p|^2 is left out.
+  # Integers below 2^24 are exact in float32, which uses BLAS. |p|^2 is omitted, since it is the
+  # same for all colors.
   pixels, colours = pixels.astype(np.float32), colours.astype(np.float32)
   closest = np.zeros(pixels.shape[:-1], np.uint8)
   best = np.full(pixels.shape[:-1], np.inf, np.float32)
@@ -89,9 +101,10 @@ def _closest(pixels: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 
 def _vote(ids: np.ndarray) -> np.ndarray:
-  """Gives each pixel the most frequent label of its 3x3 pixels; of equals its own, then the least.
+  """Replace each label by the most frequent one of its 3x3 neighborhood.
 
-  Where there is one object, this is a 3x3 median.
+  Ties go to the pixel's own label, then to the lowest label. With one object, this is a 3x3 median
+  filter.
   """
   result, best = np.zeros_like(ids), np.zeros(ids.shape, np.uint8)
   for label in np.unique(ids):
@@ -111,26 +124,30 @@ def _vote(ids: np.ndarray) -> np.ndarray:
 def decode(
   rgb: np.ndarray, first: np.ndarray | None, palette: str = 'spread8', smooth: bool = False
 ) -> np.ndarray:
-  """Reads a label map from painted frames that a codec and a sampler have blurred.
+  """Decode a label map from rendered frames, such as decoded samples, which may be blurred.
 
-  A pixel takes the nearest (L2 in RGB) of black and the colours of the palette. So the blurred
-  edge of an object lies where it is half as bright as the object: with a fixed, lower threshold
-  for black all objects would swell, by a sixth of their IoU for small ones after a codec.
+  Each pixel gets the label of the nearest color (L2 in RGB) among black and the palette. The
+  blurred edge of an object is therefore placed at half of the object's brightness. A lower, fixed
+  threshold for black would enlarge all objects; for small ones the IoU after a codec would drop by
+  a sixth.
 
-  Objects do not appear after frame 0: colours of objects that `first` lacks are left out. So a
-  blemish inside an object stays in that object instead of punching a hole in it (the edge between
-  red and white is pink, which is nearest to orange), while an invented object on black goes away.
+  No new objects appear after frame 0: colors of objects that `first` lacks are not considered.
+  Artifacts inside an object therefore do not become holes. For example, an edge between red and
+  white is pink, which is nearest to orange. Spurious objects on black are removed.
 
   Args:
-    rgb: uint8 [T, H, W, 3].
-    first: the true label map of frame 0, uint8 [H, W], which the result takes over; None where it
-      is not known, and every colour counts.
-    palette: the one the frames were painted with.
-    smooth: let the 3x3 pixels around each vote on its label. This removes specks, a single one of
-      which stretches the box of an object over the frame, and costs what is a pixel wide.
+    rgb: Rendered frames, uint8 [T, H, W, 3].
+    first: Ground truth label map of frame 0, uint8 [H, W], which becomes frame 0 of the result. If
+      None, all colors of the palette are considered.
+    palette: The palette that the frames were rendered with, a key of PALETTES.
+    smooth: Whether to apply a 3x3 majority filter. It removes isolated pixels, a single one of
+      which can extend an object's box across the frame; it also removes structures one pixel wide.
 
   Returns:
     uint8 [T, H, W].
+
+  Raises:
+    InputError: If `rgb` or `first` has the wrong dtype or shape, or the palette is unknown.
   """
   table = _table(palette)
   if rgb.dtype != np.uint8 or rgb.ndim != 4 or rgb.shape[-1] != 3:
@@ -152,12 +169,12 @@ def decode(
 
 
 def from_logits(logits: np.ndarray) -> np.ndarray:
-  """Who owns each pixel: the object of the greatest logit above 0.
+  """Convert mask logits to a label map: each pixel gets the object of the largest logit above 0.
 
-  Equal logits go to the object that is smaller in that frame, then to the first.
+  Ties go to the object with the smaller area in that frame, then to the lower index.
 
   Args:
-    logits: float [T, n, H, W].
+    logits: Float [T, n, H, W], n <= 8.
 
   Returns:
     uint8 [T, H, W]; object i of the logits has the label i + 1.
@@ -166,26 +183,29 @@ def from_logits(logits: np.ndarray) -> np.ndarray:
   result = np.zeros((len(logits), *logits.shape[2:]), np.uint8)
   for frame, (scores, area) in enumerate(zip(logits, areas, strict=True)):
     best = np.zeros(scores.shape[1:], scores.dtype)
-    for i in np.argsort(area, kind='stable'):  # Strictly greater: the smaller one keeps its place.
+    for i in np.argsort(area, kind='stable'):  # Strict comparison: ties stay with smaller objects.
       np.copyto(result[frame], np.uint8(i + 1), where=scores[i] > best)
       np.maximum(best, scores[i], out=best)
   return result
 
 
 def boxes(ids: np.ndarray, num_objects: int = MAX_OBJECTS) -> np.ndarray:
-  """The tight box of each object in each frame.
+  """Return the tight bounding box of each object in each frame.
 
   Args:
     ids: uint8 [T, H, W] without objects above `num_objects`.
     num_objects: L, 1..8.
 
   Returns:
-    int32 [T, L, 4]: x0, y0, x1, y1 in pixels, x1 and y1 exclusive; zeros where there is none.
+    int32 [T, L, 4]: x0, y0, x1, y1 in pixels, x1 and y1 exclusive; zeros for absent objects.
+
+  Raises:
+    InputError: If `ids` is not a label map or has an object above `num_objects`.
   """
   check_ids(ids)
   if (highest := int(ids.max(initial=0))) > num_objects:
     raise InputError(f'the label map holds object {highest}, but boxes of {num_objects} were asked')
-  # All objects at once: a byte of object sets for each pixel, joined along columns and rows.
+  # All objects at once: one object set (8 bits) per pixel, reduced with OR along rows and columns.
   bits = np.take(np.array([0, *(1 << np.arange(MAX_OBJECTS))], np.uint8), ids)
   objects = np.arange(num_objects, dtype=np.uint8)[:, None]
 
@@ -204,7 +224,7 @@ def _size(ids: np.ndarray) -> str:
 
 
 def _cell_size(ids: np.ndarray, grid: tuple[int, int]) -> tuple[int, int]:
-  """Pixels a token covers along (height, width)."""
+  """Return the size of a token in pixels, (height, width)."""
   (height, width), (h, w) = ids.shape[-2:], grid
   if min(grid) < 1 or height % h or width % w:
     raise InputError(f'a grid of {h}x{w} tokens does not divide a picture of {_size(ids)} pixels')
@@ -212,7 +232,7 @@ def _cell_size(ids: np.ndarray, grid: tuple[int, int]) -> tuple[int, int]:
 
 
 def _cell_counts(ids: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-  """How many pixels of each label lie in each cell of each frame: int [T, h, w, 9]."""
+  """Return the number of pixels of each label in each cell of each frame: int [T, h, w, 9]."""
   (frames, height, width), (h, w) = ids.shape, grid
   cell_height, cell_width = _cell_size(ids, grid)
   row, column = np.arange(height) // cell_height, np.arange(width) // cell_width
@@ -222,13 +242,20 @@ def _cell_counts(ids: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 
 def areas(ids: np.ndarray) -> np.ndarray:
-  """How many pixels each label has in each frame, the background first: int [T, 9]."""
+  """Return the area of each label in each frame, in pixels, background first: int [T, 9].
+
+  Args:
+    ids: uint8 [T, H, W].
+
+  Raises:
+    InputError: If `ids` is not a label map.
+  """
   check_ids(ids)
   return _cell_counts(ids, (1, 1))[:, 0, 0]
 
 
 def _group_starts(ids: np.ndarray, groups: npt.ArrayLike) -> np.ndarray:
-  """The first pixel frame of each latent frame: int [t]."""
+  """Return the first pixel frame of each latent frame: int [t]."""
   groups = np.asarray(groups)
   steps = np.diff(groups, prepend=-1) if groups.ndim == 1 and groups.size else np.zeros(1)
   if groups.shape != ids.shape[:1] or steps[0] != 1 or not np.isin(steps, (0, 1)).all():
@@ -240,31 +267,36 @@ def _group_starts(ids: np.ndarray, groups: npt.ArrayLike) -> np.ndarray:
 
 
 def token_regions(ids: np.ndarray, groups: npt.ArrayLike, grid: tuple[int, int]) -> np.ndarray:
-  """The one object that owns each token, for masked self-attention (paper, section 3.3).
+  """Return the label of each token, for masked self-attention (paper, section 3.3).
 
-  A token belongs to the label with the most pixels in its volume (the frames of its group, its cell
-  of the picture). Of equals the object with fewer pixels in the latent frame wins, then the lower
-  number; the background loses to every object. An object that is visible in a latent frame and
-  would own none of its tokens takes one: the token with the most of its pixels that is not the
-  last one of another object, of equals the nearest to its centroid. The smallest object chooses
-  first. So every visible object owns a token, as long as there are as many tokens as objects.
+  A token gets the label with the most pixels in its volume (its cell in all frames of its group).
+  Ties go to the object with fewer pixels in the latent frame, then to the lower label; the
+  background loses every tie.
+
+  Every object that is visible in a latent frame gets a token, if there are at least as many tokens
+  as objects. An object without one takes over the token with the most of its pixels that is not
+  the last token of another object; ties go to the token nearest to its centroid. Smaller objects
+  choose first.
 
   Args:
     ids: uint8 [T, H, W].
-    groups: the latent frame of each pixel frame, int [T], non-decreasing from 0 without gaps.
-    grid: tokens along (height, width) of a latent frame; divides (H, W).
+    groups: Latent frame of each pixel frame, int [T], non-decreasing from 0 without gaps.
+    grid: Tokens along (height, width) of a latent frame; divides (H, W).
 
   Returns:
     uint8 [t, h, w], 0 is the background.
+
+  Raises:
+    InputError: If `ids` is not a label map, `groups` is invalid or `grid` does not divide (H, W).
   """
   check_ids(ids)
   counts = np.add.reduceat(_cell_counts(ids, grid), _group_starts(ids, groups), axis=0)
   sizes = counts.sum(axis=(1, 2))  # [t, 9]
   key = sizes.copy()
-  key[:, 0] = sizes.sum(-1) + 1  # The background comes last.
+  key[:, 0] = sizes.sum(-1) + 1  # Sorts the background last.
   order = key.argsort(axis=-1, kind='stable')
   ranked = np.take_along_axis(counts, order[:, None, None], axis=-1)
-  winner = ranked.argmax(axis=-1)  # The first of equals, thus the smallest.
+  winner = ranked.argmax(axis=-1)  # The first maximum, so ties go to the smallest object.
   regions = np.take_along_axis(order[:, None, None], winner[..., None], axis=-1)[..., 0]
 
   owned = (regions[..., None] == np.arange(LABELS)).any(axis=(1, 2))
@@ -276,12 +308,14 @@ def token_regions(ids: np.ndarray, groups: npt.ArrayLike, grid: tuple[int, int])
 
 
 def _give_token(region: np.ndarray, count: np.ndarray, label: int) -> None:
-  """Hands a token to an object that owns none, in place, unless all are last ones of others.
+  """Assign a token to an object that has none, in place; see `token_regions`.
+
+  Do nothing if every token is the last one of another object.
 
   Args:
-    region: int [h, w], the owners so far.
+    region: int [h, w], the labels so far.
     count: int [h, w], pixels of the object in each token.
-    label: the object.
+    label: The object.
   """
   tokens = np.bincount(region.ravel(), minlength=LABELS)
   free = (region == 0) | (tokens[region] > 1)
@@ -302,22 +336,27 @@ def token_presence(
   mask: MaskKind = 'box',
   regions: np.ndarray | None = None,
 ) -> np.ndarray:
-  """The set of objects at each token, for masked cross-attention (paper, section 3.3).
+  """Return the object set of each token, for masked cross-attention (paper, section 3.3).
 
-  An object is at a token if, in any frame of the token's group, its tight box covers at least half
-  of the token's cell, or has its centre there; so it is somewhere in every frame that shows it.
-  Boxes overlap, hence sets. The owner of a token is always at it.
+  An object is present at a token if its tight box covers at least half of the token's cell, or has
+  its center there. Any frame of the token's group suffices. An object is therefore present at some
+  token in every frame that shows it. Since boxes overlap, a token may have several objects. The
+  object that a token belongs to (`token_regions`) is always present.
 
   Args:
     ids: uint8 [T, H, W].
-    groups, grid: see `token_regions`.
-    mask: 'box' as above. 'dilated_box': the box grown by half a token on each side, within the
-      picture, which forgives a generated trajectory small errors. 'seg': the pixels of the object
-      themselves cover half of the cell, or more of it than of any other cell.
-    regions: what `token_regions` gave for the same arguments, where it is known already.
+    groups: See `token_regions`.
+    grid: See `token_regions`.
+    mask: 'box' uses the tight box as above. 'dilated_box' extends it by half a token on each side,
+      within the image, to tolerate small errors of generated trajectories. 'seg' uses the object's
+      pixels: they cover half of the cell, or more of it than of any other cell.
+    regions: The result of `token_regions` for the same arguments, if already computed.
 
   Returns:
-    int32 [t, h, w]; bit l is set for object l, bit 0 never.
+    int32 [t, h, w]; bit l is set for object l, bit 0 is never set.
+
+  Raises:
+    InputError: See `token_regions`; or if `mask` is unknown.
   """
   check_ids(ids)
   starts = _group_starts(ids, groups)
@@ -336,13 +375,13 @@ def token_presence(
 
 
 def _cells_of_boxes(ids: np.ndarray, grid: tuple[int, int], grow: bool) -> np.ndarray:
-  """Whether the box of each object covers half of each cell or is centred there: [T, 8, h, w]."""
+  """Return whether each object's box covers half of a cell or is centered there: [T, 8, h, w]."""
   x0, y0, x1, y1 = np.moveaxis(boxes(ids), -1, 0)[..., None]  # Each [T, 8, 1].
 
   def along(start, end, cells, cell_size):
     low = np.arange(cells) * cell_size
     margin = np.where(end > start, cell_size // 2 if grow else 0, 0)
-    # Cells end at the border of the picture, and with them a grown box.
+    # No clipping of a dilated box is needed, since cells end at the image border.
     overlap = np.minimum(end + margin, low + cell_size) - np.maximum(start - margin, low)
     is_centre = ((start + end) // (2 * cell_size) == np.arange(cells)) & (end > start)
     return np.maximum(overlap, 0), is_centre
@@ -356,7 +395,7 @@ def _cells_of_boxes(ids: np.ndarray, grid: tuple[int, int], grow: bool) -> np.nd
 
 
 def _cells_of_pixels(ids: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-  """Whether each object covers half of each cell or has most pixels there: bool [T, 8, h, w]."""
+  """Return whether each object covers half of a cell or has most pixels there: [T, 8, h, w]."""
   counts = np.moveaxis(_cell_counts(ids, grid)[..., 1:], -1, 1)
   flat = counts.reshape(*counts.shape[:2], -1)
   best = flat.argmax(-1)[..., None] == np.arange(flat.shape[-1])
@@ -366,15 +405,19 @@ def _cells_of_pixels(ids: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 
 def overlay(video: np.ndarray, ids: np.ndarray, palette: str = 'spread8') -> np.ndarray:
-  """Tints the objects of a video and outlines them, for people.
+  """Overlay a video with its label map, for visualization.
 
   Args:
     video: uint8 [T, H, W, 3].
     ids: uint8 [T, H, W].
+    palette: A key of PALETTES.
 
   Returns:
-    uint8 like `video`: two parts of colour in five within an object, its bare colour on the rim,
-    which is one pixel wide for every 256 of the shorter side.
+    uint8 [T, H, W, 3]. Objects are blended with 2/5 of their color; their outlines have the pure
+    color. Outlines are 1 pixel wide per 256 pixels of the shorter side, and at least 1.
+
+  Raises:
+    InputError: If `ids` is not a label map, `video` does not match it or the palette is unknown.
   """
   check_ids(ids)
   if video.dtype != np.uint8 or video.shape != (*ids.shape, 3):
@@ -398,16 +441,18 @@ def overlay(video: np.ndarray, ids: np.ndarray, palette: str = 'spread8') -> np.
 
 
 def write_folder(path: str | os.PathLike, ids: np.ndarray) -> None:
-  """Write a label map as palette PNGs `00000.png`, `00001.png`, ..., without loss: all or none.
+  """Write a label map losslessly as palette PNGs `00000.png`, `00001.png`, ...
 
-  Picture viewers show them in the colors of `spread8`. The folder is made if need be. Frames of an
-  earlier label map are replaced once all new ones are on the disk; other files stay.
+  Image viewers show them in the colors of `spread8`. A missing folder is created. Existing frames
+  are replaced only after all new ones are on disk; other files are kept.
 
   Args:
+    path: The folder.
     ids: uint8 [T, H, W].
 
   Raises:
-    InputError: the folder holds other PNGs (see `check_folder`), or cannot be written.
+    InputError: If `ids` is not a label map, the folder contains other PNGs (see `check_folder`) or
+      it cannot be written.
   """
   check_ids(ids)
   folder = pathlib.Path(path)
@@ -437,10 +482,11 @@ def write_folder(path: str | os.PathLike, ids: np.ndarray) -> None:
 
 
 def check_folder(path: str | os.PathLike, frames: int) -> None:
-  """Raise InputError where a folder cannot take a label map of T frames.
+  """Check that a label map of `frames` frames can be written to a folder; it need not exist.
 
-  That is where it holds another PNG, which `read_folder` would take for a frame of the clip, or
-  something else than a file under the name of a frame, or is no folder.
+  Raises:
+    InputError: If `path` is not a folder; if it contains a PNG that `read_folder` would read as
+      another frame; or if a frame's name is taken by something other than a regular file.
   """
   folder, names = pathlib.Path(path), _frame_names(frames)
   if not folder.is_dir():
@@ -465,28 +511,29 @@ def _frame_names(count: int) -> list[str]:
 
 
 def _png(frame: np.ndarray) -> bytes:
-  """A palette PNG of one label map uint8 [H, W]."""
+  """Encode one label map, uint8 [H, W], as a palette PNG."""
   picture = Image.fromarray(frame)
-  picture.putpalette(_table('spread8').tobytes())  # Makes it mode P; the values stay.
+  picture.putpalette(_table('spread8').tobytes())  # Changes the mode to P and keeps the values.
   file = io.BytesIO()
   picture.save(file, 'PNG')
   return file.getvalue()
 
 
 def read_folder(path: str | os.PathLike, notes: list[str] | None = None) -> np.ndarray:
-  """Read a folder of label pictures, one a frame, in the order of the numbers in their names.
+  """Read a folder of mask images, one per frame, in the order of the numbers in their names.
 
-  They may be palette, grey or color pictures; `label_images` says what each means.
+  Palette, gray and color images are supported; see `label_images` for their interpretation.
 
   Args:
-    notes: receives what was done beyond taking numbers as they are, for the user to read.
+    path: The folder.
+    notes: List that receives messages for the user about conversions of the values.
 
   Returns:
     uint8 [T, H, W].
 
   Raises:
-    InputError: there is no such folder or no picture in it, one cannot be read or differs in size,
-      or what they mean is ambiguous.
+    InputError: If the folder is missing or has no images, an image is unreadable or differs in
+      size, or the interpretation is ambiguous.
   """
   folder = pathlib.Path(path)
   if not folder.is_dir():
@@ -505,10 +552,17 @@ def read_folder(path: str | os.PathLike, notes: list[str] | None = None) -> np.n
 
 
 def read_mask(path: str | os.PathLike, notes: list[str] | None = None) -> np.ndarray:
-  """Read the label map of one picture, as `read_folder` does: uint8 [H, W], some object.
+  """Read one mask image that has at least one object.
+
+  Args:
+    path: The image file.
+    notes: As in `read_folder`.
+
+  Returns:
+    Label map, uint8 [H, W].
 
   Raises:
-    InputError: as in `read_folder`, or it shows no object.
+    InputError: If the image is unreadable, its interpretation is ambiguous, or it has no object.
   """
   file = pathlib.Path(path)
   (mask,) = read_masks([file], PALETTES['spread8'], str(file), notes)

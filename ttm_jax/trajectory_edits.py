@@ -1,13 +1,13 @@
-"""What a user, or an augmentation, changes in a trajectory: functions of label maps.
+"""Edits of trajectories, by users or for augmentation.
 
-Label maps are uint8 [T, H, W], see `ttm_jax.trajectory`. An edit changes one object and leaves its
-argument alone. What the object uncovers becomes background, as nobody has seen what is behind.
-Where it meets another object, the smaller one is on top, as in the paper's renderings (supervision
-paints large masks first); "smaller" compares the mean areas over the frames that show each, so
-that the order does not flicker within a clip. The edited object wins between equals.
+Label maps are uint8 [T, H, W]; see `ttm_jax.trajectory`. An edit changes one object and returns a
+new label map. Pixels that the object uncovers become background, since what is behind is unknown.
+If objects overlap, the smaller one is on top, as in the paper's renderings (supervision draws large
+masks first). Sizes are mean areas over the frames that show the object, so that the order does not
+flicker within a clip. The edited object is on top of objects of equal size.
 
-A value "over time" is one value a frame, or key points {frame: value}, between which it runs
-linearly; before the first and after the last key point it stays.
+A value over time is either one value per frame or keyframes {frame: value}. Values between
+keyframes are interpolated linearly; before the first and after the last keyframe they are constant.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,19 @@ PathOverTime = Mapping[int, Sequence[float]] | Sequence[Sequence[float]] | np.nd
 
 
 def translate(ids: np.ndarray, obj: int, path: PathOverTime) -> np.ndarray:
-  """Moves an object from where it is.
+  """Translate an object.
 
   Args:
-    path: offsets (x, y) in pixels over time, x to the right, y down; rounded to whole pixels. What
-      leaves the picture is gone.
+    ids: uint8 [T, H, W].
+    obj: Label of the object, 1..8.
+    path: Offsets (x, y) over time, in pixels, x to the right, y down; rounded to whole pixels.
+      Parts that leave the image are lost.
+
+  Returns:
+    uint8 [T, H, W].
+
+  Raises:
+    InputError: If the object does not exist or `path` is invalid.
   """
   mask = _mask(ids, obj)
   offsets = _round(_over_time(path, len(ids), 'the path', (2,)))
@@ -36,10 +44,18 @@ def translate(ids: np.ndarray, obj: int, path: PathOverTime) -> np.ndarray:
 
 
 def scale(ids: np.ndarray, obj: int, factors: OverTime) -> np.ndarray:
-  """Grows or shrinks an object about its centroid in each frame.
+  """Scale an object about its centroid in each frame.
 
   Args:
-    factors: ratios of lengths over time, above 0. An object keeps at least a pixel.
+    ids: uint8 [T, H, W].
+    obj: Label of the object, 1..8.
+    factors: Scale factors of lengths over time, above 0. The object keeps at least one pixel.
+
+  Returns:
+    uint8 [T, H, W].
+
+  Raises:
+    InputError: If the object does not exist or `factors` is invalid.
   """
   mask = _mask(ids, obj)
   factor = _over_time(factors, len(ids), 'the list of factors')
@@ -58,11 +74,19 @@ def scale(ids: np.ndarray, obj: int, factors: OverTime) -> np.ndarray:
 
 
 def retime(ids: np.ndarray, obj: int, times: OverTime) -> np.ndarray:
-  """Shows an object as it is at other times.
+  """Change the timing of an object's motion.
 
   Args:
-    times: the frame time to read over time, 0..T-1; the nearest frame is taken. {0: 0, T-1:
-      (T-1)/2} plays at half speed, {0: T-1, T-1: 0} backwards.
+    ids: uint8 [T, H, W].
+    obj: Label of the object, 1..8.
+    times: Source frame over time, 0..T-1; the nearest frame is used. For example, {0: 0, T-1:
+      (T-1)/2} plays at half speed, {0: T-1, T-1: 0} plays backward.
+
+  Returns:
+    uint8 [T, H, W].
+
+  Raises:
+    InputError: If the object does not exist or `times` is invalid.
   """
   mask = _mask(ids, obj)
   time = _over_time(times, len(ids), 'the list of times')
@@ -73,7 +97,19 @@ def retime(ids: np.ndarray, obj: int, times: OverTime) -> np.ndarray:
 
 
 def hold(ids: np.ndarray, obj: int, from_frame: int) -> np.ndarray:
-  """Freezes an object: from `from_frame` on, it stays as it is there."""
+  """Freeze an object: from `from_frame` on, its mask stays the same.
+
+  Args:
+    ids: uint8 [T, H, W].
+    obj: Label of the object, 1..8.
+    from_frame: Frame to freeze, 0..T-1; it must show the object.
+
+  Returns:
+    uint8 [T, H, W].
+
+  Raises:
+    InputError: If the object or the frame does not exist, or the frame does not show the object.
+  """
   mask = _mask(ids, obj)
   if not 0 <= from_frame < len(ids):
     raise InputError(f'there is no frame {from_frame}; frames run from 0 to {len(ids) - 1}')
@@ -83,16 +119,38 @@ def hold(ids: np.ndarray, obj: int, from_frame: int) -> np.ndarray:
 
 
 def delete(ids: np.ndarray, obj: int) -> np.ndarray:
-  """Takes an object out of the clip."""
+  """Remove an object from all frames.
+
+  Args:
+    ids: uint8 [T, H, W].
+    obj: Label of the object, 1..8.
+
+  Returns:
+    uint8 [T, H, W].
+
+  Raises:
+    InputError: If the object does not exist.
+  """
   return np.where(_mask(ids, obj), np.uint8(0), ids)
 
 
 def corrupt(rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
-  """Makes true masks look generated, so that the second stage learns to forgive the first.
+  """Augment ground truth masks with errors like those of generated ones.
 
-  Each object is dilated or eroded by up to 3 pixels, the same through the clip, and each of its
-  frames is lost with probability 0.05. Erosion spares a frame in which nothing would be left, and
-  the border of the picture. Frame 0 stays as it is: it is given when generating, too.
+  Training on them makes stage 2 robust to errors of stage 1. Each object is dilated or eroded by up
+  to 3 pixels, constant over the clip, and is missing in each frame with probability 0.05. Erosion
+  does not apply at the image border, nor in frames where it would remove the object. Frame 0 stays
+  unchanged, since it is given in inference too.
+
+  Args:
+    rng: Random generator.
+    ids: uint8 [T, H, W].
+
+  Returns:
+    uint8 [T, H, W].
+
+  Raises:
+    InputError: If `ids` is not a label map.
   """
   check_ids(ids)
   radii = rng.integers(-3, 4, size=LABELS)
@@ -110,7 +168,7 @@ def corrupt(rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
 
 
 def _mask(ids: np.ndarray, obj: int) -> np.ndarray:
-  """Where an object is, bool [T, H, W]; raises InputError where it is nowhere."""
+  """Return the mask of an object, bool [T, H, W]; raise InputError if it is empty."""
   check_ids(ids)
   mask = ids == obj
   if not 1 <= obj <= MAX_OBJECTS or not mask.any():
@@ -122,7 +180,7 @@ def _mask(ids: np.ndarray, obj: int) -> np.ndarray:
 def _over_time(
   values: Mapping | Sequence | np.ndarray, frames: int, what: str, shape: tuple[int, ...] = ()
 ) -> np.ndarray:
-  """One value a frame, float64 [T, *shape], from one a frame or from key points."""
+  """Return one value per frame, float64 [T, *shape], from values per frame or keyframes."""
   entry = 'an (x, y) pair' if shape else 'a number'
   try:
     array = np.array([*values.values()] if isinstance(values, Mapping) else values, np.float64)
@@ -150,12 +208,12 @@ def _over_time(
 
 
 def _round(x: np.ndarray) -> np.ndarray:
-  """To the nearest whole number, halves up (not to even, which would widen every other object)."""
+  """Round to the nearest integer, halves up; half to even would widen every other object."""
   return np.floor(x + 0.5).astype(np.int64)
 
 
 def _resample(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-  """Reads every frame at its own rows int [T, H] and columns int [T, W]; False outside."""
+  """Sample each frame at its own rows int [T, H] and columns int [T, W]; False outside."""
 
   def inside(index, size):
     return np.clip(index, 0, size - 1), (index >= 0) & (index < size)
@@ -168,13 +226,13 @@ def _resample(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.nda
 
 
 def _mean_areas(ids: np.ndarray) -> np.ndarray:
-  """The mean area of each label over the frames that show it: float [9], 0 for an absent one."""
+  """Return the mean area of each label over the frames that show it: float [9], 0 if absent."""
   area = areas(ids)
   return area.sum(axis=0) / np.maximum((area > 0).sum(axis=0), 1)
 
 
 def _paint(ids: np.ndarray, obj: int, mask: np.ndarray) -> np.ndarray:
-  """Gives an object new masks, bool [T, H, W], behind the objects that are smaller."""
+  """Replace an object's masks, bool [T, H, W], behind the objects that are smaller."""
   others = np.where(ids == obj, np.uint8(0), ids)
   below = _mean_areas(others) >= _mean_areas(mask.astype(np.uint8))[1]
   below[0] = True
@@ -182,7 +240,7 @@ def _paint(ids: np.ndarray, obj: int, mask: np.ndarray) -> np.ndarray:
 
 
 def _dilate(mask: np.ndarray, radius: int) -> np.ndarray:
-  """Grows a bool mask [T, H, W] by a square of 2 radius + 1 pixels a side, within the picture."""
+  """Dilate a mask, bool [T, H, W], with a square of side 2 * radius + 1, within the image."""
   tall = mask.copy()
   for shift in range(1, radius + 1):
     tall[:, shift:] |= mask[:, :-shift]

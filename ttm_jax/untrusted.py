@@ -1,6 +1,6 @@
-"""Read what files of others say: JSON objects, names, and paths that must stay in their folder.
+"""Validate content of untrusted files: JSON objects, names, and paths confined to their folder.
 
-A folder that was downloaded may say anything. Nothing that it says leads out of it.
+Downloaded folders are untrusted. No name or link in such a folder may lead outside of it.
 """
 
 import json
@@ -11,16 +11,17 @@ from typing import Any
 
 from ttm_jax.errors import InputError
 
-_LARGEST = 256 * 2**20  # Bytes of a JSON file; the index of a very large model has a few million.
+_LARGEST = 256 * 2**20  # Bytes of a JSON file; the index of a very large model takes a few MB.
 _IDENTIFIER = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}')
 _REPOSITORY = re.compile(r'[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?', re.ASCII)
 
 
 def read_object(path: Path) -> dict[str, Any]:
-  """Return the JSON object that a file holds; it may begin with a byte order mark.
+  """Return the JSON object of a file; the file may start with a byte order mark.
 
   Raises:
-    InputError: the file is missing, damaged, nested too deeply, too large, or holds no object.
+    InputError: If the file is missing, damaged, nested too deeply, larger than 256 MiB, or holds no
+      object.
   """
   try:
     size = path.stat().st_size
@@ -39,15 +40,17 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def identifier(name: object, where: object) -> str:
-  """Return `name` if it is an identifier: at most 64 letters, digits, `_`, `-` and `.`.
+  """Return `name` if it is an identifier of at most 64 ASCII letters, digits, `_`, `-` and `.`.
 
-  Names of files and folders are made of it, so that it must not be a path.
+  File and folder names are built from identifiers, so an identifier must not be a path. It starts
+  with a letter, a digit or `_`.
 
   Args:
-    where: the name's place, for the error.
+    name: The value to check.
+    where: Where the name was found, for the error message.
 
   Raises:
-    InputError: it is not one.
+    InputError: If `name` is not an identifier.
   """
   if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name):
     raise InputError(
@@ -58,21 +61,23 @@ def identifier(name: object, where: object) -> str:
 
 
 def is_repository(name: object) -> bool:
-  """Whether `name` is written like the id of a repository on the hub: `owner/name` or `name`."""
+  """Return whether `name` has the form of a hub repository id: `owner/name` or `name`."""
   return isinstance(name, str) and bool(_REPOSITORY.fullmatch(name)) and '..' not in name
 
 
 def inside(folder: Path, name: object, where: object) -> Path:
-  """Return the path of a file or folder that a file names, relative to `folder`.
+  """Return the path of an untrusted relative name in `folder`.
 
-  Symbolic links count where they lead to. Those of the hub's cache lead from a snapshot to the
-  `blobs` of the same repository, which is taken for inside.
+  Symbolic links are resolved. The links of the hub's cache, from a snapshot to the `blobs` of the
+  same repository, are allowed.
 
   Args:
-    where: the file that says so, for the error.
+    folder: The folder that the path must stay in.
+    name: The untrusted relative path.
+    where: The file that contains the name, for the error message.
 
   Raises:
-    InputError: the name is no relative path, or leads out of the folder.
+    InputError: If the name is not a relative path, or leads out of the folder.
   """
   if not isinstance(name, str) or not name.isprintable() or not name.strip('./') or '\\' in name:
     raise InputError(f'{where} names {_short(name)}, which is no file name: copy the folder again')
@@ -87,9 +92,9 @@ def inside(folder: Path, name: object, where: object) -> Path:
 
 
 def check_links(folder: Path, path: Path) -> None:
-  """Raise InputError if symbolic links lead from `path` in `folder` to a place outside of it.
+  """Raise InputError if symbolic links make `path` point outside of `folder`.
 
-  See `inside` for the links of the hub's cache.
+  The links of the hub's cache are allowed; see `inside`.
   """
   real, found = (Path(os.path.realpath(p)) for p in (folder, path))
   if found == real or real in found.parents:

@@ -1,6 +1,6 @@
-"""What is said of a picture on a command line, and by which models the rest is found.
+"""Command-line flags for the image, prompts and models of `generate` and `describe`.
 
-The flags of `ttm_jax.generate` and `data_tools.describe`; the models are named as in
+`ttm_jax.generate` and `data_tools.describe` share them. Model flags have the same names as in
 `data_tools.prepare`.
 """
 
@@ -14,48 +14,48 @@ MODELS = ('llm', 'detector', 'sam')
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  """What is known of the picture, and the models."""
+  """Add the flags for the image, its prompts and the models that find what is not given."""
   add = parser.add_argument
-  add('--image', help='the picture to animate')
+  add('--image', help='image to animate')
   add(
     '--segmentation',
-    help='palette or grey PNG: 0 background, 1 to 8 objects; default: found by --detector, --sam',
+    help='palette or gray PNG: 0 background, 1 to 8 objects; default: found by --detector, --sam',
   )
   add('--prompt', help='what the video shows')
-  add('--motion', help='what moves and how; default: written by --llm, else the prompt')
+  add('--motion', help='what moves and how; default: written by --llm, otherwise the prompt')
   add(
     '--object',
     action='append',
     default=[],
-    help='"ID: what this object does"; once an object; default: written by --llm',
+    help='"ID: what this object does"; repeat per object; default: written by --llm',
   )
   models = parser.add_argument_group(
     'models that find what is not given, by folder or hub id; they need PyTorch'
   )
   add = models.add_argument
   add('--llm', help='language model: motion prompt, object names and prompts')
-  add('--detector', help='Grounding DINO: where the named objects are')
-  add('--sam', help='SAM 2: their masks')
+  add('--detector', help='Grounding DINO: boxes of the named objects')
+  add('--sam', help='SAM 2: masks of the objects')
   add('--sam_backend', default='auto', help='sam2, transformers or auto; default auto')
-  add('--threshold', type=float, default=0.25, help='least score of a box; default 0.25')
+  add('--threshold', type=float, default=0.25, help='minimum score of a box; default 0.25')
   add('--motion_template', help='text file instead of data_tools/steps/templates/motion.txt')
   add('--objects_template', help='text file instead of data_tools/steps/templates/objects.txt')
   add(
     '--text',
     action='append',
     default=[],
-    help='NAME=MODEL: where a text encoder of the runs lies, if not where their dataset says',
+    help='NAME=MODEL: hub id or folder of a text encoder; default: as named by the dataset',
   )
-  add('--device', default='auto', help='default a GPU where there is one')
-  add('--dtype', default='auto', help='default bfloat16, on a CPU float32')
-  add('--model_batch', type=int, default=8, help='inputs through a model at once; default 8')
-  add('--offline', action='store_true', help='take no model from the network')
+  add('--device', default='auto', help='default: GPU if available')
+  add('--dtype', default='auto', help='default: bfloat16, or float32 on a CPU')
+  add('--model_batch', type=int, default=8, help='batch size of the models; default 8')
+  add('--offline', action='store_true', help='download no models')
 
 
 def check_flags(args: argparse.Namespace) -> None:
-  """Raise InputError where a number of `add_flags` is out of its range.
+  """Raise InputError if a numeric flag of `add_flags` is out of range.
 
-  Texts are checked where they are read.
+  Text flags are checked by their parsers.
   """
   check_number('--threshold', args.threshold, 0, 1)
   if args.model_batch < 1:
@@ -65,7 +65,7 @@ def check_flags(args: argparse.Namespace) -> None:
 def check_number(
   option: str, value: float | None, least: float = 0.0, most: float = math.inf
 ) -> None:
-  """Raise InputError unless a number, where one is given, is finite and least <= value <= most."""
+  """Raise InputError unless `value` is None, or finite and least <= value <= most."""
   if value is None:
     return
   if not math.isfinite(value) or not least <= value <= most:
@@ -74,29 +74,36 @@ def check_number(
 
 
 def check_steps(steps: int | None) -> None:
-  """Raise InputError where fewer than one sampling step is asked for."""
+  """Raise InputError if the number of sampling steps is given and below 1."""
   if steps is not None and steps < 1:
     raise InputError(f'--steps {steps}: must be at least 1; leave it out for the configured number')
 
 
 def check_seed(seed: int) -> None:
-  """Raise InputError unless the random generators of JAX and PyTorch both take a seed."""
+  """Raise InputError unless a seed is valid for the random generators of both JAX and PyTorch."""
   if not 0 <= seed < 2**63:
     raise InputError(f'--seed {seed}: must be from 0 to {2**63 - 1}')
 
 
 def reads(args: argparse.Namespace) -> dict[str, str | list[str] | None]:
-  """The files and folders that the flags name, by flag, for `ttm_jax.outputs.check`."""
+  """Return the files and folders that the flags name, by flag, for `ttm_jax.outputs.check`.
+
+  Raises:
+    InputError: If a --text flag is not of the form NAME=MODEL.
+  """
   names = ('image', 'segmentation', *MODELS, 'motion_template', 'objects_template')
   named: dict[str, str | list[str] | None] = {f'--{name}': getattr(args, name) for name in names}
   return {**named, '--text': list(parse_texts(args.text).values())}
 
 
 def parse_objects(texts: list[str]) -> dict[int, str]:
-  """What each object does, by its id in the mask.
+  """Return object prompts by object id.
+
+  Args:
+    texts: Values of --object, in the form 'ID: PROMPT'.
 
   Raises:
-    InputError: a text is not of that form, or two are of one object.
+    InputError: If a text is not of this form, or an object has two prompts.
   """
   prompts: dict[int, str] = {}
   for number, prompt in map(parse_object, texts):
@@ -107,20 +114,28 @@ def parse_objects(texts: list[str]) -> dict[int, str]:
 
 
 def parse_object(text: str) -> tuple[int, str]:
-  """'1: a dog that runs' -> (1, 'a dog that runs')."""
+  """Split '1: a dog that runs' into (1, 'a dog that runs').
+
+  Raises:
+    InputError: If the text is not of the form 'ID: PROMPT'.
+  """
   number, colon, prompt = text.partition(':')
   number, prompt = number.strip(), prompt.strip()
-  # `isdigit` is true of superscripts, which `int` refuses; so it does very long numbers.
+  # `isdecimal`, since `isdigit` accepts superscripts, which `int` rejects. `int` also rejects very
+  # long numbers.
   if not colon or not number.isdecimal() or len(number) > 9 or not prompt:
     raise InputError(f'--object "{text}": write the id in the mask, a colon and what it does')
   return int(number), prompt
 
 
 def parse_texts(texts: list[str]) -> dict[str, str]:
-  """Models of text encoders by name, of 'clip=openai/clip-vit-large-patch14'.
+  """Return the models of text encoders by encoder name.
+
+  Args:
+    texts: Values of --text, such as 'clip=openai/clip-vit-large-patch14'.
 
   Raises:
-    InputError: a text is not of that form.
+    InputError: If a text is not of the form NAME=MODEL.
   """
   found = {}
   for text in texts:

@@ -1,7 +1,7 @@
-"""A picture animated on the command line: flags, what is given or found, and what is written.
+"""Shared parts of the generate commands: flags, inputs that are given or detected, and outputs.
 
-`ttm_jax.generate` and `ttm_jax.pytorch.generate` share it. Neither JAX nor PyTorch, but for the
-models of `data_tools.describe`, which are brought in where something is to be found.
+`ttm_jax.generate` and `ttm_jax.pytorch.generate` use this module. It depends on neither JAX nor
+PyTorch; the PyTorch models of `data_tools.describe` are only imported if they are needed.
 """
 
 import argparse
@@ -45,23 +45,27 @@ from ttm_jax.trajectory import (
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  """All flags but those that say where the networks are."""
+  """Add all flags except those that name the networks."""
   add_asked_flags(parser)
   add = parser.add_argument
-  add('--described', help='file of data_tools.describe; what is given besides, counts instead')
-  add('--trajectory', help='folder of palette PNGs to use in place of stage 1')
-  add('--out', required=True, help='the video to write, .mp4')
-  add('--seed', type=int, default=0, help='of the noise, 0 to 2^63 - 1; default 0')
-  add('--steps', type=int, help='sampling steps; default: as the networks were configured')
-  add('--visual_scale', type=float, help='guidance by the picture; default: as configured')
-  add('--text_scale', type=float, help='guidance by the text; default: as configured')
+  add('--described', help='file of data_tools.describe; other flags override its values')
+  add('--trajectory', help='folder of palette PNGs that replaces stage 1')
+  add('--out', required=True, help='output video, .mp4')
+  add('--seed', type=int, default=0, help='seed of the noise, 0 to 2^63 - 1; default 0')
+  add('--steps', type=int, help='sampling steps; default: as configured for the networks')
+  add('--visual_scale', type=float, help='guidance scale of the image; default: as configured')
+  add('--text_scale', type=float, help='guidance scale of the text; default: as configured')
 
 
 def checked_out(args: argparse.Namespace) -> Path:
-  """Check the flags that need no other file, and return the video to write.
+  """Check the flags that refer to no other file, and return the output video.
+
+  Args:
+    args: Flags of `add_flags`.
 
   Raises:
-    InputError: a number is out of range, or --out does not end in .mp4.
+    InputError: If a number is out of range, an --object is malformed, or --out does not end in
+      .mp4.
   """
   out = Path(args.out)
   if out.suffix.lower() != '.mp4':
@@ -78,21 +82,24 @@ def checked_out(args: argparse.Namespace) -> Path:
 def check_outputs(
   args: argparse.Namespace, out: Path, size: tuple[int, int, int], networks: Reads
 ) -> None:
-  """Raise InputError where an output cannot be written, or would replace an input.
-
-  Call it before anything is computed.
+  """Check that the outputs can be written and replace no input; call it before any computation.
 
   Args:
-    args: of `add_flags`.
-    size: frames, height and width of the video.
-    networks: where the networks are read from, by flag.
+    args: Flags of `add_flags`.
+    out: The output video.
+    size: Frames, height and width of the video.
+    networks: Files of the networks, by flag.
+
+  Raises:
+    InputError: If an output cannot be written, or would replace an input.
   """
   folder = _trajectory(out)
   files = [out, _trajectory_video(out), _side_by_side(out)]
   if args.described is not None or any(getattr(args, model) for model in MODELS):
     files.append(_found(out))
   given = {'--described': args.described, '--trajectory': files_of(args.trajectory)}
-  needed = 2**20 + 5 * 3 * size[0] * size[1] * size[2] // 20  # Five pictures wide, compressed.
+  # Three RGB videos with a total width of five frames, at about 1/20 of their raw size.
+  needed = 2**20 + 5 * 3 * size[0] * size[1] * size[2] // 20
   check_outputs_of('--out', files, [folder], {**reads(args), **given, **networks}, needed)
   check_folder(folder, size[0])
 
@@ -102,7 +109,8 @@ def _trajectory(out: Path) -> Path:
 
 
 def _trajectory_video(out: Path) -> Path:
-  return out.with_name(f'{out.stem}_trajectory.mp4')  # A stem may hold dots: no `with_suffix`.
+  # `with_suffix` would truncate a stem that contains dots.
+  return out.with_name(f'{out.stem}_trajectory.mp4')
 
 
 def _side_by_side(out: Path) -> Path:
@@ -119,18 +127,19 @@ def described_by(
   encodings: Callable[[], Sequence[Any]] = tuple,
   max_objects: int = MAX_OBJECTS,
 ) -> Described:
-  """What is given of the picture, in a file or by flags; what is not, models find.
+  """Return the image, mask and prompts from a file, flags, and models for what is not given.
 
-  Says what was found, and shows it beside `out`, as out_found.png.
+  If a file or models are used, print the result and write it as an image, out_found.png.
 
   Args:
-    args: of `add_flags`.
-    encodings: called for the `data.context.Encoding`s whose pretrained text encoders are to embed
-      the texts; by default none.
-    max_objects: the most that the language model is to name.
+    args: Flags of `add_flags`.
+    out: The output video.
+    encodings: Function that returns the `data.context.Encoding`s whose pretrained text encoders
+      embed the texts; by default there are none.
+    max_objects: Maximum number of objects that the language model names.
 
   Raises:
-    InputError: something is neither given nor can it be found.
+    InputError: If an input is missing or invalid, or the models cannot be loaded.
   """
   prompts, named = parse_objects(args.object), any(getattr(args, m) for m in MODELS)
   notes: list[str] = []
@@ -188,15 +197,15 @@ def described_by(
 
 
 def _embedded(encoding: Any) -> bool:
-  """Whether texts are embedded by more than the networks themselves, which know `words`."""
+  """Return whether a dataset uses pretrained text encoders; `words` is part of the networks."""
   return any(name != 'words' for name in encoding.encoders)
 
 
 def read_trajectory(folder: str) -> np.ndarray:
-  """Return the label maps of a folder, uint8 [T, H, W], and print how they were understood.
+  """Return the label maps of a folder, uint8 [T, H, W], and print notes on their interpretation.
 
   Raises:
-    InputError: see `trajectory.read_folder`.
+    InputError: See `trajectory.read_folder`.
   """
   notes: list[str] = []
   ids = read_folder(folder, notes)
@@ -205,13 +214,21 @@ def read_trajectory(folder: str) -> np.ndarray:
 
 
 def say(notes: Sequence[str]) -> None:
-  """Print how pictures and masks were understood, a line each."""
+  """Print notes on the interpretation of images and masks, one per line."""
   for note in notes:
     print(printable(note), flush=True)
 
 
 def show(described: Described, out: Path) -> None:
-  """Print what is to be animated, and write a picture of the objects."""
+  """Print the texts of an image description, and write an overlay of its objects as PNG.
+
+  Args:
+    described: The description.
+    out: The output video; the PNG is written beside it, as out_found.png.
+
+  Raises:
+    InputError: If the PNG cannot be written.
+  """
   path = _found(out)
   file = io.BytesIO()
   Image.fromarray(described.overlay()).save(file, 'PNG')
@@ -223,26 +240,30 @@ def show(described: Described, out: Path) -> None:
 
 
 def say_fit(mask: np.ndarray, height: int, width: int) -> None:
-  """Says so where a picture of the size of its mask [H, W] will be cropped or resized."""
+  """Print a note if an image with this mask [H, W] will be resized or cropped."""
   if mask.shape != (height, width):
     h, w = mask.shape
     print(f'resized and centre-cropped from {w} x {h} to {width} x {height} pixels')
 
 
 def say_start(mask: np.ndarray, first: np.ndarray) -> None:
-  """Print how far frame 0 of a given trajectory is from the segmentation.
+  """Print a note if frame 0 of a given trajectory differs from the segmentation.
+
+  Args:
+    mask: Segmentation, uint8 [H, W].
+    first: Frame 0 of the trajectory, uint8 [H, W].
 
   Raises:
-    InputError: see `request.check_start`.
+    InputError: See `request.check_start`.
   """
   if said := check_start(mask, first):
     print(said, flush=True)
 
 
 def keep_trajectory(out: Path, ids: np.ndarray) -> None:
-  """Write a generated trajectory uint8 [T, H, W] before the video is begun.
+  """Write a generated trajectory, uint8 [T, H, W], before the video is generated.
 
-  So a video that fails does not take the trajectory with it. What cannot be written is said.
+  The trajectory is thus kept if video generation fails. A write error is printed as a warning.
   """
   try:
     write_folder(_trajectory(out), ids)
@@ -253,15 +274,18 @@ def keep_trajectory(out: Path, ids: np.ndarray) -> None:
 def write(
   out: Path, picture: np.ndarray, ids: np.ndarray, video: np.ndarray, palette: str, fps: float
 ) -> None:
-  """Write the video, its trajectory, and both beside the picture; print what was written.
+  """Write the video, its trajectory, the overlay and the side-by-side video; print their names.
 
   Args:
-    picture: uint8 [H, W, 3].
-    ids: uint8 [T, H, W].
+    out: The output video; the other outputs are written beside it.
+    picture: Image, uint8 [H, W, 3].
+    ids: Trajectory, uint8 [T, H, W].
     video: uint8 [T, H, W, 3].
+    palette: A key of trajectory.PALETTES.
+    fps: Frames per second.
 
   Raises:
-    InputError: something could not be written; the rest was.
+    InputError: If an output could not be written; the others are written.
   """
   folder = _trajectory(out)
   still = np.broadcast_to(picture, video.shape)

@@ -1,4 +1,4 @@
-"""The text embeddings that a described image brings for a run."""
+"""Text encoders of a run that use precomputed embeddings of an image description."""
 
 import os
 
@@ -11,10 +11,15 @@ PathLike = str | os.PathLike[str]
 
 
 def encoders_of(described: Described, encoding: Encoding, run: PathLike) -> dict[str, TextEncoder]:
-  """Return the text encoders for a run that animates a described image.
+  """Return the text encoders, by name, with which a run can animate a described image.
+
+  Args:
+    described: The image description with its embeddings.
+    encoding: How the dataset of the run was encoded.
+    run: The run, for error messages.
 
   Raises:
-    InputError: one that the run reads is missing, or is another model.
+    InputError: If an encoder that the run uses is missing, or is a different model.
   """
   found: dict[str, TextEncoder] = {**TEXT_ENCODERS, **described.texts}
   for name in encoding.encoders:

@@ -1,14 +1,16 @@
-"""What is known of one picture to animate, as one file: for hosts without PyTorch.
+"""Image descriptions: image, mask, prompts and text embeddings in one file.
 
-A safetensors file, whose metadata hold the texts as JSON:
+They allow hosts without PyTorch to use images that were described elsewhere. The format is
+safetensors; its metadata contain the texts as JSON:
 
     picture          uint8 [H, W, 3]
-    segmentation     uint8 [H, W], ids of the objects
-    text.E.N         float16 [n, N, D], n texts embedded by encoder E at N tokens
-    text.E.N.counts  int32 [n], how many tokens of each count
+    segmentation     uint8 [H, W], object ids
+    text.E.N         float16 [n, N, D], n texts embedded by encoder E with N tokens
+    text.E.N.counts  int32 [n], number of tokens of each text that are not padding
 
-`data_tools.describe` writes it, `ttm_jax.generate --described` reads it, as does the command of
-`ttm_jax.pytorch`, which embeds the texts itself. Pure NumPy and safetensors.
+`data_tools.describe` writes such files; `ttm_jax.generate --described` reads them. The command of
+`ttm_jax.pytorch` reads them too, but embeds the texts itself. This module only depends on NumPy and
+safetensors.
 """
 
 import dataclasses
@@ -35,12 +37,12 @@ _KEY, _VERSION = 'ttm_jax.described', 1
 
 @dataclasses.dataclass(frozen=True)
 class Embeddings:
-  """Some texts as one encoder sees them: a `data.encode.TextEncoder` that knows no other text.
+  """Precomputed embeddings of some texts; a `data.encode.TextEncoder` for these texts only.
 
   Attributes:
-    name: of the encoder.
-    model: hub id or folder of the encoder, as the dataset has it.
-    rows: embedding [length, D] and number of tokens that count, by (text, length).
+    name: Name of the encoder.
+    model: Hub id or folder of the encoder, as recorded by the dataset.
+    rows: Embedding [length, D] and number of tokens that are not padding, by (text, length).
   """
 
   name: str
@@ -48,10 +50,10 @@ class Embeddings:
   rows: Mapping[tuple[str, int], tuple[np.ndarray, int]]
 
   def __call__(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """See `data.encode.TextEncoder`.
+    """Return embeddings [n, length, D] and token counts, int32 [n], of n texts.
 
     Raises:
-      InputError: for an unknown text.
+      InputError: If a text has no embedding of this length.
     """
     for text in texts:
       if (text, length) not in self.rows:
@@ -65,14 +67,19 @@ class Embeddings:
 
 @dataclasses.dataclass(frozen=True)
 class Described:
-  """A picture, where its objects are, and what they shall do.
+  """An image with its segmentation and prompts.
 
   Attributes:
     picture: uint8 [H, W, 3].
-    segmentation: uint8 [H, W], ids of the objects (s0).
-    caption, motion: c and c_motion.
-    names, prompts: noun phrase and c_local, by object id.
-    texts: embeddings of these texts, by name of the encoder.
+    segmentation: uint8 [H, W], object ids (s0 in the paper).
+    caption: Caption of the video (c).
+    motion: Motion prompt (c_motion).
+    names: Noun phrase of each object, by object id.
+    prompts: Object prompts (c_local), by object id.
+    texts: Embeddings of these texts, by encoder name.
+
+  Raises:
+    InputError: If the sizes of image and segmentation differ.
   """
 
   picture: np.ndarray
@@ -87,11 +94,11 @@ class Described:
     check_size(self.picture, self.segmentation)
 
   def overlay(self) -> np.ndarray:
-    """The picture with its objects tinted: uint8 [H, W, 3]."""
+    """Return the image overlaid with its objects: uint8 [H, W, 3]."""
     return overlay(self.picture[None], self.segmentation[None])[0]
 
   def lines(self) -> list[str]:
-    """What is said, for people, a line each; control characters are escaped."""
+    """Return the texts as lines to print, with control characters escaped."""
     bare = sorted(set(np.unique(self.segmentation).tolist()) - {0, *self.prompts})
     lines = [
       f'caption: {self.caption}',
@@ -102,14 +109,14 @@ class Described:
     return [printable(' '.join(line.split())) for line in lines]
 
   def but(self, **given: Any) -> 'Described':
-    """The same, but for what is given and not None, by name of the attribute."""
+    """Return a copy with the given attributes replaced; attributes given as None are kept."""
     return dataclasses.replace(self, **{k: v for k, v in given.items() if v is not None})
 
   def save(self, path: PathLike) -> None:
-    """Writes the file; a reader never sees half of it.
+    """Write the description to a file, atomically.
 
     Raises:
-      InputError: it cannot be written.
+      InputError: If the file cannot be written.
     """
     tensors: dict[str, np.ndarray] = {
       'picture': self.picture,
@@ -140,10 +147,10 @@ class Described:
 
   @classmethod
   def load(cls, path: PathLike) -> 'Described':
-    """Reads a file.
+    """Read a description from a file.
 
     Raises:
-      InputError: it is missing, damaged or of another kind.
+      InputError: If the file is missing, damaged or not an image description.
     """
     if not Path(path).is_file():
       raise InputError(f'{path}: there is no such file; make it with python -m data_tools.describe')
@@ -151,7 +158,7 @@ class Described:
       with safetensors.safe_open(path, 'numpy') as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    # TypeError and the like: a dtype that NumPy does not have.
+    # TypeError and AttributeError: a dtype that NumPy does not support.
     except (OSError, SafetensorError, TypeError, ValueError, AttributeError) as error:
       raise InputError(f'{path}: not a whole safetensors file ({error}); copy it again') from error
     if _KEY not in metadata:
@@ -174,6 +181,7 @@ class Described:
 
 
 def _embeddings(name: str, listed: Mapping[str, Any], tensors: Mapping[str, Any]) -> Embeddings:
+  """Return the embeddings of one encoder; raise ValueError or KeyError if they are invalid."""
   rows = {}
   for key, texts in listed['texts'].items():
     arrays, counts = (tensors[f'text.{name}.{key}{what}'] for what in ('', '.counts'))
@@ -192,14 +200,14 @@ def _embeddings(name: str, listed: Mapping[str, Any], tensors: Mapping[str, Any]
 
 
 def _pixels(array: np.ndarray, name: str, channels: tuple[int, ...]) -> np.ndarray:
-  """Return the array; ValueError unless it is uint8 [H, W, *channels] with H, W > 0."""
+  """Return the array; raise ValueError unless it is uint8 [H, W, *channels] with H, W > 0."""
   if array.dtype != np.uint8 or array.ndim < 2 or array.shape[2:] != channels or not array.size:
     raise ValueError(f'{name} is {array.dtype} {list(array.shape)}')
   return array
 
 
 def _text(value: Any) -> str:
-  """Return the value; ValueError unless it is a text."""
+  """Return the value; raise ValueError unless it is a string."""
   if not isinstance(value, str):
     raise ValueError(f'{str(value)[:80]!r} is no text')
   return value

@@ -1,7 +1,7 @@
-"""The two stages chained: picture + masks + sentences -> trajectory -> video.
+"""The two-stage pipeline: image, masks and prompts -> trajectory -> video.
 
-Between the stages stands a label map, which the user may look at, edit, or replace. Stage 2 is
-given its clean rendering, as in training (paper, sections 3 and 9).
+The interface between the stages is a trajectory, a label map that users can view, edit or replace.
+Stage 2 is conditioned on its rendering without noise, as in training (paper, sections 3 and 9).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,10 +29,11 @@ STAGE1, STAGE2 = 'image_to_motion', 'motion_to_video'
 
 
 class Stage:
-  """A trained run, ready to sample from.
+  """A trained run, loaded for sampling.
 
   Attributes:
-    denoiser: its network with process, task and context.
+    context: Codec and encoding of the run's dataset.
+    denoiser: Network with its process, task and context.
   """
 
   def __init__(
@@ -43,16 +44,18 @@ class Stage:
     sample: Mapping[str, float] | None = None,
     steps: int | None = None,
   ):
-    """Loads a run.
+    """Load a run.
 
     Args:
-      task: the task, or tasks, it must have been trained for.
-      encoders: the text encoders, by name; the run says which it needs.
-      sample: overrides of the configured guidance (visual_scale, text_scale, rescale).
-      steps: overrides the configured number of sampling steps.
+      run: Run directory or URL.
+      task: The task, or tasks, that the run must have been trained for.
+      encoders: Text encoders by name; they must include those that the run uses.
+      sample: Overrides of the configured guidance (visual_scale, text_scale, rescale).
+      steps: Override of the configured number of sampling steps.
 
     Raises:
-      InputError: if there is no such run, it is of another task, or it lacks a text encoder.
+      InputError: If there is no such run, it was trained for another task, or a text encoder is
+        missing.
     """
     config = runs.read_config(run)
     tasks = [task] if isinstance(task, str) else list(task)
@@ -78,6 +81,7 @@ class Stage:
 
   @property
   def sampling_steps(self) -> int:
+    """The number of sampling steps."""
     return self.denoiser.config.process.steps
 
   def generate(
@@ -87,12 +91,19 @@ class Stage:
     ids: np.ndarray | None = None,
     progress: Callable[[], None] = lambda: None,
   ) -> np.ndarray:
-    """Videos uint8 [B, T, H, W, 3] of what the task generates.
+    """Generate a batch: videos, or rendered trajectories for stage 1.
 
     Args:
-      requests: pictures of the size of the run.
-      ids: trajectories uint8 [B, T, H, W], where the task is given them.
-      progress: called after each sampling step.
+      requests: B requests with images of the size of the run.
+      seed: Seed of the noise.
+      ids: Trajectories, uint8 [B, T, H, W], if the task is conditioned on them.
+      progress: Function that is called after each sampling step.
+
+    Returns:
+      uint8 [B, T, H, W, 3].
+
+    Raises:
+      InputError: If a request or trajectory does not fit the run; see `check`.
     """
     arrays = [self._arrays(r, None if ids is None else ids[i]) for i, r in enumerate(requests)]
     batch = {name: np.stack([a[name] for a in arrays]) for name in arrays[0]}
@@ -102,15 +113,23 @@ class Stage:
     return to_uint8(video)
 
   def key(self, seed: int) -> jax.Array:
-    """The random key of this stage's noise: stages of different tasks draw independent noise.
+    """Return the random key of this stage's noise; stages of different tasks get independent noise.
 
-    The task's name is folded into the seed. With one key for both stages the noise of a video would
-    be that of its trajectory, while in training the two are independent.
+    The task name is folded into the key. With a shared key, a video would be sampled from the noise
+    of its trajectory, while in training the two are independent.
     """
     return stream(jax.random.key(seed), self.denoiser.config.task, 0)
 
   def check(self, request: Request, ids: np.ndarray | None = None) -> None:
-    """Raises InputError where a request, or its trajectory [T, H, W], does not fit the run."""
+    """Check that a request fits the run.
+
+    Args:
+      request: The request.
+      ids: Its trajectory, uint8 [T, H, W], or None.
+
+    Raises:
+      InputError: If the size, the number of frames or an object id does not fit.
+    """
     e = self.context.encoding
     if request.mask.shape != (e.height, e.width):
       raise InputError(
@@ -130,7 +149,7 @@ class Stage:
       )
 
   def _arrays(self, request: Request, ids: np.ndarray | None) -> Arrays:
-    """The record (see `data.batch`) of one request; what is to be generated is zero."""
+    """Return the arrays of a record (see `data.batch`) of one request; generated latents are 0."""
     self.check(request, ids)
     encoding = self.context.encoding
     if ids is None:
@@ -159,10 +178,15 @@ class Stage:
 
 
 class Pipeline:
-  """Stage 1 and stage 2."""
+  """Stage 1 and stage 2, chained.
+
+  Attributes:
+    stage1: Image-to-motion stage; None if all trajectories are given.
+    stage2: Motion-to-video stage.
+  """
 
   def __init__(self, stage1: Stage | None, stage2: Stage):
-    """Raises InputError where the stages differ in frames or size."""
+    """Raise InputError if the stages differ in frames, height, width or fps."""
     self.stage1, self.stage2 = stage1, stage2
     if stage1 is not None:
       a, b = stage1.context.encoding, stage2.context.encoding
@@ -175,13 +199,25 @@ class Pipeline:
 
   @property
   def encoding(self):
-    """The frames, size and rate that the stages work at."""
+    """The `data.context.Encoding` of stage 2: number of frames, size, frame rate and palette."""
     return self.stage2.context.encoding
 
   def trajectories(
     self, requests: Sequence[Request], seed: int, progress: Callable[[], None] = lambda: None
   ) -> np.ndarray:
-    """Label maps uint8 [B, T, H, W]; frame 0 is the given mask."""
+    """Generate trajectories with stage 1.
+
+    Args:
+      requests: B requests of the size of the run.
+      seed: Seed of the noise.
+      progress: Function that is called after each sampling step.
+
+    Returns:
+      Label maps, uint8 [B, T, H, W]; frame 0 is the mask of the request.
+
+    Raises:
+      InputError: If there is no stage 1, or a request does not fit the run.
+    """
     if self.stage1 is None:
       raise InputError('no stage 1 was given, so a trajectory must be (--trajectory)')
     rendered = self.stage1.generate(requests, seed, progress=progress)
@@ -197,5 +233,18 @@ class Pipeline:
     seed: int,
     progress: Callable[[], None] = lambda: None,
   ) -> np.ndarray:
-    """Videos uint8 [B, T, H, W, 3] along trajectories [B, T, H, W]."""
+    """Generate videos with stage 2.
+
+    Args:
+      requests: B requests of the size of the run.
+      ids: Trajectories, uint8 [B, T, H, W].
+      seed: Seed of the noise.
+      progress: Function that is called after each sampling step.
+
+    Returns:
+      uint8 [B, T, H, W, 3].
+
+    Raises:
+      InputError: If a request or trajectory does not fit the run.
+    """
     return self.stage2.generate(requests, seed, ids, progress)

@@ -1,4 +1,4 @@
-"""What a picture to animate comes with, and how it is brought to size. Pure NumPy and Pillow."""
+"""Requests to animate an image, and their resizing; depends on NumPy and Pillow only."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,14 +12,18 @@ from ttm_jax.media.label_images import check_size
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """One picture to animate.
+  """An image to animate, with its mask and prompts.
 
   Attributes:
     picture: uint8 [H, W, 3].
-    mask: uint8 [H, W], the object ids of the picture.
-    caption: what the video shows.
-    motion: what moves, and how.
-    prompts: what each object does, by id; objects without one have an empty slot.
+    mask: uint8 [H, W], object ids.
+    caption: What the video shows.
+    motion: What moves, and how.
+    prompts: What each object does, by object id; objects without a prompt get an empty slot.
+
+  Raises:
+    InputError: If the sizes of image and mask differ, the caption is empty or the mask has no
+      object. Also if a prompt refers to an object that is not in the mask.
   """
 
   picture: np.ndarray
@@ -43,10 +47,14 @@ class Request:
       )
 
   def fitted(self, height: int, width: int) -> 'Request':
-    """The same at another size; objects that are cropped away lose their prompts.
+    """Return the request at another size; objects that are cropped away lose their prompts.
+
+    Args:
+      height: New height in pixels.
+      width: New width in pixels.
 
     Raises:
-      InputError: if no object is left.
+      InputError: If no object is left.
     """
     mask = fit(self.mask, height, width, nearest=True)
     if not mask.any():
@@ -61,17 +69,20 @@ class Request:
 
 
 def check_start(mask: np.ndarray, first: np.ndarray) -> str:
-  """Compare frame 0 of a given trajectory with the segmentation of the picture.
+  """Compare frame 0 of a given trajectory with the segmentation of the image.
 
   Args:
-    mask, first: uint8 [H, W], object ids of the segmentation and of frame 0, at one size.
+    mask: Segmentation, uint8 [H, W].
+    first: Frame 0 of the trajectory, uint8 [H, W].
 
   Returns:
-    A sentence with the intersection over union (IoU) of each object that differs; empty if none.
+    A message with the intersection over union (IoU) of each object that differs; empty if none
+    differs.
 
   Raises:
-    InputError: they clearly belong to different pictures, no object having an IoU of 0.1, or number
-      the objects differently: one lies where the other has another object, with an IoU above 0.5.
+    InputError: If the objects are numbered differently: two different ids have an IoU above 0.5,
+      and above the IoU of the same id. Or if both appear to belong to different images: no object
+      has an IoU of at least 0.1.
   """
 
   def iou(a: int, b: int) -> float:
@@ -97,10 +108,16 @@ def check_start(mask: np.ndarray, first: np.ndarray) -> str:
 
 
 def fit(picture: np.ndarray, height: int, width: int, nearest: bool = False) -> np.ndarray:
-  """Resizes so that the picture covers height x width, and crops the centre.
+  """Resize an image so that it covers height x width, and crop the center.
 
   Args:
-    picture: uint8 [H, W, 3], or label map uint8 [H, W] with `nearest`.
+    picture: Image, uint8 [H, W, 3], or label map, uint8 [H, W].
+    height: Output height in pixels.
+    width: Output width in pixels.
+    nearest: Whether to use nearest-neighbor resampling, for label maps, instead of Lanczos.
+
+  Returns:
+    uint8 [height, width, 3] or [height, width].
   """
   h, w = picture.shape[:2]
   factor = max(height / h, width / w)

@@ -1,4 +1,4 @@
-"""Pictures and animations as bytes of an image file."""
+"""Encode images and animations as PNG, WebP and GIF bytes."""
 
 import io
 
@@ -9,11 +9,17 @@ from ttm_jax.errors import InputError
 
 
 def as_frames(pixels: np.ndarray, name: str) -> np.ndarray:
-  """A picture uint8 [H, W, 3] or a video [T, H, W, 3] as [T, H, W, 3].
+  """Return an image or a video as frames.
 
   Args:
-    pixels: the picture or the video.
-    name: names it in the error.
+    pixels: uint8 [H, W, 3] or [T, H, W, 3].
+    name: Name of the input, for the error message.
+
+  Returns:
+    uint8 [T, H, W, 3], where T = 1 for an image.
+
+  Raises:
+    InputError: If the dtype or shape is different, or there are no pixels.
   """
   pixels = np.asarray(pixels)
   if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[-1] != 3:
@@ -27,7 +33,10 @@ def as_frames(pixels: np.ndarray, name: str) -> np.ndarray:
 
 
 def shrunk(frames: np.ndarray, side: int) -> np.ndarray:
-  """Frames uint8 [T, H, W, 3] made smaller, smoothly, so that neither side exceeds `side`."""
+  """Downscale frames, uint8 [T, H, W, 3], with filtering until no side exceeds `side` pixels.
+
+  Smaller frames are unchanged; the aspect ratio is kept.
+  """
   images = [Image.fromarray(frame) for frame in frames]
   for image in images:
     image.thumbnail((side, side))
@@ -35,19 +44,22 @@ def shrunk(frames: np.ndarray, side: int) -> np.ndarray:
 
 
 def png(picture: np.ndarray) -> bytes:
-  """A PNG file of one picture uint8 [H, W, 3]."""
+  """Encode one image, uint8 [H, W, 3], as PNG."""
   file = io.BytesIO()
   Image.fromarray(picture).save(file, 'PNG')
   return file.getvalue()
 
 
 def webp(frames: np.ndarray, fps: float, lossless: bool = True) -> bytes:
-  """A WebP file that repeats for ever, or a still one where there is one frame.
+  """Encode frames as a WebP animation that loops forever, or as a still image if T = 1.
 
   Args:
     frames: uint8 [T, H, W, 3].
-    fps: frames per second, above 0.
-    lossless: keeps every pixel as it is.
+    fps: Frames per second, above 0.
+    lossless: Whether to keep all pixel values exactly.
+
+  Raises:
+    InputError: If `fps` is not above 0.
   """
   images = [Image.fromarray(frame) for frame in frames]
   file = io.BytesIO()
@@ -65,13 +77,16 @@ def webp(frames: np.ndarray, fps: float, lossless: bool = True) -> bytes:
 
 
 def gif(frames: np.ndarray, fps: float) -> bytes:
-  """A GIF file that repeats for ever: one palette of 256 colours for all frames, undithered.
+  """Encode frames as a GIF that loops forever, with one 256-color palette and no dithering.
 
   Args:
     frames: uint8 [T, H, W, 3].
-    fps: frames per second, above 0; the format rounds a frame's duration to 10 ms.
+    fps: Frames per second, above 0; the format rounds a frame's duration to 10 ms.
+
+  Raises:
+    InputError: If `fps` is not above 0.
   """
-  # A palette a frame would make still colours flicker.
+  # One palette per frame would make constant colors flicker.
   palette = Image.fromarray(frames.reshape(-1, *frames.shape[2:])).quantize(256)
   images = [
     Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames

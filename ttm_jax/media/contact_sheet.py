@@ -1,4 +1,4 @@
-"""Videos laid side by side: a contact sheet to look at, a small animation for a README."""
+"""Lay out several videos with labels: as a contact sheet image or as a small animation."""
 
 import os
 import pathlib
@@ -13,22 +13,26 @@ from ttm_jax.media import animations
 
 PAPER, INK = (255, 255, 255), (40, 42, 48)
 GAP = 6
-LABEL = 20  # Height of a label, in pixels.
+LABEL = 20  # Height of a label in pixels.
 FONT_SIZE = 12
-CELL = 128  # Smaller pictures are enlarged by the whole number that comes nearest to this height.
+CELL = 128  # Pixels; smaller images are enlarged by the integer that comes closest to this height.
 
 Labelled = tuple[str, np.ndarray]
 
 
 def contact_sheet(rows: Sequence[Labelled], frames: int = 6) -> np.ndarray:
-  """A still picture with one row a video: its label, and below it frames spread over its length.
+  """Return an image with one row per video: its label, and below it evenly spaced frames.
 
   Args:
-    rows: (label, uint8 [T, H, W, 3] or [H, W, 3]); a video with fewer frames shows each once.
-    frames: how many of each video, the first and the last among them.
+    rows: (label, uint8 [T, H, W, 3] or [H, W, 3]) per video. A video with fewer frames than
+      `frames` shows each frame once.
+    frames: Number of frames per video, including the first and the last.
 
   Returns:
     uint8 [H', W', 3], enlarged without smoothing.
+
+  Raises:
+    InputError: If there are no rows, or a video has another dtype or shape.
   """
   strips = []
   for label, video in rows:
@@ -41,12 +45,21 @@ def contact_sheet(rows: Sequence[Labelled], frames: int = 6) -> np.ndarray:
 
 
 def save_gif(path: str | os.PathLike, panels: Sequence[Labelled], fps: float = 8.0) -> pathlib.Path:
-  """Writes an animation of panels side by side, each below its label, and returns its path.
+  """Write an animation of panels side by side, each below its label.
 
   Args:
-    path: ends in .gif (256 colours) or .webp (exact).
-    panels: (label, uint8 [T, H, W, 3] or [H, W, 3]); shorter ones hold their last frame.
-    fps: frames per second.
+    path: Output file, ending in .gif (256 colors) or .webp (lossless).
+    panels: (label, uint8 [T, H, W, 3] or [H, W, 3]) per panel. Shorter ones repeat their last
+      frame.
+    fps: Frames per second, above 0.
+
+  Returns:
+    `path`.
+
+  Raises:
+    InputError: If the suffix is unknown, there are no panels, a panel has another dtype or shape,
+      or `fps` is not above 0.
+    OSError: If the file cannot be written.
   """
   path = pathlib.Path(path)
   encode = {'.gif': animations.gif, '.webp': animations.webp}.get(path.suffix.lower())
@@ -59,7 +72,7 @@ def save_gif(path: str | os.PathLike, panels: Sequence[Labelled], fps: float = 8
 
 
 def animated(panels: Sequence[Labelled]) -> np.ndarray:
-  """The frames uint8 [T, H', W', 3] of panels side by side, see `save_gif`; one panel or more."""
+  """Return the frames, uint8 [T, H', W', 3], of at least one panel side by side; see `save_gif`."""
   videos = [(label, animations.as_frames(pixels, label)) for label, pixels in panels]
   length = max(len(video) for _, video in videos)
   frames = [
@@ -79,7 +92,7 @@ def _enlarged(picture: np.ndarray) -> np.ndarray:
 
 
 def _labelled(label: str, picture: np.ndarray) -> np.ndarray:
-  """The picture with its label above it, shortened to what fits."""
+  """Return the image with its label above it; labels that are too wide are shortened."""
   font = ImageFont.load_default(FONT_SIZE)
   strip = Image.new('RGB', (picture.shape[1], LABEL), PAPER)
   draw = ImageDraw.Draw(strip)
@@ -100,7 +113,7 @@ def _below(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _joined(parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
-  """Pictures in a line with gaps between them; the smaller ones end in paper."""
+  """Concatenate images along an axis with gaps; pad smaller ones with the background color."""
   size = max(part.shape[1 - axis] for part in parts)
   padded = []
   for i, part in enumerate(parts):

@@ -1,15 +1,15 @@
-"""Read pictures of every usual kind as uint8 RGB: the one place that opens image files.
+"""Read image files of all common formats as uint8 RGB; no other module opens image files.
 
-Files and PIL images go through the same conversion:
+Files and PIL images are converted alike:
 
-- Pictures are turned upright as their EXIF data says.
-- Deep grey pictures (16, 12 or 32 bits, float) are scaled to 8 bits by the range of their format.
-- Transparent pixels are laid over white, as viewers show them. The colors that a file keeps under
-  full transparency are arbitrary and never shown.
-- Of animations the first picture counts.
+- EXIF orientation is applied.
+- Gray images of 12, 16 or 32 bits or float are scaled to 8 bits from their format's value range.
+- Transparent pixels are composited over white, as in image viewers. The colors that a file stores
+  for fully transparent pixels are arbitrary and never shown.
+- Of animations, the first frame is read.
 
-Only formats of `FORMATS` are opened. Pillow would hand others, such as PostScript, to external
-programs, whatever the name of the file says.
+Only the formats in `FORMATS` are opened. Pillow would pass others, such as PostScript, to external
+programs, regardless of the file name.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ FORMATS = (
   *('PNG', 'JPEG', 'MPO', 'WEBP', 'AVIF', 'GIF', 'BMP', 'DIB', 'TIFF', 'PPM'),
   *('JPEG2000', 'TGA', 'PCX', 'SGI', 'ICO', 'ICNS', 'PSD', 'QOI', 'DDS', 'HEIF'),
 )
-"""Formats that are read, by their names in Pillow; none of them runs another program."""
+"""Supported formats by their names in Pillow; none of them runs an external program."""
 
 MAX_PIXELS = 2**29
-"""The largest picture that is read. Cameras take up to 200 megapixels."""
+"""Largest image accepted, in pixels. Cameras take up to 200 megapixels."""
 
 _FRAMES = (('.jpg', '.jpeg', '.png'), ('.webp', '.bmp', '.tif', '.tiff', '.avif'))
 
@@ -42,34 +42,40 @@ _LOCK = threading.Lock()
 
 
 def read_image(path: PathLike, notes: list[str] | None = None) -> np.ndarray:
-  """Return a picture file as uint8 [H, W, 3], upright, with transparent pixels white.
+  """Read an image file.
 
   Args:
-    path: a file of one of `FORMATS`.
-    notes: receives a sentence for what changes how the picture looks, for the user to read.
+    path: A file of one of `FORMATS`.
+    notes: List that receives messages for the user about changes of the image's appearance.
+
+  Returns:
+    uint8 [H, W, 3], upright, with transparent pixels white.
 
   Raises:
-    InputError: the file is missing, not a picture, damaged, or larger than `MAX_PIXELS`.
+    InputError: If the file is missing, not an image, damaged, or larger than `MAX_PIXELS`.
   """
   with open_image(path) as image:
     try:
       return to_rgb(image, notes, str(path))
     except InputError:
       raise
-    except Exception as error:  # Decoders have errors for everything.
+    except Exception as error:  # Decoders raise many types of exceptions.
       raise InputError(f'{path}: not a readable picture; use PNG or JPEG') from error
 
 
 @contextlib.contextmanager
 def open_image(path: PathLike, remedy: str = 'use PNG or JPEG') -> Iterator[Image.Image]:
-  """Open a picture file; its pixels are decoded when they are asked for.
+  """Open an image file; pixels are decoded on access.
 
   Args:
-    path: a file of one of `FORMATS`.
-    remedy: what to do about a file that is no picture, for the error.
+    path: A file of one of `FORMATS`.
+    remedy: What to do if the file is not an image, for the error message.
+
+  Yields:
+    The image.
 
   Raises:
-    InputError: the file is missing, not of one of `FORMATS`, or larger than `MAX_PIXELS`.
+    InputError: If the file is missing, not of one of `FORMATS`, or larger than `MAX_PIXELS`.
   """
   with contextlib.ExitStack() as stack:
     try:
@@ -86,17 +92,20 @@ def open_image(path: PathLike, remedy: str = 'use PNG or JPEG') -> Iterator[Imag
 def to_rgb(
   image: Image.Image, notes: list[str] | None = None, name: str = 'the picture'
 ) -> np.ndarray:
-  """Return a PIL image as uint8 [H, W, 3], as `read_image` does a file.
+  """Convert a PIL image as `read_image` converts a file.
 
   Args:
-    image: of any mode.
-    notes: as in `read_image`.
-    name: of the picture, for notes and errors.
+    image: An image of any mode.
+    notes: As in `read_image`.
+    name: Name of the image, for notes and error messages.
+
+  Returns:
+    uint8 [H, W, 3].
 
   Raises:
-    InputError: the image has values whose range is not known.
+    InputError: If the value range of the image is unknown.
   """
-  # The depth is noted at the file, which a turned copy has lost.
+  # Read the bit depth first: a transposed copy has lost the file's tags.
   depth = _depth(image)
   image = ImageOps.exif_transpose(image)
   if image.mode in ('I', 'F') or image.mode.startswith('I;16'):
@@ -118,21 +127,21 @@ def to_rgb(
 
 
 def is_transparent(image: Image.Image) -> bool:
-  """Return whether an image can have transparent pixels, by a channel or by a marked color."""
+  """Return whether an image has an alpha channel or a transparent color."""
   return image.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa') or 'transparency' in image.info
 
 
 def straight(image: Image.Image) -> Image.Image:
-  """Return an image whose colors are not multiplied by their opacity."""
+  """Return an image with straight (not premultiplied) alpha."""
   plain = {'La': 'LA', 'RGBa': 'RGBA'}.get(image.mode)
   return image.convert(plain) if plain else image
 
 
 def list_pictures(folder: Path) -> list[Path]:
-  """Return the pictures of a folder that is read as a video, by the numbers in their names.
+  """Return the frame images of a folder, in the order of the numbers in their names.
 
-  JPEG and PNG files where there are some, else other formats. Files that systems leave, such as
-  ._00000.jpg, are passed over.
+  JPEG and PNG files are preferred; other formats are only read if there are none. Files created by
+  operating systems, such as ._00000.jpg, are skipped.
   """
   files = [f for f in folder.iterdir() if not is_clutter(f)]
   for suffixes in _FRAMES:
@@ -142,7 +151,7 @@ def list_pictures(folder: Path) -> list[Path]:
 
 
 def sorted_by_number(files: Iterable[Path]) -> list[Path]:
-  """Return paths in the order of the numbers in their names: frame10 after frame9."""
+  """Return paths in the order of the numbers in their names, so that frame10 is after frame9."""
 
   def key(file: Path) -> list[tuple[int, int, str]]:
     parts = [part for part in re.split(r'(\d+)', file.name) if part]
@@ -152,21 +161,21 @@ def sorted_by_number(files: Iterable[Path]) -> list[Path]:
 
 
 def is_clutter(path: Path) -> bool:
-  """Return whether a file or folder is left by a system, not by a person: ._x, __MACOSX, @eaDir."""
+  """Return whether a path is created by an operating system: ._x, __MACOSX, @eaDir, ..."""
   return path.name.startswith(('.', '@')) or path.name in ('__MACOSX', '__pycache__')
 
 
 @functools.cache
 def _formats() -> list[str]:
-  """Those of `FORMATS` that the installed Pillow knows: it fails at the name of any other."""
+  """Return the `FORMATS` of the installed Pillow version, which raises errors for unknown names."""
   Image.init()
   return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _opened(path: PathLike) -> Image.Image:
   formats = _formats()
-  # Pillow has one limit for the whole process, below the size of the largest photos. Opening reads
-  # the header only, so others hardly wait.
+  # Pillow has one pixel limit per process, below the size of the largest photos. Opening reads only
+  # the header, so other threads hold the lock briefly.
   with _LOCK:
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
@@ -176,7 +185,7 @@ def _opened(path: PathLike) -> Image.Image:
 
 
 def _hint(path: PathLike) -> str:
-  """What to say of a file of a known kind that is not read, or an empty string."""
+  """Return an explanation for an unsupported file of a known type, or an empty string."""
   try:
     with open(path, 'rb') as file:
       start = file.read(64)
@@ -190,7 +199,7 @@ def _hint(path: PathLike) -> str:
 
 
 def _depth(image: Image.Image) -> tuple[int, bool]:
-  """The bits of a deep grey picture, and whether 0 is white."""
+  """Return the bits per pixel of a gray image above 8 bits, and whether 0 is white (TIFF)."""
   tags = getattr(image, 'tag_v2', {})
   bits = tags.get(258, (16,))
   bits = bits[0] if isinstance(bits, tuple) else bits
@@ -200,17 +209,17 @@ def _depth(image: Image.Image) -> tuple[int, bool]:
 def _eight_bits(
   values: np.ndarray, image: Image.Image, depth: tuple[int, bool], name: str
 ) -> np.ndarray:
-  """Grey values of a deep picture as uint8 of the same shape."""
+  """Scale gray values of an image above 8 bits to uint8 of the same shape."""
   bits, inverted = depth
   low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-  if not 0 <= low <= high < np.inf:  # Also false for NaN.
+  if not 0 <= low <= high < np.inf:  # Rejects NaN too.
     raise InputError(
       f'{name}: has grey values from {low:g} to {high:g}, of no known range; save it in 8 bits'
     )
   if image.mode == 'F':
     top = 1.0 if high <= 1 else 255.0
   elif image.mode == 'I':
-    # PNG and PGM of 16 bits come so from some versions; else nothing states the range.
+    # Some Pillow versions return 16-bit PNG and PGM in this mode; otherwise the range is unknown.
     top = 65535.0 if high > 255 or image.format in ('PNG', 'PPM') else 255.0
   else:
     top = float(2 ** min(bits, 16) - 1)

@@ -1,19 +1,20 @@
-"""Read label maps from pictures of any kind: which object each pixel of a clip belongs to.
+"""Read label maps from mask images of any common format.
 
-People store masks as palette PNGs, as grey levels, as white on black, as colors, or as numbers of
-16 bits. One rule is found for all pictures of a clip, from all values that occur in it, so that an
-object has one number throughout. In this order:
+Masks may be stored as palette PNGs, gray levels, white on black, RGB colors, or 16-bit integers.
+One rule is chosen for all images of a clip, based on all of their values. An object therefore has
+the same label in every frame. The first rule that applies is used:
 
-1. Grey pictures: the values are object ids. Low depths and 16 bits count as stored.
-2. Palettes whose used colors are those of a known palette in its order: the indices are ids. Known
-   are the palette of this package, the one of PASCAL VOC and DAVIS, and grey levels.
-3. Pictures in the colors of a known palette, in any order or as RGB: its numbers are ids.
-4. Palettes of other colors: the indices are ids, if they mean the same in all pictures.
+1. Gray images: the values are object ids. Values of 1, 2, 4 and 16 bits are used as stored.
+2. Palette images whose used entries equal those of a known palette: the indices are ids. Known
+   palettes are the one of this package, the one of PASCAL VOC and DAVIS, and gray levels.
+3. Images in the colors of a known palette, in another order or as RGB: the palette's indices are
+   ids.
+4. Palette images of other colors: the indices are ids, if they have the same color in all images.
 5. Other colors on black: each color is an object, numbered by first appearance, then by color.
 
-Transparent pixels are background. White alone (or 1 in a picture of 1 bit) is object 1; 255 beside
-object ids is the usual mark of "ignore" and becomes background. Ids above 8 get the lowest free
-numbers; ids of 1 to 8 stay. What could mean two things is refused. Notes say what was done.
+Transparent pixels are background. White alone (or 1 in a 1-bit image) is object 1. 255 together
+with object ids is the usual "ignore" label and becomes background. Ids of 1 to 8 are kept; ids
+above 8 get the lowest free labels. Ambiguous masks are rejected. Notes report all conversions.
 """
 
 import dataclasses
@@ -29,12 +30,12 @@ from ttm_jax.errors import InputError
 from ttm_jax.media.images import is_clutter, is_transparent, open_image, sorted_by_number, straight
 
 SUFFIXES = (('.png',), ('.bmp',), ('.tif', '.tiff'), ('.gif',), ('.webp',), ('.jpg', '.jpeg'))
-"""Endings of masks in lower case, by format; the first that a folder holds is the one read."""
+"""Lower-case suffixes of masks by format; of a folder, the first format that occurs is read."""
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
-_VOID = 255  # Also stands for the greatest value of other depths.
-_BLURRED = 32  # More values than this are no longer a matter of many objects.
-_PHOTO = 255  # More colors than this are those of a photo.
+_VOID = 255  # Also represents the largest value of other bit depths.
+_BLURRED = 32  # More values than this come from smoothing or lossy formats, not from objects.
+_PHOTO = 255  # Images with more colors than this are photos.
 _AS_PNG = 'save the mask as PNG'
 _REMEDY = 'save it as PNG without smoothing, each pixel the number of its object, 1 to 8, or 0'
 
@@ -42,12 +43,12 @@ Color = tuple[int, int, int]
 
 
 class Pixel(NamedTuple):
-  """A value that occurs in a picture.
+  """A distinct pixel value of an image.
 
   Attributes:
-    value: grey value as stored, or palette index; -1 in pictures of colors.
-    color: R, G, B as shown; None for values that 8 bits cannot show.
-    alpha: opacity, 0 to 255.
+    value: Gray value as stored, or palette index; -1 in color images.
+    color: R, G, B as displayed, 0 to 255; None for values that 8 bits cannot represent.
+    alpha: Opacity, 0 to 255.
   """
 
   value: int
@@ -57,13 +58,13 @@ class Pixel(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Coded:
-  """The pixels of one picture, before their meaning is known.
+  """The pixels of one mask image, before they are mapped to labels.
 
   Attributes:
-    keys: integers [H, W].
-    pixels: what each key that occurs stands for.
+    keys: Integer array [H, W].
+    pixels: The pixel value of each key that occurs.
     kind: 'grey', 'palette' or 'color'.
-    lossy: whether the format alters values.
+    lossy: Whether the file format is lossy.
   """
 
   keys: np.ndarray
@@ -74,18 +75,22 @@ class Coded:
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
-  """How the pictures of a clip are read.
+  """The mapping from pixel values to labels, shared by all masks of a clip.
 
   Attributes:
-    labels: the object of each value that occurs, 0 for the background.
-    notes: what was done beyond taking numbers as they are, for the user to read.
+    labels: The label of each pixel value that occurs; 0 is the background.
+    notes: Messages for the user about conversions of the values.
   """
 
   labels: Mapping[Pixel, int]
   notes: tuple[str, ...] = ()
 
   def of(self, coded: Coded) -> np.ndarray:
-    """Return the label map of one of the pictures: uint8 [H, W]."""
+    """Return the label map of one of the masks, uint8 [H, W].
+
+    Raises:
+      KeyError: If the mask has a value that is not in `labels`.
+    """
     keys = np.array(sorted(coded.pixels), np.int64)
     labels = np.array([self.labels[coded.pixels[int(key)]] for key in keys], np.uint8)
     if coded.keys.dtype == np.uint8:
@@ -96,7 +101,7 @@ class Meaning:
 
 
 def check_size(picture: np.ndarray, mask: np.ndarray) -> None:
-  """Raise InputError unless a mask [H, W] is of the size of its picture [H, W, 3]."""
+  """Raise InputError unless a mask [H, W] has the size of its image [H, W, 3]."""
   (h, w), (height, width) = mask.shape, picture.shape[:2]
   if (h, w) != (height, width):
     turned = '; the picture may be stored sideways, with a note to turn it: turn the mask too'
@@ -107,9 +112,10 @@ def check_size(picture: np.ndarray, mask: np.ndarray) -> None:
 
 
 def list_masks(folder: Path) -> list[Path]:
-  """Return the masks of a folder by the numbers in their names; of several formats, those of one.
+  """Return the masks of a folder in the order of the numbers in their names.
 
-  Files that systems leave, such as ._00000.png, are passed over.
+  Only files of one format are returned, the first of SUFFIXES that occurs. Files created by
+  operating systems, such as ._00000.png, are skipped.
   """
   files = [f for f in folder.iterdir() if not is_clutter(f)]
   for suffixes in SUFFIXES:
@@ -119,15 +125,15 @@ def list_masks(folder: Path) -> list[Path]:
 
 
 def meaning_of(files: Iterable[Path], palette: np.ndarray, where: str) -> Meaning:
-  """Find out how the masks of a clip are to be read, holding one of them in memory at a time.
+  """Infer how to map the masks of a clip to labels, with one mask in memory at a time.
 
   Args:
-    files: the masks.
+    files: The masks.
     palette: uint8 [n, 3], the colors of this package's objects 1..n.
-    where: names the masks in errors.
+    where: Name of the masks, for error messages.
 
   Raises:
-    InputError: one cannot be read, or their meaning is ambiguous.
+    InputError: If a mask cannot be read, or their interpretation is ambiguous.
   """
   return _meaning((decode_file(file) for file in files), palette, where)
 
@@ -135,14 +141,16 @@ def meaning_of(files: Iterable[Path], palette: np.ndarray, where: str) -> Meanin
 def read_masks(
   files: Sequence[Path], palette: np.ndarray, where: str, notes: list[str] | None = None
 ) -> list[np.ndarray]:
-  """Return the label maps of a clip: uint8 [H, W] each, in sizes of their own.
+  """Return the label maps of a clip, uint8 [H, W] each; their sizes may differ.
 
   Args:
-    files, palette, where: as in `meaning_of`.
-    notes: receives what was done beyond taking numbers as they are.
+    files: The masks.
+    palette: As in `meaning_of`.
+    where: As in `meaning_of`.
+    notes: List that receives messages for the user about conversions of the values.
 
   Raises:
-    InputError: as in `meaning_of`.
+    InputError: If a mask cannot be read, or their interpretation is ambiguous.
   """
   coded = [decode_file(file) for file in files]
   meaning = _meaning(coded, palette, where)
@@ -154,10 +162,10 @@ def read_masks(
 def read_mask_image(
   image: Image.Image, palette: np.ndarray, where: str, notes: list[str] | None = None
 ) -> np.ndarray:
-  """Return the label map of a PIL image, uint8 [H, W], as `read_masks` does for a file.
+  """Return the label map of a PIL image, uint8 [H, W]; see `read_masks` for the arguments.
 
   Raises:
-    InputError: its meaning is ambiguous.
+    InputError: If its interpretation is ambiguous.
   """
   coded = decode(image, where)
   meaning = _meaning([coded], palette, where)
@@ -167,10 +175,10 @@ def read_mask_image(
 
 
 def read_mask_file(file: Path, meaning: Meaning) -> np.ndarray:
-  """Return the label map of one of the files that `meaning` was found from: uint8 [H, W].
+  """Return the label map, uint8 [H, W], of one of the files that `meaning` was inferred from.
 
   Raises:
-    InputError: it cannot be read, or has changed since.
+    InputError: If the file cannot be read, or has changed since.
   """
   try:
     return meaning.of(decode_file(file))
@@ -179,10 +187,10 @@ def read_mask_file(file: Path, meaning: Meaning) -> np.ndarray:
 
 
 def mask_size(file: Path) -> tuple[int, int]:
-  """Return (H, W) of a mask as it is read.
+  """Return the size (H, W) of a mask after its EXIF orientation is applied.
 
   Raises:
-    InputError: it is no picture.
+    InputError: If the file is not an image.
   """
   with open_image(file, _AS_PNG) as image:
     turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
@@ -190,10 +198,10 @@ def mask_size(file: Path) -> tuple[int, int]:
 
 
 def decode_file(file: Path) -> Coded:
-  """Return the pixels of a mask.
+  """Return the pixels of a mask file.
 
   Raises:
-    InputError: it is no picture, damaged, or holds several.
+    InputError: If the file is not an image, damaged, or contains several images.
   """
   with open_image(file, _AS_PNG) as image:
     count = getattr(image, 'n_frames', 1)
@@ -203,15 +211,19 @@ def decode_file(file: Path) -> Coded:
       return decode(image, str(file))
     except InputError:
       raise
-    except Exception as error:  # Decoders have errors for everything.
+    except Exception as error:  # Decoders raise many types of exceptions.
       raise InputError(f'{file}: not a readable picture; {_AS_PNG}') from error
 
 
 def decode(image: Image.Image, where: str) -> Coded:
-  """Return the pixels of a PIL image as a mask.
+  """Return the pixels of a PIL image that is a mask.
+
+  Args:
+    image: An image of any mode.
+    where: Name of the image, for error messages.
 
   Raises:
-    InputError: its values are not whole numbers.
+    InputError: If its values are not integers.
   """
   lossy, key = image.format in ('JPEG', 'MPO'), image.info.get('transparency')
   top = _top(image)
@@ -231,7 +243,7 @@ def decode(image: Image.Image, where: str) -> Coded:
     top = top or greatest
     pixels = {}
     for stored in _occurring(values):
-      value = round(stored * top / greatest)  # As it was before Pillow scaled it.
+      value = round(stored * top / greatest)  # Undoes Pillow's scaling.
       pixels[stored] = Pixel(
         _VOID if value == top > 8 else value,
         _grey(stored, greatest),
@@ -249,13 +261,13 @@ def decode(image: Image.Image, where: str) -> Coded:
 
 
 def _occurring(values: np.ndarray) -> list[int]:
-  """The different values of an array, in order; fast where neighbors are mostly equal."""
+  """Return the sorted distinct values of an array; fast if most neighbors are equal."""
   flat = values.ravel()
   return [int(v) for v in np.unique(flat[np.flatnonzero(np.append(True, flat[1:] != flat[:-1]))])]
 
 
 def _top(image: Image.Image) -> int:
-  """The greatest value that a grey file can store, where Pillow scales values; else 0."""
+  """Return the largest value that a gray file can store if Pillow scales its values, else 0."""
   tile = getattr(image, 'tile', None)
   if not tile:
     return 0
@@ -268,6 +280,7 @@ def _top(image: Image.Image) -> int:
 
 
 def _grey(value: int, greatest: int) -> Color | None:
+  """Return the color of a gray value of 0..greatest; None if 8 bits cannot represent it."""
   level, rest = divmod(value * 255, greatest)
   return (level, level, level) if not rest and 0 <= level <= 255 else None
 
@@ -293,7 +306,7 @@ def _triple(row: np.ndarray) -> Color:
 
 
 def _voc_color(index: int) -> Color:
-  """A color of PASCAL VOC and DAVIS: bit 3 k + c of the index is bit 7 - k of channel c."""
+  """Return a color of PASCAL VOC and DAVIS: bit 3 k + c of the index is bit 7 - k of channel c."""
   red, green, blue = (
     sum((index >> 3 * k + channel & 1) << 7 - k for k in range(3)) for channel in range(3)
   )
@@ -304,7 +317,7 @@ _VOC = {index: _voc_color(index) for index in range(256)}
 
 
 def _meaning(pictures: Iterable[Coded], palette: np.ndarray, where: str) -> Meaning:
-  """See `meaning_of`."""
+  """Infer the mapping of decoded masks to labels; see `meaning_of`."""
   first: dict[Pixel, int] = {}
   kinds, lossy = set(), False
   for number, picture in enumerate(pictures):
@@ -321,9 +334,12 @@ def _meaning(pictures: Iterable[Coded], palette: np.ndarray, where: str) -> Mean
 
 
 def _shown(first: Iterable[Pixel], where: str) -> dict[Pixel, Color | None]:
-  """The color of each value, black where it is rather transparent than opaque.
+  """Return the color of each value, black if its opacity is less than half of the maximum.
 
-  The edges of a cut-out are smoothed in opacity, up to the opacity of its inside.
+  The maximum is relative, since the inside of a cutout with smoothed edges may be translucent.
+
+  Raises:
+    InputError: If a color occurs only where it is transparent.
   """
   highest = max((pixel.alpha for pixel in first), default=0)
   shown = {p: p.color if p.alpha and 2 * p.alpha >= highest else BLACK for p in first}
@@ -344,7 +360,7 @@ def _numbers(
   palette: np.ndarray,
   where: str,
 ) -> tuple[dict[Pixel, int], list[str]]:
-  """The number that each value stands for, any whole number, and notes."""
+  """Return the object id of each value, which may be any integer, and notes for the user."""
   ours = {number: _triple(row) for number, row in enumerate(palette, 1)}
   shown = {*colors.values()} - {BLACK}
   highest = max((p.alpha for p in first), default=0)
@@ -394,14 +410,17 @@ def _numbers(
 
 
 def _indices_are_ids(first: Mapping[Pixel, int], colors: Mapping[Pixel, Color | None]) -> bool:
-  """Whether a palette of unknown colors means the same in all pictures, with 0 the background."""
+  """Return whether the indices of an unknown palette are ids, with 0 as the background.
+
+  They are ids only if an index has the same color in all images.
+  """
   by_value: dict[int, set[Color | None]] = {}
   for pixel in first:
     by_value.setdefault(pixel.value, set()).add(colors[pixel])
   if -1 in by_value or any(len(meant) > 1 for meant in by_value.values()):
     return False
   black_elsewhere = any(colors[p] == BLACK and p.value for p in first)
-  # A palette with less colors than values was never made to be looked at.
+  # A palette with fewer colors than used indices was not made for display.
   return not black_elsewhere or len({*colors.values()}) < len(by_value)
 
 
@@ -412,7 +431,7 @@ def _labels(
   most: int,
   where: str,
 ) -> tuple[dict[Pixel, int], list[str]]:
-  """Bring numbers to 1..most, and say how."""
+  """Map object ids to labels 1..most; return them with notes for the user."""
   notes: list[str] = []
   since: dict[int, int] = {}
   for pixel, number in numbers.items():
@@ -450,6 +469,7 @@ def _labels(
 
 
 def _check_count(count: int, most: int, where: str, what: str) -> None:
+  """Raise InputError if there are more objects than labels; above _BLURRED, suspect smoothing."""
   if count > _BLURRED:
     raise InputError(
       f'{where}: holds {count} {what}, as smoothing and lossy formats leave them; {_REMEDY}'

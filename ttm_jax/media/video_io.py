@@ -1,8 +1,8 @@
-"""Write videos, and turn frames into the bytes of a record and back; through PyAV.
+"""Write video files, and encode and decode the videos of dataset records, with PyAV.
 
-Two kinds of H.264: for eyes (`write_video`: yuv420p mp4, plays in every browser) and for records
-(`encode_video`: RGB without loss, which keeps pixels and label maps exactly aligned). Codecs run
-on one thread and without x264's nondeterministic assembly, so equal frames give equal bytes.
+`write_video` writes yuv420p H.264 for viewing; every browser plays it. `encode_video` encodes
+lossless RGB H.264 for records, so that pixels stay exactly aligned with label maps. Encoders run
+on one thread and without x264's nondeterministic assembly, so that equal frames give equal bytes.
 `ttm_jax.media.video_reader` reads video files.
 """
 
@@ -20,41 +20,53 @@ from ttm_jax.errors import InputError
 
 PathLike = str | os.PathLike[str]
 
-# The macroblock-tree rate control of x264 is not reproducible with its fastest assembly.
+# The macroblock-tree rate control of x264 is not reproducible with x264's fastest assembly.
 _DETERMINISTIC = {'x264-params': 'cpu-independent=1'}
 
 
 def write_video(path: PathLike, frames: np.ndarray, fps: float) -> None:
-  """Writes an H.264 yuv420p mp4 that plays in a browser; a reader never sees half a file.
+  """Write an H.264 yuv420p mp4 file that plays in a browser; the write is atomic.
 
-  yuv420p has even sizes only: an odd height or width gains one row or column, repeated from the
-  edge. The loss is invisible, but not zero; records use `encode_video`.
+  yuv420p needs even sizes: an odd height or width is padded with one row or column, repeated from
+  the edge. The encoding is visually lossless, but not exact; for records use `encode_video`.
 
   Args:
-    path: its folder is made where missing.
+    path: Output file; missing parent folders are created.
     frames: uint8 [T, H, W, 3].
-    fps: frames per second.
+    fps: Frames per second, above 0.
+
+  Raises:
+    InputError: If `frames` or `fps` is invalid.
+    OSError: If the file cannot be written.
   """
   _check(frames, fps)
   height, width = frames.shape[1:3]
   even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode='edge')
   options = {'crf': '16', 'preset': 'medium', **_DETERMINISTIC}
-  # "file:": a name with a colon is no protocol. "faststart": a browser can begin before it has the
-  # whole file.
+  # "file:" keeps FFmpeg from reading a name with a colon as a protocol. "faststart" lets browsers
+  # start playback before the whole file is loaded.
   movie = {'movflags': '+faststart'}
   with new_file(path) as part, av.open(f'file:{part}', 'w', 'mp4', movie) as container:
     _encode(container, even, fps, 'libx264', 'yuv420p', options)
 
 
 def encode_video(frames: np.ndarray, fps: float) -> bytes:
-  """Frames uint8 [T, H, W, 3] as the bytes of an mp4 file of lossless RGB H.264.
+  """Encode frames as the bytes of an mp4 file with lossless RGB H.264.
 
-  Takes about 0.3 bytes a value: filmed video at 256x256 and 8 fps, or scenes at 48x48.
+  The size is about 0.3 bytes per value, both for filmed video at 256x256 and 8 fps and for
+  synthetic scenes at 48x48.
+
+  Args:
+    frames: uint8 [T, H, W, 3].
+    fps: Frames per second, above 0.
+
+  Raises:
+    InputError: If `frames` or `fps` is invalid.
   """
   _check(frames, fps)
   buffer = io.BytesIO()
-  # The preset trades time for size only: quantiser 0 is lossless in all of them. The fastest is
-  # written 8 and read 4 times as fast as the usual one, for a sixth more bytes (filmed video).
+  # The preset only trades time for size: crf 0 is lossless with all of them. On filmed video the
+  # fastest preset encodes 8x and decodes 4x as fast as the default, for 1/6 more bytes.
   with av.open(buffer, 'w', 'mp4') as container:
     _encode(container, frames, fps, 'libx264rgb', 'rgb24', {'crf': '0', 'preset': 'ultrafast'})
   return buffer.getvalue()
@@ -63,23 +75,27 @@ def encode_video(frames: np.ndarray, fps: float) -> bytes:
 def decode_video(
   encoded: bytes, shape: tuple[int, int, int] | None = None
 ) -> tuple[np.ndarray, float]:
-  """The inverse of `encode_video`, bit for bit: uint8 [T, H, W, 3] and frames per second.
+  """Decode the bytes of `encode_video` exactly.
 
   Args:
-    shape: (T, H, W) that the video must have. Decoding stops at the first frame that does not fit,
-      so that a few bytes cannot fill the memory.
+    encoded: Bytes of an mp4 file.
+    shape: (T, H, W) that the video must have, if given. Decoding stops at the first frame that does
+      not match, so that a small malicious input cannot exhaust the memory.
+
+  Returns:
+    The frames, uint8 [T, H, W, 3], and the frames per second.
 
   Raises:
-    InputError: the bytes are no video, damaged, or a video of another shape.
+    InputError: If the bytes are not a video, are damaged, or have another shape.
   """
   frames: list[np.ndarray] = []
   try:
-    # The format is given: others that FFmpeg would try are lists of further files to open.
+    # The format is fixed, since FFmpeg would also try playlist formats, which open other files.
     with av.open(io.BytesIO(encoded), 'r', format='mp4') as container:
       stream = _stream(container)
       rate = stream.average_rate
       if shape is not None:
-        # The coded size is that of whole macroblocks, at most 32 pixels a side.
+        # The coded size is rounded up to whole macroblocks: at most 32 pixels more per side.
         height, width = shape[1] + 32, shape[2] + 32
         stream.codec_context.options = {'max_pixels': str(height * width)}
       for frame in container.decode(stream):
@@ -90,7 +106,7 @@ def decode_video(
             f'an encoded video of {len(encoded)} bytes is not of {shape} frames, height, width:'
             f' frame {len(frames)} has {frame.height} x {frame.width}'
           )
-        # As planes of green, blue and red, which PyAV brings into order faster than a conversion.
+        # PyAV reorders the decoded planes (G, B, R) faster than FFmpeg converts them to RGB.
         frames.append(frame.to_ndarray())
   except (av.FFmpegError, LookupError) as error:
     raise InputError(f'{len(encoded)} bytes are not an encoded video') from error
@@ -133,7 +149,7 @@ def _encode(
   context = stream.codec_context
   context.thread_count = 1
   if pixels == 'yuv420p':
-    # Untagged, players guess the colour matrix from the size of the picture.
+    # Without these tags, players guess the color matrix from the resolution.
     context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
     context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
   for array in frames:

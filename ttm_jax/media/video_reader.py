@@ -1,10 +1,10 @@
-"""Read video files: the frames that a player shows, upright, with their times.
+"""Read video files: the frames that a player displays, upright, with their timestamps.
 
-This is the only decoder of video files in the project. Its frames are what decoding shows, not
-what a file stores: an edit list hides frames of a clip that was trimmed without re-encoding, and
-some codecs store pictures that are never shown. Rotation and mirroring (the display matrix of
-phones) are applied, embedded cover art is skipped, and time stamps that restart (joined transport
-streams) are put in one line. High dynamic range and damaged files are refused.
+No other module decodes video files. Only displayed frames are returned, not all stored ones: edit
+lists hide frames of clips that were trimmed without re-encoding, and some codecs store frames that
+are never displayed. Rotation and mirroring (the display matrix of phones) are applied. Embedded
+cover art is skipped. Timestamps that restart (concatenated transport streams) are made monotonic.
+High dynamic range and damaged files are rejected.
 """
 
 import contextlib
@@ -27,9 +27,9 @@ from ttm_jax.errors import InputError
 
 PathLike = str | os.PathLike[str]
 
-# File name extensions by FFmpeg's name of the container format. The content decides how a file is
-# read; the extension only decides which files of a folder are taken for videos. An extension that
-# comes earlier is preferred where a folder holds one video in several formats.
+# File name extensions by FFmpeg's name of the container format. Files are decoded by content; the
+# extension only determines which files of a folder are videos. If a folder has one video in several
+# formats, the extension that comes first here is preferred.
 _FORMATS = {
   'mov': '.mp4 .mov .m4v .qt .3gp .3g2 .f4v .mj2 .lrv .insv',
   'matroska': '.mkv .webm .mk3d',
@@ -60,7 +60,8 @@ _FORMATS = {
 }
 EXTENSIONS = tuple(' '.join(_FORMATS.values()).split())
 
-# What FFmpeg may open: no playlists (HLS, DASH, concat), which name further files or hosts.
+# Formats that FFmpeg may open. Playlists (HLS, DASH, concat) are excluded, since they can refer to
+# other files or hosts.
 _OTHERS = 'm4v h263 h261 vc1 dirac live_flv av1 evc swf bink smk flic'
 _PICTURES = 'bmp_pipe jpeg_pipe png_pipe tiff_pipe webp_pipe ppm_pipe pgm_pipe'
 _OPTIONS = {
@@ -72,27 +73,27 @@ _OPTIONS = {
 _HIGH_DYNAMIC_RANGE = {16: 'PQ', 18: 'HLG'}
 _STILL = Disposition.attached_pic | Disposition.timed_thumbnails
 _PICTURE_CODECS = ('mjpeg', 'png', 'bmp', 'tiff', 'webp', 'gif')
-# Formats whose time stamps may jump (AVFMT_TS_DISCONT), and the jump that FFmpeg takes for one.
+# Flag of formats whose timestamps may jump (AVFMT_TS_DISCONT), and FFmpeg's threshold for a jump.
 _DISCONTINUOUS = 0x0200
 _JUMP = 10  # Seconds.
-# Frames that a codec may store before one that is shown earlier.
+# Maximum distance, in frames, between the storage order and the display order of a codec.
 _REORDERED = 16
-# Time stamps this near to those of a constant rate, in seconds, are of that rate: containers round.
+# Tolerance in seconds for a constant frame rate, since containers round timestamps.
 _JITTER = Fraction(1, 500)
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-  """What is known of a video before its frames are handed out.
+  """Properties of a video, found by decoding it once.
 
   Attributes:
-    frames: number of frames shown.
-    fps: mean rate, frames per second.
-    varies: whether frames are shown at unequal distances in time.
-    size: (H, W) upright, in pixels as stored.
-    aspect: width of a pixel over its height.
-    times: of each frame, seconds since the first; only where the rate varies.
-    hidden: number of frames that the file stores, but hides by an edit list.
+    frames: Number of displayed frames.
+    fps: Mean frame rate in frames per second.
+    varies: Whether the frame rate is variable.
+    size: (H, W) upright, in stored pixels, before `aspect` is applied.
+    aspect: Pixel aspect ratio, width over height.
+    times: Seconds since the first frame, per frame; empty if the frame rate is constant.
+    hidden: Number of frames that the file stores but an edit list hides.
   """
 
   frames: int
@@ -106,12 +107,12 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-  """One frame, converted only if it is wanted.
+  """One frame; its conversion to RGB is deferred.
 
   Attributes:
-    number: from 0.
-    time: seconds since the first frame.
-    pixels: returns uint8 [H, W, 3].
+    number: Index of the frame, from 0.
+    time: Seconds since the first frame.
+    pixels: Function that returns the frame as uint8 [H, W, 3].
   """
 
   number: int
@@ -120,18 +121,18 @@ class Frame:
 
 
 def is_video(path: Path) -> bool:
-  """Return whether a path is named like a video; hidden files (`._a.mp4` of macOS) are not."""
+  """Return whether a path has a video extension and is not hidden (such as `._a.mp4` of macOS)."""
   return path.suffix.lower() in EXTENSIONS and not path.name.startswith('.')
 
 
 def probe(path: PathLike) -> Probe:
-  """Decode a video file once, without keeping a frame, and return what is known of it.
+  """Decode a video file once and return its properties; results are cached per file state.
 
-  Of a file that is damaged in the middle, `frames` is the number of frames it should have.
+  If the file is damaged in the middle, `frames` is the number of frames that it should have.
 
   Raises:
-    InputError: the file is missing, no video, truncated, of high dynamic range, or has no frames or
-      no frame rate.
+    InputError: If the file is missing, not a video, truncated or of high dynamic range, or has no
+      frames or no frame rate.
   """
   try:
     state = os.stat(path)
@@ -143,7 +144,7 @@ def probe(path: PathLike) -> Probe:
 
 
 def seconds(path: PathLike) -> float:
-  """Return about how long a video lasts, by what its file states; 0 if that is unknown."""
+  """Return the approximate duration of a video in seconds, from its header; 0 if unknown."""
   try:
     with _opened(path) as (container, _):
       return (container.duration or 0) / av.time_base
@@ -152,10 +153,14 @@ def seconds(path: PathLike) -> float:
 
 
 def frames(path: PathLike, seen: Probe) -> Iterator[Frame]:
-  """Yield the frames of a probed video file in the order they are shown, one in memory at a time.
+  """Yield the frames of a video file in display order, with one frame in memory at a time.
+
+  Args:
+    path: The video file.
+    seen: The result of `probe` for this file.
 
   Raises:
-    InputError: the video is damaged; when the first bad frame is asked for.
+    InputError: If the video is damaged; raised at the first bad frame.
   """
   number = 0
   try:
@@ -171,10 +176,10 @@ def frames(path: PathLike, seen: Probe) -> Iterator[Frame]:
 
 
 def stream_video(path: PathLike) -> tuple[float, Iterator[np.ndarray]]:
-  """Return the rate of a video file, frames per second, and its frames, uint8 [H, W, 3].
+  """Return the frame rate of a video file, in frames per second, and its frames, uint8 [H, W, 3].
 
   Raises:
-    InputError: see `probe` and `frames`; or, at the frame it concerns, the size changes.
+    InputError: See `probe` and `frames`; or if the frame size changes, raised at that frame.
   """
   seen = probe(path)
 
@@ -192,17 +197,17 @@ def stream_video(path: PathLike) -> tuple[float, Iterator[np.ndarray]]:
 
 
 def read_video(path: PathLike) -> tuple[np.ndarray, float]:
-  """Return all frames of a video file, uint8 [T, H, W, 3], and its rate, frames per second.
+  """Return all frames of a video file, uint8 [T, H, W, 3], and its frame rate in frames per second.
 
   Raises:
-    InputError: see `stream_video`.
+    InputError: See `stream_video`.
   """
   fps, pixels = stream_video(path)
   return np.stack(list(pixels)), fps
 
 
 def upright(frame: av.VideoFrame) -> np.ndarray:
-  """Return a decoded frame as uint8 [H, W, 3], turned and mirrored as its display matrix says."""
+  """Return a decoded frame as uint8 [H, W, 3], with its display matrix applied."""
   pixels = frame.to_ndarray(format='rgb24')
   swapped, flip_x, flip_y = _orientation(frame)
   if swapped:
@@ -211,15 +216,15 @@ def upright(frame: av.VideoFrame) -> np.ndarray:
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-  """Return whether to swap x with y, and then whether to mirror x and y.
+  """Return whether to swap x and y, and whether to mirror x and y after that.
 
-  The display matrix (nine int32, row by row; ISO 14496-12, 6.2.2) takes the pixel (x, y) to
-  (a x + c y, b x + d y), up to a shift. Angles between are rounded to quarter turns.
+  The display matrix (nine int32, row-major; ISO 14496-12, 6.2.2) maps the pixel (x, y) to
+  (a x + c y, b x + d y), up to a translation. Other angles are rounded to multiples of 90 degrees.
   """
   try:
     matrix = frame.side_data.get('DISPLAYMATRIX')
   except ValueError:
-    # PyAV cannot list side data of a kind that it does not know (Exif). It does know the angle,
+    # PyAV cannot list side data of types that it does not know (Exif). It still gives the rotation,
     # counterclockwise.
     quarters = round(frame.rotation / 90) % 4
     return bool(quarters % 2), quarters in (2, 3), quarters in (1, 2)
@@ -233,13 +238,13 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
 
 @contextlib.contextmanager
 def _opened(path: PathLike) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-  """Open a video file at its moving picture.
+  """Open a video file and select its video stream.
 
   Raises:
-    InputError: it has no moving picture, or the codec is unknown.
-    av.FFmpegError: it cannot be opened.
+    InputError: If the file has no video stream, or the codec is unknown.
+    av.FFmpegError: If the file cannot be opened.
   """
-  # Without "file:", a name with a colon is taken for a protocol. Tags need not be UTF-8.
+  # Without "file:", FFmpeg reads a name with a colon as a protocol. Metadata may not be UTF-8.
   name = f'file:{os.fspath(path)}'
   with av.open(name, 'r', options=dict(_OPTIONS), metadata_errors='replace') as container:
     streams = [s for s in container.streams.video if not s.disposition & _STILL]
@@ -250,7 +255,7 @@ def _opened(path: PathLike) -> Iterator[tuple[InputContainer, av.VideoStream]]:
     known = [s for s in streams if s.codec_context is not None]
     if not known:
       raise InputError(f'{path}: the video codec is unknown; convert it to mp4')
-    # Of several, a stream of pictures is most likely a cover that is not marked as one.
+    # Of several streams, one with an image codec is most likely cover art without the flag.
     stream = min(
       known,
       key=lambda s: (
@@ -264,14 +269,14 @@ def _opened(path: PathLike) -> Iterator[tuple[InputContainer, av.VideoStream]]:
 
 @dataclasses.dataclass
 class _Scan:
-  """What one pass through a video file finds.
+  """Results of one pass over a video file.
 
   Attributes:
-    stored: packets that hold a frame, shown or not.
-    discarded: of these, the ones that an edit list hides.
-    stamps: of each frame shown, in `time_base`; None where it is unknown.
-    first: the first frame.
-    damaged: whether decoding ended early.
+    stored: Number of packets with a frame, displayed or not.
+    discarded: Number of these packets that an edit list hides.
+    stamps: Timestamp of each displayed frame, in units of `time_base`; None if unknown.
+    first: The first frame.
+    damaged: Whether decoding ended early.
   """
 
   stored: int = 0
@@ -332,10 +337,10 @@ def _probe(path: str, _state: tuple[int, ...]) -> Probe:
   _refuse_high_range(path, found.first.color_trc)
   stamps = _in_line(found.stamps, _JUMP / base if jumps and base else None)
   fps, varies = _rate(stamps, base, stated)
-  # Of frames that an edit list hides, mp4 may not even list the packets.
+  # mp4 may omit the packets of frames that an edit list hides from its index.
   due = min(declared, listed) if lists_all else declared
   if stamps and stated and not lists_all:
-    # Screen recorders write a frame that stays the same as an empty packet of AVI.
+    # Screen recorders write an unchanged frame as an empty AVI packet.
     due = min(due, due - round((stamps[-1] - stamps[0]) * base * stated[0] + 1) + found.stored)
   if due > found.stored:
     raise InputError(f'{path}: damaged, {found.stored} of {due} frames are there; replace it')
@@ -365,22 +370,27 @@ def _refuse_high_range(path: str, transfer: int) -> None:
 
 
 def _in_line(stamps: Sequence[int | None], jump: Fraction | None) -> list[int]:
-  """Return the time stamps of frames in one ascending line.
+  """Return the timestamps of all frames in ascending order.
 
-  - Where they start over, or jump ahead by more than `jump`, a new piece begins. It follows at the
-    usual distance.
-  - Containers without presentation times (AVI) give frames that were stored in another order each
-    other's stamps. These are sorted.
-  - Single stamps that are missing, repeated or far off are interpolated.
+  - If timestamps restart, or jump ahead by more than `jump`, a new segment begins. It is shifted to
+    follow the previous one at the usual frame distance.
+  - Containers without presentation times (AVI) mix up the timestamps of reordered frames. These are
+    sorted.
+  - Single timestamps that are missing, repeated or far off are interpolated.
+
+  Args:
+    stamps: Timestamp of each displayed frame; None if unknown.
+    jump: Smallest jump that starts a new segment, in the unit of `stamps`; None if timestamps of
+      the format do not jump.
 
   Returns:
-    one a frame, in the unit of `stamps`; empty if fewer than two are known.
+    One timestamp per frame, in the unit of `stamps`; empty if fewer than two are known.
   """
   known = [(number, stamp) for number, stamp in enumerate(stamps) if stamp is not None]
   gaps = [(b - a) / (j - i) for (i, a), (j, b) in itertools.pairwise(known)]
   if not any(gap > 0 for gap in gaps):
     return []
-  # Gaps beside a step back say nothing of the usual distance.
+  # Gaps next to a backward step are not representative of the usual frame distance.
   usual = [gap for index, gap in enumerate(gaps) if min(gaps[max(0, index - 1) : index + 2]) > 0]
   step = statistics.median_low(usual) if usual else min(abs(gap) for gap in gaps if gap)
   ascending = sorted({stamp for _, stamp in known})
@@ -394,7 +404,7 @@ def _in_line(stamps: Sequence[int | None], jump: Fraction | None) -> list[int]:
       begins = jump is not None and stamp - high > jump
       wrong = following is not None and high < following < stamp - _REORDERED * step
     else:
-      # Out of order, if it fills a gap between stamps just before.
+      # The frame is only reordered if its timestamp fills a gap between recent ones.
       fits = min(near) < stamp and min(abs(s - stamp) for s in near) > 0.6 * apart
       wrong = not fits and (following is None or following > high)
       begins = not fits
@@ -423,9 +433,14 @@ def _in_line(stamps: Sequence[int | None], jump: Fraction | None) -> list[int]:
 def _rate(
   stamps: Sequence[int], base: Fraction, stated: Sequence[Fraction]
 ) -> tuple[Fraction, bool]:
-  """Return the frames per second (0 if unknown), and whether the distances of frames vary.
+  """Return the frames per second (0 if unknown), and whether the frame rate is variable.
 
-  A stated rate is the exact one, if the time stamps agree with it.
+  A rate in the file's header is exact, and preferred to the mean, if the timestamps agree with it.
+
+  Args:
+    stamps: Ascending timestamps, in units of `base`.
+    base: Seconds per unit.
+    stated: Frame rates in the file's header.
   """
   if len(stamps) < 2:
     return (stated[0] if stated else Fraction(0)), False

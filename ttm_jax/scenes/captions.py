@@ -1,8 +1,8 @@
-"""How scenes are described: the words for motions, captions, motion prompts and object prompts.
+"""Captions, motion prompts and object prompts of synthetic scenes.
 
-After the paper, section 3.1: the caption says everything; the motion prompt says what moves, how,
-and in which direction, since stage 1 reads no other text, but no color, place, size or background;
-and each object prompt says of one object all that the caption says of it.
+The texts follow section 3.1 of the paper. The caption describes everything. The motion prompt is
+the only text of stage 1: it states what moves, how, and in which direction, but no color, position,
+size or background. Each object prompt repeats what the caption states about one object.
 """
 
 import dataclasses
@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 from ttm_jax.scenes.shapes import BACKGROUND_COLOURS, BACKGROUNDS, COLOURS, SHAPES
 
-# `{}` stands for another object. No phrase may occur within one of another motion.
+# `{}` is replaced by the name of another object. No phrase may be part of a phrase of another
+# motion; `motion_of` relies on it.
 PHRASES = {
   'left': ('moves to the left', 'slides to the left', 'goes left'),
   'right': ('moves to the right', 'slides to the right', 'goes right'),
@@ -31,15 +32,15 @@ SIZES = ('small', 'large')
 
 @dataclasses.dataclass(frozen=True)
 class SceneDescription:
-  """What is said of an object.
+  """The description of one object of a scene.
 
   Attributes:
-    noun: a key of scene_shapes.SHAPES; unique in its scene.
-    colour: a key of scene_shapes.COLOURS; unique in its scene.
-    size: one of SIZES, by its radius in frame 0, or empty where it is middling.
-    motion: one of MOTIONS.
-    phrase: one of PHRASES[motion].
-    leader: the place, among the objects of the scene, of the one it follows; None without 'follow'.
+    noun: A key of scenes.shapes.SHAPES; unique in its scene.
+    colour: A key of scenes.shapes.COLOURS; unique in its scene.
+    size: One of SIZES, by the radius in frame 0; empty for medium sizes.
+    motion: One of MOTIONS.
+    phrase: One of PHRASES[motion].
+    leader: Index, in the scene, of the object that it follows; None unless the motion is 'follow'.
   """
 
   noun: str
@@ -51,18 +52,23 @@ class SceneDescription:
 
 
 def name_of(thing: SceneDescription) -> str:
-  """'red circle'."""
+  """Return the name of an object, such as 'red circle'."""
   return f'{thing.colour} {thing.noun}'
 
 
 def prompt_of(things: Sequence[SceneDescription], index: int) -> str:
-  """'a small red circle that moves to the left'."""
+  """Return an object prompt, such as 'a small red circle that moves to the left'.
+
+  Args:
+    things: The objects of the scene.
+    index: Index of the object to describe.
+  """
   thing = things[index]
   return f'{_with_article(thing)} that {_said(things, index, name_of)}'
 
 
 def motion_prompt(things: Sequence[SceneDescription]) -> str:
-  """'The circle moves to the left and the star grows.'."""
+  """Return the motion prompt, such as 'The circle moves to the left and the star grows.'."""
   clauses = [
     f'the {thing.noun} {_said(things, i, lambda leader: leader.noun)}'
     for i, thing in enumerate(things)
@@ -71,7 +77,16 @@ def motion_prompt(things: Sequence[SceneDescription]) -> str:
 
 
 def caption(things: Sequence[SceneDescription], background_colour: str, background: str) -> str:
-  """'A red circle moves to the left and a small star grows over a striped sage background.'."""
+  """Return the caption of a scene.
+
+  Example: 'A red circle moves to the left and a small blue star grows over a striped sage
+  background.'
+
+  Args:
+    things: The objects of the scene.
+    background_colour: A key of scenes.shapes.BACKGROUND_COLOURS.
+    background: A key of scenes.shapes.BACKGROUNDS.
+  """
   clauses = [
     f'{_with_article(thing)} {_said(things, i, name_of)}' for i, thing in enumerate(things)
   ]
@@ -90,13 +105,13 @@ _MOTION = _patterns()
 
 
 def motion_of(prompt: str) -> str | None:
-  """The motion, one of MOTIONS, of which an object prompt speaks; None if it speaks of none."""
+  """Return the motion that an object prompt mentions, one of MOTIONS, or None."""
   match = _MOTION.search(prompt.lower())
   return match.lastgroup if match else None
 
 
 def vocabulary() -> set[str]:
-  """All words, in lower case, that captions and prompts of scenes are made of."""
+  """Return all words, in lower case, that occur in captions and prompts of scenes."""
   phrases = ' '.join(phrase for phrases in PHRASES.values() for phrase in phrases)
   frame = 'a an the that and over background'
   names = [*COLOURS, *SHAPES, *SIZES, *BACKGROUND_COLOURS, *BACKGROUNDS]
@@ -106,6 +121,7 @@ def vocabulary() -> set[str]:
 def _said(
   things: Sequence[SceneDescription], index: int, call: Callable[[SceneDescription], str]
 ) -> str:
+  """Return an object's phrase, with its leader named by `call`."""
   thing = things[index]
   if thing.leader is None:
     return thing.phrase

@@ -1,8 +1,8 @@
-"""The data that need no download: procedural clips of moving objects, with exact label maps.
+"""Synthetic clips of moving objects with exact label maps; no download is needed.
 
-One to four shapes of distinct kind and colour move over a still background, each in one of eleven
-ways; smaller ones pass in front of larger ones. Everything follows from (seed, index) alone, so
-any scene can be had at any time, in any process, without the others.
+One to four objects of distinct shapes and colors move over a static background, each with one of
+eleven motions. Smaller objects are in front of larger ones. A scene is a function of its
+configuration (including the seed) and its index, so that any process can generate any scene.
 """
 
 import dataclasses
@@ -18,26 +18,33 @@ from ttm_jax.scenes import shapes as scene_shapes
 from ttm_jax.scenes.captions import MOTIONS
 
 MOST_OBJECTS = 4
-VALIDATION_START = 1 << 32  # Index of the first validation scene; training counts up from 0.
+VALIDATION_START = 1 << 32  # Index of the first validation scene; training scenes start at 0.
 
 _DIRECTIONS = {'left': (-1, 0), 'right': (1, 0), 'up': (0, -1), 'down': (0, 1)}  # x right, y down.
 _PLACES_TRIED = 24
-_CLEARANCE = 0.95  # Distance of two objects in frame 0, in sums of their radii...
-_LEAST_CLEARANCE = 0.75  # ...and what is put up with when the scene is crowded.
+# Distance of two objects in frame 0, relative to the sum of their radii: the preferred minimum, and
+# the minimum for crowded scenes.
+_CLEARANCE = 0.95
+_LEAST_CLEARANCE = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
 class SceneConfig:
-  """What scenes are like.
+  """Configuration of synthetic scenes.
 
   Attributes:
     size: (H, W) in pixels, at least 16 each.
-    frames: T; hops and loops want at least 6.
-    fps: frames per second; a label only, since speeds are per clip.
-    min_objects, max_objects: how many objects, 1 to 4.
-    motions: which of MOTIONS occur. 'follow' wants another object that goes in a direction.
-    shapes: which of scene_shapes.SHAPES occur; those of one scene differ.
-    seed: of the whole stream of scenes.
+    frames: Number of frames T; 'bounce' and 'circle' need at least 6 to be recognizable.
+    fps: Frames per second; metadata only, since speeds are defined per clip.
+    min_objects: Minimum number of objects, 1 to `max_objects`.
+    max_objects: Maximum number of objects, up to 4.
+    motions: The motions that occur, of MOTIONS. 'follow' needs another object that moves in a
+      direction; without one, another motion is drawn.
+    shapes: The shapes that occur, of scenes.shapes.SHAPES; the shapes of one scene are distinct.
+    seed: Random seed of all scenes, at least 0.
+
+  Raises:
+    InputError: If a value is invalid.
   """
 
   size: tuple[int, int] = (48, 48)
@@ -86,13 +93,13 @@ class SceneConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SceneObject(scene_words.SceneDescription):
-  """One object of a scene. Its id in the label map is its place in the layout, from 1.
+  """One object of a scene. Its label in the label map is its index in the layout plus 1.
 
   Attributes:
-    texture: a key of scene_shapes.TEXTURES.
+    texture: A key of scenes.shapes.TEXTURES.
     centre: float64 [T, 2], (x, y) in pixels from the upper left corner of the frame.
-    radius: float64 [T], pixels.
-    angle: float64 [T], radians, clockwise.
+    radius: float64 [T], in pixels.
+    angle: float64 [T], in radians, clockwise.
   """
 
   texture: str
@@ -103,7 +110,13 @@ class SceneObject(scene_words.SceneDescription):
 
 @dataclasses.dataclass(frozen=True)
 class SceneLayout:
-  """All there is to a scene: its objects, and the colour and kind of its background."""
+  """The content of a scene.
+
+  Attributes:
+    objects: The objects; object l of the label map is objects[l - 1].
+    background_colour: A key of scenes.shapes.BACKGROUND_COLOURS.
+    background: A key of scenes.shapes.BACKGROUNDS.
+  """
 
   objects: tuple[SceneObject, ...]
   background_colour: str
@@ -111,12 +124,15 @@ class SceneLayout:
 
 
 def layout(config: SceneConfig, index: int) -> SceneLayout:
-  """The plan of scene `index`; `scene` draws exactly this."""
+  """Return the layout of scene `index` >= 0, which `scene` renders."""
   return _layout(config, np.random.default_rng([config.seed, index]))
 
 
 def scene(config: SceneConfig, index: int) -> Clip:
-  """Scene `index` >= 0: a function of (config, index) and nothing else."""
+  """Return scene `index` >= 0: video uint8 [T, H, W, 3], label map uint8 [T, H, W] and texts.
+
+  The result depends on (config, index) only.
+  """
   rng = np.random.default_rng([config.seed, index])
   plan = _layout(config, rng)
   things = plan.objects
@@ -145,7 +161,14 @@ def scene(config: SceneConfig, index: int) -> Clip:
 
 
 class Scenes(Sequence[Clip]):
-  """Scenes `start` to `start + count - 1`, drawn when asked for: cheap to hold and to send."""
+  """The sequence of scenes `start` to `start + count - 1`, generated on access.
+
+  Instances hold no pixels, so they take little memory and are cheap to pickle.
+
+  Attributes:
+    config: Configuration of the scenes.
+    start: Index of the first scene.
+  """
 
   def __init__(self, config: SceneConfig, count: int, start: int = 0):
     self.config, self.start, self._count = config, start, count
@@ -160,7 +183,16 @@ class Scenes(Sequence[Clip]):
 
 
 def scene_splits(config: SceneConfig, train: int, validation: int) -> dict[str, Scenes]:
-  """Training scenes and validation scenes; the latter have indices that training never reaches."""
+  """Return the splits 'train' and 'validation', whose scene indices do not overlap.
+
+  Args:
+    config: Configuration of the scenes.
+    train: Number of training scenes, 1 to 2^32.
+    validation: Number of validation scenes; 0 leaves out the split.
+
+  Raises:
+    InputError: If a number is out of range.
+  """
   if not 0 < train <= VALIDATION_START or validation < 0:
     raise InputError(
       f'training needs at least 1 scene, validation at least 0, got {train}, {validation}'
@@ -184,13 +216,13 @@ def _layout(config: SceneConfig, rng: np.random.Generator) -> SceneLayout:
 def _place(
   config: SceneConfig, rng: np.random.Generator, crowding: float
 ) -> tuple[SceneObject, ...] | None:
-  """Draws objects, with radii times `crowding`; None where one hides another in frame 0."""
+  """Draw objects with radii scaled by `crowding`; None if they are too close in frame 0."""
   count = int(rng.integers(config.min_objects, config.max_objects + 1))
   motions, leaders = _motions(config, rng, count)
   colours = rng.permutation(list(scene_shapes.COLOURS))[:count]
   nouns = rng.permutation(list(config.shapes))
   objects: list[SceneObject] = []
-  paths: list[np.ndarray] = []  # Where each object is relative to where its group starts.
+  paths: list[np.ndarray] = []  # Position of each object relative to the origin of its group.
   for i, (motion, leader) in enumerate(zip(motions, leaders, strict=True)):
     used = {thing.noun for thing in objects}
     fit = (n for n in nouns if n not in used and (motion != 'spin' or n not in scene_shapes.ROUND))
@@ -232,7 +264,10 @@ def _place(
 def _motions(
   config: SceneConfig, rng: np.random.Generator, count: int
 ) -> tuple[list[str], list[int | None]]:
-  """The motion of each object, and whom it follows: an earlier one, made to go in a direction."""
+  """Draw each object's motion, and the index of the object that it follows, or None.
+
+  The followed object comes earlier and moves in a direction; its motion is changed if it does not.
+  """
   directions = [motion for motion in config.motions if motion in _DIRECTIONS]
   others = [motion for motion in config.motions if motion != 'follow']
   motions: list[str] = []
@@ -253,14 +288,14 @@ def _motions(
 
 
 def _progress(config: SceneConfig) -> np.ndarray:
-  """How much of the clip is over at each frame, float64 [T], 0 to 1."""
+  """Return the relative time of each frame, float64 [T], 0 to 1."""
   return np.arange(config.frames) / max(config.frames - 1, 1)
 
 
 def _body(
   config: SceneConfig, rng: np.random.Generator, motion: str, crowding: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Radius in pixels and angle in radians, float64 [T] each."""
+  """Draw radius in pixels and angle in radians over time, float64 [T] each."""
   s = _progress(config)
   low, high = {'grow': (0.105, 0.14), 'shrink': (0.155, 0.2)}.get(motion, (0.115, 0.18))
   gain = {'grow': 0.8, 'shrink': -0.5}.get(motion, 0.0)
@@ -270,7 +305,7 @@ def _body(
 
 
 def _path(config: SceneConfig, rng: np.random.Generator, motion: str) -> np.ndarray:
-  """Where the object is relative to its start, float64 [T, 2] in pixels."""
+  """Draw the object's position relative to its start, float64 [T, 2] in pixels."""
   s = _progress(config)
   height, width = config.size
   if motion in _DIRECTIONS:
@@ -292,11 +327,11 @@ def _origin(
   group: list[SceneObject],
   placed: list[SceneObject],
 ) -> tuple[np.ndarray, float]:
-  """A place for a group that keeps it in the frame and, in frame 0, clear of others.
+  """Draw an origin for a group that keeps it in the frame and, in frame 0, apart from others.
 
   Returns:
-    The place, float64 [2], and its clearance: the least distance in frame 0 to an object already
-    placed, in sums of the two radii.
+    The origin, float64 [2], and its clearance: the smallest distance in frame 0 to an object
+    already placed, relative to the sum of the two radii.
   """
   frame = np.array(config.size[::-1])
   low = np.max([(0.95 * t.radius[:, None] - t.centre).max(0) for t in group], axis=0)

@@ -1,7 +1,7 @@
-"""How scenes are drawn: shapes as signed distances, textures, backgrounds, colours.
+"""Render synthetic scenes: shapes as signed distance functions, textures, backgrounds, colors.
 
-Object colours are saturated (HSV saturation >= 0.75) and backgrounds muted (<= 0.3), whatever the
-texture, so that an object can be found again by its colour.
+Objects are saturated (HSV saturation >= 0.75) and backgrounds are muted (<= 0.3), with every
+texture. Objects in generated videos can therefore be segmented by color.
 """
 
 import math
@@ -11,7 +11,7 @@ import numpy as np
 
 Array = np.ndarray
 
-# No channel above 222: a texture brightens by up to 14 % and must not clip.
+# All channels are <= 222, so that textures, which brighten by up to 14 %, do not clip.
 COLOURS = {
   'red': (214, 34, 40),
   'orange': (222, 122, 16),
@@ -34,7 +34,14 @@ BACKGROUND_COLOURS = {
 
 
 def _half_plane(x: Array, y: Array, angle: float, distance: float) -> Array:
-  """Distance beyond the line whose normal points to `angle`, `distance` from the origin."""
+  """Return the signed distance to a line, positive on the side that its normal points to.
+
+  Args:
+    x: x coordinates.
+    y: y coordinates.
+    angle: Direction of the normal in radians.
+    distance: Distance of the line from the origin.
+  """
   return x * np.float32(math.cos(angle)) + y * np.float32(math.sin(angle)) - np.float32(distance)
 
 
@@ -73,7 +80,7 @@ def _crescent(x: Array, y: Array) -> Array:
 
 
 def _star(x: Array, y: Array) -> Array:
-  """Five points: the plane folded to half a point, whose edge is one line."""
+  """Return the distance to a five-pointed star, reduced by symmetry to one edge of half a point."""
   outer, inner, fold = 1.2, 0.58, math.pi / 5
   angle = np.arctan2(np.abs(x), -y)
   angle = np.abs((angle + np.float32(fold)) % np.float32(2 * fold) - np.float32(fold))
@@ -84,15 +91,15 @@ def _star(x: Array, y: Array) -> Array:
 
 
 def _heart(x: Array, y: Array) -> Array:
-  """A square standing on its corner, and a disk on each upper edge."""
+  """Return the distance to a heart: a square on its corner, and a disk on each upper edge."""
   side, root = 0.58, np.float32(math.sqrt(0.5))
   x, y = np.abs(x), y - np.float32(0.12)
   disk = _disk(x - side * root, y + side * root, side)
-  # The square ends at the upper edges, where the disks take over.
+  # The square ends at its upper edges, on which the disks are centered.
   return np.minimum(_box((x + y) * root, (x - y) * root, side, side), disk)
 
 
-# Signed distance to the outline, negative inside, in units of the radius. x to the right, y down.
+# Signed distance functions, negative inside, in units of the radius. x to the right, y down.
 SHAPES: dict[str, Callable[[Array, Array], Array]] = {
   'circle': lambda x, y: _disk(x, y, 1.0),
   'square': lambda x, y: _box(x, y, 0.86, 0.86),
@@ -105,8 +112,8 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
   'hexagon': _hexagon,
   'crescent': _crescent,
 }
-REACH = 1.25  # No shape extends further from its centre, in radii.
-ROUND = frozenset({'circle', 'ring'})  # Nobody sees them spin.
+REACH = 1.25  # Largest extent of a shape from its center, in radii.
+ROUND = frozenset({'circle', 'ring'})  # Shapes whose rotation is invisible.
 
 TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
   'shade': lambda x, y: np.clip(0.1 * (x - y), -0.14, 0.14),
@@ -118,20 +125,20 @@ TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
 def coverage_and_light(
   noun: str, texture: str, size: tuple[int, int], centre: Array, radius: Array, angle: Array
 ) -> tuple[tuple[slice, slice], Array, Array]:
-  """Draws one object over time.
+  """Rasterize one object over time.
 
   Args:
-    noun: a key of SHAPES.
-    texture: a key of TEXTURES.
-    size: (H, W) of the frame.
-    centre: float [T, 2], (x, y) in pixels; pixel (0, 0) covers [0, 1) x [0, 1).
-    radius: float [T], pixels.
-    angle: float [T], radians, clockwise on the screen.
+    noun: A key of SHAPES.
+    texture: A key of TEXTURES.
+    size: (H, W) of the frame in pixels.
+    centre: Float [T, 2], (x, y) in pixels; pixel (0, 0) covers [0, 1) x [0, 1).
+    radius: Float [T], in pixels.
+    angle: Float [T], in radians, clockwise on the screen.
 
   Returns:
-    The rows and columns of the frame outside of which the object never is; there, how much of each
-    pixel it covers, float32 [T, h, w] in [0, 1]; and by what factor its colour is brighter,
-    float32 [T, h, w], 1 +- 0.14.
+    The slices of rows and columns that contain the object in all frames; its coverage of each pixel
+    there, float32 [T, h, w] in [0, 1]; and the brightness factor of its color, float32 [T, h, w]
+    in 1 +- 0.14.
   """
   reach = REACH * radius[:, None] + 1
   low = np.floor((centre - reach).min(0)).astype(int)
@@ -139,7 +146,7 @@ def coverage_and_light(
   columns, rows = (slice(max(low[i], 0), max(min(high[i], size[1 - i]), 0)) for i in range(2))
   x = np.arange(columns.start, columns.stop) + 0.5
   y = np.arange(rows.start, rows.stop) + 0.5
-  # Rotated into the frame of the object, separately for x and y: [T, w] and [T, h].
+  # Object coordinates. Rotation is separable: terms of x are [T, w], terms of y are [T, h].
   x, y = (x - centre[:, :1]) / radius[:, None], (y - centre[:, 1:]) / radius[:, None]
   cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
   u = (cos * x).astype(np.float32)[:, None] + (sin * y).astype(np.float32)[..., None]
@@ -165,7 +172,7 @@ def _checks(rng: np.random.Generator, x: Array, y: Array) -> Array:
 
 
 def _clouds(rng: np.random.Generator, x: Array, y: Array) -> Array:
-  """Random heights on coarse grids, smoothly interpolated: value noise of three octaves."""
+  """Return value noise of three octaves: random values on coarse grids, smoothly interpolated."""
   total = np.zeros(np.broadcast_shapes(x.shape, y.shape))
   for cells in (3, 6, 12):
     heights = rng.normal(size=(cells + 1, cells + 1)) / math.sqrt(cells)
@@ -174,7 +181,7 @@ def _clouds(rng: np.random.Generator, x: Array, y: Array) -> Array:
 
 
 def _interpolation(x: Array, cells: int) -> Array:
-  """Weights [N, cells + 1] of the grid points that span the N positions `x`."""
+  """Return interpolation weights [N, cells + 1] of grid points that span the N positions `x`."""
   place = (x - x[0]) / (x[-1] - x[0]) * cells
   near = np.clip(1 - np.abs(place[:, None] - np.arange(cells + 1)), 0, 1)
   return near * near * (3 - 2 * near)
@@ -189,13 +196,16 @@ BACKGROUNDS: dict[str, Callable[[np.random.Generator, Array, Array], Array]] = {
 
 
 def background(rng: np.random.Generator, colour: str, kind: str, size: tuple[int, int]) -> Array:
-  """A still background, float32 [H, W, 3] in 0..255.
+  """Draw a static background.
 
   Args:
-    rng: draws direction, frequency, contrast.
-    colour: a key of BACKGROUND_COLOURS.
-    kind: a key of BACKGROUNDS.
-    size: (H, W).
+    rng: Random generator for direction, frequency and contrast.
+    colour: A key of BACKGROUND_COLOURS.
+    kind: A key of BACKGROUNDS.
+    size: (H, W) in pixels.
+
+  Returns:
+    float32 [H, W, 3] in 0..255.
   """
   height, width = size
   unit = min(size)

@@ -1,8 +1,8 @@
-"""Which text encoders a network reads, and how their tokens enter it.
+"""Specification of the text encoders of a network, and projection of their tokens.
 
-Encoders run offline; their embeddings lie in the dataset. The exception is `words`, whose word ids
-lie there and which is learnt with the network. Each encoder has a projection of its own to the
-width of the network; the sequences are then concatenated (as in Movie Gen).
+Text encoders run offline, and the dataset stores their embeddings. The exception is `words`: the
+dataset stores word ids, and the encoder is trained with the network. Each encoder has its own
+projection to the network width. The projected sequences are concatenated, as in Movie Gen.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ WORDS = 'words'
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoderSpec:
-  """One text encoder as a network sees it.
+  """Sizes of one text encoder's output.
 
   Attributes:
-    dim: width of its embeddings.
-    length: tokens of a caption or motion prompt, padded.
-    prompt_length: tokens of one object prompt, padded.
+    dim: Width of the embeddings.
+    length: Number of tokens of a caption or motion prompt, with padding.
+    prompt_length: Number of tokens of one object prompt, with padding.
   """
 
   dim: int
@@ -38,16 +38,20 @@ class TextEncoderSpec:
   prompt_length: int
 
 
-# The text encoder of Stable Diffusion 1.5 (openai/clip-vit-large-patch14). There padding is read as
-# well: whoever embeds texts offline gives each the full length of 77.
+# The text encoder of Stable Diffusion 1.5 (openai/clip-vit-large-patch14). Stable Diffusion attends
+# to padding too, so the offline encoding gives all texts the full length of 77.
 CLIP_L = TextEncoderSpec(dim=768, length=77, prompt_length=77)
 
 
 class TextProjector(nnx.Module):
-  """Texts of all encoders -> one sequence of tokens of width d.
+  """Project the tokens of all text encoders to width d and concatenate them.
 
   Attributes:
-    as_they_are: whether embeddings from outside that have this width already enter unprojected.
+    projections: Linear projection to width d, by encoder name.
+    norms: RMSNorm after the projection, by encoder name.
+    words: The `words` encoder, or None.
+    encoders: (name, specification) pairs, in the order of the configuration.
+    dtype: Dtype of unprojected embeddings.
   """
 
   def __init__(
@@ -59,6 +63,16 @@ class TextProjector(nnx.Module):
     dtype,
     as_they_are: bool = False,
   ):
+    """Initialize the projections.
+
+    Args:
+      encoders: Specification of each text encoder, by name.
+      d: Width of the output tokens.
+      rngs: Random generators for the parameters.
+      dtype: Compute dtype.
+      as_they_are: Whether embeddings of pretrained encoders that already have width d are used
+        without a projection and norm.
+    """
     projected = {
       name: e for name, e in encoders.items() if name == WORDS or e.dim != d or not as_they_are
     }
@@ -71,10 +85,15 @@ class TextProjector(nnx.Module):
     self.dtype = dtype
 
   def __call__(self, text: Text, prompts: bool = False) -> tuple[Array, Array]:
-    """Text -> (float [B, N, d], bits int32 [B, N]), encoders in the order of the configuration.
+    """Return the tokens of all encoders, concatenated in the order of the configuration.
 
     Args:
-      prompts: whether the text is the object prompts, one after the other.
+      text: Tokens by encoder name.
+      prompts: Whether `text` has concatenated object prompts instead of one caption or motion
+        prompt.
+
+    Returns:
+      Tokens, float [B, N, d], and their object sets, int32 [B, N].
     """
     sequences, bits = [], []
     for name, encoder in self.encoders:
@@ -94,15 +113,24 @@ class TextProjector(nnx.Module):
 
 
 def caption_tokens(embedding: Array, length: Array) -> Tokens:
-  """A caption: [B, N, ...] of which `length` [B] tokens count -> Tokens for everyone."""
+  """Return captions as tokens that all objects may attend to.
+
+  Args:
+    embedding: Embeddings [B, N, D] or ids [B, N].
+    length: int [B], number of tokens that are not padding.
+  """
   counts = jnp.arange(embedding.shape[1]) < length[:, None]
   return Tokens(embedding, jnp.where(counts, EVERYONE, 0).astype(jnp.int32))
 
 
 def prompt_tokens(embedding: Array, length: Array) -> Tokens:
-  """Object prompts: [B, L, N, ...] of which `length` [B, L] count -> Tokens [B, L N, ...].
+  """Return object prompts as tokens [B, L * N, ...] that only their object may attend to.
 
-  The prompt in slot l - 1 speaks to object l; an empty slot (length 0) to nobody.
+  Slot l - 1 has the prompt of object l. No object may attend to an empty slot (length 0).
+
+  Args:
+    embedding: Embeddings [B, L, N, D] or ids [B, L, N].
+    length: int [B, L], number of tokens that are not padding.
   """
   b, objects, n = embedding.shape[:3]
   counts = jnp.arange(n) < length[..., None]
@@ -114,12 +142,12 @@ def prompt_tokens(embedding: Array, length: Array) -> Tokens:
 
 
 def total_tokens(encoders: Mapping[str, TextEncoderSpec], max_objects: int) -> tuple[int, int]:
-  """How many tokens a caption and all object prompts have, over all encoders."""
+  """Return the number of tokens of a caption, and of all object prompts, over all encoders."""
   captions = sum(e.length for e in encoders.values())
   return captions, max_objects * sum(e.prompt_length for e in encoders.values())
 
 
 def pad(embedding: np.ndarray, length: int) -> np.ndarray:
-  """Cuts or zero-pads [n, ...] to [length, ...]."""
+  """Truncate or zero-pad an array [n, ...] to [length, ...]."""
   embedding = embedding[:length]
   return np.pad(embedding, [(0, length - len(embedding))] + [(0, 0)] * (embedding.ndim - 1))

@@ -1,4 +1,4 @@
-"""Read the text encoders that the `config.json` of an exported network names."""
+"""Read the text encoder specifications in the `config.json` of an exported network."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,8 +14,12 @@ from ttm_jax.untrusted import identifier
 def encoders(config: Mapping[str, Any], folder: Path) -> dict[str, TextEncoderSpec]:
   """Return the text encoders of an exported network by name.
 
+  Args:
+    config: Content of config.json.
+    folder: Folder of config.json, for error messages.
+
   Raises:
-    InputError: they are missing, or one is not described as it must be.
+    InputError: If the encoders are missing, or an entry is invalid.
   """
   where = f'{folder}/config.json: encoders'
   listed = config.get('encoders')

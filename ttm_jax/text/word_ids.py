@@ -1,8 +1,8 @@
-"""Word ids, what the text encoder `words` reads; without JAX, for PyTorch too.
+"""Tokenizer of the text encoder `words`; does not depend on JAX, so that PyTorch code can use it.
 
-No vocabulary file: the id of a word is a hash of its letters. Two words may share an id; among the
-few hundred words of a small dataset that is rare, and the words of the embedded scenes all differ
-(tested). For open language use a pre-trained encoder.
+The id of a word is a hash of its letters, so no vocabulary file is needed. Hash collisions are rare
+among the few hundred words of a small dataset; a test checks that the words of the synthetic scenes
+have none. Use a pretrained encoder for open-vocabulary text.
 """
 
 import re
@@ -14,24 +14,31 @@ import numpy as np
 from ttm_jax.errors import InputError
 
 VOCABULARY = 4096
-MAX_LENGTH = 128  # Positions that the encoder knows.
+MAX_LENGTH = 128  # Number of position embeddings of the encoder.
 PAD, END = 0, 1
 _SALT = b'ttm/'
 
 
 def word_id(word: str) -> int:
-  """The id of one lower-case word, in [2, VOCABULARY)."""
+  """Return the id of a lower-case word, in [2, VOCABULARY)."""
   return 2 + zlib.crc32(_SALT + word.encode()) % (VOCABULARY - 2)
 
 
 def tokenize(text: str, length: int) -> tuple[np.ndarray, int]:
-  """Word ids int32 [length], ended by END and padded with PAD, and how many of them count.
+  """Convert a text to word ids, terminated by END and padded with PAD.
 
-  A word is a run of letters, digits and apostrophes of any script. Case and punctuation are
-  ignored; what exceeds the length is cut. The empty text is [END].
+  A word is a sequence of letters, digits and apostrophes of any script. Case and punctuation are
+  ignored. Longer texts are truncated. The empty text is [END].
+
+  Args:
+    text: The text.
+    length: Number of ids, 1 to MAX_LENGTH.
+
+  Returns:
+    The ids, int32 [length], and the number of ids that are not padding.
 
   Raises:
-    InputError: if the length is not 1 to MAX_LENGTH.
+    InputError: If `length` is out of range.
   """
   if not 1 <= length <= MAX_LENGTH:
     raise InputError(f'texts must have 1 to {MAX_LENGTH} words, got a length of {length}')

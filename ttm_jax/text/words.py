@@ -1,4 +1,4 @@
-"""The self-contained text encoder: word ids, and a small module that is learnt with the network."""
+"""The text encoder `words`: a small module on word ids that is trained with the network."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ HEADS = 4
 
 
 def check_width(dim: int) -> None:
-  """Raise InputError unless word embeddings may have this width: their heads share it."""
+  """Raise InputError unless the embedding width is a positive multiple of the number of heads."""
   if dim < 1 or dim % HEADS:
     raise InputError(
       f'word embeddings of width {dim}: must be a multiple of {HEADS} above 0 (--words_dim of'
@@ -28,26 +28,37 @@ def check_width(dim: int) -> None:
 
 
 class WordEncoder(nnx.Module):
-  """Word table + positions + one self-attention layer.
+  """Word embeddings, position embeddings and one self-attention layer.
 
-  Without the positions and the layer, "the ball rises and the star falls" would be a bag of words
-  that does not say which of the two rises.
+  Positions and attention encode the word order. A bag of words could not tell which object rises in
+  "the ball rises and the star falls".
+
+  Attributes:
+    table: Word embeddings, float32 [VOCABULARY, dim].
+    positions: Position embeddings, float32 [MAX_LENGTH, dim].
+    norm: RMSNorm before the attention.
+    attention: Self-attention with HEADS heads.
   """
 
   def __init__(self, dim: int, *, rngs: nnx.Rngs):
     check_width(dim)
-    # Of unit size: in a small table what words have in common soon outweighs what tells them
-    # apart, and the network never begins to read.
+    # Initialize with unit variance. With a smaller one, the component that all words share soon
+    # dominates their differences, and the network does not learn to use the text.
     self.table = nnx.Param(unit_init(rngs.params(), (VOCABULARY, dim), jnp.float32))
     self.positions = nnx.Param(unit_init(rngs.params(), (MAX_LENGTH, dim), jnp.float32))
     self.norm = RMSNorm(dim)
     self.attention = Attention(dim, HEADS, rngs=rngs)
 
   def __call__(self, ids: Array, bits: Array, length: int) -> Array:
-    """ids and bits int32 [B, N], texts of `length` tokens one after the other -> [B, N, dim].
+    """Return word embeddings in context, float32 [B, N, dim].
 
-    Tokens attend to each other by their bits: a caption as a whole, each object prompt within
-    itself, padding not at all.
+    Tokens attend to each other if their object sets intersect: within a caption, within each object
+    prompt, and not to padding.
+
+    Args:
+      ids: int32 [B, N], word ids of concatenated texts of `length` tokens each.
+      bits: int32 [B, N], object sets; see `conditioning.Tokens`.
+      length: Number of tokens per text, with padding.
     """
     position = jnp.arange(ids.shape[1]) % length
     x = self.table[...][ids] + self.positions[...][position]
