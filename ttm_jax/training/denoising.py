@@ -1,4 +1,4 @@
-"""Training objective of all four tasks: predict the target of the noise process at a random time."""
+"""Training objective of all four tasks: predict the target of the process at a random time."""
 
 import dataclasses
 import functools
@@ -77,7 +77,7 @@ class Denoiser:
 
     Args:
       arrays: one batch of a latents dataset.
-      key: for random choices of `to_batch`.
+      key: for drawing the target latents from the codec's posterior.
     """
     batch = to_batch(arrays, list(self.encoders), self.config.data.cross_mask, key)
     return self.task.split(batch)

@@ -7,7 +7,7 @@ A job that finds the file checks whether its owner is alive. On the same machine
 owner's process. Otherwise it waits up to `LEASE` seconds for the file to change. A lease left by a
 killed job or a dead machine is taken over. The clocks of the machines need not agree.
 
-An owner that was suspended for so long that another job took over fails in `check`, before it saves.
+An owner that was suspended until another job took over raises in `check`, before it saves.
 """
 
 import contextlib
