@@ -33,7 +33,7 @@ CONFIG = 'config.json'
 CHECKPOINTS = 'checkpoints'
 
 # Fields that may change when a run is resumed, besides those of mesh and job: run length, logging
-# and checkpoint intervals, location of the data, and memory options. None changes the results.
+# and checkpoint intervals, location of the data, and memory options. Model and loss stay the same.
 FREE = {
   'train': (
     'steps',
