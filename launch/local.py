@@ -121,6 +121,7 @@ def run(command: Sequence[str], places: Sequence[Mapping[str, str]]) -> int:
 
 
 def _show(index: int, process: subprocess.Popen) -> None:
+  """Copy the output of a process to stdout, with its index before each line."""
   assert process.stdout
   for line in process.stdout:
     sys.stdout.buffer.write(b'[%d] ' % index + line)
@@ -128,6 +129,7 @@ def _show(index: int, process: subprocess.Popen) -> None:
 
 
 def main() -> None:
+  """Parse the arguments and run the processes."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )

@@ -226,6 +226,13 @@ def shardings(tree: Any, table: Sequence[tuple[str, tuple]], mesh: AnyMesh) -> A
 
 
 def _check_split(axis: str, count: int, arrays: Sequence[tuple[str, int, Any]]) -> None:
+  """Raise InputError if a mesh axis of size `count` does not divide most values.
+
+  Args:
+    axis: name of the mesh axis.
+    count: its size.
+    arrays: (path, size of the array axis to shard, array) of all arrays with a rule for this axis.
+  """
   whole = [(name, size, leaf) for name, size, leaf in arrays if size % count]
   if sum(leaf.size for *_, leaf in whole) <= sum(leaf.size for *_, leaf in arrays) / 2:
     return

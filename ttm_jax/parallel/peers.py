@@ -179,6 +179,7 @@ class Peers:
   # this process itself also run in the training thread.
 
   def _watch(self) -> None:
+    """Read messages, send heartbeats and check the limits, until `close`."""
     with selectors.DefaultSelector() as selector:
       for i, line in self._lines.items():
         selector.register(line, selectors.EVENT_READ, i)
@@ -295,6 +296,7 @@ class Peers:
     )
 
   def _say(self, i: int, message: dict[str, Any]) -> None:
+    """Send a message to process `i`; handle it directly if that is this process."""
     if i == self.index:
       self._handle(i, message)
       return

@@ -98,6 +98,7 @@ def find_place(env: Mapping[str, str] = os.environ) -> ProcessInfo | None:
 
 
 def _by_hand(env: Mapping[str, str]) -> ProcessInfo | None:
+  """Read the identity from TTM_* variables, or JOB_COMPLETION_INDEX for the index."""
   names = ('TTM_COORDINATOR', 'TTM_PROCESSES', 'TTM_PROCESS')
   if not any(env.get(name) for name in names):
     return None
@@ -117,6 +118,7 @@ def _by_hand(env: Mapping[str, str]) -> ProcessInfo | None:
 
 
 def _slurm(env: Mapping[str, str]) -> ProcessInfo | None:
+  """Read the identity of a process of a SLURM step; with several per node, one GPU each."""
   # The variables of a step, not those of the allocation, which batch scripts have too.
   names = ('JOB_ID', 'STEP_NODELIST', 'STEP_NUM_TASKS', 'STEP_NUM_NODES', 'PROCID', 'LOCALID')
   told = [env.get(f'SLURM_{name}', '') for name in names]
@@ -136,6 +138,7 @@ def first_node(nodes: str) -> str:
 
 
 def _tpu_gke(env: Mapping[str, str]) -> ProcessInfo | None:
+  """Read the identity of a TPU worker from the variables set by GKE."""
   hosts = env.get('TPU_PROCESS_ADDRESSES') or env.get('TPU_WORKER_HOSTNAMES')
   if not hosts or 'TPU_WORKER_ID' not in env:
     return None
@@ -394,6 +397,7 @@ def _is_ours(hello: dict, token: str) -> bool:
 
 
 def _knows(message: dict, token: str) -> bool:
+  """Return whether a message has the token of this job, compared in constant time."""
   return hmac.compare_digest(str(message.get('token', '')).encode(), token.encode())
 
 
@@ -403,6 +407,7 @@ def _shown(text: object) -> str:
 
 
 def _refuse(lines: Lines, token: str, sentence: str) -> NoReturn:
+  """Send an error message to all connected processes and raise it as InputError."""
   for line, _ in lines.values():
     _tell(line, {'no': sentence, 'token': token})
   raise InputError(sentence)

@@ -134,6 +134,7 @@ class ZeroSNRDiffusion:
     return jax.lax.scan(step, noise, tuple(jnp.asarray(c, jnp.float32) for c in columns))[0]
 
   def _step(self, t: Array) -> Array:
+    """Return the training step n of times t, int32."""
     return jnp.round((1 - t) * self.train_steps).astype(jnp.int32) - 1
 
 

@@ -239,8 +239,8 @@ class Checkpoints:
   ) -> TrainState | None:
     """Restore the newest readable state.
 
-    A checkpoint that any process cannot read, or whose checksums differ, is reported and moved to
-    the folder `damaged`. All processes of a job must call this together.
+    A checkpoint that any process cannot read, or whose checksums differ, is reported. Once an older
+    one is restored, it is moved to the folder `damaged`. All processes of a job call this together.
 
     Args:
       like: a state of jax.ShapeDtypeStruct with shardings, which may differ from those at saving.
@@ -364,6 +364,7 @@ class Checkpoints:
     sums: dict[int, int] = {}
 
     def read(leaves: list[tuple[tuple, Any]]) -> list[np.ndarray]:
+      """Read arrays by path; verify the checksum once all arrays have been read."""
       args = ocp.args.PyTreeRestore(
         item=_nested((path, jax.ShapeDtypeStruct(x.shape, x.dtype)) for path, x in leaves),
         restore_args=_nested(
@@ -414,12 +415,25 @@ class Checkpoints:
     return self._reader.metadata(folder).tree
 
   def _read(self, step: int, args: dict[str, Any]) -> Any:
+    """Read items of a step.
+
+    Args:
+      step: step of the checkpoint.
+      args: Orbax restore arguments by item.
+
+    Returns:
+      The items by name.
+
+    Raises:
+      InputError: if they cannot be read.
+    """
     with self._reading(step):
       folder = self._folder(step)
       return {part: self._reader.restore(folder / part, args=arg) for part, arg in args.items()}
 
   @contextlib.contextmanager
   def _reading(self, step: int) -> Iterator[None]:
+    """Convert any exception of the block to InputError naming the checkpoint."""
     try:
       yield
     except Exception as error:  # Orbax and TensorStore raise many types for corrupt files.
@@ -484,6 +498,7 @@ class Checkpoints:
     )
 
   def _check_space(self, state: TrainState) -> None:
+    """Raise InputError if the local disk has less free space than the state has bytes."""
     # Checked beforehand: if the disk fills up during a save, each failing file prints a traceback.
     if not is_local(self.directory):
       return
@@ -495,6 +510,7 @@ class Checkpoints:
       )
 
   def _guard(self, action: Callable[[], object]) -> None:
+    """Call `action`; convert file system errors such as a full disk to InputError."""
     try:
       action()
     except Exception as error:
@@ -505,6 +521,7 @@ class Checkpoints:
 
 
 def _layout(tree: Any) -> _Layout:
+  """Return shape and dtype of each array of a tree, by its dotted path."""
   return {
     jax.tree_util.keystr(path, simple=True, separator='.'): (tuple(leaf.shape), str(leaf.dtype))
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

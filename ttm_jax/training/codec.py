@@ -87,10 +87,12 @@ class CodecTraining:
 
   @property
   def fps(self) -> float:
+    """Frames per second of the clips."""
     return Clips(self.config.data.path, 'train')[0].fps
 
   @property
   def has_validation(self) -> bool:
+    """Whether the dataset has a validation split."""
     return has_validation(self.config.data.path)
 
   @property
@@ -108,15 +110,22 @@ class CodecTraining:
     return 3 * ((1 - share) * video + share * picture)
 
   def build(self, seed: int) -> nnx.Module:
+    """Return a `Trained` with initial parameters."""
     return Trained(self.model_config, self.config.loss.adversarial > 0, nnx.Rngs(seed))
 
   def source(self, init_from: str) -> dict:
+    """Load the autoencoder's EMA parameters of a codec run.
+
+    Raises:
+      InputError: if it is not a run, or its architecture differs in more than dtype and remat.
+    """
     expected = self.config.model.to_dict()
     found = read_config(init_from).model.to_dict()
     check_same_architecture(expected, found, init_from, ('dtype', 'remat'))
     return {'codec': read_parameters(init_from)['codec']}
 
   def transfer(self, source: dict, params: dict) -> dict:
+    """Return `params` with the autoencoder replaced; the discriminator keeps initial parameters."""
     return {**params, **source}
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
@@ -179,6 +188,7 @@ class CodecTraining:
     return loss, {name: (value, jnp.ones(())) for name, value in terms.items()}
 
   def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:
+    """Return 'truth' and 'reconstructed' videos, uint8 [2 * sample.count, T, H, W, 3] each."""
     assert isinstance(model, Trained)
     reconstructed, truth = self._generate(model, arrays, key)
     return {

@@ -165,10 +165,12 @@ class Denoising:
 
   @property
   def fps(self) -> float:
+    """Frames per second of the clips."""
     return self.context.encoding.fps
 
   @property
   def has_validation(self) -> bool:
+    """Whether the dataset has a validation split."""
     return has_validation(self.directory)
 
   @property
@@ -184,6 +186,11 @@ class Denoising:
     return 3 * d.preset.forward_flops(d.model_config, grid, text, prompts, allowed)
 
   def build(self, seed: int) -> nnx.Module:
+    """Return the network with initial parameters.
+
+    Raises:
+      InputError: if the network cannot be sharded over the current mesh.
+    """
     self.check_mesh(jax.sharding.get_abstract_mesh().shape)
     return self.denoiser.build(seed)
 
@@ -201,6 +208,14 @@ class Denoising:
       )
 
   def source(self, init_from: str) -> dict:
+    """Load the parameters to initialize from, as NumPy arrays.
+
+    Args:
+      init_from: a run directory, or 'pretrained:' followed by open weights or an exported folder.
+
+    Raises:
+      InputError: if the source cannot be read, or its architecture or text encoders differ.
+    """
     if init_from.startswith(PRETRAINED):
       return self._open_weights(init_from.removeprefix(PRETRAINED))
     other = read_config(init_from)
@@ -223,6 +238,7 @@ class Denoising:
     return read_parameters(init_from)
 
   def _open_weights(self, names: str) -> dict:
+    """Load open weights or an exported folder, and check that its text encoders match."""
     read = self.denoiser.preset.open_weights
     if exported_folder.is_exported(names):
       read = exported_folder.load
@@ -245,9 +261,11 @@ class Denoising:
     return params
 
   def transfer(self, source: dict, params: dict) -> dict:
+    """Return `params` with values replaced from `source`, as the preset defines; inside jit."""
     return self.denoiser.preset.transfer(source, params)
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yield this process's rows of the batches of latents, starting with step `start`."""
     data = self.config.data
     source = Latents(self.directory, held_out(self.directory, split))
     return loader.batches(
@@ -288,12 +306,18 @@ class Denoising:
     return (least + shares * (most - least)).sum(), jnp.asarray(float(count))
 
   def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:
+    """Return 'truth' and 'generated' videos, uint8 [sample.count, T, H, W, 3] each."""
     generated, target = self._generate(model, arrays, key)
     codec = self.context.codec
     videos = {'truth': target, 'generated': generated}
     return {name: to_uint8(gather(self._decode(codec, x))) for name, x in videos.items()}
 
   def begin(self, directory: Path) -> None:
+    """Save the context (codec, encodings of the empty text) to the run directory.
+
+    Raises:
+      InputError: if the run was started with a different encoding or codec.
+    """
     if not (directory / FOLDER).exists():
       self.context.save(directory)
       return

@@ -36,6 +36,13 @@ class Lock:
   """
 
   def __init__(self, workdir: epath.Path, renew: float = RENEW, lease: float = LEASE):
+    """Prepare a lease without taking it.
+
+    Args:
+      workdir: the run directory, local or on gs://.
+      renew: seconds between two writes.
+      lease: seconds without a change after which another owner is considered dead.
+    """
     self._path = workdir / FILE
     self._renew, self._lease = renew, lease
     self._token = uuid.uuid4().hex
@@ -123,6 +130,7 @@ class Lock:
     partial.replace(self._path)
 
   def _read(self) -> dict[str, Any] | None:
+    """Return the content of the lease file: None if there is none, {} if it is corrupt."""
     try:
       found = json.loads(self._path.read_text())
     except (FileNotFoundError, NotADirectoryError):
