@@ -322,7 +322,7 @@ class Checkpoints:
     """
     args = {part: ocp.args.StandardRestore(getattr(like, part)) for part in _PARTS}
     items = self._read(step, args)
-    # `device_put` would compare the number across processes, and one of them may have failed above.
+    # Not `device_put`: it compares values across processes, and one may have failed to read above.
     number = np.asarray(step, np.int32)
     scalar = jax.make_array_from_callback((), like.step.sharding, lambda index: number[index])
     return TrainState(scalar, *(items[part] for part in _PARTS))

@@ -201,7 +201,7 @@ class CodecTraining:
 
   def finish(self, directory: Path, model: nnx.Module) -> None:
     """Measure latent statistics on training clips and write the codec to `directory/codec`."""
-    # The codec is not sharded across processes, so this one can address all of its parameters.
+    # Copy the parameters to one device; this process must be able to address every shard.
     graphdef, state = nnx.split(model)
     model = nnx.merge(graphdef, jax.device_put(jax.device_get(state)))
     assert isinstance(model, Trained)

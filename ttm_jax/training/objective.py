@@ -57,7 +57,7 @@ class Objective(Protocol):
     """Load the parameters to initialize from.
 
     Args:
-      init_from: a run directory, or what else the objective supports.
+      init_from: a run directory, or another source that the objective supports.
 
     Returns:
       A nested dict of NumPy arrays.
