@@ -97,9 +97,10 @@ class Checkpoints:
   """Manage the checkpoints of a run: one folder, one subfolder per step.
 
   The fields of the state are separate items, so the EMA can be loaded without the optimizer state.
-  A checkpoint gets its final name only after it is complete and its array metadata was read back
-  with the shapes and dtypes that were saved. It stores a checksum of each item, which is verified
-  when the item is read. The first save creates the folder, which may be on gs://.
+  A checkpoint gets its final name only after it is complete and its array metadata was read back.
+  The shapes and dtypes must be those that were saved. It stores a checksum of each item, which
+  `restore_newest`, `read_ema` and `stored_ema` verify. The first save creates the folder, which may
+  be on gs://.
   """
 
   def __init__(

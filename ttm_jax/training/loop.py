@@ -67,9 +67,9 @@ def train(
   Raises:
     InputError: if the workdir holds another run or is in use, a checkpoint does not fit, or the
       disk is full.
-    NotFinite: if `train.skip_limit` steps in a row were skipped because of a NaN or Inf loss or
-      gradient, or a loss spike, or if a parameter is not finite. Skipped steps do not change
-      parameters, so the last checkpoint is good.
+    NotFinite: if a parameter is NaN or Inf, or `train.skip_limit` steps in a row were skipped. A
+      step is skipped for a NaN or Inf loss or gradient, or for a loss spike. Skipped steps do not
+      change parameters, so the last checkpoint is good.
   """
   settings, workdir = config.train, absolute(workdir)
   first = jax.process_index() == 0

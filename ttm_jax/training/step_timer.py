@@ -2,8 +2,8 @@
 
 The host dispatches a step and continues; a thread waits for each result and records the time. A
 step lasts from its start (when its batch is ready, or when the previous step ends, whichever is
-later) to its end. The device waits for data from the end of one step until the batch of the next is
-ready, counted only while the host itself waits for that batch.
+later) to its end. The device waits for data from the end of one step until the next batch is ready.
+Only the time that the host spends waiting for that batch counts.
 
 The host runs at most `AHEAD` steps ahead. The device then always has a next step queued, and
 signals, errors and log lines are handled at most that many steps late.
