@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# What the scripts here make sure of before an option becomes part of a command or of a job's file.
-# Sourced by them.
+# Validation of options before they become part of a command or a job script.
+# Sourced by the launch scripts.
 
-# Where an option would change the lines around it, ends with 2.
+# Exit with 2 unless VALUE matches PATTERN, so that options cannot inject shell code.
 # usage: check --OPTION VALUE PATTERN WHAT
 check() {
   local LC_ALL=C
@@ -11,12 +11,12 @@ check() {
   exit 2
 }
 
-# Of a job or machine: it stands in host names.
+# The name of a job or machine; it becomes part of host names.
 check_name() {
   check "$1" "$2" '[A-Za-z0-9][A-Za-z0-9_.-]{0,99}' 'letters, digits, "-", "_" and "."'
 }
 
-# Of what a site or a cloud calls its parts.
+# The name of a partition, cluster, project, zone, image or machine type.
 check_word() {
   check "$1" "$2" '[A-Za-z0-9][A-Za-z0-9_.,:/@+-]{0,254}' 'one word, without spaces or quotes'
 }
@@ -25,7 +25,7 @@ check_number() {
   check "$1" "$2" '[0-9]{1,9}' 'a whole number'
 }
 
-# Arguments of the training: what a shell has quoted stays as it is, but for line ends.
+# Arguments of ttm_jax.train: anything that the scripts can quote, so all but line ends.
 check_arguments() {
   local argument
   for argument in "$@"; do

@@ -1,11 +1,12 @@
-"""Several processes of one job on this machine, joined as on a cluster.
+"""Run a job of several processes on this machine, connected as on a cluster.
 
     python -m launch.local --processes=2 -- \\
         python -m ttm_jax.train --config=configs/demo_stage1.py --workdir=runs/two ...
 
-On CPUs each process has one device (`--devices` for more). On GPUs each takes its share of them.
-What the processes write is shown with their number in front. SIGTERM and SIGINT go to all of them.
-The exit code is that of the first that fails; the others then have a minute to end by themselves.
+On CPUs each process has one device (`--devices` for more). GPUs are divided among the processes.
+Output lines are prefixed with the process index. SIGTERM and SIGINT are forwarded to all processes.
+The exit code is that of the first process that fails; the others are killed a minute later if they
+have not exited.
 """
 
 import argparse
@@ -21,11 +22,11 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-_PATIENCE = 60.0  # Seconds that processes have to end after one has failed.
+_PATIENCE = 60.0  # Seconds that the other processes have to exit after one has failed.
 
 
 def free_port() -> int:
-  """A port of this machine that nobody uses."""
+  """Return a free TCP port of the loopback interface."""
   with socket.socket() as server:
     server.bind(('127.0.0.1', 0))
     return server.getsockname()[1]
@@ -39,15 +40,15 @@ def environments(
   flags: str = '',
   token: str = '',
 ) -> list[dict[str, str]]:
-  """What each process is told of its place, in environment variables.
+  """Return the environment variables of each process.
 
   Args:
-    count: of processes.
-    port: where they meet.
-    devices: of each process, where it computes on the CPU.
-    gpus: of the machine, dealt out evenly.
-    flags: XLA_FLAGS that hold besides.
-    token: by which they know each other; other users of the machine reach the port, too.
+    count: number of processes.
+    port: TCP port of process 0.
+    devices: CPU devices per process, if there are no GPUs.
+    gpus: ids of the machine's GPUs, divided evenly.
+    flags: existing XLA_FLAGS to keep, if there are no GPUs.
+    token: shared secret of the processes, because other users of the machine can reach the port.
   """
   job = {'TTM_COORDINATOR': f'127.0.0.1:{port}', 'TTM_PROCESSES': str(count)}
   if token:
@@ -63,7 +64,7 @@ def environments(
 
 
 def gpus() -> list[str]:
-  """The GPUs of this machine that are not hidden."""
+  """Return the ids of the visible GPUs (CUDA_VISIBLE_DEVICES, else nvidia-smi)."""
   if 'CUDA_VISIBLE_DEVICES' in os.environ:
     return [name for name in os.environ['CUDA_VISIBLE_DEVICES'].split(',') if name]
   try:
@@ -74,14 +75,22 @@ def gpus() -> list[str]:
 
 
 def run(command: Sequence[str], places: Sequence[Mapping[str, str]]) -> int:
-  """Runs a command once for each place, to the end of all."""
+  """Run a command once per environment, and wait for all processes.
+
+  Args:
+    command: the command and its arguments.
+    places: additional environment variables of each process.
+
+  Returns:
+    The exit code of the first process that fails, 128 + N for signal N; 0 if none does.
+  """
   processes = [
     subprocess.Popen(
       command,
       env={**os.environ, **place},
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
-      start_new_session=True,  # A signal of the terminal shall not reach them twice.
+      start_new_session=True,  # Otherwise Ctrl-C would reach them twice: directly and forwarded.
     )
     for place in places
   ]
@@ -112,6 +121,7 @@ def run(command: Sequence[str], places: Sequence[Mapping[str, str]]) -> int:
 
 
 def _show(index: int, process: subprocess.Popen) -> None:
+  """Copy the output of a process to stdout, with its index before each line."""
   assert process.stdout
   for line in process.stdout:
     sys.stdout.buffer.write(b'[%d] ' % index + line)
@@ -119,13 +129,14 @@ def _show(index: int, process: subprocess.Popen) -> None:
 
 
 def main() -> None:
+  """Parse the arguments and run the processes."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
   parser.add_argument('--processes', type=int, required=True)
-  parser.add_argument('--devices', type=int, default=1, help='CPU devices of each process')
-  parser.add_argument('--dry-run', action='store_true', help='print what would run')
-  parser.add_argument('command', nargs=argparse.REMAINDER, help='-- and the command')
+  parser.add_argument('--devices', type=int, default=1, help='CPU devices per process')
+  parser.add_argument('--dry-run', action='store_true', help='print the commands and exit')
+  parser.add_argument('command', nargs=argparse.REMAINDER, help='-- followed by the command')
   given = parser.parse_args()
   command = given.command[1:] if given.command[:1] == ['--'] else given.command
   cards = gpus()

@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
-# A run on GPUs of a SLURM cluster: one process a node, with all GPUs of the node.
+# Train on GPUs of a SLURM cluster, with one process per node that uses all GPUs of the node.
 #
 #   launch/slurm_gpu.sh --nodes 1 --gpus 8 --time 24:00:00 [options] -- \
 #       --config=configs/stage1_dit.py --workdir=runs/stage1 --config.data.path=...
 #
-# What follows -- is given to `python -m ttm_jax.train`, in the current folder, which all nodes must
-# see, with the Python of the current environment. Options:
+# The arguments after -- are passed to `python -m ttm_jax.train`. It runs in the current folder,
+# which must be shared by all nodes, with the Python of the current environment. Options (defaults):
 #
-#   --name NAME          of the job (ttm_jax)
-#   --partition P, --account A    where the cluster wants them
-#   --grace S            seconds before the time limit at which the run saves and ends (300)
-#   --dry-run            print what would be submitted
+#   --nodes N            number of nodes (1)
+#   --gpus N             GPUs per node, N or TYPE:N (8)
+#   --time T             time limit of the job; required
+#   --name NAME          job name (ttm_jax)
+#   --partition P, --account A    if the cluster requires them
+#   --grace S            seconds before the time limit at which the run saves and exits (300)
+#   --dry-run            print the job script without submitting it
 #
-# At its time limit, when it is preempted and when a node fails, the job goes back into the queue;
-# a new start continues the run.
+# The job is requeued at its time limit, when it is preempted and when a node fails; it then resumes
+# the run.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=checks.sh
@@ -44,7 +47,7 @@ while (($#)); do
   shift 2
 done
 [[ $time && $# -gt 0 ]] || usage
-# They become lines of a script, whose ends and "$" would begin others.
+# These become lines of the job script, so they must not contain line ends or "$".
 check_name --name "$name"
 check --nodes "$nodes" '[0-9]{1,6}(-[0-9]{1,6})?' 'a number of nodes'
 check --gpus "$gpus" '([A-Za-z0-9_.-]+:)?[0-9]{1,4}' 'a number, or TYPE:NUMBER'
@@ -76,7 +79,7 @@ script=$(cat <<EOF
 #SBATCH --open-mode=append
 #SBATCH --output=$name-%j.log
 $more
-# SIGTERM comes $grace seconds before the time limit, or when the job is preempted: the run saves.
+# SIGTERM arrives $grace seconds before the time limit, or on preemption; the run then saves.
 stopped=''
 trap 'stopped=1; scancel --signal=TERM "\$SLURM_JOB_ID.0"' TERM
 srun --kill-on-bad-exit=1 --label$train &
@@ -87,7 +90,7 @@ while kill -0 "\$process" 2>/dev/null; do
   code=0
   wait "\$process" || code=\$?
 done
-# Exit code 4: a process of the job was lost. It may go on with other nodes.
+# Exit code 4: a process of the job was lost. Requeue it, possibly on other nodes.
 if [[ \$stopped || \$code -eq 4 ]]; then
   scontrol requeue "\$SLURM_JOB_ID"
 fi

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# A run on TPU machines of Compute Engine, through queued resources.
+# Train on TPU VMs of Compute Engine, through queued resources.
 #
 #   launch/tpu_queued.sh --name NAME --type v5litepod-16 --zone ZONE --image IMAGE [options] -- \
 #       --config=configs/stage1_dit.py --workdir=gs://BUCKET/runs/NAME --config.data.path=...
 #
-# What follows -- is given to `python -m ttm_jax.train`, in the container, on every machine. Options:
+# The arguments after -- are passed to `python -m ttm_jax.train`, in the container, on every VM.
+# Options (defaults):
 #
-#   --project P     that of gcloud's configuration by default
-#   --spot          machines that may be taken away
-#   --attempts N    how often to begin again, with new machines where they were taken away (10)
-#   --keep          leave the machines when the run is over
-#   --dry-run       print what would be done
+#   --project P     Google Cloud project (that of the gcloud configuration)
+#   --spot          use spot VMs, which may be preempted
+#   --attempts N    maximum number of attempts; preempted VMs are requested again (10)
+#   --keep          do not delete the VMs at the end
+#   --dry-run       print the commands without running them
 #
-# It asks for the machines where they are not there yet, waits for them, runs, and gives them back.
-# A new start continues the run.
+# The script requests the VMs unless they exist, waits for them, trains, and deletes them.
+# Running it again resumes the run.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=checks.sh
@@ -74,12 +75,13 @@ describe=(
 remove=(
   gcloud compute tpus queued-resources delete "$name" "${place[@]}" --force --quiet
 )
-# A container that an attempt before has left would hold the chips. These containers are privileged:
-# libtpu opens the chips as /dev/accel* or /dev/vfio/*, by the type of TPU, as root, and locks memory
-# for transfers; we know of no smaller set of rights that works on all types. So a container has the
-# rights of its machine: that should run nothing else, have a service account that reaches only the
-# buckets of the run, and lie in a private network. On GKE (tpu_xpk.sh) a device plugin gives the
-# chips to containers.
+# Remove a container left by an earlier attempt first, because it would hold the chips.
+#
+# The container is privileged: as root, libtpu opens /dev/accel* or /dev/vfio/* (by TPU type) and
+# locks memory for transfers. We know of no smaller set of capabilities that works on all types. The
+# container thus has all rights of its VM. The VM should run nothing else, use a service account
+# with access to the buckets of the run only, and be in a private network. On GKE (tpu_xpk.sh) a
+# device plugin gives containers access to the chips.
 inside="sudo docker rm -f ttm_jax >/dev/null 2>&1; sudo docker run --rm --name ttm_jax --privileged"
 inside+=" --user=0 --net=host --stop-timeout 60 $(printf '%q ' "$image" python -m ttm_jax.train "$@")"
 train=(
@@ -119,7 +121,7 @@ for ((attempt = 1; attempt <= attempts; attempt++)); do
   wait_for_machines
   code=0
   "${train[@]}" || code=$?
-  # What the user must mend (2), or a loss that is no number (3), another attempt does not mend.
+  # Another attempt does not fix user errors (2), nor NaN, Inf or spiking losses (3).
   ((code == 0 || code == 2 || code == 3)) && break
   echo "attempt $attempt of $attempts ended with $code" >&2
 done

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# A run on TPUs of a GKE cluster, through xpk.
+# Train on TPUs of a GKE cluster, through xpk.
 #
 #   launch/tpu_xpk.sh --name NAME --cluster CLUSTER --type v5litepod-16 --image IMAGE [options] -- \
 #       --config=configs/stage1_dit.py --workdir=gs://BUCKET/runs/NAME --config.data.path=...
 #
-# What follows -- is given to `python -m ttm_jax.train`. Options:
+# The arguments after -- are passed to `python -m ttm_jax.train`. Options (defaults):
 #
-#   --slices N      slices of that type, joined by the network between them (1)
-#   --project P, --zone Z    those of gcloud's configuration by default
-#   --restarts N    how often the whole job is started again where machines fail (100)
-#   --grace S       seconds from SIGTERM to the end of a machine that is taken away (120)
-#   --dry-run       print what would be done
+#   --slices N      number of slices of that type, connected by DCN (1)
+#   --project P, --zone Z    Google Cloud project and zone (those of the gcloud configuration)
+#   --restarts N    maximum number of restarts of the whole job after failures (100)
+#   --grace S       seconds between SIGTERM and the end of a preempted machine (120)
+#   --dry-run       print the command without running it
 #
-# A restart continues the run: where a machine is lost, the others end with exit code 4.
+# If a machine is lost, the others exit with code 4; the job restarts and resumes the run.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=checks.sh

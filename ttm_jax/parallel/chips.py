@@ -1,6 +1,7 @@
-"""What one accelerator computes, stores and sends: for plans and for utilization.
+"""Peak compute, memory and link bandwidth of accelerators, for plans and for utilization.
 
-From the data sheets; for TPUs also from the book "How to Scale Your Model" (links, one way).
+From the vendors' data sheets; one-way link bandwidths of TPUs from the book "How to Scale Your
+Model".
 """
 
 import dataclasses
@@ -10,17 +11,19 @@ GB, GIB, TERA = 1e9, float(1 << 30), 1e12
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One device.
+  """Figures of one device.
 
   Attributes:
     platform: 'tpu' or 'gpu'.
-    kinds: what `jax.Device.device_kind` starts with; the longest match counts.
+    kinds: prefixes of `jax.Device.device_kind`; the longest match wins.
     flops: dense bfloat16 peak, FLOP/s.
-    memory: bytes that a program may use: what the TPU compiler grants, the data sheet of a GPU.
-    bandwidth: of its memory, bytes/s.
-    near: bytes/s that it sends within its slice or node (ICI, NVLink): all links, one way.
-    far: bytes/s that it sends beyond its slice or node (DCN, InfiniBand), its share of the host's.
-    group: GPUs of a node; 0 for TPUs, whose whole slice is near.
+    memory: bytes available to a program: for TPUs the limit of the compiler, for GPUs the data
+      sheet.
+    bandwidth: memory bandwidth, bytes/s.
+    near: one-way bandwidth within a slice or node (ICI, NVLink), all links together, bytes/s.
+    far: one-way bandwidth beyond the slice or node (DCN, InfiniBand), bytes/s; the device's share
+      of its host's.
+    group: GPUs per node; 0 for TPUs, where the whole slice is connected by ICI.
   """
 
   platform: str

@@ -1,4 +1,4 @@
-"""The device mesh, and where parameters and batches lie on it."""
+"""The device mesh, and the shardings of parameters and batches on it."""
 
 import itertools
 import math
@@ -14,26 +14,26 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from ttm_jax.errors import InputError, nearest
 
 AXES = ('data', 'fsdp', 'sequence', 'tensor')
-HOST = 'pinned_host'
+HOST = 'pinned_host'  # Memory kind of arrays in host memory.
 
-# Where arrays lie can be said of devices that are not there, too.
+# Shardings are also made for target hardware (ahead-of-time compilation), with an abstract mesh.
 AnyMesh = Mesh | AbstractMesh
 BATCH = PartitionSpec(('data', 'fsdp'))
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
-  """A mesh of the axes data, fsdp, sequence, tensor.
+  """Return a mesh with the axes data, fsdp, sequence and tensor.
 
-  On TPUs neighbours along an axis are neighbours of the network. Several slices lie one after the
-  other along `data`, so that only the gradients' sum goes over the network between them.
+  On TPUs, neighbors along an axis are neighbors in the interconnect (ICI). Several slices are
+  placed along `data`, so that only the gradient all-reduce crosses the network between them (DCN).
 
   Args:
-    sizes: by axis, 1 where missing; one may be -1: what the others leave.
+    sizes: size of each axis, 1 where missing. One size may be -1: all remaining devices.
     devices: all devices by default.
 
   Raises:
-    InputError: for an unknown axis, or where the sizes do not multiply to the number of devices, or
-      slices do not divide `data`.
+    InputError: if an axis is unknown, the sizes do not multiply to the number of devices, or the
+      number of slices does not divide `data`.
   """
   devices = list(jax.devices() if devices is None else devices)
   shape = mesh_sizes(sizes, len(devices))
@@ -42,10 +42,14 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
 
 
 def mesh_sizes(sizes: Mapping[str, int], count: int) -> tuple[int, ...]:
-  """The sizes of all axes for so many devices; see `make_mesh`.
+  """Return the sizes of all four axes, in the order of `AXES`.
+
+  Args:
+    sizes: as for `make_mesh`.
+    count: number of devices.
 
   Raises:
-    InputError: for an unknown axis, or where the sizes do not multiply to the number of devices.
+    InputError: if an axis is unknown or the sizes do not multiply to the number of devices.
   """
   for axis in sizes:
     if axis not in AXES:
@@ -68,7 +72,7 @@ def mesh_sizes(sizes: Mapping[str, int], count: int) -> tuple[int, ...]:
 
 
 def _arranged(shape: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
-  """The devices as an array of this shape, near each other on the mesh where they are in fact."""
+  """Return the devices as an array of a shape; on TPUs, mesh neighbors are physical neighbors."""
   if len(devices) == 1 or getattr(devices[0], 'platform', '') != 'tpu':
     return np.array(devices).reshape(shape)
   slices = len({getattr(device, 'slice_index', 0) for device in devices})
@@ -85,7 +89,7 @@ def _arranged(shape: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
 
 
 def factorisations(count: int) -> list[tuple[int, ...]]:
-  """All sizes of the four axes that multiply to a number."""
+  """Return all sizes of the four axes that multiply to `count`."""
   divisors = [d for d in range(1, count + 1) if count % d == 0]
   found = []
   for first in itertools.product(divisors, repeat=len(AXES) - 1):
@@ -100,23 +104,25 @@ def _named(shape: Sequence[int]) -> dict[str, int]:
 
 
 def _nearest(shape: Sequence[int], count: int) -> tuple[int, ...]:
-  """The sizes that multiply to a number and differ least, by factors, from those asked for."""
+  """Return the sizes that multiply to `count` and are nearest to `shape` in log distance."""
 
   def distance(other: Sequence[int]) -> float:
     return sum(abs(math.log(a / b)) for a, b in zip(other, shape, strict=True) if b >= 1)
 
-  # Of equals, the one that splits parameters most.
+  # Ties go to the largest fsdp size, which shards parameters most.
   return min(factorisations(count), key=lambda other: (round(distance(other), 6), -other[1]))
 
 
 def check_batch(size: int, parts: int, mesh: AnyMesh) -> None:
-  """Whether each device can take equal shares of each part of a batch.
+  """Check that each microbatch divides evenly among the devices along data and fsdp.
 
   Args:
-    size: samples of a batch; parts: into how many it is cut, one after the other.
+    size: samples per batch.
+    parts: microbatches per batch (gradient accumulation).
+    mesh: the mesh.
 
   Raises:
-    InputError: where it does not divide.
+    InputError: if it does not.
   """
   devices = mesh.shape['data'] * mesh.shape['fsdp']
   share = parts * devices
@@ -130,10 +136,14 @@ def check_batch(size: int, parts: int, mesh: AnyMesh) -> None:
 
 
 def check_heads(heads: int, sizes: Mapping[str, int]) -> None:
-  """Whether the heads of attention divide among the devices that share a sample.
+  """Check that the attention heads divide over the mesh axes sequence x tensor.
+
+  Args:
+    heads: number of attention heads.
+    sizes: size of each mesh axis, by name; 1 where missing.
 
   Raises:
-    InputError: where they do not.
+    InputError: if they do not.
   """
   share = sizes.get('tensor', 1) * sizes.get('sequence', 1)
   if heads % share:
@@ -146,44 +156,49 @@ def check_heads(heads: int, sizes: Mapping[str, int]) -> None:
 
 
 def _closest(size: int, fitting: Iterable[int]) -> str:
-  """'4 or 5': what fits just below and above a size."""
+  """Return the nearest fitting sizes at or below and above `size`, as text: '4 or 5'."""
   below = [x for x in fitting if x <= size]
   above = [x for x in fitting if x > size]
   return ' or '.join(str(x) for x in (*below[-1:], *above[:1]))
 
 
 def platform() -> str:
-  """Where what is being traced will run: 'cpu', 'gpu' or 'tpu'.
+  """Return the platform of the current mesh: 'cpu', 'gpu' or 'tpu'.
 
-  That of the mesh in force, which may be of devices that are not there (compiling ahead of time).
+  With ahead-of-time compilation this is the target hardware, not the local devices.
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
   return jax.default_backend() if device is None else device.platform
 
 
 def batch_sharding(mesh: AnyMesh) -> NamedSharding:
-  """The batch axis split over data and fsdp."""
+  """Return the sharding of a batch: its first axis over data and fsdp."""
   return NamedSharding(mesh, BATCH)
 
 
 def replicated(mesh: AnyMesh) -> NamedSharding:
+  """Return the sharding of arrays that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def shardings(tree: Any, table: Sequence[tuple[str, tuple]], mesh: AnyMesh) -> Any:
-  """Where each array of a tree of parameters (or of their optimiser state) lies.
+  """Return the sharding of each array of a tree of parameters or optimizer state.
 
   Args:
-    table: (pattern, mesh axis of each array axis); the first pattern that occurs in the path of a
-      parameter decides. What no pattern meets, and axes that do not divide, are not split. An
-      entry of (pattern, HOST) decides where what it meets lies, in the memory of the host.
+    tree: arrays, or objects with their shapes.
+    table: sharding rules (regular expression, mesh axis or None of each array axis). The first rule
+      that has as many axes as the array and whose expression is found in its dotted path applies.
+      Arrays without a rule are replicated. Array axes that the mesh axis does not divide are not
+      sharded. A rule (regular expression, HOST) puts arrays with one or more axes in host memory; a
+      later rule shards them.
+    mesh: the mesh.
 
   Returns:
-    The same tree of NamedSharding.
+    A tree of NamedSharding with the structure of `tree`.
 
   Raises:
-    InputError: where a mesh axis divides so few of the arrays that most of what should be split
-      over it would lie on every device.
+    InputError: if a mesh axis does not divide more than half of the values that rules shard over
+      it, which would then be replicated.
   """
   wanted: dict[str, list[tuple[str, int, Any]]] = {}
 
@@ -211,6 +226,13 @@ def shardings(tree: Any, table: Sequence[tuple[str, tuple]], mesh: AnyMesh) -> A
 
 
 def _check_split(axis: str, count: int, arrays: Sequence[tuple[str, int, Any]]) -> None:
+  """Raise InputError if a mesh axis of size `count` does not divide most values.
+
+  Args:
+    axis: name of the mesh axis.
+    count: its size.
+    arrays: (path, size of the array axis to shard, array) of all arrays with a rule for this axis.
+  """
   whole = [(name, size, leaf) for name, size, leaf in arrays if size % count]
   if sum(leaf.size for *_, leaf in whole) <= sum(leaf.size for *_, leaf in arrays) / 2:
     return

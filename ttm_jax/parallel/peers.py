@@ -1,13 +1,13 @@
-"""The other processes of a job: whether they live, where they wait, and how one ends them all.
+"""Heartbeats, barriers and common shutdown of the processes of a job.
 
-Every process keeps one TCP connection to process 0, from before JAX starts until the end. Over it
-go signs of life, what the processes agree on, and the reason where one of them gives up. A process
-that is killed closes its connection, one whose host dies falls silent, one that hangs makes no
-progress: in each case process 0 names it to all, and all end with that sentence in place of waiting
-for it for ever. If process 0 is the one, each sees it by itself.
+Every process keeps one TCP connection to process 0, from before JAX starts until the end. It
+carries heartbeats, values exchanged at barriers, and the error message if a process fails.
 
-Only durations by each process's own monotonic clock count; what the clocks of the hosts show does
-not matter.
+A killed process closes its connection, a dead host sends no heartbeats, and a hanging process makes
+no progress. In each case process 0 reports that process to all others. All exit with this error
+message instead of waiting forever. The loss of process 0 is detected by each process itself.
+
+Only durations of each process's own monotonic clock are used, so host clocks need not agree.
 """
 
 import contextlib
@@ -27,21 +27,22 @@ from typing import Any, NoReturn
 
 from ttm_jax.errors import printable
 
-LOST = 4  # Exit code: a process of the job is gone, or hangs; the same command continues the run.
+LOST = 4  # Exit code if a process of the job died or hangs; the same command resumes the run.
 
-_SENT = 2.0  # Seconds that a process which ends waits for others to read why.
+_SENT = 2.0  # Seconds that process 0 waits before exit, so that others receive the error message.
 
 
 @dataclasses.dataclass
 class _Peer:
-  """What this process knows of another one.
+  """The known state of a process.
 
   Attributes:
-    host: its name.
-    heard, moved: when it last gave a sign of life, and when its work last went on.
-    progress: how often that went on.
-    doing: what it does.
-    buffer: of its words, what has come of an unfinished line.
+    host: host name.
+    heard: monotonic time of its last message, in seconds.
+    moved: monotonic time of its last progress, in seconds.
+    progress: its count of `Peers.progress` calls.
+    doing: its current activity.
+    buffer: the incomplete last line received from it.
   """
 
   host: str
@@ -53,9 +54,10 @@ class _Peer:
 
 
 class Peers:
-  """The processes of a job, seen from one of them; alone, it only watches over itself.
+  """The connections of one process to the others of its job.
 
-  Threads: one reads and watches; the training thread reports progress and waits for agreement.
+  A background thread reads messages, sends heartbeats and checks the limits. The training thread
+  reports progress and waits at barriers. A job of one process only checks its own progress.
   """
 
   def __init__(
@@ -66,13 +68,15 @@ class Peers:
     limit: float = 60.0,
     hang_limit: float = 1800.0,
   ):
-    """Args:
-    index: of this process.
-    count: of all.
-    lines: connection and host by index of process: for process 0 those to all others, else that
-      to process 0.
-    limit: seconds without a sign of life after which a process counts as dead.
-    hang_limit: seconds without progress after which the job ends.
+    """Start the background thread.
+
+    Args:
+      index: index of this process.
+      count: number of processes.
+      lines: connection and host name by process index: for process 0 all others, for the others
+        process 0.
+      limit: seconds without a heartbeat after which a process is considered dead.
+      hang_limit: seconds without progress after which the job is ended.
     """
     self.index, self.count = index, count
     self._limit, self._hang_limit = limit, hang_limit
@@ -83,10 +87,10 @@ class Peers:
     self._self = _Peer(socket.gethostname(), now, now, 0)
     self._changed = threading.Condition()
     self._sending = threading.Lock()
-    self._waiting: dict[str, dict[int, Any]] = {}  # Of process 0: who has come, with what.
-    self._deadlines: dict[str, tuple[float, float]] = {}
-    self._agreed: dict[str, list[Any]] = {}
-    self._gone: set[int] = set()  # Those that said goodbye.
+    self._waiting: dict[str, dict[int, Any]] = {}  # Process 0: values by barrier and process.
+    self._deadlines: dict[str, tuple[float, float]] = {}  # Process 0: (deadline, limit) by barrier.
+    self._agreed: dict[str, list[Any]] = {}  # Values of completed barriers.
+    self._gone: set[int] = set()  # Processes that have left the job.
     self._closing = False
     self._ending = threading.Lock()
     if lines:
@@ -95,21 +99,26 @@ class Peers:
     self._thread.start()
 
   def progress(self, doing: str) -> None:
-    """Tells that the work goes on; to be called more often than every `hang_limit` seconds."""
+    """Report progress; call it more often than every `hang_limit` seconds.
+
+    Args:
+      doing: the current activity, for error messages.
+    """
     self._self.progress += 1
     self._self.moved, self._self.doing = time.monotonic(), doing
 
   def agree(self, name: str, value: Any = None, limit: float | None = None) -> list[Any]:
-    """Waits until all processes are here, and tells what each of them brought.
+    """Wait at a barrier for all processes, and exchange a value.
+
+    If a process does not reach the barrier in time, the job exits with an error that names it.
 
     Args:
-      name: of this meeting; used once.
-      value: something JSON can hold.
-      limit: seconds from the first arrival to the last, by default `hang_limit`. Then the job ends,
-        and the missing ones are named.
+      name: name of the barrier; use each name once.
+      value: a JSON-serializable value.
+      limit: seconds from the first arrival to the last; by default `hang_limit`.
 
     Returns:
-      The values, by index of process.
+      The values of all processes, by index.
     """
     if self.count == 1:
       return [value]
@@ -123,12 +132,13 @@ class Peers:
 
   @contextlib.contextmanager
   def together(self, codes: Mapping[type[BaseException], int]) -> Iterator[None]:
-    """What all processes do together: they come to its end together, or end together with an error.
+    """Run a block in all processes: all wait at its end, or all exit with the error of one.
 
-    A process that is alone lets errors through.
+    In a job of one process, errors propagate.
 
     Args:
-      codes: exit codes of the errors that one sentence tells all about.
+      codes: exit codes by exception type, for errors whose message is enough. Other errors exit
+        with code 1 and print their traceback.
     """
     try:
       yield
@@ -137,7 +147,7 @@ class Peers:
         raise
       code = next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
       if code == 1:
-        # Where another process was the cause, the sentence that says so ends this one meanwhile.
+        # If another process caused this error, its message ends this process during the sleep.
         time.sleep(min(self._limit, 10.0))
         traceback.print_exc()
       lines = str(error).strip().splitlines()
@@ -146,11 +156,16 @@ class Peers:
     self.close()
 
   def fail(self, sentence: str, code: int) -> NoReturn:
-    """Ends all processes of the job, this one first of all: with a sentence and an exit code."""
+    """Exit all processes of the job.
+
+    Args:
+      sentence: the error message.
+      code: the exit code.
+    """
     self._end(sentence, code, self.index)
 
   def close(self) -> None:
-    """Says goodbye. From then on the others may end."""
+    """Leave the job: close the connections, so that the others do not report a lost process."""
     with self._changed:
       self._closing = True
     for i in list(self._lines):
@@ -160,9 +175,11 @@ class Peers:
     for line in self._lines.values():
       line.close()
 
-  # What follows runs in the thread that watches, but for `_say`, `_handle` of oneself, and `_end`.
+  # The methods below run in the background thread. `_say`, `_end`, and `_handle` for messages to
+  # this process itself also run in the training thread.
 
   def _watch(self) -> None:
+    """Read messages, send heartbeats and check the limits, until `close`."""
     with selectors.DefaultSelector() as selector:
       for i, line in self._lines.items():
         selector.register(line, selectors.EVENT_READ, i)
@@ -174,7 +191,7 @@ class Peers:
             selector.unregister(key.fileobj)
         now = time.monotonic()
         if now - last > max(self._interval * 2, 5.0):
-          # This process was held still: what it did not hear meanwhile counts for nothing.
+          # This process was suspended, so it could not receive heartbeats: restart the limits.
           for peer in (*self._peers.values(), self._self):
             peer.heard, peer.moved = now, peer.moved + now - last
         last = now
@@ -187,7 +204,7 @@ class Peers:
           self._judge(now)
 
   def _read(self, i: int) -> bool:
-    """Reads what has come from a process; whether more may come."""
+    """Handle the messages received from a process; return whether the connection is still open."""
     peer = self._peers[i]
     try:
       data = self._lines[i].recv(1 << 16)
@@ -205,6 +222,7 @@ class Peers:
     return True
 
   def _handle(self, i: int, message: dict[str, Any]) -> None:
+    """Handle a message of process `i`."""
     if 'progress' in message:
       peer = self._peers[i]
       if message['progress'] != peer.progress:
@@ -222,7 +240,7 @@ class Peers:
       self._gone.add(i)
 
   def _meet(self, i: int, name: str, value: Any, limit: float) -> None:
-    """Process 0: somebody has come to a meeting."""
+    """Record in process 0 that process `i` has reached a barrier; release it if all have."""
     with self._changed:
       came = self._waiting.setdefault(name, {})
       came[i] = value
@@ -237,7 +255,7 @@ class Peers:
       self._say(j, {'agreed': name, 'values': values})
 
   def _judge(self, now: float) -> None:
-    """Ends the job where a process is dead, too late, or hangs."""
+    """End the job if a process is dead, misses a barrier, or hangs."""
     for i, peer in self._peers.items():
       if i not in self._gone and now - peer.heard > self._limit:
         self._end(
@@ -257,11 +275,12 @@ class Peers:
       self._end(
         f'{self._named(who)} did not come to "{name}" within {limit:g} seconds: {at}', LOST, -1
       )
-    # Process 0 knows of all, the others of themselves only: they leave it the time to speak first.
+    # Process 0 knows the progress of all processes, the others only their own. These wait longer,
+    # so that the better message of process 0 comes first.
     everybody = {self.index: self._self, **(self._peers if self.index == 0 else {})}
     patience = self._hang_limit + (2 * self._limit if self.index else 0)
     if not self._gone and any(now - p.moved > patience for p in everybody.values()):
-      # One that hangs holds up the others: it is the one that has come least far.
+      # A hanging process blocks the others, so it is the one with the least progress.
       least = min(p.progress for p in everybody.values())
       who = [i for i, p in everybody.items() if p.progress == least]
       self._end(
@@ -277,6 +296,7 @@ class Peers:
     )
 
   def _say(self, i: int, message: dict[str, Any]) -> None:
+    """Send a message to process `i`; handle it directly if that is this process."""
     if i == self.index:
       self._handle(i, message)
       return
@@ -284,9 +304,16 @@ class Peers:
       with self._sending:
         self._lines[i].sendall(json.dumps(message).encode() + b'\n')
     except OSError:
-      pass  # Whoever reads from that line finds its end.
+      pass  # The reading thread detects the closed connection.
 
   def _end(self, sentence: str, code: int, of: int) -> NoReturn:
+    """Send an error to all connected processes, print it and exit.
+
+    Args:
+      sentence: the error message.
+      code: the exit code.
+      of: index of the process with the error; -1 if the message names the processes.
+    """
     with self._ending:
       for i in self._lines:
         self._say(i, {'end': sentence, 'code': code, 'of': of})
@@ -298,7 +325,7 @@ class Peers:
       sys.stdout.flush()
       sys.stderr.flush()
       if self.index == 0:
-        # Without process 0, JAX ends the others at once: they shall first have read the sentence.
+        # JAX aborts the others as soon as process 0 exits, so let them read the message first.
         end = time.monotonic() + _SENT
         for line in self._lines.values():
           _drain(line, end)
@@ -306,7 +333,7 @@ class Peers:
 
 
 def _drain(line: socket.socket, end: float) -> None:
-  """Reads a connection to its end, or until a moment."""
+  """Read a connection until it is closed, or until monotonic time `end`."""
   with contextlib.suppress(OSError):
     while (left := end - time.monotonic()) > 0:
       line.settimeout(left)
@@ -315,11 +342,11 @@ def _drain(line: socket.socket, end: float) -> None:
 
 
 def _outlive_abort() -> None:
-  """Gives this process six seconds to tell the reason before JAX aborts it.
+  """Delay an abort of this process by six seconds, so that it can print the error message first.
 
-  When process 0 is gone, JAX calls `abort` in the others in the same instant, and the page that it
-  prints names nobody. Here the handler of SIGABRT is the C function `sleep`, called with the number
-  of the signal: the thread that aborts sleeps six seconds first.
+  When process 0 exits, JAX calls `abort` in the other processes immediately. Its output does not
+  say which process was lost. This sets the C function `sleep` as the SIGABRT handler. It is called
+  with the signal number, 6, so the aborting thread sleeps six seconds first.
   """
   libc = ctypes.CDLL(None)
   libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p

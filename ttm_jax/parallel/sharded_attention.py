@@ -1,8 +1,8 @@
-"""Attention on a mesh: samples over data and fsdp, heads over tensor and sequence.
+"""Attention on a mesh: samples sharded over data and fsdp, heads over tensor and sequence.
 
-Outside attention the tokens of a sample are split over `sequence`. Inside, every device has all
-tokens of some heads: the exchange before and after is one all-to-all each (DeepSpeed-Ulysses,
-arXiv 2309.14509). Masks, which are about all tokens, so need no thought.
+Outside attention the tokens of a sample are sharded over `sequence`. Inside, each device has all
+tokens of some heads, with one all-to-all before and one after (DeepSpeed-Ulysses,
+arXiv 2309.14509). Attention masks therefore need no sharding over tokens.
 """
 
 from collections.abc import Callable
@@ -19,16 +19,20 @@ HEADS = ('tensor', 'sequence')
 
 
 def over_heads(attend: Callable[..., Array], q: Array, k: Array, v: Array, *rest: Any) -> Array:
-  """attend(q, k, v, *rest), each device with its samples and its heads.
+  """Compute attend(q, k, v, *rest) with each device computing its own samples and heads.
 
   Args:
-    attend: a function that treats every sample and head alone.
-    q: [B, N, H, D]; k, v: [B, M, H, D].
-    rest: trees of arrays that every head needs, split over samples only: along their first axis, as
-      `per_sample` returns them.
+    attend: a function of [B, N, H, D] arrays that is independent across samples and heads.
+    q: queries [B, N, H, D].
+    k, v: keys and values [B, M, H, D].
+    rest: trees of arrays that all heads share, sharded over samples along their first axis, as
+      returned by `per_sample`.
+
+  Returns:
+    The output of `attend`, [B, N, H, D].
 
   Raises:
-    ValueError: if the mesh in force does not divide the heads.
+    ValueError: if the number of heads is not divisible by mesh axes tensor x sequence.
   """
   if not _on_mesh():
     return attend(q, k, v, *rest)
@@ -43,9 +47,9 @@ def over_heads(attend: Callable[..., Array], q: Array, k: Array, v: Array, *rest
   heads = PartitionSpec(*batch, None, HEADS, None)
 
   def tokens(x: Array) -> Array:
-    # Said of what goes in as well, for the sake of its gradient: left to itself, XLA's partitioner
-    # derives weights from tokens on one side and heads on the other, and where both axes split
-    # (jax 0.10.2) gets them wrong.
+    # The inputs are constrained too, for the sake of their gradients. Without it, XLA's partitioner
+    # computes weight gradients from tokens sharded on one side and heads sharded on the other. With
+    # both sequence and tensor above 1 the results are wrong (jax 0.10.2).
     split = 'sequence' if x.shape[1] % mesh.shape['sequence'] == 0 else None
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*batch, split, 'tensor', None))
 
@@ -59,10 +63,10 @@ def over_heads(attend: Callable[..., Array], q: Array, k: Array, v: Array, *rest
 
 
 def over_samples(h: Array) -> Array:
-  """h [B, ...] as it lies between layers: samples over data and fsdp, nothing else split.
+  """Constrain h [B, ...] between layers: samples sharded over data and fsdp, other axes replicated.
 
-  Left alone, the compiler splits channels over `tensor`, as one or the other layer has it, and
-  gathers them again. With a `sequence` to split, where that is best is left to it.
+  Without this the compiler may shard channels over `tensor` after one layer and all-gather them
+  before the next. If the mesh axis `sequence` is above 1, h is returned without a constraint.
   """
   if not _on_mesh() or jax.sharding.get_abstract_mesh().shape['sequence'] > 1:
     return h
@@ -70,11 +74,11 @@ def over_samples(h: Array) -> Array:
 
 
 def per_sample(make: Callable[..., Any], *arrays: Array) -> Any:
-  """make(*arrays), each device from its samples; results lie one after the other along axis 0.
+  """Compute make(*arrays) on each device for its own samples; concatenate results along axis 0.
 
   Args:
-    make: returns a tree of arrays with at least one axis.
-    arrays: [B, ...] each.
+    make: a function that returns a tree of arrays with at least one axis.
+    arrays: arrays [B, ...], sharded over samples.
   """
   if not _on_mesh():
     return make(*arrays)
@@ -83,7 +87,11 @@ def per_sample(make: Callable[..., Any], *arrays: Array) -> Any:
 
 
 def samples_of_a_device(samples: int) -> int:
-  """How many samples of a batch each device computes."""
+  """Return how many samples of a batch each device computes.
+
+  Args:
+    samples: size of the whole batch.
+  """
   if not _on_mesh() or _batch(samples) != BATCH:
     return samples
   mesh = jax.sharding.get_abstract_mesh()
@@ -91,10 +99,10 @@ def samples_of_a_device(samples: int) -> int:
 
 
 def over_tokens(h: Array) -> Array:
-  """h [B, N, d] as it lies between the layers: samples over data and fsdp, tokens over sequence.
+  """Constrain h [B, N, d] between layers: samples over data and fsdp, tokens over sequence.
 
-  Without this the compiler may well split the width, as some matrix product would have it, and
-  exchange all of h in every layer.
+  Without this the compiler may shard the width d to suit one matrix product, and communicate all of
+  h in every layer.
   """
   if not _on_mesh():
     return h
@@ -105,13 +113,13 @@ def over_tokens(h: Array) -> Array:
 
 
 def _on_mesh() -> bool:
-  """Whether several devices share the work, and not each its own (inside of a shard_map)."""
+  """Return whether the current mesh has several devices and this is not inside a shard_map."""
   mesh = jax.sharding.get_abstract_mesh()
   return mesh.size > 1 and AxisType.Manual not in mesh.axis_types
 
 
 def _batch(samples: int) -> PartitionSpec:
-  """How samples are split; a batch that does not divide is computed by every device."""
+  """Return the partition spec of the samples; a batch that does not divide is replicated."""
   mesh = jax.sharding.get_abstract_mesh()
   even = samples % (mesh.shape['data'] * mesh.shape['fsdp']) == 0
   return BATCH if even else PartitionSpec(None)

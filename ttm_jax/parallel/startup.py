@@ -1,17 +1,20 @@
-"""How the processes of one job find each other.
+"""Discovery and startup of the processes of a job.
 
-Where a process learns its place, in this order:
+Each process determines its index, the number of processes and the address of process 0 from the
+first source that applies:
 
-by hand         TTM_COORDINATOR (host:port of process 0), TTM_PROCESSES, TTM_PROCESS
-Kubernetes      the same, with the index of an indexed job (JOB_COMPLETION_INDEX) for TTM_PROCESS
-SLURM           what srun sets
-TPU on GKE      what GKE sets (TPU_WORKER_HOSTNAMES and others), with several slices too
-TPU machines    their metadata server
+manual          TTM_COORDINATOR (host:port of process 0), TTM_PROCESSES, TTM_PROCESS
+Kubernetes      the same, with JOB_COMPLETION_INDEX of an indexed job instead of TTM_PROCESS
+SLURM           the variables set by srun
+TPU on GKE      the variables set by GKE (TPU_WORKER_HOSTNAMES and others), also for several slices
+TPU VMs         the metadata server
 
-The processes meet at the coordinator's port before JAX uses it, since JAX does not tell who is
-missing. Where the address is one of this machine only (127.0.0.1), so is the port. Who reaches the
-port can take part in the job: keep it inside a private network. Besides, processes that are given
-the same TTM_TOKEN leave everybody without it alone.
+The processes first connect to the coordinator's port themselves, before JAX uses it, because JAX
+does not report which process is missing. If the coordinator's address is a loopback address
+(127.0.0.1), process 0 listens on that address only.
+
+Anyone who can reach the port can join the job, so keep it inside a private network. If TTM_TOKEN is
+set, processes also reject connections without the same token.
 """
 
 import contextlib
@@ -40,19 +43,20 @@ from ttm_jax.parallel.peers import Peers
 
 _TPU_PORT = 8482
 _RETRY = 0.5  # Seconds between two attempts to reach process 0.
-_HELLO = 2.0  # Seconds in which one that connects must have said who it is.
-_WORD = 300  # Characters of what another process says that are shown.
+_HELLO = 2.0  # Seconds in which a new connection must send its first message.
+_WORD = 300  # Maximum characters shown of text received from another process.
 
 
 @dataclasses.dataclass(frozen=True)
 class ProcessInfo:
-  """The place of a process in its job.
+  """The identity of a process in its job.
 
   Attributes:
     address: host:port of process 0.
-    count, index: of the processes, and of this one.
-    devices: the local devices that are this process's own; None for all.
-    token: what all processes of the job know, and nobody else; empty for none.
+    count: number of processes.
+    index: index of this process.
+    devices: ids of the local devices that this process uses; None for all.
+    token: a secret shared by the processes of the job; empty for none.
   """
 
   address: str
@@ -63,7 +67,7 @@ class ProcessInfo:
 
   @property
   def bind(self) -> str:
-    """The address at which process 0 listens: all of its machine's (''), or the loopback's."""
+    """The address on which process 0 listens: all interfaces (''), or a loopback address."""
     host = self.address.rsplit(':', 1)[0].strip('[]')
     if host == 'localhost':
       return '127.0.0.1'
@@ -74,10 +78,16 @@ class ProcessInfo:
 
 
 def find_place(env: Mapping[str, str] = os.environ) -> ProcessInfo | None:
-  """The place of this process; None where it is alone.
+  """Determine the identity of this process from its environment.
+
+  Args:
+    env: environment variables.
+
+  Returns:
+    The identity, or None if the job has only one process.
 
   Raises:
-    InputError: where only a part is told, or the numbers make no sense.
+    InputError: if variables are missing or inconsistent.
   """
   for find in (_by_hand, _slurm, _tpu_gke, _tpu_machine):
     place = find(env)
@@ -88,6 +98,7 @@ def find_place(env: Mapping[str, str] = os.environ) -> ProcessInfo | None:
 
 
 def _by_hand(env: Mapping[str, str]) -> ProcessInfo | None:
+  """Read the identity from TTM_* variables, or JOB_COMPLETION_INDEX for the index."""
   names = ('TTM_COORDINATOR', 'TTM_PROCESSES', 'TTM_PROCESS')
   if not any(env.get(name) for name in names):
     return None
@@ -107,25 +118,27 @@ def _by_hand(env: Mapping[str, str]) -> ProcessInfo | None:
 
 
 def _slurm(env: Mapping[str, str]) -> ProcessInfo | None:
-  # Not those of the allocation: a batch script or a shell in it is no process of a job.
+  """Read the identity of a process of a SLURM step; with several per node, one GPU each."""
+  # The variables of a step, not those of the allocation, which batch scripts have too.
   names = ('JOB_ID', 'STEP_NODELIST', 'STEP_NUM_TASKS', 'STEP_NUM_NODES', 'PROCID', 'LOCALID')
   told = [env.get(f'SLURM_{name}', '') for name in names]
   if not all(told):
     return None
   job, _, count, hosts, index, local = (0 if i == 1 else int(x) for i, x in enumerate(told))
-  # A port of its own for each job, as several may share a node.
+  # Derived from the job id, because several jobs may share a node.
   address = f'{first_node(told[1])}:{61440 + job % 4096}'
   return ProcessInfo(address, count, index, (local,) if count > hosts else None)
 
 
 def first_node(nodes: str) -> str:
-  """The first name of a SLURM list of nodes: 'gpu[07-09,12],big1' -> 'gpu07'."""
+  """Return the first name of a SLURM node list: 'gpu[07-09,12],big1' -> 'gpu07'."""
   found = re.match(r'([^,\[]*)(?:\[([^,\-\]]+)[^\]]*\]([^,]*))?', nodes)
   assert found
   return f'{found[1]}{found[2] or ""}{found[3] or ""}'
 
 
 def _tpu_gke(env: Mapping[str, str]) -> ProcessInfo | None:
+  """Read the identity of a TPU worker from the variables set by GKE."""
   hosts = env.get('TPU_PROCESS_ADDRESSES') or env.get('TPU_WORKER_HOSTNAMES')
   if not hosts or 'TPU_WORKER_ID' not in env:
     return None
@@ -133,7 +146,7 @@ def _tpu_gke(env: Mapping[str, str]) -> ProcessInfo | None:
 
 
 def _tpu_machine(env: Mapping[str, str]) -> ProcessInfo | None:
-  """A TPU machine of Compute Engine, which its metadata server tells about."""
+  """Read the identity of a Compute Engine TPU VM from its metadata server."""
   server = env.get('GCE_METADATA_IP')
   if not server:
     if not (glob.glob('/dev/accel*') or glob.glob('/dev/vfio/[0-9]*')):
@@ -150,7 +163,7 @@ def _tpu_machine(env: Mapping[str, str]) -> ProcessInfo | None:
 
   try:
     index = ask('agent-worker-number')
-    # Each is a name, or in the older form name:id:address.
+    # Each endpoint is a name or, in the older format, name:id:address.
     workers = [worker.split(':')[-1] for worker in ask('worker-network-endpoints').split(',')]
     told = dict(re.findall(r"^\s*(\w+)\s*:\s*'?([^'\n]*)'?\s*$", ask('tpu-env'), re.MULTILINE))
   except (OSError, urllib.error.URLError):
@@ -159,7 +172,13 @@ def _tpu_machine(env: Mapping[str, str]) -> ProcessInfo | None:
 
 
 def _of_slices(workers: list[str], index: int, env: Mapping[str, str]) -> ProcessInfo:
-  """A worker of a TPU slice, one of several where MEGASCALE_NUM_SLICES says so."""
+  """Return the identity of a TPU worker; with several slices, as MEGASCALE_NUM_SLICES says.
+
+  Args:
+    workers: host names of the slice.
+    index: index of this worker in its slice.
+    env: environment variables.
+  """
   slices = int(env.get('MEGASCALE_NUM_SLICES') or 1)
   number = int(env.get('MEGASCALE_SLICE_ID') or 0)
   first = (env.get('MEGASCALE_COORDINATOR_ADDRESS') or workers[0]).split(':')[0]
@@ -170,15 +189,21 @@ def _of_slices(workers: list[str], index: int, env: Mapping[str, str]) -> Proces
 def initialize(
   start_limit: float = 300.0, peer_limit: float = 60.0, hang_limit: float = 1800.0
 ) -> Peers:
-  """Joins the job that this process belongs to; returns when all of its processes are there.
+  """Join the job that this process belongs to, and initialize JAX for it.
+
+  Return when all processes have joined.
 
   Args:
-    start_limit: seconds in which all must have come.
-    peer_limit, hang_limit: see `Peers`.
+    start_limit: seconds in which all processes must join.
+    peer_limit: seconds without a heartbeat after which a process is considered dead.
+    hang_limit: seconds without progress after which the job is ended.
+
+  Returns:
+    The connections to the other processes.
 
   Raises:
-    InputError: where somebody is missing after `start_limit` (says who), or two say that they are
-      the same process.
+    InputError: if a process fails to join within `start_limit` (the message names it), or two
+      processes have the same index.
   """
   place = find_place()
   if place is None:
@@ -196,7 +221,7 @@ def initialize(
     cluster_detection_method='deactivate',
     coordinator_bind_address=f'{bind}:{port}' if bind else None,
     initialization_timeout=int(start_limit) + 1,
-    # We tell who is dead before JAX only tells that somebody is.
+    # Longer than our own limits: our error message names the lost process, that of JAX does not.
     heartbeat_timeout_seconds=int(2 * peer_limit) + 40,
     shutdown_timeout_seconds=int(peer_limit) + 1,
   )
@@ -204,7 +229,7 @@ def initialize(
 
 
 def meet(place: ProcessInfo, start_limit: float, peer_limit: float, hang_limit: float) -> Peers:
-  """All processes of a job, once they are there; see `initialize`."""
+  """Connect the processes of a job without initializing JAX; see `initialize`."""
   lines = (_gather if place.index == 0 else _come)(place, start_limit)
   for line, _ in lines.values():
     line.settimeout(None)
@@ -213,9 +238,9 @@ def meet(place: ProcessInfo, start_limit: float, peer_limit: float, hang_limit: 
 
 
 def _collectives_at(host: str) -> None:
-  """Have what connects devices on CPUs (Gloo) listen at one address of this machine.
+  """Make Gloo, the collectives library for CPU devices, listen on one address of this machine.
 
-  Otherwise it listens at the address that the machine's name stands for; JAX has no option for it.
+  By default it listens on the address that the host name resolves to; JAX has no option for it.
   """
   library = xla_bridge._jax
   make = getattr(library, 'make_gloo_tcp_collectives', None)
@@ -224,10 +249,10 @@ def _collectives_at(host: str) -> None:
 
 
 def connect(mesh: Mesh) -> None:
-  """Opens the lines between devices, group by group, while all processes are at the same place.
+  """Open the connections between devices by a small all-reduce over each group of mesh axes.
 
-  What connects the devices gives the first meeting of a group half a minute only (Gloo, on CPUs).
-  Later, one process may compile for longer than the others.
+  Call it while all processes are at the same point. Gloo (CPU devices) allows only 30 seconds for
+  the first collective of a group, and later one process may compile for longer than the others.
   """
   if jax.process_count() == 1:
     return
@@ -249,11 +274,15 @@ def connect(mesh: Mesh) -> None:
     jax.block_until_ready(jax.jit(add)(ones))
 
 
-Lines = dict[int, tuple[socket.socket, str]]
+Lines = dict[int, tuple[socket.socket, str]]  # Connection and host name by process index.
 
 
 def _gather(place: ProcessInfo, limit: float) -> Lines:
-  """Process 0: waits for the others at its port."""
+  """Wait in process 0 until all other processes have connected.
+
+  Raises:
+    InputError: if a process does not connect in time, or reports a wrong count or index.
+  """
   port = int(place.address.rsplit(':', 1)[1])
   end = time.monotonic() + limit
   lines: Lines = {}
@@ -270,11 +299,11 @@ def _gather(place: ProcessInfo, limit: float) -> Lines:
         _refuse(lines, place.token, _missing(missing, place.count, limit))
       hello = _hear(line, min(_HELLO, left))
       if hello is None or not _is_ours(hello, place.token):
-        line.close()  # A stranger at the port.
+        line.close()  # Not a process of this job.
         continue
       index, host = hello['index'], _shown(hello['host'])
       if index in lines and _ended(lines[index][0]):
-        del lines[index]  # It was started again.
+        del lines[index]  # That process was restarted.
       lines_now = {**lines, -1: (line, host)}
       if hello.get('count') != place.count:
         _refuse(
@@ -298,7 +327,11 @@ def _gather(place: ProcessInfo, limit: float) -> Lines:
 
 
 def _come(place: ProcessInfo, limit: float) -> Lines:
-  """Any other process: reports to process 0, and waits until all are there."""
+  """Connect to process 0 and wait until all processes have joined.
+
+  Raises:
+    InputError: if process 0 cannot be reached in time, or rejects this process.
+  """
   host, port = place.address.rsplit(':', 1)
   begin = time.monotonic()
   reason = ''
@@ -311,7 +344,7 @@ def _come(place: ProcessInfo, limit: float) -> Lines:
       continue
     hello = {'index': place.index, 'count': place.count, 'host': socket.gethostname()}
     _tell(line, hello | {'token': place.token})
-    # Process 0 may have come later than this one; it knows who is missing.
+    # Wait longer than the limit: process 0 may have started later, and it knows who is missing.
     answer = _hear(line, limit + 10)
     if answer and _knows(answer, place.token):
       if 'no' in answer:
@@ -339,7 +372,7 @@ def _missing(missing: list[int], count: int, limit: float) -> str:
 
 @contextlib.contextmanager
 def _listen(host: str, port: int, end: float) -> Iterator[socket.socket]:
-  """A server socket; a port that the last job has just left may take a while to be free."""
+  """Yield a server socket; retry while the port is in use, for example by a job that just ended."""
   both = not host and socket.has_dualstack_ipv6()
   family = socket.AF_INET6 if both or ':' in host else socket.AF_INET
   while True:
@@ -358,28 +391,30 @@ def _listen(host: str, port: int, end: float) -> Iterator[socket.socket]:
 
 
 def _is_ours(hello: dict, token: str) -> bool:
-  """Tell whether a greeting is of a process of a job, of this one where that has a token."""
+  """Return whether a first message is well-formed and has the token of this job."""
   numbers = all(type(hello.get(name)) is int for name in ('index', 'count'))
   return numbers and isinstance(hello.get('host'), str) and _knows(hello, token)
 
 
 def _knows(message: dict, token: str) -> bool:
+  """Return whether a message has the token of this job, compared in constant time."""
   return hmac.compare_digest(str(message.get('token', '')).encode(), token.encode())
 
 
 def _shown(text: object) -> str:
-  """What another process says, in one line without control characters, and not too long."""
+  """Return text from another process as one short line without control characters."""
   return ' '.join(printable(text).split())[:_WORD]
 
 
 def _refuse(lines: Lines, token: str, sentence: str) -> NoReturn:
+  """Send an error message to all connected processes and raise it as InputError."""
   for line, _ in lines.values():
     _tell(line, {'no': sentence, 'token': token})
   raise InputError(sentence)
 
 
 def _ended(line: socket.socket) -> bool:
-  """Whether the other side is gone."""
+  """Return whether the other side has closed the connection."""
   line.settimeout(0.01)
   try:
     return line.recv(1, socket.MSG_PEEK) == b''
@@ -395,7 +430,7 @@ def _tell(line: socket.socket, message: dict) -> None:
 
 
 def _hear(line: socket.socket, limit: float) -> dict | None:
-  """One message; None where none comes in time. Reads no further than its end."""
+  """Receive one JSON message; None if none arrives in time. Read no bytes after its end."""
   end, data = time.monotonic() + limit, b''
   try:
     while not data.endswith(b'\n') and len(data) < 4096:

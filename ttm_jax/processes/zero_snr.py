@@ -1,14 +1,18 @@
-"""Diffusion in discrete steps whose last one is pure noise, with v-prediction (the paper's U-Net).
+"""Discrete diffusion with zero terminal signal-to-noise ratio and v-prediction (the paper's U-Net).
 
-The noise schedules of Stable Diffusion and AnimateDiff leave a trace of the data in their noisiest
-step, which a network learns to rely on, and which pure noise lacks. The schedule is therefore
-rescaled to a terminal signal-to-noise ratio of zero, the network predicts the velocity v, which is
-defined there, and sampling begins there (Lin et al. 2024, "Common Diffusion Noise Schedules and
-Sample Steps are Flawed", arXiv 2305.08891). The data, from which v follows, can be predicted in its
-place.
+The noise schedules of Stable Diffusion and AnimateDiff leave some signal in their noisiest step. A
+network learns to use it, but sampling starts from pure noise, which has none. Three changes correct
+this (Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed",
+arXiv 2305.08891):
 
-Time runs as everywhere from t = 0 (noise) to t = 1 (data): step n of N is t = 1 - (n + 1) / N.
-Tables are float64 on the host; in half precision the last steps would collapse.
+- The schedule is rescaled to a terminal signal-to-noise ratio of zero.
+- The network predicts the velocity v, which is defined there. It can also predict the data, from
+  which v follows.
+- Sampling starts at the last training step.
+
+As in all processes of this package, time runs from t = 0 (noise) to t = 1 (data): step n of N is
+t = 1 - (n + 1) / N. Tables are float64 on the host; in half precision the last steps would
+collapse.
 """
 
 import dataclasses
@@ -30,11 +34,14 @@ class ZeroSNRDiffusion:
 
   Attributes:
     beta_schedule: 'linear' (AnimateDiff) or 'scaled_linear' (Stable Diffusion), before rescaling.
-    beta_start, beta_end: its variances at the first and the last step.
-    train_steps: N.
-    steps: of `sample`.
-    prediction: what the network predicts, 'v' (the paper's) or 'data'. At little noise v is mostly
-      the noise, on which small networks spend most of what they can.
+    beta_start, beta_end: variances of the schedule at the first and the last step, in 0..1.
+    train_steps: number of training steps, N.
+    steps: number of sampling steps, at most `train_steps`.
+    prediction: target of the network, 'v' (as in the paper) or 'data'. At low noise v is mostly
+      noise, and small networks spend most of their capacity on it.
+
+  Raises:
+    ValueError: if a value is out of range.
   """
 
   beta_schedule: str = 'linear'
@@ -49,7 +56,7 @@ class ZeroSNRDiffusion:
       raise ValueError(f'beta_schedule must be one of {SCHEDULES}, got {self.beta_schedule!r}')
     if self.prediction not in PREDICTIONS:
       raise ValueError(f'prediction must be one of {PREDICTIONS}, got {self.prediction!r}')
-    # Else no step adds noise, or a prediction of the data leaves nothing to divide by.
+    # Otherwise no step adds noise, or `sample` divides by zero when the network predicts data.
     least = 0 if self.prediction == 'v' else np.nextafter(0, 1)
     if not (least <= self.beta_start < 1 and 0 < self.beta_end < 1 and self.train_steps > 1):
       raise ValueError(
@@ -61,26 +68,26 @@ class ZeroSNRDiffusion:
 
   @property
   def alpha_bars(self) -> np.ndarray:
-    """Share of the data in the variance of each step: float64 [N], falling, 0 at the last."""
+    """Share of the data in the variance at each step: float64 [N], decreasing, 0 at the last."""
     betas = variances(self.beta_schedule, self.beta_start, self.beta_end, self.train_steps)
     return zero_terminal(np.cumprod(1 - betas))
 
   def draw_t(self, key: Array, batch_size: int) -> Array:
-    """Training times, uniform over the steps: float32 [B] in 0..1."""
+    """Draw training times, uniform over the steps: float32 [B] in 0..1."""
     step = jax.random.randint(key, (batch_size,), 0, self.train_steps)
     return 1 - (step + 1) / self.train_steps
 
   def corrupt(self, x: Array, noise: Array, t: Array) -> tuple[Array, Array]:
-    """Moves data to time t.
+    """Add noise to data for time t.
 
     Args:
       x: data latents [B, ...].
-      noise: standard normal, like x.
-      t: times [B], each that of a step.
+      noise: standard normal, same shape as x.
+      t: times [B], each the time of a training step.
 
     Returns:
-      x_t, and what the network has to predict there, v = sqrt(abar) noise - sqrt(1 - abar) x or
-      the data; both like x.
+      x_t and the target of the network, both with the shape of x. The target is
+      v = sqrt(abar) noise - sqrt(1 - abar) x, or the data.
     """
     alpha_bars, step = self.alpha_bars, self._step(t)
 
@@ -93,18 +100,18 @@ class ZeroSNRDiffusion:
     return signal * x + spread * noise, target
 
   def network_time(self, t: Array) -> Array:
-    """The time as the network takes it: the number of the step, float32, N - 1 at noise."""
+    """Return the time as the network takes it: the training step, float32 [B], N - 1 at noise."""
     return self._step(t).astype(jnp.float32)
 
   def sample(self, predict: Callable[[Array, Array], Array], noise: Array) -> Array:
-    """Steps from noise to data without drawing new noise (DDIM, Song et al. 2021, with eta 0).
+    """Sample data from noise with deterministic steps (DDIM, Song et al. 2021, with eta 0).
 
     Args:
-      predict: maps (x_t like noise, t float32 [B]) to the network's prediction, like noise.
-      noise: standard normal [B, ...], float32.
+      predict: maps (x_t [B, ...], t float32 [B]) to the network's prediction [B, ...].
+      noise: standard normal, float32 [B, ...].
 
     Returns:
-      Data latents, like noise.
+      Data latents, float32 [B, ...].
     """
     steps = trailing_steps(self.train_steps, self.steps)
     here = self.alpha_bars[steps]
@@ -114,7 +121,7 @@ class ZeroSNRDiffusion:
       t, signal, spread, next_signal, next_spread = values
       prediction = predict(x, jnp.full(x.shape[:1], t))
       if self.prediction == 'data':
-        # No step is free of noise: spread is at least that of step 0.
+        # No division by zero: step 0 has the smallest spread, and it is positive.
         data, noise = prediction, (x - signal * prediction) / spread
       else:
         data, noise = signal * x - spread * prediction, signal * prediction + spread * x
@@ -127,13 +134,17 @@ class ZeroSNRDiffusion:
     return jax.lax.scan(step, noise, tuple(jnp.asarray(c, jnp.float32) for c in columns))[0]
 
   def _step(self, t: Array) -> Array:
+    """Return the training step n of times t, int32."""
     return jnp.round((1 - t) * self.train_steps).astype(jnp.int32) - 1
 
 
 def variances(schedule: str, start: float, end: float, steps: int) -> np.ndarray:
-  """The variance that each step adds: float64 [steps].
+  """Return the variance that each step adds (beta), float64 [steps].
 
-  'linear' in the variance, or 'scaled_linear': in the standard deviation.
+  Args:
+    schedule: 'linear' in the variance, or 'scaled_linear': linear in the standard deviation.
+    start, end: variances at the first and the last step.
+    steps: number of steps.
   """
   if schedule == 'linear':
     return np.linspace(start, end, steps)
@@ -141,14 +152,21 @@ def variances(schedule: str, start: float, end: float, steps: int) -> np.ndarray
 
 
 def zero_terminal(alpha_bars: np.ndarray) -> np.ndarray:
-  """Shifts and scales sqrt(abar) so that it ends at 0 and begins as it did (Lin et al., alg. 1)."""
+  """Shift and scale sqrt(abar) to end at 0 and keep its first value (Lin et al., algorithm 1).
+
+  Args:
+    alpha_bars: cumulative products of 1 - beta, float64 [N].
+
+  Returns:
+    The rescaled abar, float64 [N].
+  """
   root = np.sqrt(alpha_bars)
   return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
 
 
 def trailing_steps(train_steps: int, steps: int) -> np.ndarray:
-  """The steps that sampling visits: int [steps], falling from the last of the training steps.
+  """Return the training steps that sampling visits, int [steps], decreasing.
 
-  Evenly spaced from the end, where it matters to begin (Lin et al., table 2, "trailing").
+  They are evenly spaced and start at the last training step (Lin et al., table 2, "trailing").
   """
   return np.round(np.arange(steps, 0, -1) * (train_steps / steps)).astype(int) - 1

@@ -1,4 +1,4 @@
-"""Checkpoints of the whole training state: asynchronous, atomic, restorable to any mesh."""
+"""Save and restore the training state: asynchronous, atomic, restorable to any mesh."""
 
 import contextlib
 import errno
@@ -28,9 +28,10 @@ from ttm_jax.training.unmerged import merged, unmerged
 _PARTS = ('params', 'ema', 'optimizer', 'guard')
 _DIGESTS = 'digests'
 _DESCRIPTION = '_CHECKPOINT_METADATA'
-DAMAGED = 'damaged'  # Folder, beside that of the checkpoints, of those that could not be read.
-_TIMEOUT = 600  # Seconds in which all processes must have written their part of a checkpoint.
-_TOGETHER = 2**26  # Bytes of a checkpoint that are read at once, where it is read bit by bit.
+DAMAGED = 'damaged'  # Folder for corrupt checkpoints, next to the checkpoints folder.
+_TIMEOUT = 600  # Seconds for all processes to write their shards of a checkpoint.
+_TOGETHER = 2**26  # Bytes of one read in `stored_ema`, which reads arrays in groups.
+# Errors of the file system that the user must fix, such as a full disk.
 _REFUSALS = (
   errno.ENOSPC,
   errno.EDQUOT,
@@ -42,18 +43,19 @@ _REFUSALS = (
 )
 
 
-# Shape and dtype of each array of a part, by its path.
+# Shape and dtype of each array of an item, by its dotted path.
 _Layout = dict[str, tuple[tuple[int, ...], str]]
 
 
 class StoredArray:
-  """An array of a checkpoint, which is read when NumPy asks for it, and not kept.
+  """A lazily loaded array of a checkpoint.
 
-  It is read together with its neighbours, some megabytes at a time, since each read costs a look at
-  the list of all arrays; they wait to be asked for, once.
+  NumPy loads it through `__array__`; the value is not cached. Each read parses the list of all
+  arrays, so neighboring arrays are loaded in the same read of up to 64 MiB. They stay in memory
+  until each has been taken once.
 
   Attributes:
-    shape: of the array.
+    shape: shape of the array.
   """
 
   def __init__(self, shape: tuple[int, ...], take: Callable[[], np.ndarray]):
@@ -66,7 +68,7 @@ class StoredArray:
 
 
 class _Neighbours:
-  """Arrays that are read together, and handed out one by one."""
+  """A group of arrays that are loaded in one read and returned one by one."""
 
   def __init__(self, read: Callable[[], list[np.ndarray]]):
     self._read = read
@@ -79,9 +81,9 @@ class _Neighbours:
 
 
 class _Durable(ocp.path.atomicity.AtomicRenameTemporaryPath):
-  """A folder of Orbax that is flushed to disk when it gets its final name.
+  """An Orbax temporary folder that is flushed to disk when it gets its final name.
 
-  Orbax removes older checkpoints afterwards: there is always a whole one on disk.
+  Orbax removes older checkpoints only after that, so a complete one is on disk at all times.
   """
 
   async def finalize(self) -> None:
@@ -92,13 +94,13 @@ class _Durable(ocp.path.atomicity.AtomicRenameTemporaryPath):
 
 
 class Checkpoints:
-  """The checkpoints in one folder, each under its step.
+  """Manage the checkpoints of a run: one folder, one subfolder per step.
 
-  The parts of the state are separate items, so that a reader of the averaged parameters need not
-  load the optimiser. A checkpoint appears under its name only when it is whole and its arrays were
-  found again with the shapes that were saved. It carries sums over the bits of each part, by which
-  a reader knows that it got what was saved. The folder is made by the first save; it may lie on
-  gs://.
+  The fields of the state are separate items, so the EMA can be loaded without the optimizer state.
+  A checkpoint gets its final name only after it is complete and its array metadata was read back.
+  The shapes and dtypes must be those that were saved. It stores a checksum of each item, which
+  `restore_newest`, `read_ema` and `stored_ema` verify. The first save creates the folder, which may
+  be on gs://.
   """
 
   def __init__(
@@ -108,26 +110,30 @@ class Checkpoints:
     keep_every: int = 0,
     read_only: bool = False,
   ):
-    """Args:
-    keep_last: so many of the newest are kept, 0 for all.
-    keep_every: besides, those of the steps that it divides; 0 for none.
-    read_only: for readers of a run that may be training; they leave what is half-written alone.
+    """Open a checkpoints folder, which need not exist.
+
+    Args:
+      directory: the folder.
+      keep_last: number of newest checkpoints to keep; 0 keeps all.
+      keep_every: also keep the steps divisible by this number; 0 for none.
+      read_only: do not create the folder and do not remove incomplete checkpoints. Use it to read a
+        run that may still be training.
 
     Raises:
-      InputError: nothing can be saved at this address.
+      InputError: if checkpoints cannot be saved at this address.
     """
     self.directory = absolute(directory)
     self._place = PlainPath(self.directory)
     self._read_only = read_only
     if not read_only:
       check_address(self.directory)
-    self._views: dict[int, epath.Path] = {}  # Of checkpoints that were not merged, by step.
-    self._expected: tuple[int, dict[str, _Layout]] = 0, {}  # The save that is under way.
+    self._views: dict[int, epath.Path] = {}  # Readable views of unmerged checkpoints, by step.
+    self._expected: tuple[int, dict[str, _Layout]] = 0, {}  # Step and layout of the current save.
     self._options = ocp.CheckpointManagerOptions(
       max_to_keep=keep_last or None,
       keep_period=keep_every or None,
       create=not read_only,
-      cleanup_tmp_directories=not read_only,  # What a killed process left.
+      cleanup_tmp_directories=not read_only,  # Left behind by killed processes.
       async_options=ocp.AsyncOptions(
         timeout_secs=_TIMEOUT, post_finalization_callback=self._confirm
       ),
@@ -136,7 +142,7 @@ class Checkpoints:
 
   @functools.cached_property
   def _manager(self) -> ocp.CheckpointManager:
-    """Saves. Reading goes without, since it refuses a folder with one damaged checkpoint in it."""
+    """The Orbax manager, used for saving only: it rejects a folder with one corrupt checkpoint."""
     if not self._read_only:
       self.directory.mkdir(parents=True, exist_ok=True)
     handlers = {part: ocp.StandardCheckpointHandler() for part in _PARTS}
@@ -144,25 +150,30 @@ class Checkpoints:
 
   @functools.cached_property
   def _reader(self) -> ocp.StandardCheckpointHandler:
-    """Reads for this process alone: one that fails does not leave the others waiting."""
+    """The handler used for reading; it has no barriers, so one failing process blocks no other."""
     return ocp.StandardCheckpointHandler()
 
   def steps(self) -> list[int]:
-    """The steps of all whole checkpoints, in order."""
+    """Return the steps of all complete checkpoints, ascending."""
     if not self.directory.exists():
       return []
     names = ocp.path.step.standard_name_format()
     return sorted(found.step for found in names.find_all(self._place.path))
 
   def latest(self) -> int | None:
-    """The step of the newest whole checkpoint; None if there is none."""
+    """Return the step of the newest complete checkpoint, or None if there is none."""
     return max(self.steps(), default=None)
 
   def save(self, state: TrainState) -> None:
-    """Begins to save; returns when the state may be overwritten.
+    """Start saving a state in the background; return when its arrays may be donated.
+
+    Wait for the previous save first. Do nothing if the step is already saved.
+
+    Args:
+      state: the state to save, under `state.step`.
 
     Raises:
-      InputError: if a save, this or the one before, could not be written, or not be read again.
+      InputError: if this save or the previous one could not be written or read back.
     """
     step = int(state.step)
     if step in self._manager.all_steps():
@@ -181,21 +192,21 @@ class Checkpoints:
     )
 
   def _confirm(self) -> None:
-    """Read the list of arrays of a checkpoint that was written, before it gets its name.
+    """Check the array metadata of a written checkpoint before it gets its final name.
 
-    Called by Orbax in the thread that saves, in one process.
+    Orbax calls this in the saving thread, in one process.
 
     Raises:
-      InputError: arrays are missing, or of other shapes than those that were saved.
+      InputError: if arrays are missing or their shapes or dtypes differ from the saved ones.
     """
     step, expected = self._expected
     path = self._place.path
     written = [f for f in path.iterdir() if f.name.startswith(f'{step}.')]
-    (folder,) = written or [path / str(step)]  # In buckets it has its name from the beginning.
+    (folder,) = written or [path / str(step)]  # Buckets: no rename, so already the final name.
     for part, layout in expected.items():
       try:
         found = _layout(self._tree(folder / part))
-      except Exception as error:  # Whatever the libraries that read may say.
+      except Exception as error:  # Orbax and TensorStore raise many types.
         raise self._not_kept(step, f'{part} cannot be read: {self._said(error)}') from error
       if found != layout:
         names = sorted(n for n in {*found, *layout} if found.get(n) != layout.get(n))
@@ -209,11 +220,11 @@ class Checkpoints:
 
   @property
   def saving(self) -> bool:
-    """Whether a save is still being written."""
+    """Whether a save is still in progress."""
     return self._manager.is_saving_in_progress()
 
   def wait(self) -> None:
-    """Waits until what was begun is saved.
+    """Wait for the current save to finish.
 
     Raises:
       InputError: if it could not be written.
@@ -227,19 +238,23 @@ class Checkpoints:
     agree: Callable[[str, Any], list[Any]] = lambda name, value: [value],
     say: Callable[[str], None] = lambda text: None,
   ) -> TrainState | None:
-    """The newest state that can be read; None if there is no checkpoint.
+    """Restore the newest readable state.
 
-    Those that cannot be read by one of the processes are set aside, and said to be.
+    A checkpoint that any process cannot read, or whose checksums differ, is reported. Once an older
+    one is restored, it is moved to the folder `damaged`. All processes of a job call this together.
 
     Args:
-      like: a state of jax.ShapeDtypeStruct with shardings; they may differ from those at saving.
-      check: is given the shapes of the parameters; raises where it is the checkpoint of something
-        else.
-      agree: tells what each process of the job brought to a meeting, see `Peers`.
-      say: takes a sentence for the user.
+      like: a state of jax.ShapeDtypeStruct with shardings, which may differ from those at saving.
+      check: called with the parameter shapes of a checkpoint; raises InputError if the checkpoint
+        belongs to a different network.
+      agree: a barrier that returns the value of each process, see `Peers.agree`.
+      say: called with each message for the user.
+
+    Returns:
+      The state, or None if there is no checkpoint.
 
     Raises:
-      InputError: what `check` raises, or if there are checkpoints and none can be read.
+      InputError: from `check`, or if there are checkpoints and none can be read.
     """
     steps = sorted(agree('checkpoints', self.steps())[0], reverse=True)
     damaged: list[int] = []
@@ -283,13 +298,13 @@ class Checkpoints:
     agree: Callable[[str, Any], list[Any]],
     say: Callable[[str], None],
   ) -> list[int]:
-    """The steps, besides those known, whose description would keep Orbax from saving more."""
+    """Return the steps, except `known` ones, whose metadata would make the Orbax manager fail."""
     found: list[int] = []
     for step in steps:
       try:
         names = ocp.path.step.standard_name_format()
         _ = names.find_step(self._place.path, step).commit_timestamp
-      except Exception:  # Whatever Orbax may say of a damaged description.
+      except Exception:  # Orbax raises many types for corrupt metadata.
         found.append(step)
     found = [step for step in agree('damaged descriptions', found)[0] if step not in known]
     for step in found:
@@ -297,23 +312,27 @@ class Checkpoints:
     return found
 
   def restore(self, step: int, like: TrainState) -> TrainState:
-    """The state of a step; whether it is what was saved is not looked at.
+    """Restore the state of a step without verifying its checksums.
+
+    Args:
+      step: step of the checkpoint.
+      like: a state of jax.ShapeDtypeStruct with shardings.
 
     Raises:
-      InputError: if the checkpoint does not fit or is damaged.
+      InputError: if the checkpoint does not match `like` or is corrupt.
     """
     args = {part: ocp.args.StandardRestore(getattr(like, part)) for part in _PARTS}
     items = self._read(step, args)
-    # Not `device_put`, which compares the number among processes: one of them may not be here.
+    # Not `device_put`: it compares values across processes, and one may have failed to read above.
     number = np.asarray(step, np.int32)
     scalar = jax.make_array_from_callback((), like.step.sharding, lambda index: number[index])
     return TrainState(scalar, *(items[part] for part in _PARTS))
 
   def read_ema(self, step: int) -> dict[str, Any]:
-    """The averaged parameters of a step, as they were saved, on the first local device.
+    """Load the EMA parameters of a step on the first local device.
 
     Raises:
-      InputError: if the checkpoint is damaged.
+      InputError: if the checkpoint is corrupt.
     """
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
@@ -324,7 +343,7 @@ class Checkpoints:
         )
       ema = self._read(step, {'ema': ocp.args.StandardRestore(like)})['ema']
       sums = self._sums(step)
-      # The first versions saved no sums.
+      # Checkpoints of the first versions have no checksums.
       if sums and int(_digest(ema)) != sums.get('ema'):
         raise InputError(self._damaged(step, 'ema'))
     except InputError as error:
@@ -332,11 +351,11 @@ class Checkpoints:
     return ema
 
   def stored_ema(self, step: int) -> dict[str, Any]:
-    """The averaged parameters of a step, a nested dict of `StoredArray`: nothing is read yet.
+    """Return the EMA parameters of a step as a nested dict of lazily loaded `StoredArray`.
 
     Raises:
-      InputError: if the checkpoint is damaged, here or when an array is read; that its bits are not
-        those that were saved shows when all of them have been.
+      InputError: if the checkpoint is corrupt, here or when an array is read. The checksum is
+        verified when the last array has been read.
     """
     with self._reading(step):
       metadata = self._tree(self._folder(step) / 'ema')
@@ -346,6 +365,7 @@ class Checkpoints:
     sums: dict[int, int] = {}
 
     def read(leaves: list[tuple[tuple, Any]]) -> list[np.ndarray]:
+      """Read arrays by path; verify the checksum once all arrays have been read."""
       args = ocp.args.PyTreeRestore(
         item=_nested((path, jax.ShapeDtypeStruct(x.shape, x.dtype)) for path, x in leaves),
         restore_args=_nested(
@@ -356,7 +376,7 @@ class Checkpoints:
       with self._reading(step):
         found = handler.restore(self._folder(step) / 'ema', args=args)
       by_path = dict(jax.tree.leaves_with_path(found))
-      for path, array in by_path.items():  # As `_digest` has it.
+      for path, array in by_path.items():  # The same checksum as `_digest`.
         bits = np.ascontiguousarray(array).reshape(-1).view(np.uint32)
         sums[place[path]] = int(bits.sum(dtype=np.uint32)) * (2 * place[path] + 1)
       if wanted is not None and len(sums) == len(every) and sum(sums.values()) % 2**32 != wanted:
@@ -373,17 +393,17 @@ class Checkpoints:
     return _nested(stored)
 
   def shapes(self, step: int) -> dict[str, Any]:
-    """The shapes of the parameters of a step, a nested dict of tuples.
+    """Return the parameter shapes of a step as a nested dict of tuples.
 
     Raises:
-      InputError: if the checkpoint is damaged.
+      InputError: if the checkpoint is corrupt.
     """
     with self._reading(step):
       metadata = self._tree(self._folder(step) / 'params')
       return jax.tree.map(lambda leaf: tuple(leaf.shape), metadata)
 
   def _folder(self, step: int) -> epath.Path:
-    """Where libraries read the checkpoint of a step."""
+    """Return the path to read a step from: its folder, or a view if it was never merged."""
     if step in self._views:
       return self._views[step]
     folder = self._place.path / str(step)
@@ -392,30 +412,43 @@ class Checkpoints:
     return folder
 
   def _tree(self, folder: epath.Path) -> Any:
-    """What has the shapes and dtypes of the arrays of a part, as a nested structure."""
+    """Return the array metadata (shape, dtype) of an item as a nested structure."""
     return self._reader.metadata(folder).tree
 
   def _read(self, step: int, args: dict[str, Any]) -> Any:
+    """Read items of a step.
+
+    Args:
+      step: step of the checkpoint.
+      args: Orbax restore arguments by item.
+
+    Returns:
+      The items by name.
+
+    Raises:
+      InputError: if they cannot be read.
+    """
     with self._reading(step):
       folder = self._folder(step)
       return {part: self._reader.restore(folder / part, args=arg) for part, arg in args.items()}
 
   @contextlib.contextmanager
   def _reading(self, step: int) -> Iterator[None]:
+    """Convert any exception of the block to InputError naming the checkpoint."""
     try:
       yield
-    except Exception as error:  # Whatever the libraries that read may say of damaged files.
+    except Exception as error:  # Orbax and TensorStore raise many types for corrupt files.
       raise InputError(
         f'checkpoint {self.directory}/{step} cannot be read ({self._said(error)})'
       ) from error
 
   def _said(self, error: BaseException) -> str:
-    """What a library says of an error, in one line."""
+    """Return the first line of a library's error message, with the user's path in it."""
     lines = self._place.original(str(error)).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
 
   def _sums(self, step: int) -> dict[str, int]:
-    """The sums over the bits of each part of a step, as it was saved; empty if there are none."""
+    """Return the stored checksum of each item of a step; empty if there are none."""
     with self._reading(step):
       path = self._folder(step) / _DESCRIPTION
       try:
@@ -428,7 +461,7 @@ class Checkpoints:
     return f'checkpoint {self.directory}/{step} is damaged: {part} is not what was saved'
 
   def _set_aside(self, steps: Sequence[int], agree: Callable[[str, Any], list[Any]]) -> None:
-    """Moves damaged checkpoints out of the way of those that will be saved."""
+    """Move corrupt checkpoints to the folder `damaged`, so that their steps can be saved again."""
     if not steps:
       return
     if jax.process_index() == 0:
@@ -441,7 +474,7 @@ class Checkpoints:
     agree('damaged checkpoints set aside', None)
 
   def close(self) -> None:
-    """Waits until what was begun is saved; of a failure `wait` and `save` tell, not this."""
+    """Wait for the current save and release resources; only `wait` and `save` report failures."""
     if '_manager' in self.__dict__:
       with contextlib.suppress(Exception):
         self._manager.close()
@@ -449,7 +482,11 @@ class Checkpoints:
     self._views.clear()
 
   def cannot_write(self, reason: str) -> InputError:
-    """What to tell where the disk refuses a file of the run."""
+    """Return the error to raise if a file of the run cannot be written, for example on a full disk.
+
+    Args:
+      reason: the error of the file system, such as 'no space left on device'.
+    """
     with contextlib.suppress(Exception):
       self._manager.wait_until_finished()
     last = self.latest()
@@ -462,7 +499,8 @@ class Checkpoints:
     )
 
   def _check_space(self, state: TrainState) -> None:
-    # A disk that fills up while many files are written makes each of them print a traceback.
+    """Raise InputError if the local disk has less free space than the state has bytes."""
+    # Checked beforehand: if the disk fills up during a save, each failing file prints a traceback.
     if not is_local(self.directory):
       return
     needed = sum(x.nbytes for x in jax.tree.leaves(state))
@@ -473,6 +511,7 @@ class Checkpoints:
       )
 
   def _guard(self, action: Callable[[], object]) -> None:
+    """Call `action`; convert file system errors such as a full disk to InputError."""
     try:
       action()
     except Exception as error:
@@ -483,6 +522,7 @@ class Checkpoints:
 
 
 def _layout(tree: Any) -> _Layout:
+  """Return shape and dtype of each array of a tree, by its dotted path."""
   return {
     jax.tree_util.keystr(path, simple=True, separator='.'): (tuple(leaf.shape), str(leaf.dtype))
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -491,10 +531,10 @@ def _layout(tree: Any) -> _Layout:
 
 @jax.jit
 def _digest(tree: Any) -> jax.Array:
-  """uint32 []: a sum over the bits of all arrays, the same however they lie on a mesh.
+  """Return a checksum of all arrays, uint32 [], that does not depend on their sharding.
 
-  Whole numbers add up exactly in any order. Each array counts with an odd factor of its own, so
-  that arrays cannot take each other's place.
+  It sums the bit patterns as integers, which is exact in any order. Each array has its own odd
+  factor, so that swapped arrays change the checksum.
   """
   total = jnp.zeros((), jnp.uint32)
   for i, leaf in enumerate(jax.tree.leaves(tree)):
@@ -507,7 +547,7 @@ def _digest(tree: Any) -> jax.Array:
 
 
 def _groups(leaves: list[tuple[tuple, Any]]) -> Iterator[list[tuple[tuple, Any]]]:
-  """Consecutive leaves (path, what has a shape) of at most _TOGETHER bytes, but at least one."""
+  """Group consecutive (path, metadata) leaves up to _TOGETHER bytes; a larger leaf is alone."""
   group: list[tuple[tuple, Any]] = []
   size = 0
   for path, leaf in leaves:
@@ -522,7 +562,7 @@ def _groups(leaves: list[tuple[tuple, Any]]) -> Iterator[list[tuple[tuple, Any]]
 
 
 def _nested(leaves: Iterable[tuple[tuple, Any]]) -> dict[str, Any]:
-  """A nested dict of leaves by their paths."""
+  """Build a nested dict from (path, leaf) pairs."""
   tree: dict[str, Any] = {}
   for path, leaf in leaves:
     inner = tree
@@ -533,11 +573,15 @@ def _nested(leaves: Iterable[tuple[tuple, Any]]) -> dict[str, Any]:
 
 
 def refusal(error: BaseException | None) -> str:
-  """Why the disk refused a file, where that is the cause of an error; else an empty string."""
+  """Return why a file could not be written, such as 'no space left on device'.
+
+  The causes of the error are searched too. Return an empty string if none is a known file system
+  error (`_REFUSALS`).
+  """
   while error is not None:
     for number in _REFUSALS:
       reason = os.strerror(number).lower()
-      # TensorStore tells it only in words.
+      # TensorStore errors have no errno, only the message.
       if getattr(error, 'errno', None) == number or reason in str(error).lower():
         return reason
     error = error.__cause__ or error.__context__
@@ -545,12 +589,12 @@ def refusal(error: BaseException | None) -> str:
 
 
 def hush() -> None:
-  """Keeps Orbax from telling each of its steps, and any failure more than once; for front doors."""
+  """Silence the progress logs and repeated failure reports of Orbax; for command line programs."""
   logging.set_verbosity(logging.FATAL)
   before = sys.unraisablehook
 
   def shown(unraisable: 'sys.UnraisableHookArgs') -> None:
-    # The writes that were under way when one of them failed find their event loop gone.
+    # When one write fails, the other pending writes each report that their event loop is closed.
     if str(unraisable.exc_value) != 'Event loop is closed':
       before(unraisable)
 

@@ -1,4 +1,4 @@
-"""The objective of the temporal autoencoder: reconstruct videos, trajectories and pictures."""
+"""Training objective of the temporal autoencoder: reconstruct videos, trajectories and images."""
 
 import functools
 from collections.abc import Iterator
@@ -30,12 +30,17 @@ from ttm_jax.training.state import placement
 
 Array = jax.Array
 
-CODEC = 'codec'  # Folder of the finished codec in its run.
-NORMALISE_CLIPS = 64
+CODEC = 'codec'  # Folder of the trained codec in its run directory.
+NORMALISE_CLIPS = 64  # Training clips used to measure the latent statistics.
 
 
 class Trained(nnx.Module):
-  """The autoencoder, and where the loss asks for it, its critic."""
+  """The trained modules: the autoencoder and, for an adversarial loss, its discriminator.
+
+  Attributes:
+    codec: the autoencoder.
+    critic: the discriminator, or None.
+  """
 
   def __init__(self, config: TAEConfig, adversarial: bool, rngs: nnx.Rngs):
     self.codec = TAE(config, rngs=rngs)
@@ -43,15 +48,24 @@ class Trained(nnx.Module):
 
 
 class CodecTraining:
-  """Trains on a clips dataset; each clip is two videos, its pixels and its rendered trajectory."""
+  """The `Objective` of the autoencoder, on a clips dataset.
+
+  Each clip gives two videos: its pixels and its rendered trajectory.
+  """
 
   parts: tuple[str, ...] = ()
   gather = True
 
   def __init__(self, config: ConfigDict, size: tuple[int, int] | None = None):
-    """Args:
-    size: (height, width) of the clips in pixels; by default that of the dataset. With one given no
-      dataset need be there, as long as no batch is asked for.
+    """Build the objective.
+
+    Args:
+      config: configuration of the run.
+      size: (height, width) of the clips in pixels; by default that of the dataset. If given, the
+        dataset is needed for batches only.
+
+    Raises:
+      InputError: if there is neither a dataset nor a size.
     """
     if size is None and not config.data.path:
       raise InputError('give the clips dataset: --config.data.path=DIR')
@@ -68,22 +82,24 @@ class CodecTraining:
 
   @functools.cached_property
   def _generate(self) -> Any:
-    # Not before it is known what it runs on.
+    # Lazy, because the compiler options depend on the mesh in use.
     return compiler.jit(self.generate, gather=self.gather)
 
   @property
   def fps(self) -> float:
+    """Frames per second of the clips."""
     return Clips(self.config.data.path, 'train')[0].fps
 
   @property
   def has_validation(self) -> bool:
+    """Whether the dataset has a validation split."""
     return has_validation(self.config.data.path)
 
   @property
   def flops_per_sample(self) -> float:
-    """Forward and backward of a video, for batches of frames and of pictures on average.
+    """FLOPs of one sample, forward and backward, averaged over video and single-frame batches.
 
-    Without the critic and the perceptual term.
+    The discriminator and the perceptual loss are not counted.
     """
     data = self.config.data
     height, width = self.size or Clips(data.path, 'train')[0].video.shape[1:3]
@@ -94,22 +110,32 @@ class CodecTraining:
     return 3 * ((1 - share) * video + share * picture)
 
   def build(self, seed: int) -> nnx.Module:
+    """Return a `Trained` with initial parameters."""
     return Trained(self.model_config, self.config.loss.adversarial > 0, nnx.Rngs(seed))
 
   def source(self, init_from: str) -> dict:
+    """Load the autoencoder's EMA parameters of a codec run.
+
+    Raises:
+      InputError: if it is not a run, or its architecture differs in more than dtype and remat.
+    """
     expected = self.config.model.to_dict()
     found = read_config(init_from).model.to_dict()
     check_same_architecture(expected, found, init_from, ('dtype', 'remat'))
     return {'codec': read_parameters(init_from)['codec']}
 
   def transfer(self, source: dict, params: dict) -> dict:
+    """Return `params` with the autoencoder replaced; the discriminator keeps initial parameters."""
     return {**params, **source}
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
-    """Windows of the videos of clips; every `image_every`-th batch is of single frames.
+    """Yield this process's rows of the batches: {'pixels': uint8 [B, T, H, W, 3]}.
+
+    A batch holds a random window of `data.frames` frames; every `data.image_every`-th batch holds
+    single frames.
 
     Raises:
-      InputError: where the two videos of a clip would lie with two processes.
+      InputError: if the two videos of a clip would be on two processes.
     """
     data = self.config.data
     rows = loader.share(data.batch_size)
@@ -137,12 +163,15 @@ class CodecTraining:
       yield {'pixels': pixels[:, first : first + length]}
 
   def record(self, frames: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """The arrays of one video of a batch, of so many frames, for clips of a size that was given."""
+    """Return the array specs of one sample of `frames` frames; needs the `size` of `__init__`."""
     assert self.size is not None
     return {'pixels': jax.ShapeDtypeStruct((frames, *self.size, 3), np.uint8)}
 
   def loss(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Metrics]:
-    """Reconstruction and regularisers, see `codecs.losses`; adversarial terms where configured."""
+    """Return reconstruction loss plus regularizers (`codecs.losses`) and adversarial terms, if any.
+
+    Metrics include 'psnr' in dB.
+    """
     assert isinstance(model, Trained)
     video = as_floats(arrays['pixels'])
     reconstruction, posterior, latents = model.codec.reconstruct(video, key)
@@ -159,6 +188,7 @@ class CodecTraining:
     return loss, {name: (value, jnp.ones(())) for name, value in terms.items()}
 
   def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:
+    """Return 'truth' and 'reconstructed' videos, uint8 [2 * sample.count, T, H, W, 3] each."""
     assert isinstance(model, Trained)
     reconstructed, truth = self._generate(model, arrays, key)
     return {
@@ -167,11 +197,11 @@ class CodecTraining:
     }
 
   def begin(self, directory: Path) -> None:
-    """Nothing is known before training."""
+    """Do nothing: a codec run writes no files before training."""
 
   def finish(self, directory: Path, model: nnx.Module) -> None:
-    """Measures the latents' scale on training clips, and writes the codec to `directory/codec`."""
-    # Codecs are not split among processes: each has all of it.
+    """Measure latent statistics on training clips and write the codec to `directory/codec`."""
+    # Copy the parameters to one device; this process must be able to address every shard.
     graphdef, state = nnx.split(model)
     model = nnx.merge(graphdef, jax.device_put(jax.device_get(state)))
     assert isinstance(model, Trained)
@@ -183,7 +213,11 @@ class CodecTraining:
     save_codec(directory / CODEC, model.codec)
 
   def generate(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Array]:
-    """The videos of the first `sample.count` clips of a batch, reconstructed, and as they are."""
+    """Reconstruct the videos of the first `sample.count` clips of a batch; inside jit.
+
+    Returns:
+      The reconstructions and the originals, float32 [2 * sample.count, T, H, W, 3] in [-1, 1].
+    """
     del key
     assert isinstance(model, Trained)
     video = as_floats(arrays['pixels'][: 2 * self.config.sample.count])
@@ -192,15 +226,23 @@ class CodecTraining:
     def reconstructed(one: Array) -> Array:
       return codec.decode(codec.encode(one[None]).mean, one.shape[0])[0]
 
-    # One after the other: so few do not divide among devices, and are large.
+    # One video at a time: too few to shard over devices, and large in memory.
     return jax.lax.map(reconstructed, video), video
 
 
 def both(clip: Clip, palette: str) -> dict[str, np.ndarray]:
-  """Pixels and rendered trajectory of a clip: uint8 [2, T, H, W, 3]."""
+  """Return the pixels and the rendered trajectory of a clip.
+
+  Args:
+    clip: the clip.
+    palette: name of the colors of the trajectory, see `trajectory.PALETTES`.
+
+  Returns:
+    {'pixels': uint8 [2, T, H, W, 3]}.
+  """
   return {'pixels': np.stack([clip.video, trajectory.render(clip.ids, palette)])}
 
 
 def as_floats(pixels: Array) -> Array:
-  """uint8 to float32 in [-1, 1]."""
+  """Convert uint8 pixels to float32 in [-1, 1]."""
   return pixels.astype(jnp.float32) / 127.5 - 1

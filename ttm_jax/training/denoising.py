@@ -1,4 +1,4 @@
-"""The objective of all four tasks: predict what the process asks for, at a random time."""
+"""Training objective of all four tasks: predict the target of the process at a random time."""
 
 import dataclasses
 import functools
@@ -35,17 +35,17 @@ from ttm_jax.training.state import placement
 
 Array = jax.Array
 
-TIME_BUCKETS = 4
+TIME_BUCKETS = 4  # Equal intervals of t for which the loss is also reported separately.
 
-# In what the gradients of matrices are summed over devices, see `layers.exact_gradients`.
+# Dtype in which gradients of kernels are summed over devices, see `nn.linear.exact_gradients`.
 GRADIENT_DTYPES = ('compute', 'float32')
 
-# What `init_from` begins with where it names open weights in place of a run.
+# Prefix of `init_from` values that name open weights instead of a run.
 PRETRAINED = 'pretrained:'
 
 
 class Denoiser:
-  """A network with its process, task and context: what training and sampling have in common."""
+  """A network with its noise process, task and dataset context; shared by training and sampling."""
 
   def __init__(self, config: ConfigDict, context: Context):
     self.config, self.context = config, context
@@ -61,11 +61,11 @@ class Denoiser:
     )
 
   def build(self, seed: int) -> nnx.Module:
-    """The network with initial parameters."""
+    """Return the network with initial parameters."""
     return self.preset.build(self.model_config, self.encoders, seed)
 
   def predictor(self, model: nnx.Module):
-    """The network as the process calls it: (x_t, t in 0..1, condition) -> prediction."""
+    """Return the network as the process calls it: (x_t, t in 0..1, condition) -> prediction."""
 
     def predict(x_t: Array, t: Array, condition: Condition) -> Array:
       return model(x_t, self.process.network_time(t), condition)
@@ -73,7 +73,12 @@ class Denoiser:
     return predict
 
   def known(self, arrays: Arrays, key: Array) -> tuple[Array, Condition]:
-    """The latents to generate, and what is known of them."""
+    """Return the target latents [B, T', H', W', C] of a batch and the task's condition.
+
+    Args:
+      arrays: one batch of a latents dataset.
+      key: for drawing the target latents from the codec's posterior.
+    """
     batch = to_batch(arrays, list(self.encoders), self.config.data.cross_mask, key)
     return self.task.split(batch)
 
@@ -84,10 +89,17 @@ class Denoiser:
     key: Array,
     after_step: Callable[[], None] = lambda: None,
   ) -> Array:
-    """Latents [B, T', H', W', C] for a condition, with two-scale guidance; inside jit.
+    """Sample latents for a condition with two-scale classifier-free guidance; inside jit.
 
     Args:
-      after_step: traced after each evaluation of the network, for a host callback.
+      model: the network.
+      condition: the condition, for B samples.
+      key: for the initial noise.
+      after_step: called while tracing, after each evaluation of the network; inserts a host
+        callback, for example for progress.
+
+    Returns:
+      Latents [B, T', H', W', C].
     """
     sampling = self.config.sample
     noise = jax.random.normal(
@@ -111,14 +123,20 @@ class Denoiser:
 
 
 class Denoising:
-  """The objective of a denoiser."""
+  """The `Objective` of a denoiser, on a latents dataset."""
 
   parts: tuple[str, ...] = (FOLDER,)
 
   def __init__(self, config: ConfigDict, context: Context | None = None):
-    """Args:
-    context: of the clips; by default that of the dataset. With one given no dataset need be there,
-      as long as no batch is asked for.
+    """Build the objective and check that the network fits the dataset.
+
+    Args:
+      config: configuration of the run.
+      context: context of the clips; by default that of the dataset. If given, the dataset is needed
+        for batches only.
+
+    Raises:
+      InputError: if there is neither a dataset nor a context, or the network does not fit it.
     """
     self.directory = epath.Path(config.data.path)
     if context is None:
@@ -142,34 +160,46 @@ class Denoising:
 
   @functools.cached_property
   def _generate(self) -> Any:
-    # Not before it is known what it runs on.
+    # Lazy, because the compiler options depend on the mesh in use.
     return compiler.jit(self.generate, gather=self.gather)
 
   @property
   def fps(self) -> float:
+    """Frames per second of the clips."""
     return self.context.encoding.fps
 
   @property
   def has_validation(self) -> bool:
+    """Whether the dataset has a validation split."""
     return has_validation(self.directory)
 
   @property
   def flops_per_sample(self) -> float:
-    """Forward and backward; masked self-attention counted on all pairs."""
+    """FLOPs of one sample, forward and backward; masked self-attention counts all pairs."""
     return self._flops(1.0)
 
   def _flops(self, allowed: float) -> float:
+    """Return the FLOPs of one sample if masked self-attention computes this share of all pairs."""
     d = self.denoiser
     text, prompts = total_tokens(d.encoders, self.context.encoding.max_objects)
     grid = self.context.latent_shape[:3]
     return 3 * d.preset.forward_flops(d.model_config, grid, text, prompts, allowed)
 
   def build(self, seed: int) -> nnx.Module:
+    """Return the network with initial parameters.
+
+    Raises:
+      InputError: if the network cannot be sharded over the current mesh.
+    """
     self.check_mesh(jax.sharding.get_abstract_mesh().shape)
     return self.denoiser.build(seed)
 
   def check_mesh(self, sizes: Mapping[str, int]) -> None:
-    """Raises InputError where the network cannot be split as a mesh would have it."""
+    """Raise InputError if the network cannot be sharded over a mesh.
+
+    Args:
+      sizes: size of each mesh axis, by name; 1 where missing.
+    """
     check_heads(self.denoiser.model_config.heads, sizes)
     if sizes.get('sequence', 1) > 1 and not self.denoiser.preset.splits_tokens:
       raise InputError(
@@ -178,6 +208,14 @@ class Denoising:
       )
 
   def source(self, init_from: str) -> dict:
+    """Load the parameters to initialize from, as NumPy arrays.
+
+    Args:
+      init_from: a run directory, or 'pretrained:' followed by open weights or an exported folder.
+
+    Raises:
+      InputError: if the source cannot be read, or its architecture or text encoders differ.
+    """
     if init_from.startswith(PRETRAINED):
       return self._open_weights(init_from.removeprefix(PRETRAINED))
     other = read_config(init_from)
@@ -200,6 +238,7 @@ class Denoising:
     return read_parameters(init_from)
 
   def _open_weights(self, names: str) -> dict:
+    """Load open weights or an exported folder, and check that its text encoders match."""
     read = self.denoiser.preset.open_weights
     if exported_folder.is_exported(names):
       read = exported_folder.load
@@ -222,9 +261,11 @@ class Denoising:
     return params
 
   def transfer(self, source: dict, params: dict) -> dict:
+    """Return `params` with values replaced from `source`, as the preset defines; inside jit."""
     return self.denoiser.preset.transfer(source, params)
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yield this process's rows of the batches of latents, starting with step `start`."""
     data = self.config.data
     source = Latents(self.directory, held_out(self.directory, split))
     return loader.batches(
@@ -237,7 +278,10 @@ class Denoising:
     )
 
   def loss(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Metrics]:
-    """Mean squared error of the prediction, uniform over all latents."""
+    """Return the mean squared error of the prediction, uniform over all latents, and metrics.
+
+    Metrics are the loss, the loss in each interval of t (`by_time`) and 'gflops' per sample.
+    """
     keys = jax.random.split(key, 4)
     process = self.denoiser.process
     target, condition = self.denoiser.known(arrays, keys[0])
@@ -253,7 +297,7 @@ class Denoising:
     return losses.mean(), by_time(losses, t) | {'gflops': self._gflops(condition, len(losses))}
 
   def _gflops(self, condition: Condition, count: int) -> tuple[Array, Array]:
-    """What the samples of a batch take, as a metric: masked self-attention on allowed pairs."""
+    """Return the GFLOPs per sample as a metric; masked self-attention counts allowed pairs only."""
     least, most = self._flops(0.0) / 1e9, self._flops(1.0) / 1e9
     shares = jnp.ones(count)
     if condition.objects is not None:
@@ -262,12 +306,18 @@ class Denoising:
     return (least + shares * (most - least)).sum(), jnp.asarray(float(count))
 
   def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:
+    """Return 'truth' and 'generated' videos, uint8 [sample.count, T, H, W, 3] each."""
     generated, target = self._generate(model, arrays, key)
     codec = self.context.codec
     videos = {'truth': target, 'generated': generated}
     return {name: to_uint8(gather(self._decode(codec, x))) for name, x in videos.items()}
 
   def begin(self, directory: Path) -> None:
+    """Save the context (codec, encodings of the empty text) to the run directory.
+
+    Raises:
+      InputError: if the run was started with a different encoding or codec.
+    """
     if not (directory / FOLDER).exists():
       self.context.save(directory)
       return
@@ -288,32 +338,41 @@ class Denoising:
       )
 
   def finish(self, directory: Path, model: nnx.Module) -> None:
-    """Nothing: a denoiser is read from its checkpoints."""
+    """Do nothing: a denoiser is read from its checkpoints."""
 
   def generate(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Array]:
-    """Latents like the first `sample.count` of a batch, and those of the batch; inside jit."""
+    """Sample latents for the first `sample.count` conditions of a batch; inside jit.
+
+    Returns:
+      The generated latents and the ground truth, [sample.count, T', H', W', C] each.
+    """
     arrays = jax.tree.map(lambda x: x[: self.config.sample.count], arrays)
     target, condition = self.denoiser.known(arrays, key)
     return self.denoiser.sample(model, condition, jax.random.fold_in(key, 1)), target
 
 
 def allowed_pairs(region: Array, by_frame: bool) -> Array:
-  """The share of the pairs of tokens that masked self-attention computes, float32 [B].
+  """Return the share of token pairs that masked self-attention computes, float32 [B].
 
   Args:
-    region: the owner of each token, int32 [B, t, h, w] with one bit set.
-    by_frame: whether a token only looks within its frame.
+    region: the token labels, int32 [B, t, h, w] with one bit set.
+    by_frame: whether tokens attend within their own frame only.
   """
   tokens = region.reshape(*region.shape[: 2 if by_frame else 1], -1)
   owners = jnp.left_shift(1, jnp.arange(32))
-  # Tokens of the same owner see each other: of all pairs, the sum of the squared shares.
+  # Tokens with the same label attend to each other, so the share is the sum of squared shares.
   shares = jnp.mean(tokens[..., None] == owners, axis=-2)
   pairs = jnp.sum(shares**2, axis=-1)
   return pairs.mean(axis=-1) if by_frame else pairs
 
 
 def by_time(losses: Array, t: Array) -> Metrics:
-  """The mean loss, and that of each quarter of the times."""
+  """Return the mean loss, and the mean loss in each of TIME_BUCKETS intervals of t, as metrics.
+
+  Args:
+    losses: loss of each sample, float32 [B].
+    t: time of each sample, float32 [B] in 0..1.
+  """
   bucket = jnp.clip((t * TIME_BUCKETS).astype(jnp.int32), 0, TIME_BUCKETS - 1)
   inside = jax.nn.one_hot(bucket, TIME_BUCKETS)
   metrics = {'loss': (losses.sum(), jnp.asarray(float(len(losses))))}
@@ -324,9 +383,9 @@ def by_time(losses: Array, t: Array) -> Metrics:
 
 
 def same_codec(a: Codec, b: Codec) -> bool:
-  """Tell whether two codecs make the same latents, up to rounding.
+  """Return whether two codecs produce the same latents, up to rounding.
 
-  Sizes and weights are compared, not what a codec tells of its fit.
+  Compare sizes and weights, not the recorded statistics of a fit.
   """
   ours, theirs = jax.tree.leaves_with_path(a), jax.tree.leaves_with_path(b)
   if type(a) is not type(b) or a.stride != b.stride or len(ours) != len(theirs):
@@ -335,14 +394,14 @@ def same_codec(a: Codec, b: Codec) -> bool:
     x, y = np.asarray(x), np.asarray(y)
     if path != other or x.shape != y.shape or x.dtype != y.dtype:
       return False
-    # A codec that is fitted to the same clips on another machine differs in the last bits.
+    # A codec fitted to the same clips on another machine differs in the last bits.
     if not np.allclose(x, y, rtol=1e-3, atol=1e-3 * float(np.abs(x).max(initial=0))):
       return False
   return True
 
 
 def _check_model(denoiser: Denoiser) -> None:
-  """Raises InputError where the network does not fit the dataset."""
+  """Raise InputError if the network does not fit the dataset."""
   context, model = denoiser.context, denoiser.model_config
   if context.encoding.preset != denoiser.config.preset:
     raise InputError(

@@ -1,6 +1,7 @@
-"""What a run shows now and then: held-out loss, and samples of fixed noise, by averaged weights.
+"""Periodic evaluation of a run with the EMA weights: validation loss, and samples of fixed noise.
 
-Where a dataset holds nothing out, the loss is of fixed training records, and is called so.
+If the dataset has no validation split, the loss is computed on fixed training records and logged
+as `train_subset/`.
 """
 
 import jax
@@ -23,12 +24,12 @@ from ttm_jax.training.state import TrainState
 from ttm_jax.training.step import make_evaluation
 from ttm_jax.training.telemetry import Telemetry, means
 
-SUBSET = 'train_subset'  # In place of VALIDATION where nothing is held out.
-PANELS, SIDE = 4, 128  # Videos in the animation, and their longer side in pixels.
+SUBSET = 'train_subset'  # Metric prefix if the dataset has no validation split.
+PANELS, SIDE = 4, 128  # Number of videos in the animation, and their longer side in pixels.
 
 
 class Evaluator:
-  """Always looks at the same batches, with the same noise, so that what it shows compares."""
+  """Evaluates the EMA weights on fixed batches with fixed noise, so that steps are comparable."""
 
   def __init__(
     self,
@@ -57,7 +58,15 @@ class Evaluator:
     self._batches = [to_device(next(batches), place) for _ in range(count)]
 
   def look(self, step: int, state: TrainState, last: bool = False) -> None:
-    """Writes what is due after this step; all of it after the last."""
+    """Write the validation loss and samples that are due after a step.
+
+    All processes call this together.
+
+    Args:
+      step: steps done.
+      state: the state after them.
+      last: whether this is the last step of the run; then both are due, unless disabled.
+    """
     settings = self._config.train
     evaluate = settings.evaluate_every and (step % settings.evaluate_every == 0 or last)
     sample = settings.sample_every and (step % settings.sample_every == 0 or last)
@@ -85,7 +94,7 @@ class Evaluator:
 
 
 def _write(path: epath.Path, content: bytes) -> None:
-  """A file that no reader sees half-written, in a bucket too."""
+  """Write a file atomically, on disk or in a bucket."""
   if is_local(path):
     write_bytes(path, content)
     return
@@ -96,6 +105,6 @@ def _write(path: epath.Path, content: bytes) -> None:
 
 
 def _beside_truth(videos: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
-  """Each sample beside its truth, with its label."""
+  """Interleave ground truth and samples: (label, video) pairs."""
   count = len(next(iter(videos.values())))
   return [(f'{label} {i}', some[i]) for i in range(count) for label, some in videos.items()]

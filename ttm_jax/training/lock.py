@@ -1,12 +1,13 @@
-"""One job at a time in a run directory.
+"""A lease that allows one job at a time in a run directory.
 
-The file `in_use.json` says who trains there. Its owner writes it anew every few seconds; it is no
-lock of the operating system, since those do not hold on `gs://` nor on every shared disk. A job
-that finds the file looks whether the owner lives: on the same machine by its process, else by
-waiting whether the file still changes. So what a killed job or a dead machine leaves is taken over,
-at once or after `LEASE` seconds, whatever the clocks of the machines show.
+The file `in_use.json` names the job that trains there, which rewrites it every `RENEW` seconds.
+Locks of the operating system are not used: they do not work on `gs://` nor on every shared disk.
 
-An owner that was held still for so long that another one took over learns it before it saves.
+A job that finds the file checks whether its owner is alive. On the same machine it looks for the
+owner's process. Otherwise it waits up to `LEASE` seconds for the file to change. A lease left by a
+killed job or a dead machine is taken over. The clocks of the machines need not agree.
+
+An owner that was suspended until another job took over raises in `check`, before it saves.
 """
 
 import contextlib
@@ -24,14 +25,24 @@ from etils import epath
 from ttm_jax.errors import InputError, printable
 
 FILE = 'in_use.json'
-RENEW = 10.0  # Seconds between two times that the owner writes.
-LEASE = 60.0  # Seconds without a change after which it counts as dead.
+RENEW = 10.0  # Seconds between two writes by the owner.
+LEASE = 60.0  # Seconds without a change after which the owner is considered dead.
 
 
 class Lock:
-  """The right to train in a run directory, from `acquire` to `release`."""
+  """Exclusive use of a run directory, from `acquire` to `release`.
+
+  A daemon thread renews the lease.
+  """
 
   def __init__(self, workdir: epath.Path, renew: float = RENEW, lease: float = LEASE):
+    """Prepare a lease without taking it.
+
+    Args:
+      workdir: the run directory, local or on gs://.
+      renew: seconds between two writes.
+      lease: seconds without a change after which another owner is considered dead.
+    """
     self._path = workdir / FILE
     self._renew, self._lease = renew, lease
     self._token = uuid.uuid4().hex
@@ -40,13 +51,13 @@ class Lock:
     self._thread = threading.Thread(target=self._keep, name='lock', daemon=True)
 
   def acquire(self, say: Callable[[str], None] = lambda text: None) -> None:
-    """Takes the directory, which is made where it is missing.
+    """Take the lease; create the directory if it does not exist.
 
     Args:
-      say: is told where that takes long, or where somebody else had it.
+      say: called with a message if this has to wait, or takes over from a dead job.
 
     Raises:
-      InputError: where another job trains there.
+      InputError: if another job trains in the directory.
     """
     found = self._read()
     if found is not None:
@@ -58,17 +69,17 @@ class Lock:
     self._thread.start()
 
   def check(self) -> None:
-    """To be called before what would do harm.
+    """Check that this job still holds the lease; call it before writes such as a checkpoint.
 
     Raises:
-      InputError: where another job has taken the directory.
+      InputError: if another job has taken the directory.
     """
     found = self._read()
     if found is not None and found.get('token') != self._token:
       raise self._refusal(found)
 
   def release(self) -> None:
-    """Gives the directory free; takes it away again where nothing came into it."""
+    """Release the lease; remove the directory if `acquire` created it and it is empty."""
     self._stop.set()
     if self._thread.is_alive():
       self._thread.join()
@@ -76,9 +87,10 @@ class Lock:
       self.check()
       self._path.unlink(missing_ok=True)
       if self._made:
-        self._path.parent.rmdir()  # Unless there is something in it.
+        self._path.parent.rmdir()  # Fails if it is not empty.
 
   def _wait_for_its_end(self, found: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Return if the owner of a lease is dead; raise InputError if it is alive."""
     lives = _lives(found)
     if lives:
       raise self._refusal(found)
@@ -105,7 +117,7 @@ class Lock:
 
   def _keep(self) -> None:
     while not self._stop.wait(self._renew):
-      # A disk that does not answer just now is no reason to end; `check` tells what is.
+      # A temporary disk error must not end the run; `check` reports a lost lease.
       with contextlib.suppress(Exception):
         self.check()
         self._write()
@@ -118,6 +130,7 @@ class Lock:
     partial.replace(self._path)
 
   def _read(self) -> dict[str, Any] | None:
+    """Return the content of the lease file: None if there is none, {} if it is corrupt."""
     try:
       found = json.loads(self._path.read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -132,7 +145,7 @@ class Lock:
 
 
 def _identity(pid: int) -> dict[str, Any]:
-  """Who a process is: no other one has all of this, before or later, here or elsewhere."""
+  """Return fields that identify a process uniquely across machines, reboots and reused PIDs."""
   return {'host': socket.gethostname(), 'pid': pid, 'machine': _machine(), 'begun': _begun(pid)}
 
 
@@ -141,7 +154,7 @@ def _host(found: dict[str, Any]) -> str:
 
 
 def _lives(found: dict[str, Any]) -> bool | None:
-  """Whether a process still runs; None where that cannot be seen from here."""
+  """Return whether the owner's process still runs; None if it is on another machine."""
   machine, pid = _machine(), found.get('pid')
   if not machine or found.get('machine') != machine or not isinstance(pid, int):
     return None
@@ -149,16 +162,16 @@ def _lives(found: dict[str, Any]) -> bool | None:
 
 
 def _machine() -> str:
-  """This boot of this machine, and the container; empty where the system does not tell."""
+  """Return an id of this boot of the machine and PID namespace; empty if not available."""
   with contextlib.suppress(OSError), open('/proc/sys/kernel/random/boot_id') as file:
     return f'{file.read().strip()} {os.readlink("/proc/self/ns/pid")}'
   return ''
 
 
 def _begun(pid: int) -> str:
-  """When a process began, in ticks since the boot; empty where there is none, or it is a zombie."""
+  """Return the start time of a process in ticks since boot; empty if it is dead or a zombie."""
   with contextlib.suppress(OSError), open(f'/proc/{pid}/stat') as file:
-    # The name in brackets may hold anything.
+    # The process name is in parentheses and may contain spaces or parentheses itself.
     state, *rest = file.read().rpartition(')')[2].split()
     return '' if state in 'ZX' else rest[18]
   return ''

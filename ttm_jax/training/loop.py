@@ -1,4 +1,4 @@
-"""The training loop: one for all tasks, backbones and codecs."""
+"""The training loop, shared by all tasks, backbones and codecs."""
 
 import contextlib
 import itertools
@@ -49,15 +49,17 @@ def train(
   peers: Peers | None = None,
   profile: str = '',
 ) -> TrainState:
-  """Trains from the newest checkpoint in `workdir`, or from the start, to `config.train.steps`.
+  """Train to `config.train.steps`, from the newest checkpoint in `workdir` or from scratch.
 
-  SIGTERM and SIGINT end the run after the current step with a checkpoint; the same command
-  continues it.
+  On SIGTERM or SIGINT, save a checkpoint after the current step and return. The same command
+  resumes the run.
 
   Args:
-    workdir: of this machine or on gs://.
-    peers: the processes of this job; this one alone by default.
-    profile: which steps to trace, see `Profile`.
+    config: configuration of the run.
+    objective: the network, its loss and its data.
+    workdir: the run directory, local or on gs://.
+    peers: the processes of this job; only this one by default.
+    profile: the steps to trace, 'N:M', see `Profile`.
 
   Returns:
     The last state.
@@ -65,8 +67,9 @@ def train(
   Raises:
     InputError: if the workdir holds another run or is in use, a checkpoint does not fit, or the
       disk is full.
-    NotFinite: if too many steps in a row had no finite loss and gradients, or a loss far beyond the
-      usual; the last checkpoint is from before, or holds parameters that none of them changed.
+    NotFinite: if a parameter is NaN or Inf, or `train.skip_limit` steps in a row were skipped. A
+      step is skipped for a NaN or Inf loss or gradient, or for a loss spike. Skipped steps do not
+      change parameters, so the last checkpoint is good.
   """
   settings, workdir = config.train, absolute(workdir)
   first = jax.process_index() == 0
@@ -152,14 +155,14 @@ def train(
         break
     checkpoints.wait()
   if first and int(state.step) >= settings.steps:
-    # Outside the mesh, since one process computes alone.
+    # Outside the mesh, because only this process computes here.
     with _writing(checkpoints), mirrored(workdir) as folder:
       objective.finish(folder, nnx.merge(graphdef, state.ema))
   return state
 
 
 def _start(config, objective, optimizer, mesh, checkpoints, peers):
-  """The network's structure, the state to begin with, and where its parts lie on the mesh."""
+  """Return the graphdef, the initial or restored state, its shardings, and whether restored."""
 
   def initial() -> TrainState:
     _, params = nnx.split(objective.build(config.seed))
@@ -185,7 +188,7 @@ def _start(config, objective, optimizer, mesh, checkpoints, peers):
   source = objective.source(config.init_from) if config.init_from else None
   state = compiler.jit(initial, once=True, out_shardings=places)()
   if source is not None:
-    # Each process has all of the source, and puts its own parts on its devices.
+    # Each process has the whole source and copies its own shards to its devices.
     source = jax.tree.map(
       lambda x, s: jax.make_array_from_callback(x.shape, s, lambda index: x[index]),
       source,
@@ -205,7 +208,7 @@ def _greet(telemetry: Telemetry, workdir: epath.Path, state: TrainState, restore
 
 
 def _tell(text: str) -> None:
-  """A line for the person who watches, before there is a bar."""
+  """Print a message to stderr in process 0; used before the progress bar exists."""
   if jax.process_index() == 0:
     print(printable(text), file=sys.stderr, flush=True)
 
@@ -223,7 +226,7 @@ def _not_finite(what: str, checkpoints: Checkpoints) -> NotFinite:
 
 @contextlib.contextmanager
 def _writing(checkpoints: Checkpoints) -> Iterator[None]:
-  """Turns the refusal of the disk to take a file into one sentence."""
+  """Convert file system errors such as a full disk to InputError."""
   try:
     yield
   except OSError as error:

@@ -1,4 +1,4 @@
-"""What a run optimises: the one thing by which training a denoiser or a codec differs."""
+"""The interface between the training loop and what it trains: a denoiser or a codec."""
 
 import zlib
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ from ttm_jax.data import records
 Array = jax.Array
 Arrays = dict[str, Array]
 
-VALIDATION = 'validation'  # The split of held-out clips.
+VALIDATION = 'validation'  # Name of the validation split.
 
-# A metric is (sum, count): parts of a batch and steps of an interval add up, and are divided last.
+# A metric is (sum, count), so that microbatches and steps can be summed before dividing.
 Metrics = dict[str, tuple[Array, Array]]
 
 
@@ -25,9 +25,9 @@ class Objective(Protocol):
   """A network, its loss and its data.
 
   Attributes:
-    sharding: parameter table of the network (see `parallel.mesh.shardings`).
-    gather: whether weights that lie in parts are gathered before use, see `parallel.compiler`.
-    parts: names, in the run directory, of what `begin` looks at where it exists.
+    sharding: sharding rules of the parameters (see `parallel.mesh.shardings`).
+    gather: whether sharded weights are all-gathered before use, see `parallel.compiler`.
+    parts: names of the files and folders of the run directory that `begin` reads if they exist.
   """
 
   sharding: tuple
@@ -36,78 +36,91 @@ class Objective(Protocol):
 
   @property
   def fps(self) -> float:
-    """Frames per second of what `samples` shows."""
+    """Frames per second of the videos of `samples`."""
     ...
 
   @property
   def has_validation(self) -> bool:
-    """Whether there are held-out clips; else the split 'validation' is of the training clips."""
+    """Whether there is a validation split; if not, 'validation' reads training clips."""
     ...
 
   @property
   def flops_per_sample(self) -> float:
-    """Floating-point operations of one training step, forward and backward."""
+    """Floating-point operations of one sample in a training step, forward and backward."""
     ...
 
   def build(self, seed: int) -> nnx.Module:
-    """The network with initial parameters."""
+    """Return the network with initial parameters."""
     ...
 
   def source(self, init_from: str) -> dict:
-    """The parameters of the run to start from, NumPy arrays; InputError where it does not suit."""
+    """Load the parameters to initialize from.
+
+    Args:
+      init_from: a run directory, or another source that the objective supports.
+
+    Returns:
+      A nested dict of NumPy arrays.
+
+    Raises:
+      InputError: if the source does not fit this network.
+    """
     ...
 
   def transfer(self, source: dict, params: dict) -> dict:
-    """Initial parameters with those of `source` brought in; like `params`; inside jit."""
+    """Return `params` with values replaced from `source`, same structure; inside jit."""
     ...
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
-    """This process's share of the batches from a step on."""
+    """Yield this process's rows of each batch of a split, starting with step `start`."""
     ...
 
   def loss(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Metrics]:
-    """The loss of one batch, and metrics; inside jit."""
+    """Return the loss of one batch, float32 [], and metrics with at least 'loss'; inside jit."""
     ...
 
   def generate(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Array]:
-    """What `samples` shows, generated and true, before it becomes videos; inside jit."""
+    """Return generated and ground truth arrays for `samples`, before decoding; inside jit."""
     ...
 
   def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:
-    """Videos to look at, uint8 [n, T, H, W, 3], by label; arrays hold one batch."""
+    """Return videos to log, uint8 [n, T, H, W, 3], by label.
+
+    All processes call this together; `arrays` is one batch.
+    """
     ...
 
   def begin(self, directory: Path) -> None:
-    """Writes into the run directory what is known beforehand and whoever uses the run needs.
+    """Write to the run directory what later users of the run need and is known before training.
 
     Raises:
-      InputError: if something else of the kind is there already.
+      InputError: if the directory already holds different data of this kind.
     """
     ...
 
   def finish(self, directory: Path, model: nnx.Module) -> None:
-    """Writes into the run directory what follows from the averaged weights of the last step.
+    """Write to the run directory what is derived from the final EMA weights.
 
-    Only one process does, outside the mesh.
+    Only process 0 calls this, outside the mesh.
     """
     ...
 
 
 def has_validation(directory: str | Path) -> bool:
-  """Tell whether a dataset has held-out clips."""
+  """Return whether a dataset has a validation split."""
   return VALIDATION in records.splits(directory)
 
 
 def held_out(directory: str | Path, split: str) -> str:
-  """The split to read; a dataset without held-out clips is watched on those it trains on."""
+  """Return the split to read: 'train' for 'validation' if the dataset has no validation split."""
   return 'train' if split == VALIDATION and not has_validation(directory) else split
 
 
 def gather(array: Array) -> np.ndarray:
-  """An array on the host, whole, wherever its parts lie; all processes call this together."""
+  """All-gather a sharded array to the host; all processes call this together."""
   return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def stream(key: Array, name: str, step: Array | int) -> Array:
-  """The key of one use of randomness at one step; uses are told apart by name."""
+  """Derive the random key of one named use at one step."""
   return jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(name.encode())), step)

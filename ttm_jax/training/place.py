@@ -1,9 +1,8 @@
-"""Folders handed to Orbax and TensorStore under names that they read literally.
+"""Give Orbax and TensorStore a path without special characters.
 
-Orbax looks for files with patterns (`glob`) and puts the folder's own path into the pattern: in
-`proj [v1]` the brackets then match the single characters v and 1, and nothing is found. TensorStore
-takes UTF-8 only. A folder whose path has such characters is reached through a symbolic link in a
-temporary folder, which both can read.
+Orbax finds files with `glob` and puts the folder's path into the pattern unescaped. In `proj [v1]`
+the brackets then match the single characters v and 1, and nothing is found. TensorStore accepts
+UTF-8 paths only. A folder with such a path is opened through a symbolic link in a temporary folder.
 """
 
 import os
@@ -16,15 +15,15 @@ from etils import epath
 from ttm_jax.data.storage import is_local
 from ttm_jax.errors import InputError
 
-_PLAIN = re.compile(r'[\w ./,:=@+-]*')  # Letters of all scripts, and marks without a meaning.
+_PLAIN = re.compile(r'[\w ./,:=@+-]*')  # Letters of all scripts, and punctuation safe in `glob`.
 _PATTERN = re.compile(r'[*?\[\]]')
 
 
 class PlainPath:
-  """A folder, and the path under which libraries reach it.
+  """A folder, and a path without special characters that leads to it.
 
   Attributes:
-    folder: as the user named it.
+    folder: the folder as named by the user.
   """
 
   def __init__(self, folder: epath.Path):
@@ -34,12 +33,12 @@ class PlainPath:
 
   @property
   def path(self) -> epath.Path:
-    """Return the folder's own path where that is plain, else one through a link.
+    """The folder's own path if it is plain, else one through a symbolic link.
 
-    The folder must exist. The link lives as long as this object, or until `close`.
+    The folder must exist. The link exists until `close` or until this object is deleted.
 
     Raises:
-      InputError: there is no temporary folder with a plain path.
+      InputError: if there is no temporary folder with a plain path.
     """
     if self._path is None:
       link = self.temporary() / 'folder'
@@ -48,10 +47,10 @@ class PlainPath:
     return self._path
 
   def temporary(self) -> Path:
-    """Return a temporary folder of this object, with a plain path.
+    """Return a temporary folder with a plain path, owned by this object.
 
     Raises:
-      InputError: there is none.
+      InputError: if there is none.
     """
     if self._temporary is None:
       parent = next((f for f in (tempfile.gettempdir(), '/tmp', '/var/tmp') if is_plain(f)), None)
@@ -64,7 +63,7 @@ class PlainPath:
     return Path(self._temporary.name)
 
   def original(self, text: str) -> str:
-    """Return `text` with the folder's own path in place of the link's, for messages."""
+    """Replace the link's path in an error message by the folder's own path."""
     if self._path is None:
       return text
     return text.replace(os.fspath(self._path), os.fspath(self.folder))
@@ -78,12 +77,12 @@ class PlainPath:
 
 
 def is_plain(path: epath.PathLike) -> bool:
-  """Tell whether libraries read a path literally; addresses of buckets cannot be linked to."""
+  """Return whether a path needs no link; always true for buckets, which cannot be linked to."""
   return not is_local(path) or bool(_PLAIN.fullmatch(os.fspath(path)))
 
 
 def check_address(folder: epath.Path) -> None:
-  """Raise InputError if a bucket's address has characters that Orbax takes for a pattern."""
+  """Raise InputError if a bucket address has characters that Orbax interprets as a pattern."""
   if not is_local(folder) and _PATTERN.search(os.fspath(folder)):
     raise InputError(
       f'{folder}: checkpoints cannot be saved at an address with *, ?, [ or ] in it; choose another'

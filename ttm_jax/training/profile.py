@@ -1,4 +1,4 @@
-"""A trace of some steps, to be looked at with xprof or TensorBoard."""
+"""Record a JAX profiler trace of some steps, to view with xprof or TensorBoard."""
 
 import re
 
@@ -12,14 +12,18 @@ FOLDER = 'profile'
 
 
 class Profile:
-  """Traces the steps N to M of this process; nothing for an empty string."""
+  """Traces the steps N to M of this process; does nothing for an empty string."""
 
   def __init__(self, steps: str, workdir: epath.Path, clock: StepTimer):
-    """Args:
-    steps: 'N:M', the first and the last one.
+    """Parse the range of steps.
+
+    Args:
+      steps: 'N:M', the first and the last step, or ''.
+      workdir: the run directory; the trace is written to its subfolder `profile`.
+      clock: used to wait for pending steps before and after the trace.
 
     Raises:
-      InputError: for anything else.
+      InputError: if `steps` is anything else.
     """
     found = re.fullmatch(r'(\d+):(\d+)', steps)
     if steps and not (found and 1 <= int(found[1]) <= int(found[2])):
@@ -29,19 +33,19 @@ class Profile:
     self._running = False
 
   def before(self, step: int) -> None:
-    """Before a step is handed to the device."""
+    """Start the trace if `step` is the first; call it before the step is dispatched."""
     if step == self._first:
       self._clock.settle()
       jax.profiler.start_trace(str(self._folder))
       self._running = True
 
   def after(self, step: int) -> None:
-    """After it was."""
+    """Stop the trace if `step` is the last; call it after the step was dispatched."""
     if self._running and step >= self._last:
       self.close()
 
   def close(self) -> None:
-    """Writes what there is."""
+    """Stop a running trace and write it."""
     if self._running:
       self._running = False
       self._clock.settle()

@@ -1,14 +1,16 @@
-"""A run directory: what stands in it, and how others read it.
+"""Layout of a run directory, and functions to read and check one.
 
 config.json        the fully resolved configuration
-context/           codec and empty text (see `data.context`); for a codec run, the codec
-checkpoints/       Orbax, one folder a step
+context/           codec and encodings of the empty text (see `data.context`); denoisers only
+codec/             the trained codec; codec runs only
+checkpoints/       Orbax, one folder per step
 damaged/           checkpoints that could not be read
-in_use.json        who trains there (see `lock`)
-metrics.jsonl      one line a log step
-tensorboard/       the same for TensorBoard
-samples/           made with the averaged weights: a picture each time, and newest.gif
-profile/           traces of steps, where asked for
+in_use.json        the job that trains there (see `lock`)
+starts.jsonl       one line per start of the run
+metrics.jsonl      one line per log step
+tensorboard/       the same metrics for TensorBoard
+samples/           from the EMA weights: one contact sheet per sampled step, and newest.gif
+profile/           profiler traces, if requested
 """
 
 import datetime
@@ -30,8 +32,8 @@ from ttm_jax.training.checkpoint import Checkpoints
 CONFIG = 'config.json'
 CHECKPOINTS = 'checkpoints'
 
-# What a continued run may change, besides mesh and job: how long it runs, how often it speaks,
-# where its data lie and how it makes do with its memory, not what it computes.
+# Fields that may change when a run is resumed, besides those of mesh and job: run length, logging
+# and checkpoint intervals, location of the data, and memory options. Model and loss stay the same.
 FREE = {
   'train': (
     'steps',
@@ -50,13 +52,19 @@ FREE = {
 
 
 def default_workdir(config_path: str) -> Path:
-  """runs/<config>-<date>, of now."""
+  """Return runs/<config>-<date>-<time> for the current local time."""
   now = datetime.datetime.now().strftime('%Y%m%d-%H%M%S')
   return Path('runs') / f'{Path(config_path).stem}-{now}'
 
 
 def check_run(workdir: epath.Path, config: ConfigDict) -> None:
-  """Raises InputError if the directory holds another configuration's run, or is out of reach."""
+  """Check that a run directory is new or holds a run of the same configuration.
+
+  Fields in `FREE` and the sections mesh and job may differ.
+
+  Raises:
+    InputError: if it holds a run of another configuration, or cannot be accessed.
+  """
   path = workdir / CONFIG
   try:
     there = path.exists()
@@ -74,7 +82,7 @@ def check_run(workdir: epath.Path, config: ConfigDict) -> None:
 
 
 def write_config(workdir: epath.Path, config: ConfigDict) -> None:
-  """Creates the run directory; whoever finds config.json there finds all of it."""
+  """Create the run directory and write config.json atomically."""
   workdir.mkdir(parents=True, exist_ok=True)
   if is_local(workdir):
     write_text(workdir / CONFIG, to_json(config))
@@ -85,7 +93,7 @@ def write_config(workdir: epath.Path, config: ConfigDict) -> None:
 
 
 def _bound(config: ConfigDict) -> dict[str, Any]:
-  """The part of a configuration that a run may not change."""
+  """Return the fields of a configuration that must not change when a run is resumed."""
   values = config.to_dict()
   for section, keys in FREE.items():
     if isinstance(values.get(section), dict):
@@ -96,10 +104,10 @@ def _bound(config: ConfigDict) -> dict[str, Any]:
 
 
 def read_config(run: epath.PathLike) -> ConfigDict:
-  """The configuration of a run.
+  """Return the configuration of a run.
 
   Raises:
-    InputError: if there is no run.
+    InputError: if there is no run, or config.json is corrupt.
   """
   path = epath.Path(run) / CONFIG
   if not path.exists():
@@ -111,10 +119,10 @@ def read_config(run: epath.PathLike) -> ConfigDict:
 
 
 def read_parameters(run: epath.PathLike) -> dict:
-  """The averaged parameters of the newest checkpoint of a run, as NumPy arrays.
+  """Return the EMA parameters of the newest checkpoint of a run, as NumPy arrays.
 
   Raises:
-    InputError: if there is no checkpoint.
+    InputError: if there is no checkpoint, or it is corrupt.
   """
   checkpoints = Checkpoints(epath.Path(run) / CHECKPOINTS, read_only=True)
   step = checkpoints.latest()
@@ -132,7 +140,14 @@ def check_same_architecture(
   run: epath.PathLike,
   ignore: Collection[str],
 ) -> None:
-  """Raises InputError that names the first field in which two model configurations differ."""
+  """Raise InputError naming the first field in which two model configurations differ.
+
+  Args:
+    expected: the configuration that is needed.
+    found: the configuration of the run.
+    run: the run, for the message.
+    ignore: fields that may differ.
+  """
 
   def kept(values):
     return {k: v for k, v in values.items() if k not in ignore}
@@ -148,10 +163,11 @@ def check_same_architecture(
 def check_same_parameters(
   expected: Mapping[str, Any], found: Mapping[str, Any], run: epath.PathLike
 ) -> None:
-  """Raises InputError that names the first parameter whose shape is not the expected one.
+  """Raise InputError naming the first parameter with an unexpected shape.
 
   Args:
     expected, found: nested dicts of shapes.
+    run: the run, for the message.
   """
   difference = first_difference(expected, found)
   if difference:

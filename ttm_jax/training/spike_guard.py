@@ -1,8 +1,8 @@
-"""Which steps count: those whose loss and gradients are numbers, and whose loss is no spike.
+"""Skip updates with a NaN or Inf loss or gradient, or with a loss spike.
 
-A step that does not count leaves parameters, average and optimiser as they are, bit by bit; only
-the number of the step goes on, and with it the data. What the guard remembers is part of the state,
-so that a resumed run judges as an undisturbed one.
+A skipped step leaves parameters, EMA and optimizer state bitwise unchanged; the step number and the
+data advance. The running statistics are part of the checkpointed state, so a resumed run decides
+like an uninterrupted one.
 """
 
 import flax.struct
@@ -11,24 +11,24 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-MEMORY = 100  # Steps over which the running mean forgets; before as many there are no spikes.
-_LEAST = 0.01  # A deviation counts as at least this share of the mean.
+MEMORY = 100  # Time constant of the running means in steps; no spikes before as many steps.
+_LEAST = 0.01  # Lower bound of the deviation, as a share of the mean.
 
 
 class NotFinite(RuntimeError):
-  """Too many steps in a row did not count, or parameters are no longer numbers."""
+  """Too many steps in a row were skipped, or parameters are NaN or Inf."""
 
 
 @flax.struct.dataclass
 class SpikeGuard:
-  """What is remembered of the steps so far.
+  """Running statistics of the loss.
 
   Attributes:
-    mean: float32 [], running mean of the loss; of a spike, of the most that would have counted.
-    deviation: float32 [], running mean of its distance from that.
-    counted: int32 [], steps that counted.
-    skipped: int32 [], steps that did not.
-    in_row: int32 [], those since the last one that counted.
+    mean: float32 [], running mean of the loss; spikes are clipped to the threshold first.
+    deviation: float32 [], running mean of the absolute deviation of the loss from `mean`.
+    counted: int32 [], number of applied steps.
+    skipped: int32 [], number of skipped steps.
+    in_row: int32 [], number of skipped steps since the last applied one.
   """
 
   mean: Array
@@ -39,19 +39,23 @@ class SpikeGuard:
 
 
 def create() -> SpikeGuard:
-  """Before the first step."""
-  # Each an array of its own, since they are donated.
+  """Return the statistics before the first step."""
+  # Separate arrays, because one buffer cannot be donated twice.
   number, count = (lambda: jnp.zeros((), jnp.float32)), (lambda: jnp.zeros((), jnp.int32))
   return SpikeGuard(number(), number(), count(), count(), count())
 
 
 def judge(guard: SpikeGuard, loss: Array, norm: Array, spike: float) -> tuple[Array, SpikeGuard]:
-  """Whether a step counts, and what is remembered after it; inside jit.
+  """Decide whether to apply a step, and update the statistics; inside jit.
 
   Args:
+    guard: statistics of the steps before.
     loss: float32 [].
-    norm: float32 [], of all gradients together: finite only if all of them are.
-    spike: deviations above the mean from which on a loss is a spike; 0 for no such thing.
+    norm: float32 [], global norm of the gradients; finite only if all gradients are.
+    spike: number of deviations above the mean beyond which a loss is a spike; 0 disables this.
+
+  Returns:
+    Whether to apply the step, bool [], and the updated statistics.
   """
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   most = jnp.float32(jnp.inf)
@@ -59,11 +63,11 @@ def judge(guard: SpikeGuard, loss: Array, norm: Array, spike: float) -> tuple[Ar
     usual = jnp.maximum(guard.deviation, _LEAST * jnp.abs(guard.mean))
     most = jnp.where(guard.counted >= MEMORY, guard.mean + spike * usual, jnp.inf)
   good = finite & (loss <= most)
-  # A spike is remembered as the most that would have counted. Were it forgotten, a run with many
-  # hard samples would learn from the easy ones alone, and find ever more of the others too hard.
+  # Spikes update the mean with the threshold. If they were ignored, a run with many hard samples
+  # would train on easy ones only, its mean would fall, and it would skip more and more samples.
   seen = jnp.minimum(loss, most)
   rate = 1 / (1 + jnp.minimum(guard.counted, MEMORY - 1)).astype(jnp.float32)
-  # The first distance is that from nothing.
+  # At the first step there is no mean to deviate from.
   later = jnp.where(guard.counted > 0, jnp.abs(seen - guard.mean) - guard.deviation, 0.0)
   after = SpikeGuard(
     mean=jnp.where(finite, guard.mean + rate * (seen - guard.mean), guard.mean),

@@ -1,4 +1,4 @@
-"""What training changes, as one unit: parameters, their moving average, optimiser, step."""
+"""The training state (parameters, EMA, optimizer state, step) and the optimizer."""
 
 from typing import Any
 
@@ -19,14 +19,14 @@ Params = dict[str, Any]
 
 @flax.struct.dataclass
 class TrainState:
-  """The state of a run; checkpointed whole.
+  """The state of a run; a checkpoint holds all of it.
 
   Attributes:
-    step: int32 [], optimiser steps done.
+    step: int32 [], number of steps done, skipped ones included.
     params: nested dict of float32 arrays.
-    ema: their exponential moving average, used for sampling.
-    optimizer: state of the optimiser, which sees the parameters packed.
-    guard: what is remembered of the losses.
+    ema: exponential moving average of `params`, used for sampling.
+    optimizer: optimizer state, for the parameters as packed by `packing.pack`.
+    guard: running statistics of the loss.
   """
 
   step: Array
@@ -37,25 +37,25 @@ class TrainState:
 
 
 def create(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-  """The state before the first step."""
+  """Return the state before the first step."""
   ema = jax.tree.map(jnp.copy, params)
   begin = optimizer.init(pack(params))
   return TrainState(jnp.zeros((), jnp.int32), params, ema, begin, spike_guard.create())
 
 
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
-  """AdamW with clipping by global norm, linear warm-up, then a constant or cosine rate.
+  """Return AdamW with global norm clipping, linear warmup, then a constant or cosine schedule.
 
-  Matrices and convolutions decay. Norms, biases and the tables that modulate each block do not:
-  these hold gates that begin at 1.
+  Weight decay applies to kernels of linear and convolutional layers. It does not apply to norms,
+  biases and the modulation tables of blocks, which hold gates that are initialized to 1.
 
   Args:
-    config: learning_rate, warmup, schedule, b1, b2, eps, weight_decay, clip, offload: whether the
-      two moments lie in the memory of the host.
-    steps: of the run; where the cosine reaches zero.
+    config: learning_rate, warmup (steps), schedule, b1, b2, eps, weight_decay, clip (global norm),
+      offload (whether the optimizer state is in host memory).
+    steps: number of steps of the run, after which the cosine schedule reaches zero.
 
   Raises:
-    InputError: for an unknown schedule.
+    InputError: if the schedule is unknown.
   """
   peak, warmup = config.learning_rate, config.warmup
   if config.schedule == 'constant':
@@ -82,12 +82,17 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
 
 
 def placement(table: tuple, config: ConfigDict) -> tuple:
-  """A parameter table, for a state whose optimiser part lies where `config.offload` wants it."""
+  """Return sharding rules for a state, with the optimizer state in host memory if `offload` is set.
+
+  Args:
+    table: sharding rules of the parameters, see `parallel.mesh.shardings`.
+    config: the section `optimizer` of the configuration.
+  """
   return (('^optimizer', HOST), *table) if config.offload else table
 
 
 def _clip(most: float) -> optax.GradientTransformationExtraArgs:
-  """Clipping by the global norm, which the train step knows already (`norm`)."""
+  """Return clipping by global norm; the train step passes the norm it has computed (`norm`)."""
 
   def update(grads, state, params=None, *, norm=None, **_):
     norm = optax.global_norm(grads) if norm is None else norm
@@ -97,7 +102,10 @@ def _clip(most: float) -> optax.GradientTransformationExtraArgs:
 
 
 def _fetching(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-  """The optimiser with its state fetched from the host's memory; where it goes is up to jit."""
+  """Copy the optimizer state from host to device memory before an update.
+
+  The output shardings of jit copy it back.
+  """
   optimizer = optax.with_extra_args_support(optimizer)
 
   def update(grads, state, params=None, **more):
@@ -108,9 +116,9 @@ def _fetching(optimizer: optax.GradientTransformation) -> optax.GradientTransfor
 
 
 def _decays(path: tuple, param: Array) -> bool:
-  """Tell whether a packed parameter decays, see `make_optimizer`."""
+  """Return whether weight decay applies to a packed parameter, see `make_optimizer`."""
   name = jax.tree_util.keystr(path, simple=True, separator='.').split('.')
-  # Stacked blocks have a leading layer axis, which makes no matrix of a vector.
+  # Stacked blocks have a leading layer axis: their vectors have two axes but are not kernels.
   stacked = any('blocks' in part for part in name)
   modulates = stacked and name[-1] == 'table'
   return param.ndim - stacked > 1 and not modulates

@@ -1,4 +1,4 @@
-"""One optimiser step, and the loss on held-out data, as pure functions."""
+"""The train step and the evaluation step as pure functions."""
 
 from collections.abc import Callable
 
@@ -24,16 +24,21 @@ def make_step(
   ema_decay: float,
   spike: float = 0.0,
 ) -> Callable[[TrainState, Arrays, Array], tuple[TrainState, Metrics]]:
-  """Builds (state, arrays of a batch, root key) -> (state, metrics).
+  """Build the train step (state, arrays of a batch, root key) -> (state, metrics).
 
   Args:
-    optimizer: of the parameters as they are packed, see `packing`; it may ask for `norm`, that of
-      all gradients together.
-    accumulate: into how many parts a batch is cut, whose gradients are averaged.
-    ema_decay: of the moving average; smaller at first, (1 + step) / (10 + step), so that it
-      forgets the initial parameters.
-    spike: from how many deviations above its mean on a loss makes its step not count, see `guard`.
-      Of such a step no metric counts either.
+    objective: the loss.
+    graphdef: structure of the network.
+    optimizer: works on packed parameters, see `packing`; its update may take `norm`, the global
+      norm of the gradients.
+    accumulate: number of microbatches per batch (gradient accumulation).
+    ema_decay: decay of the EMA. Early steps use the smaller (1 + step) / (10 + step), so that the
+      EMA forgets the initial parameters.
+    spike: number of deviations above its running mean beyond which a loss is a spike; 0 disables
+      this. The update is then skipped, see `spike_guard`.
+
+  Returns:
+    The step function. The metrics of a skipped step are zero with count zero.
   """
   optimizer = optax.with_extra_args_support(optimizer)
 
@@ -45,7 +50,7 @@ def make_step(
     return like_parameters(pack(grads)), metrics
 
   def like_parameters(grads):
-    """Each device keeps the sum of its own part only, as it has its own part of the parameters."""
+    """Shard gradients like parameters, so that each device keeps only its shard of the sum."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1:
       return grads
@@ -53,7 +58,7 @@ def make_step(
     return jax.tree.map(jax.lax.with_sharding_constraint, grads, places)
 
   def accumulated(params, arrays, key):
-    # Part i takes every accumulate-th row, so that each device cuts up its own rows.
+    # Microbatch i takes every accumulate-th row, so that each device splits its own rows.
     parts = jax.tree.map(
       lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), arrays
     )
@@ -86,7 +91,7 @@ def make_step(
     average = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, new)
 
     def kept(new, old):
-      # What lies in the memory of the host is chosen on the device.
+      # Offloaded state is in host memory; the selection runs on the device.
       old = jax.device_put(old, jax.memory.Space.Device)
       return jnp.where(good, new, old)
 
@@ -102,7 +107,7 @@ def make_step(
 def make_evaluation(
   objective: Objective, graphdef: nnx.GraphDef
 ) -> Callable[[dict, Arrays, Array], Metrics]:
-  """Builds (parameters, arrays of a batch, key) -> metrics."""
+  """Build the evaluation step (parameters, arrays of a batch, key) -> metrics."""
 
   def evaluate(params, arrays, key):
     return objective.loss(nnx.merge(graphdef, params), arrays, key)[1]

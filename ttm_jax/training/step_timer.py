@@ -1,12 +1,12 @@
-"""How long steps take on the device, and how long it waits for data; without holding it up.
+"""Non-blocking timing of steps on the device, and of the time the device waits for data.
 
-The host hands over a step and goes on; a thread waits for each step's result and notes the moment.
-So what is measured is the device's time: of a step, from its beginning (when it was handed over, or
-when the one before was done) to its end; of waiting, from the end of one step to the handing over
-of the next, as far as the host was then itself waiting for its batch.
+The host dispatches a step and continues; a thread waits for each result and records the time. A
+step lasts from its start (when its batch is ready, or when the previous step ends, whichever is
+later) to its end. The device waits for data from the end of one step until the next batch is ready.
+Only the time that the host spends waiting for that batch counts.
 
-The host may be no more than `AHEAD` steps ahead: then the device always has a next step at hand,
-and yet a signal, an error or a log line is never further away than that.
+The host runs at most `AHEAD` steps ahead. The device then always has a next step queued, and
+signals, errors and log lines are handled at most that many steps late.
 """
 
 import queue
@@ -16,13 +16,13 @@ from typing import Any
 
 import jax
 
-AHEAD = 2
+AHEAD = 2  # Steps that may be dispatched but not finished.
 
 
 class StepTimer:
-  """Times steps, one after the other.
+  """Measures the durations of consecutive steps.
 
-  A step is: `begin`, `got_data`, `handed_over`.
+  Call `begin`, `got_data` and `handed_over` once per step, in this order.
   """
 
   def __init__(self) -> None:
@@ -31,40 +31,40 @@ class StepTimer:
     self._lock = threading.Lock()
     self._durations: list[float] = []
     self._starved = 0.0
-    self._done = float('inf')  # When the last step was done, where that tells anything.
-    self._compiled = False  # The first step of all is compiled before it runs: it counts nowhere.
+    self._done = float('inf')  # End of the last step; inf at the start and after a pause.
+    self._compiled = False  # The first step includes compilation and is not counted.
     self._error: BaseException | None = None
     self._asked = self._got = 0.0
     self._thread = threading.Thread(target=self._wait, name='clock', daemon=True)
     self._thread.start()
 
   def begin(self) -> None:
-    """Before the batch of a step is asked for; waits until the device is near.
+    """Start a step, before its batch is requested; block while the host is `AHEAD` steps ahead.
 
     Raises:
-      Exception: what a step before raised on the device.
+      Exception: raised by an earlier step on the device.
     """
     self._free.acquire()
     self._raise()
     self._asked = time.perf_counter()
 
   def got_data(self) -> None:
-    """When the batch is there."""
+    """Record that the batch is ready."""
     self._got = time.perf_counter()
 
   def handed_over(self, result: Any) -> None:
-    """When the step was handed to the device.
+    """Record that the step was dispatched.
 
     Args:
-      result: arrays that are there when it is done, and that nobody donates.
+      result: output arrays of the step, which must not be donated later.
     """
     self._queue.put((self._asked, self._got, result))
 
   def settle(self) -> None:
-    """Waits until all steps are done.
+    """Wait until all dispatched steps are done.
 
     Raises:
-      Exception: what a step raised on the device.
+      Exception: raised by a step on the device.
     """
     for _ in range(AHEAD):
       self._free.acquire()
@@ -72,18 +72,19 @@ class StepTimer:
     self._raise()
 
   def read(self) -> tuple[list[float], float]:
-    """Durations of the steps that were done since the last call, and the wait for data, in s."""
+    """Return the durations of the steps since the last call, and the total wait for data, in s."""
     with self._lock:
       found = self._durations, self._starved
       self._durations, self._starved = [], 0.0
     return found
 
   def pause(self) -> None:
-    """What the device does until the next step is no step, nor does it wait for data."""
+    """Exclude the time until the next step, for example evaluation; call it after `settle`."""
     with self._lock:
       self._done = float('inf')
 
   def close(self) -> None:
+    """End the thread."""
     self._queue.put(None)
     self._thread.join(1.0)
 

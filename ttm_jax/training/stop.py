@@ -1,4 +1,4 @@
-"""How SIGTERM and SIGINT end a run: after a step, the same one in all processes."""
+"""Stop a run on SIGTERM or SIGINT after a step, the same step in all processes."""
 
 import signal
 
@@ -7,9 +7,10 @@ from jax.experimental import multihost_utils
 
 
 class StopOnSignal:
-  """Within it, a first signal is noted in place of ending the process; a second one ends it.
+  """A context manager that records the first signal; the second one raises KeyboardInterrupt.
 
-  A process of a job leaves SIGTERM to JAX, which tells all others and lets them agree on a step.
+  In a job of several processes SIGTERM is left to JAX's preemption service, which makes all
+  processes agree on a step.
   """
 
   def __init__(self) -> None:
@@ -17,7 +18,7 @@ class StopOnSignal:
     self._seen = False
 
   def after(self, step: int) -> bool:
-    """Whether to stop after this step; to be asked once after each."""
+    """Return whether to stop after this step; call it exactly once per step in every process."""
     return self._seen if self._alone else multihost_utils.reached_preemption_sync_point(step)
 
   def __enter__(self) -> 'StopOnSignal':

@@ -1,6 +1,6 @@
-"""What a run says of itself: a progress bar for people, JSONL and TensorBoard for later.
+"""Log a run: progress bar, JSONL, TensorBoard and, optionally, Weights & Biases.
 
-Metrics stay on the device until they are written: the host fetches them at log steps only.
+Metrics stay on the device; the host fetches them at log steps only.
 """
 
 import contextlib
@@ -33,24 +33,29 @@ from ttm_jax.training.step_timer import StepTimer
 
 PERCENTILES = (50, 90, 99)
 
-# Seconds between two times that metrics are put on the disk, or copied to a bucket.
+# Seconds between two flushes of the metrics to disk, or copies to a bucket.
 _MIRROR_EVERY = 30.0
 
-# One line for each time that a process trained in a run directory.
+# One line for each start of the run.
 STARTS = 'starts.jsonl'
 METRICS = 'metrics.jsonl'
 
 
 class Telemetry:
-  """Collects metrics of steps and writes them at log steps; silent where `write` is false.
+  """Collects the metrics of steps and writes their means at log steps.
 
-  Of each log step it also tells, for the steps since the one before: samples a second; the share of
-  the devices' peak in the FLOPs of the model (`mfu`; what the mask of attention forbids does not
-  count); the share of time that the device waited for data (`data_wait`); percentiles of the steps'
-  durations on the device; where the platform tells, the most memory that a device of this process
-  ever held. `goodput` is the share of all time since the run was first started in which steps were
-  computed that are part of it: what a killed run lost, restarts, compiling, evaluation and saving
-  are not.
+  Each log step also reports, for the steps since the previous one:
+
+  - `samples_per_s`: throughput of all devices together.
+  - `mfu`: model FLOP utilization, as a share of the devices' peak. Masked-out pairs of attention do
+    not count.
+  - `data_wait`: share of the time that the device waited for data.
+  - `step_s_pN`: percentiles of the step durations on the device, in seconds.
+  - `busy_s`: sum of the step durations, in seconds.
+  - `memory_gb`: peak memory of a device of this process so far, in GB, if the platform reports it.
+  - `goodput`: share of the time since the first start of the run that was spent on steps that are
+    part of it. Steps lost by a killed process, restarts, compilation, evaluation and saving do not
+    count.
   """
 
   def __init__(
@@ -62,11 +67,18 @@ class Telemetry:
     write: bool,
     clock: StepTimer,
   ):
-    """Args:
-    start: the step that the run begins after.
-    flops: of one sample, forward and backward, where the metrics of a step do not tell (`gflops`).
-    write: whether this process is the one that writes.
-    clock: times the steps.
+    """Open the log files of a run directory, and continue them if they exist.
+
+    Args:
+      workdir: the run directory, local or on gs://.
+      config: configuration of the run.
+      start: the step after which this process starts.
+      flops: FLOPs of one sample, forward and backward; used if the metrics have no `gflops`.
+      write: whether this process writes; if false, nothing is written or printed.
+      clock: the step timer.
+
+    Raises:
+      InputError: if `config.job.wandb` is set and wandb is not installed.
     """
     self._pending: list[Metrics] = []
     self._samples, self._flops, self._write = config.data.batch_size, flops, write
@@ -80,7 +92,7 @@ class Telemetry:
     self._closing = contextlib.ExitStack()
     self._folder = Path(workdir)
     if not is_local(workdir):
-      # Buckets cannot be appended to: the files grow here, and are copied there now and then.
+      # Files in buckets cannot be appended to, so local files are copied there periodically.
       self._folder = Path(self._closing.enter_context(tempfile.TemporaryDirectory()))
       for name in (STARTS, METRICS):
         if (workdir / name).exists():
@@ -112,17 +124,18 @@ class Telemetry:
         self.say(f'{workdir}/{name}: {count} damaged line(s) are left out')
 
   def add(self, metrics: Metrics) -> None:
-    """Keeps the metrics of one step, on the device."""
+    """Add the metrics of one step; they stay on the device."""
     self._pending.append(metrics)
 
   def log(self, step: int, more: Mapping[str, float]) -> dict[str, float]:
-    """Fetches what is pending and writes its means.
+    """Wait for all steps, fetch the pending metrics and write their means.
 
     Args:
-      more: further figures to write.
+      step: steps done.
+      more: further values to write.
 
     Returns:
-      What was written, metrics of the device first.
+      All values written, by name without the prefix 'train/'.
     """
     pending, self._pending = jax.device_get(self._pending), []
     self._clock.settle()
@@ -151,7 +164,7 @@ class Telemetry:
 
   @contextlib.contextmanager
   def pause(self) -> Iterator[None]:
-    """Time within it does not belong to the steps (sampling, saving)."""
+    """Exclude the time of the enclosed block, such as sampling or saving, from step statistics."""
     self._clock.settle()
     begin = time.perf_counter()
     yield
@@ -159,7 +172,13 @@ class Telemetry:
     self._since += time.perf_counter() - begin
 
   def write(self, step: int, values: dict[str, float], prefix: str) -> None:
-    """One line of metrics, and where the bar is."""
+    """Write one line of metrics and update the progress bar.
+
+    Args:
+      step: steps done.
+      values: metrics by name. Names of NaN and Inf values are listed under 'not_finite'.
+      prefix: prepended to the names, such as 'train/'.
+    """
     if not self._write:
       return
     named = {prefix + name: value for name, value in values.items() if math.isfinite(value)}
@@ -182,16 +201,17 @@ class Telemetry:
       self._mirror()
 
   def advance(self, step: int) -> None:
-    """Moves the bar."""
+    """Update the progress bar."""
     if self._write:
       self._bar.update(self._task, completed=step)
 
   def say(self, text: str) -> None:
-    """One line for the person who watches."""
+    """Print a message to stderr, above the progress bar."""
     if self._write:
       self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
   def close(self) -> None:
+    """Flush and close all files."""
     if not self._write:
       return
     self._bar.stop()
@@ -211,17 +231,21 @@ class Telemetry:
 
 
 def _cut_half_line(path: Path) -> None:
-  """Takes away what a machine that died may have left of a last line."""
+  """Remove an incomplete last line, which a crashed machine may have left."""
   if path.exists() and not (data := path.read_bytes()).endswith(b'\n'):
     path.write_bytes(data[: data.rfind(b'\n') + 1])
 
 
 def _so_far(folder: Path, start: int) -> tuple[float, float, dict[str, int]]:
-  """Read what the run did before.
+  """Read the history of a resumed run.
+
+  Args:
+    folder: the folder of the log files.
+    start: the step to resume after.
 
   Returns:
-    Seconds in which the steps up to `start` were computed; when the run was first started; and how
-    many damaged lines each file has.
+    Seconds spent on the steps up to `start`; Unix time of the first start of the run; number of
+    corrupt lines by file name.
   """
   starts, bad_starts = json_lines.read(folder / STARTS)
   lines, bad_lines = json_lines.read(folder / METRICS)
@@ -235,17 +259,17 @@ def _so_far(folder: Path, start: int) -> tuple[float, float, dict[str, int]]:
 
 
 def _to_disk(file: IO[str]) -> None:
-  """Have the disk hold what was written to a file; a disk that cannot is let be."""
+  """Flush a file to disk; ignore file systems that do not support it."""
   file.flush()
   with contextlib.suppress(OSError):
     os.fsync(file.fileno())
 
 
 def _wandb(workdir: epath.Path, config: ConfigDict, folder: Path, begun: float) -> Any:
-  """The run at Weights & Biases; the same one after a restart.
+  """Start or resume the run at Weights & Biases.
 
   Raises:
-    InputError: where the package is missing.
+    InputError: if the package is not installed.
   """
   try:
     import wandb
@@ -265,14 +289,14 @@ def _wandb(workdir: epath.Path, config: ConfigDict, folder: Path, begun: float) 
 
 
 def most_memory() -> float | None:
-  """The most bytes that a device of this process ever held; None where it does not tell."""
+  """Return the peak memory of the local devices in bytes; None if they do not report it."""
   stats = [device.memory_stats() for device in jax.local_devices()]
   peaks = [stat['peak_bytes_in_use'] for stat in stats if stat and 'peak_bytes_in_use' in stat]
   return max(peaks) if peaks else None
 
 
 def means(pending: list[Metrics]) -> dict[str, float]:
-  """The mean of each metric over steps; those that nothing counted for are left out."""
+  """Return the mean of each metric over steps; omit finite metrics whose count is zero."""
   values = {}
   for name in pending[0] if pending else ():
     total, count = np.sum([np.asarray(m[name], np.float64) for m in pending], axis=0)
@@ -282,9 +306,10 @@ def means(pending: list[Metrics]) -> dict[str, float]:
 
 
 def peak_flops() -> float:
-  """The matrix-product peak of one device, FLOP/s.
+  """Return the peak matrix multiplication throughput of one device in FLOP/s.
 
-  From the vendors' figures for accelerators; a CPU is timed on a float32 product of 1024.
+  For a chip in `parallel.chips`, the vendor's dense bfloat16 figure. For other devices, such as
+  CPUs, time a float32 product of 1024 x 1024 matrices.
   """
   chip = chip_of(jax.devices()[0].device_kind)
   if chip is not None:

@@ -1,9 +1,9 @@
-"""Read checkpoints whose values were written but never merged.
+"""Read checkpoints whose per-process stores were never merged.
 
-Each process writes its values to a store of its own, `ocdbt.process_N`, and the first one then
-merges the lists of contents. Under a path with brackets Orbax found no such stores, merged nothing
-and reported success: the values are there, the list is not. Here the list is made in a temporary
-folder; the checkpoint stays as it is.
+In Orbax each process writes its values to its own OCDBT store, `ocdbt.process_N`; process 0 then
+merges their manifests. Under a path with brackets Orbax found no such stores, merged nothing and
+reported success: the values exist, the manifest does not. This module builds the manifest in a
+temporary folder and leaves the checkpoint unchanged.
 """
 
 from pathlib import Path
@@ -18,24 +18,24 @@ _STORES = 'ocdbt.process_'
 
 
 def unmerged(step: epath.Path) -> list[str]:
-  """Return the names of the parts of a checkpoint whose values were not merged, sorted."""
+  """Return the sorted names of the items of a checkpoint that were not merged."""
   if not is_local(step) or not step.is_dir():
     return []
   return sorted(part.name for part in step.iterdir() if part.is_dir() and _stores(part))
 
 
 def merged(step: epath.Path, folder: Path) -> epath.Path:
-  """Make a readable view of a checkpoint with unmerged parts.
+  """Create a readable view of a checkpoint with unmerged items.
 
   Args:
     step: the checkpoint, under a path that TensorStore can read.
-    folder: where the view is made, as a folder of the checkpoint's name; must exist.
+    folder: an existing folder; the view becomes its subfolder with the name of the checkpoint.
 
   Returns:
-    The view: links to the files of the checkpoint, and for each unmerged part a list of contents.
+    The view: symbolic links to the files of the checkpoint, and a manifest for each unmerged item.
 
   Raises:
-    Exception: whatever TensorStore raises for damaged stores.
+    Exception: from TensorStore, for corrupt stores.
   """
   view = folder / step.name
   view.mkdir()
@@ -48,7 +48,7 @@ def merged(step: epath.Path, folder: Path) -> epath.Path:
     part.mkdir()
     for inner in entry.iterdir():
       (part / inner.name).symlink_to(inner)
-    # Stores copy from each other if they share a context.
+    # TensorStore copies between stores only if they share a context.
     context, together = ts.Context(), ts.Transaction(atomic=True)
     whole = _open(part, context)
     for name in _stores(entry):
@@ -59,7 +59,7 @@ def merged(step: epath.Path, folder: Path) -> epath.Path:
 
 
 def _stores(part: epath.Path) -> list[str]:
-  """Return the names of the processes' stores in a part, if they were not merged."""
+  """Return the names of the per-process stores of an item, if they were not merged."""
   if (part / _MANIFEST).exists():
     return []
   return sorted(store.name for store in part.iterdir() if store.name.startswith(_STORES))
