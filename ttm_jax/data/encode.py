@@ -1,5 +1,4 @@
-"""Encode clips into latents records: pixels to latents, label maps to token masks, text to tokens.
-"""
+"""Encode clips into the latents, token masks and text tokens of latents records."""
 
 import dataclasses
 import itertools

@@ -22,11 +22,12 @@ def choose_codec(name: str, clips: Sequence[Clip], palette: str) -> Codec:
   """Load a saved codec, or fit a linear codec to clips and their rendered trajectories.
 
   Args:
-    name: one of:
-      a codec folder, or the run that trained a codec;
-      a dataset, run or exported folder that contains a codec;
-      `sd_vae:SOURCE`, the autoencoder of Stable Diffusion in a folder or on the Hugging Face Hub;
-      `linear:TxHxWxC`, a linear codec with patches of T x H x W pixels and C channels.
+    name: one of
+
+      - a codec folder, or the run that trained a codec,
+      - a dataset, run or exported folder that contains a codec,
+      - `sd_vae:SOURCE`, the autoencoder of Stable Diffusion in a folder or on the Hugging Face Hub,
+      - `linear:TxHxWxC`, a linear codec with patches of T x H x W pixels and C channels.
     clips: the clips to fit a linear codec to.
     palette: name of the color palette of rendered trajectories.
 

@@ -22,7 +22,7 @@ def decode_text(content: bytes, where: PathLike) -> str:
     InputError: the file has another encoding.
   """
   try:
-    # Works for any text: it checks the byte order mark, else the zero bytes of the first characters.
+    # Works for any text: checks the byte order mark, else the zero bytes of the first characters.
     return content.decode(json.detect_encoding(content))
   except UnicodeDecodeError as error:
     raise InputError(f'{where}: not a text in UTF-8; convert it') from error
