@@ -37,8 +37,8 @@ class Run:
     objective: the training objective.
     of_one: shapes and dtypes of the arrays of one sample.
     tokens: number of tokens of one sample; 0 if the network has no tokens.
-    state: returns the shapes of the train state. Evaluated lazily and cached, because `changed` does
-      not alter them.
+    state: returns the shapes of the train state. Evaluated lazily and cached; `changed` does not
+      alter them.
     clip: (frames, height, width) of the clips in pixels; None for those of the paper.
   """
 

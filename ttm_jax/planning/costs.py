@@ -147,7 +147,7 @@ def operations(instruction: Instruction, computation: Computation) -> float:
 
 
 def _convolution(instruction: Instruction, computation: Computation) -> float:
-  """Return 2 x the products of outputs and weights, without those with padding or dilation zeros.
+  """Return 2 x the products of outputs and weights, without those on padding or dilation zeros.
 
   The TPU compiler writes batched matrix products as convolutions with mostly empty, dilated
   windows.

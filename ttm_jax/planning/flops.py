@@ -57,7 +57,7 @@ def _of_equation(equation: Any) -> float:
 
 
 def _convolution(equation: Any) -> float:
-  """Return 2 x the products of outputs and weights, without those with padding or dilation zeros."""
+  """Return 2 x the products of outputs and weights, without those on padding or dilation zeros."""
   data, kernel = (x.aval.shape for x in equation.invars)
   out, params = equation.outvars[0].aval.shape, equation.params
   dims = params['dimension_numbers']

@@ -117,7 +117,9 @@ class Program:
   entry: str
 
   def visits(self) -> Iterator[tuple[Computation, float, bool]]:
-    """Yield (computation, number of executions, whether it is inside a fusion) for each call site.
+    """Yield (computation, executions, fused) for each call site.
+
+    `executions` is a number; `fused` says whether the computation is part of a fusion.
     """
     pending: list[tuple[str, float, bool]] = [(self.entry, 1.0, False)]
     while pending:

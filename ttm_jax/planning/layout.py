@@ -110,7 +110,7 @@ def lay_out(run: Run, mesh: Mesh, topology: Topology, what: Sequence[str]) -> li
 
 @contextlib.contextmanager
 def _compiling(asked: dict) -> Iterator[tuple[subprocess.Popen, Path]]:
-  """Yield a compiler process and its dump folder; kill the process and delete the folder at exit."""
+  """Yield a compiler process and its dump folder; end the process and delete the folder on exit."""
   with tempfile.TemporaryDirectory(prefix='ttm_plan_') as name:
     folder = Path(name)
     what = f'--xla_dump_hlo_module_re=jit_{PLANNED} --xla_dump_disable_metadata'

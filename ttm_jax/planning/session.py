@@ -72,6 +72,7 @@ def _sweep(planner: Planner, run: Run, setting: Setting, console: Console, json_
   for report in planner.sweep(run, setting):
     reports.append(report)
     _write(json_file, reports)  # Keeps results if the sweep is interrupted.
+  # Fastest first; settings that do not fit last.
   reports.sort(key=lambda r: (not r.fits, r.times.most))
   console.print(table.comparison(reports))
   return any(r.fits for r in reports)
