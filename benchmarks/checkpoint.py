@@ -66,7 +66,9 @@ def main() -> None:
   parser.add_argument('--tokens', type=int, default=64, help='batch size in rows')
   parser.add_argument('--steps', type=int, default=12, help='timed steps before each save')
   parser.add_argument('--saves', type=int, default=3)
-  parser.add_argument('--dir', type=Path, required=True, help='folder for checkpoints; removed at the end')
+  parser.add_argument(
+    '--dir', type=Path, required=True, help='folder for checkpoints; removed at the end'
+  )
   given = parser.parse_args()
   hush()
   objective = Objective(int((given.parameters * 1e6 / LAYERS) ** 0.5))

@@ -51,7 +51,9 @@ def main() -> None:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument('--only', default='import,memory,demo,paper', help='comma-separated benchmarks')
+  parser.add_argument(
+    '--only', default='import,memory,demo,paper', help='comma-separated benchmarks'
+  )
   parser.add_argument('--videos', type=int, default=24, help='videos for import; default 24')
   parser.add_argument('--records', type=int, default=96, help='records for paper; default 96')
   args = parser.parse_args()

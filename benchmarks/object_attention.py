@@ -365,7 +365,10 @@ def parser() -> argparse.ArgumentParser:
   )
   made.add_argument('--heads', type=int, default=8, help='number of heads (8)')
   made.add_argument(
-    '--head_dim', type=numbers, default=(64,) if cpu else (40, 64, 128), help='head dimension, or several'
+    '--head_dim',
+    type=numbers,
+    default=(64,) if cpu else (40, 64, 128),
+    help='head dimension, or several',
   )
   made.add_argument(
     '--dtype', choices=('float32', 'bfloat16'), default='float32' if cpu else 'bfloat16'
@@ -377,9 +380,13 @@ def parser() -> argparse.ArgumentParser:
     default=[(25, 25, 25, 25), (60, 10, 10, 10, 10)] + ([] if cpu else [(80, 20)]),
     help='percentage of the tokens of each object, such as 80,20; one problem per value',
   )
-  made.add_argument('--implementation', help='implementation of ours; default: chosen for this machine')
+  made.add_argument(
+    '--implementation', help='implementation of ours; default: chosen for this machine'
+  )
   made.add_argument('--block', type=numbers, help='block size QUERIES,KEYS, for tuning')
-  made.add_argument('--repeat', type=int, default=7, help='timings per measurement; the median counts')
+  made.add_argument(
+    '--repeat', type=int, default=7, help='timings per measurement; the median counts'
+  )
   made.add_argument('--json', help='also write the results to this file')
   return made
 
