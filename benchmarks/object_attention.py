@@ -76,6 +76,7 @@ class Problem:
 
   @property
   def name(self) -> str:
+    """A readable description of the problem."""
     shares = ' + '.join(map(str, self.shares))
     return (
       f'{self.tokens} tokens, {self.heads} heads x {self.head_dim}, {self.dtype}, shares {shares} %'
@@ -180,6 +181,7 @@ def jax_rows(problem: Problem, timer: Timer, implementation: str | None) -> list
 
 
 def case_of(problem: Problem) -> Case:
+  """Return the case by which an implementation is chosen."""
   return Case(
     problem.tokens,
     problem.tokens,
@@ -190,6 +192,7 @@ def case_of(problem: Problem) -> Case:
 
 
 def tables_of(problem: Problem, bits: Array, implementation: str) -> BlockMask:
+  """Return the block mask of an implementation."""
   return make_block_mask(
     bits,
     bits,
@@ -282,6 +285,7 @@ def torch_rows(problem: Problem, timer: Timer, console: Console) -> list[Row]:
 
 
 def table(problem: Problem, rows: list[Row]) -> Table:
+  """Return a table of times, absolute and relative to the first row."""
   made = Table('', 'forward (ms)', 'x ours', 'with backward (ms)', 'x ours', title=problem.name)
   made.caption = f'{problem.allowed / problem.tokens**2:.1%} of the pairs are allowed'
   ours = rows[0][1]
@@ -347,10 +351,12 @@ def where_time_goes(problem: Problem, timer: Timer, implementation: str | None) 
 
 
 def numbers(text: str) -> tuple[int, ...]:
+  """Parse comma-separated integers."""
   return tuple(int(x) for x in text.split(','))
 
 
 def parser() -> argparse.ArgumentParser:
+  """Return the argument parser, with defaults for the current device."""
   cpu = jax.default_backend() == 'cpu'
   made = argparse.ArgumentParser(
     'python -m benchmarks.object_attention',

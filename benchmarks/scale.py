@@ -93,6 +93,7 @@ def write(out: Path) -> None:
 
 
 def put(page: Path, mark: str, table: Callable[[Rows], list[str]]) -> None:
+  """Replace the table between two marks of a page; `table` receives the present rows."""
   begin, end = f'<!-- {mark} -->', f'<!-- /{mark} -->'
   before, _, rest = page.read_text().partition(begin)
   old, _, after = rest.partition(end)
@@ -115,6 +116,7 @@ def standing(table: str) -> Rows:
 
 
 def plans(found: Found, old: Rows) -> list[str]:
+  """Return the Markdown table of all plans."""
   lines = [
     '| config | chips | setting | state GB | activations GB | total / capacity | PFLOP per step |'
     ' step, lower bound | bound | samples/s, upper bound | days | compiled in |',
@@ -129,6 +131,7 @@ def plans(found: Found, old: Rows) -> list[str]:
 
 
 def launched(found: Found, old: Rows) -> list[str]:
+  """Return the Markdown table of the plans of the launch commands."""
   lines = [
     '| config | machine | setting | GB per device | step, lower bound |'
     ' samples/s, upper bound | days |',
@@ -186,6 +189,7 @@ def _setting(r: dict[str, Any]) -> str:
 
 
 def weak(found: Found, old: Rows) -> list[str]:
+  """Return the Markdown table of weak scaling."""
   lines = [
     '| chips | setting | batch | TFLOP per chip | GB per chip |'
     ' GB sent within the slice | between slices | step, lower bound |',

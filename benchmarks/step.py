@@ -59,6 +59,7 @@ class Fed(Denoising):
     """Save nothing: the context has shapes instead of weights."""
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the batches of a split; raise Enough when the training batches end."""
     stream = super().batches(split, start)
     if split != 'train':
       yield from stream
@@ -154,6 +155,7 @@ def kernels(profile: Path, steps: int) -> list[tuple[str, int, float]]:
 
 
 def table(config: ConfigDict, figures: dict[str, Any]) -> Table:
+  """Return a table of the measurements."""
   model, data = config.model, config.data
   made = Table('', figures['device'], title=f'{config.task}, batch {data.batch_size}')
   planned, held = figures['planned_gb'], figures.get('memory_gb')
@@ -172,6 +174,7 @@ def table(config: ConfigDict, figures: dict[str, Any]) -> Table:
 
 
 def profile_table(costs: list[tuple[str, int, float]], whole: float) -> Table:
+  """Return a table of the most expensive kernels."""
   made = Table('kernel', 'times a step', 'ms a step', 'of all', title='what costs most')
   for name, count, ms in costs:
     made.add_row(name[:70], str(count), f'{ms:.1f}', f'{ms / whole:.1%}')

@@ -66,6 +66,7 @@ class Process:
 
   @property
   def running(self) -> bool:
+    """Whether the command has not ended yet."""
     return self._process.is_alive()
 
   def wait(self, limit: float = 300) -> Ended:

@@ -9,6 +9,7 @@ def silu(x):
 
 
 def rms(x, scale):
+  """Return RMSNorm along the last axis, with epsilon 1e-5."""
   return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * scale
 
 
@@ -17,6 +18,7 @@ def linear(p, x):
 
 
 def attend(p, x, context, q_bits, k_bits, heads):
+  """Return masked attention with RMS-normalized queries and keys; 0 for fully masked queries."""
   q, k, v = (
     linear(p[name], y).reshape(*y.shape[:2], heads, -1)
     for name, y in (('query', x), ('key', context), ('value', context))

@@ -69,6 +69,7 @@ class Codec:
     self.stride = stride, stride
 
   def frame_groups(self, num_frames):
+    """Return the latent frame of each frame, int [T]."""
     return np.arange(num_frames) // 2
 
 

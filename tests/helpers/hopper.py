@@ -122,6 +122,7 @@ def _multiply(token, place, total, x, x_transforms, y, y_transforms, *, in_regis
 
 
 def interpret_product(self, eqn, token, get_values):
+  """Interpret a warpgroup matrix product (wgmma)."""
   total, x, y, *leaves = get_values()
   trees = [eqn.params[f'{name}_transforms_tree'] for name in ('acc', 'a', 'b')]
   trees = [jax.tree.structure([]) if tree is None else tree for tree in trees]
@@ -141,6 +142,7 @@ def _set(place, total, x):
 def interpret_other(
   self, eqn, get_values, otherwise=JaxprInterpreter._interpret_arithmetic_primitive
 ):
+  """Interpret layout casts and accumulator stores; leave other primitives to the interpreter."""
   if eqn.primitive is core.layout_cast_p:
     return get_values()[0]
   if eqn.primitive is primitives.wgmma_accumulator_store_p:
@@ -152,6 +154,7 @@ def interpret_other(
 
 
 def copy_out(*, token, reduction_op, src_transforms, dst_transforms, **rest):
+  """Copy from shared to global memory, optionally adding to the target."""
   memory = Memory(rest['device_id'], rest['grid_point_coords'], rest['thread_id'])
   x = memory.read(rest['src_allocation_key_as_array'], src_transforms)
   target = rest['dst_allocation_key_as_array']

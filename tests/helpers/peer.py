@@ -17,6 +17,7 @@ from ttm_jax.parallel import startup
 
 
 def main() -> None:
+  """Join the job and act as the arguments say."""
   what, who, *limits = sys.argv[1:]
   place = startup.find_place()
   assert place
@@ -39,7 +40,7 @@ def main() -> None:
     if what == 'hang':
       for step in range(3):
         peers.progress(f'step {step}')
-      time.sleep(600)  # Like a computation in which all processes hang.
+      time.sleep(600)  # Imitates a computation that waits for all processes.
     for step in range(5):
       peers.progress(f'step {step}')
       peers.agree(f'step {step}', limit=2.0 if what == 'dawdle' else None)

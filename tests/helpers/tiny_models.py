@@ -44,6 +44,7 @@ def byte_tokenizer(folder: Path, extra=(), **special) -> int:
 
 
 def llama(folder: Path, template: str | None = None) -> Path:
+  """Save a LLaMA model and tokenizer, optionally with a chat template; return the folder."""
   size = byte_tokenizer(folder, pad_token='<pad>')
   config = transformers.LlamaConfig(
     vocab_size=size,
@@ -64,6 +65,7 @@ def llama(folder: Path, template: str | None = None) -> Path:
 
 
 def grounding_dino(folder: Path) -> Path:
+  """Save a Grounding DINO model and processor; return the folder."""
   # Grounding DINO hard-codes the BERT ids of the tokens that separate labels.
   vocabulary = [f'[unused{i}]' for i in range(1030)]
   vocabulary[0], vocabulary[100], vocabulary[101], vocabulary[102], vocabulary[103] = (
@@ -116,6 +118,7 @@ def grounding_dino(folder: Path) -> Path:
 
 
 def sam2_video(folder: Path) -> Path:
+  """Save a SAM 2 video model; return the folder."""
   cells = SIDE // 16
   config = transformers.Sam2VideoConfig(
     vision_config=transformers.Sam2VisionConfig(
@@ -157,6 +160,7 @@ def sam2_video(folder: Path) -> Path:
 
 
 def clip_vision(folder: Path) -> Path:
+  """Save a CLIP vision model and image processor; return the folder."""
   config = transformers.CLIPVisionConfig(
     hidden_size=16,
     intermediate_size=24,
@@ -184,6 +188,7 @@ def clip_vision(folder: Path) -> Path:
 
 
 def clip_text(folder: Path) -> Path:
+  """Save a CLIP text model and tokenizer; return the folder."""
   size = byte_tokenizer(
     folder, bos_token='<|startoftext|>', eos_token='<|endoftext|>', pad_token='<pad>'
   )
@@ -203,6 +208,7 @@ def clip_text(folder: Path) -> Path:
 
 
 def t5(folder: Path, multilingual: bool = False) -> Path:
+  """Save a T5 or UMT5 encoder and tokenizer; return the folder."""
   size = byte_tokenizer(folder, pad_token='<pad>', eos_token='</s>')
   kind = 'UMT5' if multilingual else 'T5'
   config = getattr(transformers, f'{kind}Config')(
@@ -213,6 +219,7 @@ def t5(folder: Path, multilingual: bool = False) -> Path:
 
 
 def byt5(folder: Path) -> Path:
+  """Save a ByT5 encoder and tokenizer; return the folder."""
   transformers.ByT5Tokenizer().save_pretrained(folder)
   config = transformers.T5Config(
     vocab_size=384, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2
@@ -222,6 +229,7 @@ def byt5(folder: Path) -> Path:
 
 
 def vision_language(folder: Path) -> Path:
+  """Save a LLaVA model and processor; return the folder."""
   size = byte_tokenizer(folder, extra=['<image>'], pad_token='<pad>')
   config = transformers.LlavaConfig(
     vision_config=transformers.CLIPVisionConfig(

@@ -86,12 +86,14 @@ def transfer(source: dict, target: dict) -> dict:
 
 
 def flops(config: ToyConfig, latents, text, prompts, allowed) -> float:
+  """Return the FLOPs of one forward pass of one sample."""
   n, d = latents[0] * latents[1] * latents[2], config.width
   layer = 8 * n * d * d + 4 * n * n * d
   return layer + bool(config.masked_blocks) * (8 * n * d * d + allowed * 4 * n * n * d)
 
 
 def config_to_torch(config: ToyConfig, encoders: Mapping[str, TextEncoderSpec]) -> dict[str, Any]:
+  """Return the keyword arguments of `toy_torch.ToyNetwork`."""
   return {
     'encoders': [{'name': name, **dataclasses.asdict(e)} for name, e in encoders.items()],
     'width': config.width,
@@ -103,6 +105,7 @@ def config_to_torch(config: ToyConfig, encoders: Mapping[str, TextEncoderSpec]) 
 
 
 def config_from_torch(weights: Weights) -> tuple[ToyConfig, dict[str, TextEncoderSpec]]:
+  """Invert `config_to_torch`."""
   values = weights.config
   encoders = [dict(e) for e in values['encoders']]
   names = ('width', 'heads', 'channels', 'visual_channels')
@@ -112,8 +115,7 @@ def config_from_torch(weights: Weights) -> tuple[ToyConfig, dict[str, TextEncode
 
 
 def names(params: Mapping[str, Any]):
-  """Return the parameter name table: that of the DiT (`.kernel` is `.weight`), with `alpha` gates.
-  """
+  """Return the parameter name table of the DiT, with gates named `alpha`."""
   return [
     dataclasses.replace(
       e, theirs=tuple(n.replace('masked_attn.gate', 'masked_attn.alpha') for n in e.theirs)

@@ -131,9 +131,9 @@ class Prefetch:
     """Start the thread.
 
     Args:
-      stream: batches on the host. Read to its end, but never further ahead than `ahead` batches.
+      stream: batches on the host, read to its end.
       put: transfers a batch to the devices.
-      ahead: number of batches queued on the devices.
+      ahead: size of the queue of transferred batches; one more may wait to enter the queue.
     """
     self._queue: queue.Queue = queue.Queue(ahead)
     self._stop = threading.Event()

@@ -38,8 +38,8 @@ def copy(source: epath.PathLike, target: epath.PathLike) -> None:
 def mirrored(folder: epath.PathLike, *parts: str) -> Iterator[Path]:
   """Yield a local folder for one that may be remote.
 
-  A local folder is yielded itself. For a remote folder, yield a temporary folder and copy its
-  contents back at the end.
+  A local folder is yielded itself. For a remote folder, yield a temporary folder, and copy its
+  contents back if the block raises no exception.
 
   Args:
     folder: path or URL.

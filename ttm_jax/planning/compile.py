@@ -86,6 +86,7 @@ class Run:
 
   @property
   def shapes(self) -> TrainState:
+    """The shapes of the train state."""
     return self.state()
 
   def graphdef(self) -> nnx.GraphDef:

@@ -38,6 +38,7 @@ class Topology:
 
   @property
   def title(self) -> str:
+    """A readable name with the number of devices."""
     several = f'{self.slices} slices of ' if self.slices > 1 and self.chip.group == 0 else ''
     return f'{several}{self.name}: {self.devices} devices'
 

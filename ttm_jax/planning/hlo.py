@@ -43,10 +43,12 @@ class Shape:
 
   @property
   def elements(self) -> int:
+    """Number of elements."""
     return math.prod(self.sizes)
 
   @property
   def bytes(self) -> float:
+    """Size in bytes; 0 for unknown element types."""
     return self.elements * _BITS.get(self.dtype, 0) / 8
 
 
@@ -73,6 +75,7 @@ class Instruction:
 
   @property
   def bytes(self) -> float:
+    """Size of the result in bytes."""
     return sum(shape.bytes for shape in self.shapes)
 
   def attribute(self, name: str) -> str:
@@ -97,10 +100,12 @@ class Computation:
   instructions: dict[str, Instruction] = dataclasses.field(default_factory=dict)
 
   def operands(self, instruction: Instruction) -> list[Instruction]:
+    """Return the instructions that are operands of an instruction."""
     return [self.instructions[n] for n in instruction.operands if n in self.instructions]
 
   @property
   def root(self) -> Instruction:
+    """The instruction whose result is that of the computation."""
     return next(i for i in reversed(self.instructions.values()) if i.is_root)
 
 

@@ -34,6 +34,7 @@ class Memory:
 
   @property
   def total(self) -> float:
+    """Bytes of device memory."""
     return self.parameters + self.ema + self.optimizer + self.batch + self.temporaries
 
 

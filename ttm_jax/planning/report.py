@@ -59,18 +59,22 @@ class Report:
 
   @property
   def fits(self) -> bool:
+    """Whether train step and sampler fit in the device memory."""
     return max(self.memory.total, self.sampler_memory) <= self.topology.chip.memory
 
   @property
   def times(self) -> roofline.Times:
+    """Roofline times of one step on one device."""
     return roofline.times(self.costs, self.topology.chip)
 
   @property
   def samples_per_second(self) -> float:
+    """Upper bound of the training throughput, in samples/s."""
     return self.batch / self.times.least
 
   @property
   def days(self) -> float:
+    """Lower bound of the training time, in days."""
     return self.steps * self.times.least / DAY
 
   @property

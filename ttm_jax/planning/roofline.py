@@ -47,6 +47,7 @@ class Times:
 
 
 def times(costs: Costs, chip: Chip) -> Times:
+  """Return the time that the costs of one step take on each resource of a chip."""
   return Times(
     compute=costs.flops / chip.flops,
     memory=costs.traffic / chip.bandwidth,

@@ -24,6 +24,7 @@ FORSAKEN = 3
 
 
 def main() -> None:
+  """Read a request from standard input and compile its program."""
   # Tracing retains millions of objects; scanning them for garbage took 40 % of the time.
   gc.disable()
   asked = json.loads(sys.stdin.readline())
