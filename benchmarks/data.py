@@ -71,7 +71,7 @@ def main() -> None:
   Console().print(table)
 
 
-# Videos to clips.
+# Benchmarks of data preparation (videos to clips).
 
 
 def importing(root: Path, videos: int) -> Iterator[tuple[str, str]]:
@@ -188,7 +188,7 @@ def write_film(path: Path, frames: int, size: tuple[int, int], fps: int, seed: i
     container.mux(stream.encode(None))
 
 
-# Records to batches.
+# Benchmarks of the loader (records to batches).
 
 
 def demo(root: Path) -> Iterator[tuple[str, str]]:

@@ -90,7 +90,7 @@ class Run:
     return self.state()
 
   def graphdef(self) -> nnx.GraphDef:
-    """The structure of the network."""
+    """Return the graphdef (static structure) of the network."""
     return nnx.graphdef(nnx.eval_shape(lambda: self.objective.build(self.config.seed)))
 
   def check(self, sizes: Mapping[str, int]) -> None:
