@@ -214,7 +214,7 @@ def moved(instruction: Instruction, computation: Computation, program: Program) 
 def _in_background(inner: Computation) -> set[Shape]:
   """Return the arrays of collectives that run in the background of a fusion.
 
-  They only pass through the fusion and are no traffic of its own.
+  They only pass through the fusion; `costs` counts their traffic with the collective.
   """
   found = set()
   for one in inner.instructions.values():
