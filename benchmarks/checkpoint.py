@@ -1,12 +1,16 @@
-"""How long saving a checkpoint holds up training.
+"""Measure how long saving a checkpoint delays training.
 
     python -m benchmarks.checkpoint --parameters 100 --dir /tmp/checkpoints
 
-A network of so many million parameters takes steps with AdamW and the moving average, as in
-training (state: four float32 numbers a parameter), and saves now and then. Printed are the time of
-a step, the time for which a save blocks it (sums over all bits, and the copy that the writing
-threads get), how much slower the steps are while the files are written beside them, and what both
-come to at one save in 500 steps. `--tokens` makes steps longer; few of them are the worst case.
+Trains a network of `--parameters` million parameters with AdamW and EMA (train state: four float32
+values per parameter), and saves checkpoints. Prints:
+
+- the step time
+- the time for which a save blocks training (checksums, and the copy for the writer threads)
+- the slowdown of the steps while the files are written in the background
+- the total overhead at one save per 500 steps
+
+`--tokens` sets the step length. Short steps are the worst case.
 """
 
 import argparse
@@ -28,7 +32,7 @@ LAYERS = 12
 
 
 class Network(nnx.Module):
-  """Layers of equal width, one after the other."""
+  """A residual MLP with layers of equal width."""
 
   def __init__(self, width: int):
     rngs = nnx.Rngs(0)
@@ -41,7 +45,7 @@ class Network(nnx.Module):
 
 
 class Objective:
-  """To give back what comes in."""
+  """A reconstruction objective: the network predicts its input."""
 
   def __init__(self, width: int):
     self.width = width
@@ -58,11 +62,13 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
-  parser.add_argument('--parameters', type=float, default=100.0, help='in millions')
-  parser.add_argument('--tokens', type=int, default=64, help='rows of the batch')
-  parser.add_argument('--steps', type=int, default=12, help='timed between two saves')
+  parser.add_argument('--parameters', type=float, default=100.0, help='millions of parameters')
+  parser.add_argument('--tokens', type=int, default=64, help='batch size in rows')
+  parser.add_argument('--steps', type=int, default=12, help='timed steps before each save')
   parser.add_argument('--saves', type=int, default=3)
-  parser.add_argument('--dir', type=Path, required=True, help='a folder to make and remove')
+  parser.add_argument(
+    '--dir', type=Path, required=True, help='folder for checkpoints; removed at the end'
+  )
   given = parser.parse_args()
   hush()
   objective = Objective(int((given.parameters * 1e6 / LAYERS) ** 0.5))
@@ -100,7 +106,7 @@ def main() -> None:
       state, seconds = one(state)
       during.append(seconds)
     checkpoints.wait()
-    if save:  # The first one also compiles and makes folders.
+    if save:  # Skip the first save, which also compiles and creates folders.
       blocked.append(held)
       slower.append(sum(during) - len(during) * usual)
       print(

@@ -1,13 +1,13 @@
-"""What preparing and loading data costs on this machine.
+"""Benchmark data preparation and loading on this machine.
 
     python -m benchmarks.data [--only import,memory,demo,paper]
 
-import   videos with masks to a clips dataset, without models, by two workers
-memory   peak memory of that for 50 and for 500 clips of one long video
-demo     the loader alone on records of the demo
-paper    the loader alone, on one core, on records of 256 x 256 x 128 videos
+import   throughput of importing videos with masks into a clips dataset: two workers, no models
+memory   peak memory of an import of 50 and of 500 clips from one long video
+demo     throughput of the loader on records of the demo
+paper    throughput of the loader on one core, on records of 256 x 256 x 128 videos
 
-Makes its own videos and records in a temporary folder (two gigabytes). Wants idle cores.
+Generates videos and records in a temporary folder (2 GB). Run it on an idle machine.
 """
 
 import argparse
@@ -34,8 +34,8 @@ from ttm_jax.data.loader import batches
 from ttm_jax.scenes.generator import SceneConfig, Scenes
 from ttm_jax.text.encoders import CLIP_L, TextEncoderSpec
 
-DEMO_STEP = 178  # Samples a second that the demo trains, stage 1 on two cores.
-# Encoders, and how many tokens of captions and prompts there are of how many objects.
+DEMO_STEP = 178  # Training throughput of the demo in samples/s: stage 1 on two cores.
+# Text encoders, tokens per caption, tokens per object prompt, and number of object prompts.
 CLIP = {'clip': CLIP_L}
 MOVIE_GEN = {'ul2': TextEncoderSpec(4096, 256, 64), 'byt5': TextEncoderSpec(1472, 100, 64), **CLIP}
 PAPER = {
@@ -51,9 +51,11 @@ def main() -> None:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument('--only', default='import,memory,demo,paper', help='which, by commas')
-  parser.add_argument('--videos', type=int, default=24, help='for import; default 24')
-  parser.add_argument('--records', type=int, default=96, help='at paper scale; default 96')
+  parser.add_argument(
+    '--only', default='import,memory,demo,paper', help='comma-separated benchmarks'
+  )
+  parser.add_argument('--videos', type=int, default=24, help='videos for import; default 24')
+  parser.add_argument('--records', type=int, default=96, help='records for paper; default 96')
   args = parser.parse_args()
   table = Table('measure', 'figure', title=f'{len(os.sched_getaffinity(0))} cores')
   measures = {
@@ -69,11 +71,11 @@ def main() -> None:
   Console().print(table)
 
 
-# Videos to clips.
+# Benchmarks of data preparation (videos to clips).
 
 
 def importing(root: Path, videos: int) -> Iterator[tuple[str, str]]:
-  """Clips a second beyond the start, by the difference of two jobs."""
+  """Measure clips/s without startup time, from the difference of two jobs."""
   frames, size = 96, (360, 640)
   for number in range(videos):
     folder = root / 'videos' / f'v{number:03d}'
@@ -98,7 +100,7 @@ def importing(root: Path, videos: int) -> Iterator[tuple[str, str]]:
 
 
 def memory(root: Path) -> Iterator[tuple[str, str]]:
-  """Peaks of jobs on short and long videos."""
+  """Measure the peak memory of jobs on a short and a long video."""
   size = (240, 320)
   for clips in (50, 500):
     folder = root / str(clips) / 'long'
@@ -122,7 +124,11 @@ SAID = {
 def prepare(
   source: Path, out: Path, captions: dict, clip: str, fps: int, workers: int
 ) -> tuple[float, float]:
-  """Seconds and peak memory (MB, of the first process) of a job, as users run it."""
+  """Run `data_tools.prepare` as users do.
+
+  Returns:
+    Duration in seconds, and peak memory of the main process in MB.
+  """
   table = out.with_suffix('.json')
   table.write_text(json.dumps(captions))
   command = [sys.executable, '-m', 'data_tools.prepare', f'--source={source}', f'--out={out}']
@@ -131,7 +137,7 @@ def prepare(
   start, peak = time.perf_counter(), 0
   with tempfile.TemporaryFile() as said:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
-    # Not by getrusage, which begins with the peak of whoever starts a process.
+    # Not by getrusage: its peak includes that of the parent process before exec.
     while process.poll() is None:
       peak = max(peak, resident(process.pid))
       time.sleep(0.05)
@@ -142,7 +148,7 @@ def prepare(
 
 
 def resident(process: int) -> int:
-  """The greatest memory that a process has had so far, in bytes; 0 once it has ended."""
+  """Return the peak resident memory of a process so far, in bytes; 0 if it has ended."""
   try:
     lines = Path(f'/proc/{process}/status').read_text().splitlines()
   except OSError:
@@ -151,7 +157,7 @@ def resident(process: int) -> int:
 
 
 def masks(frames: int, size: tuple[int, int], seed: int) -> np.ndarray:
-  """A disc and a square on their way: uint8 [T, H, W]."""
+  """Return label maps of a moving disc and a moving square, uint8 [T, H, W]."""
   height, width = size
   y, x = np.indices(size)
   ids = np.zeros((frames, *size), np.uint8)
@@ -163,7 +169,7 @@ def masks(frames: int, size: tuple[int, int], seed: int) -> np.ndarray:
 
 
 def write_film(path: Path, frames: int, size: tuple[int, int], fps: int, seed: int) -> None:
-  """A film with texture, and the objects of `masks` on it."""
+  """Write a video with the objects of `masks` on a textured background."""
   rng = np.random.default_rng(seed)
   coarse = rng.integers(0, 255, (size[0] // 8 + 2, size[1] // 8 + 2, 3), np.uint8)
   ground = coarse.repeat(8, 0).repeat(8, 1)
@@ -182,11 +188,11 @@ def write_film(path: Path, frames: int, size: tuple[int, int], fps: int, seed: i
     container.mux(stream.encode(None))
 
 
-# Records to batches.
+# Benchmarks of the loader (records to batches).
 
 
 def demo(root: Path) -> Iterator[tuple[str, str]]:
-  """Samples a second of the loader on the demo's records."""
+  """Measure the throughput of the loader on records of the demo."""
   scenes = Scenes(SceneConfig(size=(48, 48), frames=8), 512)
   some = [scenes[i] for i in range(64)]
   videos = [clip.video for clip in some] + [trajectory.render(clip.ids) for clip in some]
@@ -206,7 +212,7 @@ def demo(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def paper(root: Path, count: int) -> Iterator[tuple[str, str]]:
-  """Milliseconds a sample of the loader on one core, at the size of the paper's DiT."""
+  """Measure the time per sample of the loader on one core, at the size of the paper's DiT."""
   for number, (name, texts) in enumerate(PAPER.items()):
     record = paper_record(np.random.default_rng(0), *texts)
     folder = root / str(number)
@@ -216,7 +222,7 @@ def paper(root: Path, count: int) -> Iterator[tuple[str, str]]:
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     try:
-      # What a host of four chips reads at two samples a chip.
+      # The batch of a host with four chips at two samples per chip.
       seconds, work, size = timed(source, 8, 32, threads=1)
     finally:
       os.sched_setaffinity(0, cores)
@@ -234,11 +240,14 @@ def paper_record(
   prompt: int,
   objects: int,
 ) -> dict:
-  """One record of 128 x 256 x 256 pixels, autoencoder 8 x 8 x 8 with 16 channels.
+  """Return a random record of 128 x 256 x 256 pixels, with an 8 x 8 x 8 codec of 16 channels.
 
   Args:
-    said, prompt: tokens of captions, and of object prompts, where an encoder does not read all.
-    objects: how many of eight have a prompt.
+    rng: source of randomness.
+    encoders: text encoders by name. CLIP always has the full number of tokens.
+    said: valid tokens of captions.
+    prompt: valid tokens of object prompts.
+    objects: number of object prompts, out of eight slots.
   """
 
   def normal(*shape):
@@ -274,7 +283,7 @@ def paper_record(
 def timed(
   source: latents.Latents, batch: int, steps: int, threads: int
 ) -> tuple[float, float, float]:
-  """Seconds and seconds of work a sample, once it runs, and its bytes."""
+  """Return wall seconds, CPU seconds and bytes per sample of a warmed-up loader."""
   stream = batches(source.stored, batch, seed=0, threads=threads, collate=source.collate)
   for _ in range(4):
     first = next(stream)

@@ -1,12 +1,12 @@
-"""The export measured: its memory by the size of the model, and PyTorch's speed beside JAX's.
+"""Measure the memory of an export by model size, and the speed of PyTorch relative to JAX.
 
     python -m benchmarks.export --memory
     python -m benchmarks.export --speed --stage1 runs/demo/stage1 --stage2 runs/demo/stage2
 
-Memory: transformers of growing size with random weights, each exported in a process of its own. The
-slope of the peak over the size of the checkpoint (float32, as it is saved) says what a 4B model
-takes. Speed: both pipelines generate the same clips with as many steps, one after the other, after
-a first time that compiles.
+Memory: exports transformers of increasing size with random weights, each in its own process. The
+slope of peak memory over checkpoint size (float32, as saved) predicts the memory for a 4B model.
+Speed: both pipelines generate the same clips with the same number of steps, one after the other. A
+first run that compiles is not timed.
 """
 
 import argparse
@@ -26,9 +26,9 @@ def main() -> None:
   made.formatter_class = argparse.RawDescriptionHelpFormatter
   add = made.add_argument
   add('--memory', action='store_true')
-  add('--layers', type=int, nargs='+', default=[3, 6, 9], help='of the models, 60 MB each')
+  add('--layers', type=int, nargs='+', default=[3, 6, 9], help='layers of the models, 60 MB each')
   add('--speed', action='store_true')
-  add('--stage1', help='runs for --speed')
+  add('--stage1', help='run of stage 1 for --speed')
   add('--stage2')
   add('--repeat', type=int, default=3)
   add('--peak', nargs=3, help=argparse.SUPPRESS)
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def memory(sizes: list[int]) -> None:
-  """Prints the peak memory of an export by the size of its checkpoint, and the slope."""
+  """Print the peak memory of exports by checkpoint size, and the slope."""
   points = []
   for layers in sizes:
     with tempfile.TemporaryDirectory() as folder:
@@ -63,23 +63,23 @@ def memory(sizes: list[int]) -> None:
 
 
 def peak(one: Path, two: Path, out: Path) -> dict[str, float]:
-  """Peak memory of this process before and after an export, in bytes; and its seconds."""
+  """Return the peak memory of this process before and after an export (bytes), and its seconds."""
   from ttm_jax.exporting.folder import export
 
   def highest() -> int:
     lines = Path('/proc/self/status').read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith('VmHWM')) * 1024
 
-  # A small export first, so that what the libraries take is not counted.
+  # Run a small export first, so that the memory of the libraries is not counted.
   export(one, out.parent / 'small' / 'stage2', out.with_name('warm'))
-  Path('/proc/self/clear_refs').write_text('5')  # The peak begins anew at what is held now.
+  Path('/proc/self/clear_refs').write_text('5')  # Resets the peak to the current memory.
   before, start = highest(), time.perf_counter()
   export(one, two, out)
   return {'before': before, 'peak': highest(), 'seconds': time.perf_counter() - start}
 
 
 def _run(folder: Path, stage: int, layers: int) -> Path:
-  """A run of a transformer with random weights: stage 1 is small, stage 2 has the layers."""
+  """Write a run with random weights: one layer for stage 1, `layers` layers for stage 2."""
   from tests.helpers import exported
 
   number = stage - 1
@@ -95,7 +95,7 @@ def _bytes(folder: Path) -> int:
 
 
 def speed(one: Path, two: Path, repeat: int) -> None:
-  """Prints the seconds a clip of both pipelines, by stage, and their ratio."""
+  """Print the seconds per clip of both pipelines for each stage, and their ratio."""
   import torch
 
   from tests.helpers.exported import request

@@ -1,14 +1,19 @@
-"""Object-masked attention against its peers, in one run on this machine.
+"""Compare object attention with other attention implementations on this machine.
 
     python -m benchmarks.object_attention
 
-On tokens sorted by object, forward and with backward: ours, dense attention with a mask (JAX), on
-GPUs also cuDNN's attention, dense and packed, and where PyTorch is installed FlexAttention
-(compiled) and scaled_dot_product_attention. Prints medians in milliseconds and how many times as
-long as ours each takes; then how much of the machine ours uses and where its time goes.
+Times the forward pass, and forward plus backward, on tokens sorted by object. Compares:
 
-Without options: 4 096 tokens, 8 heads x 64 in float32 on CPUs; on accelerators 4 096 to 65 536
-tokens and head dims 40, 64 and 128 in bfloat16.
+- our implementation
+- dense attention with a mask (JAX)
+- cuDNN attention, dense and packed (on GPUs)
+- FlexAttention (compiled) and scaled_dot_product_attention, if PyTorch is installed
+
+Prints median milliseconds and the time relative to ours, then the hardware utilization and a time
+breakdown of ours.
+
+Defaults: on CPUs 4,096 tokens and 8 heads of dimension 64 in float32; on accelerators 4,096 to
+65,536 tokens and head dimensions 40, 64 and 128 in bfloat16.
 """
 
 import argparse
@@ -42,21 +47,25 @@ from ttm_jax.ops.object_attention import (
 )
 
 Array = jax.Array
-# Milliseconds of a call: (begin the work, wait for what that returned) -> float.
+# (start the work, wait for its result) -> milliseconds per call.
 Timer = Callable[[Callable, Callable], float]
-# A name, and milliseconds forward and with the backward pass.
+# A name, and the milliseconds of the forward pass and of forward plus backward.
 Row = tuple[str, tuple[float, float]]
 NEVER = float('nan')
-# Dense attention with a mask holds all scores, or nearly.
+# Most tokens for dense attention with a mask, which stores (nearly) all scores.
 DENSE_TOKENS = 16384
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """Self-attention of one sample whose tokens lie in the order of their objects.
+  """Self-attention of one sample with tokens sorted by object.
 
   Attributes:
-    shares: per cent of the tokens that each object has.
+    tokens: number of tokens, N.
+    heads: number of heads, H.
+    head_dim: dimension of a head, D.
+    dtype: name of the dtype of q, k and v.
+    shares: percentage of the tokens of each object.
   """
 
   tokens: int
@@ -67,6 +76,7 @@ class Problem:
 
   @property
   def name(self) -> str:
+    """A readable description of the problem."""
     shares = ' + '.join(map(str, self.shares))
     return (
       f'{self.tokens} tokens, {self.heads} heads x {self.head_dim}, {self.dtype}, shares {shares} %'
@@ -74,17 +84,17 @@ class Problem:
 
   @property
   def bits(self) -> np.ndarray:
-    """int32 [1, N]."""
+    """Object sets of the tokens, int32 [1, N]; each has one bit."""
     ends = np.round(np.cumsum(self.shares) / sum(self.shares) * self.tokens).astype(int)
     return (1 << np.searchsorted(ends, np.arange(self.tokens), side='right')).astype(np.int32)[None]
 
   @property
   def allowed(self) -> int:
-    """AttentionMask a head that attend to each other."""
+    """Number of (query, key) pairs per head that may attend to each other."""
     return int((np.unique(self.bits, return_counts=True)[1].astype(np.int64) ** 2).sum())
 
   def arrays(self) -> list[np.ndarray]:
-    """q, k, v and a cotangent, float32 [1, N, H, D]."""
+    """Return random q, k, v and cotangent, float32 [1, N, H, D]."""
     rng = np.random.default_rng(0)
     shape = (1, self.tokens, self.heads, self.head_dim)
     return [rng.standard_normal(shape, np.float32) for _ in range(4)]
@@ -119,7 +129,14 @@ def main() -> None:
 
 
 def median(begin: Callable, wait: Callable, repeat: int, in_a_row: int) -> float:
-  """Milliseconds of one call; several are begun before the last is waited for."""
+  """Return the median milliseconds of one call.
+
+  Args:
+    begin: starts the work and returns its result.
+    wait: waits for a result.
+    repeat: number of timings.
+    in_a_row: calls started per timing before waiting for the last.
+  """
   for _ in range(2):
     wait(begin())
   times = []
@@ -133,7 +150,7 @@ def median(begin: Callable, wait: Callable, repeat: int, in_a_row: int) -> float
 
 
 def matmul_rate(dtype: str, timer: Timer) -> float:
-  """Floating-point operations a second in a product of large square matrices."""
+  """Return the FLOP/s of a product of large square matrices."""
   n = 1024 if jax.default_backend() == 'cpu' else 8192
   x = jnp.ones((n, n), dtype)
   product = jax.jit(jnp.matmul)
@@ -141,7 +158,7 @@ def matmul_rate(dtype: str, timer: Timer) -> float:
 
 
 def jax_rows(problem: Problem, timer: Timer, implementation: str | None) -> list[Row]:
-  """What runs in JAX here; ours first."""
+  """Time the implementations that run in JAX on this machine; ours comes first."""
   q, k, v, dy = (jnp.asarray(x, problem.dtype) for x in problem.arrays())
   bits = jnp.asarray(problem.bits)
   case = case_of(problem)
@@ -164,6 +181,7 @@ def jax_rows(problem: Problem, timer: Timer, implementation: str | None) -> list
 
 
 def case_of(problem: Problem) -> Case:
+  """Return the case by which an implementation is chosen."""
   return Case(
     problem.tokens,
     problem.tokens,
@@ -174,6 +192,7 @@ def case_of(problem: Problem) -> Case:
 
 
 def tables_of(problem: Problem, bits: Array, implementation: str) -> BlockMask:
+  """Return the block mask of an implementation."""
   return make_block_mask(
     bits,
     bits,
@@ -184,7 +203,7 @@ def tables_of(problem: Problem, bits: Array, implementation: str) -> BlockMask:
 
 
 def both_passes(attend, q, k, v, dy, timer: Timer) -> tuple[float, float]:
-  """Milliseconds of the forward pass, and of it with the backward pass."""
+  """Return the milliseconds of the forward pass, and of forward plus backward."""
   forward = jax.jit(attend)
 
   @jax.jit
@@ -199,7 +218,7 @@ def both_passes(attend, q, k, v, dy, timer: Timer) -> tuple[float, float]:
 
 
 def torch_rows(problem: Problem, timer: Timer, console: Console) -> list[Row]:
-  """The same for PyTorch; never where it cannot."""
+  """Time the implementations of PyTorch; NEVER if one cannot run."""
   try:
     import torch
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -243,7 +262,7 @@ def torch_rows(problem: Problem, timer: Timer, console: Console) -> list[Row]:
     for run in (forward, whole) if backward else (forward,):
       try:
         times.append(timer(run, finish))
-      except (RuntimeError, NotImplementedError) as error:  # Out of memory, no such kernel.
+      except (RuntimeError, NotImplementedError) as error:  # Out of memory or no kernel.
         console.print(f'{name}: {str(error).strip().splitlines()[0]}')
         times.append(NEVER)
     return times[0], times[1] if backward else NEVER
@@ -266,6 +285,7 @@ def torch_rows(problem: Problem, timer: Timer, console: Console) -> list[Row]:
 
 
 def table(problem: Problem, rows: list[Row]) -> Table:
+  """Return a table of times, absolute and relative to the first row."""
   made = Table('', 'forward (ms)', 'x ours', 'with backward (ms)', 'x ours', title=problem.name)
   made.caption = f'{problem.allowed / problem.tokens**2:.1%} of the pairs are allowed'
   ours = rows[0][1]
@@ -278,10 +298,16 @@ def table(problem: Problem, rows: list[Row]) -> Table:
 def utilisation(
   problem: Problem, pairs: float, ours: tuple[float, float], peak: float
 ) -> dict[str, float]:
-  """The rate of our matrix products, as a part of that of large square matrices.
+  """Return the FLOP/s of our implementation as a fraction of `peak`.
 
-  Two products forward and five backward, over the blocks that are visited or over allowed pairs
-  alone.
+  Counts two matrix products forward and five backward, over the visited blocks or only over the
+  allowed pairs.
+
+  Args:
+    problem: the problem.
+    pairs: (query, key) pairs in the visited blocks, per head.
+    ours: milliseconds of the forward pass, and of forward plus backward.
+    peak: FLOP/s of large matrix products.
   """
   found = {}
   for what, count in (('visited blocks', pairs), ('allowed pairs', problem.allowed)):
@@ -292,10 +318,12 @@ def utilisation(
 
 
 def where_time_goes(problem: Problem, timer: Timer, implementation: str | None) -> dict[str, float]:
-  """Milliseconds of making block_mask, and on CPUs of the parts of our forward pass; pairs visited.
+  """Time the block mask, and on CPUs the parts of our forward pass.
 
-  The parts are measured each alone: one rectangle a head with as many pairs as are allowed stands
-  for them.
+  Each part is timed alone, on one square per head with as many pairs as are allowed.
+
+  Returns:
+    Milliseconds by part; `blocks` is the number of pairs in the visited blocks.
   """
   bits = jnp.asarray(problem.bits)
   name = choose(case_of(problem), implementation)
@@ -317,16 +345,18 @@ def where_time_goes(problem: Problem, timer: Timer, implementation: str | None) 
   def measure(function, args):
     return timer(partial(jax.jit(function), *args), jax.block_until_ready)
 
-  # An implementation without block_mask visits all pairs.
+  # An implementation without a block mask visits all pairs.
   found = {name: measure(*part) for name, part in parts.items()}
   return {'blocks': blocks or problem.tokens**2, **found}
 
 
 def numbers(text: str) -> tuple[int, ...]:
+  """Parse comma-separated integers."""
   return tuple(int(x) for x in text.split(','))
 
 
 def parser() -> argparse.ArgumentParser:
+  """Return the argument parser, with defaults for the current device."""
   cpu = jax.default_backend() == 'cpu'
   made = argparse.ArgumentParser(
     'python -m benchmarks.object_attention',
@@ -337,11 +367,14 @@ def parser() -> argparse.ArgumentParser:
     '--tokens',
     type=numbers,
     default=(4096,) if cpu else (4096, 8448, 32760, 65536),
-    help='N, or several, as in 4096,8448',
+    help='number of tokens, or several, such as 4096,8448',
   )
-  made.add_argument('--heads', type=int, default=8, help='H (8)')
+  made.add_argument('--heads', type=int, default=8, help='number of heads (8)')
   made.add_argument(
-    '--head_dim', type=numbers, default=(64,) if cpu else (40, 64, 128), help='D, or several'
+    '--head_dim',
+    type=numbers,
+    default=(64,) if cpu else (40, 64, 128),
+    help='head dimension, or several',
   )
   made.add_argument(
     '--dtype', choices=('float32', 'bfloat16'), default='float32' if cpu else 'bfloat16'
@@ -351,12 +384,16 @@ def parser() -> argparse.ArgumentParser:
     type=numbers,
     nargs='+',
     default=[(25, 25, 25, 25), (60, 10, 10, 10, 10)] + ([] if cpu else [(80, 20)]),
-    help='per cent of the tokens of each object, as in 80,20; one problem each',
+    help='percentage of the tokens of each object, such as 80,20; one problem per value',
   )
-  made.add_argument('--implementation', help='ours to measure; default the one for this machine')
-  made.add_argument('--block', type=numbers, help='queries,keys of a block, to retune')
-  made.add_argument('--repeat', type=int, default=7, help='timed calls each, of which the median')
-  made.add_argument('--json', help='also write the figures to this file')
+  made.add_argument(
+    '--implementation', help='implementation of ours; default: chosen for this machine'
+  )
+  made.add_argument('--block', type=numbers, help='block size QUERIES,KEYS, for tuning')
+  made.add_argument(
+    '--repeat', type=int, default=7, help='timings per measurement; the median counts'
+  )
+  made.add_argument('--json', help='also write the results to this file')
   return made
 
 

@@ -1,11 +1,13 @@
-"""Object attention by cuDNN: each object's queries and keys are a sequence packed beside others.
+"""Object attention by cuDNN with packed sequences: the tokens of each object form one sequence.
 
-A peer of the Hopper kernels. cuDNN skips what lies between sequences, but a sequence is one run of
-tokens. So it takes tokens with at most one object each, in the order of `sort_by_object`. That
-depends on values and cannot be checked beforehand; a sample that breaks it gives NaN.
+A baseline for the Hopper kernels. cuDNN skips pairs from different sequences, but a sequence must
+be contiguous. So each token must have at most one object, and tokens must be in the order of
+`sort_by_object`. This depends on values and cannot be checked in advance; a sample that violates it
+yields NaN.
 
-The interface to packed sequences is not a public one of JAX (0.10.2): offsets and lengths of cuDNN
-9.6 or later, in `jax._src.cudnn`. It keeps float32 sums of all tokens for each of the 32 sets.
+The interface to packed sequences is private in JAX (0.10.2): offsets and lengths for cuDNN 9.6 or
+later, in `jax._src.cudnn`. It stores float32 softmax statistics of all tokens for each of the 32
+object bits.
 """
 
 import jax
@@ -16,28 +18,32 @@ from ttm_jax.ops.object_attention.api import IMPLEMENTATIONS, Implementation
 
 try:
   from jax._src.cudnn.fused_attention_stablehlo import dot_product_attention
-except ImportError:  # Another version of JAX may have it elsewhere.
+except ImportError:  # The private module may move between JAX versions.
   dot_product_attention = None  # type: ignore[assignment]
 
 Array = jax.Array
 
 BITS = 32
-# What cuDNN takes on Hopper GPUs.
+# The largest head dimension that cuDNN supports on Hopper GPUs.
 WIDEST = 256
 
 
 def attention(q: Array, k: Array, v: Array, q_bits: Array, k_bits: Array) -> Array:
-  """See `object_attention`; one bit at most a token, equal ones side by side."""
+  """Compute object attention with cuDNN; for shapes see `object_attention`.
+
+  Each token must have at most one bit, and tokens with equal bits must be contiguous. Samples that
+  violate this yield NaN.
+  """
   q_first, q_length, q_fits = runs(q_bits)
   k_first, k_length, k_fits = runs(k_bits)
-  # A set that one side lacks is no sequence. What is in no sequence, cuDNN neither reads nor
-  # writes, so its memory may hold anything: it is hidden from both passes.
+  # Bits that only one side has form no sequence. cuDNN neither reads nor writes tokens outside
+  # sequences, so their output is undefined: mask them in both passes.
   both = (q_length > 0) & (k_length > 0)
   alive = _meets(q_bits, k_bits)
   read = _meets(k_bits, q_bits)
   q, k, v = jnp.where(alive, q, 0), jnp.where(read, k, 0), jnp.where(read, v, 0)
   q_length, k_length = (jnp.where(both, length, -1) for length in (q_length, k_length))
-  # One more offset than sequences, which cuDNN does not look at.
+  # cuDNN expects one more offset than sequences, and ignores the last.
   q_first, k_first = (
     jnp.pad(jnp.where(both, first, -1), ((0, 0), (0, 1)), constant_values=-1)
     for first in (q_first, k_first)
@@ -57,14 +63,15 @@ def attention(q: Array, k: Array, v: Array, q_bits: Array, k_bits: Array) -> Arr
 
 
 def runs(bits: Array) -> tuple[Array, Array, Array]:
-  """Where the tokens of each set lie.
+  """Locate the tokens of each bit.
 
   Args:
-    bits: int32 [B, N].
+    bits: object sets, int32 [B, N].
 
   Returns:
-    int32 [B, 32], the first token with bit l, or N; int32 [B, 32], how many there are; bool [B],
-    whether no token has two bits and those of a bit lie side by side.
+    The first token with bit l, or N if there is none, int32 [B, 32]; the number of tokens with bit
+    l, int32 [B, 32]; and whether no token has two bits and the tokens of each bit are contiguous,
+    bool [B].
   """
   n = bits.shape[1]
   has = (bits[:, :, None] >> jnp.arange(BITS, dtype=jnp.int32) & 1) != 0
@@ -77,7 +84,7 @@ def runs(bits: Array) -> tuple[Array, Array, Array]:
 
 
 def refuses(case) -> str | None:
-  """Why a case cannot run here, None if it can; which tokens there are is not known before."""
+  """Return why a case is not supported, or None if it is. Does not check the token order."""
   if case.head_dim % 8 or case.head_dim > WIDEST:
     return f'takes head dims that are multiples of 8 up to {WIDEST}, not {case.head_dim}'
   if dot_product_attention is None:
@@ -86,7 +93,7 @@ def refuses(case) -> str | None:
 
 
 def _meets(bits: Array, others: Array) -> Array:
-  """Which tokens share an object with some other; bool [B, N, 1, 1]."""
+  """Return which tokens share an object with any token of `others`, bool [B, N, 1, 1]."""
   union = jax.lax.reduce(others, jnp.int32(0), jax.lax.bitwise_or, (1,))
   return ((bits & union[:, None]) != 0)[:, :, None, None]
 

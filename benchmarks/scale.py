@@ -1,9 +1,9 @@
-"""Plans of every paper-scale configuration, as the tables of docs/measurements.md.
+"""Plan every paper-scale configuration, and update the tables of docs/measurements.md.
 
     PYTHONPATH=.venv-aot python -m benchmarks.scale --out runs/scale
 
-Each plan is a process of its own, one after the other, and is not made again where its figures lie
-in the folder already: the command may be stopped and goes on. The tables are written after each.
+Each plan runs in its own process, one at a time. Plans with results in the folder are skipped, so
+the command can be interrupted and resumed. The tables are updated after each plan.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 
 from ttm_jax.atomic import write_text
 
-# Reports of each plan by its name; lines of a table by their first two cells.
+# Reports by plan name; lines of a table by their first two cells.
 Found = dict[str, list[dict[str, Any]]]
 Rows = dict[tuple[str, str], list[str]]
 
@@ -38,18 +38,18 @@ CONFIGS = (
 )
 MACHINES = ('v5e:4x4', 'v5p:2x2x4', 'v6e:4x4')
 
-# What the launch commands run, and where: as the machine is sold, as a plan calls it.
+# Configurations of the launch commands, and their machines: cloud product name to topology name.
 LAUNCHED = ('stage1_dit', 'stage2_dit', 'stage1_unet', 'stage2_unet')
 SOLD = {'v5litepod-16': 'v5e:4x4', 'v5p-64': 'v5p:2x4x4', '8 H100s': 'h100x8'}
 
-# Two samples a chip, sixteen chips to a copy of the parameters: machine, then copies.
+# Weak scaling with two samples per chip and 16 chips per parameter replica: topology to replicas.
 WEAK = {'v5p:2x2x4': 1, 'v5p:4x4x4': 4, 'v5p:4x8x8': 16, 'v5p:8x8x16': 64}
 WEAK_CONFIG = 'stage2_dit'
 
 
 def main() -> None:
   made = argparse.ArgumentParser('python -m benchmarks.scale', description=__doc__)
-  made.add_argument('--out', type=Path, default=Path('runs/scale'), help='where figures go')
+  made.add_argument('--out', type=Path, default=Path('runs/scale'), help='folder for the results')
   made.add_argument('--configs', nargs='*', default=CONFIGS, choices=CONFIGS)
   made.add_argument('--machines', nargs='*', default=MACHINES)
   made.add_argument('--weak', action=argparse.BooleanOptionalAction, default=True)
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def plan(out: Path, name: str, config: str, machine: str, options: list[str] | None = None) -> None:
-  """One plan, where it was not made before; then the tables."""
+  """Run one plan if it has no results yet, then update the tables."""
   path = out / f'{name.replace(":", "_")}.json'
   if not path.exists():
     command = [
@@ -85,7 +85,7 @@ def plan(out: Path, name: str, config: str, machine: str, options: list[str] | N
 
 
 def write(out: Path) -> None:
-  """Puts what is known so far into the pages, between its marks; other rows stay as they are."""
+  """Write all results into the page, between its marks. Rows without results stay unchanged."""
   found = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob('*.json'))}
   put(PAGE, 'plans', lambda rows: plans(found, rows))
   put(PAGE, 'weak', lambda rows: weak(found, rows))
@@ -93,6 +93,7 @@ def write(out: Path) -> None:
 
 
 def put(page: Path, mark: str, table: Callable[[Rows], list[str]]) -> None:
+  """Replace the table between two marks of a page; `table` receives the present rows."""
   begin, end = f'<!-- {mark} -->', f'<!-- /{mark} -->'
   before, _, rest = page.read_text().partition(begin)
   old, _, after = rest.partition(end)
@@ -101,7 +102,10 @@ def put(page: Path, mark: str, table: Callable[[Rows], list[str]]) -> None:
 
 
 def standing(table: str) -> Rows:
-  """The rows of a table by their first two cells; where those are empty, with the row before."""
+  """Return the rows of a table by their first two cells.
+
+  Rows with empty cells belong to the row before.
+  """
   rows: Rows = {}
   key = ('', '')
   for line in table.strip().splitlines():
@@ -112,6 +116,7 @@ def standing(table: str) -> Rows:
 
 
 def plans(found: Found, old: Rows) -> list[str]:
+  """Return the Markdown table of all plans."""
   lines = [
     '| config | chips | setting | state GB | activations GB | total / capacity | PFLOP per step |'
     ' step, lower bound | bound | samples/s, upper bound | days | compiled in |',
@@ -126,6 +131,7 @@ def plans(found: Found, old: Rows) -> list[str]:
 
 
 def launched(found: Found, old: Rows) -> list[str]:
+  """Return the Markdown table of the plans of the launch commands."""
   lines = [
     '| config | machine | setting | GB per device | step, lower bound |'
     ' samples/s, upper bound | days |',
@@ -183,6 +189,7 @@ def _setting(r: dict[str, Any]) -> str:
 
 
 def weak(found: Found, old: Rows) -> list[str]:
+  """Return the Markdown table of weak scaling."""
   lines = [
     '| chips | setting | batch | TFLOP per chip | GB per chip |'
     ' GB sent within the slice | between slices | step, lower bound |',

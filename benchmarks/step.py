@@ -1,11 +1,11 @@
-"""The train step of a configuration on the devices at hand, as the real loop runs it.
+"""Benchmark the train step of a configuration on the attached devices, in the training loop.
 
     python -m benchmarks.step --config=configs/stage2_dit.py --config.data.batch_size=2 \\
         --config.model.remat=dots
 
-Trains on records made up at the size of the paper, read from the disk by the real loader, and saves
-nothing. Prints the time of a step, the share of the devices' peak, the wait for data, the most
-memory beside what a plan of the same machine says, and of a profile what costs most.
+Trains on random records of the paper's size, read from disk by the regular loader. Saves nothing.
+Prints the step time, MFU, wait for data, peak memory next to the planned memory, and the most
+expensive kernels of a profile.
 """
 
 import collections
@@ -45,20 +45,21 @@ flags.mark_flag_as_required('config')
 
 
 class Enough(Exception):
-  """The steps are done: raised in place of a batch, so that nothing is saved."""
+  """Raised in place of a batch after the last step, so that the loop ends without saving."""
 
 
 class Fed(Denoising):
-  """The objective of a run over so many batches and no more, without a dataset's context."""
+  """A denoising objective that ends after a fixed number of batches, and saves no context."""
 
   def __init__(self, config: ConfigDict, context: Any, steps: int):
     super().__init__(config, context)
     self._steps = steps
 
   def begin(self, directory: Path) -> None:
-    """The context has no weights to save."""
+    """Save nothing: the context has shapes instead of weights."""
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the batches of a split; raise Enough when the training batches end."""
     stream = super().batches(split, start)
     if split != 'train':
       yield from stream
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> None:
       root / 'data',
       {'train': made_up(of_one, _RECORDS.value), 'validation': made_up(of_one, 8)},
     )
-    # Two steps more, for the profile, which is no part of the figures.
+    # Two more steps for the profile, which are not timed.
     objective = Fed(config, context, 2 * steps + 2)
     with contextlib.suppress(Enough):
       train(config, objective, root / 'run', profile=f'{2 * steps + 1}:{2 * steps + 2}')
@@ -99,7 +100,7 @@ def main(argv: list[str]) -> None:
 
 
 def made_up(of_one: inputs.Shapes, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Records with noise for latents and texts, and two objects that are boxes."""
+  """Yield `count` records with random latents and texts, and two rectangular objects."""
   rng = np.random.default_rng(0)
   arrays = {name: array(rng, name, of_one) for name in of_one}
   for number in range(count):
@@ -107,7 +108,7 @@ def made_up(of_one: inputs.Shapes, count: int) -> Iterator[tuple[str, dict[str, 
 
 
 def array(rng: np.random.Generator, name: str, of_one: inputs.Shapes) -> np.ndarray:
-  """One array of a record, by its name (see `data.batch`)."""
+  """Return a random array for the field `name` of a record (see `data.batch`)."""
   shape, dtype = of_one[name].shape, np.dtype(of_one[name].dtype)
   if dtype.kind == 'f':
     return rng.standard_normal(shape, np.float32).astype(dtype)
@@ -122,7 +123,7 @@ def array(rng: np.random.Generator, name: str, of_one: inputs.Shapes) -> np.ndar
   made = np.zeros(shape, dtype)
   if name.startswith('places.'):
     rows, columns = shape[-2:]
-    # An object's number where one owns a place, else the bits of all that are there.
+    # `region` holds object ids, the other fields hold object sets (bit l for object l).
     first, second = (1, 2) if name.endswith('region') else (2, 4)
     made[..., rows // 4 : rows // 2, :] = first
     made[..., rows // 2 :, columns // 2 :] = second
@@ -130,20 +131,23 @@ def array(rng: np.random.Generator, name: str, of_one: inputs.Shapes) -> np.ndar
 
 
 def planned(config: ConfigDict) -> float:
-  """Bytes of a device, as a plan says that has no compiler for it."""
+  """Return the memory of one device in bytes, estimated by a plan without a compiler."""
   machine = hardware.topology(_TOPOLOGY.value)
   mesh = analytic.abstract_mesh(mesh_sizes(config.mesh, machine.devices))
   return analytic.estimate(Run.make(config), mesh, machine)[0].total
 
 
 def kernels(profile: Path, steps: int) -> list[tuple[str, int, float]]:
-  """Name, times and milliseconds a step of all that ran on the first GPU, the longest first."""
+  """Return (name, calls per step, milliseconds per step) of the kernels on the first GPU.
+
+  Sorted by time, the most expensive first.
+  """
   times: collections.Counter = collections.Counter()
   spent: collections.Counter = collections.Counter()
   planes = [p for p in jax.profiler.ProfileData.from_file(str(profile)).planes if 'GPU' in p.name]
   for line in planes[0].lines if planes else ():
     for event in line.events if 'Stream' in line.name else ():
-      # Programs of the same kind differ by a number at the end.
+      # Kernels of the same kind differ only in a numeric suffix.
       name = event.name.rstrip('_.0123456789')
       times[name] += 1
       spent[name] += event.duration_ns / 1e6
@@ -151,6 +155,7 @@ def kernels(profile: Path, steps: int) -> list[tuple[str, int, float]]:
 
 
 def table(config: ConfigDict, figures: dict[str, Any]) -> Table:
+  """Return a table of the measurements."""
   model, data = config.model, config.data
   made = Table('', figures['device'], title=f'{config.task}, batch {data.batch_size}')
   planned, held = figures['planned_gb'], figures.get('memory_gb')
@@ -169,6 +174,7 @@ def table(config: ConfigDict, figures: dict[str, Any]) -> Table:
 
 
 def profile_table(costs: list[tuple[str, int, float]], whole: float) -> Table:
+  """Return a table of the most expensive kernels."""
   made = Table('kernel', 'times a step', 'ms a step', 'of all', title='what costs most')
   for name, count, ms in costs:
     made.add_row(name[:70], str(count), f'{ms:.1f}', f'{ms / whole:.1%}')

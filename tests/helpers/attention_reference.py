@@ -1,10 +1,22 @@
-"""Object attention in float64 NumPy, with its gradients: the reference of every kernel."""
+"""Reference implementation of object attention and its gradients in float64 NumPy."""
 
 import numpy as np
 
 
 def reference(q, k, v, q_bits, k_bits, dy):
-  """The rule and its gradients, a query at a time: y [B, N, H, D], and dq, dk, dv for dy."""
+  """Compute object attention and its gradients, one query at a time.
+
+  Args:
+    q: queries [B, N, H, D].
+    k: keys [B, M, H, D].
+    v: values [B, M, H, D].
+    q_bits: object sets of the queries, int [B, N].
+    k_bits: object sets of the keys, int [B, M].
+    dy: cotangent of the output [B, N, H, D].
+
+  Returns:
+    y [B, N, H, D], which is 0 for fully masked queries, and the gradients dq, dk, dv; float64.
+  """
   q, k, v, dy = (np.asarray(x, np.float64) for x in (q, k, v, dy))
   y, dq, dk, dv = np.zeros_like(q), np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
   scale = 1 / np.sqrt(q.shape[-1])

@@ -1,8 +1,8 @@
-"""Runs the front doors, `python -m X`, in processes of their own.
+"""Run the commands of the package, `python -m X`, in subprocesses.
 
-`run` and `start` fork from a server that has imported all libraries but computed nothing, which
-saves each process the seconds of its imports; what follows is what `python -m` does. `command`
-gives the arguments for a process from scratch.
+`run` and `start` fork from a server that has imported all libraries but computed nothing. This
+saves several seconds of imports per process; the rest is as in `python -m`. `command` returns the
+arguments for a fresh process.
 """
 
 import atexit
@@ -36,11 +36,12 @@ _CONTEXT.set_forkserver_preload(_LIBRARIES)
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-  """How a front door ended.
+  """The result of a command.
 
   Attributes:
     code: exit code.
-    out, err: what it wrote.
+    out: standard output.
+    err: standard error.
   """
 
   code: int
@@ -49,7 +50,11 @@ class Ended:
 
 
 class Process:
-  """A front door that runs."""
+  """A running command.
+
+  Attributes:
+    pid: process id.
+  """
 
   def __init__(self, module: str, arguments: tuple, env: Mapping[str, str], before):
     self._folder = tempfile.TemporaryDirectory(prefix='door')
@@ -61,10 +66,11 @@ class Process:
 
   @property
   def running(self) -> bool:
+    """Whether the command has not ended yet."""
     return self._process.is_alive()
 
   def wait(self, limit: float = 300) -> Ended:
-    """Waits for its end, for `limit` seconds."""
+    """Wait for the command to end; kill it after `limit` seconds."""
     self._process.join(limit)
     if self.running:
       self._process.kill()
@@ -81,22 +87,24 @@ def start(
   env: Mapping[str, str] = {},
   before: Callable[[], None] | None = None,
 ) -> Process:
-  """Starts `python -m module arguments`.
+  """Start `python -m module arguments`.
 
   Args:
-    env: environment variables on top of those of the tests.
-    before: called in the process beforehand; a function of a module.
+    module: name of the module.
+    *arguments: command line arguments; converted to strings.
+    env: environment variables in addition to those of the tests.
+    before: a picklable function, called in the process before the module runs.
   """
   return Process(module, arguments, env, before)
 
 
 def run(module: str, *arguments: object, **options) -> Ended:
-  """Like `start`, to the end."""
+  """Run `python -m module arguments` and return its result; for the options see `start`."""
   return start(module, *arguments, **options).wait()
 
 
 def command(module: str, *arguments: object) -> list[str]:
-  """The arguments of a process that does the same from scratch."""
+  """Return the arguments of `subprocess.run` for `python -m module arguments`."""
   return [sys.executable, '-m', module, *map(str, arguments)]
 
 
@@ -120,7 +128,7 @@ def _enter(argv: list[str], env: dict[str, str], paths: list[str], before) -> No
   except BaseException:
     traceback.print_exc()
     code = 1
-  # As at the end of an interpreter; multiprocessing leaves out what `atexit` holds.
+  # Shut down as an interpreter does: multiprocessing skips the functions registered with `atexit`.
   threading._shutdown()
   atexit._run_exitfuncs()
   sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The equations of the transformer in float64 NumPy, to test the real one against."""
+"""Reference implementation of the DiT in float64 NumPy."""
 
 import jax
 import numpy as np
@@ -9,6 +9,7 @@ def silu(x):
 
 
 def rms(x, scale):
+  """Return RMSNorm along the last axis, with epsilon 1e-5."""
   return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * scale
 
 
@@ -17,6 +18,7 @@ def linear(p, x):
 
 
 def attend(p, x, context, q_bits, k_bits, heads):
+  """Return masked attention with RMS-normalized queries and keys; 0 for fully masked queries."""
   q, k, v = (
     linear(p[name], y).reshape(*y.shape[:2], heads, -1)
     for name, y in (('query', x), ('key', context), ('value', context))
@@ -30,7 +32,15 @@ def attend(p, x, context, q_bits, k_bits, heads):
 
 
 def reference(params, config, x_t, t, condition):
-  """The prediction [B, T', H', W', C], one layer after the other; text is that of `t5` alone."""
+  """Return the prediction of the DiT [B, T', H', W', C], in float64.
+
+  Args:
+    params: the parameters of the network, with stacked layers.
+    config: the configuration of the network.
+    x_t: noisy latents [B, T', H', W', C].
+    t: times [B].
+    condition: the condition; `t5` is its only text encoder.
+  """
   params, condition = jax.tree.map(
     lambda x: np.asarray(x, np.float64 if np.asarray(x).dtype == np.float32 else None),
     (params, condition),

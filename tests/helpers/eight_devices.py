@@ -1,13 +1,13 @@
-"""Attention and training on eight devices against one; prints what it found as JSON.
+"""Compare attention and training on eight devices with one device; print the errors as JSON.
 
     python -m tests.helpers.eight_devices attention
     python -m tests.helpers.eight_devices training stage2_dit '{"fsdp": 8}' '{"data": 2}' ...
 
-Run by `test_sharded.py` in a process of its own, since a process has its devices from the start.
+Run by `test_sharded.py` in a subprocess, since the number of devices is fixed when JAX starts.
 
-Training of denoisers is compared in float64. In float32 small differences, as the gradients of
-queries and keys are, do not agree to 1e-5 on one device either, where it takes sums in another
-order. The convolutions of an autoencoder are slow in float64, and good to 1e-5.
+Training of denoisers is compared in float64. In float32 small gradients, such as those of queries
+and keys, do not agree to 1e-5 even on one device, if the order of summation differs. Autoencoders
+are compared in float32: their convolutions are slow in float64, and agree to 1e-5.
 """
 
 import functools
@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 if sys.argv[1:2] == ['training'] and sys.argv[2:3] != ['codec_tae']:
-  # What the program calls float32, before it is there.
+  # Must run before the package is imported, so that it uses float64 wherever it names float32.
   jax.config.update('jax_enable_x64', True)
   jnp.float32 = jnp.float64
 
@@ -61,7 +61,7 @@ DTYPE = np.dtype(jnp.float32).name
 
 
 class Codec:
-  """What a network need know of one."""
+  """A codec stub with the properties that a network needs."""
 
   channels = tiny.CHANNELS
 
@@ -69,11 +69,17 @@ class Codec:
     self.stride = stride, stride
 
   def frame_groups(self, num_frames):
+    """Return the latent frame of each frame, int [T]."""
     return np.arange(num_frames) // 2
 
 
 def run_of(name, changes):
-  """A shipped configuration in DTYPE, so small that what counts is where things lie."""
+  """Return the run of a shipped configuration in DTYPE, at a tiny size.
+
+  Args:
+    name: name of the configuration.
+    changes: configuration values by dotted key.
+  """
   config = tiny.shrunk(name, model__dtype=DTYPE, data__batch_size=BATCH_SIZE)
   if config.task == 'codec':
     config.optimizer.warmup = 1
@@ -88,7 +94,7 @@ def run_of(name, changes):
   config.optimizer.update({'warmup': 1, 'learning_rate': 1e-3})
   config.update_from_flattened_dict(changes)
   texts = {'t5': lambda texts, n: (np.zeros((len(texts), n, 16)), np.zeros(len(texts), np.int32))}
-  # The U-Net at full size halves latents three times.
+  # The full-size U-Net downsamples latents three times.
   codec = Codec(2 if config.preset == 'unet' else 4)
   side = 16 // codec.stride[0]
   grids = preset(config.preset).grids(model_config(config), side, side)
@@ -100,7 +106,7 @@ def run_of(name, changes):
 
 
 def drawn(run, rng):
-  """A batch of noise, with objects here and there."""
+  """Return a batch of random latents, texts and token masks."""
 
   def draw(name, x):
     shape = (BATCH_SIZE, *x.shape)
@@ -118,7 +124,7 @@ def drawn(run, rng):
 
 
 def remembering() -> optax.GradientTransformation:
-  """Keeps the gradients as they come."""
+  """Return a gradient transformation that stores the unchanged gradients in its state."""
   return optax.GradientTransformation(
     lambda params: jax.tree.map(jnp.zeros_like, params),
     lambda grads, state, params=None: (grads, grads),
@@ -130,12 +136,18 @@ def _gradients(state):
 
 
 def trained(run, mesh, late=None):
-  """Losses of ten steps, gradients of the first and the last, the state before that, the program.
+  """Train for ten steps.
 
   Args:
-    late: the state at which the last gradients are taken; by default where the run has come to.
-      Nine steps of AdamW, which divides by the root of squares of gradients, make more of rounding
-      errors than they are.
+    run: the run to train.
+    mesh: the mesh to train on.
+    late: the train state for the last gradients; by default that before the last step. A common
+      state for all meshes is needed, because nine steps of AdamW amplify rounding errors: it
+      divides by the root of the mean squared gradients.
+
+  Returns:
+    The losses of all steps; the gradients of the first and the last step; the state `late`; and the
+    compiled step.
   """
   config, objective = run.config, run.objective
   optimizer = optax.chain(remembering(), make_optimizer(config.optimizer, STEPS))
@@ -143,7 +155,7 @@ def trained(run, mesh, late=None):
 
   def initial(key):
     params = nnx.to_pure_dict(nnx.split(objective.build(0))[1])
-    # Gates and last maps begin at zero, and would hide what lies behind them.
+    # Gates and output projections are initialized to zero, and would hide the layers before them.
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     leaves = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
@@ -184,7 +196,16 @@ def _initial(run, initial):
 
 
 def training(name, *settings) -> dict:
-  """By setting: the largest relative errors of losses and gradients, and what lies there whole."""
+  """Compare the training of a configuration on eight devices with one device.
+
+  Args:
+    name: name of the configuration.
+    *settings: JSON objects of mesh axis sizes and configuration values by dotted key.
+
+  Returns:
+    For each setting the largest relative errors of losses and gradients, and the results of `whole`
+    and `gathered`.
+  """
   one = make_mesh({}, jax.devices()[:1])
 
   @functools.cache
@@ -208,7 +229,11 @@ def training(name, *settings) -> dict:
 
 
 def difference(a, b) -> float:
-  """The largest difference of two trees, against the largest gradient of each array."""
+  """Return the largest relative difference of two gradient trees.
+
+  The difference of each array is relative to its largest gradient, or to 1e-3 of the largest
+  gradient of the tree `b` if that is larger.
+  """
   most = max(float(np.abs(x).max()) for x in jax.tree.leaves(b))
   return max(
     float(np.abs(x - y).max() / max(np.abs(y).max(), 1e-3 * most))
@@ -217,7 +242,7 @@ def difference(a, b) -> float:
 
 
 def whole(run, compiled) -> list[str]:
-  """Stacked parameters that occur anywhere in the program as a whole."""
+  """Return the shapes of stacked parameters that appear unsharded in the program."""
   stacked = {
     tuple(x.shape)
     for path, x in jax.tree_util.tree_leaves_with_path(run.shapes.params)
@@ -236,7 +261,10 @@ def whole(run, compiled) -> list[str]:
 
 
 def gathered(run, compiled) -> list[str]:
-  """What is gathered and is larger than any parameter: samples that should have stayed."""
+  """Return the shapes of all-gathers larger than any parameter.
+
+  Such all-gathers indicate activations that should have stayed sharded.
+  """
   most = max(x.size * x.dtype.itemsize for x in jax.tree.leaves(run.shapes.params))
   read = hlo.parse(compiled.as_text())
   return [
@@ -248,6 +276,10 @@ def gathered(run, compiled) -> list[str]:
 
 
 def attentions() -> dict:
+  """Return the largest relative errors of attention and its gradients on eight devices.
+
+  Keys are `errors`, by mesh and shape, and `collectives`.
+  """
   rng = np.random.default_rng(0)
   found = {}
   for samples, m in ((8, 48), (3, 48), (8, 20)):
@@ -274,7 +306,7 @@ def attentions() -> dict:
 
 
 def collectives() -> dict[str, int]:
-  """How often the exchange between tokens and heads moves what, forward and backward."""
+  """Count the collectives of object attention under sequence parallelism, forward and backward."""
   mesh = make_mesh({'sequence': 4, 'fsdp': 2})
   tokens = NamedSharding(mesh, PartitionSpec(*BATCH, 'sequence', 'tensor', None))
   x = jax.ShapeDtypeStruct((8, 256, 4, 64), jnp.float32, sharding=tokens)

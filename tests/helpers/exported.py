@@ -1,4 +1,4 @@
-"""Runs with random weights, as good as trained ones to an export, and folders of them."""
+"""Create run folders with random weights, for tests of the export."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.denoising import Denoiser
 from ttm_jax.training.state import TrainState
 
-STEPS = 10  # Of sampling.
+STEPS = 10  # Sampling steps.
 WORDS = {'words': TextEncoderSpec(16, 16, 8)}
 NAMES = {
   'dit': ('demo_stage1', 'demo_stage2', 'ti2v_dit'),
@@ -31,6 +31,7 @@ STAGE1, STAGE2, TI2V = range(3)
 
 
 def codec(preset: str, seed: int = 0) -> LinearCodec:
+  """Return a linear codec fitted to random videos."""
   patch = (2, 4, 4) if preset == 'dit' else (2, 2, 2)
   rng = np.random.default_rng(seed)
   small = rng.integers(0, 256, (3, tiny.FRAMES, 4, 4, 3)).astype(np.uint8)
@@ -38,6 +39,14 @@ def codec(preset: str, seed: int = 0) -> LinearCodec:
 
 
 def context(preset: str, encoders=WORDS, texts=TEXT_ENCODERS, made=None) -> Context:
+  """Return a context at the size of the tests.
+
+  Args:
+    preset: name of the preset.
+    encoders: sizes of the text encoders by name.
+    texts: the text encoders by name.
+    made: the codec; by default a linear codec.
+  """
   made = made or codec(preset)
   down, right = made.stride
   chosen = PRESETS[preset]
@@ -56,7 +65,13 @@ def context(preset: str, encoders=WORDS, texts=TEXT_ENCODERS, made=None) -> Cont
 
 
 def config(preset: str, number: int, **changes: Any):
-  """The configuration of one of the three networks of a preset, with guidance."""
+  """Return the configuration of one of the three networks of a preset, with guidance.
+
+  Args:
+    preset: name of the preset.
+    number: STAGE1, STAGE2 or TI2V.
+    **changes: see `tiny.shrunk`.
+  """
   made = tiny.shrunk(NAMES[preset][number], **changes)
   made.process.steps = STEPS
   made.model.dtype = 'float32'
@@ -65,7 +80,7 @@ def config(preset: str, number: int, **changes: Any):
 
 
 def parameters(settings, where: Context, seed: int = 0) -> dict[str, Any]:
-  """Random ones, zero weights and closed gates too."""
+  """Return random parameters, also for weights and gates that are initialized to zero."""
   denoiser = Denoiser(settings, where)
   abstract = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: denoiser.build(0)), nnx.Param))
   rng = np.random.default_rng(seed)
@@ -80,10 +95,11 @@ def parameters(settings, where: Context, seed: int = 0) -> dict[str, Any]:
 def save_run(
   path: Path, settings, where: Context, params: Mapping[str, Any], step: int = 3
 ) -> Path:
-  """A run directory with these averaged parameters."""
+  """Write a run folder with a checkpoint whose EMA parameters are `params`; return the folder."""
   runs.write_config(path, settings)
   where.save(path)
-  other = jax.tree.map(lambda x: x + 1, params)  # Not the ones to export.
+  # Exports must use the EMA parameters, so let the others differ.
+  other = jax.tree.map(lambda x: x + 1, params)
   state = TrainState(
     np.int32(step), other, params, {'count': np.zeros(1, np.int32)}, spike_guard.create()
   )
@@ -95,7 +111,7 @@ def save_run(
 
 
 def make_runs(folder: Path, preset: str) -> tuple[Path, Path]:
-  """Both stages of a preset."""
+  """Write and return the run folders of stage 1 and stage 2 of a preset."""
   where = context(preset)
   made = []
   for number in (STAGE1, STAGE2):
@@ -106,7 +122,7 @@ def make_runs(folder: Path, preset: str) -> tuple[Path, Path]:
 
 
 def request(seed: int = 0) -> Request:
-  """A picture with two objects."""
+  """Return a request with a random image and two objects."""
   rng = np.random.default_rng(seed)
   mask = np.zeros((tiny.SIDE, tiny.SIDE), np.uint8)
   mask[2:7, 3:9], mask[9:14, 8:13] = 1, 2
@@ -116,16 +132,17 @@ def request(seed: int = 0) -> Request:
 
 
 def moved(mask: np.ndarray) -> np.ndarray:
-  """A trajectory that begins with a mask."""
+  """Return a trajectory, uint8 [T, H, W], that starts with `mask` and moves it right."""
   return np.stack([np.roll(mask, shift, 1) for shift in range(tiny.FRAMES)])
 
 
 def rendered(ids: np.ndarray) -> np.ndarray:
+  """Render label maps with the palette of the tests."""
   return trajectory.render(ids, 'spread8')
 
 
 def arguments(seed: int = 0) -> dict[str, Any]:
-  """A `request` as the pipeline in PyTorch takes it."""
+  """Return a `request` as keyword arguments of the PyTorch pipeline."""
   asked = request(seed)
   return {
     'image': asked.picture,
@@ -137,7 +154,7 @@ def arguments(seed: int = 0) -> dict[str, Any]:
 
 
 def pipe(folder: Path) -> Any:
-  """The pipeline in PyTorch, without a progress bar."""
+  """Load an exported folder as a PyTorch pipeline without progress bars."""
   from ttm_jax.pytorch import TTMPipeline
 
   loaded = TTMPipeline.from_pretrained(folder)

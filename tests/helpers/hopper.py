@@ -1,15 +1,15 @@
-"""Object attention's kernels for Hopper GPUs, run on the CPU; prints what it found as JSON.
+"""Run the Hopper kernels of object attention in an interpreter on the CPU; print errors as JSON.
 
     python -m tests.helpers.hopper maps | widths
 
-JAX's interpreter of Mosaic GPU kernels runs every warpgroup as a thread and every barrier as a
-barrier, fills memory with NaN and looks for races. What it lacks (JAX 0.10.2) is added here: matrix
-products with an operand in registers or transposed, accumulators that are written, layouts that are
-cast, copies that add or go past the end. Copies and products are done when they are asked for, not
-some time later: to wait too little for them goes unnoticed, for another warpgroup it does not.
+The interpreter of JAX for Mosaic GPU kernels runs each warpgroup as a thread with real barriers,
+fills memory with NaN and detects races. This module adds what it lacks (JAX 0.10.2): matrix
+products with an operand in registers or transposed, accumulator stores, layout casts, and copies
+that add or are out of bounds. Copies and matrix products complete at once, not asynchronously. So
+the tests detect missing waits for other warpgroups, but not for asynchronous copies and products.
 
-Run by `test_object_attention_gpu.py` in a process of its own: the threads wait for each other, and
-XLA must have one for each of them.
+Run by `test_object_attention_gpu.py` in a subprocess: the threads wait for each other, so XLA needs
+one thread for each of them.
 """
 
 import functools
@@ -44,12 +44,13 @@ from ttm_jax.ops.object_attention.api import Case
 from ttm_jax.ops.object_attention.blocks import list_blocks
 
 LAST = -(1 << 31)
-# The numbers that buffers of arguments get, of the forward and of the backward kernel.
+# Buffer ids that the interpreter assigns to arguments: the keys of the forward kernel, and the
+# queries of the backward kernel.
 KEYS, QUERIES = 102, 103
 
 
 class Memory:
-  """The memory of a thread block, as one of its warpgroups sees it."""
+  """Access to the interpreter's memory by one warpgroup of a thread block."""
 
   def __init__(self, device: Any, point: Any, thread: Any):
     self.place = int(device), int(thread)
@@ -64,13 +65,14 @@ class Memory:
 
   @staticmethod
   def _find(key: Any, transforms: Any) -> tuple[Any, tuple, list]:
-    """Which buffer, which part of it, and what is turned."""
+    """Return the buffer, the index range in it, and the transpositions."""
     steps = jax.tree.map(int, gpu_callbacks._remove_noop_transforms(tuple(transforms)))
     part = to_range([step for step in steps if isinstance(step, NDIndexer)])
     turns = [step.permutation for step in steps if isinstance(step, TransposeTransform)]
     return gpu_callbacks.HostAllocationKey.from_array(key), part, turns
 
   def read(self, key: Any, transforms: Any = ()) -> np.ndarray:
+    """Read a part of a buffer, and check for races."""
     key, part, turns = self._find(key, transforms)
     x, _, clock = self.memory.get_buffer_content(key, part, self.clock, logging_info=self.log)
     gpu_callbacks.get_races().check_read(*self.place, clock, key, part)
@@ -79,7 +81,10 @@ class Memory:
     return x
 
   def write(self, x: np.ndarray, key: Any, transforms: Any = (), add: bool = False) -> None:
-    """What lies past the end is left out; who adds does so at once, without a race."""
+    """Write to a buffer, without the part that is out of bounds, and check for races.
+
+    With `add`, add to the contents atomically; this is not checked for races.
+    """
     key, part, _ = self._find(key, transforms)
     if part:
       shape = self.memory.mem[key].logical_shape
@@ -117,6 +122,7 @@ def _multiply(token, place, total, x, x_transforms, y, y_transforms, *, in_regis
 
 
 def interpret_product(self, eqn, token, get_values):
+  """Interpret a warpgroup matrix product (wgmma)."""
   total, x, y, *leaves = get_values()
   trees = [eqn.params[f'{name}_transforms_tree'] for name in ('acc', 'a', 'b')]
   trees = [jax.tree.structure([]) if tree is None else tree for tree in trees]
@@ -136,6 +142,7 @@ def _set(place, total, x):
 def interpret_other(
   self, eqn, get_values, otherwise=JaxprInterpreter._interpret_arithmetic_primitive
 ):
+  """Interpret layout casts and accumulator stores; leave other primitives to the interpreter."""
   if eqn.primitive is core.layout_cast_p:
     return get_values()[0]
   if eqn.primitive is primitives.wgmma_accumulator_store_p:
@@ -147,6 +154,7 @@ def interpret_other(
 
 
 def copy_out(*, token, reduction_op, src_transforms, dst_transforms, **rest):
+  """Copy from shared to global memory, optionally adding to the target."""
   memory = Memory(rest['device_id'], rest['grid_point_coords'], rest['thread_id'])
   x = memory.read(rest['src_allocation_key_as_array'], src_transforms)
   target = rest['dst_allocation_key_as_array']
@@ -155,7 +163,7 @@ def copy_out(*, token, reduction_op, src_transforms, dst_transforms, **rest):
 
 
 def beyond(found, shape, _, dtype, *rest):
-  """What a copy reads past the end."""
+  """Fill the part of a copy that is out of bounds with zeros."""
   whole = np.zeros(shape, dtype)
   if found is not None:
     whole[tuple(map(slice, found.shape))] = found
@@ -163,15 +171,16 @@ def beyond(found, shape, _, dtype, *rest):
 
 
 def run(jaxpr, constants, *arguments):
-  """What a thread does; JAX would compile it anew for every thread of every thread block.
+  """Run the program of one thread.
 
-  If one fails, the process ends: others would wait for it forever.
+  Compiles each program once. JAX would compile it for every thread of every thread block. If a
+  thread fails, exit the process, because the other threads would wait for it forever.
   """
   try:
     with _lock:
       if id(jaxpr) not in _programs:
         program = jax.jit(lambda constants, *a: jax.core.eval_jaxpr(jaxpr, constants, *a))
-        # The jaxpr is kept, so that no other gets its id.
+        # Keep the jaxpr alive, so that no other object gets its id.
         _programs[id(jaxpr)] = program.lower(constants, *arguments).compile(), jaxpr
     _programs[id(jaxpr)][0](constants, *arguments)
   except Exception:
@@ -184,20 +193,20 @@ _programs: dict[int, Any] = {}
 
 
 def fetch(transfer, token, otherwise=gpu_callbacks.DeviceLocalMemoryTransfer.execute):
-  """A copy to shared memory; noted: by which thread block, from which buffer, which part."""
+  """Copy to shared memory, and record the thread block, the source buffer and its part."""
   key, part, _ = Memory._find(transfer.src_allocation_key_as_array, transfer.src_transforms)
   _fetched[-1].append((tuple(map(int, transfer.grid_point_coords)), key.buffer_id, part))
   return otherwise(transfer, token)
 
 
 def end(token, otherwise=gpu_callbacks._clean_up_shared_memory):
-  """The end of a kernel."""
+  """End a kernel: record whether races were found, and start a new list of copies."""
   _races.append(gpu_callbacks.get_races().races_found)
   _fetched.append([])
   return otherwise(token)
 
 
-# By kernel; the last one is under way.
+# Recorded copies of each kernel (the last entry belongs to the current kernel), and races found.
 _fetched: list[list[tuple[tuple, int, tuple]]] = [[]]
 _races: list[bool] = []
 
@@ -214,7 +223,7 @@ KERNEL = gpu.make_kernel(InterpretGPUParams(detect_races=True))
 
 @functools.partial(jax.jit, static_argnums=0)
 def passes(block, q, k, v, q_bits, k_bits, dy):
-  """y, dq, dk, dv; one program for all label maps of a size."""
+  """Return y, dq, dk, dv of the kernels. Compiled once for all label maps of equal shapes."""
   block_mask = list_blocks(q_bits, k_bits, block, 'gpu')
   y, pull = jax.vjp(
     lambda q, k, v: blocked.attention(KERNEL, q, k, v, q_bits, k_bits, block_mask), q, k, v
@@ -224,7 +233,10 @@ def passes(block, q, k, v, q_bits, k_bits, dy):
 
 @jax.jit
 def dense(q, k, v, q_bits, k_bits, dy):
-  """The same by the library's attention, to which rows without a key are no business."""
+  """Return y, dq, dk, dv of `jax.nn.dot_product_attention`.
+
+  Its output for fully masked queries is undefined, and is replaced by 0.
+  """
   mask = (q_bits[:, None, :, None] & k_bits[:, None, None]) != 0
   alive = jnp.swapaxes(mask.any(3, keepdims=True), 1, 2)
 
@@ -236,9 +248,21 @@ def dense(q, k, v, q_bits, k_bits, dy):
 
 
 def examine(heads: int, width: int, dtype: str, q_bits: np.ndarray, k_bits: np.ndarray):
-  """Checks what is exact; returns errors of the kernels and of dense attention (y, dq, dk, dv).
+  """Check the kernels on one case, and measure their errors.
 
-  Errors are relative to the largest value of each.
+  Asserts that there are no races, that each block is visited as often as needed, and that fully
+  masked queries and keys have zero outputs and gradients.
+
+  Args:
+    heads: number of heads.
+    width: head dimension.
+    dtype: name of the dtype.
+    q_bits: object sets of the queries, int32 [B, N].
+    k_bits: object sets of the keys, int32 [B, M].
+
+  Returns:
+    Errors of y, dq, dk, dv by the kernels and by dense attention, each relative to the largest
+    value of the array.
   """
   b, n, m = *q_bits.shape, k_bits.shape[1]
   rng = np.random.default_rng(0)
@@ -266,7 +290,7 @@ def examine(heads: int, width: int, dtype: str, q_bits: np.ndarray, k_bits: np.n
 
 
 def check_visits(block, allowed: np.ndarray, heads: int, forward: list, backward: list) -> None:
-  """Asserts that just the blocks with an allowed pair were fetched, for each head once."""
+  """Assert that each block with an allowed pair was fetched once per head, and no other block."""
   b, n, m = allowed.shape
   rows, columns = -(-n // block[0]), -(-m // block[1])
   whole = np.zeros((b, rows * block[0], columns * block[1]), bool)
@@ -277,7 +301,7 @@ def check_visits(block, allowed: np.ndarray, heads: int, forward: list, backward
     (i, h, row, part[1].start // block[1]) for (i, h, row), x, part in forward if x == KEYS
   )
   assert found == dict.fromkeys(wanted, 1), (found, wanted)
-  # Here queries are fetched, ROWS of them at once.
+  # The backward kernel fetches queries, ROWS at a time.
   found = Counter(
     (i, h, part[1].start // block[0], row) for (i, h, row), x, part in backward if x == QUERIES
   )
@@ -285,8 +309,12 @@ def check_visits(block, allowed: np.ndarray, heads: int, forward: list, backward
 
 
 def of_maps() -> dict[str, Any]:
-  """Label maps of all kinds; float32 is as exact in the simulation as on no GPU."""
-  n, m = 300, 600  # More blocks of keys and, backward, of queries than are under way at once.
+  """Examine object sets of many kinds, in bfloat16 and float32.
+
+  The interpreter computes float32 products exactly, unlike the matrix units of a GPU.
+  """
+  # More blocks of keys (forward) and of queries (backward) than the kernels prefetch at once.
+  n, m = 300, 600
   kinds = [np.stack(x).astype(np.int32) for x in zip(*maps(n, m).values(), strict=True)]
   found = {'float32': [], 'bfloat16': []}
 
@@ -307,7 +335,7 @@ def of_maps() -> dict[str, Any]:
 
 
 def of_widths() -> dict[str, Any]:
-  """Head dimensions, some heads; tokens in any order and in that of their objects."""
+  """Examine several head dimensions, with tokens in random order and sorted by object."""
   rng = np.random.default_rng(0)
   mixed = rng.choice(np.array([0, 1, 2, 3, LAST, LAST | 2]), (2, 150)).astype(np.int32)
   queries = np.stack([runs((1, 130), (3, 70)), runs((LAST, 60), (1, 1), (2, 139))])
@@ -323,7 +351,7 @@ def of_widths() -> dict[str, Any]:
 
 
 def runs(*lengths: tuple[int, int]) -> np.ndarray:
-  """Object sets of a sample: (set, how often) after one another; int32 [N]."""
+  """Return the object sets of a sample, int32 [N], from (set, repetitions) pairs."""
   sets, counts = zip(*lengths, strict=True)
   return np.repeat(np.array(sets, np.int64), counts).astype(np.int32)
 

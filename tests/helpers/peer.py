@@ -1,9 +1,10 @@
-"""A process of a job that only meets the others; run by `test_peers.py`.
+"""A minimal process of a multi-process job; run by `test_peers.py`.
 
     python -m tests.helpers.peer WHAT WHO START_LIMIT PEER_LIMIT HANG_LIMIT
 
-does WHAT, if it is process WHO: 'die', 'freeze', 'fail', 'raise', 'hang' or 'dawdle'. The others
-wait for it. Otherwise all go their way to the end. Prints what they agreed on.
+Process WHO does WHAT: 'die', 'freeze', 'fail', 'raise', 'hang' or 'dawdle'. The other processes
+wait for it. With any other WHAT all processes run to the end. Prints the numbers that they agree
+on.
 """
 
 import os
@@ -16,6 +17,7 @@ from ttm_jax.parallel import startup
 
 
 def main() -> None:
+  """Join the job and act as the arguments say."""
   what, who, *limits = sys.argv[1:]
   place = startup.find_place()
   assert place
@@ -38,7 +40,7 @@ def main() -> None:
     if what == 'hang':
       for step in range(3):
         peers.progress(f'step {step}')
-      time.sleep(600)  # As in a computation that takes all.
+      time.sleep(600)  # Imitates a computation that waits for all processes.
     for step in range(5):
       peers.progress(f'step {step}')
       peers.agree(f'step {step}', limit=2.0 if what == 'dawdle' else None)

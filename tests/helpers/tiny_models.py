@@ -1,4 +1,4 @@
-"""Tiny models with random weights, of the real classes, saved as users' folders are."""
+"""Save tiny models of the real classes with random weights, in the folder layout of releases."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-SIDE = 64  # Of the pictures that SAM 2 takes.
+SIDE = 64  # Height and width in pixels of the images for SAM 2.
 
 
 def _save(folder: Path, model) -> Path:
@@ -20,7 +20,7 @@ def _save(folder: Path, model) -> Path:
 
 
 def byte_tokenizer(folder: Path, extra=(), **special) -> int:
-  """A tokenizer of bytes with the given special tokens; returns the size of its vocabulary."""
+  """Save a byte-level tokenizer with the given special tokens; return its vocabulary size."""
   letters = sorted(pre_tokenizers.ByteLevel.alphabet())
   words = [*special.values(), *extra, *letters]
   made = Tokenizer(models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=[]))
@@ -44,6 +44,7 @@ def byte_tokenizer(folder: Path, extra=(), **special) -> int:
 
 
 def llama(folder: Path, template: str | None = None) -> Path:
+  """Save a LLaMA model and tokenizer, optionally with a chat template; return the folder."""
   size = byte_tokenizer(folder, pad_token='<pad>')
   config = transformers.LlamaConfig(
     vocab_size=size,
@@ -64,7 +65,8 @@ def llama(folder: Path, template: str | None = None) -> Path:
 
 
 def grounding_dino(folder: Path) -> Path:
-  # The model knows the ids of the marks between labels: those of BERT.
+  """Save a Grounding DINO model and processor; return the folder."""
+  # Grounding DINO hard-codes the BERT ids of the tokens that separate labels.
   vocabulary = [f'[unused{i}]' for i in range(1030)]
   vocabulary[0], vocabulary[100], vocabulary[101], vocabulary[102], vocabulary[103] = (
     '[PAD]',
@@ -116,6 +118,7 @@ def grounding_dino(folder: Path) -> Path:
 
 
 def sam2_video(folder: Path) -> Path:
+  """Save a SAM 2 video model; return the folder."""
   cells = SIDE // 16
   config = transformers.Sam2VideoConfig(
     vision_config=transformers.Sam2VisionConfig(
@@ -157,6 +160,7 @@ def sam2_video(folder: Path) -> Path:
 
 
 def clip_vision(folder: Path) -> Path:
+  """Save a CLIP vision model and image processor; return the folder."""
   config = transformers.CLIPVisionConfig(
     hidden_size=16,
     intermediate_size=24,
@@ -184,6 +188,7 @@ def clip_vision(folder: Path) -> Path:
 
 
 def clip_text(folder: Path) -> Path:
+  """Save a CLIP text model and tokenizer; return the folder."""
   size = byte_tokenizer(
     folder, bos_token='<|startoftext|>', eos_token='<|endoftext|>', pad_token='<pad>'
   )
@@ -203,6 +208,7 @@ def clip_text(folder: Path) -> Path:
 
 
 def t5(folder: Path, multilingual: bool = False) -> Path:
+  """Save a T5 or UMT5 encoder and tokenizer; return the folder."""
   size = byte_tokenizer(folder, pad_token='<pad>', eos_token='</s>')
   kind = 'UMT5' if multilingual else 'T5'
   config = getattr(transformers, f'{kind}Config')(
@@ -213,6 +219,7 @@ def t5(folder: Path, multilingual: bool = False) -> Path:
 
 
 def byt5(folder: Path) -> Path:
+  """Save a ByT5 encoder and tokenizer; return the folder."""
   transformers.ByT5Tokenizer().save_pretrained(folder)
   config = transformers.T5Config(
     vocab_size=384, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2
@@ -222,6 +229,7 @@ def byt5(folder: Path) -> Path:
 
 
 def vision_language(folder: Path) -> Path:
+  """Save a LLaVA model and processor; return the folder."""
   size = byte_tokenizer(folder, extra=['<image>'], pad_token='<pad>')
   config = transformers.LlavaConfig(
     vision_config=transformers.CLIPVisionConfig(
@@ -268,7 +276,7 @@ def vision_language(folder: Path) -> Path:
 
 
 def aesthetic_head(path: Path, width: int = 12) -> Path:
-  """Two linear layers; returns the file."""
+  """Save two random linear layers; return the file."""
   rng = np.random.default_rng(0)
   safetensors.numpy.save_file(
     {

@@ -1,16 +1,22 @@
-"""PNG files of kinds that Pillow does not write."""
+"""Write kinds of PNG files that Pillow cannot write."""
 
 import struct
 import zlib
 
 import numpy as np
 
-# Of each pass of an interlaced PNG: first row and column, and the steps between them.
+# (first row, first column, row step, column step) of the first six passes of Adam7 interlacing.
 _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2))
 
 
 def grey(values: np.ndarray, bits: int, interlaced: bool = False) -> bytes:
-  """A grey PNG of 1, 2, 4, 8 or 16 bits of values [H, W] below 2^bits, the values as they are."""
+  """Encode a grayscale PNG; pixel values are stored unchanged.
+
+  Args:
+    values: int [H, W], less than 2^bits.
+    bits: bits per pixel: 1, 2, 4, 8 or 16.
+    interlaced: whether to use Adam7 interlacing.
+  """
   parts = [values]
   if interlaced:
     parts = [values[y::dy, x::dx] for y, x, dy, dx in (*_PASSES, (1, 0, 2, 1))]

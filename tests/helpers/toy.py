@@ -1,6 +1,6 @@
-"""A third backbone that is not part of the package: two attention layers and nothing else.
+"""A toy backbone outside of the package, with two attention layers.
 
-`register` makes it a preset, as another package would.
+`register` registers it as a preset, as a third-party package would.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from ttm_jax.text.encoders import TextEncoderSpec, TextProjector
 
 @dataclasses.dataclass(frozen=True)
 class ToyConfig:
-  """Sizes of the toy."""
+  """Configuration of the toy backbone."""
 
   width: int = 16
   heads: int = 2
@@ -40,7 +40,7 @@ class ToyConfig:
 
 
 class Toy(nnx.Module):
-  """(x_t, t, condition) -> prediction: each latent is a token."""
+  """The toy backbone: (x_t, t, condition) -> prediction. Each latent position is a token."""
 
   def __init__(self, config: ToyConfig, encoders: Mapping[str, TextEncoderSpec], *, rngs: nnx.Rngs):
     d = config.width
@@ -74,7 +74,7 @@ class Toy(nnx.Module):
 
 
 def transfer(source: dict, target: dict) -> dict:
-  """Take what both have in equal shapes."""
+  """Return `target` with the leaves of `source` that have the same path and shape."""
 
   def taken(path, leaf):
     found: Any = source
@@ -86,12 +86,14 @@ def transfer(source: dict, target: dict) -> dict:
 
 
 def flops(config: ToyConfig, latents, text, prompts, allowed) -> float:
+  """Return the FLOPs of one forward pass of one sample."""
   n, d = latents[0] * latents[1] * latents[2], config.width
   layer = 8 * n * d * d + 4 * n * n * d
   return layer + bool(config.masked_blocks) * (8 * n * d * d + allowed * 4 * n * n * d)
 
 
 def config_to_torch(config: ToyConfig, encoders: Mapping[str, TextEncoderSpec]) -> dict[str, Any]:
+  """Return the keyword arguments of `toy_torch.ToyNetwork`."""
   return {
     'encoders': [{'name': name, **dataclasses.asdict(e)} for name, e in encoders.items()],
     'width': config.width,
@@ -103,6 +105,7 @@ def config_to_torch(config: ToyConfig, encoders: Mapping[str, TextEncoderSpec]) 
 
 
 def config_from_torch(weights: Weights) -> tuple[ToyConfig, dict[str, TextEncoderSpec]]:
+  """Invert `config_to_torch`."""
   values = weights.config
   encoders = [dict(e) for e in values['encoders']]
   names = ('width', 'heads', 'channels', 'visual_channels')
@@ -112,7 +115,7 @@ def config_from_torch(weights: Weights) -> tuple[ToyConfig, dict[str, TextEncode
 
 
 def names(params: Mapping[str, Any]):
-  """Its parameters are named as those of the transformer: `.kernel` is `.weight`."""
+  """Return the parameter name table of the DiT, with gates named `alpha`."""
   return [
     dataclasses.replace(
       e, theirs=tuple(n.replace('masked_attn.gate', 'masked_attn.alpha') for n in e.theirs)
@@ -164,12 +167,12 @@ PRESET = Preset(
 
 
 def register() -> None:
-  """Make the toy a preset, with the PyTorch class for exported folders."""
+  """Register the toy backbone as a preset."""
   register_preset(PRESET)
 
 
 def register_torch() -> None:
-  """Let exported folders hold the toy."""
+  """Register the toy backbone as a preset, and its PyTorch class for exported folders."""
   from tests.helpers.toy_torch import ToyNetwork
   from ttm_jax.pytorch.loading import register as register_class
 

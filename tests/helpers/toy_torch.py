@@ -1,4 +1,4 @@
-"""The toy backbone in PyTorch, see `toy`."""
+"""The toy backbone in PyTorch (see `toy`)."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from ttm_jax.pytorch.text import EncoderConfig, TextProjector
 
 
 class ToyNetwork(Model):
-  """See `toy.Toy`."""
+  """PyTorch counterpart of `toy.Toy`."""
 
   @register_to_config
   def __init__(

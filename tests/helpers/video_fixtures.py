@@ -1,4 +1,4 @@
-"""Video files as cameras, phones and accidents make them."""
+"""Write video files with the properties of camera, phone and corrupt files."""
 
 import struct
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ from ttm_jax.media import video_io
 
 
 def levels(count: int, size: tuple[int, int] = (32, 48), step: int = 10) -> np.ndarray:
-  """Frames uint8 [count, H, W, 3]: frame t is grey of level `step` t."""
+  """Return uniformly gray frames, uint8 [count, H, W, 3]; frame t has gray level `step` * t."""
   grey = (np.arange(count) * step).astype(np.uint8)
   return np.broadcast_to(grey[:, None, None, None], (count, *size, 3)).copy()
 
 
 def save(path: Path, frames: np.ndarray, fps: float = 12) -> Path:
-  """An ordinary mp4."""
+  """Write a regular MP4 file."""
   video_io.write_video(path, frames, fps)
   return path
 
 
 def film(count: int, size: tuple[int, int] = (32, 48)) -> np.ndarray:
-  """Frames uint8 [count, H, W, 3] whose number and orientation can be read off.
+  """Return frames uint8 [count, H, W, 3] with recognizable number and orientation.
 
-  Frame t is grey of level 20 + 8 t; the upper quarter is red, the left quarter blue.
+  Frame t has gray level 20 + 8 t. The upper quarter is red, the left quarter blue.
   """
   frames = np.empty((count, *size, 3), np.uint8)
   frames[:] = 20 + 8 * np.arange(count)[:, None, None, None]
@@ -38,7 +38,7 @@ def film(count: int, size: tuple[int, int] = (32, 48)) -> np.ndarray:
 
 
 def numbers(frames: np.ndarray) -> list[int]:
-  """Which of `film` each frame is, by its middle."""
+  """Return the frame numbers of `film` frames, read from their center pixels."""
   middle = frames[:, frames.shape[1] // 2, frames.shape[2] // 2].astype(float).mean(-1)
   return ((middle - 20) / 8).round().astype(int).tolist()
 
@@ -56,12 +56,19 @@ def save_with(
   options: dict[str, str] | None = None,
   aspect: Fraction | None = None,
 ) -> Path:
-  """Frames shown at the given times, seconds, in another kind of pixels, codec or container.
+  """Write a video with the given timestamps, pixel format, codec and container.
 
   Args:
-    rate: ticks per second of the time stamps.
-    kind: FFmpeg's name of the container, where the extension does not say it.
-    aspect: width of a pixel over its height.
+    path: the file to write.
+    frames: RGB, uint8 [T, H, W, 3].
+    times: presentation time of each frame in seconds.
+    pixels: pixel format of FFmpeg.
+    codec: encoder of FFmpeg.
+    transfer: color transfer characteristic of FFmpeg; None for the default.
+    rate: timestamp ticks per second.
+    kind: container format of FFmpeg; by default chosen by the file extension.
+    options: encoder options.
+    aspect: pixel aspect ratio (width / height).
   """
   if options is None:
     options = {'crf': '2'} if codec == 'libx264' else {}
@@ -85,13 +92,14 @@ def save_with(
 
 
 def turn(path: Path, matrix: Sequence[int] = (0, 1, -1, 0)) -> Path:
-  """Notes in an mp4 that (x, y) is to be shown at (a x + c y, b x + d y), as phones do.
+  """Set the display matrix of an MP4 file, as phones do: (x, y) -> (a x + c y, b x + d y).
 
   Args:
-    matrix: a, b, c, d; by default a quarter clockwise.
+    path: the file to change.
+    matrix: a, b, c, d; by default a rotation by 90 degrees clockwise.
   """
   content = bytearray(path.read_bytes())
-  # The track header: size, 'tkhd', version 0 and flags, 36 bytes, then a matrix of nine numbers.
+  # Track header box: size, 'tkhd', version 0 and flags, 36 bytes, then a 3 x 3 matrix.
   start = content.index(b'tkhd') + 4 + 4 + 36
   a, b, c, d = (round(number * (1 << 16)) for number in matrix)
   content[start : start + 36] = struct.pack('>9i', a, b, 0, c, d, 0, 0, 0, 1 << 30)
@@ -100,17 +108,17 @@ def turn(path: Path, matrix: Sequence[int] = (0, 1, -1, 0)) -> Path:
 
 
 def trim(path: Path, *pieces: tuple[Fraction, Fraction]) -> Path:
-  """Trims an mp4 by an edit list, without a change to the frames that it stores.
+  """Trim an MP4 file by an edit list; the stored frames stay unchanged.
 
   Args:
-    path: a file of `save_with`, whose index lies behind the frames.
-    pieces: start and length, seconds, of what is to be shown; a start below 0 shows nothing.
+    path: a file of `save_with`, whose index (moov box) follows the frames.
+    *pieces: start and duration in seconds of each edit; a negative start is an empty edit.
   """
   content = path.read_bytes()
   ticks = {name: _number(content, content.index(name) + 16) for name in (b'mvhd', b'mdhd')}
   start = content.index(b'elst') - 4
   size = _number(content, start)
-  shift = _number(content, start + 20)  # Of frames that are stored in another order.
+  shift = _number(content, start + 20)  # Media time offset due to frame reordering.
   rows = [
     struct.pack(
       '>IiI',
@@ -122,7 +130,7 @@ def trim(path: Path, *pieces: tuple[Fraction, Fraction]) -> Path:
   ]
   edits = struct.pack('>I4sII', 16 + 12 * len(rows), b'elst', 0, len(rows)) + b''.join(rows)
   changed = bytearray(content[:start] + edits + content[start + size :])
-  for name in (b'moov', b'trak', b'edts'):  # The boxes around it.
+  for name in (b'moov', b'trak', b'edts'):  # Adjust the sizes of the enclosing boxes.
     place = content.index(name) - 4
     struct.pack_into('>I', changed, place, _number(content, place) + len(edits) - size)
   path.write_bytes(changed)
@@ -134,13 +142,13 @@ def _number(content: bytes, place: int) -> int:
 
 
 def join(path: Path, *parts: Path) -> Path:
-  """One file after the other, as `cat` does."""
+  """Concatenate files, as `cat` does."""
   path.write_bytes(b''.join(part.read_bytes() for part in parts))
   return path
 
 
 def save_covered(path: Path, frames: np.ndarray, kind: str | None = None) -> Path:
-  """A video whose first stream is a green picture, marked as a cover in mp4 only."""
+  """Write a video whose first stream is a green cover image; only MP4 marks it as a cover."""
   with av.open(str(path), 'w', kind) as container:
     cover = container.add_stream('mjpeg', 12)
     cover.height, cover.width, cover.pix_fmt = 64, 64, 'yuvj420p'
@@ -154,7 +162,7 @@ def save_covered(path: Path, frames: np.ndarray, kind: str | None = None) -> Pat
       container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format='rgb24')))
     container.mux([*cover.encode(None), *stream.encode(None)])
   if path.suffix == '.mp4':
-    # FFmpeg numbers streams as they come; other programs write the cover before the tracks.
+    # FFmpeg numbers streams in file order, and other programs write the cover before the tracks.
     content = path.read_bytes()
     start = content.index(b'moov') - 4
     boxes = sorted(_boxes(content[start + 8 :]), key=lambda box: _ORDER.get(box[4:8], 2))
@@ -175,7 +183,7 @@ def _boxes(content: bytes) -> list[bytes]:
 
 
 def save_sound(path: Path) -> Path:
-  """A file of sound without a picture."""
+  """Write an audio file without a video stream."""
   with av.open(str(path), 'w') as container:
     stream = container.add_stream('aac', 8000)
     frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), 'fltp', 'mono')
@@ -186,7 +194,7 @@ def save_sound(path: Path) -> Path:
 
 
 def save_empty(path: Path, kind: str) -> Path:
-  """A video without a frame."""
+  """Write a video file without frames."""
   with av.open(str(path), 'w', kind) as container:
     stream = container.add_stream('mpeg4', 12)
     stream.height, stream.width, stream.pix_fmt = 32, 48, 'yuv420p'
@@ -195,14 +203,14 @@ def save_empty(path: Path, kind: str) -> Path:
 
 
 def truncate(path: Path, share: float = 0.6) -> Path:
-  """Cuts the end off a file."""
+  """Truncate a file to the given fraction of its size."""
   content = path.read_bytes()
   path.write_bytes(content[: int(len(content) * share)])
   return path
 
 
 def object_video(folder: Path, ids: np.ndarray, fps: float = 12) -> Path:
-  """KEY/video.mp4 and KEY/masks: the objects are white on grey of level 10 t."""
+  """Write video.mp4 and masks to a folder: frame t shows white objects on gray level 10 t."""
   frames = np.where((ids > 0)[..., None], np.uint8(250), levels(len(ids), ids.shape[1:]))
   save(folder / 'video.mp4', frames, fps)
   trajectory.write_folder(folder / 'masks', ids)

@@ -1,15 +1,17 @@
-"""From the arrays of a latents dataset to the batch that the tasks read.
+"""Assemble training batches from the arrays of a latents dataset.
 
-The arrays of one record, with T', H', W' latents of C channels, L slots for objects, and for each
-text encoder its embeddings [N, D] (word ids [N] for `words`):
+One record holds the arrays below. Latents have shape [T', H', W', C]. L is the number of object
+slots. G numbers the token grids, and E names a text encoder with embeddings [N, D] (word ids [N]
+for `words`).
 
     video, trajectory          float16 [T', H', W', C]    means of x and of the rendered s
-    true_trajectory            float16 [T', H', W', C]    only where masks were damaged on purpose
-                                                          (`trajectory` is of the damaged ones)
-    video_logvar, ...          float16, like the means    only where the codec is not deterministic
-    first_frame, first_mask    float16 [1, H', W', C]     x0 and s0, encoded as still pictures
-    places.G.region            uint8 [t, h, w]            owner of each token on grid G
-    places.G.{box,seg}         int32 [t, h, w]            object sets of each token
+    true_trajectory            float16 [T', H', W', C]    only if masks were corrupted as
+                                                          augmentation (`trajectory` then
+                                                          encodes the corrupted masks)
+    video_logvar, ...          float16, like the means    only if the codec is stochastic
+    first_frame, first_mask    float16 [1, H', W', C]     x0 and s0, encoded as images
+    places.G.region            uint8 [t, h, w]            label of each token on grid G
+    places.G.{box,seg}         int32 [t, h, w]            object set of each token
     text.E.{caption,motion}    [N, ...]                   and text.E.{...}_length int32 []
     text.E.prompts             [L, N, ...]                and text.E.prompts_length int32 [L]
 """
@@ -31,15 +33,22 @@ Array = jax.Array
 def to_batch(
   arrays: Mapping[str, Array], encoders: Sequence[str], cross_mask: str, key: Array
 ) -> Batch:
-  """Assembles the batch inside jit.
+  """Return the batch of a task; traceable by jit.
 
-  The latents to generate are drawn from their distributions; those that serve as conditions are
-  means, as when generating.
+  Target latents are sampled from their distributions. Conditions use the means, as at inference.
 
   Args:
-    arrays: as above, each with a leading batch axis.
+    arrays: the arrays listed in the module docstring, each with a leading batch axis.
     encoders: names of the text encoders to read.
-    cross_mask: 'box' (the paper's reading) or 'seg', for masked cross-attention.
+    cross_mask: token masks for masked cross-attention: 'box' (bounding boxes, our interpretation of
+      the paper) or 'seg' (segmentation masks).
+    key: a random key for sampling the latents.
+
+  Returns:
+    The batch; its latents are float32 [B, T', H', W', C].
+
+  Raises:
+    InputError: the dataset has no token masks of kind `cross_mask`.
   """
 
   def moments(name):
@@ -71,10 +80,10 @@ def to_batch(
 
 
 def places(arrays: Mapping[str, Array], cross_mask: str) -> tuple[TokenMasks, ...]:
-  """The token masks of all grids, finest first.
+  """Return the token masks of all grids, finest first.
 
   Raises:
-    InputError: if the dataset has no masks of that kind.
+    InputError: the dataset has no token masks of kind `cross_mask`.
   """
   if f'places.0.{cross_mask}' not in arrays:
     raise InputError(f"config.data.cross_mask must be 'box' or 'seg', got {cross_mask!r}")
@@ -89,9 +98,15 @@ def places(arrays: Mapping[str, Array], cross_mask: str) -> tuple[TokenMasks, ..
 
 
 def text_condition(arrays: Mapping[str, Array], encoders: Sequence[str], field: str) -> Condition:
-  """The texts alone, as a condition: `field` is 'caption' or 'motion'.
+  """Return a condition that holds only texts: the `field` text and the object prompts.
 
-  With the arrays of the empty text this is the `null_text` of dropout and guidance.
+  Applied to the arrays of the empty text, it returns the `null_text` of condition dropout and
+  classifier-free guidance.
+
+  Args:
+    arrays: the text arrays listed in the module docstring, each with a leading batch axis.
+    encoders: names of the text encoders to read.
+    field: 'caption' or 'motion'.
   """
 
   def part(name, what, tokens):

@@ -1,11 +1,11 @@
-"""How large the records of an ArrayRecord file are, before they are unpacked.
+"""Check the decompressed size of ArrayRecord files before reading them.
 
-Files that `records.ShardWriter` writes are not compressed: a record takes no more memory than its
-file. Other writers compress, and then 100 KB can become gigabytes.
+Files written by `records.ShardWriter` are uncompressed, so a record takes no more memory than its
+file. Other writers may compress: then a file of 100 KB can expand to gigabytes.
 
 Source of the format: "Riegeli/records file format specification" (github.com/google/riegeli). A
-file is cut into blocks of 64 KiB that begin with a header of 24 bytes. Across these run the chunks,
-one for each record here, whose header of 40 bytes states both sizes.
+file consists of 64 KiB blocks, each starting with a 24-byte header. Chunks span these blocks, here
+with one record each. The 40-byte header of a chunk states its compressed and decompressed size.
 """
 
 import os
@@ -15,17 +15,17 @@ from typing import BinaryIO
 from array_record.python.array_record_module import ArrayRecordReader
 
 _BLOCK, _BLOCK_HEADER, _CHUNK_HEADER = 2**16, 24, 40
-# A record may always have so many bytes, and more if it does not grow by more than this factor.
+# Accept chunks that decompress to at most _SMALL bytes, or by at most _FACTOR.
 _SMALL, _FACTOR = 64 * 2**20, 100
 
 
 def check_growth(path: str) -> None:
-  """Raise ValueError if a compressed file of records could fill the memory.
+  """Raise ValueError if decompressing a file of records could exhaust memory.
 
-  Of a file that is not compressed only the options are read, of others the header of each chunk.
+  Reads only the writer options of an uncompressed file, and the chunk headers of a compressed one.
 
   Raises:
-    ValueError: a chunk grows too much, or the headers are damaged.
+    ValueError: a chunk exceeds 64 MiB and 100 times its stored size, or the headers are corrupt.
     OSError: the file cannot be read.
   """
   reader = ArrayRecordReader(path)
@@ -43,14 +43,17 @@ def check_growth(path: str) -> None:
       records = kind_and_records >> 8
       if grown > max(_SMALL, _FACTOR * stored):
         raise ValueError(f'{stored} bytes would become {grown}')
-      # A chunk takes at least one byte of the file for each of its records.
+      # The format gives a chunk at least one byte of the file per record.
       at = max(_after(end, stored), at + records)
       if at > _BLOCK * (size // _BLOCK + 1):
         raise ValueError('a chunk ends beyond the file')
 
 
 def _read(file: BinaryIO, at: int, count: int) -> tuple[bytes, int]:
-  """`count` bytes of chunks from a place in the file on, and where they end."""
+  """Return up to `count` bytes of chunk data from offset `at`, and the offset after them.
+
+  Block headers are skipped.
+  """
   found = b''
   while len(found) < count:
     at += _BLOCK_HEADER if at % _BLOCK == 0 else 0
@@ -64,10 +67,10 @@ def _read(file: BinaryIO, at: int, count: int) -> tuple[bytes, int]:
 
 
 def _after(at: int, count: int) -> int:
-  """The place in the file `count` bytes of chunks after another."""
+  """Return the file offset that is `count` bytes of chunk data after offset `at`."""
   if at % _BLOCK == 0:
     at += _BLOCK_HEADER
-  left = _BLOCK - at % _BLOCK  # Of this block.
+  left = _BLOCK - at % _BLOCK  # Bytes left in this block.
   if count <= left:
     return at + count
   blocks, rest = divmod(count - left - 1, _BLOCK - _BLOCK_HEADER)

@@ -1,4 +1,4 @@
-"""The clips data set: `Clip`s on disk, pixels and label maps without loss."""
+"""Read and write the clips dataset, which stores `Clip`s losslessly."""
 
 import functools
 import math
@@ -19,13 +19,13 @@ from ttm_jax.media import video_io
 
 NAME = 'clips'
 
-# A `Text` holds any bytes: TFDS does not look into them.
+# TFDS does not validate the contents of a `Text` feature, so it can hold any bytes.
 FEATURES = {
   'key': tfds.features.Text(),
   'video': tfds.features.Text(doc='mp4 of lossless RGB H.264'),
   'ids': tfds.features.Text(doc='zlib of uint8 [T, H, W], each frame XOR the frame before'),
   'shape': tfds.features.Tensor(shape=(3,), dtype=np.int32, doc='T, H, W'),
-  # A float64 in any other encoding comes back as float32.
+  # TFDS reads a float64 back as float32 with any other encoding.
   'fps': tfds.features.Tensor(shape=(), dtype=np.float64, encoding='bytes'),
   'caption': tfds.features.Text(),
   'motion': tfds.features.Text(),
@@ -35,7 +35,7 @@ FEATURES = {
 
 
 def parse(serialized: bytes) -> records.Example:
-  """The record in serialized bytes, as FEATURES describe it, whatever a dataset says of itself."""
+  """Parse a serialized record by FEATURES, regardless of the `features.json` of the dataset."""
   return _dictionary().deserialize_example_np(serialized)
 
 
@@ -45,10 +45,10 @@ def _dictionary() -> tfds.features.FeaturesDict:
 
 
 def encode_clip(clip: Clip) -> records.Example:
-  """The record of a clip, as FEATURES describe it.
+  """Return the record of a clip, as described by FEATURES.
 
   Raises:
-    InputError: the clip is too long to be read again (see `schema.MAX_PIXELS`).
+    InputError: the clip exceeds `schema.MAX_PIXELS`, so readers would refuse it.
   """
   check_size(*clip.ids.shape)
   return {
@@ -65,12 +65,12 @@ def encode_clip(clip: Clip) -> records.Example:
 
 
 def decode_clip(record: records.Example) -> Clip:
-  """The inverse of `encode_clip`.
+  """Invert `encode_clip`.
 
-  No more is decoded than the record's own `shape` announces.
+  The `shape` of the record bounds how much is decoded.
 
   Raises:
-    InputError: the pixels, the label maps or the texts are damaged or do not fit together.
+    InputError: the pixels, label maps or texts are corrupt or inconsistent with one another.
   """
   frames, height, width = map(int, record['shape'])
   shape = frames, height, width
@@ -95,21 +95,28 @@ def decode_clip(record: records.Example) -> Clip:
 
 
 def encode_ids(ids: np.ndarray) -> bytes:
-  """Label maps uint8 [T, H, W], compressed without loss."""
+  """Compress label maps, uint8 [T, H, W], losslessly: zlib over the XOR of successive frames."""
   changes = ids.copy()
   changes[1:] ^= ids[:-1]
   return zlib.compress(changes.tobytes(), 6)
 
 
 def decode_ids(compressed: bytes, shape: tuple[int, ...]) -> np.ndarray:
-  """The inverse of `encode_ids`: uint8 of `shape`, (T, H, W).
+  """Invert `encode_ids`.
+
+  Args:
+    compressed: the output of `encode_ids`.
+    shape: the expected (T, H, W).
+
+  Returns:
+    uint8 [T, H, W].
 
   Raises:
-    InputError: the bytes are damaged or of another shape.
+    InputError: the bytes are corrupt or of another shape.
   """
   size, decoder = math.prod(shape), zlib.decompressobj()
   try:
-    # One byte more than wanted shows that there is more; the rest is never unpacked.
+    # One extra byte detects excess data without decompressing all of it.
     unpacked = decoder.decompress(compressed, size + 1)
   except zlib.error as error:
     raise InputError(f'{len(compressed)} bytes are not label maps of {shape} ({error})') from error
@@ -126,14 +133,14 @@ def write_clips(
   metadata: dict[str, Any] | None = None,
   workers: int = 0,
 ) -> None:
-  """Writes a clips data set, or nothing at all.
+  """Write a clips dataset atomically.
 
   Args:
     directory: see `records.write`.
-    splits: clips of unique keys, by split.
-    metadata: anything JSON can hold.
-    workers: this many processes make and encode the clips of a split, which must then be a
-      sequence that can be sent to them (`scenes.Scenes`). With 0 this process does it.
+    splits: the clips of each split, with unique keys.
+    metadata: JSON-serializable metadata.
+    workers: number of processes that create and encode the clips; each split must then be a
+      picklable sequence (such as `scenes.Scenes`). With 0, the calling process does the work.
 
   Raises:
     InputError: see `records.write`.
@@ -143,7 +150,7 @@ def write_clips(
 
 
 class _Encoded:
-  """Keys and records of clips, as many as there are clips."""
+  """An iterable of (key, record) pairs, one for each clip."""
 
   def __init__(self, clips: Iterable[Clip], workers: int):
     self._clips, self._workers = clips, workers
@@ -158,7 +165,7 @@ class _Encoded:
       return
     assert isinstance(self._clips, Sequence), 'only sequences can be shared among processes'
     work = functools.partial(_keyed_record, self._clips)
-    # A forked copy of a process with threads may hang.
+    # Forking a process with threads can deadlock.
     with multiprocessing.get_context('spawn').Pool(self._workers) as pool:
       yield from pool.imap(work, range(len(self._clips)), chunksize=8)
 
@@ -169,14 +176,14 @@ def _keyed_record(clips: Sequence[Clip], index: int) -> tuple[str, records.Examp
 
 
 class Clips(Sequence[Clip]):
-  """The clips of one split of a clips data set, read on demand: a source for Grain.
+  """The clips of one split of a clips dataset, read on demand. Usable as a Grain data source.
 
   Attributes:
-    records: what lies beneath; `records.metadata` is what the writer said.
+    records: the underlying records; `records.metadata` holds the metadata passed to `write_clips`.
   """
 
   def __init__(self, directory: epath.PathLike, split: str):
-    """Opens a split.
+    """Open a split.
 
     Raises:
       InputError: see `records.Records`.
@@ -187,20 +194,20 @@ class Clips(Sequence[Clip]):
     return len(self.records)
 
   def record(self, index: int) -> records.Example:
-    """Record `index` as FEATURES describe it, not decoded.
+    """Return record `index` as described by FEATURES, without decoding the clip.
 
     Raises:
-      IndexError: out of range.
-      InputError: the file that holds it is damaged.
+      IndexError: `index` is out of range.
+      InputError: the file that holds it is corrupt.
     """
     return self.records.take(index, parse)
 
   def __getitem__(self, index):
-    """Clip `index`, 0 <= index < len.
+    """Return clip `index`, 0 <= index < len.
 
     Raises:
-      IndexError: out of range.
-      InputError: the file that holds it is damaged.
+      IndexError: `index` is out of range.
+      InputError: the file that holds it is corrupt.
     """
     record = self.record(index)
     try:

@@ -1,9 +1,10 @@
-"""What a latents dataset has in common, and every run and export carries along.
+"""Encoding metadata, codec and null text of a latents dataset.
 
-A folder, on disk or at an address that etils understands (gs://):
+Every run and export carries a copy. The context is a folder, on disk or at a URL that etils
+supports (gs://):
 
     context.json            how the clips were encoded
-    null_text.safetensors   the encodings of the empty text, for dropout and guidance
+    null_text.safetensors   embeddings of the empty text, for condition dropout and guidance
     codec/                  the autoencoder
 """
 
@@ -33,26 +34,29 @@ from ttm_jax.text.encoders import TextEncoderSpec
 
 FOLDER = 'context'
 
-# Encoders give their names to fields of records and to files.
+# Encoder names become parts of record field names and file names.
 _IDENTIFIER = re.compile(r'\w[\w.-]{0,99}')
-_LARGEST = 2**20  # Of the sizes of text encoders.
-_SLOTS = 31  # Sets of objects are bits of an int32.
+_LARGEST = 2**20  # Upper bound for the sizes of a text encoder.
+_SLOTS = 31  # Object sets are bit masks in an int32; bit 0 is the background.
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-  """How clips become latents.
+  """The settings by which clips were encoded into latents.
 
   Attributes:
-    preset: the backbone that the dataset is for.
-    frames, height, width: of the clips, in pixels.
+    preset: name of the preset that the dataset was encoded for.
+    frames: frames of a clip.
+    height: height of a clip in pixels.
+    width: width of a clip in pixels.
     fps: frames per second.
-    palette: colours of the rendered trajectory.
-    max_objects: L, slots for object prompts.
+    palette: name of the color palette of rendered trajectories.
+    max_objects: L, the number of object prompt slots, 0 to 31.
     encoders: the text encoders by name.
-    grids: token grids (h, w) of the network, finest first, for which there are token masks.
-    prefix: precedes captions and motion prompts for pre-trained text encoders, as in "FPS-24".
-    models: hub id or folder of each pre-trained text encoder, by name.
+    grids: token grids (h, w) of the network that have token masks, finest first.
+    prefix: text prepended to captions and motion prompts for pretrained text encoders, as in
+      "FPS-24".
+    models: Hugging Face Hub id or folder of each pretrained text encoder, by name.
   """
 
   preset: str
@@ -68,7 +72,7 @@ class Encoding:
   models: dict[str, str] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    """Raise InputError for values that no dataset can have."""
+    """Raise InputError if a value has the wrong type or is out of range."""
     for field, kind in (('preset', str), ('palette', str), ('prefix', str), ('models', dict)):
       if not isinstance(getattr(self, field), kind):
         raise InputError(f'"{field}" is {getattr(self, field)!r:.100}, not a {kind.__name__}')
@@ -93,15 +97,21 @@ class Encoding:
       raise InputError('"models" does not hold names of models')
 
   def prefixed(self, text: str) -> str:
-    """What pre-trained text encoders are given of a caption or motion prompt."""
+    """Return a caption or motion prompt with `prefix`, as passed to pretrained text encoders.
+
+    The empty text stays empty.
+    """
     return f'{self.prefix} {text}' if self.prefix and text else text
 
   @classmethod
   def from_dict(cls, values: dict[str, Any]) -> 'Encoding':
-    """Return the encoding that `dataclasses.asdict` made these values of.
+    """Return an encoding from the output of `dataclasses.asdict`.
 
     Raises:
-      InputError, AttributeError, KeyError, TypeError: values that no dataset can have.
+      InputError: a value has the wrong type or is out of range.
+      AttributeError: a value has the wrong type.
+      KeyError: a value is missing.
+      TypeError: a value is missing, unknown or of the wrong type.
     """
     encoders = {name: TextEncoderSpec(**e) for name, e in values['encoders'].items()}
     grids = tuple((int(h), int(w)) for h, w in values['grids'])
@@ -110,10 +120,13 @@ class Encoding:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """Encoding, codec and empty text of one dataset.
+  """Encoding, codec and null text of one dataset.
 
   Attributes:
-    null_text: arrays as in a record (see `data.batch`), with a leading batch axis of 1.
+    encoding: the settings by which the clips were encoded.
+    codec: the autoencoder.
+    null_text: the text arrays of the empty text, named as in a record (see `data.batch`), with a
+      leading batch axis of 1.
   """
 
   encoding: Encoding
@@ -122,17 +135,17 @@ class Context:
 
   @property
   def latent_shape(self) -> tuple[int, int, int, int]:
-    """(T', H', W', C) of an encoded clip."""
+    """The shape (T', H', W', C) of the latents of a clip."""
     e = self.encoding
     frames = int(self.codec.frame_groups(e.frames)[-1]) + 1
     down, right = self.codec.stride
     return frames, e.height // down, e.width // right, self.codec.channels
 
   def save(self, directory: epath.PathLike) -> None:
-    """Write the folder `directory/context`; atomic on disk, an existing one is replaced.
+    """Write the folder `directory/context`, and replace an existing one. Atomic on local disks.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the folder cannot be written.
     """
     with storage.kept(directory, FOLDER, last='context.json') as place:
       self._save(place)
@@ -145,22 +158,22 @@ class Context:
       try:
         safetensors.numpy.save_file(arrays, partial / 'null_text.safetensors')
         save_codec(partial / 'codec', self.codec)
-      except SafetensorError as error:  # What it makes of a disk that is full.
+      except SafetensorError as error:  # Safetensors raises this on a full disk.
         raise OSError(errno.EIO, str(error), str(partial)) from error
 
   @classmethod
   def load(cls, directory: epath.PathLike) -> 'Context':
-    """Reads the context of a latents dataset or run.
+    """Load the context of a latents dataset or run.
 
     Raises:
-      InputError: if it is missing or damaged.
+      InputError: the context is missing or corrupt.
     """
     with storage.fetched(directory, FOLDER) as folder:
       encoding = read_encoding(folder.parent, directory)
       try:
         null_text = safetensors.numpy.load_file(folder / 'null_text.safetensors')
         _check_null_text(null_text, encoding)
-      except Exception as error:  # Safetensors raises all kinds for damaged headers.
+      except Exception as error:  # Safetensors raises many exception types for corrupt headers.
         raise _damaged(directory, error) from error
       codec = load_codec(folder / 'codec')
       _check_codec(codec, encoding, directory)
@@ -168,7 +181,7 @@ class Context:
 
 
 def _check_null_text(arrays: dict[str, np.ndarray], encoding: Encoding) -> None:
-  """Raise InputError unless there is an empty text of the right size for each encoder."""
+  """Raise InputError unless every encoder has null text arrays of the expected shapes."""
   for name, encoder in encoding.encoders.items():
     for field, shape in (
       ('caption', (1, encoder.length)),
@@ -183,7 +196,7 @@ def _check_null_text(arrays: dict[str, np.ndarray], encoding: Encoding) -> None:
 
 
 def _check_codec(codec: Codec, encoding: Encoding, directory: epath.PathLike) -> None:
-  """Raise InputError unless frames of the encoding divide into latents of the codec."""
+  """Raise InputError unless the codec stride divides the frame size."""
   down, right = codec.stride
   if encoding.height % down or encoding.width % right:
     raise _damaged(
@@ -194,13 +207,14 @@ def _check_codec(codec: Codec, encoding: Encoding, directory: epath.PathLike) ->
 
 
 def read_encoding(directory: epath.PathLike, name: epath.PathLike | None = None) -> Encoding:
-  """How the clips of a latents dataset or run were encoded; reads one small file.
+  """Read the encoding of a latents dataset or run. Reads only `context.json`.
 
   Args:
-    name: of the directory in errors; by default itself.
+    directory: the folder that contains `context/`.
+    name: the name of the folder in error messages; by default `directory`.
 
   Raises:
-    InputError: if it is missing or damaged.
+    InputError: the file is missing or corrupt.
   """
   name = directory if name is None else name
   file = epath.Path(directory) / FOLDER / 'context.json'

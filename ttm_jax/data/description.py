@@ -1,8 +1,8 @@
-"""Read what describes a dataset, without letting the files choose what runs.
+"""Read the description of a dataset without running code that its files name.
 
-TFDS itself imports the classes that `features.json` names, the module that `dataset_info.json`
-names, and code that lies beside a dataset. Here the files are plain data: only the classes of
-features that `records.write` uses are made, and shards are files of the dataset's own folder.
+TFDS imports the classes named in `features.json`, the module named in `dataset_info.json`, and code
+stored next to a dataset. This module treats the files as plain data. It creates only the feature
+classes that `records.write` uses, and accepts only shards inside the folder of the dataset.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ FORMAT = 'array_record'
 INFO, FEATURES, METADATA = 'dataset_info.json', 'features.json', 'metadata.json'
 
 _REMEDY = 'copy or write the dataset again'
-_TEMPLATE = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'  # Of TFDS, where none is given.
+_TEMPLATE = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'  # The default of TFDS.
 _VERSION = re.compile(r'\d{1,9}\.\d{1,9}\.\d{1,9}', re.ASCII)
 _NUMBER = re.compile(r'-?\d{1,18}', re.ASCII)
-_MOST = 2**48  # Records of a shard, and elements along a dimension.
-_DEEPEST = 8  # Levels of features in features.
+_MOST = 2**48  # Upper bound for the records of a shard and for the size of a dimension.
+_DEEPEST = 8  # Maximum nesting depth of features.
 _DTYPES = frozenset(
   {'bool', 'float16', 'float32', 'float64'}
   | {f'{sign}int{bits}' for sign in ('', 'u') for bits in (8, 16, 32, 64)}
@@ -35,12 +35,13 @@ _DTYPES = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class DatasetShard:
-  """A file of records, as ArrayRecord's data source takes it.
+  """One ArrayRecord file, in the form that `ArrayRecordDataSource` expects.
 
   Attributes:
-    filename: path or address.
-    skip, take: records before the first that is read, and how many are read.
-    examples_in_shard: how many there are.
+    filename: path or URL.
+    skip: number of records to skip at the start.
+    take: number of records to read.
+    examples_in_shard: number of records in the file.
   """
 
   filename: str
@@ -51,12 +52,13 @@ class DatasetShard:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetDescription:
-  """What `dataset_info.json` and `metadata.json` say.
+  """The contents of `dataset_info.json` and `metadata.json`.
 
   Attributes:
-    name, version: of the kind of record, e.g. `clips` and `1.0.0`.
-    splits: the shards of each split, in order.
-    metadata: what the writer said about the whole dataset.
+    name: the kind of record, e.g. `clips`.
+    version: the version of the record layout, e.g. `1.0.0`.
+    splits: the non-empty shards of each split, in order.
+    metadata: the metadata that the writer attached to the dataset.
   """
 
   name: str
@@ -69,8 +71,8 @@ def read_description(directory: epath.PathLike) -> DatasetDescription:
   """Read the description of the dataset in a folder.
 
   Raises:
-    InputError: there is no dataset; a file of its description is damaged; it is of another format
-      than ArrayRecord; or a name of a shard leads out of the folder.
+    InputError: the folder has no dataset, a description file is corrupt, the format is not
+      ArrayRecord, or a shard name points outside the folder.
   """
   folder = epath.Path(directory)
   if not (folder / INFO).exists():
@@ -106,11 +108,11 @@ def read_description(directory: epath.PathLike) -> DatasetDescription:
 def read_features(directory: epath.PathLike) -> tfds.features.FeaturesDict:
   """Return the features of the records in a folder.
 
-  They are dictionaries, texts, tensors (stored as numbers or raw bytes) and sequences of these;
-  classes are made by this module, and never imported by a name in the file.
+  Supported are dictionaries, texts, tensors (encoded as numbers or raw bytes) and sequences of
+  these. No class is imported by a name in the file.
 
   Raises:
-    InputError: the file is damaged, or names another class, dtype or encoding.
+    InputError: the file is corrupt, or names another class, dtype or encoding.
   """
   path = epath.Path(directory) / FEATURES
   made = _feature(f'{path}', read_object(path, _REMEDY), 0)
@@ -155,7 +157,7 @@ def _shards(
 
 
 def _feature(where: str, entry: Any, depth: int) -> tfds.features.FeatureConnector:
-  """Make the feature that an object describes."""
+  """Create the feature that a JSON object describes."""
   if not isinstance(entry, dict):
     raise _damaged(where, 'a feature is not an object')
   if depth > _DEEPEST:
@@ -216,7 +218,7 @@ _MAKERS: dict[str, Callable[[str, Mapping, int], tfds.features.FeatureConnector]
 
 
 def _object(where: str, entry: Mapping[str, Any], *fields: str) -> Mapping[str, Any]:
-  """The object at the end of a path of fields."""
+  """Return the JSON object at a path of nested fields."""
   value: Any = entry
   for field in fields:
     value = value.get(field) if isinstance(value, dict) else None
@@ -233,7 +235,7 @@ def _text(where: str, entry: Mapping[str, Any], field: str) -> str:
 
 
 def _number(where: str, field: str, value: Any, least: int) -> int:
-  """A whole number, which JSON from protocol buffers holds as a text."""
+  """Return an integer; the JSON form of protocol buffers stores int64 as strings."""
   if isinstance(value, str) and _NUMBER.fullmatch(value):
     value = int(value)
   if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MOST:

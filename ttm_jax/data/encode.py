@@ -1,4 +1,4 @@
-"""Clips to latents records: pixels by the codec, label maps to token masks, texts to tokens."""
+"""Encode clips into the latents, token masks and text tokens of latents records."""
 
 import dataclasses
 import itertools
@@ -20,12 +20,20 @@ from ttm_jax.text.encoders import WORDS, pad
 
 Arrays = dict[str, np.ndarray]
 
-# (texts, length) -> embeddings [n, length, ...] and how many tokens of each count, int32 [n].
+# (texts, length) -> embeddings [n, length, ...] and the number of valid tokens of each, int32 [n].
 TextEncoder = Callable[[Sequence[str], int], tuple[np.ndarray, np.ndarray]]
 
 
 def encode_words(texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-  """The `words` encoder: ids int32 [n, length]."""
+  """Tokenize texts for the `words` encoder.
+
+  Args:
+    texts: n texts.
+    length: tokens of a padded text.
+
+  Returns:
+    Word ids, int32 [n, length], and the number of valid tokens of each text, int32 [n].
+  """
   ids, lengths = zip(*(word_ids.tokenize(text, length) for text in texts), strict=True)
   return np.stack(ids), np.array(lengths, np.int32)
 
@@ -35,15 +43,15 @@ TEXT_ENCODERS: dict[str, TextEncoder] = {WORDS: encode_words}
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """What is drawn anew for each variant of a clip, and recorded.
+  """Random augmentation of each variant of a clip. The drawn values are stored in its record.
 
   Attributes:
-    variants: records made of each clip.
-    permute: whether objects swap their numbers, so that no colour carries a meaning.
-    corrupt: share of the variants whose masks are damaged as generated ones are, where stage 2 is
-      given them; stage 1 learns the true ones.
-    true_masks: whether records also hold the latents of the true masks, as those of every split
-      must if one split has damaged ones.
+    variants: number of records per clip.
+    permute: whether to permute the object ids, so that a color carries no meaning.
+    corrupt: fraction of the variants with corrupted masks, which imitate the errors of generated
+      masks. Stage 2 is conditioned on the corrupted masks; stage 1 is trained on the true masks.
+    true_masks: whether records also hold the latents of the true masks. Must be true in every split
+      if one split has corrupted masks.
   """
 
   variants: int = 1
@@ -59,13 +67,17 @@ def text_arrays(
   motion: str,
   prompts: Mapping[int, str],
 ) -> Arrays:
-  """The text part of one record (see `data.batch`).
+  """Return the text arrays of one record (see `data.batch`).
 
   Args:
-    prompts: by object id 1..max_objects; the others' slots stay empty.
+    encoding: the settings of the dataset.
+    encoders: text encoders by name; must contain those of `encoding`.
+    caption: the caption.
+    motion: the motion-only prompt.
+    prompts: object prompts by object id, 1..max_objects. The slots of other objects stay empty.
 
   Raises:
-    InputError: for an object beyond max_objects.
+    InputError: an object id exceeds max_objects.
   """
   highest = max(prompts, default=0)
   if highest > encoding.max_objects:
@@ -97,14 +109,22 @@ def text_arrays(
 
 
 def null_text(encoding: Encoding, encoders: Mapping[str, TextEncoder]) -> Arrays:
-  """The encodings of the empty text in every place, with a batch axis of 1."""
+  """Return the arrays of the empty text as caption, motion prompt and every object prompt.
+
+  The arrays have a leading batch axis of 1.
+  """
   every = {obj: '' for obj in range(1, encoding.max_objects + 1)}
   arrays = text_arrays(encoding, encoders, '', '', every)
   return {name: np.asarray(array)[None] for name, array in arrays.items()}
 
 
 def place_arrays(ids: np.ndarray, context: Context) -> Arrays:
-  """The token masks of one label map [T, H, W] on all grids of the preset."""
+  """Return the token masks of label maps on all token grids (see `data.batch`).
+
+  Args:
+    ids: label maps, uint8 [T, H, W].
+    context: supplies the grids and the temporal grouping of the codec.
+  """
   groups = context.codec.frame_groups(len(ids))
   arrays: Arrays = {}
   for g, grid in enumerate(context.encoding.grids):
@@ -116,7 +136,7 @@ def place_arrays(ids: np.ndarray, context: Context) -> Arrays:
 
 
 class LatentEncoder:
-  """Pixels and label maps to latents, a few clips at a time, on whatever device is there."""
+  """Encodes batches of pixels and label maps into latents on the default JAX device."""
 
   def __init__(self, codec: Codec, palette: str):
     self.palette = palette
@@ -124,15 +144,17 @@ class LatentEncoder:
     self._encode = jax.jit(lambda codec, video: codec.encode(video))
 
   def __call__(self, videos: np.ndarray) -> Moments:
-    """uint8 [B, T, H, W, 3] -> Moments of NumPy arrays."""
+    """Encode videos, uint8 [B, T, H, W, 3], into `Moments` of NumPy arrays."""
     moments = self._encode(self._codec, jnp.asarray(to_float(videos)))
     return jax.tree.map(np.asarray, moments)
 
   def clips(self, video: np.ndarray, ids: np.ndarray, true_ids: np.ndarray | None = None) -> Arrays:
-    """The latent part of the records of clips: [B, T, H, W, 3], [B, T, H, W].
+    """Return the latent arrays of the records of B clips, as float16.
 
     Args:
-      true_ids: the label maps before they were damaged on purpose; like `ids`.
+      video: uint8 [B, T, H, W, 3].
+      ids: label maps, uint8 [B, T, H, W].
+      true_ids: the label maps before corruption, with the shape and dtype of `ids`.
     """
     rendered = trajectory.render(ids, self.palette)
     videos = {
@@ -153,7 +175,7 @@ class LatentEncoder:
 
 
 class EncodedClips:
-  """The records of a latents dataset made of clips: an iterable of (key, record)."""
+  """An iterable of (key, record) pairs of a latents dataset, encoded from clips."""
 
   def __init__(
     self,
@@ -164,8 +186,15 @@ class EncodedClips:
     seed: int = 0,
     batch: int = 32,
   ):
-    """Args:
-    batch: clips that go through the codec at once.
+    """Initialize the iterable; encoding starts with iteration.
+
+    Args:
+      clips: the clips to encode.
+      context: codec and settings of the dataset.
+      encoders: text encoders by name.
+      augmentation: the augmentation of each clip.
+      seed: seed of the augmentation; draws depend only on seed, clip key and variant.
+      batch: number of clips that the codec encodes at once.
     """
     self._clips, self._context, self._encoders = clips, context, encoders
     self._augmentation, self._seed, self._batch = augmentation, seed, batch
@@ -175,10 +204,10 @@ class EncodedClips:
     return len(self._clips) * self._augmentation.variants
 
   def __iter__(self) -> Iterator[tuple[str, Arrays]]:
-    """Yields records.
+    """Yield (key, record) pairs.
 
     Raises:
-      InputError: for a clip whose frames, size or objects do not fit the encoding.
+      InputError: the frames, size, frame rate or objects of a clip do not match the encoding.
     """
     for some in batched(self._variants(), self._batch):
       keys, clips, true_ids, drawn = zip(*some, strict=True)
@@ -208,7 +237,7 @@ class EncodedClips:
 
 
 def batched(items: Iterable, count: int) -> Iterator[list]:
-  """Lists of `count` items, the last perhaps shorter."""
+  """Yield lists of `count` items; the last may be shorter."""
   iterator = iter(items)
   while some := list(itertools.islice(iterator, count)):
     yield some
@@ -219,9 +248,15 @@ def draw_variant(
 ) -> tuple[Clip, np.ndarray, Arrays]:
   """Draw one augmented variant of a clip.
 
+  Args:
+    clip: the original clip.
+    augmentation: what to draw.
+    rng: the source of randomness.
+
   Returns:
-    The clip, whose masks may be damaged; its label maps without damage; and what was drawn, the
-    permutation and whether there is damage.
+    The clip with permuted object ids and possibly corrupted masks; its label maps before
+    corruption, uint8 [T, H, W]; and the drawn values as record arrays, `permutation` uint8 [8]
+    and `corrupted` uint8 [].
   """
   count = len(clip.prompts)
   order = rng.permutation(count) if augmentation.permute else np.arange(count)
@@ -251,7 +286,10 @@ def draw_variant(
 
 
 def check_clip(clip: Clip, encoding: Encoding) -> None:
-  """Raises InputError where the clip does not fit the encoding."""
+  """Raise InputError if the frames, size, frame rate or objects of a clip do not match `encoding`.
+
+  Frame rates may differ by 0.1 %.
+  """
   expected = (encoding.frames, encoding.height, encoding.width)
   if clip.ids.shape != expected:
     raise InputError(

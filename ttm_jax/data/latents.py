@@ -1,11 +1,11 @@
-"""The latents dataset: what `encode` writes and training reads.
+"""Read and write the latents dataset, written by `encode` and read by training.
 
-On disk, texts are as long as their tokens that count; read, they are padded with zeros. The
-metadata of the dataset say how long. (Of 256 tokens a caption fills 40, of eight prompts two are
-there: padding would be most of a record.)
+Text embeddings are stored without padding and zero-padded when read. The dataset metadata holds the
+padded shapes. (Typically a caption has 40 of 256 tokens, and two of eight prompts exist. Padding
+would be most of a record.)
 
-Lengths come from files: those of the dataset are checked when it is opened, against its context,
-and those of a record when it is read, before anything is allocated.
+All sizes come from untrusted files. Opening a dataset checks its sizes against its context. Reading
+a record checks its sizes before allocating memory.
 """
 
 import dataclasses
@@ -28,20 +28,24 @@ from ttm_jax.errors import InputError
 
 NAME, VERSION = 'latents', '2.0.0'
 
-# Strings and compressed label maps: not part of a training batch.
+# Keys and compressed label maps are not part of a training batch.
 _APART = ('key', 'ids')
-_COUNT = '_length'  # Beside each text: how many of its tokens count.
-_MAX_TEXT = 2**30  # Bytes of one padded text of a record; UL2's eight prompts take 2**22.
+_COUNT = '_length'  # Suffix of the field with the number of valid tokens of a text.
+_MAX_TEXT = 2**30  # Maximum bytes of one padded text field; eight prompts of UL2 take 2**22.
 
 
 class Latents:
-  """One split of a latents dataset: `source[i]` is the dict of arrays of `data.batch`."""
+  """One split of a latents dataset. `source[i]` is the dict of arrays described in `data.batch`.
+
+  Attributes:
+    records: the underlying records.
+  """
 
   def __init__(self, directory: epath.PathLike, split: str):
-    """Opens a split.
+    """Open a split.
 
     Raises:
-      InputError: see `records.Records`.
+      InputError: see `records.Records`; or the sizes in the metadata are inconsistent.
     """
     self.records = records.Records(directory, split, NAME, VERSION)
     self._layout = _read_layout(self.records)
@@ -50,20 +54,24 @@ class Latents:
     return len(self.records)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    """The arrays of record `index`, padded.
+    """Return the arrays of record `index`, with padded texts.
 
     Raises:
-      InputError: the file that holds it is damaged.
+      IndexError: `index` is out of range.
+      InputError: the file that holds it is corrupt.
     """
     return {name: array[0] for name, array in self.collate([self.stored[index]]).items()}
 
   @property
   def stored(self) -> 'Stored':
-    """The records without the padding of their texts, for `collate`."""
+    """The records with unpadded texts, as input of `collate`."""
     return Stored(self.records, self._layout)
 
   def collate(self, records: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """A batch of `stored` records; padding is not written, memory comes as zeros."""
+    """Stack `stored` records into a batch with padded texts.
+
+    Padding costs no writes, because `np.zeros` returns zeroed memory.
+    """
     batch = {}
     for name in records[0]:
       if name in self._layout.padded:
@@ -76,10 +84,11 @@ class Latents:
     return batch
 
   def record(self, index: int) -> dict[str, Any]:
-    """Record `index` as it lies on disk: its arrays, and the bytes `key` and `ids`.
+    """Return record `index` as stored: its arrays, and the bytes of `key` and `ids`.
 
     Raises:
-      InputError: the file that holds it is damaged.
+      IndexError: `index` is out of range.
+      InputError: the file that holds it is corrupt.
     """
 
     def parse(serialized: bytes) -> dict[str, Any]:
@@ -90,28 +99,35 @@ class Latents:
     return self.records.take(index, parse)
 
   def ids(self, index: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """The label maps that a record was made of, uint8 (T, H, W) = shape.
+    """Return the label maps that a record was encoded from, uint8 [T, H, W].
+
+    Args:
+      index: number of the record.
+      shape: the expected (T, H, W).
 
     Raises:
-      InputError: the file that holds it is damaged.
+      IndexError: `index` is out of range.
+      InputError: the file that holds it is corrupt, or the label maps have another shape.
     """
     return self.records.take(
       index, lambda serialized: decode_ids(bytes(_fields(serialized, ['ids'])['ids']), shape)
     )
 
   def key(self, index: int) -> str:
-    """The clip that a record was made of, without its variant.
+    """Return the key of the clip that a record was encoded from, without the variant number.
 
     Raises:
-      InputError: the file that holds it is damaged.
+      IndexError: `index` is out of range.
+      InputError: the file that holds it is corrupt.
     """
     return self.full_key(index).rsplit('#', 1)[0]
 
   def full_key(self, index: int) -> str:
-    """The key of a record: of its clip, and its variant.
+    """Return the key of a record, 'CLIP#VARIANT'.
 
     Raises:
-      InputError: the file that holds it is damaged.
+      IndexError: `index` is out of range.
+      InputError: the file that holds it is corrupt.
     """
     return self.records.take(
       index, lambda serialized: bytes(_fields(serialized, ['key'])['key']).decode()
@@ -120,11 +136,11 @@ class Latents:
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-  """What the arrays of all records have in common.
+  """Dtypes and shapes that all records share.
 
   Attributes:
-    arrays: dtype and shape of each array; -1 is the number of tokens of a text.
-    padded: the shape of each text in a batch.
+    arrays: dtype and stored shape of each array; -1 is the number of valid tokens of a text.
+    padded: the padded shape of each text.
   """
 
   arrays: dict[str, tuple[np.dtype, tuple[int, ...]]]
@@ -132,11 +148,10 @@ class _Layout:
 
 
 def _read_layout(source: records.Records) -> _Layout:
-  """Read the layout that a dataset states, and check it.
+  """Read and check the layout stated by the features and metadata of a dataset.
 
   Raises:
-    InputError: sizes that do not go together, that exceed any memory, or that differ from those in
-      the context of the dataset.
+    InputError: the sizes are inconsistent, too large, or differ from the context of the dataset.
   """
   where = source.directory
 
@@ -184,7 +199,7 @@ def _read_layout(source: records.Records) -> _Layout:
 
 
 def _context_shape(name: str, encoding: Encoding) -> list[int]:
-  """The beginning of the padded shape of a text, as the context of its dataset has it."""
+  """Return the leading dimensions of the padded shape of a text, according to the context."""
   encoder, _, field = name.removeprefix('text.').rpartition('.')
   if encoder not in encoding.encoders:
     return []
@@ -195,10 +210,10 @@ def _context_shape(name: str, encoding: Encoding) -> list[int]:
 
 
 def _fields(serialized: bytes, wanted: Iterable[str]) -> dict[str, memoryview]:
-  """The fields of a record.
+  """Return the fields of a serialized record.
 
   Raises:
-    ValueError: one that is wanted is missing, or it is no record.
+    ValueError: a wanted field is missing, or the bytes are not a record.
   """
   fields = bytes_fields(serialized)
   for name in wanted:
@@ -208,10 +223,10 @@ def _fields(serialized: bytes, wanted: Iterable[str]) -> dict[str, memoryview]:
 
 
 class Stored:
-  """Records as they lie on disk, with random access.
+  """The records as stored, with unpadded texts and random access.
 
-  They are read as TFDS reads them, but for its care for kinds of features that are not here: of the
-  small records of the demo that was half of the work.
+  Parses records without the generic feature handling of TFDS, which took half of the read time for
+  the small records of the demo.
   """
 
   def __init__(self, source: records.Records, layout: _Layout):
@@ -221,18 +236,19 @@ class Stored:
     return len(self._records)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    """The arrays of record `index`, read-only.
+    """Return the arrays of record `index`, read-only.
 
     Raises:
-      InputError: the file that holds it is damaged.
+      IndexError: `index` is out of range.
+      InputError: the file that holds it is corrupt.
     """
     return self._records.take(index, self.parse)
 
   def parse(self, serialized: bytes) -> dict[str, np.ndarray]:
-    """The arrays of a record in serialized bytes.
+    """Return the arrays of a serialized record, read-only.
 
     Raises:
-      ValueError: sizes that are not those of the dataset.
+      ValueError: the sizes differ from the layout of the dataset.
     """
     fields = _fields(serialized, self._layout.arrays)
     arrays = {
@@ -253,10 +269,15 @@ def write_latents(
   context: Context,
   splits: Mapping[str, Iterable[tuple[str, dict[str, Any]]]],
 ) -> None:
-  """Writes a dataset of `encode.EncodedClips` records, and its context.
+  """Write a latents dataset with its context.
+
+  Args:
+    directory: see `records.write`.
+    context: saved in the folder of the dataset.
+    splits: (key, record) pairs of each split, such as `encode.EncodedClips`.
 
   Raises:
-    InputError: see `records.write`.
+    InputError: see `write_records`.
   """
   write_records(directory, splits, context.save)
 
@@ -266,13 +287,17 @@ def write_records(
   splits: Mapping[str, Iterable[tuple[str, dict[str, Any]]]],
   beside: Callable[[epath.Path], None] | None = None,
 ) -> None:
-  """Writes the records alone; all have arrays of the shapes of the first.
+  """Write only the records of a latents dataset.
+
+  All records must have arrays of the same shapes as the first one.
 
   Args:
+    directory: see `records.write`.
+    splits: (key, record) pairs of each split, with padded texts.
     beside: see `records.write`.
 
   Raises:
-    InputError: see `records.write`, or there are none.
+    InputError: see `records.write`; or there are no records.
   """
   streams = {split: _Peeked(stream) for split, stream in splits.items()}
   heads = [stream.head for stream in streams.values() if stream.head is not None]
@@ -291,11 +316,14 @@ def write_records(
 
 
 def trimmed(array: np.ndarray, counts: np.ndarray) -> np.ndarray:
-  """Only the tokens that count, one text after the other.
+  """Return the valid tokens of texts, concatenated.
 
   Args:
     array: [N, ...] of one text, or [L, N, ...] of L texts.
-    counts: int [] or [L].
+    counts: number of valid tokens, int [] or [L].
+
+  Returns:
+    [sum of counts, ...].
   """
   if not counts.ndim:
     return array[: int(counts)]
@@ -303,7 +331,13 @@ def trimmed(array: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def fill(array: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> None:
-  """The inverse of `trimmed`, into an array of zeros."""
+  """Invert `trimmed` in place.
+
+  Args:
+    array: zeros, [N, ...] of one text or [L, N, ...] of L texts; receives the tokens.
+    tokens: valid tokens, concatenated: [sum of counts, ...].
+    counts: number of valid tokens, int [] or [L].
+  """
   if not counts.ndim:
     array[: len(tokens)] = tokens
     return
@@ -318,7 +352,7 @@ def _is_text(name: str) -> bool:
 
 
 class _Trimmed:
-  """Records as they lie on disk."""
+  """(key, record) pairs with unpadded texts."""
 
   def __init__(self, items: '_Peeked'):
     self._items = items
@@ -337,7 +371,7 @@ class _Trimmed:
 
 
 class _Peeked:
-  """An iterable whose first item can be seen beforehand."""
+  """An iterable with access to its first item before iteration."""
 
   def __init__(self, items: Iterable[tuple[str, dict[str, Any]]]):
     self._length = operator.length_hint(items)

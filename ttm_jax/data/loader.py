@@ -1,9 +1,8 @@
-"""Batches in an order that is a function of (seed, step) alone.
+"""Load batches in an order that depends only on (seed, step).
 
-Record b of the batch of step s is number `s * batch_size + b` of an endlessly repeated, each time
-newly shuffled dataset. Each process reads its own rows. So the position of the loader is the step:
-nothing else need be saved, a resumed run sees just what it would have seen, and the number of
-processes may change.
+Row b of the batch of step s is element `s * batch_size + b` of the dataset repeated forever, with
+a new shuffle in each epoch. Each process reads its own rows. The step is the only loader state: a
+resumed run sees the same batches as an uninterrupted one, and the number of processes may change.
 """
 
 import contextlib
@@ -40,19 +39,24 @@ def batches(
   rows: Sequence[int] | None = None,
   collate: Callable[[Sequence[Any]], Arrays] | None = None,
 ) -> Iterator[Arrays]:
-  """Endless batches from step `start` on, as this process sees them.
+  """Yield the rows of this process of an endless sequence of batches.
 
   Args:
     source: the dataset.
-    batch_size: of all processes together.
+    batch_size: the global batch size.
+    seed: seed of the shuffles.
+    start: the first step.
     transform: applied to each record.
-    threads: that read ahead, each one batch.
-    rows: of each batch, that this process reads; by default those that its devices hold under the
-      mesh in force (`jax.set_mesh`), or its equal share where there is none.
-    collate: makes a batch of records; by default their arrays are stacked.
+    threads: number of threads that read ahead, and of batches read ahead.
+    rows: the rows of each batch that this process reads. By default those that its devices hold
+      under the current mesh (`jax.set_mesh`), or an equal share if no mesh is set.
+    collate: combines records into a batch; by default stacks their arrays.
 
   Yields:
     Stacked arrays [rows, ...].
+
+  Raises:
+    ValueError: see `share`.
   """
   rows = share(batch_size) if rows is None else rows
 
@@ -62,15 +66,15 @@ def batches(
       records = [transform(record) for record in records]
     return (collate or stack)(records)
 
-  # Grain carries numbers of records, a batch at a time: to hand over each record took it longer
-  # than to read it.
+  # Grain passes record indices, one batch at a time: passing each record separately took longer
+  # than reading it.
   order = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
   return iter(_Rows(order, batch_size, rows)[start:].map(read).to_iter_dataset(options))
 
 
 class _Rows(grain.MapDataset):
-  """Element `step`: the numbers of the records that stand in some rows of the batch of a step."""
+  """Element `step` holds the record indices of the given rows of the batch of that step."""
 
   def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int]):
     super().__init__(parent)
@@ -86,15 +90,19 @@ class _Rows(grain.MapDataset):
 
 
 def stack(records: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
-  """A batch of records whose arrays are of the same shapes."""
+  """Stack the arrays of records, which must have the same shapes."""
   return {name: np.stack([record[name] for record in records]) for name in records[0]}
 
 
 def share(batch_size: int) -> Sequence[int]:
-  """The rows of a batch that this process reads, see `batches`."""
+  """Return the rows of a batch that this process reads (see `batches`).
+
+  Raises:
+    ValueError: no mesh is set, and `batch_size` is not a multiple of the number of processes.
+  """
   mesh = jax.sharding.get_mesh()
   if not mesh.empty:
-    # Processes hold the same rows where an axis that does not split the batch runs across them.
+    # If a mesh axis that does not shard the batch spans processes, these hold the same rows.
     held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     return sorted({row for index in held if index for row in range(batch_size)[index[0]]})
   processes, index = jax.process_count(), jax.process_index()
@@ -105,25 +113,27 @@ def share(batch_size: int) -> Sequence[int]:
 
 
 def to_device(batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding) -> dict:
-  """Puts this process's rows into global arrays, sharded along the batch."""
+  """Return global arrays of `sharding`, made from the rows of this process."""
   return {
     name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()
   }
 
 
 class Prefetch:
-  """Batches on the devices, put there ahead by a thread of its own.
+  """Iterates over batches on the devices, transferred ahead by a background thread.
 
-  While a step runs, the batches of the next ones are read, stacked and transferred.
+  While a step runs, the thread reads, stacks and transfers the next batches.
   """
 
   def __init__(
     self, stream: Iterable[Mapping[str, np.ndarray]], put: Callable[[Mapping], dict], ahead: int = 2
   ):
-    """Args:
-    stream: batches on the host; read to its end, but never further ahead than this.
-    put: transfers one.
-    ahead: batches that lie on the devices beside those that steps use.
+    """Start the thread.
+
+    Args:
+      stream: batches on the host, read to its end.
+      put: transfers a batch to the devices.
+      ahead: size of the queue of transferred batches; one more may wait to enter the queue.
     """
     self._queue: queue.Queue = queue.Queue(ahead)
     self._stop = threading.Event()
@@ -136,22 +146,22 @@ class Prefetch:
     return self
 
   def __next__(self) -> dict:
-    """The next batch.
+    """Return the next batch.
 
     Raises:
-      StopIteration: at the end.
-      Exception: what reading or transferring it raised.
+      StopIteration: the stream has ended.
+      Exception: any error from reading or transferring the batch.
     """
     item, error = self._queue.get()
     if error is not None:
-      self._queue.put((None, error))  # It stays the end.
+      self._queue.put((None, error))  # Later calls raise the same error.
       raise error
     return item
 
   def close(self) -> None:
-    """Ends the thread; the batches that are there are lost."""
+    """Stop the thread and discard queued batches. Waits at most 5 s."""
     self._stop.set()
-    end = time.monotonic() + 5.0  # A disk that does not answer shall not hold up the end.
+    end = time.monotonic() + 5.0  # An unresponsive disk must not block shutdown.
     while self._thread.is_alive() and time.monotonic() < end:
       with contextlib.suppress(queue.Empty):
         self._queue.get(timeout=0.05)

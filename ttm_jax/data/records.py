@@ -1,9 +1,9 @@
-"""Data sets on disk: named splits of records with random access, written once, read many times.
+"""Datasets on disk: named splits of records, written once, read with random access.
 
-A thin layer on TensorFlow Datasets that needs no TensorFlow: TFDS describes the features and the
-records, which lie in the order given in ArrayRecord files. `tfds.builder_from_directory` reads what
-this module writes. This module itself does not read by it: a builder runs code that the files name
-(see `data.description`).
+A thin layer over TensorFlow Datasets (TFDS) that does not need TensorFlow. TFDS defines the
+features and the record format. ArrayRecord files hold the records in the order written.
+`tfds.builder_from_directory` can read the datasets. This module does not use it, because a builder
+runs code that the files name (see `data.description`).
 """
 
 import bisect
@@ -33,7 +33,7 @@ Example = dict[str, Any]
 Splits = Mapping[str, Iterable[tuple[str, Example]]]
 
 EXAMPLES_PER_SHARD = 1024
-# Latents and encoded videos do not get smaller; to decompress them took most of a reader's time.
+# Latents and encoded videos hardly compress, and decompression took most of the read time.
 _OPTIONS = 'group_size:1,uncompressed'
 
 
@@ -41,7 +41,8 @@ class ShardWriter:
   """Writes one ArrayRecord file.
 
   Attributes:
-    records, bytes: how many were written.
+    records: number of records written.
+    bytes: number of record bytes written.
   """
 
   def __init__(self, path: epath.PathLike, features: tfds.features.FeaturesDict):
@@ -53,10 +54,10 @@ class ShardWriter:
     self.records, self.bytes = 0, 0
 
   def write(self, example: Example) -> None:
-    """Adds a record.
+    """Append a record.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     record = self._serializer.serialize_example(self._features.encode_example(example))
     with self._errors():
@@ -65,10 +66,10 @@ class ShardWriter:
     self.bytes += len(record)
 
   def close(self) -> None:
-    """Makes the file whole; a disk that is full may show only now.
+    """Finish the file. A full disk may raise an error only here.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     with self._errors():
       self._writer.close()
@@ -77,7 +78,7 @@ class ShardWriter:
   def _errors(self) -> Iterator[None]:
     try:
       yield
-    except (RuntimeError, ValueError) as error:  # What the C++ code makes of those of the system.
+    except (RuntimeError, ValueError) as error:  # The C++ writer raises these for system errors.
       raise OSError(errno.EIO, _first_line(error).split(';')[0], self._path) from error
 
 
@@ -89,7 +90,7 @@ def describe(
   splits: Sequence[tfds.core.SplitInfo],
   metadata: Mapping[str, Any] | None,
 ) -> None:
-  """Makes files a data set: writes what TFDS wants to know of them."""
+  """Write the TFDS description files (`dataset_info.json`, `features.json`) of a dataset."""
   info = tfds.core.DatasetInfo(
     builder=tfds.core.DatasetIdentity(
       name, tfds.core.Version(version), os.fspath(directory), module_name=__name__
@@ -111,18 +112,19 @@ def write(
   metadata: dict[str, Any] | None = None,
   beside: Callable[[epath.Path], None] | None = None,
 ) -> None:
-  """Writes a data set whose files lie in `directory` itself, or nothing at all.
+  """Write a dataset directly into `directory`, atomically.
 
   Args:
-    directory: must not exist or be empty. Local, or an address that etils understands (gs://).
-      The files grow in a folder of a unique name beside it, which the next writer removes if this
-      one is killed; at an address, in `directory.incomplete`.
-    name: of the kind of record, e.g. `clips`.
-    version: of the layout of the record, e.g. `1.0.0`.
+    directory: must not exist or must be empty. A local path or a URL that etils supports (gs://).
+      Local files are first written to a uniquely named sibling folder; if this process is killed,
+      the next writer removes it. For URLs the temporary folder is `directory.incomplete`.
+    name: the kind of record, e.g. `clips`.
+    version: the version of the record layout, e.g. `1.0.0`.
     features: TFDS features by field.
-    splits: unique keys and examples. A split with a `len` gets a progress bar with an end.
-    metadata: anything JSON can hold, about the whole data set.
-    beside: writes more into the folder, before it appears.
+    splits: (key, example) pairs of each split, with unique keys. Progress bars show a total for
+      splits with a length or length hint.
+    metadata: JSON-serializable metadata of the dataset.
+    beside: writes additional files into the folder before it appears.
 
   Raises:
     InputError: `directory` is in use or cannot be written, a split is empty, or two examples share
@@ -149,7 +151,7 @@ def write(
 
 
 def check_unused(directory: epath.PathLike) -> None:
-  """Raise InputError if a data set cannot be written here: there is something already."""
+  """Raise InputError if `directory` is a file or a folder that is not empty."""
   path = epath.Path(directory)
   if path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise InputError(f'{path}: already in use; remove it or name another folder')
@@ -157,7 +159,7 @@ def check_unused(directory: epath.PathLike) -> None:
 
 @contextlib.contextmanager
 def _new_remote(path: epath.Path) -> Iterator[epath.Path]:
-  """Like `atomic.new_folder` for a bucket, where folders have neither locks nor a rename."""
+  """Variant of `atomic.new_folder` for buckets, which lack locks and atomic folder renames."""
   incomplete = path.parent / f'{path.name}.incomplete'
   if incomplete.exists():
     incomplete.rmtree()
@@ -175,10 +177,14 @@ def _new_remote(path: epath.Path) -> Iterator[epath.Path]:
 def _checked(
   path: epath.Path, split: str, examples: Iterable[tuple[str, Example]]
 ) -> Iterator[Example]:
-  """Passes the examples on, with a progress bar on stderr."""
+  """Yield the examples with a progress bar on stderr.
+
+  Raises:
+    InputError: two examples share a key, or there are none.
+  """
   keys = set()
   total = operator.length_hint(examples) or None
-  rare = 0.5 if sys.stderr.isatty() else 30  # Seconds; a log file wants few lines.
+  rare = 0.5 if sys.stderr.isatty() else 30  # Seconds; keeps log files short.
   for key, example in tqdm.tqdm(examples, split, total, unit=' records', mininterval=rare):
     if key in keys:
       raise InputError(f'{path}: split "{split}" has two records of key "{key}"; make keys unique')
@@ -218,18 +224,18 @@ def _write_split(
 
 
 class Records:
-  """One split of a data set on disk, with random access: a source for Grain.
+  """One split of a dataset on disk, with random access. Usable as a Grain data source.
 
-  Opening reads two small files; pickling carries the address only. No file can make it import or
-  run code, or read shards outside of the folder. Reading one record touches one
-  place of one file. Records are dicts by field; strings come as bytes.
+  Opening reads two small files. A pickle holds only the path, split, and expected name and version.
+  The files cannot cause imports, code execution or reads of shards outside the folder. Reading a
+  record reads one region of one file. Records are dicts by field; strings are returned as bytes.
 
   Attributes:
-    directory: where the data set lies.
+    directory: path or URL of the dataset.
     split: name of the split.
     name: the kind of record.
-    version: the version of the record's layout, e.g. `1.0.0`.
-    metadata: what the writer said about the whole data set.
+    version: the version of the record layout, e.g. `1.0.0`.
+    metadata: the metadata that the writer attached to the dataset.
   """
 
   def __init__(
@@ -239,17 +245,17 @@ class Records:
     name: str | None = None,
     version: str | None = None,
   ):
-    """Opens a split.
+    """Open a split.
 
     Args:
-      directory: the folder that `write` was given.
-      split: which split.
-      name: the expected kind of record; any, if None.
-      version: the version the caller can read: the first number must agree. Any, if None.
+      directory: the `directory` passed to `write`.
+      split: name of the split.
+      name: the expected kind of record; None accepts any.
+      version: the version that the caller can read; the major version must match. None accepts any.
 
     Raises:
-      InputError: there is no such data set or split, a file of it is missing, or it is of another
-        kind or version.
+      InputError: the dataset or split does not exist, the split is empty, a file is missing, or the
+        kind or major version differs.
     """
     self.directory, self.split = os.fspath(directory), split
     self._expected = (name, version)
@@ -277,11 +283,11 @@ class Records:
         raise InputError(f'{shard.filename}: missing from the data set; copy or write it again')
     self._source = ArrayRecordDataSource(self._shards)
     self._ends = list(itertools.accumulate(shard.take for shard in self._shards))
-    self._checked: set[int] = set()  # Shards whose records cannot fill the memory.
+    self._checked: set[int] = set()  # Shards that passed `check_growth`.
 
   @functools.cached_property
   def features(self) -> tfds.features.FeaturesDict:
-    """The features of a record by field, as the data set describes them.
+    """The features of a record by field, as described by the dataset.
 
     Raises:
       InputError: see `description.read_features`.
@@ -298,20 +304,24 @@ class Records:
     return len(self._source)
 
   def __getitem__(self, index: int) -> Example:
-    """Record `index`, 0 <= index < len.
+    """Return record `index`, 0 <= index < len.
 
     Raises:
-      IndexError: out of range.
-      InputError: the file that holds it is damaged.
+      IndexError: `index` is out of range.
+      InputError: the file that holds it is corrupt.
     """
     return self.take(index, self.features.deserialize_example_np)
 
   def take(self, index: int, parse: Callable[[bytes], Any]) -> Any:
-    """What `parse` makes of the bytes of record `index`, a serialized `tf.train.Example`.
+    """Return the result of `parse` for the bytes of record `index`.
+
+    Args:
+      index: number of the record, 0 <= index < len.
+      parse: called with a serialized `tf.train.Example`.
 
     Raises:
-      IndexError: out of range.
-      InputError: the file that holds it is damaged, or `parse` raised.
+      IndexError: `index` is out of range.
+      InputError: the file that holds it is corrupt, or `parse` raised an exception.
     """
     index = operator.index(index)
     if not 0 <= index < len(self):
@@ -323,18 +333,22 @@ class Records:
           check_growth(self._shards[shard].filename)
         self._checked.add(shard)
       return parse(self._source[index])
-    except Exception as error:  # ArrayRecord and TFDS raise all kinds for damaged bytes.
+    except Exception as error:  # ArrayRecord and TFDS raise many exception types for corrupt bytes.
       raise InputError(
         f'{self.file_of(index)}: record {index} of split "{self.split}" cannot be read'
         f' ({_first_line(error)}); copy or write the data set again'
       ) from error
 
   def file_of(self, index: int) -> str:
-    """The file that holds record `index`."""
+    """Return the path or URL of the file that holds record `index`."""
     return self._shards[bisect.bisect_right(self._ends, index)].filename
 
   def indices_in(self, file: str) -> range:
-    """The records that a file of the split holds, by the name of the file; none of another's."""
+    """Return the record indices in a file of the split; empty for unknown files.
+
+    Args:
+      file: name of the file, without folders.
+    """
     start = 0
     for shard in self._shards:
       if os.path.basename(shard.filename) == file:
@@ -344,7 +358,10 @@ class Records:
 
 
 def _files(directory: str) -> set[str]:
-  """The names of the regular files in a folder; reading a pipe or a device might never end."""
+  """Return the names of the files in a folder.
+
+  For local folders only regular files, because reading a pipe or a device could block forever.
+  """
   if not is_local(directory):
     return {file.name for file in epath.Path(directory).iterdir()}
   with os.scandir(directory) as entries:
@@ -356,9 +373,9 @@ def _first_line(error: Exception) -> str:
 
 
 def splits(directory: epath.PathLike) -> tuple[str, ...]:
-  """The names of the splits of the data set in a folder.
+  """Return the names of the splits of the dataset in a folder.
 
   Raises:
-    InputError: there is no data set, or its description is damaged.
+    InputError: there is no dataset, or its description is corrupt.
   """
   return tuple(read_description(directory).splits)

@@ -1,4 +1,4 @@
-"""The codec that a user names on a command line."""
+"""Resolve the `--codec` argument of commands to a codec."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,21 +15,24 @@ from ttm_jax.data.context import FOLDER
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
 
-FIT_CLIPS = 384  # Enough to fit the components of a patch.
+FIT_CLIPS = 384  # Enough clips to fit the principal components of a patch.
 
 
 def choose_codec(name: str, clips: Sequence[Clip], palette: str) -> Codec:
-  """A saved codec, or one fitted to clips and to the renderings of their trajectories.
+  """Load a saved codec, or fit a linear codec to clips and their rendered trajectories.
 
   Args:
-    name: a codec folder, the run that trained a codec, a dataset, run or exported folder that
-      carries one;
-      `sd_vae:SOURCE`, the autoencoder of Stable Diffusion in a folder or on the hub; or
-      `linear:TxHxWxC`: patches of T x H x W pixels, C channels.
-    clips: to fit to.
+    name: one of
+
+      - a codec folder, or the run that trained a codec,
+      - a dataset, run or exported folder that contains a codec,
+      - `sd_vae:SOURCE`, the autoencoder of Stable Diffusion in a folder or on the Hugging Face Hub,
+      - `linear:TxHxWxC`, a linear codec with patches of T x H x W pixels and C channels.
+    clips: the clips to fit a linear codec to.
+    palette: name of the color palette of rendered trajectories.
 
   Raises:
-    InputError: for a name that is none of these.
+    InputError: `name` is none of these.
   """
   prefix, colon, source = name.partition(':')
   if colon and prefix in ENTRIES and (load := ENTRIES[prefix].open_weights) is not None:

@@ -1,7 +1,6 @@
-"""The record of a clips dataset: one video, its label maps, and what is said of it.
+"""Define the record of a clips dataset: one video, its label maps, caption and prompts.
 
-Pixels and label maps are the source of truth; latents, token masks and text embeddings of every
-preset are derived from them.
+Latents, token masks and text embeddings of all presets are derived from these records.
 """
 
 import dataclasses
@@ -10,9 +9,9 @@ import numpy as np
 
 from ttm_jax.errors import InputError
 
-VERSION = '1.0.0'  # Of the clips record; a dataset of another major version is refused.
-MAX_OBJECTS = 8  # The palette has eight colours.
-# Bytes of pixels that a clip may have: 5 s of 4K film. A record that says more is not decoded.
+VERSION = '1.0.0'  # Version of the clips record; readers refuse other major versions.
+MAX_OBJECTS = 8  # The palette has eight colors.
+# Maximum pixel bytes of a clip, about 5 s of 4K video. Larger records are not decoded.
 MAX_PIXELS = 2**32
 
 
@@ -21,15 +20,19 @@ class Clip:
   """A short video with its object trajectory.
 
   Attributes:
-    key: names the clip within its dataset.
-    video: uint8 [T, H, W, 3].
-    ids: uint8 [T, H, W], 0 is the background, l = 1..8 is object l.
+    key: unique name of the clip within its dataset.
+    video: RGB, uint8 [T, H, W, 3].
+    ids: label maps, uint8 [T, H, W]; 0 is the background, l = 1..8 is object l.
     fps: frames per second.
-    caption: what the video shows (c).
-    motion: the motion-only prompt of the whole scene (c_motion); no colours or places.
-    names: a short noun phrase for each object; object l is `names[l - 1]`. An id that no pixel
-      of frame 0 bears may have an empty name.
-    prompts: all that is said of each object (c_local), like names.
+    caption: the caption of the video (c).
+    motion: the motion-only prompt of the whole scene (c_motion), without colors or locations.
+    names: a short noun phrase per object; object l is `names[l - 1]`. The name of an object absent
+      from frame 0 may be empty.
+    prompts: the prompt of each object (c_local), indexed like `names`.
+
+  Raises:
+    InputError: shapes or dtypes do not match, a text is not valid Unicode, or an object exceeds
+      MAX_OBJECTS or lacks a name or prompt.
   """
 
   key: str
@@ -67,12 +70,18 @@ class Clip:
 
 
 def is_text(text: str) -> bool:
-  """Whether a string can be written: lone surrogates cannot."""
+  """Return whether a string can be encoded as UTF-8, i.e. contains no surrogate characters."""
   return not any('\ud800' <= character <= '\udfff' for character in text)
 
 
 def check_size(frames: int, height: int, width: int) -> None:
-  """Raise InputError unless a clip of this size has pixels, and few enough to be held in memory."""
+  """Raise InputError if a clip of this size is empty or exceeds MAX_PIXELS bytes.
+
+  Args:
+    frames: number of frames.
+    height: height in pixels.
+    width: width in pixels.
+  """
   if min(frames, height, width) < 1:
     raise InputError(f'{frames} frames of {width} x {height} pixels hold nothing')
   if frames * height * width * 3 > MAX_PIXELS:

@@ -1,6 +1,6 @@
-"""Folders that may lie on this machine's disks or in a bucket (gs://), with etils' paths.
+"""Access folders on local disks or in buckets (gs://) through etils paths.
 
-Where a library knows only files of this machine, a temporary folder stands in for the remote one.
+For libraries that support only local files, remote folders are copied to temporary local folders.
 """
 
 import contextlib
@@ -13,18 +13,18 @@ from etils import epath
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-  """A path that no change of the working directory alters; addresses stay as they are."""
+  """Return an absolute path. URLs are returned unchanged."""
   text = os.fspath(path)
   return epath.Path(text if '://' in text else os.path.abspath(text))
 
 
 def is_local(path: epath.PathLike) -> bool:
-  """Whether a path is one of this machine, disks over the network among them."""
+  """Return whether a path is in the local file system (including network mounts), not a URL."""
   return '://' not in os.fspath(path)
 
 
 def copy(source: epath.PathLike, target: epath.PathLike) -> None:
-  """Copies a file, or a folder with all that is in it, over what is there."""
+  """Copy a file, or a folder recursively. Existing files are overwritten."""
   source, target = epath.Path(source), epath.Path(target)
   if not source.is_dir():
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -36,10 +36,14 @@ def copy(source: epath.PathLike, target: epath.PathLike) -> None:
 
 @contextlib.contextmanager
 def mirrored(folder: epath.PathLike, *parts: str) -> Iterator[Path]:
-  """A folder of this machine for one that may be remote: itself, or one that is copied back.
+  """Yield a local folder for one that may be remote.
+
+  A local folder is yielded itself. For a remote folder, yield a temporary folder, and copy its
+  contents back if the block raises no exception.
 
   Args:
-    parts: files and folders in it that are brought beforehand, where they exist.
+    folder: path or URL.
+    *parts: names of files and folders in `folder` to copy beforehand, if they exist.
   """
   if is_local(folder):
     yield Path(folder)
@@ -54,7 +58,12 @@ def mirrored(folder: epath.PathLike, *parts: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def fetched(folder: epath.PathLike, part: str) -> Iterator[Path]:
-  """A part of a folder to read with libraries that know only files of this machine."""
+  """Yield a local path to read one file or folder in a folder that may be remote.
+
+  Args:
+    folder: path or URL.
+    part: name of the file or folder in `folder`.
+  """
   if is_local(folder):
     yield Path(folder) / part
     return
@@ -66,11 +75,15 @@ def fetched(folder: epath.PathLike, part: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def kept(folder: epath.PathLike, part: str, last: str) -> Iterator[Path]:
-  """A folder of this machine in which `part` is made, and which ends up in one that may be remote.
+  """Yield a local folder in which to create `part`; then copy it to `folder` if that is remote.
+
+  A remote `part` that exists already is replaced.
 
   Args:
-    last: the file of `part` that readers look for. In a bucket it is written after all others,
-      since folders cannot be renamed there at once.
+    folder: path or URL.
+    part: name of the folder that the caller creates in the yielded folder.
+    last: the file of `part` whose presence marks it as complete. It is copied to a bucket last,
+      because buckets cannot rename folders atomically.
   """
   if is_local(folder):
     yield Path(folder)

@@ -1,4 +1,4 @@
-"""Read small text and JSON files as people and their tools write them."""
+"""Read small text and JSON files in the encodings that common editors and tools write."""
 
 import json
 import os
@@ -12,27 +12,27 @@ PathLike = str | os.PathLike[str]
 
 
 def decode_text(content: bytes, where: PathLike) -> str:
-  """Return UTF-8, UTF-16 or UTF-32 as text, with or without a byte order mark.
+  """Decode UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
   Args:
     content: the bytes of a file.
-    where: names the file in the error.
+    where: the name of the file in the error message.
 
   Raises:
-    InputError: it is in another encoding.
+    InputError: the file has another encoding.
   """
   try:
-    # Not special to JSON: it looks at the mark, else at where the first characters have zeros.
+    # Works for any text: checks the byte order mark, else the zero bytes of the first characters.
     return content.decode(json.detect_encoding(content))
   except UnicodeDecodeError as error:
     raise InputError(f'{where}: not a text in UTF-8; convert it') from error
 
 
 def read_text(path: PathLike) -> str:
-  """Return the text of a file, see `decode_text`.
+  """Return the text of a file (see `decode_text`).
 
   Raises:
-    InputError: the file cannot be read, or is in another encoding.
+    InputError: the file cannot be read, or has another encoding.
   """
   try:
     content = Path(path).read_bytes()
@@ -44,9 +44,9 @@ def read_text(path: PathLike) -> str:
 
 
 def lines_of(text: str) -> Iterator[str]:
-  """Yield the lines of a text file without their ends: LF, CR LF or CR.
+  """Yield the lines of a text without their line endings (LF, CR LF or CR).
 
-  `str.splitlines` also splits at characters like U+2028, which may stand within a line.
+  Unlike `str.splitlines`, this does not split at characters such as U+2028.
   """
   text = text.replace('\r\n', '\n').replace('\r', '\n')
   yield from text.removesuffix('\n').split('\n')
@@ -55,14 +55,16 @@ def lines_of(text: str) -> Iterator[str]:
 def parse_json(
   text: str, where: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None
 ) -> Any:
-  """Return what a JSON text holds.
+  """Parse a JSON text.
 
   Args:
-    where: names the text in the error.
-    pairs: makes a value of each object; by default a dict, where the last of equal keys counts.
+    text: the JSON text.
+    where: the name of the text in the error message.
+    pairs: converts the (key, value) pairs of each object; see `object_pairs_hook` of `json.loads`.
+      By default a dict, in which the last of duplicate keys wins.
 
   Raises:
-    InputError: it is not valid JSON, or nested too deeply to be read.
+    InputError: the text is not valid JSON, or is nested too deeply.
   """
   try:
     return json.loads(text, object_pairs_hook=pairs)
@@ -75,7 +77,10 @@ def parse_json(
 
 
 def is_unicode(text: str) -> bool:
-  """Return whether a text can be stored: JSON may hold halves of characters, file names bytes."""
+  """Return whether a text can be encoded as UTF-8.
+
+  Strings from JSON or file names may contain lone surrogates, which cannot.
+  """
   try:
     text.encode()
   except UnicodeEncodeError:

@@ -1,7 +1,7 @@
-"""The fields of a serialized `tf.train.Example`, where they lie.
+"""Parse the fields of a serialized `tf.train.Example` without copying.
 
-The library copies each field twice on the way to an array. A sample of the paper's size is
-megabytes, and without those copies it takes a tenth less to read and batch it.
+The protobuf library copies each field twice on the way to an array. Samples of the paper's size
+take megabytes; without these copies, reading and batching them takes a tenth less time.
 
 Source of the format: the wire format of Protocol Buffers (protobuf.dev, "Encoding"), and
 `example.proto` and `feature.proto` of TensorFlow.
@@ -11,10 +11,13 @@ _LENGTH_DELIMITED = 2
 
 
 def bytes_fields(serialized: bytes) -> dict[str, memoryview]:
-  """The fields of an example, each of one value of type bytes, by name.
+  """Return the fields of an example by name, as views into `serialized`.
+
+  Args:
+    serialized: an example whose fields each hold a single bytes value.
 
   Raises:
-    ValueError: there are fields of other kinds, or it is no example.
+    ValueError: a field has another type or several values, or the bytes are not an example.
   """
   whole, fields = memoryview(serialized), {}
   at, end = _enter(serialized, 0, 1)  # Example.features
@@ -35,11 +38,15 @@ def bytes_fields(serialized: bytes) -> dict[str, memoryview]:
 
 
 def _enter(message: bytes, at: int, field: int) -> tuple[int, int]:
-  """Where the content of the field at `at` begins and ends."""
+  """Return the start and end offset of the content of the length-delimited field at offset `at`.
+
+  Raises:
+    ValueError: there is no such field, or it ends beyond the message.
+  """
   if at >= len(message) or message[at] != field << 3 | _LENGTH_DELIMITED:
     raise ValueError(f'no field {field} at byte {at}')
   size = shift = 0
-  while True:  # Seven bits a byte, the low ones first; the eighth says that more follow.
+  while True:  # Base-128 varint: 7 bits per byte, low bits first; bit 8 means more bytes follow.
     at += 1
     byte = message[at]
     size |= (byte & 0x7F) << shift

@@ -1,8 +1,9 @@
-"""What can be known of a run without a compiler for its devices.
+"""Estimate the memory and cost of a run without a compiler for its devices.
 
-Exact: the state, the batch, the matrix products. Estimated: the activations that the backward pass
-needs. Exchange: the parameters and gradients of `fsdp` and `data`. Left out: the temporaries of a
-layer, what attention exchanges along `sequence` and layers along `tensor`, traffic of the memory.
+Exact: memory of the train state and the batch, and FLOPs of the matrix products. Estimated:
+activations kept for the backward pass. Communication covers parameters and gradients along `fsdp`
+and `data`. Not included: temporaries of a layer, communication of attention along `sequence` and of
+layers along `tensor`, and memory traffic.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ from ttm_jax.planning.flops import count
 from ttm_jax.planning.hardware import Topology
 from ttm_jax.training.state import TrainState
 
-# What is traced to be counted: the kernels of this chip say what they cost.
+# FLOPs are counted on programs traced for this chip, whose Pallas kernels state their cost.
 _COUNTED_ON = AbstractDevice('TPU v5p', 1, 'tpu')
 
 LEFT_OUT = (
@@ -29,17 +30,18 @@ LEFT_OUT = (
 
 
 def abstract_mesh(sizes: tuple[int, ...], device: AbstractDevice | None = None) -> AbstractMesh:
-  """A mesh of no devices, for shapes and shardings.
+  """Return a mesh without devices, for shapes and shardings.
 
   Args:
-    device: what is traced on it shall run on.
+    sizes: the sizes of the mesh axes, in the order of `AXES`.
+    device: the device type that programs traced on the mesh target.
   """
   types = (AxisType.Auto,) * len(AXES)
   return AbstractMesh(sizes, AXES, axis_types=types, abstract_device=device)
 
 
 def estimate(run: Run, mesh: AbstractMesh, topology: Topology) -> tuple[memory.Memory, Costs]:
-  """Memory of one device, and the costs of one step on it."""
+  """Return the memory of one device and the costs of one train step on it."""
   state = abstract_state(run, mesh)
   arrays = inputs.batch(run.of_one, run.config.data.batch_size, batch_sharding(mesh))
   flops = step_flops(run) / topology.devices
@@ -50,17 +52,18 @@ def estimate(run: Run, mesh: AbstractMesh, topology: Topology) -> tuple[memory.M
 
 
 def step_flops(run: Run) -> float:
-  """Of forward, backward and what is computed again, on all devices together, per step."""
+  """Return the FLOPs of one train step on all devices: forward, backward and recomputation."""
   of_one = _of_loss(run, lambda loss: jax.value_and_grad(loss, has_aux=True), count)
   return run.config.data.batch_size * of_one
 
 
 def activations(run: Run) -> float:
-  """Bytes kept from the forward for the backward pass of a step, on all devices together.
+  """Return the bytes of activations kept for the backward pass of a step, on all devices together.
 
-  Only what grows with the batch. Parameters are counted elsewhere, and so are matrices that are
-  rounded before the loop over layers: these and their gradients, in half the width, take what the
-  gradients would take in the parameters' dtype.
+  Counts only memory that grows with the batch size, for a whole batch without gradient
+  accumulation. This excludes parameters and the kernels cast to bfloat16 before the loop over
+  layers. These casts and their gradients have half the width of the parameters. Together they take
+  as much as gradients in the dtype of the parameters, which `estimate` adds.
   """
 
   def kept(function, *args):
@@ -74,7 +77,7 @@ def activations(run: Run) -> float:
 
 
 def _of_loss(run: Run, derive: Any, measure: Any, samples: int = 1) -> float:
-  """measure(derive(loss), parameters), of the loss of so many samples."""
+  """Return measure(derive(loss), parameters, arrays, key) for a batch of `samples` samples."""
   objective = run.objective
   arrays = {
     name: jax.ShapeDtypeStruct((samples, *x.shape), x.dtype) for name, x in run.of_one.items()
@@ -92,7 +95,11 @@ def _of_loss(run: Run, derive: Any, measure: Any, samples: int = 1) -> float:
 def exchange(
   run: Run, state: TrainState, mesh: AbstractMesh, topology: Topology
 ) -> dict[str, Exchange]:
-  """Parameters gathered for each pass and gradients summed, over fsdp; then summed over data."""
+  """Return the communication of one device in one train step, by kind of collective.
+
+  Counts the all-gather of parameters for each pass and the reduce-scatter of gradients along
+  `fsdp`, and the all-reduce of gradients along `data`. Parameters are float32.
+  """
   config = run.config
   dtype = config.model.get('dtype', 'float32')
   size = 4 if dtype == 'float32' else 2
@@ -112,6 +119,6 @@ def exchange(
     found['all-reduce'] = Exchange(1, 2 * split * (data - 1) / data)
   group = topology.chip.group
   if group and mesh.shape['fsdp'] * mesh.shape['sequence'] * mesh.shape['tensor'] > group:
-    # Rings that leave the node run at the pace of the slower network.
+    # The slower network between nodes limits a ring that spans several nodes.
     found = {kind: Exchange(x.count, 0.0, x.near) for kind, x in found.items()}
   return found

@@ -1,4 +1,4 @@
-"""The real train step and sampler of a run, for devices that are not there."""
+"""Lower the train step and sampler of a run for target hardware that is not attached."""
 
 import dataclasses
 import functools
@@ -24,19 +24,22 @@ from ttm_jax.training.objective import Objective
 from ttm_jax.training.state import TrainState, create, make_optimizer
 from ttm_jax.training.step import make_step
 
-# The name of the program that is planned.
+# The name of the compiled function, by which `layout` finds its dumps.
 PLANNED = 'planned'
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A configuration with what it would be fed.
+  """A configuration with the shapes of its inputs.
 
   Attributes:
-    of_one: the arrays of one sample.
-    tokens: of one sample; 0 where the network has none.
-    state: the shapes of the state, which no change of `changed` alters; found when first asked for.
-    clip: (frames, height, width) of the clips in pixels, where they are not the paper's.
+    config: the configuration of the run.
+    objective: the training objective.
+    of_one: shapes and dtypes of the arrays of one sample.
+    tokens: number of tokens of one sample; 0 if the network has no tokens.
+    state: returns the shapes of the train state. Evaluated lazily and cached; `changed` does not
+      alter them.
+    clip: (frames, height, width) of the clips in pixels; None for those of the paper.
   """
 
   config: ConfigDict
@@ -48,8 +51,11 @@ class Run:
 
   @classmethod
   def make(cls, config: ConfigDict, clip: inputs.Size | None = None) -> 'Run':
-    """Args:
-    clip: (frames, height, width) of the clips in pixels; by default the paper's.
+    """Return the run of a configuration.
+
+    Args:
+      config: the configuration of the run.
+      clip: (frames, height, width) of the clips in pixels; by default those of the paper.
     """
     if config.task == 'codec':
       frames, height, width = clip or (config.data.frames, 256, 256)
@@ -68,6 +74,7 @@ class Run:
     tokens: int,
     clip: inputs.Size | None = None,
   ) -> 'Run':
+    """Return the run of a given objective; for the arguments see the class attributes."""
     optimizer = make_optimizer(config.optimizer, config.train.steps)
 
     def initial() -> TrainState:
@@ -79,14 +86,15 @@ class Run:
 
   @property
   def shapes(self) -> TrainState:
+    """The shapes of the train state."""
     return self.state()
 
   def graphdef(self) -> nnx.GraphDef:
-    """The structure of the network."""
+    """Return the graphdef (static structure) of the network."""
     return nnx.graphdef(nnx.eval_shape(lambda: self.objective.build(self.config.seed)))
 
   def check(self, sizes: Mapping[str, int]) -> None:
-    """Raises InputError where the network cannot be split as a mesh would have it."""
+    """Raise InputError if a mesh with axes of these sizes cannot shard the network."""
     if isinstance(self.objective, Denoising):
       self.objective.check_mesh(sizes)
     elif max(sizes['sequence'], sizes['tensor']) > 1:
@@ -96,7 +104,11 @@ class Run:
       )
 
   def changed(self, changes: Mapping[str, Any]) -> 'Run':
-    """The same run with some values of its configuration changed, by dotted key."""
+    """Return a copy of the run with some configuration values changed.
+
+    Args:
+      changes: new values by dotted key. They must not alter the shapes of inputs or train state.
+    """
     config = ConfigDict(self.config.to_dict())
     config.update_from_flattened_dict(dict(changes))
     objective = self.objective
@@ -109,17 +121,17 @@ class Run:
 
 
 def tpu_devices(topology: Topology) -> list[Any]:
-  """Stand-ins for the devices of TPUs, which programs can be compiled for.
+  """Return descriptions of TPU devices for ahead-of-time compilation.
 
   Raises:
-    InputError: where the compiler for TPUs is not installed.
+    InputError: the TPU compiler (libtpu) is not installed.
   """
   if importlib.util.find_spec('libtpu') is None:
     raise InputError(
       'the compiler for TPUs is not here: `make .venv-aot/.ready`, then set PYTHONPATH=.venv-aot'
     )
   os.environ.update(
-    # It is told not to look for chips, nor to keep others from looking for theirs.
+    # Keep libtpu from looking for attached chips and from blocking other processes that use it.
     TPU_SKIP_MDS_QUERY='1',
     TPU_WORKER_HOSTNAMES='localhost',
     ALLOW_MULTIPLE_LIBTPU_LOAD='1',
@@ -130,7 +142,7 @@ def tpu_devices(topology: Topology) -> list[Any]:
 
 
 def abstract_state(run: Run, mesh: AnyMesh) -> TrainState:
-  """The state of the run: shapes, and where they lie."""
+  """Return the train state as shapes with shardings."""
   places = shardings(run.shapes, run.objective.sharding, mesh)
   return jax.tree.map(
     lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), run.shapes, places
@@ -138,7 +150,7 @@ def abstract_state(run: Run, mesh: AnyMesh) -> TrainState:
 
 
 def lower_step(run: Run, mesh: Mesh) -> jax.stages.Lowered:
-  """The train step as the loop runs it."""
+  """Lower the train step as the training loop runs it."""
   config, objective = run.config, run.objective
   state = abstract_state(run, mesh)
   settings = config.train
@@ -158,7 +170,7 @@ def lower_step(run: Run, mesh: Mesh) -> jax.stages.Lowered:
 
 
 def lower_sampler(run: Run, mesh: Mesh) -> jax.stages.Lowered:
-  """What the network is used for, on one batch, with the averaged parameters."""
+  """Lower the generation of one batch with the EMA parameters."""
   config, objective = run.config, run.objective
   state = abstract_state(run, mesh)
   with jax.set_mesh(mesh):
@@ -172,7 +184,7 @@ def lower_sampler(run: Run, mesh: Mesh) -> jax.stages.Lowered:
 
 
 def _jit(function: Callable[..., Any], run: Run, **options: Any) -> Any:
-  """As the loop has it, under a name that tells its program from others of the process."""
+  """Jit a function as the training loop does, named PLANNED to identify its compiler dumps."""
   function.__name__ = PLANNED
   return jit(function, gather=run.objective.gather, **options)
 

@@ -1,8 +1,8 @@
-"""What a compiled program costs one device: operations, memory traffic, exchange between devices.
+"""Count the FLOPs, memory traffic and communication of a compiled program on one device.
 
-Counted on the program's text (see `program`), so with the trips of loops, and with kernels by what
-they say of themselves. The kernels of object attention say what all pairs would cost; how many
-blocks they skip is known only when they run.
+The counts come from the HLO text of the program (see `hlo`) and include loop trip counts. Custom
+kernels count by their own cost estimates. The kernels of object attention state the cost of all
+token pairs, because the number of skipped blocks is known only at run time.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import numpy as np
 from ttm_jax.planning.flops import meetings
 from ttm_jax.planning.hlo import ON_CHIP, Computation, Instruction, Program, Shape
 
-# What moves no bytes of memory by itself.
+# Instructions that cause no memory traffic by themselves.
 _FREE = frozenset(
   (
     'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while', 'conditional',
@@ -39,12 +39,12 @@ KINDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-  """Of one run of a program, on one device.
+  """The costs of one execution of a program on one device.
 
   Attributes:
     flops: multiplications and additions of matrix products, convolutions and kernels.
-    traffic: bytes read from and written to the device's memory.
-    collectives: by kind.
+    traffic: bytes read from and written to the device memory.
+    collectives: communication by kind of collective.
   """
 
   flops: float
@@ -64,11 +64,12 @@ class Costs:
 
 @dataclasses.dataclass
 class Exchange:
-  """All collectives of one kind.
+  """The communication of all collectives of one kind, with ring algorithms.
 
   Attributes:
-    count: how often one runs.
-    near, far: bytes that a device sends, on the best route (a ring), within and between slices.
+    count: number of executions.
+    near: bytes that a device sends within its slice.
+    far: bytes that a device sends to other slices.
   """
 
   count: float = 0
@@ -77,8 +78,14 @@ class Exchange:
 
 
 def costs(program: Program, per_slice: int) -> Costs:
-  """Args:
-  per_slice: devices that the near network joins; devices are numbered slice by slice.
+  """Return the costs of a program on one device.
+
+  Args:
+    program: the parsed HLO.
+    per_slice: number of devices of a slice; devices are numbered slice by slice.
+
+  Raises:
+    ValueError: the replica groups of a collective have an unknown notation.
   """
   flops = traffic = 0.0
   collectives: dict[str, Exchange] = {}
@@ -90,7 +97,7 @@ def costs(program: Program, per_slice: int) -> Costs:
         traffic += times * moved(instruction, computation, program)
       kind = _kind(instruction, computation)
       if kind in KINDS:
-        # One that goes on in the background of several fusions stands in each of them.
+        # A collective that overlaps with several fusions appears in each; count it once.
         channel = instruction.attribute('channel_id')
         if fused and channel in seen:
           continue
@@ -109,9 +116,10 @@ def costs(program: Program, per_slice: int) -> Costs:
 
 
 def _kind(instruction: Instruction, computation: Computation) -> str:
-  """What a collective does: of a sum on TPUs that is cut up at once, its name alone tells.
+  """Return the kind of a collective, or the opcode of another instruction.
 
-  What goes to other slices is handed to the host, which is told what to do with it.
+  The TPU compiler writes a reduce-scatter as an all-reduce; only the name of its computation tells
+  them apart. Transfers to other slices are sends to the host, with the kind as an attribute.
   """
   if instruction.opcode == 'send':
     between = _BETWEEN_SLICES.search(instruction.attributes)
@@ -122,7 +130,7 @@ def _kind(instruction: Instruction, computation: Computation) -> str:
 
 
 def operations(instruction: Instruction, computation: Computation) -> float:
-  """Floating-point operations of one instruction that multiplies matrices; 0 of any other."""
+  """Return the FLOPs of a matrix product, convolution or custom call; 0 for other instructions."""
   if instruction.opcode == 'dot':
     (left, *_), dims = (
       computation.operands(instruction),
@@ -139,9 +147,10 @@ def operations(instruction: Instruction, computation: Computation) -> float:
 
 
 def _convolution(instruction: Instruction, computation: Computation) -> float:
-  """2 x outputs x weights that meet each, without those that would meet padding or holes.
+  """Return 2 x the products of outputs and weights, without those on padding or dilation zeros.
 
-  The TPU compiler writes batched matrix products as convolutions whose windows are mostly holes.
+  The TPU compiler writes batched matrix products as convolutions with mostly empty, dilated
+  windows.
   """
   data, kernel = (x.shapes[0] for x in computation.operands(instruction)[:2])
   out = instruction.shapes[0]
@@ -175,9 +184,9 @@ def _padding(text: str, axis: int) -> int:
 
 
 def moved(instruction: Instruction, computation: Computation, program: Program) -> float:
-  """Bytes that an instruction reads from and writes to the device's memory.
+  """Return the bytes that an instruction reads from and writes to the device memory.
 
-  Of what a slice is taken from, or written into, only the slice counts.
+  Slicing and update instructions count only the slice, not the whole array.
   """
   opcode, operands = instruction.opcode, computation.operands(instruction)
   if opcode in _FREE:
@@ -189,7 +198,7 @@ def moved(instruction: Instruction, computation: Computation, program: Program) 
   if opcode.endswith('-done'):
     return 0.0
   if opcode.endswith('-start') and len(instruction.shapes) > 1:
-    # What is moved in the background: (from, to, ...).
+    # The result of an asynchronous operation is the tuple (source, destination, ...).
     return _away(instruction.shapes[1:2]) + min(
       _away(instruction.shapes[:1]), instruction.shapes[1].bytes
     )
@@ -203,12 +212,15 @@ def moved(instruction: Instruction, computation: Computation, program: Program) 
 
 
 def _in_background(inner: Computation) -> set[Shape]:
-  """What only passes through a fusion, since a collective goes on in its background."""
+  """Return the arrays of collectives that run in the background of a fusion.
+
+  They only pass through the fusion; `costs` counts their traffic with the collective.
+  """
   found = set()
   for one in inner.instructions.values():
     if one.opcode in KINDS:
       found |= {shape for x in (one, *inner.operands(one)) for shape in x.shapes}
-  # Wherever they lie.
+  # The arrays may be in device memory or on-chip memory.
   return {dataclasses.replace(shape, space=space) for shape in found for space in range(2)}
 
 
@@ -217,7 +229,7 @@ def _away(shapes: Sequence[Shape]) -> float:
 
 
 def _read(index: int, inner: Computation, operand: Instruction) -> float:
-  """What a fusion reads of one operand."""
+  """Return the bytes that a fusion reads of operand `index` from the device memory."""
   name = next(
     (i.name for i in inner.instructions.values() if i.opcode == 'parameter'
      and i.attributes == str(index)), None,
@@ -229,7 +241,7 @@ def _read(index: int, inner: Computation, operand: Instruction) -> float:
   if all(user.opcode in ('dynamic-slice', 'gather') and user.operands[0] == name for user in users):
     return sum(user.bytes for user in users)
   if all(user.opcode == 'dynamic-update-slice' and user.operands[0] == name for user in users):
-    return 0.0  # It is overwritten in place.
+    return 0.0  # Updated in place.
   return whole
 
 
@@ -252,7 +264,7 @@ def _written(inner: Computation, instruction: Instruction, passing: set[Shape]) 
 def _sent(
   kind: str, instruction: Instruction, computation: Computation, per_slice: int
 ) -> tuple[float, bool]:
-  """Bytes a device sends, and whether the group spans slices."""
+  """Return the bytes that a device sends, and whether the device group spans slices."""
   if instruction.opcode == 'send':
     return instruction.shapes[0].bytes, True
   group = first_group(instruction)
@@ -268,7 +280,14 @@ def _sent(
 
 
 def first_group(instruction: Instruction) -> list[int]:
-  """The devices of the first group of a collective; written out, or as an array of numbers."""
+  """Return the devices of the first group of a collective.
+
+  Understands source-target pairs and replica groups written as lists, as mesh axes or as a
+  transposed iota array. Returns [0] if there are no groups.
+
+  Raises:
+    ValueError: the replica groups have another notation.
+  """
   text = instruction.attributes
   pairs = re.search(r'source_target_pairs=\{\{(\d+),(\d+)\}', text)
   if pairs:
@@ -295,7 +314,13 @@ def first_group(instruction: Instruction) -> list[int]:
 
 
 def _of_mesh(sizes: str, devices: str | None, axes: str) -> list[int]:
-  """The first group along some axes of a mesh such as 'a'=4,'b'=4; of parts of axes, their size."""
+  """Return the first device group along some axes of a mesh.
+
+  Args:
+    sizes: the mesh axes, such as `'a'=4,'b'=4`.
+    devices: the device order as an iota array, such as `[16]` or `[4,4]T(1,0)`; None if ascending.
+    axes: the axes of the group. A sub-axis has the form `'a':(before)size`.
+  """
   shape = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", sizes)}
   numbers = np.arange(math.prod(shape.values()))
   if devices:

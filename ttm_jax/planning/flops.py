@@ -1,8 +1,8 @@
-"""Floating-point operations of a function, counted on what JAX traces: no compiler is needed.
+"""Count the floating-point operations of a function on its jaxpr, without compiling it.
 
-Matrix products, convolutions and kernels count; loops by their trips, and what the backward pass
-computes again counts again. What nobody uses does not: no compiler leaves it in. Of a function on a
-mesh it is the sum over all devices.
+Counts matrix products, convolutions and Pallas kernels, with loop trip counts and recomputation in
+the backward pass. Dead code is not counted, because compilers remove it. For a function on a mesh
+the count is the sum over all devices.
 """
 
 import itertools
@@ -17,14 +17,19 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 
 def count(function: Callable, *args: Any) -> float:
-  """The operations of function(*args), which may be shapes."""
+  """Return the FLOPs of function(*args).
+
+  Args:
+    function: a function that JAX can trace.
+    *args: arrays or `jax.ShapeDtypeStruct`s.
+  """
   jaxpr = jax.make_jaxpr(function)(*args).jaxpr
   used, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
   return _of_jaxpr(used)
 
 
 def _of_jaxpr(jaxpr: Any) -> float:
-  # Kernels without a user are still there (jax 0.10.2).
+  # dce_jaxpr keeps unused kernels (jax 0.10.2).
   used = {id(x) for x in itertools.chain(jaxpr.outvars, *(e.invars for e in jaxpr.eqns))}
   return sum(_of_equation(e) for e in jaxpr.eqns if any(id(x) in used for x in e.outvars))
 
@@ -52,7 +57,7 @@ def _of_equation(equation: Any) -> float:
 
 
 def _convolution(equation: Any) -> float:
-  """2 x outputs x weights that meet each, without those that meet padding or holes."""
+  """Return 2 x the products of outputs and weights, without those on padding or dilation zeros."""
   data, kernel = (x.aval.shape for x in equation.invars)
   out, params = equation.outvars[0].aval.shape, equation.params
   dims = params['dimension_numbers']
@@ -75,18 +80,25 @@ def _convolution(equation: Any) -> float:
 def meetings(
   data: int, kernel: int, out: int, *, stride: int, low: int, holes: int, spread: int
 ) -> int:
-  """How many (output, weight) of one axis meet a real element of the data.
+  """Return how many (output, weight) pairs along one axis multiply an element of the data.
+
+  Pairs that fall on padding or dilation zeros are not counted.
 
   Args:
-    data, kernel, out: sizes of the axis.
-    low: padding before the data; holes: distance of its elements; spread: of the weights.
+    data: size of the data along the axis.
+    kernel: size of the kernel along the axis.
+    out: size of the output along the axis.
+    stride: window stride.
+    low: padding before the data.
+    holes: dilation of the data (`lhs_dilation`).
+    spread: dilation of the kernel (`rhs_dilation`).
   """
-  # Weight j meets output i at place i * stride + begin of the data with its holes.
+  # Output i multiplies weight j with position i * stride + begin[j] of the dilated data.
   begin = np.arange(kernel, dtype=np.int64) * spread - low
   first = np.maximum(0, -(begin // stride))
   last = np.minimum(out - 1, ((data - 1) * holes - begin) // stride)
-  # Of every `period` outputs in a row one falls on an element, where begin divides by what stride
-  # and holes share; else none does.
+  # If gcd(stride, holes) divides begin, one of every `period` consecutive outputs falls on an
+  # element; otherwise none does.
   shared = math.gcd(stride, holes)
   period = holes // shared
   some = -(begin // shared) * pow(stride // shared, -1, period) % period
@@ -95,7 +107,7 @@ def meetings(
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:
-  """The jaxprs that an equation runs."""
+  """Yield the jaxprs that an equation executes."""
   for name, value in params.items():
     if name in ('cond_jaxpr', 'fwd_jaxpr_thunk', 'bwd', 'jvp_jaxpr_fun'):
       continue

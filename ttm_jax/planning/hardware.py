@@ -1,4 +1,4 @@
-"""The target hardware of a plan: slices of TPUs and nodes of GPUs."""
+"""Describe the target hardware of a plan: TPU slices and GPU nodes."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from ttm_jax.parallel.chips import CHIPS, Chip
 _FLAT = ('2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
 _CUBE = ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x8x8', '8x8x8', '8x8x16')
 
-# Slices that can be had of each TPU.
+# The available slice topologies of each TPU generation.
 SLICES = {
   'v4': (*_CUBE, '8x16x16'),
   'v5e': _FLAT,
@@ -21,13 +21,14 @@ SLICES = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """Devices and how they hang together.
+  """The number and type of devices, and their grouping by network.
 
   Attributes:
-    name: as it was asked for, 'v5p:4x4x4' or 'h100x64'.
-    chip: what each device is.
-    devices: all of them.
-    slices: groups that only the far network joins: slices of TPUs, nodes of GPUs.
+    name: the requested name, such as 'v5p:4x4x4' or 'h100x64'.
+    chip: the type of the devices.
+    devices: total number of devices.
+    slices: number of TPU slices or GPU nodes, which only the slower network (DCN, InfiniBand)
+      connects.
   """
 
   name: str
@@ -37,19 +38,20 @@ class Topology:
 
   @property
   def title(self) -> str:
+    """A readable name with the number of devices."""
     several = f'{self.slices} slices of ' if self.slices > 1 and self.chip.group == 0 else ''
     return f'{several}{self.name}: {self.devices} devices'
 
 
 def topology(name: str, slices: int = 1) -> Topology:
-  """The machine of that name.
+  """Return the topology of a name.
 
   Args:
-    name: a TPU slice ('v5p:4x4x4'), or a number of GPUs ('h100x64').
-    slices: how many such TPU slices.
+    name: a TPU slice ('v5p:4x4x4') or a number of GPUs ('h100x64').
+    slices: number of TPU slices; 1 for GPUs.
 
   Raises:
-    InputError: for a name that is unknown, or slices that cannot be.
+    InputError: the name is unknown, `slices` is invalid, or the GPUs do not fill whole nodes.
   """
   if slices < 1:
     raise InputError(f'--num_slices must be 1 or more, got {slices}')
@@ -76,7 +78,7 @@ def topology(name: str, slices: int = 1) -> Topology:
 
 
 def known_topologies() -> str:
-  """For people: what `topology` takes."""
+  """Return a readable list of the names that `topology` accepts."""
   tpus = [f'{kind}:{shapes[0]} to {kind}:{shapes[-1]}' for kind, shapes in SLICES.items()]
   gpus = [f'{name}xN' for name, chip in CHIPS.items() if chip.platform == 'gpu']
   return ', '.join([*tpus, *gpus])

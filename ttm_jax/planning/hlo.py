@@ -1,7 +1,7 @@
-"""Reads the text of a compiled program: its instructions, and how often each of them runs.
+"""Parse the HLO text of a compiled program, and count how often each computation runs.
 
-The compiler's own cost figures count the body of a loop once. Here every computation is visited
-with the number of times that it runs, which loops say of themselves.
+The cost analysis of XLA counts the body of a loop once. Here each visit of a computation carries
+its number of executions, derived from the loop trip counts.
 """
 
 import dataclasses
@@ -23,16 +23,18 @@ _BRANCHES = re.compile(
 )
 _TRIPS = re.compile(r'known_trip_count"?\s*[:=]\s*\{\s*"?n"?\s*:\s*"?(\d+)')
 
-# Memory spaces, as layouts name them: the chip's own (vector) memory, and the host's.
+# Memory spaces in HLO layouts: on-chip (vector) memory and host memory.
 ON_CHIP, ON_HOST = 1, 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """One array.
+  """The shape of one array.
 
   Attributes:
-    space: 0 is the device's memory, see ON_CHIP and ON_HOST.
+    dtype: element type in HLO notation, such as 'bf16'.
+    sizes: the dimensions.
+    space: memory space; 0 is device memory, see also ON_CHIP and ON_HOST.
   """
 
   dtype: str
@@ -41,10 +43,12 @@ class Shape:
 
   @property
   def elements(self) -> int:
+    """Number of elements."""
     return math.prod(self.sizes)
 
   @property
   def bytes(self) -> float:
+    """Size in bytes; 0 for unknown element types."""
     return self.elements * _BITS.get(self.dtype, 0) / 8
 
 
@@ -53,9 +57,13 @@ class Instruction:
   """One line of a computation.
 
   Attributes:
-    shapes: of its result; several for a tuple.
+    name: name of the result.
+    opcode: HLO opcode, such as 'dot'.
+    shapes: shapes of the result; several for a tuple.
     operands: names of instructions of the same computation.
-    attributes: what follows the operands, as it stands.
+    attributes: the unparsed text after the operands; for constants and parameters the text in
+      parentheses.
+    is_root: whether the result is that of the computation.
   """
 
   name: str
@@ -67,43 +75,57 @@ class Instruction:
 
   @property
   def bytes(self) -> float:
+    """Size of the result in bytes."""
     return sum(shape.bytes for shape in self.shapes)
 
   def attribute(self, name: str) -> str:
-    """The value of `name=...`, as far as it holds no space or brace within braces; '' for none."""
+    """Return the value of the attribute `name=...`, or '' if there is none.
+
+    Values must not contain nested braces, or spaces outside of braces.
+    """
     found = re.search(rf'[, ]{name}=(\{{[^{{}}]*\}}|[^ ,]*)', f' {self.attributes}')
     return found.group(1) if found else ''
 
 
 @dataclasses.dataclass
 class Computation:
-  """Instructions by name, in order."""
+  """One HLO computation.
+
+  Attributes:
+    name: its name.
+    instructions: instructions by name, in program order.
+  """
 
   name: str
   instructions: dict[str, Instruction] = dataclasses.field(default_factory=dict)
 
   def operands(self, instruction: Instruction) -> list[Instruction]:
+    """Return the instructions that are operands of an instruction."""
     return [self.instructions[n] for n in instruction.operands if n in self.instructions]
 
   @property
   def root(self) -> Instruction:
+    """The instruction whose result is that of the computation."""
     return next(i for i in reversed(self.instructions.values()) if i.is_root)
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """A whole program.
+  """An HLO module.
 
   Attributes:
-    computations: by name.
-    entry: the name of the one that runs.
+    computations: computations by name.
+    entry: name of the entry computation.
   """
 
   computations: dict[str, Computation]
   entry: str
 
   def visits(self) -> Iterator[tuple[Computation, float, bool]]:
-    """(computation, how often it runs, whether it is one fused operation), each call once."""
+    """Yield (computation, executions, fused) for each call site.
+
+    `executions` is a number; `fused` says whether the computation is part of a fusion.
+    """
     pending: list[tuple[str, float, bool]] = [(self.entry, 1.0, False)]
     while pending:
       name, times, fused = pending.pop()
@@ -129,10 +151,14 @@ class Program:
       yield callee.lstrip('%'), 1.0, instruction.opcode == 'fusion'
 
   def trips(self, loop: Instruction, around: Computation) -> int:
-    """How often a loop runs: as the compiler noted, or by its counter; 1 where that is no constant.
+    """Return the trip count of a loop.
+
+    Uses the `known_trip_count` annotation, else the start, bound and step of the loop counter.
+    Returns 1 if these are not constants.
 
     Args:
-      around: the computation that the loop stands in.
+      loop: the `while` instruction.
+      around: the computation that contains the loop.
     """
     noted = _TRIPS.search(loop.attributes)
     if noted:
@@ -141,7 +167,7 @@ class Program:
     body = self.computations[loop.attribute('body').lstrip('%')]
     compared = condition.root
     if compared.opcode == 'fusion':
-      # What is compared are the operands of the fusion.
+      # The operands of the fusion are those of the comparison in it.
       inner = self.computations[compared.attribute('calls').lstrip('%')].root
       if inner.opcode != 'compare':
         return 1
@@ -165,7 +191,7 @@ def _element(computation: Computation, name: str, index: int) -> str:
 
 
 def _constant(computation: Computation, name: str) -> int | None:
-  """The number that an instruction yields, through copies; None if it is not known."""
+  """Return the integer constant behind an instruction, through copies; None if it is unknown."""
   found = computation.instructions.get(name)
   while found is not None and found.opcode in ('copy', 'bitcast', 'convert'):
     found = computation.instructions.get(found.operands[0])
@@ -178,7 +204,7 @@ def _number(instruction: Instruction) -> int | None:
 
 
 def _step(body: Computation, index: int) -> int | None:
-  """What a trip adds to its counter."""
+  """Return the increment of the loop counter per trip; None if it is unknown."""
   added = body.instructions.get(_element(body, body.root.name, index))
   while added is not None and added.opcode in ('copy', 'bitcast'):
     added = body.instructions.get(added.operands[0])
@@ -189,7 +215,7 @@ def _step(body: Computation, index: int) -> int | None:
 
 
 def parse(text: str) -> Program:
-  """Reads what `Compiled.as_text()` returns, or the text of a lowered program as HLO."""
+  """Parse HLO text: the result of `Compiled.as_text()`, or a lowered program as HLO text."""
   computations: dict[str, Computation] = {}
   entry, current = '', None
   for line in text.splitlines():
@@ -229,7 +255,7 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def shapes(text: str) -> tuple[Shape, ...]:
-  """The arrays of a type, those of tuples one after the other."""
+  """Parse the shapes of an HLO type; tuples are flattened."""
   found = []
   for dtype, sizes, layout in _SHAPE.findall(text):
     space = re.search(r'S\((\d+)\)', layout)
@@ -239,7 +265,7 @@ def shapes(text: str) -> tuple[Shape, ...]:
 
 
 def _closing(text: str, start: int) -> int:
-  """Where the parenthesis that opens at `start` closes."""
+  """Return the index of the parenthesis that closes the one at `start`."""
   depth = 0
   for match in re.compile(r'[()]').finditer(text, start):
     depth += 1 if match.group() == '(' else -1
@@ -249,7 +275,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _split(text: str) -> list[str]:
-  """Parts between commas that stand in no bracket."""
+  """Split a text at commas outside of brackets."""
   parts, depth, begin = [], 0, 0
   for i, char in enumerate(text):
     if char in '([{':

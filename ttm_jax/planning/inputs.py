@@ -1,4 +1,4 @@
-"""What a run would be fed, before there is a dataset: shapes, from the preset and the config."""
+"""Derive the input shapes of a run from its preset and configuration, without a dataset."""
 
 import math
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ Size = tuple[int, int, int]
 
 
 def clip_size(text: str) -> Size:
-  """Frames, height and width of '128x256x256'.
+  """Parse a clip size such as '128x256x256' into (frames, height, width).
 
   Raises:
-    InputError: for anything else.
+    InputError: the text has another form.
   """
   parts = text.split('x')
   if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
@@ -33,10 +33,11 @@ def clip_size(text: str) -> Size:
 
 
 def typical_context(config: ConfigDict, clip: Size | None = None) -> Context:
-  """The context of a dataset as the paper would have it, without weights.
+  """Return the context of a dataset as in the paper, with a codec of shapes instead of weights.
 
   Args:
-    clip: (frames, height, width) in pixels; by default what the network takes at most.
+    config: the configuration of the run.
+    clip: (frames, height, width) in pixels; by default the largest clip that the network accepts.
   """
   chosen = preset(config.preset)
   typical = chosen.typical
@@ -44,7 +45,7 @@ def typical_context(config: ConfigDict, clip: Size | None = None) -> Context:
   codec = nnx.eval_shape(lambda: typical.codec(model))
   if clip is None:
     t, h, w = typical.latents(model)
-    # The most frames that make so many latents.
+    # The largest number of frames that encodes to t latent frames.
     frames = int(np.searchsorted(codec.frame_groups(64 * t), t))
     clip = frames, h * codec.stride[0], w * codec.stride[1]
   encoding = Encoding(
@@ -62,10 +63,11 @@ def typical_context(config: ConfigDict, clip: Size | None = None) -> Context:
 
 
 def record(context: Context, stochastic: bool = True) -> Shapes:
-  """The arrays of one record of such a dataset (see `data.batch`), without a batch axis.
+  """Return the shapes of the arrays of one record (see `data.batch`), without a batch axis.
 
   Args:
-    stochastic: whether the codec yields log-variances.
+    context: see `typical_context`.
+    stochastic: whether the codec returns log-variances.
   """
   encoding = context.encoding
   latents = context.latent_shape
@@ -89,7 +91,7 @@ def record(context: Context, stochastic: bool = True) -> Shapes:
 
 
 def batch(of_one: Shapes, size: int, sharding: jax.sharding.Sharding) -> Shapes:
-  """So many records as one batch on the mesh."""
+  """Return the shapes of a batch of `size` records with a sharding."""
   return {
     name: jax.ShapeDtypeStruct((size, *x.shape), x.dtype, sharding=sharding)
     for name, x in of_one.items()
@@ -97,12 +99,12 @@ def batch(of_one: Shapes, size: int, sharding: jax.sharding.Sharding) -> Shapes:
 
 
 def tokens(context: Context) -> int:
-  """Tokens of the finest grid of one clip."""
+  """Return the number of tokens of one clip on the finest grid."""
   return context.latent_shape[0] * math.prod(context.encoding.grids[0])
 
 
 def _blank(encoding: Encoding) -> dict[str, TextEncoder]:
-  """Encoders whose embeddings are all zero."""
+  """Return text encoders that return zeros of the right shapes."""
 
   def blank(name: str, encoder: TextEncoderSpec) -> TextEncoder:
     shape, dtype = ((), np.int32) if name == WORDS else ((encoder.dim,), np.float16)

@@ -1,10 +1,9 @@
-"""Programs as the compiler for TPUs has laid them out in memory, before it writes machine code.
+"""Compile programs for TPUs through buffer assignment, without generating machine code.
 
-A plan needs the instructions that are left after all optimisations, and the places of their arrays.
-Both are known after a small part of the time that compiling takes: of the forward pass of the U-Net
-after 41 of 583 seconds on two cores. No option ends the compiler there. So it runs in a process of
-its own, writes down what it has come to (as `--xla_dump_to` has it), and is ended as soon as the
-places are known.
+A plan needs the optimized HLO and the buffer assignment. Both are known early in the compilation:
+for the forward pass of the U-Net after 41 of 583 seconds on two cores. The compiler has no option
+to stop there. So it runs in a subprocess that dumps its intermediate results (`--xla_dump_to`), and
+is killed once the buffer assignment is written.
 """
 
 import contextlib
@@ -26,19 +25,19 @@ from ttm_jax.planning.compile import PLANNED, Run
 from ttm_jax.planning.hardware import Topology
 from ttm_jax.planning.hlo import Program, parse
 
-# What a process can be asked to compile.
+# The programs that a worker process can compile.
 STEP, SAMPLER = 'step', 'sampler'
 
-# The names under which the compiler writes down the program, and where its arrays lie; both are
-# complete once it has begun with what comes next.
+# Suffixes of the dump files of the optimized HLO and of the buffer assignment. Both files are
+# complete once the file that the compiler writes next exists.
 _PROGRAM, _PLACES = '.after_optimizations.txt', '.after_optimizations-buffer-assignment.txt'
 _NEXT = '.after_optimizations-buffer-assignment-values.txt'
 
-# Says which array or group of arrays, whose memory (that of the device has no colour), what for.
+# Size, memory space ("color"; device memory has none) and purpose of an allocation.
 _ALLOCATION = re.compile(r'allocation \d+: size (\d+), (?:color (\d+), )?(.*)')
 
-# What the compiler says instead of a program that is too large: of all of it, or of its
-# temporaries alone where already they are too much.
+# Compiler error for a program that exceeds the device memory. It states the total size, or only
+# the temporaries if these already exceed the memory.
 _TOO_LARGE = re.compile(
   r'(?:Used |HLO temporaries \()([\d.]+)([KMGT])(?: of [\d.]+[KMGT] hbm|\) exceeds available HBM)'
 )
@@ -46,10 +45,10 @@ _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
 class TooLarge(Exception):
-  """A program needs more memory than a device has.
+  """Raised when a program needs more memory than a device has.
 
   Attributes:
-    needed: bytes a device.
+    needed: bytes per device that the program needs.
   """
 
   def __init__(self, needed: float):
@@ -59,13 +58,13 @@ class TooLarge(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class BufferLayout:
-  """One program on one device.
+  """The optimized program and buffer sizes of one device.
 
   Attributes:
-    program: its instructions.
-    arguments: bytes of what it is given.
-    temporaries: bytes of all else in the memory of the device, but for what it returns in place of
-      arguments, and for the machine code.
+    program: the optimized HLO.
+    arguments: bytes of the arguments.
+    temporaries: bytes of all other buffers in device memory, without donated outputs and machine
+      code.
   """
 
   program: Program
@@ -74,15 +73,20 @@ class BufferLayout:
 
 
 def lay_out(run: Run, mesh: Mesh, topology: Topology, what: Sequence[str]) -> list[BufferLayout]:
-  """Compiles programs of a run, all at once, as far as a plan needs it.
+  """Compile programs of a run in parallel, through buffer assignment.
 
   Args:
-    run: as `Run.make` makes it.
-    what: STEP, SAMPLER.
+    run: a run from `Run.make`.
+    mesh: the mesh to compile for.
+    topology: the devices of the mesh.
+    what: the programs: STEP, SAMPLER.
+
+  Returns:
+    The layouts, in the order of `what`.
 
   Raises:
-    TooLarge: where the compiler finds no way to fit.
-    RuntimeError: where it fails in another way; with its last words.
+    TooLarge: a program does not fit in the device memory.
+    RuntimeError: the compiler failed otherwise; the message holds the last line of its output.
   """
   asked = {
     'config': run.config.to_dict(),
@@ -93,20 +97,20 @@ def lay_out(run: Run, mesh: Mesh, topology: Topology, what: Sequence[str]) -> li
   }
   with contextlib.ExitStack() as stack:
     started = [stack.enter_context(_compiling(asked | {'what': one})) for one in what]
-    run.state()  # It will be asked for, and takes a while.
+    run.state()  # The caller needs it later: evaluate and cache it while the workers compile.
     found: dict[int, BufferLayout] = {}
     while len(found) < len(started):
       for i, (process, folder) in enumerate(started):
         if i not in found and (process.poll() is not None or list(folder.glob(f'*{_NEXT}'))):
           found[i] = _read(folder)
-          process.kill()  # What it would still do is not needed, and others may have its cores.
+          process.kill()  # Machine code is not needed; free the cores for the other workers.
       time.sleep(0.1)
     return [found[i] for i in range(len(started))]
 
 
 @contextlib.contextmanager
 def _compiling(asked: dict) -> Iterator[tuple[subprocess.Popen, Path]]:
-  """A process that compiles, and the folder for what it writes; both are gone afterwards."""
+  """Yield a compiler process and its dump folder; end the process and delete the folder on exit."""
   with tempfile.TemporaryDirectory(prefix='ttm_plan_') as name:
     folder = Path(name)
     what = f'--xla_dump_hlo_module_re=jit_{PLANNED} --xla_dump_disable_metadata'
@@ -125,7 +129,7 @@ def _compiling(asked: dict) -> Iterator[tuple[subprocess.Popen, Path]]:
     try:
       with contextlib.suppress(BrokenPipeError):
         process.stdin.write(f'{json.dumps(asked)}\n')
-        process.stdin.flush()  # It stays open: where it ends, so does the process.
+        process.stdin.flush()  # Keep stdin open: the worker exits when it closes.
       yield process, folder
     finally:
       process.kill()
@@ -140,7 +144,7 @@ def _read(folder: Path) -> BufferLayout:
   (program,), (places,) = folder.glob(f'*{_PROGRAM}'), folder.glob(f'*{_PLACES}')
   with places.open() as lines:
     arguments, temporaries = sizes(lines)
-  gc.disable()  # As in the worker: of what is read nothing is garbage.
+  gc.disable()  # Parsing creates many objects and no garbage, so collections only cost time.
   try:
     return BufferLayout(parse(program.read_text()), arguments, temporaries)
   finally:
@@ -148,7 +152,11 @@ def _read(folder: Path) -> BufferLayout:
 
 
 def sizes(lines: Iterator[str] | Sequence[str]) -> tuple[float, float]:
-  """Bytes of (arguments, all else) in the memory of the device, by the compiler's list."""
+  """Return the bytes of (arguments, all other buffers) in device memory.
+
+  Args:
+    lines: the buffer assignment dump of the compiler.
+  """
   arguments = others = 0.0
   for line in lines:
     found = _ALLOCATION.match(line)
@@ -157,7 +165,7 @@ def sizes(lines: Iterator[str] | Sequence[str]) -> tuple[float, float]:
     size, purpose = float(found.group(1)), found.group(3)
     if purpose.startswith('parameter'):
       arguments += size
-    elif not purpose.startswith('thread-local'):  # The registers of a loop or of a fusion.
+    elif not purpose.startswith('thread-local'):  # Registers of a loop or fusion, not memory.
       others += size
   return arguments, others
 

@@ -1,4 +1,4 @@
-"""What lies in the memory of one device while a run trains."""
+"""Account for the memory of one device during training."""
 
 import dataclasses
 import math
@@ -14,14 +14,15 @@ from ttm_jax.training.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """Bytes of one device.
+  """The memory of one device in bytes.
 
   Attributes:
-    parameters, ema, optimizer: the state of the run.
-    batch: the arrays of one step.
-    temporaries: activations kept for the backward pass, gradients, and whatever the step needs in
-      between.
-    host: the device's share of what lies in the memory of its host; not part of `total`.
+    parameters: the parameters.
+    ema: the EMA of the parameters.
+    optimizer: the optimizer state.
+    batch: the input arrays of one step.
+    temporaries: activations kept for the backward pass, gradients, and intermediate results.
+    host: the device's share of arrays in host memory; not part of `total`.
   """
 
   parameters: float
@@ -33,11 +34,18 @@ class Memory:
 
   @property
   def total(self) -> float:
+    """Bytes of device memory."""
     return self.parameters + self.ema + self.optimizer + self.batch + self.temporaries
 
 
 def held(state: TrainState, batch: dict[str, Any], temporaries: float) -> Memory:
-  """The memory of a state and a batch whose arrays know where they lie (`abstract_state`)."""
+  """Return the memory of a train state and a batch.
+
+  Args:
+    state: arrays or shapes with shardings (see `compile.abstract_state`).
+    batch: arrays or shapes with shardings.
+    temporaries: bytes of all other device memory.
+  """
   kinds = {'parameters': state.params, 'ema': state.ema, 'optimizer': state.optimizer}
   sizes = {kind: share(jax.tree.leaves(tree), HOST, False) for kind, tree in kinds.items()}
   host = sum(share(jax.tree.leaves(tree), HOST, True) for tree in kinds.values())
@@ -45,10 +53,12 @@ def held(state: TrainState, batch: dict[str, Any], temporaries: float) -> Memory
 
 
 def share(arrays: Iterable[Any], kind: str | None = None, within: bool = False) -> float:
-  """Bytes of one device's parts of arrays.
+  """Return the bytes of one device's shards of arrays.
 
   Args:
-    kind: a kind of memory, to count only what lies in it (`within`) or elsewhere.
+    arrays: arrays or shapes with shardings.
+    kind: a memory kind; None counts all arrays.
+    within: whether to count only the arrays in memory of `kind`, or only those in other memory.
   """
   return float(
     sum(
@@ -60,7 +70,7 @@ def share(arrays: Iterable[Any], kind: str | None = None, within: bool = False) 
 
 
 def whole(arrays: Iterable[Any]) -> float:
-  """Bytes of the arrays that every device holds whole, although there are several devices."""
+  """Return the bytes of the fully replicated arrays."""
   return float(
     sum(math.prod(x.shape) * _itemsize(x) for x in arrays if x.sharding.is_fully_replicated)
   )
@@ -71,8 +81,11 @@ def _itemsize(x: Any) -> int:
 
 
 def of_program(program: BufferLayout, state: TrainState, batch: dict[str, Any]) -> Memory:
-  """The memory of a train step: the state and the batch as they lie, the rest as laid out."""
+  """Return the memory of a compiled train step.
+
+  The sizes of state and batch come from their shardings, the rest from the buffer assignment.
+  """
   exact = held(state, batch, 0.0)
-  # What the compiler adds to arguments to fill their tiles, it counts as theirs.
+  # The compiler counts the tile padding of arguments as part of the arguments.
   padding = max(program.arguments - exact.total, 0.0)
   return dataclasses.replace(exact, temporaries=program.temporaries + padding)

@@ -1,4 +1,4 @@
-"""What a plan says: computed once, shown as tables or written as JSON."""
+"""Compute the report of a plan, which is shown as tables or written as JSON."""
 
 import dataclasses
 import time
@@ -22,17 +22,22 @@ class Report:
   """The plan of one setting.
 
   Attributes:
-    topology: the machine; mesh: sizes of its axes.
-    remat: what the backward pass recomputes; accumulate: parts of a batch; offload: whether the
-      optimiser's moments lie on the host.
-    memory: of one device in training.
-    model_flops: of one step on one device, as the method needs them.
-    costs: of one step on one device, as they are computed.
-    batch: samples; tokens: of each; steps: of the run.
-    sampler: costs of generating `samples` clips, and bytes of one device meanwhile; None where that
-      was not asked for.
-    left_out: what the figures lack; '' for a compiled program.
-    seconds: that compiling took.
+    topology: the target hardware.
+    mesh: sizes of the mesh axes by name.
+    remat: rematerialization policy.
+    accumulate: number of microbatches of a batch (gradient accumulation).
+    offload: whether the optimizer state is in host memory.
+    memory: memory of one device in training.
+    model_flops: FLOPs of one step on one device, without recomputation.
+    costs: costs of one step on one device, with recomputation.
+    batch: global batch size in samples.
+    tokens: tokens per sample.
+    steps: train steps of the run.
+    samples: number of clips that the sampler generates.
+    sampler: costs of generating `samples` clips on one device; None if not requested.
+    sampler_memory: bytes of one device while sampling.
+    left_out: what the estimates do not include; '' for a compiled program.
+    seconds: compilation time in seconds.
   """
 
   topology: Topology
@@ -54,27 +59,31 @@ class Report:
 
   @property
   def fits(self) -> bool:
+    """Whether train step and sampler fit in the device memory."""
     return max(self.memory.total, self.sampler_memory) <= self.topology.chip.memory
 
   @property
   def times(self) -> roofline.Times:
+    """Roofline times of one step on one device."""
     return roofline.times(self.costs, self.topology.chip)
 
   @property
   def samples_per_second(self) -> float:
+    """Upper bound of the training throughput, in samples/s."""
     return self.batch / self.times.least
 
   @property
   def days(self) -> float:
+    """Lower bound of the training time, in days."""
     return self.steps * self.times.least / DAY
 
   @property
   def best_mfu(self) -> float:
-    """The share of the peak that the model's operations have, if the roofline is reached."""
+    """The model FLOPs utilization (MFU), 0 to 1, if the step reaches the roofline bound."""
     return self.model_flops / self.topology.chip.flops / self.times.least
 
   def to_dict(self) -> dict[str, Any]:
-    """Plain figures; bytes, seconds and operations of one device."""
+    """Return JSON-serializable values; bytes, seconds and FLOPs of one device."""
     found = dataclasses.asdict(self)
     found['topology'] = self.topology.name
     found['devices'], found['slices'] = self.topology.devices, self.topology.slices
@@ -94,10 +103,17 @@ class Report:
 
 
 def compiled_report(run: Run, mesh: Mesh, topology: Topology, sampler: bool = False) -> Report:
-  """Compiles for the devices of the mesh, and reads what came out.
+  """Return the report of a run compiled for the devices of a mesh.
+
+  Args:
+    run: the run to compile.
+    mesh: the mesh to compile for.
+    topology: the devices of the mesh.
+    sampler: whether to compile the sampler too.
 
   Raises:
-    TooLarge: where the compiler finds no way to fit.
+    TooLarge: a program does not fit in the device memory.
+    RuntimeError: the compiler failed otherwise.
   """
   begin = time.perf_counter()
   wanted = [STEP, SAMPLER] if sampler else [STEP]
@@ -117,7 +133,13 @@ def compiled_report(run: Run, mesh: Mesh, topology: Topology, sampler: bool = Fa
 
 
 def analytic_report(run: Run, sizes: tuple[int, ...], topology: Topology) -> Report:
-  """What needs no compiler (see `analytic`)."""
+  """Return the report of estimates that need no compiler (see `analytic`).
+
+  Args:
+    run: the run.
+    sizes: sizes of the mesh axes, in the order of `AXES`.
+    topology: the target hardware.
+  """
   mesh = analytic.abstract_mesh(sizes)
   held, needed = analytic.estimate(run, mesh, topology)
   report = _report(run, mesh, topology, held, needed)
@@ -125,7 +147,14 @@ def analytic_report(run: Run, sizes: tuple[int, ...], topology: Topology) -> Rep
 
 
 def too_large(run: Run, mesh: Mesh, topology: Topology, needed: float) -> Report:
-  """What is known of a setting that the compiler refused: its state, and how much is needed."""
+  """Return the report of a run that does not fit in the device memory.
+
+  Args:
+    run: the run.
+    mesh: the mesh that it was compiled for.
+    topology: the devices of the mesh.
+    needed: bytes per device that the compiler reported.
+  """
   state = compile.abstract_state(run, mesh)
   arrays = inputs.batch(run.of_one, run.config.data.batch_size, batch_sharding(mesh))
   held = memory.held(state, arrays, 0.0)

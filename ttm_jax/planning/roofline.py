@@ -1,11 +1,11 @@
-"""How long a step takes at least, and what keeps it from being shorter."""
+"""Bound the time of a train step by a roofline model."""
 
 import dataclasses
 
 from ttm_jax.parallel.chips import Chip
 from ttm_jax.planning.costs import Costs
 
-# What each bound is called in tables.
+# Titles of the bounds in tables.
 BOUNDS = {
   'compute': 'matrix units',
   'memory': 'memory bandwidth',
@@ -16,12 +16,13 @@ BOUNDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-  """Seconds that one step keeps each part of the device busy, at its peak.
+  """Seconds that one step takes on each resource of a device, at peak rate.
 
   Attributes:
-    compute: the matrix units.
-    memory: the path to the device's memory.
-    near, far: the networks within and between slices.
+    compute: time of the matrix units.
+    memory: time of the device memory traffic.
+    near: time of the communication within a slice.
+    far: time of the communication between slices.
   """
 
   compute: float
@@ -31,21 +32,22 @@ class Times:
 
   @property
   def bound(self) -> str:
-    """The part that is busy longest."""
+    """The resource that takes longest; a key of BOUNDS."""
     return max(BOUNDS, key=lambda name: getattr(self, name))
 
   @property
   def least(self) -> float:
-    """The step where everything goes on at once."""
+    """Step time in seconds if all resources overlap perfectly."""
     return max(self.compute, self.memory, self.near, self.far)
 
   @property
   def most(self) -> float:
-    """The step where one waits for the other, each at its peak."""
+    """Step time in seconds if communication does not overlap with computation."""
     return max(self.compute, self.memory) + self.near + self.far
 
 
 def times(costs: Costs, chip: Chip) -> Times:
+  """Return the time that the costs of one step take on each resource of a chip."""
   return Times(
     compute=costs.flops / chip.flops,
     memory=costs.traffic / chip.bandwidth,

@@ -1,4 +1,4 @@
-"""Other settings of a run: what fits where one does not, and how they compare."""
+"""Search for settings of a run that fit in memory, and compare settings."""
 
 import dataclasses
 import itertools
@@ -24,19 +24,19 @@ from ttm_jax.planning.report import Report, analytic_report, compiled_report, to
 
 Sizes = tuple[int, ...]
 
-# How many settings are compiled in search of one that fits.
+# Maximum number of settings to compile while searching for one that fits.
 TRIES = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """What may be chosen without changing what a run computes.
+  """Execution options that do not change the result of a run.
 
   Attributes:
-    mesh: sizes of the axes.
-    remat: a name of `remat.POLICIES`; '' where the network has no choice.
-    accumulate: parts of a batch.
-    offload: whether the optimiser's moments lie on the host.
+    mesh: sizes of the mesh axes, in the order of `AXES`.
+    remat: a key of `rematerialization.POLICIES`; '' if the network has no such option.
+    accumulate: number of microbatches of a batch (gradient accumulation).
+    offload: whether the optimizer state is in host memory.
   """
 
   mesh: Sizes
@@ -45,13 +45,13 @@ class Setting:
   offload: bool
 
   def changes(self) -> dict[str, Any]:
-    """As values of the configuration."""
+    """Return the setting as configuration values by dotted key."""
     found = {f'mesh.{axis}': size for axis, size in zip(AXES, self.mesh, strict=True)}
     found |= {'train.accumulate': self.accumulate, 'optimizer.offload': self.offload}
     return found | ({'model.remat': self.remat} if self.remat else {})
 
   def flags(self, config: Any) -> str:
-    """The flags that lead from a configuration to this setting."""
+    """Return the command line flags that change a configuration to this setting."""
     values = {
       key: value
       for key, value in self.changes().items()
@@ -61,10 +61,13 @@ class Setting:
 
 
 class Planner:
-  """Plans runs on one machine.
+  """Plans runs on one topology.
+
+  TPU runs are compiled; GPU runs are estimated analytically.
 
   Attributes:
-    progress: called with what is being done, as a context manager.
+    topology: the target hardware.
+    progress: called with a message; returns a context manager that is active during the work.
   """
 
   def __init__(self, topology: Topology, progress: Callable[[str], Any], sampler: bool = True):
@@ -72,14 +75,14 @@ class Planner:
     self._devices = tpu_devices(topology) if topology.chip.platform == 'tpu' else None
 
   def setting(self, run: Run) -> Setting:
-    """That of the configuration; its mesh filled in.
+    """Return the setting of the configuration, with the mesh sizes resolved.
 
     Raises:
-      InputError: where the mesh does not divide the devices, the batch or the heads.
+      InputError: the mesh does not divide the devices, the batch or the heads.
     """
     config = run.config
     sizes = mesh_sizes(config.mesh, self.topology.devices)
-    # Devices also have a say in it, where there are several slices.
+    # With several slices, make_mesh also checks the mesh against the slices of the devices.
     mesh = make_mesh(config.mesh, self._devices) if self._devices else abstract_mesh(sizes)
     check_batch(config.data.batch_size, config.train.accumulate, mesh)
     run.check(mesh.shape)
@@ -91,7 +94,13 @@ class Planner:
     )
 
   def report(self, run: Run, setting: Setting, sampler: bool | None = None) -> Report:
-    """The plan of one setting; one that the compiler refuses has `fits` false."""
+    """Return the report of one setting. If the compiler runs out of memory, `fits` is false.
+
+    Args:
+      run: the run.
+      setting: the setting to apply to it.
+      sampler: whether to compile the sampler too; None for the default of the planner.
+    """
     run = run.changed(setting.changes())
     if self._devices is None:
       return analytic_report(run, setting.mesh, self.topology)
@@ -104,7 +113,13 @@ class Planner:
         return too_large(run, mesh, self.topology, error.needed)
 
   def nearest(self, run: Run, setting: Setting, found: Report) -> tuple[Setting, Report] | None:
-    """The setting most like one that does not fit, that does; None if a few tries find none."""
+    """Return the nearest setting that fits, and its report; None if TRIES attempts fail.
+
+    Args:
+      run: the run.
+      setting: a setting that does not fit.
+      found: its report.
+    """
     candidates = sorted(
       (other for other in settings(run, self.topology) if other != setting),
       key=lambda other: distance(setting, other),
@@ -120,19 +135,22 @@ class Planner:
       if report.fits:
         return other, report
       tries += 1
-      # What is now known is of a setting more like the next ones.
+      # This setting is closer to the remaining candidates than the previous one.
       predict = Prediction(run, other, report)
     return None
 
   def sweep(self, run: Run, setting: Setting) -> Iterator[Report]:
-    """Meshes and remat policies, for the batch cut up and the optimiser placed as configured."""
+    """Yield reports of all meshes and remat policies.
+
+    Gradient accumulation and optimizer offloading stay as configured.
+    """
     for other in settings(run, self.topology):
       if (other.accumulate, other.offload) == (setting.accumulate, setting.offload):
         yield self.report(run, other, sampler=False)
 
 
 def settings(run: Run, topology: Topology) -> list[Setting]:
-  """All that divide the devices, the batch and the heads."""
+  """Return all settings that divide the devices, the batch and the heads."""
   config = run.config
   remats = list(POLICIES) if 'remat' in config.model else ['']
   parts = [config.train.accumulate * 2**i for i in range(4)]
@@ -146,7 +164,11 @@ def settings(run: Run, topology: Topology) -> list[Setting]:
 
 
 def meshes(run: Run, topology: Topology) -> list[Sizes]:
-  """Those worth comparing: slices along data, up to eight devices to a sample."""
+  """Return the meshes worth comparing.
+
+  Axis `data` equals the number of slices, or all devices that do not share a sample. At most eight
+  devices (`sequence` x `tensor`) share a sample.
+  """
   found: list[Sizes] = []
   for data, fsdp, sequence, tensor in factorisations(topology.devices):
     shared = sequence * tensor
@@ -159,16 +181,16 @@ def meshes(run: Run, topology: Topology) -> list[Sizes]:
         run.check(mesh.shape)
         abstract_state(run, mesh)
       except InputError:
-        continue  # It does not divide the heads, or too few of the parameters.
+        continue  # The mesh does not divide the heads, or shards too few parameters.
       found.append((data, fsdp, sequence, tensor))
   return found
 
 
 def distance(a: Setting, b: Setting) -> float:
-  """How unlike two settings are: of those that fit, the least unlike costs least."""
+  """Return a heuristic distance from setting `a` to `b`; it approximates the loss of speed."""
   names = ['', *POLICIES]
   more = names.index(b.remat) - names.index(a.remat)
-  # What recomputes less than was asked for is not looked for.
+  # The penalty rules out policies that recompute less than the configured one.
   remat = more if more >= 0 else 100
   parts = 1.5 * math.log2(b.accumulate / a.accumulate)
   mesh = 1.25 * sum(x != y for x, y in zip(a.mesh, b.mesh, strict=True))
@@ -176,42 +198,42 @@ def distance(a: Setting, b: Setting) -> float:
 
 
 class Prediction:
-  """Guesses what other settings need, from what one was found to need; rather too little."""
+  """Predicts the memory of other settings from the report of one; tends to underestimate."""
 
   def __init__(self, run: Run, setting: Setting, found: Report):
     self._run = run
     self._kept: dict[str, float] = {}
     self._base = self._activations(setting)
     state, gradients = self._state(setting)
-    # What is no gradient grows with the samples that a device has at once.
+    # Memory other than state and gradients scales with the samples per device and microbatch.
     rest = found.memory.total - state - gradients
     self._rest = max(rest, 0.0) * _share(setting)
 
   def __call__(self, setting: Setting) -> float:
-    """Bytes of a device."""
-    # What is recomputed is not kept, nor is what its gradient needs besides.
+    """Return the predicted bytes of one device."""
+    # Recomputed activations are not kept. Assume that the other temporaries shrink in proportion.
     part = min(self._activations(setting) / max(self._base, 1.0), 1.0)
     return sum(self._state(setting)) + part * self._rest / _share(setting)
 
   def _activations(self, setting: Setting) -> float:
-    """Bytes kept for the backward pass, on all devices together."""
+    """Return the bytes kept for the backward pass, on all devices together."""
     remat = setting.remat
     if remat not in self._kept:
       run = self._run.changed(setting.changes())
-      # Those that are sent to the host do not stay.
+      # Offloaded activations take no device memory.
       kept = 0.0 if remat == 'offload' else analytic.activations(run)
       self._kept[remat] = kept
     return self._kept[remat]
 
   def _state(self, setting: Setting) -> tuple[float, float]:
-    """The state, and gradients like the parameters."""
+    """Return the bytes of the train state and of the gradients, which equal the parameters."""
     run = self._run.changed(setting.changes())
     held = memory.held(abstract_state(run, abstract_mesh(setting.mesh)), {}, 0.0)
     return held.total, held.parameters
 
 
 def _share(setting: Setting) -> int:
-  """Into how many parts the activations of a batch are cut."""
+  """Return the number of parts into which the activations of a batch are split."""
   return math.prod(setting.mesh) * setting.accumulate
 
 

@@ -1,4 +1,4 @@
-"""One plan from the command line: made, shown, written."""
+"""Run the plan command: plan a run, show the report and write it as JSON."""
 
 import contextlib
 import json
@@ -26,21 +26,23 @@ def plan(
   sampler: bool = True,
   json_file: str = '',
 ) -> bool:
-  """Plans a run, and shows what was found.
+  """Plan a run and print the report.
 
   Args:
-    clip: '128x256x256', the clips in pixels; '' for the paper's.
-    sweep: whether other meshes and remat policies are compared with it.
-    sampler: whether the sampler is looked at too.
-    json_file: where the figures go; '' for nowhere.
+    config: the configuration of the run.
+    topology: the target hardware.
+    clip: FRAMESxHEIGHTxWIDTH of the clips in pixels, such as '128x256x256'; '' for the paper's.
+    sweep: whether to compare all meshes and remat policies.
+    sampler: whether to plan the sampler too.
+    json_file: path of the JSON report; '' for none.
 
   Returns:
-    Whether the run fits, as configured.
+    Whether the run fits as configured; with `sweep`, whether any setting fits.
 
   Raises:
-    InputError: for a mesh that does not divide what it should.
+    InputError: the clip size is invalid, or the mesh does not divide the devices, batch or heads.
   """
-  # The devices at hand have no part in it, and looking for them may take long.
+  # Planning does not use the attached devices, and initializing them may take long.
   jax.config.update('jax_platforms', 'cpu')
   console, errors = Console(), Console(stderr=True)
   run = Run.make(config, inputs.clip_size(clip) if clip else None)
@@ -69,8 +71,8 @@ def _sweep(planner: Planner, run: Run, setting: Setting, console: Console, json_
   reports = []
   for report in planner.sweep(run, setting):
     reports.append(report)
-    _write(json_file, reports)  # What is known is kept, should the rest take too long.
-  # The fastest first, and what does not fit last.
+    _write(json_file, reports)  # Keeps results if the sweep is interrupted.
+  # Fastest first; settings that do not fit last.
   reports.sort(key=lambda r: (not r.fits, r.times.most))
   console.print(table.comparison(reports))
   return any(r.fits for r in reports)
@@ -84,7 +86,7 @@ def _write(json_file: str, reports: Sequence[Report]) -> None:
 
 @contextlib.contextmanager
 def _waiting(console: Console, what: str) -> Iterator[None]:
-  """Shows what is going on and for how long; one line where nobody watches."""
+  """Show a message with a spinner and the elapsed time; only a line if not on a terminal."""
   if not console.is_terminal:
     console.print(what, soft_wrap=True)
     yield

@@ -1,4 +1,4 @@
-"""Plans as tables for a terminal."""
+"""Format plan reports as terminal tables."""
 
 from collections.abc import Sequence
 
@@ -19,11 +19,12 @@ KINDS = {
 
 
 def show(report: Report, console: Console) -> None:
-  """One plan, whole."""
+  """Print a full report."""
   console.print(whole(report))
 
 
 def whole(report: Report) -> Group:
+  """Return all tables of a report."""
   parts: list[Table | Text] = [
     Text(report.topology.title, style='bold'),
     Text(f'{setting(report)}; batch {report.batch}'),
@@ -46,7 +47,7 @@ def whole(report: Report) -> Group:
 
 
 def setting(report: Report) -> str:
-  """'data 1 x fsdp 16 x sequence 1 x tensor 1, remat full'."""
+  """Describe a setting, such as 'data 2 x fsdp 16, remat full'; axes of size 1 are left out."""
   mesh = ' x '.join(f'{axis} {count}' for axis, count in report.mesh.items() if count > 1)
   more = f', accumulate {report.accumulate}' if report.accumulate > 1 else ''
   more += ', optimiser on the host' if report.offload else ''
@@ -109,7 +110,7 @@ def _times(report: Report) -> Table:
 
 
 def comparison(reports: Sequence[Report]) -> Table:
-  """Several settings, a line each."""
+  """Return a table that compares reports, one row each."""
   table = _plain(
     reports[0].topology.title,
     'setting', 'GB', 'fits', 'PFLOP', 'sent GB', 'step', 'bound', 'samples/s', 'days',
@@ -132,7 +133,7 @@ def comparison(reports: Sequence[Report]) -> Table:
 
 
 def size(value: float) -> str:
-  """Bytes for people."""
+  """Format a number of bytes with a decimal unit."""
   for unit in ('B', 'kB', 'MB'):
     if value < 1000:
       return f'{value:.0f} {unit}'
@@ -141,4 +142,5 @@ def size(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
+  """Format seconds as ms or s."""
   return f'{seconds * 1e3:.1f} ms' if seconds < 1 else f'{seconds:.2f} s'

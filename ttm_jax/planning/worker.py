@@ -1,9 +1,9 @@
-"""Compiles one program for devices that are not there, see `layout`.
+"""Compile one program for target hardware that is not attached (see `layout`).
 
     python -m ttm_jax.planning.worker
 
-What to compile is one line of JSON on the standard input. Where that ends, whoever asked is gone,
-and so is the process: it would compile for an hour what nobody reads.
+Standard input is one line of JSON that states what to compile. When standard input closes, the
+parent process has ended, and the worker exits, since compiling can take an hour.
 """
 
 import gc
@@ -19,12 +19,13 @@ from ttm_jax.planning import compile
 from ttm_jax.planning.hardware import topology
 from ttm_jax.planning.layout import STEP
 
-# The exit code where whoever asked is gone.
+# Exit code if the parent process has ended.
 FORSAKEN = 3
 
 
 def main() -> None:
-  # Tracing keeps the millions of objects that it makes; to look for others took 40 % of the time.
+  """Read a request from standard input and compile its program."""
+  # Tracing retains millions of objects; scanning them for garbage took 40 % of the time.
   gc.disable()
   asked = json.loads(sys.stdin.readline())
   threading.Thread(target=_follow, daemon=True).start()
