@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -16,11 +16,6 @@ KINDS = {
   'batch': 'batch',
   'temporaries': 'activations and temporaries',
 }
-
-
-def show(report: Report, console: Console) -> None:
-  """Print a full report."""
-  console.print(whole(report))
 
 
 def whole(report: Report) -> Group:
