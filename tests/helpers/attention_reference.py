@@ -4,7 +4,7 @@ import numpy as np
 
 
 def reference(q, k, v, q_bits, k_bits, dy):
-  """The rule and its gradients, a query at a time: y [B, N, H, D], and dq, dk, dv for dy."""
+  """Compute the rule and its gradients query by query: y [B, N, H, D], and dq, dk, dv for dy."""
   q, k, v, dy = (np.asarray(x, np.float64) for x in (q, k, v, dy))
   y, dq, dk, dv = np.zeros_like(q), np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
   scale = 1 / np.sqrt(q.shape[-1])

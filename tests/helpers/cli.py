@@ -1,8 +1,8 @@
-"""Runs the front doors, `python -m X`, in processes of their own.
+"""Run commands, `python -m X`, in processes of their own.
 
-`run` and `start` fork from a server that has imported all libraries but computed nothing, which
-saves each process the seconds of its imports; what follows is what `python -m` does. `command`
-gives the arguments for a process from scratch.
+`run` and `start` fork from a server that has imported all libraries but computed nothing. This
+saves each process the seconds of its imports; otherwise it behaves like `python -m`. `command`
+returns the arguments for a process from scratch.
 """
 
 import atexit
@@ -36,11 +36,11 @@ _CONTEXT.set_forkserver_preload(_LIBRARIES)
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-  """How a front door ended.
+  """The result of a command.
 
   Attributes:
     code: exit code.
-    out, err: what it wrote.
+    out, err: standard output and standard error.
   """
 
   code: int
@@ -49,7 +49,7 @@ class Ended:
 
 
 class Process:
-  """A front door that runs."""
+  """A running command."""
 
   def __init__(self, module: str, arguments: tuple, env: Mapping[str, str], before):
     self._folder = tempfile.TemporaryDirectory(prefix='door')
@@ -64,7 +64,7 @@ class Process:
     return self._process.is_alive()
 
   def wait(self, limit: float = 300) -> Ended:
-    """Waits for its end, for `limit` seconds."""
+    """Wait at most `limit` seconds for its end."""
     self._process.join(limit)
     if self.running:
       self._process.kill()
@@ -81,22 +81,22 @@ def start(
   env: Mapping[str, str] = {},
   before: Callable[[], None] | None = None,
 ) -> Process:
-  """Starts `python -m module arguments`.
+  """Start `python -m module arguments`.
 
   Args:
-    env: environment variables on top of those of the tests.
-    before: called in the process beforehand; a function of a module.
+    env: environment variables in addition to those of the tests.
+    before: function of a module to call first in the process.
   """
   return Process(module, arguments, env, before)
 
 
 def run(module: str, *arguments: object, **options) -> Ended:
-  """Like `start`, to the end."""
+  """Like `start`, but wait for the end."""
   return start(module, *arguments, **options).wait()
 
 
 def command(module: str, *arguments: object) -> list[str]:
-  """The arguments of a process that does the same from scratch."""
+  """Return the arguments of a process that does the same from scratch."""
   return [sys.executable, '-m', module, *map(str, arguments)]
 
 
@@ -120,7 +120,7 @@ def _enter(argv: list[str], env: dict[str, str], paths: list[str], before) -> No
   except BaseException:
     traceback.print_exc()
     code = 1
-  # As at the end of an interpreter; multiprocessing leaves out what `atexit` holds.
+  # As at the end of an interpreter; multiprocessing skips `atexit` handlers.
   threading._shutdown()
   atexit._run_exitfuncs()
   sys.stdout.flush()

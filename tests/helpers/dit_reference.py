@@ -1,4 +1,4 @@
-"""The equations of the transformer in float64 NumPy, to test the real one against."""
+"""The equations of the transformer in float64 NumPy, the reference for the network."""
 
 import jax
 import numpy as np
@@ -30,7 +30,7 @@ def attend(p, x, context, q_bits, k_bits, heads):
 
 
 def reference(params, config, x_t, t, condition):
-  """The prediction [B, T', H', W', C], one layer after the other; text is that of `t5` alone."""
+  """Predict [B, T', H', W', C] layer by layer; the only text encoder is `t5`."""
   params, condition = jax.tree.map(
     lambda x: np.asarray(x, np.float64 if np.asarray(x).dtype == np.float32 else None),
     (params, condition),

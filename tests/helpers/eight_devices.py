@@ -1,13 +1,13 @@
-"""Attention and training on eight devices against one; prints what it found as JSON.
+"""Compare attention and training on eight devices with one device; print the results as JSON.
 
     python -m tests.helpers.eight_devices attention
     python -m tests.helpers.eight_devices training stage2_dit '{"fsdp": 8}' '{"data": 2}' ...
 
-Run by `test_sharded.py` in a process of its own, since a process has its devices from the start.
+Run by `test_sharded.py` in a process of its own, since the number of devices is fixed at start.
 
-Training of denoisers is compared in float64. In float32 small differences, as the gradients of
-queries and keys are, do not agree to 1e-5 on one device either, where it takes sums in another
-order. The convolutions of an autoencoder are slow in float64, and good to 1e-5.
+Training of denoisers is compared in float64. In float32, small differences such as the gradients of
+queries and keys do not agree to 1e-5 even on one device, if sums have another order. The
+convolutions of an autoencoder are slow in float64, and agree to 1e-5 in float32.
 """
 
 import functools
@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 if sys.argv[1:2] == ['training'] and sys.argv[2:3] != ['codec_tae']:
-  # What the program calls float32, before it is there.
+  # Replace float32 by float64 in the program, before the program is imported.
   jax.config.update('jax_enable_x64', True)
   jnp.float32 = jnp.float64
 
@@ -61,7 +61,7 @@ DTYPE = np.dtype(jnp.float32).name
 
 
 class Codec:
-  """What a network need know of one."""
+  """The properties of a codec that a network needs."""
 
   channels = tiny.CHANNELS
 
@@ -73,7 +73,7 @@ class Codec:
 
 
 def run_of(name, changes):
-  """A shipped configuration in DTYPE, so small that what counts is where things lie."""
+  """Return a shipped configuration in DTYPE, so small that mainly the sharding is tested."""
   config = tiny.shrunk(name, model__dtype=DTYPE, data__batch_size=BATCH_SIZE)
   if config.task == 'codec':
     config.optimizer.warmup = 1
@@ -88,7 +88,7 @@ def run_of(name, changes):
   config.optimizer.update({'warmup': 1, 'learning_rate': 1e-3})
   config.update_from_flattened_dict(changes)
   texts = {'t5': lambda texts, n: (np.zeros((len(texts), n, 16)), np.zeros(len(texts), np.int32))}
-  # The U-Net at full size halves latents three times.
+  # The full-size U-Net halves latents three times.
   codec = Codec(2 if config.preset == 'unet' else 4)
   side = 16 // codec.stride[0]
   grids = preset(config.preset).grids(model_config(config), side, side)
@@ -100,7 +100,7 @@ def run_of(name, changes):
 
 
 def drawn(run, rng):
-  """A batch of noise, with objects here and there."""
+  """Draw a batch of noise with random objects."""
 
   def draw(name, x):
     shape = (BATCH_SIZE, *x.shape)
@@ -118,7 +118,7 @@ def drawn(run, rng):
 
 
 def remembering() -> optax.GradientTransformation:
-  """Keeps the gradients as they come."""
+  """Return an optimizer that stores the gradients unchanged."""
   return optax.GradientTransformation(
     lambda params: jax.tree.map(jnp.zeros_like, params),
     lambda grads, state, params=None: (grads, grads),
@@ -130,12 +130,11 @@ def _gradients(state):
 
 
 def trained(run, mesh, late=None):
-  """Losses of ten steps, gradients of the first and the last, the state before that, the program.
+  """Return losses of ten steps, first and last gradients, the state before the last, the program.
 
   Args:
-    late: the state at which the last gradients are taken; by default where the run has come to.
-      Nine steps of AdamW, which divides by the root of squares of gradients, make more of rounding
-      errors than they are.
+    late: the state at which the last gradients are computed; by default that of this run. Nine
+      steps of AdamW, which divides by the root of squared gradients, amplify rounding errors.
   """
   config, objective = run.config, run.objective
   optimizer = optax.chain(remembering(), make_optimizer(config.optimizer, STEPS))
@@ -143,7 +142,7 @@ def trained(run, mesh, late=None):
 
   def initial(key):
     params = nnx.to_pure_dict(nnx.split(objective.build(0))[1])
-    # Gates and last maps begin at zero, and would hide what lies behind them.
+    # Gates and output layers start at zero, and would hide errors in what precedes them.
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     leaves = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
@@ -184,7 +183,7 @@ def _initial(run, initial):
 
 
 def training(name, *settings) -> dict:
-  """By setting: the largest relative errors of losses and gradients, and what lies there whole."""
+  """Return the largest relative errors of losses and gradients, and unsharded arrays, by setting."""
   one = make_mesh({}, jax.devices()[:1])
 
   @functools.cache
@@ -208,7 +207,7 @@ def training(name, *settings) -> dict:
 
 
 def difference(a, b) -> float:
-  """The largest difference of two trees, against the largest gradient of each array."""
+  """Return the largest difference of two trees, relative to the largest gradient of each array."""
   most = max(float(np.abs(x).max()) for x in jax.tree.leaves(b))
   return max(
     float(np.abs(x - y).max() / max(np.abs(y).max(), 1e-3 * most))
@@ -217,7 +216,7 @@ def difference(a, b) -> float:
 
 
 def whole(run, compiled) -> list[str]:
-  """Stacked parameters that occur anywhere in the program as a whole."""
+  """Return the stacked parameters that occur unsharded anywhere in the program."""
   stacked = {
     tuple(x.shape)
     for path, x in jax.tree_util.tree_leaves_with_path(run.shapes.params)
@@ -236,7 +235,7 @@ def whole(run, compiled) -> list[str]:
 
 
 def gathered(run, compiled) -> list[str]:
-  """What is gathered and is larger than any parameter: samples that should have stayed."""
+  """Return all-gathers larger than any parameter: samples that should have stayed sharded."""
   most = max(x.size * x.dtype.itemsize for x in jax.tree.leaves(run.shapes.params))
   read = hlo.parse(compiled.as_text())
   return [
@@ -274,7 +273,7 @@ def attentions() -> dict:
 
 
 def collectives() -> dict[str, int]:
-  """How often the exchange between tokens and heads moves what, forward and backward."""
+  """Count the collectives of sequence parallelism by kind, forward and backward."""
   mesh = make_mesh({'sequence': 4, 'fsdp': 2})
   tokens = NamedSharding(mesh, PartitionSpec(*BATCH, 'sequence', 'tensor', None))
   x = jax.ShapeDtypeStruct((8, 256, 4, 64), jnp.float32, sharding=tokens)

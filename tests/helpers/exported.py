@@ -1,4 +1,4 @@
-"""Runs with random weights, as good as trained ones to an export, and folders of them."""
+"""Runs with random weights, which export treats like trained ones, and their exported folders."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.denoising import Denoiser
 from ttm_jax.training.state import TrainState
 
-STEPS = 10  # Of sampling.
+STEPS = 10  # Sampling steps.
 WORDS = {'words': TextEncoderSpec(16, 16, 8)}
 NAMES = {
   'dit': ('demo_stage1', 'demo_stage2', 'ti2v_dit'),
@@ -56,7 +56,7 @@ def context(preset: str, encoders=WORDS, texts=TEXT_ENCODERS, made=None) -> Cont
 
 
 def config(preset: str, number: int, **changes: Any):
-  """The configuration of one of the three networks of a preset, with guidance."""
+  """Return the configuration of one of the three networks of a preset, with guidance."""
   made = tiny.shrunk(NAMES[preset][number], **changes)
   made.process.steps = STEPS
   made.model.dtype = 'float32'
@@ -65,7 +65,7 @@ def config(preset: str, number: int, **changes: Any):
 
 
 def parameters(settings, where: Context, seed: int = 0) -> dict[str, Any]:
-  """Random ones, zero weights and closed gates too."""
+  """Return random parameters, also for weights and gates that start at zero."""
   denoiser = Denoiser(settings, where)
   abstract = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: denoiser.build(0)), nnx.Param))
   rng = np.random.default_rng(seed)
@@ -80,10 +80,11 @@ def parameters(settings, where: Context, seed: int = 0) -> dict[str, Any]:
 def save_run(
   path: Path, settings, where: Context, params: Mapping[str, Any], step: int = 3
 ) -> Path:
-  """A run directory with these averaged parameters."""
+  """Write a run directory with these EMA parameters."""
   runs.write_config(path, settings)
   where.save(path)
-  other = jax.tree.map(lambda x: x + 1, params)  # Not the ones to export.
+  # Parameters without EMA, which must not be exported.
+  other = jax.tree.map(lambda x: x + 1, params)
   state = TrainState(
     np.int32(step), other, params, {'count': np.zeros(1, np.int32)}, spike_guard.create()
   )
@@ -95,7 +96,7 @@ def save_run(
 
 
 def make_runs(folder: Path, preset: str) -> tuple[Path, Path]:
-  """Both stages of a preset."""
+  """Make runs of both stages of a preset."""
   where = context(preset)
   made = []
   for number in (STAGE1, STAGE2):
@@ -106,7 +107,7 @@ def make_runs(folder: Path, preset: str) -> tuple[Path, Path]:
 
 
 def request(seed: int = 0) -> Request:
-  """A picture with two objects."""
+  """Return a request: an image with two objects."""
   rng = np.random.default_rng(seed)
   mask = np.zeros((tiny.SIDE, tiny.SIDE), np.uint8)
   mask[2:7, 3:9], mask[9:14, 8:13] = 1, 2
@@ -116,7 +117,7 @@ def request(seed: int = 0) -> Request:
 
 
 def moved(mask: np.ndarray) -> np.ndarray:
-  """A trajectory that begins with a mask."""
+  """Return a trajectory that starts with a mask."""
   return np.stack([np.roll(mask, shift, 1) for shift in range(tiny.FRAMES)])
 
 
@@ -125,7 +126,7 @@ def rendered(ids: np.ndarray) -> np.ndarray:
 
 
 def arguments(seed: int = 0) -> dict[str, Any]:
-  """A `request` as the pipeline in PyTorch takes it."""
+  """Return a `request` as the arguments of the PyTorch pipeline."""
   asked = request(seed)
   return {
     'image': asked.picture,
@@ -137,7 +138,7 @@ def arguments(seed: int = 0) -> dict[str, Any]:
 
 
 def pipe(folder: Path) -> Any:
-  """The pipeline in PyTorch, without a progress bar."""
+  """Load the PyTorch pipeline, without a progress bar."""
   from ttm_jax.pytorch import TTMPipeline
 
   loaded = TTMPipeline.from_pretrained(folder)

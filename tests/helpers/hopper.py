@@ -1,15 +1,15 @@
-"""Object attention's kernels for Hopper GPUs, run on the CPU; prints what it found as JSON.
+"""Run the object attention kernels for Hopper GPUs on the CPU; print the results as JSON.
 
     python -m tests.helpers.hopper maps | widths
 
-JAX's interpreter of Mosaic GPU kernels runs every warpgroup as a thread and every barrier as a
-barrier, fills memory with NaN and looks for races. What it lacks (JAX 0.10.2) is added here: matrix
-products with an operand in registers or transposed, accumulators that are written, layouts that are
-cast, copies that add or go past the end. Copies and products are done when they are asked for, not
-some time later: to wait too little for them goes unnoticed, for another warpgroup it does not.
+JAX's interpreter of Mosaic GPU kernels runs every warpgroup as a thread with real barriers, fills
+memory with NaN and detects races. This module adds what it lacks (JAX 0.10.2): matrix products with
+an operand in registers or transposed, writable accumulators, layout casts, copies that add or go
+past the end. Copies and products complete when they are issued, not later. Therefore a wait that is
+too short for a warpgroup's own copy or product is not detected; one for another warpgroup's is.
 
 Run by `test_object_attention_gpu.py` in a process of its own: the threads wait for each other, and
-XLA must have one for each of them.
+XLA needs one for each of them.
 """
 
 import functools
@@ -44,12 +44,12 @@ from ttm_jax.ops.object_attention.api import Case
 from ttm_jax.ops.object_attention.blocks import list_blocks
 
 LAST = -(1 << 31)
-# The numbers that buffers of arguments get, of the forward and of the backward kernel.
+# Ids of the argument buffers of the forward and of the backward kernel.
 KEYS, QUERIES = 102, 103
 
 
 class Memory:
-  """The memory of a thread block, as one of its warpgroups sees it."""
+  """The memory of a thread block as one of its warpgroups sees it."""
 
   def __init__(self, device: Any, point: Any, thread: Any):
     self.place = int(device), int(thread)
@@ -64,7 +64,7 @@ class Memory:
 
   @staticmethod
   def _find(key: Any, transforms: Any) -> tuple[Any, tuple, list]:
-    """Which buffer, which part of it, and what is turned."""
+    """Return the buffer, the range in it, and the permutations."""
     steps = jax.tree.map(int, gpu_callbacks._remove_noop_transforms(tuple(transforms)))
     part = to_range([step for step in steps if isinstance(step, NDIndexer)])
     turns = [step.permutation for step in steps if isinstance(step, TransposeTransform)]
@@ -79,7 +79,7 @@ class Memory:
     return x
 
   def write(self, x: np.ndarray, key: Any, transforms: Any = (), add: bool = False) -> None:
-    """What lies past the end is left out; who adds does so at once, without a race."""
+    """Write; skip values past the end. Additions are applied at once, without a race."""
     key, part, _ = self._find(key, transforms)
     if part:
       shape = self.memory.mem[key].logical_shape
@@ -155,7 +155,7 @@ def copy_out(*, token, reduction_op, src_transforms, dst_transforms, **rest):
 
 
 def beyond(found, shape, _, dtype, *rest):
-  """What a copy reads past the end."""
+  """Return the value that a copy reads past the end."""
   whole = np.zeros(shape, dtype)
   if found is not None:
     whole[tuple(map(slice, found.shape))] = found
@@ -163,15 +163,15 @@ def beyond(found, shape, _, dtype, *rest):
 
 
 def run(jaxpr, constants, *arguments):
-  """What a thread does; JAX would compile it anew for every thread of every thread block.
+  """Run a thread; JAX would compile it again for every thread of every thread block.
 
-  If one fails, the process ends: others would wait for it forever.
+  If one thread fails, the process ends: the others would wait for it forever.
   """
   try:
     with _lock:
       if id(jaxpr) not in _programs:
         program = jax.jit(lambda constants, *a: jax.core.eval_jaxpr(jaxpr, constants, *a))
-        # The jaxpr is kept, so that no other gets its id.
+        # Keep a reference to the jaxpr, so that no other one gets its id.
         _programs[id(jaxpr)] = program.lower(constants, *arguments).compile(), jaxpr
     _programs[id(jaxpr)][0](constants, *arguments)
   except Exception:
@@ -184,20 +184,20 @@ _programs: dict[int, Any] = {}
 
 
 def fetch(transfer, token, otherwise=gpu_callbacks.DeviceLocalMemoryTransfer.execute):
-  """A copy to shared memory; noted: by which thread block, from which buffer, which part."""
+  """Copy to shared memory; record thread block, source buffer and range."""
   key, part, _ = Memory._find(transfer.src_allocation_key_as_array, transfer.src_transforms)
   _fetched[-1].append((tuple(map(int, transfer.grid_point_coords)), key.buffer_id, part))
   return otherwise(transfer, token)
 
 
 def end(token, otherwise=gpu_callbacks._clean_up_shared_memory):
-  """The end of a kernel."""
+  """Finish a kernel."""
   _races.append(gpu_callbacks.get_races().races_found)
   _fetched.append([])
   return otherwise(token)
 
 
-# By kernel; the last one is under way.
+# By kernel; the last one is running.
 _fetched: list[list[tuple[tuple, int, tuple]]] = [[]]
 _races: list[bool] = []
 
@@ -214,7 +214,7 @@ KERNEL = gpu.make_kernel(InterpretGPUParams(detect_races=True))
 
 @functools.partial(jax.jit, static_argnums=0)
 def passes(block, q, k, v, q_bits, k_bits, dy):
-  """y, dq, dk, dv; one program for all label maps of a size."""
+  """Compute y, dq, dk, dv; one program for all label maps of a size."""
   block_mask = list_blocks(q_bits, k_bits, block, 'gpu')
   y, pull = jax.vjp(
     lambda q, k, v: blocked.attention(KERNEL, q, k, v, q_bits, k_bits, block_mask), q, k, v
@@ -224,7 +224,7 @@ def passes(block, q, k, v, q_bits, k_bits, dy):
 
 @jax.jit
 def dense(q, k, v, q_bits, k_bits, dy):
-  """The same by the library's attention, to which rows without a key are no business."""
+  """Compute the same with the library's attention; rows without a key are ignored."""
   mask = (q_bits[:, None, :, None] & k_bits[:, None, None]) != 0
   alive = jnp.swapaxes(mask.any(3, keepdims=True), 1, 2)
 
@@ -236,7 +236,7 @@ def dense(q, k, v, q_bits, k_bits, dy):
 
 
 def examine(heads: int, width: int, dtype: str, q_bits: np.ndarray, k_bits: np.ndarray):
-  """Checks what is exact; returns errors of the kernels and of dense attention (y, dq, dk, dv).
+  """Assert exact properties; return errors of the kernels and of dense attention (y, dq, dk, dv).
 
   Errors are relative to the largest value of each.
   """
@@ -266,7 +266,7 @@ def examine(heads: int, width: int, dtype: str, q_bits: np.ndarray, k_bits: np.n
 
 
 def check_visits(block, allowed: np.ndarray, heads: int, forward: list, backward: list) -> None:
-  """Asserts that just the blocks with an allowed pair were fetched, for each head once."""
+  """Assert that exactly the blocks with an allowed pair were copied, once per head."""
   b, n, m = allowed.shape
   rows, columns = -(-n // block[0]), -(-m // block[1])
   whole = np.zeros((b, rows * block[0], columns * block[1]), bool)
@@ -277,7 +277,7 @@ def check_visits(block, allowed: np.ndarray, heads: int, forward: list, backward
     (i, h, row, part[1].start // block[1]) for (i, h, row), x, part in forward if x == KEYS
   )
   assert found == dict.fromkeys(wanted, 1), (found, wanted)
-  # Here queries are fetched, ROWS of them at once.
+  # The backward kernel copies queries, ROWS of them at once.
   found = Counter(
     (i, h, part[1].start // block[0], row) for (i, h, row), x, part in backward if x == QUERIES
   )
@@ -285,8 +285,8 @@ def check_visits(block, allowed: np.ndarray, heads: int, forward: list, backward
 
 
 def of_maps() -> dict[str, Any]:
-  """Label maps of all kinds; float32 is as exact in the simulation as on no GPU."""
-  n, m = 300, 600  # More blocks of keys and, backward, of queries than are under way at once.
+  """Test label maps of all kinds; only the simulation can compute exactly in float32."""
+  n, m = 300, 600  # More blocks of keys and, backward, of queries than are in flight at once.
   kinds = [np.stack(x).astype(np.int32) for x in zip(*maps(n, m).values(), strict=True)]
   found = {'float32': [], 'bfloat16': []}
 
@@ -307,7 +307,7 @@ def of_maps() -> dict[str, Any]:
 
 
 def of_widths() -> dict[str, Any]:
-  """Head dimensions, some heads; tokens in any order and in that of their objects."""
+  """Test head dimensions, some heads, tokens in any order and in object order."""
   rng = np.random.default_rng(0)
   mixed = rng.choice(np.array([0, 1, 2, 3, LAST, LAST | 2]), (2, 150)).astype(np.int32)
   queries = np.stack([runs((1, 130), (3, 70)), runs((LAST, 60), (1, 1), (2, 139))])
@@ -323,7 +323,7 @@ def of_widths() -> dict[str, Any]:
 
 
 def runs(*lengths: tuple[int, int]) -> np.ndarray:
-  """Object sets of a sample: (set, how often) after one another; int32 [N]."""
+  """Return the object sets int32 [N] of a sample, from consecutive (set, count) runs."""
   sets, counts = zip(*lengths, strict=True)
   return np.repeat(np.array(sets, np.int64), counts).astype(np.int32)
 

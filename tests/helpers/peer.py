@@ -1,9 +1,9 @@
-"""A process of a job that only meets the others; run by `test_peers.py`.
+"""A process of a job that only joins the others; run by `test_peers.py`.
 
     python -m tests.helpers.peer WHAT WHO START_LIMIT PEER_LIMIT HANG_LIMIT
 
-does WHAT, if it is process WHO: 'die', 'freeze', 'fail', 'raise', 'hang' or 'dawdle'. The others
-wait for it. Otherwise all go their way to the end. Prints what they agreed on.
+does WHAT if it is process WHO: 'die', 'freeze', 'fail', 'raise', 'hang' or 'dawdle'. The others
+wait for it. With any other WHAT, all processes finish. Prints the value that they agreed on.
 """
 
 import os
@@ -38,7 +38,7 @@ def main() -> None:
     if what == 'hang':
       for step in range(3):
         peers.progress(f'step {step}')
-      time.sleep(600)  # As in a computation that takes all.
+      time.sleep(600)  # As in a computation that uses all devices.
     for step in range(5):
       peers.progress(f'step {step}')
       peers.agree(f'step {step}', limit=2.0 if what == 'dawdle' else None)

@@ -1,15 +1,15 @@
-"""Conditions and arrays of ours as PyTorch's modules take them: channels first."""
+"""Convert conditions and arrays of JAX to the layout of the PyTorch modules: channels first."""
 
 import numpy as np
 import torch
 
 from ttm_jax.pytorch import conditioning
 
-torch.set_num_threads(1)  # All is tiny here: threads would wait for each other more than work.
+torch.set_num_threads(1)  # Everything is tiny here: threads would mostly wait for each other.
 
 
 def tensor(x):
-  """A tensor of its own memory, of the same dtype."""
+  """Copy to a tensor of the same dtype."""
   return torch.from_numpy(np.array(x))
 
 
@@ -28,7 +28,7 @@ def text(tokens):
 
 
 def condition(ours):
-  """A `Condition` of theirs from one of ours."""
+  """Convert a `Condition` of JAX to PyTorch."""
   objects = None
   if ours.objects is not None:
     places = [
@@ -40,6 +40,6 @@ def condition(ours):
 
 
 def drift(got, wanted):
-  """The largest difference, relative to the largest value."""
+  """Return the largest difference, relative to the largest value."""
   got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
   return np.abs(got - wanted).max() / np.abs(wanted).max()

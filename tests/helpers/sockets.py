@@ -1,4 +1,4 @@
-"""The listening sockets of a process and all that it started, as Linux tells."""
+"""List the listening sockets of a process tree, from Linux's /proc."""
 
 import ipaddress
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def tree(pid: int) -> list[int]:
-  """Return a process and its descendants, as they are now."""
+  """Return a process and its descendants at this moment."""
   parents = {}
   for entry in Path('/proc').iterdir():
     if entry.name.isdigit():
@@ -41,14 +41,14 @@ def listening(pid: int) -> set[tuple[str, int]]:
       if fields[3] == '0A' and f'socket:[{fields[9]}]' in inodes:
         address, port = fields[1].split(':')
         words = bytes.fromhex(address)
-        # Each word of four bytes is written in the order of the machine.
+        # Each four-byte word is in the machine's byte order.
         packed = b''.join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
         found.add((str(ipaddress.ip_address(packed)), int(port, 16)))
   return found
 
 
 def is_loopback(address: str) -> bool:
-  """Tell whether only this machine reaches an address; ::ffff:127.0.0.1 counts."""
+  """Return whether only this machine reaches an address, ::ffff:127.0.0.1 included."""
   ip = ipaddress.ip_address(address)
   inner = getattr(ip, 'ipv4_mapped', None)
   return (inner or ip).is_loopback

@@ -1,7 +1,7 @@
-"""The shipped configurations shrunk to seconds, and a dataset small enough for them.
+"""The shipped configurations at a size that runs in seconds, and a dataset for them.
 
-Sizes shrink, nothing else: task, process, optimiser, precision and remat stay as shipped, so that
-what the tests train is what users train.
+Only sizes shrink. Task, process, optimizer, precision and rematerialization stay as shipped, so
+that the tests train what users train.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 ROOT = Path(__file__).parents[2]
 
-# The configurations that can be run; the other files of configs/ are what these share.
+# Runnable configurations; the other files of configs/ are shared parts.
 SHIPPED = (
   'adapt_unet',
   'clips_stage1',
@@ -36,10 +36,10 @@ SHIPPED = (
 )
 
 FRAMES, SIDE, FPS = 4, 16, 8
-CHANNELS, LATENTS = 6, (2, 4, 4)  # Of the linear codec below.
+CHANNELS, LATENTS = 6, (2, 4, 4)  # Sizes of the linear codec below.
 WORDS = {'words_dim': 16, 'words_length': 16, 'words_prompt_length': 8, 'max_objects': 3}
 CODEC = f'linear:2x4x4x{CHANNELS}'
-UNET_CODEC = f'linear:2x2x2x{CHANNELS}'  # The U-Net at full size halves latents three times.
+UNET_CODEC = f'linear:2x2x2x{CHANNELS}'  # The full-size U-Net halves latents three times.
 TRAIN_CLIPS, VALIDATION_CLIPS = 12, 4
 
 _DIT = {
@@ -70,15 +70,15 @@ _TAE = {
 
 
 def shipped(name: str) -> ConfigDict:
-  """A configuration as it is shipped."""
+  """Return a configuration as shipped."""
   return importlib.import_module(f'ttm_jax.configs.{name}').get_config()
 
 
 def shrunk(name: str, data: Path | str = '', **changes: Any) -> ConfigDict:
-  """A shipped configuration at the size of the tests.
+  """Return a shipped configuration at the size of the tests.
 
   Args:
-    data: the dataset.
+    data: path of the dataset.
     changes: further values, by dotted key with `__` for the dot: train__steps=3.
   """
   config = shipped(name)
@@ -113,7 +113,7 @@ def shrunk(name: str, data: Path | str = '', **changes: Any) -> ConfigDict:
 
 
 def flags(config: ConfigDict, base: ConfigDict, prefix: str = 'config') -> list[str]:
-  """The command-line flags that turn `base` into `config`."""
+  """Return the command-line flags that change `base` into `config`."""
   found = []
   for key, value in config.items():
     if isinstance(value, Mapping | ConfigDict):
@@ -124,7 +124,7 @@ def flags(config: ConfigDict, base: ConfigDict, prefix: str = 'config') -> list[
 
 
 def scenes_command(path: Path) -> list[str]:
-  """The arguments of `python -m` that make the clips dataset."""
+  """Return the arguments of `python -m` that make the clips dataset."""
   return [
     'data_tools.make_scenes',
     f'--out={path}',
@@ -138,13 +138,13 @@ def scenes_command(path: Path) -> list[str]:
 
 
 def encode_command(clips: Path, path: Path, *options: str) -> list[str]:
-  """The arguments of `python -m` that make a latents dataset of it."""
+  """Return the arguments of `python -m` that encode it as a latents dataset."""
   words = [f'--{name}={value}' for name, value in WORDS.items()]
   return ['data_tools.encode', f'--clips={clips}', f'--out={path}', *words, *options]
 
 
 def train_command(name: str, workdir: Path, data: Path | str, **changes: Any) -> list[str]:
-  """The arguments of `python -m` that train a shrunk configuration."""
+  """Return the arguments of `python -m` that train a shrunk configuration."""
   config = shrunk(name, data, **changes)
   options = flags(config, shipped(name))
   path = ROOT / 'configs' / f'{name}.py'

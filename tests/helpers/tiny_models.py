@@ -1,4 +1,4 @@
-"""Tiny models with random weights, of the real classes, saved as users' folders are."""
+"""Tiny models of the real classes with random weights, saved as folders like those of users."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-SIDE = 64  # Of the pictures that SAM 2 takes.
+SIDE = 64  # Size of the images that SAM 2 takes.
 
 
 def _save(folder: Path, model) -> Path:
@@ -20,7 +20,7 @@ def _save(folder: Path, model) -> Path:
 
 
 def byte_tokenizer(folder: Path, extra=(), **special) -> int:
-  """A tokenizer of bytes with the given special tokens; returns the size of its vocabulary."""
+  """Write a byte tokenizer with the given special tokens; return its vocabulary size."""
   letters = sorted(pre_tokenizers.ByteLevel.alphabet())
   words = [*special.values(), *extra, *letters]
   made = Tokenizer(models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=[]))
@@ -64,7 +64,7 @@ def llama(folder: Path, template: str | None = None) -> Path:
 
 
 def grounding_dino(folder: Path) -> Path:
-  # The model knows the ids of the marks between labels: those of BERT.
+  # The model knows the ids of the separators between labels: those of BERT.
   vocabulary = [f'[unused{i}]' for i in range(1030)]
   vocabulary[0], vocabulary[100], vocabulary[101], vocabulary[102], vocabulary[103] = (
     '[PAD]',
@@ -268,7 +268,7 @@ def vision_language(folder: Path) -> Path:
 
 
 def aesthetic_head(path: Path, width: int = 12) -> Path:
-  """Two linear layers; returns the file."""
+  """Write an aesthetic head of two linear layers; return the file."""
   rng = np.random.default_rng(0)
   safetensors.numpy.save_file(
     {

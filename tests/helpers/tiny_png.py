@@ -5,12 +5,12 @@ import zlib
 
 import numpy as np
 
-# Of each pass of an interlaced PNG: first row and column, and the steps between them.
+# For each pass of an interlaced PNG: first row and column, and the steps between them.
 _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2))
 
 
 def grey(values: np.ndarray, bits: int, interlaced: bool = False) -> bytes:
-  """A grey PNG of 1, 2, 4, 8 or 16 bits of values [H, W] below 2^bits, the values as they are."""
+  """Encode a gray PNG of 1, 2, 4, 8 or 16 bits; values [H, W] below 2^bits are stored unscaled."""
   parts = [values]
   if interlaced:
     parts = [values[y::dy, x::dx] for y, x, dy, dx in (*_PASSES, (1, 0, 2, 1))]

@@ -1,6 +1,6 @@
-"""A third backbone that is not part of the package: two attention layers and nothing else.
+"""A third backbone outside of the package: two attention layers and nothing else.
 
-`register` makes it a preset, as another package would.
+`register` registers it as a preset, as another package would.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from ttm_jax.text.encoders import TextEncoderSpec, TextProjector
 
 @dataclasses.dataclass(frozen=True)
 class ToyConfig:
-  """Sizes of the toy."""
+  """Sizes of the toy network."""
 
   width: int = 16
   heads: int = 2
@@ -40,7 +40,7 @@ class ToyConfig:
 
 
 class Toy(nnx.Module):
-  """(x_t, t, condition) -> prediction: each latent is a token."""
+  """Map (x_t, t, condition) to the prediction; each latent is a token."""
 
   def __init__(self, config: ToyConfig, encoders: Mapping[str, TextEncoderSpec], *, rngs: nnx.Rngs):
     d = config.width
@@ -74,7 +74,7 @@ class Toy(nnx.Module):
 
 
 def transfer(source: dict, target: dict) -> dict:
-  """Take what both have in equal shapes."""
+  """Copy the parameters that both networks have with equal shapes."""
 
   def taken(path, leaf):
     found: Any = source
@@ -112,7 +112,7 @@ def config_from_torch(weights: Weights) -> tuple[ToyConfig, dict[str, TextEncode
 
 
 def names(params: Mapping[str, Any]):
-  """Its parameters are named as those of the transformer: `.kernel` is `.weight`."""
+  """Return PyTorch names as for the transformer: `.kernel` becomes `.weight`."""
   return [
     dataclasses.replace(
       e, theirs=tuple(n.replace('masked_attn.gate', 'masked_attn.alpha') for n in e.theirs)
@@ -164,12 +164,12 @@ PRESET = Preset(
 
 
 def register() -> None:
-  """Make the toy a preset, with the PyTorch class for exported folders."""
+  """Register the toy as a preset, with the PyTorch class for exported folders."""
   register_preset(PRESET)
 
 
 def register_torch() -> None:
-  """Let exported folders hold the toy."""
+  """Allow the toy in exported folders."""
   from tests.helpers.toy_torch import ToyNetwork
   from ttm_jax.pytorch.loading import register as register_class
 

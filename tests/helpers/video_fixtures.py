@@ -1,4 +1,4 @@
-"""Video files as cameras, phones and accidents make them."""
+"""Video files as made by cameras, phones and accidents."""
 
 import struct
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ from ttm_jax.media import video_io
 
 
 def levels(count: int, size: tuple[int, int] = (32, 48), step: int = 10) -> np.ndarray:
-  """Frames uint8 [count, H, W, 3]: frame t is grey of level `step` t."""
+  """Return frames uint8 [count, H, W, 3]; frame t is gray of level `step` t."""
   grey = (np.arange(count) * step).astype(np.uint8)
   return np.broadcast_to(grey[:, None, None, None], (count, *size, 3)).copy()
 
 
 def save(path: Path, frames: np.ndarray, fps: float = 12) -> Path:
-  """An ordinary mp4."""
+  """Write an ordinary mp4."""
   video_io.write_video(path, frames, fps)
   return path
 
 
 def film(count: int, size: tuple[int, int] = (32, 48)) -> np.ndarray:
-  """Frames uint8 [count, H, W, 3] whose number and orientation can be read off.
+  """Return frames uint8 [count, H, W, 3] that show their number and orientation.
 
-  Frame t is grey of level 20 + 8 t; the upper quarter is red, the left quarter blue.
+  Frame t is gray of level 20 + 8 t; the upper quarter is red, the left quarter blue.
   """
   frames = np.empty((count, *size, 3), np.uint8)
   frames[:] = 20 + 8 * np.arange(count)[:, None, None, None]
@@ -38,7 +38,7 @@ def film(count: int, size: tuple[int, int] = (32, 48)) -> np.ndarray:
 
 
 def numbers(frames: np.ndarray) -> list[int]:
-  """Which of `film` each frame is, by its middle."""
+  """Return which frame of `film` each frame is, by its middle."""
   middle = frames[:, frames.shape[1] // 2, frames.shape[2] // 2].astype(float).mean(-1)
   return ((middle - 20) / 8).round().astype(int).tolist()
 
@@ -56,12 +56,12 @@ def save_with(
   options: dict[str, str] | None = None,
   aspect: Fraction | None = None,
 ) -> Path:
-  """Frames shown at the given times, seconds, in another kind of pixels, codec or container.
+  """Write frames at the given times in seconds, with another pixel format, codec or container.
 
   Args:
     rate: ticks per second of the time stamps.
-    kind: FFmpeg's name of the container, where the extension does not say it.
-    aspect: width of a pixel over its height.
+    kind: FFmpeg's name of the container, if the extension does not give it.
+    aspect: width of a pixel divided by its height.
   """
   if options is None:
     options = {'crf': '2'} if codec == 'libx264' else {}
@@ -85,10 +85,10 @@ def save_with(
 
 
 def turn(path: Path, matrix: Sequence[int] = (0, 1, -1, 0)) -> Path:
-  """Notes in an mp4 that (x, y) is to be shown at (a x + c y, b x + d y), as phones do.
+  """Set an mp4's display matrix, as phones do: (x, y) is shown at (a x + c y, b x + d y).
 
   Args:
-    matrix: a, b, c, d; by default a quarter clockwise.
+    matrix: a, b, c, d; by default a clockwise quarter turn.
   """
   content = bytearray(path.read_bytes())
   # The track header: size, 'tkhd', version 0 and flags, 36 bytes, then a matrix of nine numbers.
@@ -100,17 +100,17 @@ def turn(path: Path, matrix: Sequence[int] = (0, 1, -1, 0)) -> Path:
 
 
 def trim(path: Path, *pieces: tuple[Fraction, Fraction]) -> Path:
-  """Trims an mp4 by an edit list, without a change to the frames that it stores.
+  """Trim an mp4 with an edit list, without changing its stored frames.
 
   Args:
-    path: a file of `save_with`, whose index lies behind the frames.
-    pieces: start and length, seconds, of what is to be shown; a start below 0 shows nothing.
+    path: a file of `save_with`, whose index comes after the frames.
+    pieces: start and length in seconds of the shown parts; a start below 0 shows nothing.
   """
   content = path.read_bytes()
   ticks = {name: _number(content, content.index(name) + 16) for name in (b'mvhd', b'mdhd')}
   start = content.index(b'elst') - 4
   size = _number(content, start)
-  shift = _number(content, start + 20)  # Of frames that are stored in another order.
+  shift = _number(content, start + 20)  # For frames stored in another order.
   rows = [
     struct.pack(
       '>IiI',
@@ -134,13 +134,13 @@ def _number(content: bytes, place: int) -> int:
 
 
 def join(path: Path, *parts: Path) -> Path:
-  """One file after the other, as `cat` does."""
+  """Concatenate two files, as `cat` does."""
   path.write_bytes(b''.join(part.read_bytes() for part in parts))
   return path
 
 
 def save_covered(path: Path, frames: np.ndarray, kind: str | None = None) -> Path:
-  """A video whose first stream is a green picture, marked as a cover in mp4 only."""
+  """Write a video whose first stream is a green cover image, marked as a cover in mp4 only."""
   with av.open(str(path), 'w', kind) as container:
     cover = container.add_stream('mjpeg', 12)
     cover.height, cover.width, cover.pix_fmt = 64, 64, 'yuvj420p'
@@ -154,7 +154,7 @@ def save_covered(path: Path, frames: np.ndarray, kind: str | None = None) -> Pat
       container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format='rgb24')))
     container.mux([*cover.encode(None), *stream.encode(None)])
   if path.suffix == '.mp4':
-    # FFmpeg numbers streams as they come; other programs write the cover before the tracks.
+    # FFmpeg numbers streams in order; other programs write the cover before the tracks.
     content = path.read_bytes()
     start = content.index(b'moov') - 4
     boxes = sorted(_boxes(content[start + 8 :]), key=lambda box: _ORDER.get(box[4:8], 2))
@@ -175,7 +175,7 @@ def _boxes(content: bytes) -> list[bytes]:
 
 
 def save_sound(path: Path) -> Path:
-  """A file of sound without a picture."""
+  """Write a file with sound only."""
   with av.open(str(path), 'w') as container:
     stream = container.add_stream('aac', 8000)
     frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), 'fltp', 'mono')
@@ -186,7 +186,7 @@ def save_sound(path: Path) -> Path:
 
 
 def save_empty(path: Path, kind: str) -> Path:
-  """A video without a frame."""
+  """Write a video without frames."""
   with av.open(str(path), 'w', kind) as container:
     stream = container.add_stream('mpeg4', 12)
     stream.height, stream.width, stream.pix_fmt = 32, 48, 'yuv420p'
@@ -195,14 +195,14 @@ def save_empty(path: Path, kind: str) -> Path:
 
 
 def truncate(path: Path, share: float = 0.6) -> Path:
-  """Cuts the end off a file."""
+  """Truncate a file."""
   content = path.read_bytes()
   path.write_bytes(content[: int(len(content) * share)])
   return path
 
 
 def object_video(folder: Path, ids: np.ndarray, fps: float = 12) -> Path:
-  """KEY/video.mp4 and KEY/masks: the objects are white on grey of level 10 t."""
+  """Write KEY/video.mp4 and KEY/masks: the objects are white on gray of level 10 t."""
   frames = np.where((ids > 0)[..., None], np.uint8(250), levels(len(ids), ids.shape[1:]))
   save(folder / 'video.mp4', frames, fps)
   trajectory.write_folder(folder / 'masks', ids)
