@@ -183,7 +183,7 @@ def _initial(run, initial):
 
 
 def training(name, *settings) -> dict:
-  """Return the largest relative errors of losses and gradients, and unsharded arrays, by setting."""
+  """Return the largest relative errors of losses and gradients, and unsharded arrays."""
   one = make_mesh({}, jax.devices()[:1])
 
   @functools.cache
