@@ -1,4 +1,4 @@
-"""What the tests share: quick compilation, a tiny dataset, and tiny runs trained once a session."""
+"""Shared by all tests: quick compilation, a tiny dataset, tiny runs trained once per session."""
 
 import gc
 import os
@@ -11,27 +11,27 @@ import pytest
 
 from tests.helpers import cli, tiny
 
-# Programs here run for milliseconds: compiling them well would take most of the time. These flags
-# bind the processes that tests start as well.
+# Programs run for milliseconds here, and optimized compilation would take most of the time. These
+# flags also apply to the processes that tests start.
 QUICK = '--xla_backend_optimization_level=0'
-if metadata.version('jaxlib').startswith('0.10.'):  # Later ones do not know it, and end.
+if metadata.version('jaxlib').startswith('0.10.'):  # Later versions do not know the flag and exit.
   QUICK += ' --xla_cpu_use_fusion_emitters=false'
 
 
 def pytest_configure(config: pytest.Config) -> None:
-  """Before anything imports JAX."""
+  """Set the flags before anything imports JAX."""
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   os.environ['XLA_FLAGS'] = f'{QUICK} {os.environ.get("XLA_FLAGS", "")}'.strip()
-  # What one process or session compiles, others need not.
+  # Share compiled programs between processes and sessions.
   os.environ['JAX_COMPILATION_CACHE_DIR'] = str(config.cache.mkdir('xla'))
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 
 
-WORKER_GB = 2.5  # A worker, with the processes that its tests start.
+WORKER_GB = 2.5  # Memory of a worker with the processes that its tests start.
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-  """Return the workers of `-n auto`: one per core, fewer where memory is short."""
+  """Return the workers of `-n auto`: one per core, fewer if memory is short."""
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
   free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9
   return max(1, min(cores, int(free / WORKER_GB)))
@@ -39,7 +39,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.fixture(scope='module', autouse=True)
 def bounded_memory() -> Iterator[None]:
-  """After each module, drop what JAX compiled and traced in it."""
+  """Drop what JAX compiled and traced after each module."""
   yield
   if 'jax' in sys.modules:
     sys.modules['jax'].clear_caches()
@@ -48,7 +48,7 @@ def bounded_memory() -> Iterator[None]:
 
 @pytest.fixture(scope='session')
 def clips(tmp_path_factory) -> Path:
-  """A clips dataset of scenes."""
+  """A clips dataset of procedural scenes."""
   path = tmp_path_factory.mktemp('clips') / 'scenes'
   made = cli.run(*tiny.scenes_command(path))
   assert made.code == 0, made.err
@@ -77,7 +77,7 @@ def encoded(clips: Path, folders: pytest.TempPathFactory, *options: str) -> Path
 
 @pytest.fixture(scope='session')
 def stage1_command(latents):
-  """The command that trains stage 1 into a directory: what is interrupted, and what is not."""
+  """The command that trains stage 1 into a directory, for interrupted and uninterrupted runs."""
   return lambda path: tiny.train_command(
     'demo_stage1', path, latents, train__steps=100, train__checkpoint_every=20
   )
@@ -85,7 +85,7 @@ def stage1_command(latents):
 
 @pytest.fixture(scope='session')
 def stage1(stage1_command, tmp_path_factory) -> Path:
-  """A run of stage 1 that nothing disturbed."""
+  """An uninterrupted run of stage 1."""
   path = tmp_path_factory.mktemp('runs') / 'stage1'
   ended = cli.run(*stage1_command(path))
   assert ended.code == 0, ended.err
@@ -94,7 +94,7 @@ def stage1(stage1_command, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='session')
 def stage2(latents, tmp_path_factory) -> Path:
-  """A run of stage 2, with held-out loss and samples."""
+  """A run of stage 2, with validation loss and samples."""
   path = tmp_path_factory.mktemp('runs') / 'stage2'
   changes = {'train__steps': 40, 'train__evaluate_every': 20, 'train__sample_every': 40}
   ended = cli.run(*tiny.train_command('demo_stage2', path, latents, **changes))
@@ -104,7 +104,7 @@ def stage2(latents, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='session')
 def folders(tmp_path_factory):
-  """Of each preset, the runs and the folder exported from them in float32."""
+  """For each preset, the runs and the folder exported from them in float32."""
   from tests.helpers import exported
   from ttm_jax.exporting.folder import export
 

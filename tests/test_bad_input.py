@@ -1,4 +1,4 @@
-"""What cannot be used is refused: one clear sentence, exit code 2, nothing half-written."""
+"""Unusable input is refused: one clear error message, exit code 2, no partial output."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from ttm_jax.training.runs import read_parameters
 
 
 def sentence(ended: cli.Ended) -> str:
-  """The one line that a front door wrote before it gave up."""
+  """Return the one line that a command printed before it exited."""
   assert ended.code == 2, ended.err
   (line,) = ended.err.splitlines()
   assert line.startswith('error: ')
@@ -30,7 +30,7 @@ def sentence(ended: cli.Ended) -> str:
 
 @pytest.fixture(scope='module')
 def given(tmp_path_factory):
-  """A picture, masks good and bad, and trajectories."""
+  """An image, valid and invalid masks, and trajectories."""
   folder = tmp_path_factory.mktemp('given')
   rng = np.random.default_rng(0)
   Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(folder / 'photo.png')
@@ -55,7 +55,7 @@ def given(tmp_path_factory):
 
 @pytest.fixture
 def generate(given, stage1, stage2, tmp_path):
-  """Runs `generate` with a change to good arguments, and returns the sentence it ends with."""
+  """Run `generate` with one change to valid arguments; return its error message."""
 
   def run(*objects, **changes):
     options = {
@@ -188,7 +188,7 @@ def test_an_unwritable_place_is_named(given, stage1, stage2, tmp_path):
 
 @pytest.fixture
 def train(latents, tmp_path):
-  """Trains with a change to a good command, and returns the sentence it ends with."""
+  """Train with one change to a valid command; return its error message."""
 
   def run(*more, data=latents, workdir=None, **changes):
     command = tiny.train_command('demo_stage1', workdir or tmp_path / 'run', data, **changes)
@@ -277,7 +277,7 @@ def test_a_run_goes_on_with_clips_encoded_as_before(stage1, clips, tmp_path, opt
 
 
 def last_sentence(ended: cli.Ended) -> str:
-  """Like `sentence`, for a run that had begun and told of its steps."""
+  """Like `sentence`, for a run that had started and logged its steps."""
   assert ended.code == 2, ended.err
   *before, line = ended.err.splitlines()
   assert line.startswith('error: ')
@@ -302,7 +302,7 @@ def test_damaged_records_are_named_while_training(latents, tmp_path, damage):
 
 
 def small_files() -> None:
-  """Lets a process that will train write small files only, from its first checkpoint on."""
+  """Limit the file size of a training process from its first checkpoint on."""
   save = checkpoint.Checkpoints.save
 
   def refused(self, state):
@@ -313,7 +313,7 @@ def small_files() -> None:
 
 
 def full_disk() -> None:
-  """Shows a process a disk that has no space left."""
+  """Simulate a disk without free space in a process."""
   full = shutil._ntuple_diskusage(10**12, 10**12, 1_000)
   shutil.disk_usage = lambda path: full
 
@@ -342,7 +342,7 @@ def test_a_disk_that_is_full_leaves_the_previous_checkpoint(
   after = read_parameters(run)
   np.testing.assert_array_equal(after['embed']['kernel'], before['embed']['kernel'])
   if trouble is small_files:
-    # What was half-written does not hinder the same command.
+    # Partial output does not hinder the same command.
     again = cli.run(*stage1_command(run))
     assert again.code == 0 and 'continues after step 60' in again.err
     end = read_parameters(run), read_parameters(stage1)

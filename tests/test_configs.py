@@ -1,10 +1,10 @@
-"""The shipped configurations: what they resolve to, and that each of them trains.
+"""The shipped configurations: their resolved values, and that each of them trains.
 
-The fully resolved configurations lie in tests/golden. After a change that is meant,
+The resolved configurations are in tests/golden. After an intended change,
 
     python -m tests.test_configs
 
-writes them anew; the difference then shows in review what the change does to every run.
+rewrites them; the diff shows in review how the change affects every run.
 """
 
 import functools
@@ -53,7 +53,7 @@ def test_the_figures_of_the_paper():
 
 @pytest.fixture(scope='module')
 def trained(latents, unet_latents, stage1, stage2, tmp_path_factory):
-  """name -> a run of that configuration, shrunk, by the front door."""
+  """Train a configuration by name at test size, with `ttm_jax.train`; return the run."""
   folder = tmp_path_factory.mktemp('configs')
   known = {'demo_stage1': stage1, 'demo_stage2': stage2}
 
@@ -74,8 +74,8 @@ def test_each_trains(trained, name):
   lines = [m for m in read_metrics(trained(name)) if 'train/loss' in m]
   assert [m['step'] for m in lines[:4]] == [1, 2, 3, 4]
   assert np.isfinite([m['train/loss'] for m in lines]).all()
-  # An untrained network predicts 0: the loss is the mean square of what is to be predicted.
-  # Data and v have unit variance, the velocity of flow matching is a difference of two such.
+  # An untrained network predicts 0: the loss is the mean square of the target.
+  # Data and v have unit variance; flow matching's velocity is the difference of two such variables.
   target = 2.0 if tiny.shipped(name).process.get('prediction') == 'velocity' else 1.0
   assert 0.5 * target < lines[0]['train/loss'] < 1.5 * target
 
@@ -83,13 +83,13 @@ def test_each_trains(trained, name):
 def test_a_stage_starts_from_the_pre_trained(trained):
   source = trained('pretrain_dit')
   run = trained('stage2_dit', out='from-pretrained', init_from=str(source), train__steps=1)
-  # The first step of the warm-up has rate 0: what was brought over is still there.
+  # The first step of the warm-up has learning rate 0: transferred parameters are unchanged.
   old, new = read_parameters(source), read_parameters(run)
   untrained = read_parameters(trained('stage2_dit'))
   masked = new['masked_blocks']
 
   def equal(a, b):
-    # The average of equal parameters differs from them by rounding; a step changes 1 in 10 000.
+    # The EMA of equal parameters differs from them by rounding; a step changes 1 in 10,000.
     close = jax.tree.map(lambda x, y: np.allclose(x, y, rtol=1e-6, atol=1e-9), a, b)
     return all(jax.tree.leaves(close))
 
@@ -132,7 +132,7 @@ def test_another_width_cannot_be_started_from(trained, latents, tmp_path):
 
 
 def write_golden() -> None:
-  """Writes the golden files anew."""
+  """Rewrite the golden files."""
   for path in GOLDEN.glob('*.json'):
     path.unlink()
   GOLDEN.mkdir(exist_ok=True)

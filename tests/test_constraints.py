@@ -1,4 +1,4 @@
-"""constraints.txt pins all that an installation brings."""
+"""constraints.txt pins every package that an installation includes."""
 
 import importlib.metadata
 import pathlib
@@ -10,12 +10,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Without their dependencies, which the accelerators' machines alone install.
+# Pinned without their dependencies, which only machines with accelerators install.
 ELSEWHERE = {'gcsfs', 'wandb'}
 
 
 def constraints(python):
-  """The pins that hold for a version of Python, by name."""
+  """Return the pins for a version of Python, by name."""
   found = {}
   for line in (ROOT / 'constraints.txt').read_text().splitlines():
     if not line or line.startswith('#'):
@@ -32,7 +32,7 @@ def constraints(python):
 
 
 def wanted():
-  """The requirements of pyproject.toml, of all extras."""
+  """Return the requirements of pyproject.toml, for all extras."""
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
   extras = project['optional-dependencies'].values()
   listed = [*project['dependencies'], *(text for extra in extras for text in extra)]
@@ -40,7 +40,7 @@ def wanted():
 
 
 def installed():
-  """Versions of what is here of those requirements, and of theirs in turn."""
+  """Return the installed versions of these requirements and of their dependencies."""
   found, waiting = {}, [(r.name, extra) for r in wanted() for extra in ('', *r.extras)]
   seen = set()
   while waiting:
@@ -52,7 +52,7 @@ def installed():
     try:
       package = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
-      continue  # Of an extra that is not installed.
+      continue  # From an extra that is not installed.
     found[name] = package.version.split('+')[0]
     for requirement in map(Requirement, package.requires or []):
       if not requirement.marker or requirement.marker.evaluate({'extra': extra}):

@@ -1,7 +1,7 @@
-"""Every place that imports, evaluates or executes by name: those that SECURITY.md lists, no others.
+"""Places that import, evaluate or execute by name: exactly those listed in SECURITY.md.
 
-A new one fails here. Before it is added to the table: who decides the name, and what could a file
-of somebody else make it do? Then say so in SECURITY.md.
+A new place fails here. Before you add it to the table, find out who decides the name, and what a
+malicious file could make it do. Then describe that in SECURITY.md.
 """
 
 import ast
@@ -13,14 +13,14 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDERS = ('ttm_jax', 'data_tools', 'configs', 'launch', 'benchmarks')
 
-# Modules whose import alone is worth a look: what they read or are told may be code.
+# Modules to review at import: they may execute what they read or are given.
 MODULES = {
   *('pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'marshal', 'shelve', 'jsonpickle'),
   *('importlib', 'runpy', 'pkgutil', 'zipimport', 'pydoc'),
   *('subprocess', 'ctypes', 'cffi', 'pty', 'pexpect'),
   *('yaml', 'hydra', 'omegaconf', 'jinja2', 'config_flags', 'xml', 'xmlrpc'),
 }
-# Functions that run, import or unpickle what they are given, whatever they are called on.
+# Functions that run, import or unpickle their arguments, on any object.
 CALLS = {
   *('eval', 'exec', 'compile', '__import__', 'import_module', 'exec_module', 'load_module'),
   *('system', 'popen', 'execv', 'execve', 'execvp', 'execvpe', 'spawnv', 'spawnl', 'fork_exec'),
@@ -28,12 +28,12 @@ CALLS = {
   *('unsafe_load', 'full_load', 'load_source', 'run_module', 'run_path', 'get_builder_cls'),
   *('load_checkpoint', 'from_string', 'load_extension', 'get_obj_from_str', 'torch_load'),
 }
-# Functions of modules: harmless names elsewhere.
+# Functions of certain modules; the names are harmless elsewhere.
 OF_MODULES = {
   *(('torch', 'load'), ('np', 'load'), ('numpy', 'load'), ('yaml', 'load'), ('torch', 'compile')),
   *(('torch', 'hub'), ('os', 'startfile'), ('tfds', 'load'), ('tfds', 'builder')),
 }
-# Safe, though they carry the name: no Python is compiled, nothing is evaluated.
+# Safe despite the name: they compile no Python and evaluate nothing.
 SAFE = {('re', 'compile'), ('lowered', 'compile')}
 
 KNOWN = {
@@ -65,12 +65,12 @@ KNOWN = {
   'ttm_jax/settings.py': {'exec_module', 'importlib'},
   'ttm_jax/train.py': {'config_flags'},
 }
-# Ways to our own loader of an exported folder, which is listed itself.
+# Calls of our own loader of an exported folder, which is listed itself.
 OWN_LOADER = {'ttm_jax/pytorch/generate.py'}
 
 
 def found_in(source):
-  """What in a Python text imports, evaluates or executes by name."""
+  """Return what a Python source imports, evaluates or executes by name."""
   found, modules = set(), set()
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, ast.Import):

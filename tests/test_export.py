@@ -1,4 +1,4 @@
-"""Runs exported to a folder: what lies in it, that it is whole, and the way back."""
+"""Runs exported to a folder: its contents, its integrity, and the conversion back."""
 
 import dataclasses
 import errno
@@ -37,7 +37,7 @@ DTYPES = {'dit': 'bf16', 'unet': 'fp32'}
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
-  """Of each preset, both runs and the folder they become; exported once, by the front door."""
+  """For each preset, both runs and the folder that one `ttm_jax.export` made of them."""
   found = {}
 
   def make(preset):
@@ -182,7 +182,7 @@ def test_large_weights_are_cut_into_files(dit_pair, dit_folder, tmp_path):
 
 
 def test_one_tensor_at_a_time_is_read(dit_pair, monkeypatch):
-  """No array of a checkpoint is kept: each is read once, when its turn comes."""
+  """No array of a checkpoint is kept: each is read once, when it is written."""
   step = Checkpoints(dit_pair[1] / 'checkpoints', read_only=True)
   stored = step.stored_ema(step.latest())
   ema = read_parameters(dit_pair[1])

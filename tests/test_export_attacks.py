@@ -1,4 +1,4 @@
-"""Runs, weights and exported folders of others: what they name stays in their folder."""
+"""Malicious runs, weights and exported folders: the paths in them stay in their folder."""
 
 import dataclasses
 import hashlib
@@ -44,7 +44,7 @@ def folder(whole, tmp_path):
 
 @pytest.fixture
 def private(tmp_path):
-  """A folder that nobody named, and that must not get anywhere."""
+  """A folder that the command does not name, and that must not be copied."""
   path = tmp_path / 'private'
   path.mkdir()
   (path / 'config.json').write_bytes(SECRET)
@@ -60,7 +60,7 @@ def content(directory):
 
 
 def run_that_reads(tmp_path, models, name='clip'):
-  """A stage 2 whose context names a text encoder."""
+  """Write a stage 2 run whose context names a text encoder."""
   settings = exported.config('dit', exported.STAGE2)
   empty = np.zeros((1, 5, 12), np.float16)
 
@@ -93,7 +93,7 @@ def test_only_folders_named_in_the_command_are_copied(pair, tmp_path, private, m
   with pytest.raises(InputError, match=f'--text clip={private} to copy it'):
     export(pair[0], two, tmp_path / 'out')
   assert not (tmp_path / 'out').exists()
-  # A folder of the current one, written like the id of a repository.
+  # A folder in the current one, written like the id of a repository.
   (tmp_path / 'owner').mkdir()
   private.rename(tmp_path / 'owner' / 'clip')
   monkeypatch.chdir(tmp_path)
@@ -171,7 +171,7 @@ def test_folders_of_this_machine_are_not_published():
 
 
 def test_two_exports_to_one_folder(pair, tmp_path, whole):
-  """The first to finish succeeds, the other says so; nothing is mixed."""
+  """The first to finish succeeds, the other reports an error; their files are not mixed."""
   out = tmp_path / 'out'
   with (
     pytest.raises(InputError, match='another process wrote it in the meantime'),
@@ -300,7 +300,7 @@ FIELDS = {
 
 @pytest.mark.parametrize('part, field', [(p, f) for p, fields in FIELDS.items() for f in fields])
 def test_odd_values_in_an_exported_config(folder, part, field):
-  """Either refused in a sentence or, where the value is one that fits, read."""
+  """They are refused with an error message or, if the value is valid, read."""
   path = folder / part / 'config.json'
   before = json.loads(path.read_text())
   for value in ODD:
@@ -331,7 +331,7 @@ def test_switches_of_diffusers_in_an_exported_unet(tmp_path):
   path = tmp_path / 'folder' / 'stage1' / 'config.json'
   values = json.loads(path.read_text())
   config = read_network(path.parent).config
-  # What diffusers adds when it saves the network again.
+  # diffusers adds these when it saves the network again.
   path.write_text(json.dumps({**values, 'act_fn': 'silu', 'norm_eps': 1e-5, 'mid_block_layers': 1}))
   assert read_network(path.parent).config == config
   for name, value in (('act_fn', 'relu'), ('norm_eps', 0.1), ('use_motion_mid_block', True)):
@@ -374,7 +374,7 @@ def pipeline(folder, **options):
 
 
 def signed(folder):
-  """Writes the checksums of a changed folder anew."""
+  """Rewrite the checksums of a changed folder."""
   names = [name for name in content(folder) if name != 'SHA256SUMS']
   lines = [f'{hashlib.sha256((folder / n).read_bytes()).hexdigest()}  {n}\n' for n in names]
   (folder / 'SHA256SUMS').write_text(''.join(lines))
@@ -396,7 +396,7 @@ def test_every_file_that_is_read_is_listed(folder):
   with pytest.raises(InputError, match=r'adapter_config\.json is not listed in SHA256SUMS'):
     pipeline(folder)
   shutil.rmtree(folder / 'text_encoder' / 'clip')
-  # What lies beside, and what a desktop leaves, is not read.
+  # Files beside it, and those that a desktop leaves, are not read.
   (folder / 'out.mp4').write_text('')
   (folder / 'stage1' / '.DS_Store').write_text('')
   pipeline(folder)

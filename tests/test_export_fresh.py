@@ -1,4 +1,4 @@
-"""An exported folder in an environment of its own, with neither JAX nor this package."""
+"""Run an exported folder in a fresh environment, with neither JAX nor this package."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ np.savez(result, frames=output.frames, trajectory=output.trajectory)
 
 @pytest.mark.slow
 def test_a_fresh_environment_runs_it(tmp_path):
-  """Installs PyTorch, diffusers and transformers from the package index: minutes."""
+  """Install PyTorch, diffusers and transformers from the package index; takes minutes."""
   venv.create(tmp_path / 'venv', with_pip=True)
   python = tmp_path / 'venv' / 'bin' / 'python'
 

@@ -1,4 +1,4 @@
-"""Which package may import which: each imports its own floor and the floors below it."""
+"""Allowed imports: each package imports its own floor and the floors below it."""
 
 import ast
 import pathlib
@@ -9,7 +9,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = 'ttm_jax'
 
-# From below. A front door is not imported by anything.
+# From bottom to top. No module imports a command.
 FLOORS = (
   ('errors', 'atomic', 'untrusted', 'json_file', 'json_lines', 'outputs'),
   (
@@ -29,7 +29,7 @@ FLAT = 'ttm_jax.pytorch'  # Its modules are copied side by side into exported fo
 
 
 def name_of(path):
-  """The dotted name of a module; that of a package stands for its __init__."""
+  """Return the dotted name of a module; that of a package stands for its __init__."""
   parts = path.relative_to(ROOT).with_suffix('').parts
   return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
 
@@ -42,7 +42,7 @@ FILES = {name_of(path): path for path in sorted((ROOT / PACKAGE).rglob('*.py'))}
 
 
 def imports_of(source, module, known):
-  """Dotted names that a module imports, anywhere in it; of `known` ones, the deepest.
+  """Return dotted names that a module imports anywhere; of `known` ones, the deepest.
 
   `from a import b` imports the module a.b if there is one, else a.
   """
@@ -52,7 +52,7 @@ def imports_of(source, module, known):
       found |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom):
       if node.level:
-        # diffusers finds the files that belong to a model by `from .module import name`.
+        # diffusers finds the files of a model by `from .module import name`.
         assert within(module, FLAT) and node.level == 1 and node.module, (
           f'{module}: relative import'
         )
@@ -68,7 +68,7 @@ IMPORTS = {name: imports_of(path.read_text(), name, FILES) for name, path in FIL
 
 
 def closure(modules):
-  """The modules of ours that these import, directly or not, without themselves."""
+  """Return the modules of ours that these import, directly or not, without themselves."""
   found, new = set(), set(modules)
   while new:
     found |= new
@@ -158,7 +158,7 @@ def test_what_exported_models_share_needs_numpy_alone():
 
 
 def circle_in(graph):
-  """Some circle of imports, as a list of names; empty if there is none."""
+  """Return some import cycle as a list of names; empty if there is none."""
   done, path = set(), []
 
   def visit(name):

@@ -1,4 +1,4 @@
-"""All front doors check their outputs before the work, and keep what they read."""
+"""All commands check their outputs before the work, and keep their inputs."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from ttm_jax.report.results import charts, read_metrics
 
 @pytest.fixture
 def no_work(monkeypatch):
-  """Fail where a network is loaded."""
+  """Fail if a network is loaded."""
 
   def worked(*args, **options):
     raise AssertionError('a network was loaded')
@@ -32,7 +32,7 @@ def no_work(monkeypatch):
 
 @pytest.fixture
 def evaluated(clips, folders, monkeypatch):
-  """Run `evaluate` on runs that are not trained."""
+  """Run `evaluate` on untrained runs."""
   one, two = folders['dit'][0]
 
   def run(*options):
@@ -95,7 +95,7 @@ def test_evaluation_keeps_the_report_of_the_dataset(evaluated, no_work, clips, t
 
 
 def planted(clips):
-  """An evaluation of clips that shows the clips themselves."""
+  """Return an evaluation of clips that shows the clips themselves."""
   videos, ids = [clip.video for clip in clips], [clip.ids for clip in clips]
   row = {'iou': 0.5, 'direction': float('nan'), 'as_told': 1.0}
   video = {'psnr': 20.0, 'ssim': float('nan'), 'adherence': 0.5, 'direction': 0.1, 'as_told': 0.2}
@@ -118,7 +118,7 @@ def test_an_evaluation_writes_what_it_can(evaluated, clips, tmp_path, monkeypatc
   assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['metrics.json', 'samples.gif']
   figures = json.loads((tmp_path / 'out' / 'metrics.json').read_text())
   assert figures['clips'] == min(2, len(held_out)) and figures['motion']['a']['direction'] is None
-  assert 'Trajectories' in capsys.readouterr().out  # The tables are shown all the same.
+  assert 'Trajectories' in capsys.readouterr().out  # The tables are printed anyway.
 
 
 def test_clips_are_checked_before_any_is_generated(folders, clips):
@@ -139,12 +139,12 @@ def test_means_of_nothing_are_not_numbers(clips):
   clip = Clips(clips, 'validation')[0]
   small = type(clip)(**{**vars(clip), 'video': clip.video[:, :8, :8], 'ids': clip.ids[:, :8, :8]})
   row = video_row([small], [small.video], [small.ids * 0])
-  # Frames smaller than the window of SSIM, objects that are nowhere, a video that is exact.
+  # Frames smaller than the window of SSIM, absent objects, an exact video.
   assert np.isnan(row['ssim']) and np.isnan(row['adherence']) and row['psnr'] == float('inf')
 
 
 def test_curves_of_damaged_metrics(tmp_path):
-  """A killed run leaves half a line; a copied one may have none at all."""
+  """A killed run leaves half a line; a copied one may have none."""
   assert read_metrics(tmp_path) == []
   lines = [
     *(b'{"step": 1, "train/loss": 2.0}', b'{"step": 2, "tra', b'\x00\xff', b'[1]', b'7', b''),
@@ -157,7 +157,7 @@ def test_curves_of_damaged_metrics(tmp_path):
   assert [step for step, _ in chart.series['training']] == [1, 5, 6]
 
 
-# The other front doors.
+# The other commands.
 
 
 def test_training_keeps_what_it_reads(latents, stage1_command, tmp_path):
@@ -173,7 +173,7 @@ def test_training_keeps_what_it_reads(latents, stage1_command, tmp_path):
   run = tmp_path / 'run'
   said = sentence(cli.run(*tiny.train_command('demo_stage1', run, data, init_from=str(run))))
   assert '/nope' not in said and said.startswith(f'{run} is no run directory')
-  # A run may lie in the folder of its dataset.
+  # A run may be in the folder of its dataset.
   ended = cli.run(*tiny.train_command('demo_stage1', data / 'run', data, train__steps=1))
   assert ended.code == 0, ended.err
 
@@ -210,7 +210,7 @@ def test_an_import_keeps_its_source(tmp_path, capsys):
 
 
 def test_a_preparation_keeps_its_source(tmp_path):
-  """OUT.incomplete is cleared where no job of ours lies in it: it may be the user's folder."""
+  """OUT.incomplete is cleared only if it holds one of our jobs: it may be a user's folder."""
   source = tmp_path / 'clips.incomplete'
   source.mkdir()
   (source / 'a.mp4').write_bytes(b'film')
@@ -280,7 +280,7 @@ ABSENT = ('torch', 'diffusers')
 
 
 class Absent:
-  """Find no module of PyTorch, before others find one."""
+  """Hides every module of PyTorch."""
 
   def find_spec(self, name, path=None, target=None):
     if name.split('.')[0] in ABSENT:
@@ -288,7 +288,7 @@ class Absent:
 
 
 def no_pytorch() -> None:
-  """Show a process a host without the extra `torch`."""
+  """Simulate a host without the extra `torch` in a process."""
   for name in [name for name in sys.modules if name.split('.')[0] in ABSENT]:
     del sys.modules[name]
   sys.meta_path.insert(0, Absent())

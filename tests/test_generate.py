@@ -1,4 +1,4 @@
-"""From a picture and sentences to files: the front doors `generate` and `evaluate`."""
+"""From an image and texts to files: the commands `generate` and `evaluate`."""
 
 import json
 import sys
@@ -17,19 +17,19 @@ from ttm_jax.media.video_reader import read_video
 from ttm_jax.metrics.motion import mean_iou
 from ttm_jax.metrics.video import psnr
 
-STEPS = 4  # Of sampling; what tests/helpers/tiny.py sets.
+STEPS = 4  # Sampling steps, as set in tests/helpers/tiny.py.
 
 
 @pytest.fixture(scope='module')
 def clip(clips):
-  """A held-out clip with two objects or more."""
+  """A validation clip with two objects or more."""
   held_out = Clips(clips, 'validation')
   return next(c for c in map(held_out.__getitem__, range(len(held_out))) if c.ids[0].max() > 1)
 
 
 @pytest.fixture(scope='module')
 def arguments(clip, tmp_path_factory):
-  """The picture of the clip and what is said of it, as arguments of `generate`."""
+  """Return the image, masks and texts of the clip as arguments of `generate`."""
   folder = tmp_path_factory.mktemp('picture')
   Image.fromarray(clip.video[0]).save(folder / 'photo.png')
   trajectory.write_folder(folder / 'masks', clip.ids[:1])
@@ -45,7 +45,7 @@ def arguments(clip, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def chained(arguments, stage1, stage2, tmp_path_factory):
-  """The folder that the whole chain wrote, and what it said."""
+  """Run the whole chain; return its folder and its output."""
   folder = tmp_path_factory.mktemp('chained')
   runs = f'--stage1={stage1}', f'--stage2={stage2}'
   ended = cli.run('ttm_jax.generate', *arguments, *runs, f'--out={folder}/deep/out.mp4')
@@ -124,7 +124,7 @@ def test_a_trajectory_of_ones_own_is_taken_as_it_is(arguments, clip, stage2, tmp
 
 
 def test_what_is_given_matters(pipeline, clip):
-  """Each input reaches the network: the video changes with it, and with nothing else."""
+  """Each input reaches the network: changing it changes the video, and nothing else does."""
   ids, other = clip.ids, clip.ids[:, ::-1]
   base = pipeline.videos([request_of(clip)], ids[None], 3)
   np.testing.assert_array_equal(pipeline.videos([request_of(clip)], ids[None], 3), base)
@@ -204,7 +204,7 @@ ABSENT = ('torch', 'transformers', 'tokenizers')
 
 
 class Absent:
-  """Finds no module of PyTorch, before others find one."""
+  """Hides every module of PyTorch."""
 
   def find_spec(self, name, path=None, target=None):
     if name.split('.')[0] in ABSENT:
@@ -212,7 +212,7 @@ class Absent:
 
 
 def no_pytorch() -> None:
-  """Shows a process a host without PyTorch."""
+  """Simulate a host without PyTorch in a process."""
   for name in [name for name in sys.modules if name.split('.')[0] in ABSENT]:
     del sys.modules[name]
   sys.meta_path.insert(0, Absent())
@@ -220,7 +220,7 @@ def no_pytorch() -> None:
 
 @pytest.fixture(scope='module')
 def reads_clip(clips, tmp_path_factory):
-  """A run of stage 2 that reads text by a CLIP."""
+  """A run of stage 2 that embeds text with a CLIP."""
   pytest.importorskip('transformers', reason="not installed: pip install 'ttm_jax[data]'")
   from tests.helpers import tiny_models
 
@@ -246,7 +246,7 @@ def reads_clip(clips, tmp_path_factory):
 def test_a_host_without_pytorch_generates_from_a_description(
   arguments, clip, stage1, reads_clip, tmp_path
 ):
-  """The text of stage 2 is embedded elsewhere; the video is that of a host that embeds itself."""
+  """Texts of stage 2 are embedded elsewhere; the video equals that of a host that embeds itself."""
   device = '--device=cpu', '--offline'
   described = tmp_path / 'photo.safetensors'
   ended = cli.run(
@@ -276,7 +276,7 @@ def test_a_host_without_pytorch_generates_from_a_description(
   ended = cli.run('ttm_jax.generate', *arguments, *runs, *device, f'--out={tmp_path}/b.mp4')
   assert ended.code == 0, ended.err
   assert (tmp_path / 'a.mp4').read_bytes() == (tmp_path / 'b.mp4').read_bytes()
-  # Another sentence would need the model.
+  # Another caption would need the model.
   ended = cli.run(
     'ttm_jax.generate',
     f'--described={described}',
@@ -290,7 +290,7 @@ def test_a_host_without_pytorch_generates_from_a_description(
 
 def test_fit_covers_and_crops_the_centre():
   ramp = np.broadcast_to(np.arange(40, dtype=np.uint8)[None, :, None], (20, 40, 3))
-  # Kept at its size, the middle 20 of 40 columns remain; enlarged twice, the middle 10.
+  # At its own size, the middle 20 of 40 columns remain; enlarged twice, the middle 10.
   np.testing.assert_array_equal(fit(ramp, 20, 20)[0, :, 0], np.arange(10, 30))
   mask = fit(ramp[..., 0], 40, 20, nearest=True)
   np.testing.assert_array_equal(mask[0], np.arange(15, 25).repeat(2))

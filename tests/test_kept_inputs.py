@@ -1,4 +1,4 @@
-"""The commands that animate a picture keep what they are given, and lose nothing they made."""
+"""The commands that animate an image keep their inputs, and all finished outputs."""
 
 import re
 import sys
@@ -27,7 +27,7 @@ NAMES = ['out.mp4', 'out_side_by_side.mp4', 'out_trajectory', 'out_trajectory.mp
 
 @pytest.fixture(params=['jax', 'torch'])
 def command(request, folders, tmp_path, monkeypatch):
-  """Run `generate` of JAX, or that of the exported folder, in a folder with a picture and masks."""
+  """Run `generate` of JAX, or that of the exported folder, in a folder with an image and masks."""
   asked = exported.request()
   monkeypatch.chdir(tmp_path)
   Image.fromarray(asked.picture).save('photo.png')
@@ -49,7 +49,7 @@ def command(request, folders, tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_work(monkeypatch):
-  """Fail where a network is loaded."""
+  """Fail if a network is loaded."""
 
   def worked(*args, **options):
     raise AssertionError('a network was loaded')
@@ -94,7 +94,7 @@ def refused(command, *options):
 )
 def test_no_input_is_overwritten(command, no_work, tmp_path, options, said):
   (tmp_path / 'mine').rename('mine_trajectory')
-  # Larger than the networks take: what would be lost is resolution.
+  # Larger than the networks take: resolution would be lost.
   for path in (tmp_path / 'mine_trajectory').iterdir():
     with Image.open(path) as picture:
       large = picture.resize((64, 64), Image.Resampling.NEAREST)
@@ -113,7 +113,7 @@ def test_no_input_is_overwritten(command, no_work, tmp_path, options, said):
 
 
 def test_a_stray_frame_shows_before_the_work(command, no_work, tmp_path):
-  """One that is shown in upper case, too: `read_folder` takes it for a frame."""
+  """It is refused at once, also in upper case: `read_folder` takes it for a frame."""
   for stray in ('00900.png', '00004.PNG', 'note.png'):
     folder = tmp_path / f'{stray[:-4]}_trajectory'
     folder.mkdir()
@@ -176,7 +176,7 @@ def test_the_largest_seed_will_do(command, tmp_path):
 
 
 def test_frame_0_must_be_that_of_the_segmentation(command, no_work, tmp_path, capsys):
-  """How far it is off is said; another picture, and another order of the objects, is refused."""
+  """The error states the difference; another image or another order of objects is refused."""
   mask = exported.request().mask
   swapped = np.array([0, 2, 1], np.uint8)[exported.moved(mask)]
   trajectory.write_folder('swapped', swapped)
@@ -190,7 +190,7 @@ def test_frame_0_must_be_that_of_the_segmentation(command, no_work, tmp_path, ca
     ' object 1 0.00, object 2 0.00): give the trajectory of this picture, or its frame 0 as the'
     ' segmentation'
   )
-  # Object 1 is 5 x 6 pixels; of one more column, 30 of 35 are shared. Object 2 is as it was.
+  # Object 1 is 5 x 6 pixels; with one more column, 30 of 35 are shared. Object 2 is unchanged.
   edited = exported.moved(mask)
   edited[0, 2:7, 9] = 1
   trajectory.write_folder('edited', edited)
@@ -204,7 +204,7 @@ def test_frame_0_must_be_that_of_the_segmentation(command, no_work, tmp_path, ca
 
 
 def test_a_name_with_dots_keeps_its_neighbors(command, tmp_path, capsys):
-  """`clip.v1.mp4` is no neighbor of `clip.mp4`."""
+  """`clip.v1.mp4` has no common outputs with `clip.mp4`."""
   (tmp_path / 'clip.mp4').write_bytes(b'mine')
   command('--trajectory=mine', '--out=clip.v1.mp4')
   assert (tmp_path / 'clip.mp4').read_bytes() == b'mine'
@@ -215,7 +215,7 @@ def test_a_name_with_dots_keeps_its_neighbors(command, tmp_path, capsys):
 
 
 def test_a_video_that_fails_leaves_its_trajectory(command, tmp_path, monkeypatch):
-  """Which another attempt is given with --trajectory."""
+  """Another attempt takes it with --trajectory."""
 
   def fail(*args, **options):
     raise MemoryError
@@ -230,7 +230,7 @@ def test_a_video_that_fails_leaves_its_trajectory(command, tmp_path, monkeypatch
 
 
 def test_what_can_be_written_is(command, tmp_path, monkeypatch, capsys):
-  """The disk refuses one of the files: the others are there, whole, and the error names it."""
+  """If the disk refuses one file, the others are complete, and the error names it."""
   usual = animation.write_video
 
   def full(path, frames, fps):
@@ -268,7 +268,7 @@ def test_both_stages_draw_noise_of_their_own(folders):
   second.generate([request], 3, exported.moved(request.mask)[None])
   a, b = (np.asarray(drawn[stage], float).ravel() for stage in (first, second))
   assert a.shape == b.shape
-  # Equal noise has a correlation of 1, independent noise one of about the inverse root of the size.
+  # Equal noise has a correlation of 1, independent noise about the inverse root of the size.
   assert abs(np.corrcoef(a, b)[0, 1]) < 4 / np.sqrt(a.size)
 
 
@@ -291,7 +291,7 @@ def test_one_call_and_two_of_the_exported_pipeline_draw_alike(folders):
   pipe(**given, generator=seeded())
   ids = pipe.generate_trajectory(**alone, generator=seeded())
   pipe(**given, trajectory=ids, generator=seeded())
-  # The noise of one stage may be given: that of the other stays.
+  # If the noise of one stage is given, that of the other is unchanged.
   pipe(**given, motion_latents=torch.zeros(drawn[0][1].shape), generator=seeded())
   torch.manual_seed(7)
   pipe(**given)

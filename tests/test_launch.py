@@ -1,4 +1,4 @@
-"""Scripts that start runs elsewhere; what they call is played by a script that notes its calls."""
+"""Scripts that start runs elsewhere, with fake commands that record their calls."""
 
 import os
 import shlex
@@ -18,7 +18,7 @@ from tests.helpers.cli import ROOT
 LAUNCH = ROOT / 'launch'
 TRAIN = ['--config=configs/stage1_dit.py', '--workdir=gs://bucket/runs/a', '--config.seed=1 2']
 
-# Notes the call, and answers with the next line of a file of its name, or the exit code there.
+# Records the call, and prints the next line of a file with its name, or exits with the code there.
 PLAYED = """#!/bin/bash
 printf '%q ' "$(basename "$0")" "$@" >> "$CALLS/all"; echo >> "$CALLS/all"
 answers="$CALLS/$(basename "$0")-$1"
@@ -34,7 +34,7 @@ esac
 
 @pytest.fixture
 def played(tmp_path):
-  """Runs a script; returns what ended, and the calls that were made."""
+  """Run a script; return its result and the recorded calls."""
   names = ('xpk', 'gcloud', 'sbatch', 'srun', 'scontrol', 'scancel', 'sleep')
   for name in names:
     path = tmp_path / 'bin' / name
@@ -119,7 +119,7 @@ def test_xpk(played):
 
 
 def verbs(calls):
-  """What gcloud was asked for, without the waiting."""
+  """Return the verbs of the gcloud calls, without the waiting."""
   return [call[4] for call in calls if call[0] == 'gcloud']
 
 
@@ -130,7 +130,7 @@ def test_queued_resources(played):
     '--spot',
     '--',
     *TRAIN,
-    # Nothing there, then waiting, then machines; they are lost, made anew; the run ends well.
+    # None, then waiting, then machines; they are lost and requested again; the run succeeds.
     gcloud=['exit 1', '', 'WAITING', 'ACTIVE', 'exit 4', 'SUSPENDED', '', 'exit 1', '', 'ACTIVE'],
   )
   assert ended.returncode == 0, ended.stderr
@@ -168,7 +168,7 @@ def test_an_unknown_type(played):
 
 @pytest.fixture
 def slurm_job(played, tmp_path):
-  """The script that is submitted, as a file."""
+  """Return the submitted script as a file."""
   arguments = [*SCRIPTS['slurm_gpu.sh'], '--nodes', '4', '--account', 'x', '--', *TRAIN]
   made, _ = played(LAUNCH / 'slurm_gpu.sh', arguments[0], arguments[1], '--dry-run', *arguments[2:])
   path = tmp_path / 'job.sh'
@@ -192,7 +192,7 @@ def test_slurm(played, slurm_job, code, again):
 
 
 def test_slurm_saves_before_its_time_is_over(played, slurm_job, tmp_path):
-  # The played run ends when it is told to.
+  # The fake run ends when it is signaled.
   (tmp_path / 'bin' / 'srun').write_text(
     '#!/bin/bash\necho srun >> "$CALLS/all"; while [ ! -f "$CALLS/told" ]; do :; done\n'
   )

@@ -1,4 +1,4 @@
-"""What options of the launch scripts may be, and with what rights jobs run."""
+"""Allowed options of the launch scripts, and the privileges of jobs."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ from tests.test_launch import LAUNCH, SCRIPTS, TRAIN, played
 
 __all__ = ['played']  # A fixture.
 
-# What would become a line, a word or a command of its own.
+# Values that would become a line, a word or a command of their own.
 INJECTED = [
   'a\n#SBATCH --wrap=reboot',
   'a\nreboot',
@@ -58,7 +58,7 @@ def test_options_are_words(played, script, option):
   for value in INJECTED:
     optional = option in ('project', 'zone', 'partition', 'account')
     if not value and optional:
-      continue  # As if it were not given.
+      continue  # Treated as not given.
     for dry in ([], ['--dry-run']):
       ended, calls = played(
         LAUNCH / script, *with_option(script, option, value), *dry, '--', *TRAIN
@@ -79,7 +79,7 @@ def test_arguments_have_no_line_ends(played, script, argument):
 
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_arguments_are_data(played, tmp_path, script):
-  """Whatever else an argument holds reaches the program as it is, and runs nothing."""
+  """Any other text in an argument reaches the program unchanged, and runs nothing."""
   odd = f"""--config.x=$(touch {tmp_path}/ran) `touch {tmp_path}/ran`; '" \\ * ~ # & | < >"""
   ended, _ = played(LAUNCH / script, *SCRIPTS[script], '--dry-run', '--', *TRAIN, odd)
   assert ended.returncode == 0, ended.stderr

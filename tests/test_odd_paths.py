@@ -1,4 +1,4 @@
-"""Every front door under a folder whose name means something to shells, globs and formats."""
+"""Every command under a folder whose name has a meaning for shells, globs and formats."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ TRAIN = {
 def root(tmp_path_factory):
   folder = tmp_path_factory.mktemp('odd') / NAME
   folder.mkdir()
-  # A name that the other, read as a pattern, matches: whoever globs finds the wrong one.
+  # As a glob pattern, one name matches the other: code that globs finds the wrong one.
   (folder.parent / 'proj v xxa~ ü').mkdir()
   return folder
 
@@ -53,7 +53,7 @@ def encoded(root, scenes):
 
 @pytest.fixture(scope='module')
 def runs(root, encoded):
-  """Runs of both stages, each resumed once: what was saved is found again."""
+  """Runs of both stages, each resumed once from its checkpoint."""
   for stage in ('stage1', 'stage2'):
     for steps in (2, 4):
       changes = TRAIN | {'train__steps': steps}
@@ -66,7 +66,7 @@ def runs(root, encoded):
 
 @pytest.fixture(scope='module')
 def asked(root, scenes):
-  """A picture and what is said of it, as arguments of `generate`."""
+  """Return an image with masks and texts as arguments of `generate`."""
   clip = Clips(scenes, 'validation')[0]
   Image.fromarray(clip.video[0]).save(root / 'photo.png')
   trajectory.write_folder(root / 'masks', clip.ids[:1])
@@ -87,7 +87,7 @@ def folder(root, runs):
 
 
 def made(path, door, *arguments):
-  """What a front door made in this process."""
+  """Run a command in this process; return its output."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, 'argv', [door.__name__, *map(str, arguments)])
     door.main()
@@ -101,7 +101,7 @@ def run(module, *arguments):
 
 
 def check_results(root, name):
-  """What `generate` writes: the video, the trajectory, and both side by side."""
+  """Check the files that `generate` writes: video, trajectory, and both side by side."""
   video, _ = video_reader.read_video(root / f'{name}.mp4')
   assert video.shape == (tiny.FRAMES, tiny.SIDE, tiny.SIDE, 3)
   ids = [np.asarray(Image.open(root / f'{name}_trajectory' / f'{t:05d}.png')) for t in range(4)]
@@ -165,7 +165,7 @@ def test_prepare(root):
   made(root, prepare, *given, *options)
   assert [c.key for c in Clips(root / 'prepared', 'train')] == ['a/dog/00000', 'a/dog/00006']
   assert (root / 'prepared' / 'report.html').is_file()
-  made(root, prepare, *given, *options)  # It finds itself finished.
+  made(root, prepare, *given, *options)  # The job is finished already.
 
 
 def test_describe(root, monkeypatch):

@@ -1,4 +1,4 @@
-"""Outputs are checked before the work: what can be written, and that no input is replaced."""
+"""Outputs are checked before the work: they are writable, and replace no input."""
 
 import errno
 import os
@@ -51,7 +51,7 @@ def test_a_file_is_the_same_by_any_path(here, output, read):
 
 
 def test_case_makes_no_difference_where_the_system_ignores_it(here, monkeypatch):
-  """As on a Mac: two spellings are one file, which only its device and inode tell."""
+  """As on macOS: two spellings are one file, which only its device and inode show."""
   usual = os.stat
 
   def stat(path, *args, **options):
@@ -69,7 +69,7 @@ def test_an_input_inside_an_output_folder_is_kept(here):
 
 
 def test_files_that_a_folder_points_to_are_kept(here):
-  """A folder of links: the files lie elsewhere, in the output folder."""
+  """A folder of links whose files are in the output folder."""
   (here / 'mine').mkdir()
   (here / 'mine' / '0.png').symlink_to(here / 'masks' / '0.png')
   reads = {'--trajectory': outputs.files_of('mine')}

@@ -1,4 +1,4 @@
-"""What each task is given, what dropout takes away, and how guidance mixes the rest."""
+"""Conditions of each task, condition dropout, and guidance."""
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +105,7 @@ def test_dropout_takes_five_five_five():
 
 
 def three_ways(x_t, t, c):
-  """A network whose prediction tells which of its conditions it was given."""
+  """A network whose prediction shows which conditions it got."""
   visual = c.visual.mean((1, 2, 3, 4), keepdims=True)
   text = c.text['t5'].embedding.mean((1, 2)).reshape(-1, 1, 1, 1, 1)
   prompt = c.objects.prompts['t5'].embedding.mean((1, 2)).reshape(-1, 1, 1, 1, 1)
@@ -126,7 +126,7 @@ def test_guidance_mixes_three_predictions(visual_scale, text_scale):
   wanted = nothing + visual_scale * (visual_only - nothing) + text_scale * (full - visual_only)
   np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
   spread = [np.abs(a - b).max() for a, b in ((full, visual_only), (visual_only, nothing))]
-  assert min(spread) > 0.1  # Else any formula would do.
+  assert min(spread) > 0.1  # Otherwise any formula would pass.
 
 
 def test_guidance_at_one_is_the_conditional_prediction():

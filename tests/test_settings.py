@@ -1,4 +1,4 @@
-"""Configurations: what is refused, in one sentence, and what a file keeps."""
+"""Configurations: error messages for invalid ones, and files that keep all values."""
 
 import importlib
 import json
@@ -58,16 +58,16 @@ def test_a_section_that_is_refused(kind, section, name, message):
 
 @pytest.fixture
 def parse(monkeypatch):
-  """Parses a command line as `python -m ttm_jax.train` does; gives config and remaining argv."""
+  """Parse a command line as `python -m ttm_jax.train` does; return config and remaining argv."""
 
   def run(*arguments):
     values = flags.FlagValues()
     monkeypatch.setattr(flags, 'FLAGS', values)
-    monkeypatch.delitem(sys.modules, 'config_config', raising=False)  # The file before this one.
+    monkeypatch.delitem(sys.modules, 'config_config', raising=False)  # The previous file.
     holder = config_flags.DEFINE_config_file('config', None, 'a file', flag_values=values)
     flags.mark_flag_as_required('config', values)
     argv = ['train', *map(str, arguments)]
-    monkeypatch.setattr(sys, 'argv', argv)  # Where ml_collections looks for --config.x.y.
+    monkeypatch.setattr(sys, 'argv', argv)  # ml_collections looks there for --config.x.y.
     return parse_flags(argv), holder.value
 
   return run

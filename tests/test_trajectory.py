@@ -1,4 +1,4 @@
-"""Label maps: colours, boxes, tokens, edits and files, by value."""
+"""Label maps: colors, boxes, tokens, edits and files, by value."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from ttm_jax.errors import InputError
 
 
 def frame(*rows: str) -> np.ndarray:
-  """A label map [H, W] from rows of digits; a dot is the background."""
+  """Return a label map [H, W] from rows of digits; a dot is the background."""
   return np.array([[int(c) for c in row.replace('.', '0')] for row in rows], np.uint8)
 
 
@@ -20,7 +20,7 @@ def clip(*frames: np.ndarray) -> np.ndarray:
 
 
 def pixels(*colours: tuple[int, int, int]) -> np.ndarray:
-  """One frame, one row: uint8 [1, 1, W, 3]."""
+  """Return one frame with one row: uint8 [1, 1, W, 3]."""
   return np.array([[colours]], np.uint8)
 
 
@@ -64,7 +64,7 @@ class TestColours:
     np.testing.assert_array_equal(decoded, ids)
 
   def test_colours_that_drifted(self):
-    # Mean colours of generated trajectories, on the paper's project page.
+    # Mean colors of generated trajectories, on the paper's project page.
     rgb = pixels((122, 24, 22), (121, 73, 68), (0, 0, 0))
     assert trajectory.decode(rgb, None, 'supervision_half').tolist() == [[[1, 2, 0]]]
 
@@ -79,7 +79,7 @@ class TestColours:
     rgb = np.concatenate([pixels(*[(9, 9, 9)] * 5), pixels(orange, pink, green, white, (0, 0, 0))])
     # Without the rule they would be 7, 7, 2, 8.
     assert trajectory.decode(rgb, None)[1].tolist() == [[7, 7, 2, 8, 0]]
-    # With it: a blemish stays in the object, an invented object on black is gone.
+    # With it: a wrong color stays in the object, an invented object on black is removed.
     assert trajectory.decode(rgb, first)[1].tolist() == [[1, 1, 0, 1, 0]]
 
   def test_black_is_background_even_where_the_first_mask_has_none(self):
@@ -117,7 +117,7 @@ class TestColours:
     assert all(shown[0, y, x].tolist() == [255, 0, 0] for y, x in rim)
     assert (shown[ids == 0] == 100).all()
     whole = trajectory.overlay(video, np.ones_like(ids), 'supervision_half')
-    assert (whole == [111, 72, 72]).all()  # The border of the picture is no rim.
+    assert (whole == [111, 72, 72]).all()  # The border of the image is not an edge of an object.
     with pytest.raises(InputError, match='label maps'):
       trajectory.overlay(video[:, 1:], ids)
 
@@ -174,7 +174,7 @@ class TestRegions:
     assert trajectory.token_regions(clip(frame('2121')), [0], (1, 1)).tolist() == [[[1]]]
 
   def test_size_is_compared_within_the_latent_frame(self):
-    # Object 1 is the larger in the clip, but the smaller in latent frame 0.
+    # Object 1 is larger in the clip, but smaller in latent frame 0.
     ids = clip(frame('12.2', '12..'), frame('1111', '1111'))
     assert trajectory.token_regions(ids, [0, 1], (1, 2))[0].tolist() == [[1, 2]]
 
@@ -183,18 +183,18 @@ class TestRegions:
     assert trajectory.token_regions(ids, [0], (1, 2)).tolist() == [[[1, 2]]]
 
   def test_it_does_not_take_the_last_token_of_another(self):
-    # The most pixels of 2 lie in the only token of 1; it takes the other one, of the background.
+    # Most pixels of 2 are in the only token of 1; it takes the other token, of the background.
     ids = clip(frame('1122....', '1111....', '11112...', '1111....'))
     assert trajectory.token_regions(ids, [0], (1, 2)).tolist() == [[[1, 2]]]
 
   def test_the_best_token_has_the_most_pixels_wherever_the_centroid_is(self):
-    # 3, 0, 0, 2, 2 pixels: the centroid lies in the middle.
+    # 3, 0, 0, 2, 2 pixels: the centroid is in the middle.
     ids = clip(frame('222.......22..22....', *['1' * 20] * 4)[:4])
     assert trajectory.token_regions(ids, [0], (1, 5)).tolist() == [[[2, 1, 1, 1, 1]]]
 
   def test_the_smallest_chooses_first_and_the_next_takes_the_nearest(self):
-    # 2 and 3 lie in token 1 only. 3 is smaller and gets it; 2 lies to the right of the middle, and
-    # of the tokens without any of its pixels, token 2 is as near as token 0: the first of them.
+    # 2 and 3 are in token 1 only. 3 is smaller and gets it; 2 is to the right of the middle. Of the
+    # tokens without any of its pixels, token 2 is as near as token 0: it gets the first of them.
     ids = clip(frame('....' + '2.23' + '........', *['.' * 16] * 3))
     assert trajectory.token_regions(ids, [0], (1, 4)).tolist() == [[[2, 3, 0, 0]]]
 
@@ -206,20 +206,20 @@ class TestRegions:
   @pytest.mark.parametrize(
     'groups, on, expected',
     [
-      # TAE, 8 frames a latent: 4 of 8 win (the object beats the background), 3 of 8 lose.
+      # TAE, 8 frames per latent: 4 of 8 win (the object before the background), 3 of 8 lose.
       (np.arange(16) // 8, [4, 5, 6, 7, 8, 9, 10], [1, 0]),
       (np.arange(16) // 8, [5, 6, 7, 8, 9, 10, 11], [0, 1]),
       # Wan: latent 0 is frame 0 alone, latent k is frames 4k-3..4k.
       ((np.arange(9) + 3) // 4, [0], [1, 0, 0]),
       ((np.arange(9) + 3) // 4, [1, 4], [0, 1, 0]),
       ((np.arange(9) + 3) // 4, [4, 5, 6], [0, 0, 1]),
-      # U-Net: every frame by itself.
+      # U-Net: every frame on its own.
       (np.arange(3), [1], [0, 1, 0]),
     ],
   )
   def test_time_grouping(self, groups, on, expected):
     ids = np.zeros((len(groups), 2, 4), np.uint8)
-    ids[:, :, :2] = 1  # A token of its own in all frames, so that nothing is given to it.
+    ids[:, :, :2] = 1  # It has a token of its own in all frames, so that it is given none.
     ids[on, :, 2:] = 1
     regions = trajectory.token_regions(ids, groups, (1, 2))
     assert regions.dtype == np.uint8
@@ -263,8 +263,8 @@ class TestPresence:
 
   def test_a_small_object_is_where_its_centre_is(self):
     rows = ['.' * 8] * 3 + ['.' * 3 + '11' + '.' * 3] + ['.' * 8] * 4
-    # Centre (4, 3.5): the right-hand cell of the upper row. The token it owns is where most of its
-    # pixels are, of equals the first: that is added.
+    # Center (4, 3.5): the right-hand cell of the upper row. It also gets the token with most of its
+    # pixels, the first one of equals.
     assert self.presence(*rows, grid=(2, 2)) == [[2, 2], [0, 0]]
     owner = np.zeros((1, 2, 2), np.uint8)
     by_box = trajectory.token_presence(clip(frame(*rows)), [0], (2, 2), 'box', owner)
@@ -284,13 +284,13 @@ class TestPresence:
     full = ['....1111........'] * 4
     assert self.presence(*full, grid=(1, 4)) == [[0, 2, 0, 0]]
     assert self.presence(*full, grid=(1, 4), mask='dilated_box') == [[2, 2, 2, 0]]
-    # A pixel short of the border of the cell is a quarter of the next one.
+    # One pixel short of the cell's border, it covers a quarter of the next cell.
     short = ['....111.........'] * 4
     assert self.presence(*short, grid=(1, 4), mask='dilated_box') == [[2, 2, 0, 0]]
 
   def test_segmentation_needs_half_or_the_best(self):
     few = ('11.11...', '1..11...', '........', '........')
-    # 4 and 3 pixels of 16: the best alone.
+    # 4 and 3 pixels of 16: only the best.
     assert self.presence(*few, grid=(1, 2), mask='seg') == [[2, 0]]
     half = ('1111....', '1111....', '11111111', '11111111')
     assert self.presence(*half, grid=(1, 2), mask='seg') == [[2, 2]]
@@ -305,7 +305,7 @@ GROUPINGS = [lambda t: t // 8, lambda t: (t + 3) // 4, lambda t: t, lambda t: t 
 
 @st.composite
 def scattered(draw):
-  """A sparse label map, its groups and its grid."""
+  """Draw a sparse label map with its groups and its grid."""
   frames = draw(st.integers(1, 9))
   grid = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
   cell = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
@@ -370,7 +370,7 @@ def test_presence_follows_its_definition(case, mask):
       chosen[int(centre[0] // cell[0]), int(centre[1] // cell[1])] = True
     expected[groups[t]] |= chosen.astype(np.int32) << (label + 1)
   np.testing.assert_array_equal(present, expected)
-  # With the owners, who are always there.
+  # With the owners, which are always present.
   with_owners = trajectory.token_presence(ids, groups, grid, mask)
   owner = np.where(regions > 0, 1 << regions.astype(np.int32), 0)
   np.testing.assert_array_equal(with_owners, expected | owner)

@@ -1,4 +1,4 @@
-"""What users and the augmentation do to label maps, by value."""
+"""Edits by users and by augmentation of label maps, by value."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tests.test_trajectory import clip, frame
 from ttm_jax import trajectory, trajectory_edits
 from ttm_jax.errors import InputError
 
-untyped: Any = trajectory_edits  # For what a type checker would already refuse.
+untyped: Any = trajectory_edits  # For calls that a type checker would refuse.
 
 
 class TestEdits:
@@ -25,7 +25,7 @@ class TestEdits:
   def test_translate_by_key_points(self):
     moved = trajectory_edits.translate(self.square, 1, {2: (2, 0), 0: (0, 0)})
     assert [m.any(0).tolist().index(True) for m in moved] == [1, 2, 3]
-    # Before the first and after the last key point the value stays.
+    # Before the first and after the last key point the value is constant.
     moved = trajectory_edits.translate(self.square, 1, {1: (1, -1)})
     assert (moved == frame('..11..', '..11..', '......', '......')).all()
 
@@ -46,14 +46,14 @@ class TestEdits:
     assert trajectory_edits.translate(ids, 2, {0: (-1, 0)}).tolist() == [[[2, 0]]]
 
   def test_the_order_does_not_change_within_a_clip(self):
-    # 1 is the larger on average, though not in frame 0; it stays behind.
+    # 1 is larger on average, though not in frame 0; it stays behind.
     ids = clip(frame('....', '....', '1.22'), frame('111.', '111.', '1122'))
     moved = trajectory_edits.translate(ids, 1, {0: (2, 0)})
     assert (moved[0] == frame('....', '....', '..22')).all()
     assert (moved[1] == frame('..11', '..11', '..22')).all()
 
   def test_areas_are_averaged_over_the_frames_that_show_the_object(self):
-    # 2 is larger when it is there, and has fewer pixels in the clip.
+    # 2 is larger while it is visible, and has fewer pixels in the clip.
     ids = clip(frame('11222'), frame('11...'), frame('11...'))
     moved = trajectory_edits.translate(ids, 1, {0: (1, 0)})
     assert moved[0].tolist() == [[0, 1, 1, 2, 2]]

@@ -1,4 +1,4 @@
-"""Videos keep their frames, their order, their colours and their rate."""
+"""Videos keep their frames, order, colors and frame rate."""
 
 import io
 import math
@@ -33,7 +33,7 @@ def test_equal_frames_give_equal_bytes(tmp_path):
   photo = skimage.data.astronaut()
   frames = np.stack([photo[100 + 2 * t :, 100 + 3 * t :][:48, :56] for t in range(8)])
   encoded, written, elsewhere = set(), set(), []
-  for i in range(16):  # What x264 does at its fastest depends on where its buffers lie.
+  for i in range(16):  # The result of x264's fastest preset depends on its buffer addresses.
     elsewhere.append(np.ones(7919 * i))
     encoded.add(video_io.encode_video(frames, 8))
     video_io.write_video(tmp_path / 'a.mp4', frames, 8)
@@ -66,7 +66,7 @@ def test_written_videos_lose_little_of_a_scene(tmp_path):
   video_io.write_video(tmp_path / 'a.mp4', frames, 8)
   read, _ = video_reader.read_video(tmp_path / 'a.mp4')
   luma = [video @ [0.2126, 0.7152, 0.0722] for video in (read, frames)]
-  assert psnr(*luma) > 40  # Colour has half the resolution.
+  assert psnr(*luma) > 40  # Color has half the resolution.
 
 
 def test_odd_sizes_are_padded_from_the_edge(tmp_path):

@@ -1,8 +1,8 @@
-"""Object attention compiled by the real compilers (XLA, Mosaic, ptxas) for H100s, with no GPU here.
+"""Compile object attention with the real compilers (XLA, Mosaic, ptxas) for H100s, without a GPU.
 
-This finds what an interpreter does not: layouts the hardware cannot multiply, registers that spill,
-shared memory that overflows, copies and collectives nobody meant. Run by `make test-aot-gpu`, with
--s to see the figures.
+This finds what an interpreter cannot: layouts that the hardware cannot multiply, register spills,
+shared memory overflows, unintended copies and collectives. Run by `make test-aot-gpu`; -s shows
+the figures.
 """
 
 import importlib.util
@@ -34,7 +34,7 @@ WHOLE = PartitionSpec()
 
 @pytest.fixture(scope='module', autouse=True)
 def compilers():
-  """Tells where they are; the plugin reads it when it is loaded, for the first topology."""
+  """Set the paths of the compilers. The plugin reads them when the first topology loads it."""
   if not importlib.util.find_spec('jax_cuda12_plugin'):
     pytest.skip('the GPU compiler is not here: use `make test-aot-gpu`')
   found = importlib.util.find_spec('nvidia').submodule_search_locations
@@ -43,18 +43,18 @@ def compilers():
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('PATH', str(nvcc / 'bin'), prepend=os.pathsep)
     patch.setenv('XLA_FLAGS', f'--xla_gpu_cuda_data_dir={nvcc} --xla_gpu_autotune_level=0')
-    patch.setenv('JAX_SKIP_CUDA_CONSTRAINTS_CHECK', '1')  # There is no driver to ask.
+    patch.setenv('JAX_SKIP_CUDA_CONSTRAINTS_CHECK', '1')  # There is no driver to query.
     patch.setenv('MOSAIC_GPU_DUMP_PTXAS', '1')
     patch.setenv('MOSAIC_GPU_DUMP_SASS', '1')
     patch.setenv('MOSAIC_GPU_CUDA_ROOT', str(disassembler))
-    # A program from the cache would report nothing.
+    # A cached program would report nothing.
     jax.config.update('jax_enable_compilation_cache', False)
     yield
     jax.config.update('jax_enable_compilation_cache', True)
 
 
 class FeedForward(nnx.Module):
-  """A block of three products."""
+  """Feed-forward block of three matrix products."""
 
   def __init__(self, sizes, rngs):
     self.ffn = SwiGLU(sizes.width, sizes.ffn, rngs=rngs, dtype=jnp.bfloat16)
@@ -71,9 +71,9 @@ def mesh_of(sizes, devices=1):
 
 
 def compiled(mesh, shape, dtype=jnp.bfloat16, tokens=WHOLE, samples=WHOLE):
-  """Forward and backward pass of self-attention, and temporary memory in units of q.
+  """Compile both passes of self-attention; return them and the temporary memory in units of q.
 
-  The last axis of q is counted as filled up to 128.
+  The size of q is that with its last axis padded to 128.
   """
 
   def passes(q, k, v, bits, dy):
@@ -98,13 +98,13 @@ def compiled(mesh, shape, dtype=jnp.bfloat16, tokens=WHOLE, samples=WHOLE):
 
 @pytest.fixture
 def shared(monkeypatch):
-  """The shared memory that each kernel asks for, as it is traced."""
+  """Return the shared memory that each kernel requests while it is traced."""
   asked, count = [], gpu._shared_memory
   monkeypatch.setattr(gpu, '_shared_memory', lambda refs: asked.append(count(refs)) or asked[-1])
   return asked
 
 
-# Instructions of the chip to count in the loop over blocks, by what they do.
+# Instructions of the GPU to count in the block loop, by kind.
 KINDS = {
   'products': 'HGMMA',
   'exponentials': r'MUFU\.EX2',
@@ -118,7 +118,7 @@ KINDS = {
 
 
 def instructions(text):
-  """(label before it, instruction, label it branches to) each, of what the disassembler prints."""
+  """Parse the disassembly into (label before it, instruction, label that it branches to) tuples."""
   found, label = [], None
   for line in text.splitlines():
     if name := re.match(r'(\.L_\w+):', line):
@@ -131,14 +131,14 @@ def instructions(text):
 
 
 def main_loop(code):
-  """The shortest loop with the most matrix products."""
+  """Return the shortest loop that has the most matrix products."""
   labels = {label: i for i, (label, _, _) in enumerate(code)}
   loops = [code[labels[to] : i + 1] for i, (_, _, to) in enumerate(code) if to and labels[to] <= i]
   return max(loops, key=lambda loop: (sum('HGMMA' in x for _, x, _ in loop), -len(loop)))
 
 
 def report(capfd, shared, title):
-  """What ptxas and its disassembler say of each kernel: printed, and returned by pass."""
+  """Print the reports of ptxas and its disassembler for each kernel; return them by pass."""
   text = capfd.readouterr()
   text = text.out + text.err
   found = {}
@@ -161,7 +161,7 @@ def report(capfd, shared, title):
   with capfd.disabled():
     for side, figures in found.items():
       print(f'\n{title} {side}: {", ".join(f"{v} {k}" for k, v in figures.items())}', end='')
-  # Products that wait for each other, for want of registers or order.
+  # Products that wait for each other because registers or their order do not allow overlap.
   found['serialized'] = 'instructions are serialized' in text
   return found
 
@@ -174,7 +174,7 @@ def test_self_attention(n, width, capfd, shared):
   assert set(found) == {'forward', 'backward', 'serialized'}
   assert_efficient(found)
   assert share < 5
-  if width % 32 == 0:  # Nothing to fill up: then nothing is moved either.
+  if width % 32 == 0:  # Without padding, nothing is copied either.
     assert not re.search(r'= bf16\S* (transpose|pad|copy)\(', program.as_text())
 
 
@@ -189,7 +189,7 @@ def test_other_head_dims_and_types(width, dtype, capfd, shared):
 
 
 def test_prompts_and_narrow_heads(capfd, shared):
-  """More queries than a block, fewer keys; a head dimension that is a multiple of nothing."""
+  """Use more queries than a block, fewer keys, and a head dimension without a useful divisor."""
   mesh = mesh_of({})
 
   def passes(q, k, q_bits, k_bits, dy):
@@ -224,7 +224,7 @@ def test_eight_gpus(capfd):
 
 
 def test_layers_that_are_computed_again(capfd):
-  """The gradient's reference to memory, inside of a scan and of a checkpoint."""
+  """Test the kernel's memory reference for gradients inside a scan and a checkpoint."""
   mesh = mesh_of({})
   x = jax.ShapeDtypeStruct((1, 1024, 2, 64), jnp.bfloat16, sharding=NamedSharding(mesh, WHOLE))
   bits = jax.ShapeDtypeStruct((1, 1024), jnp.int32, sharding=NamedSharding(mesh, WHOLE))
@@ -240,7 +240,7 @@ def test_layers_that_are_computed_again(capfd):
     traced = jax.jit(jax.grad(loss)).trace(x, bits)
     program = traced.lower(lowering_platforms=('cuda',)).compile()
   capfd.readouterr()
-  # Forward, forward once more, backward.
+  # Forward, recomputed forward, backward.
   assert program.as_text().count('custom_call_target="mosaic_gpu_v2"') == 3
 
 
@@ -257,7 +257,7 @@ def test_too_little_shared_memory():
 
 
 def test_what_is_kept_of_a_layer_is_computed_once():
-  """XLA would compute a product twice that is used at once and also kept for the backward pass."""
+  """XLA would compute a product twice if it is used now and also saved for the backward pass."""
   sizes = SimpleNamespace(width=2560, ffn=6144)
   blocks = nnx.eval_shape(lambda: stack(FeedForward, 4, sizes, nnx.Rngs(0)))
   graphdef, params = nnx.split(blocks)
@@ -277,5 +277,5 @@ def test_what_is_kept_of_a_layer_is_computed_once():
     lowered = traced.lower(lowering_platforms=('cuda',))
     program = lowered.compile(compiler_options={'xla_gpu_enable_triton_gemm': False})
   products = program.as_text().count('custom_call_target="__cublas')
-  # Three matrices: one product forward and two backward of each.
+  # Three kernels: one product forward and two backward for each.
   assert products == 9

@@ -1,7 +1,7 @@
-"""Real plans: the train step compiled for TPUs that are not there, and what its text must not hold.
+"""Real plans: compile the train step for TPUs that are not present, and check its text.
 
-Run by `make test-aot-plan`, with -s to see the figures. The small network is compiled in seconds;
-the 4B one takes minutes.
+Run by `make test-aot-plan`; -s shows the figures. The small network compiles in seconds, the 4B
+one in minutes.
 """
 
 import jax
@@ -27,7 +27,7 @@ def mesh_of(name: str, slices: int = 1, **sizes: int) -> Mesh:
 
 
 def small(**changes) -> Run:
-  """Stage 2 on the tokens of the paper, narrow and shallow."""
+  """Stage 2 with the paper's tokens, but narrow and shallow."""
   config = tiny.shipped('stage2_dit')
   config.model.update({'width': 512, 'layers': 8, 'heads': 8, 'ffn': 1024, 'masked_blocks': 3})
   config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})
@@ -35,7 +35,7 @@ def small(**changes) -> Run:
 
 
 def audit(run: Run, mesh: Mesh, read: hlo.Program) -> None:
-  """No parameter gathered whole outside of the layers, no N x N array, no state on all devices."""
+  """Check for parameters gathered outside the layers, N x N arrays and replicated state."""
   tokens = run.tokens
   stacked = {
     tuple(x.shape)
@@ -48,7 +48,7 @@ def audit(run: Run, mesh: Mesh, read: hlo.Program) -> None:
         assert shape.sizes.count(tokens) < 2, instruction
         assert shape.sizes not in stacked, instruction
       if instruction.opcode.startswith('all-gather') and times == 1:
-        # What is gathered once a step is small beside the blocks: ends, texts, modulation.
+        # What is gathered once a step is small: input and output layers, texts, modulation.
         assert instruction.bytes < 2e8, instruction
   state = compile.abstract_state(run, mesh)
   for tree in (state.params, state.ema, state.optimizer):
@@ -69,13 +69,13 @@ def test_what_the_program_must_not_hold(sixteen):
 
 
 def test_a_layout_is_that_of_the_whole_program(sixteen):
-  """What a plan reads is what the compiler comes to when it is not stopped before machine code."""
+  """Buffer assignment alone gives the same memory as compilation to machine code."""
   run, mesh, whole = sixteen
   (found,) = lay_out(run, mesh, topology('v5e:4x4'), [STEP])
   sizes = whole.memory_analysis()
   print(f'\n{found.arguments:.0f} {found.temporaries:.0f}: {sizes}')
   assert found.arguments == pytest.approx(sizes.argument_size_in_bytes, rel=0.01)
-  # Among the temporaries of the whole is the machine code, and some room for its own.
+  # Temporaries of the whole program include machine code and some room for its own.
   more = sizes.temp_size_in_bytes - found.temporaries
   assert 0 <= more <= sizes.generated_code_size_in_bytes + 2**25
   stopped, complete = (costs(x, 16) for x in (found.program, hlo.parse(whole.as_text())))
@@ -90,7 +90,7 @@ def test_the_compiled_operations_are_those_that_were_traced(sixteen):
 
 
 def test_meshes():
-  """Each axis, and what the compiler counts as arguments is what we say the state and batch are."""
+  """Test each mesh axis; the compiler's argument size equals our state and batch."""
   run = small()
   for sizes in ({'sequence': 2}, {'tensor': 2}, {'data': 2, 'sequence': 2, 'tensor': 2}):
     mesh = mesh_of('v5e:4x4', **sizes)
@@ -103,7 +103,7 @@ def test_meshes():
 
 
 def test_the_unet_gathers_its_weights():
-  """Its products are not cut up into parts that come from neighbours one by one."""
+  """Check that products are not split into parts that arrive from neighbors one by one."""
   config = tiny.shipped('stage2_unet')
   config.model.update({'widths': (128, 256), 'masked_blocks': 1})
   run, mesh = Run.make(config, (16, 128, 128)), mesh_of('v5e:4x4')
@@ -119,7 +119,7 @@ def test_what_lies_on_the_host():
   state = compile.abstract_state(run, mesh)
   moments = memory.held(state, {}, 0.0).host
   assert moments > 0 and found.host_argument_size_in_bytes == pytest.approx(moments, rel=0.05)
-  assert found.host_temp_size_in_bytes > 0  # What enters the blocks.
+  assert found.host_temp_size_in_bytes > 0  # The inputs of the blocks.
 
 
 def test_two_slices():
@@ -127,7 +127,7 @@ def test_two_slices():
   mesh = mesh_of('v5e:4x4', 2, data=2)
   assert [d.slice_index for d in mesh.devices.reshape(2, -1)[:, 0]] == [0, 1]
   report = compiled_report(small(), mesh, machine)
-  # Between slices go the gradients' sums, once, and not the parameters.
+  # Between slices, only gradient sums are sent, once; parameters are not.
   gradients = report.memory.parameters
   assert 0 < report.costs.far < 4 * gradients < report.costs.near
 
@@ -143,7 +143,7 @@ def test_what_does_not_fit():
   print(found[0].flags(run.config))
 
 
-# Two samples a chip, sixteen chips to a copy of the parameters.
+# Two samples per chip, sixteen chips per copy of the parameters.
 WEAK = {'v5p:2x2x4': 1, 'v5p:4x4x4': 4, 'v5p:4x8x8': 16, 'v5p:8x8x16': 64}
 
 

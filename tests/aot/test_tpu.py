@@ -1,7 +1,7 @@
-"""Object attention compiled by the real compiler for chips and a pod, with no TPU present.
+"""Compile object attention with the real compiler for TPU chips and a pod, without a TPU.
 
-This finds what a simulation does not: what the hardware cannot do, memories that overflow, copies
-and collectives nobody meant. Run by `make test-aot`, with -s to see the figures.
+This finds what a simulation cannot: unsupported operations, memory overflows, unintended copies
+and collectives. Run by `make test-aot`; -s shows the figures.
 """
 
 import re
@@ -21,8 +21,8 @@ pytest.importorskip('libtpu', reason='the TPU compiler is not here: use `make te
 pytestmark = pytest.mark.aot
 
 CHIPS = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
-# Samples, tokens, heads, head dim: of the DiT at 256 pixels, Wan, the U-Net's first resolution. So
-# many samples that vector memory, which is not counted as temporary, holds none of the arrays.
+# Samples, tokens, heads, head dim: DiT at 256 pixels, Wan, the U-Net's first resolution. There
+# are so many samples that no array fits in vector memory, which does not count as temporary.
 SIZES = [(8, 4096, 20, 128), (6, 8448, 12, 128), (2, 65536, 8, 40)]
 WHOLE = PartitionSpec()
 
@@ -33,7 +33,7 @@ def mesh_of(topology, sizes, devices=None):
 
 
 def compiled(mesh, q, k, tokens=WHOLE, samples=WHOLE):
-  """Forward and backward pass for q and k (v is like k), and a report of them."""
+  """Compile both passes for q and k (v has the shape of k); return them and a report."""
 
   def passes(q, k, v, q_bits, k_bits, dy):
     y, pull = jax.vjp(lambda q, k, v: object_attention(q, k, v, q_bits, k_bits), q, k, v)
@@ -69,7 +69,7 @@ def test_self_attention(chip, size):
   program, share = compiled(mesh_of(CHIPS[chip], {}, 1), *arrays(*size))
   assert share < 8
   samples, n, heads, width = size
-  # Two matrix products forward, five backward; no block known to be empty.
+  # Two matrix products forward, five backward; no block is known to be empty.
   flops = program.cost_analysis()['flops']
   assert flops == pytest.approx(14 * samples * heads * n * n * width, rel=0.15)
   assert program.as_text().count('custom_call_target="tpu_custom_call"') == 2
@@ -93,7 +93,7 @@ def test_head_dims_and_prompts(width, dtype, m):
 
 
 def test_a_list_that_fills_scalar_memory():
-  samples = 28  # 7/8 MiB of it.
+  samples = 28  # 7/8 MiB of scalar memory.
   assert tpu.refuses(api.Case(65536, 65536, 128, jnp.dtype('bfloat16'), 'tpu', samples)) is None
   program, share = compiled(mesh_of('v5e:2x2', {}, 1), *arrays(samples, 65536, 1, 128))
   assert share < 8

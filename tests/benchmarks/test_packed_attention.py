@@ -1,4 +1,4 @@
-"""cuDNN's packed sequences, the peer of the Hopper kernels, on a CPU."""
+"""cuDNN's packed sequences, with which the Hopper kernels are compared, on a CPU."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ LAST = -(1 << 31)
 
 @jax.custom_vjp
 def spoil(x, keep):
-  """x where it is to be kept, else memory that no one has written; the gradient likewise."""
+  """Return x where `keep`, otherwise NaN like uninitialized memory; the same for the gradient."""
   return jnp.where(keep, x, jnp.nan)
 
 
@@ -31,11 +31,11 @@ spoil.defvjp(
 
 
 def library(q, k, v, *, q_seqlen, kv_seqlen, q_offsets, kv_offsets, scale):
-  """What JAX says of its packed sequences: a list of offsets and lengths, ended by -1s."""
+  """Return packed sequences as JAX takes them: a list of offsets and lengths, ended by -1s."""
   assert q_seqlen.shape == kv_seqlen.shape and q_seqlen.shape[1] + 1 == q_offsets.shape[1]
 
   def members(offsets, lengths, n):
-    """bool [B, N, sequences]."""
+    """Return the membership bool [B, N, sequences]."""
     position, first = jnp.arange(n)[:, None], offsets[:, None, :-1]
     return (first >= 0) & (position >= first) & (position < first + lengths[:, None])
 
@@ -50,7 +50,7 @@ def library(q, k, v, *, q_seqlen, kv_seqlen, q_offsets, kv_offsets, scale):
 
 def test_packed_sequences(monkeypatch):
   monkeypatch.setattr(packed, 'dot_product_attention', library)
-  # Runs of tokens in any order; of sets that only one side has; of no set at all.
+  # Runs of tokens in any order; object sets that only queries or keys have; empty sets.
   q_bits = np.repeat([[LAST, 0, 1, 4], [2, 2, 1, 0]], [5, 3, 8, 4], 1).astype(np.int32)
   k_bits = np.repeat([[1, 8, LAST], [1, 0, 4]], [7, 2, 4], 1).astype(np.int32)
   rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Codec folders: what is written comes back, and what is wrong is named."""
+"""Codec folders: round trips, and errors that name the fault."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The linear codec against principal components computed another way."""
+"""The linear codec against principal components computed in another way."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ PATCH = (2, 4, 3)
 
 
 def videos(count=6, seed=0, frames=4, size=(8, 9)):
-  """Smooth random videos: patches with a spectrum, as pictures have."""
+  """Return smooth random videos, whose patches have a spectrum like that of images."""
   rng = np.random.default_rng(seed)
   t, y, x = np.meshgrid(*[np.arange(n) for n in (frames, *size)], indexing='ij')
   waves = []
@@ -28,7 +28,7 @@ def videos(count=6, seed=0, frames=4, size=(8, 9)):
 
 
 def rows_of(clips):
-  """Patches by loops: float64 [N, values], in the order time, row, column."""
+  """Cut patches with loops: float64 [N, values], in the order time, row, column."""
   st, sh, sw = PATCH
   rows = []
   for clip in np.asarray(clips, np.float64) / 127.5 - 1:
@@ -69,7 +69,8 @@ def test_reported_quality_is_that_of_the_round_trip(codec):
   pixels = to_float(videos())
   back = np.asarray(codec.decode(codec.encode(pixels).mean, 4), np.float64)
   measured = 10 * np.log10(4 / np.square(back - pixels).mean())
-  assert codec.psnr == pytest.approx(measured, abs=0.3)  # Clipping helps a little.
+  # Clipping improves the measured PSNR slightly.
+  assert codec.psnr == pytest.approx(measured, abs=0.3)
 
 
 def test_all_components_lose_nothing():

@@ -1,4 +1,4 @@
-"""The terms an autoencoder is trained on, against values worked out by hand or by loops."""
+"""The losses of the autoencoder against values computed by hand or with loops."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def test_outlier_penalty_by_loops():
       total += max(np.linalg.norm(x - mean) - 3 * np.linalg.norm(std), 0)
   assert total > 1
   assert losses.outlier_penalty(jnp.asarray(latents)) == pytest.approx(total / 150, rel=1e-4)
-  # A video that brightens has no outliers: each frame is measured by itself.
+  # A video that brightens has no outliers: each frame is measured on its own.
   steps = jnp.asarray([0.0] * 19 + [100.0]).reshape(1, 20, 1, 1, 1) * jnp.ones((1, 20, 3, 3, 2))
   assert losses.outlier_penalty(steps) == 0
   assert jnp.isfinite(jax.grad(losses.outlier_penalty)(steps)).all()
@@ -53,7 +53,7 @@ def test_autoencoder_loss_has_the_scale_of_its_sources():
     video, shown, posterior, latents, perceptual=lambda a, b: jnp.square(a - b).sum((2, 3, 4))
   )
   assert terms['absolute'] == pytest.approx(np.abs(video).mean() / 2)
-  # Summed over the values of a frame, as the sources do; 8 frames, 90 values each.
+  # Summed over the values of a frame, as in the sources; 8 frames, 90 values each.
   of_sources = (
     90 * (terms['absolute'] + terms['perceptual'])
     + 1e-6 * (terms['kl'] * 2) / 8
@@ -88,7 +88,7 @@ def vgg():
 
 
 def lpips_in_numpy(tensors, a, b):
-  """One pair of pictures [H, W, 3], channels first as the original has them."""
+  """Compute LPIPS of one pair of images [H, W, 3], channels first inside, as in the original."""
   distance = 0.0
   features = []
   for picture in (a, b):
@@ -124,7 +124,7 @@ def test_perceptual_distance_is_lpips(vgg, tmp_path):
   ours = distance(perceptual, a, b)
   assert ours.shape == (2, 1)
   expected = [lpips_in_numpy(vgg, x[0], y[0]) for x, y in zip(a, b, strict=True)]
-  # The package's pixel statistics are the original's, rounded to three digits.
+  # The package's pixel statistics are those of the original, rounded to three digits.
   np.testing.assert_allclose(ours[:, 0], expected, rtol=1e-2)
   np.testing.assert_allclose(distance(perceptual, b, a), ours, rtol=1e-4)
   np.testing.assert_allclose(distance(perceptual, a, a), 0, atol=1e-6)

@@ -1,4 +1,4 @@
-"""The temporal autoencoder: its size, its image part, any length, and tiles."""
+"""The temporal autoencoder: parameter count, image part, any length, tiles."""
 
 import functools
 
@@ -17,7 +17,7 @@ SMALL = {'channels': 3, 'base_channels': 8, 'multipliers': (1, 2), 'res_blocks':
 SMALL |= {'temporal_downsamples': 1}
 
 
-# What is compiled here runs once, on next to nothing.
+# Compiled programs run once on tiny inputs here.
 jit = functools.partial(
   jax.jit,
   compiler_options={'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True},
@@ -35,11 +35,11 @@ def decode(codec, latents, frames):
 
 
 def small(shaken='', **options):
-  """A small TAE.
+  """Return a small temporal autoencoder.
 
   Args:
-    shaken: which weights are moved off their initial values: 'all', those in 'space', or none.
-    options: of the configuration, without effect on the weights.
+    shaken: which weights differ from their initial values: 'all', those in 'space', or none.
+    options: fields of the configuration that do not change the weights.
   """
   names, leaves = initial()
   rng = np.random.default_rng(1)
@@ -78,8 +78,8 @@ def test_full_size():
   sizes = {jax.tree_util.keystr(path): leaf.size for path, leaf in leaves}
   temporal = sum(size for path, size in sizes.items() if 'temporal' in path)
   print(f'TAE: {sum(sizes.values())} parameters, {temporal} of them in time')
-  # Stable Diffusion's autoencoder has 83 653 863; 72 + 20 of them are quantisation convolutions,
-  # and 16 channels in place of 4 add 24 outputs to the encoder and 12 inputs to the decoder.
+  # Stable Diffusion's autoencoder has 83,653,863; 72 + 20 are quantization convolutions. With
+  # 16 channels instead of 4, the encoder has 24 more outputs and the decoder 12 more inputs.
   image = 83_653_863 - 92 + 24 * (9 * 512 + 1) + 12 * 9 * 512
   assert sum(sizes.values()) - temporal == image == 83_819_683
   assert sum(sizes.values()) == 114_062_049
@@ -221,12 +221,12 @@ def test_bfloat16_computes_the_same_up_to_its_precision():
 
 
 def test_long_videos_are_encoded_in_pieces_and_decoded_in_tiles():
-  # With time as initialised the network is local in it, so that tiles must change nothing.
+  # With the initial temporal weights the network is local in time, so that tiles change nothing.
   whole, tiled = small('space'), small('space', tile=(4, 8, 8))
   latents = encode(whole, video(13)).mean
   np.testing.assert_allclose(encode(tiled, video(13)).mean, latents, atol=1e-5)
   np.testing.assert_allclose(decode(tiled, latents, 13), decode(whole, latents, 13), atol=1e-5)
-  # With other weights constant latents must still show one picture, without a seam.
+  # With other weights, constant latents must still decode to one image without a seam.
   shown = decode(small(shaken='all', tile=(4, 8, 8)), latents[:, :1].repeat(7, 1), 13)
   np.testing.assert_allclose(shown, shown[:, :1].repeat(13, 1), atol=1e-4)
   assert shown.std() > 0.1

@@ -1,4 +1,4 @@
-"""Training the temporal autoencoder by the same front door, up to what encodes a dataset."""
+"""Train the temporal autoencoder with `ttm_jax.train`, then encode a dataset with it."""
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ STEPS = 24
 
 @pytest.fixture(scope='module')
 def run(clips, tmp_path_factory):
-  """A codec run by the shipped configuration, shrunk."""
+  """A codec run of the shipped configuration, at the size of the tests."""
   path = tmp_path_factory.mktemp('codec') / 'run'
   changes = {
     'train__steps': STEPS,
@@ -61,11 +61,11 @@ def test_every_fourth_batch_is_of_still_pictures(clips):
   size = (tiny.SIDE, tiny.SIDE, 3)
   # Two clips, each as pixels and as trajectory; windows of three of the four frames.
   assert [b.shape for b in batches] == [(4, n, *size) for n in (3, 3, 3, 1, 3, 3, 3, 1)]
-  # A run that goes on sees what it would have seen.
+  # A resumed run sees the same batches.
   later = objective.batches('train', 3)
   np.testing.assert_array_equal(next(later)['pixels'], batches[3])
   np.testing.assert_array_equal(next(later)['pixels'], batches[4])
-  # Windows begin at either of two frames, and stay within their clips.
+  # Windows start at either of two frames and stay within their clips.
   known = [
     both(clip, 'spread8')['pixels'] for clip in map(Clips(clips, 'train').__getitem__, range(12))
   ]
@@ -96,7 +96,7 @@ def test_samples_show_videos_beside_their_truth(run):
 
 @pytest.fixture(scope='module')
 def encoded(run, clips, tmp_path_factory):
-  """The clips encoded by the codec of the run."""
+  """The clips, encoded by the codec of the run."""
   out = tmp_path_factory.mktemp('encoded') / 'latents'
   options = [f'--{name}={value}' for name, value in tiny.WORDS.items()]
   made = cli.run(
@@ -121,7 +121,7 @@ def test_latents_are_normalised(encoded):
   names = ('video', 'trajectory')
   mean = np.stack([record[name] for record in records for name in names]).astype(np.float64)
   variance = np.exp([record[f'{name}_logvar'] for record in records for name in names])
-  # By the clips it was trained on; here their objects have swapped colours.
+  # Trained on these clips; here the colors of their objects are swapped.
   np.testing.assert_allclose(mean.mean((0, 1, 2, 3)), 0, atol=0.1)
   np.testing.assert_allclose((mean**2 + variance).mean(), 1, atol=0.1)
 

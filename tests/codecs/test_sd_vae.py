@@ -1,4 +1,4 @@
-"""The autoencoder of Stable Diffusion: against diffusers, by way of its files, and in slices."""
+"""Stable Diffusion's autoencoder against diffusers, through its files, and with slicing."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ SMALL = SDVAEConfig(base_channels=16, multipliers=(1, 1), res_blocks=1)
 
 
 def small(**options):
-  """A small codec whose weights are all drawn."""
+  """Return a small codec whose weights are all random."""
   codec = SDVAE(dataclasses.replace(SMALL, **options), rngs=nnx.Rngs(0))
   rng = np.random.default_rng(0)
   graphdef, state = nnx.split(codec)
@@ -44,7 +44,7 @@ def decode(codec, latents, frames):
 def test_full_size():
   codec = nnx.eval_shape(lambda: SDVAE(SDVAEConfig(), rngs=nnx.Rngs(0)))
   sizes = [x.size for x in jax.tree.leaves(nnx.state(codec, nnx.Param))]
-  assert sum(sizes) == 83_653_863  # As that of Stable Diffusion 1.5.
+  assert sum(sizes) == 83_653_863  # The size of Stable Diffusion 1.5.
   assert codec.channels == 4 and codec.stride == (8, 8)
   assert codec.frame_groups(3).tolist() == [0, 1, 2]
   clip = jax.ShapeDtypeStruct((1, 16, 64, 64, 3), np.float32)
@@ -115,7 +115,7 @@ def test_it_encodes_and_decodes_as_diffusers_does(tmp_path, seed, widths, blocks
   ]
   print(f'widths {widths}: relative errors', *(f'{e:.1e}' for e in errors))
   assert max(errors) < 1e-4
-  # And back into the file, with the names of 2022 too.
+  # Convert back to the file, also with the names of 2022.
   tensors = export_tensors(pretrained.table(codec.config), nnx.to_pure_dict(nnx.state(codec)))
   path = tmp_path / 'vae' / 'diffusion_pytorch_model.safetensors'
   written = safetensors.numpy.load_file(path)

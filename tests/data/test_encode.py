@@ -1,4 +1,4 @@
-"""From clips to the batch that a task reads: nothing is lost, swapped or shifted on the way."""
+"""From clips to the batch of a task: values stay equal, in order and in place."""
 
 import dataclasses
 import json
@@ -43,7 +43,8 @@ ENCODING = Encoding(
   encoders={'words': TextEncoderSpec(dim=8, length=20, prompt_length=7)},
   grids=((2, 2),),
 )
-GROUPS, GRID = [0, 0, 1, 1], (2, 2)  # Of the codec below, and of the preset for its latents.
+# Groups of the codec below, and grid of the preset for its latents.
+GROUPS, GRID = [0, 0, 1, 1], (2, 2)
 
 
 def scenes(count, start=0):
@@ -72,7 +73,7 @@ def dataset(context, tmp_path_factory):
 
 
 def expected(clip, order, codec):
-  """The record of a clip whose object order[i] + 1 became object i + 1."""
+  """Return the expected record of a clip whose object order[i] + 1 became object i + 1."""
   ids = np.zeros_like(clip.ids)
   for i, old in enumerate(order):
     ids[clip.ids == old + 1] = i + 1
@@ -122,7 +123,7 @@ def test_records(dataset, context, split):
       else:
         assert record[name].dtype == np.asarray(array).dtype or name.endswith('_length')
         np.testing.assert_array_equal(record[name], array)
-  assert (moved > 3) == (split == 'train')  # Held-out clips keep their numbers.
+  assert (moved > 3) == (split == 'train')  # Validation clips keep their object ids.
 
 
 def test_variants_differ_and_follow_from_the_clip_alone(context):
@@ -178,7 +179,7 @@ def test_batch(dataset, context):
   assert places.region.dtype == places.present.dtype == jnp.int32
   seg = to_batch(arrays, ['words'], 'seg', jax.random.key(0)).objects.places[0]
   np.testing.assert_array_equal(seg.present, arrays['places.0.seg'])
-  # Whoever owns a token is told what its prompt says.
+  # Tokens get the prompt of the object that owns them.
   owner = np.asarray(places.region)
   assert ((owner == 1) | (owner & np.asarray(places.present) != 0)).all() and (owner > 1).any()
   for text, field in ((batch.caption, 'caption'), (batch.motion, 'motion')):
@@ -211,7 +212,7 @@ def test_latents_are_drawn_from_their_distribution(dataset):
 
 @flax.struct.dataclass
 class Uncertain:
-  """A codec of one latent a frame: the mean pixel, with a variance."""
+  """A codec with one latent per frame: the mean pixel, with a variance."""
 
   logvar: jax.Array
 
@@ -275,7 +276,7 @@ def test_a_prefix_is_for_pretrained_encoders_and_for_sentences():
 
 
 def test_texts_lie_trimmed_and_come_back_padded(context, tmp_path):
-  """On disk there is no padding; what is read is what was given."""
+  """Texts are stored without padding and padded again when they are read."""
   encoded = EncodedClips(scenes(3), context, augmentation=Augmentation(permute=False))
   write_latents(tmp_path / 'd', context, {'train': encoded})
   source = Latents(tmp_path / 'd', 'train')
@@ -294,7 +295,7 @@ def test_texts_lie_trimmed_and_come_back_padded(context, tmp_path):
   fill(whole, stored, counts)
   np.testing.assert_array_equal(whole[1, :2], rows[1, :2])
   assert not whole[0].any()
-  # A batch is what stacking the padded records gives.
+  # A batch equals the stacked padded records.
   batch = source.collate([source.stored[i] for i in (2, 0)])
   for name, array in batch.items():
     np.testing.assert_array_equal(array, np.stack([source[2][name], source[0][name]]))
@@ -302,7 +303,7 @@ def test_texts_lie_trimmed_and_come_back_padded(context, tmp_path):
 
 
 class Buckets:
-  """Addresses gs:// kept in a folder."""
+  """Map gs:// addresses to a folder."""
 
   def __init__(self, root):
     self.root = root
@@ -318,7 +319,7 @@ class Buckets:
 
 
 def test_contexts_at_addresses(context, tmp_path, monkeypatch):
-  """A dataset in a bucket: written there, read from there, replaced there."""
+  """Write, read and replace a dataset in a bucket."""
   from etils.epath import gpath
 
   monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, 'gs', Buckets(tmp_path))
@@ -429,7 +430,7 @@ def test_latents_that_do_not_divide_into_tokens():
 
 
 def test_stage_1_learns_true_masks_and_stage_2_is_given_means_of_damaged_ones(context):
-  """As in generation, where stage 2 is given the encoded masks of stage 1, without a draw."""
+  """As in generation, where stage 2 gets the codec's means of stage 1's masks, not samples."""
   options = {'permute': False, 'variants': 6, 'corrupt': 1.0, 'true_masks': True}
   damaged = [r for _, r in EncodedClips(scenes(2), context, augmentation=Augmentation(**options))]
   arrays = {name: np.stack([r[name] for r in damaged]) for name in damaged[0] if name != 'key'}

@@ -1,4 +1,4 @@
-"""Datasets made by others: nothing in them runs, leads elsewhere, or fills the memory."""
+"""Malicious datasets: they run no code, lead to no other file and do not exhaust memory."""
 
 import dataclasses
 import json
@@ -37,14 +37,14 @@ SCENES = scenes.SceneConfig(size=(16, 16), frames=4, min_objects=2, max_objects=
 
 @pytest.fixture
 def dataset(tmp_path):
-  """Two clips."""
+  """A clips dataset of two clips."""
   clips.write_clips(tmp_path / 'clips', {'train': scenes.Scenes(SCENES, 2)})
   return tmp_path / 'clips'
 
 
 @pytest.fixture
 def encoded(tmp_path):
-  """The same as latents, with their context."""
+  """A latents dataset of these clips, with its context."""
   some = scenes.Scenes(SCENES, 2)
   codec = LinearCodec.fit([clip.video for clip in some], (2, 4, 4), 6)
   encoding = Encoding('dit', 4, 16, 16, 8.0, 'spread8', 3, {'words': TextEncoderSpec(8, 20, 7)})
@@ -54,7 +54,7 @@ def encoded(tmp_path):
 
 
 def change(path, **values):
-  """Changes fields of a JSON file."""
+  """Change fields of a JSON file."""
   path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
@@ -71,27 +71,27 @@ def change_feature(folder, name, feature):
 
 
 def fails(capsys, monkeypatch, door, *arguments):
-  """The sentence with which a front door ends."""
+  """Return the error message with which a command ends."""
   monkeypatch.setattr(sys, 'argv', ['door', *map(str, arguments)])
   with pytest.raises((SystemExit, InputError)) as stopped:
     door.main()
-  if isinstance(stopped.value, InputError):  # What `front_door` prints.
+  if isinstance(stopped.value, InputError):  # The text that `front_door` prints.
     return str(stopped.value)
   assert stopped.value.code == 2
   return capsys.readouterr().err
 
 
 def peak():
-  """The most memory that this process has had, in bytes."""
+  """Return the peak memory of this process in bytes."""
   return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-# Code.
+# Code execution.
 
 
 @pytest.fixture
 def planted(tmp_path, monkeypatch):
-  """A module in the current folder that leaves a trace where it is imported."""
+  """Put a module into the current folder that leaves a file when it is imported."""
   place = tmp_path / 'cwd'
   place.mkdir()
   monkeypatch.chdir(place)
@@ -120,7 +120,7 @@ def test_a_class_that_features_name_does_not_run(
 ):
   for folder in (dataset, encoded):
     change_feature(folder, 'key', feature)
-  # Of clips, the features are known; of latents, only the sizes are read.
+  # For clips all features are known; for latents only the sizes are read.
   show.main([str(dataset), '0'])
   assert 'scene-0-0' in capsys.readouterr().out
   refusal = "features.json: a feature is of the class 'planted.Planted'; only"
@@ -154,7 +154,7 @@ def test_the_loader_of_training_runs_nothing(latents, tmp_path, planted):
     run.batches('train', 0)
 
 
-# Names.
+# Names and paths.
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_pipe_is_not_waited_for(dataset):
 
 
 def record_of(dataset, **values):
-  """Writes a dataset of one clip with changed fields."""
+  """Write a dataset of one clip with changed fields."""
   clip = clips.encode_clip(scenes.scene(SCENES, 0)) | values
   place = dataset.with_name('bomb')
   records.write(place, clips.NAME, VERSION, clips.FEATURES, {'train': [('a', clip)]})
@@ -277,7 +277,7 @@ def test_texts_are_padded_to_what_the_context_says(encoded):
   refused('has no shape', **{'text.words.caption': [-1]})
   refused('has no shape', **{'text.words.caption': '20'})
   refused('does not have the texts', **{'text.others.caption': [20]})
-  # Without its context beside it a dataset is bounded as well.
+  # Sizes are limited even if the context of a dataset is missing.
   (encoded / 'context' / 'context.json').unlink()
   refused('more than 1073741824 bytes', **{'text.words.caption': [2**31 - 1]})
 
@@ -336,7 +336,7 @@ def test_compressed_records_may_grow_only_so_much(tmp_path):
 
 @pytest.mark.parametrize('many', [1, 700])
 def test_compressed_clips_of_other_writers_are_read(dataset, many):
-  """As TFDS writes them by default, with blocks that end within chunks."""
+  """TFDS compresses by default, with blocks that end within chunks."""
   (shard,) = dataset.glob('*array_record*')
   serialized = [
     clips.Clips(dataset, 'train').records.take(index % 2, bytes) for index in range(many)
@@ -364,7 +364,7 @@ def test_a_bomb_of_a_shard_is_named(dataset, capsys, monkeypatch):
   assert peak() - before < 20 * MIB
 
 
-# Descriptions.
+# Dataset descriptions.
 
 DEEP = '[' * 10_000 + ']' * 10_000
 DAMAGE = {
@@ -460,7 +460,7 @@ def test_tensors_are_plain(dataset, tensor):
 @pytest.mark.parametrize('kind', ['dataset', 'encoded'])
 def test_features_come_back_as_they_were_written(kind, request):
   def bare(entry):
-    """Without remarks, which are not read."""
+    """Return the entry without descriptions, which are not read."""
     if not isinstance(entry, dict):
       return entry
     return {name: bare(value) for name, value in entry.items() if name != 'description'}
@@ -551,7 +551,7 @@ def test_damaged_records_of_a_part(tmp_path, capsys, monkeypatch):
   assert 'record 0 cannot be read' in fails(capsys, monkeypatch, show, file, 0)
 
 
-# Keys.
+# Record keys.
 
 
 @pytest.mark.parametrize(
@@ -572,7 +572,7 @@ def test_keys_do_not_reach_the_terminal_or_the_disk(tmp_path, key, file, capsys,
   place.mkdir()
   monkeypatch.chdir(place)
   assert clips.Clips(tmp_path / 'clips', 'train')[0].key == key
-  for written in (file, file.replace('.mp4', '-1.mp4')):  # A file that is there is kept.
+  for written in (file, file.replace('.mp4', '-1.mp4')):  # Existing files are kept.
     show.main([str(tmp_path / 'clips'), '0'])
     said = capsys.readouterr().out
     assert 'caption  say \\x1b[31m\\nred\n' in said
@@ -602,7 +602,7 @@ def test_show_writes_nothing_into_the_dataset(dataset, capsys, monkeypatch):
   assert shard.read_bytes() == before
 
 
-# Writers.
+# Concurrent writers.
 
 
 def test_of_two_writers_one_succeeds(tmp_path):
@@ -634,7 +634,7 @@ def test_of_two_writers_one_succeeds(tmp_path):
 
 
 def test_a_job_beside_the_dataset_is_left_alone(tmp_path):
-  other = tmp_path / 'out.incomplete' / 'parts' / '00000'  # Of a preparation.
+  other = tmp_path / 'out.incomplete' / 'parts' / '00000'  # Of a job of `prepare`.
   other.mkdir(parents=True)
   make_scenes.main([f'--out={tmp_path}/out', '--train=1', '--validation=0', '--size=16'])
   assert other.is_dir()

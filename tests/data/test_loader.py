@@ -1,4 +1,4 @@
-"""The order of records: a function of (seed, step), whoever reads it and from wherever."""
+"""The order of records is a function of (seed, step), for any reader and any start."""
 
 import itertools
 
@@ -13,7 +13,7 @@ RECORDS = 10
 
 
 class Numbers:
-  """Record i holds i."""
+  """A data source whose record i holds i."""
 
   def __len__(self):
     return RECORDS
@@ -24,7 +24,7 @@ class Numbers:
 
 
 def take(count, batch_size=4, seed=3, **options):
-  """The numbers in each of the first `count` batches."""
+  """Return the numbers in each of the first `count` batches."""
   stream = loader.batches(Numbers(), batch_size, seed, threads=2, **options)
   return [batch['index'].tolist() for batch in itertools.islice(stream, count)]
 
@@ -43,7 +43,7 @@ def test_order_follows_from_seed_and_step():
 
 
 def test_every_record_once_an_epoch_in_new_order():
-  flat = list(itertools.chain(*take(15)))  # Six epochs; batches run across their ends.
+  flat = list(itertools.chain(*take(15)))  # Six epochs; batches cross their boundaries.
   epochs = [tuple(flat[i : i + RECORDS]) for i in range(0, 60, RECORDS)]
   assert all(sorted(epoch) == list(range(RECORDS)) for epoch in epochs)
   assert len(set(epochs)) == 6
@@ -80,7 +80,7 @@ def test_share_of_this_process(monkeypatch):
 
 
 class Held:
-  """Stands for the sharding of a batch: the parts that the devices of one process hold."""
+  """Replace the sharding of a batch: the rows that the devices of one process hold."""
 
   def __init__(self, *parts):
     self._parts = {device: (part,) for device, part in enumerate(parts)}
@@ -93,7 +93,7 @@ def test_rows_are_those_that_the_devices_hold(monkeypatch):
   whole = take(3)
   with jax.set_mesh(make_mesh({'fsdp': -1})):
     assert take(3) == whole
-    # All four rows on two devices that split the network; and rows that are not neighbours.
+    # All four rows on two devices that split the network, and rows that are not adjacent.
     for held, rows in (
       (Held(slice(None), slice(None)), [0, 1, 2, 3]),
       (Held(slice(3, 4), slice(0, 1), slice(0, 1)), [0, 3]),

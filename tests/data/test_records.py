@@ -1,4 +1,4 @@
-"""Data sets on disk: what is written is read, and damage is named."""
+"""Datasets on disk: round trips, and errors that name the corruption."""
 
 import pickle
 import subprocess
@@ -110,7 +110,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
   with pytest.raises(KeyboardInterrupt):
     write(tmp_path / 'd', {'train': interrupted()})
   assert list(tmp_path.iterdir()) == []
-  stale = tmp_path / f'.d.{"0" * 32}.partial'  # What a killed run leaves behind.
+  stale = tmp_path / f'.d.{"0" * 32}.partial'  # Left behind by a killed run.
   stale.mkdir()
   (stale / 'stale').write_text('')
   (tmp_path / 'd').mkdir()

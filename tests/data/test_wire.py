@@ -1,4 +1,4 @@
-"""The fields of a serialized example, against TFDS' reading and against damage."""
+"""The fields of a serialized example: agreement with TFDS, and corruption."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from ttm_jax.data.wire import bytes_fields
 
 
 def serialized(**arrays):
-  """As `records.ShardWriter` writes them."""
+  """Serialize as `records.ShardWriter` does."""
   features = tfds.features.FeaturesDict(
     {
       name: tfds.features.Tensor(shape=array.shape, dtype=array.dtype, encoding='bytes')

@@ -1,4 +1,4 @@
-"""What a language model answers, in every dress that language models give it."""
+"""Parse answers of a language model in every format that language models use."""
 
 import pytest
 

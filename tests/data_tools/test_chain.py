@@ -1,4 +1,4 @@
-"""From real videos to training, and from raw ones through every step, by the front doors."""
+"""From real videos to training, and from raw videos through every step, with the commands."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def test_real_videos_to_training(tmp_path):
     'data_tools.encode', f'--clips={clips}', f'--out={latents}', f'--codec={tiny.CODEC}', *words
   )
   assert made.code == 0, made.err
-  # What training reads are the label maps of the clips, with objects renumbered as noted.
+  # Training reads the label maps of the clips, with objects renumbered as recorded.
   by_key = {clip.key: clip for clip in Clips(clips, 'train')}
   source = Latents(latents, 'train')
   assert len(source) == len(by_key) > 5
@@ -71,7 +71,7 @@ def test_real_videos_to_training(tmp_path):
 
 @pytest.fixture
 def planted(monkeypatch, tmp_path):
-  """Tiny models of the real classes, whose outputs are replaced by true ones at their exits."""
+  """Tiny models of the real classes whose outputs are replaced by the ground truth."""
   import transformers
 
   truth = np.zeros((tiny.FRAMES, tiny.SIDE, tiny.SIDE), np.uint8)
@@ -93,7 +93,7 @@ def planted(monkeypatch, tmp_path):
 
   def detect(self, **inputs):
     output = see(self, **inputs)
-    # Two dogs and a ball, by centre, width and height in parts of the picture.
+    # Two dogs and a ball: center, width and height relative to the image size.
     output.pred_boxes[:, 0] = torch.tensor([5, 7, 6, 6]) / 16
     output.pred_boxes[:, 1] = torch.tensor([13, 3, 4, 4]) / 16
     output.pred_boxes[:, 2] = torch.tensor([13, 11.5, 4, 5]) / 16
@@ -136,7 +136,7 @@ def check_planted(out, truth, boxes):
     np.testing.assert_array_equal(clip.ids, truth)
     assert clip.names == ('left dog', 'ball') and clip.motion == 'The dog runs.'
     assert clip.prompts == ('a brown dog', 'a red ball')
-  # What SAM 2 is shown: the tight boxes, in the pixels of its own square.
+  # SAM 2 gets the tight boxes, in the pixels of its own square.
   scale = tiny_models.SIDE / tiny.SIDE
   for first, second in boxes:
     np.testing.assert_allclose(first.ravel(), np.array([2, 4, 8, 10]) * scale, atol=1e-4)
@@ -180,7 +180,7 @@ def test_real_raw_videos_through_all_steps(planted, tmp_path):
 
 
 def test_a_photo_through_all_models(planted, tmp_path, capsys):
-  """The models that a job uses, on one picture."""
+  """Run the models of a job on one image."""
   models, truth, boxes = planted
   rng = np.random.default_rng(0)
   photo = rng.integers(0, 255, (tiny.SIDE, tiny.SIDE, 3), np.uint8)

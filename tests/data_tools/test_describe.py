@@ -1,4 +1,4 @@
-"""One photo: what is found of it, the file it becomes, and what is said where nothing is found."""
+"""Describe one image: the detected objects, the file, the errors if nothing is found."""
 
 import json
 
@@ -44,7 +44,7 @@ def encoding(**changes):
 
 @pytest.fixture
 def photo():
-  """Two dogs and a ball, and where they are: [left dog, right dog, ball]."""
+  """An image of two dogs and a ball, and their masks: [left dog, right dog, ball]."""
   ids = np.zeros((20, 30), np.uint8)
   ids[4:12, 2:10], ids[6:10, 20:24], ids[14:18, 12:16] = 1, 2, 3
   rng = np.random.default_rng(0)
@@ -52,7 +52,7 @@ def photo():
 
 
 class Planted:
-  """Models that tell the truth about `photo`, at the exits of the real ones."""
+  """Models with ground-truth outputs for `photo` in place of the real ones."""
 
   def __init__(self, monkeypatch, ids):
     self.ids, self.asked = ids, []
@@ -130,7 +130,7 @@ def test_what_is_not_found_is_left_out_and_said(photo, planted):
   assert lines[-2:] == ['not found: ball', 'masks by SAM']
   assert found.names == {1: 'right dog', 2: 'left dog'}
   np.testing.assert_array_equal(found.segmentation, np.array([0, 2, 1, 0], np.uint8)[ids])
-  # One dog: the position words are no help, and one of the two goes without.
+  # One detected dog: position words do not help, and one of the two named dogs has no box.
   planted.boxes['dog'], planted.scores['dog'] = planted.boxes['dog'][:1], [0.5]
   found = describe(picture, 'Dogs.', NAMED, tell=tell)
   assert found.names == {1: 'right dog'} and lines[-2] == 'not found: ball, left dog'
@@ -158,7 +158,7 @@ def test_prompts_find_the_given_masks(photo, planted):
   assert found.names == {3: 'ball', 1: 'left dog'} and found.prompts[3] == 'a red ball'
   assert lines[-1] == 'not found: cat'
   assert found.lines()[-1] == 'object 2 has no prompt of its own'
-  # One of each needs no detector.
+  # One object and one mask need no detector.
   planted.objects = '[[dog: a dog]]'
   alone = describe(
     picture, 'x', Models(llm='LLM', weights=CPU), segmentation=(ids == 2) * np.uint8(7), tell=tell
@@ -206,7 +206,7 @@ def test_hosts_without_pytorch_are_told_what_to_do(photo, monkeypatch):
   said = r"pip install 'ttm_jax\[data\]', or describe the picture on a host that has them"
   with pytest.raises(InputError, match=said):
     describe(photo[0], 'x', NAMED)
-  # Where nothing is to be found, no model is needed.
+  # If nothing has to be found, no model is needed.
   given = {'segmentation': photo[1], 'prompts': {1: 'a dog'}, 'encodings': [encoding()]}
   assert describe(photo[0], 'x', **given).prompts == {1: 'a dog'}
 
@@ -341,7 +341,7 @@ def test_files_are_checked(photo, tmp_path, how):
     Described.load(path)
 
 
-# Front doors.
+# Commands.
 
 
 def test_flags_are_named_as_those_of_prepare():

@@ -1,4 +1,4 @@
-"""The front doors of the data tools: missing packages and numbers out of range, in one sentence."""
+"""Commands of the data tools: one error message for a missing package or a number out of range."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ WITHOUT = (
 PREPARE = ['--source={videos}', '--out={out}/out', '--clip=6x16x24', '--fps=12', '--offline']
 MODEL = '--model={model}'
 IMAGE = '--image={tmp}/a.png'
-# Each front door that needs a package, with the command that comes to need it.
+# Each command that needs a package, with arguments that lead to its use.
 CASES = {
   'prepare, beam': ('apache_beam', 'prepare', [*PREPARE, '--', '--runner=DataflowRunner']),
   'prepare, pycocotools': ('pycocotools', 'prepare', [*PREPARE, '--kind=sav', '--exclude=none']),
@@ -77,7 +77,7 @@ CASES = {
 
 @pytest.fixture(scope='module')
 def places(tmp_path_factory, clips):
-  """What the commands are given: two videos, a picture, clips, and the folder of a model."""
+  """Inputs of the commands: two videos, an image, clips, and a model folder."""
   from PIL import Image
 
   tmp = tmp_path_factory.mktemp('doors')

@@ -1,4 +1,4 @@
-"""Filmed videos become the clips asked for, and nothing is left out in silence."""
+"""Real videos become the requested clips, and every omission is reported."""
 
 import json
 import operator
@@ -24,7 +24,7 @@ DOG = {
 
 
 def make_source(folder, ids, fps=12, video='video.mp4', masks='masks'):
-  """A grey video whose frame t has level 10 t; its objects are white."""
+  """Make a gray video whose frame t has level 10 t; its objects are white."""
   levels = np.arange(len(ids), dtype=np.uint8)[:, None, None] * np.uint8(10)
   frames = np.where(ids > 0, np.uint8(250), levels)[..., None].repeat(3, axis=-1)
   video_io.write_video(folder / video, frames, fps)
@@ -56,7 +56,7 @@ def imported(tmp_path, entries, wanted):
 def test_frames_are_those_nearest_in_time(tmp_path):
   make_source(tmp_path / 'a' / 'dog', label_maps())
   clips, report = imported(tmp_path, {'a/dog': DOG}, window())
-  # At 12 fps, every third of 20 frames: 7, which hold windows from 0 and 2.
+  # At 12 fps, every third of 20 frames: 7 frames, which contain windows from 0 and 2.
   assert [clip.key for clip in clips] == ['a/dog/00000', 'a/dog/00006']
   grey = [clip.video[:, 10, 0, 0].astype(int) for clip in clips]
   np.testing.assert_allclose(grey, [[0, 30, 60, 90], [60, 90, 120, 150]], atol=3)
@@ -70,7 +70,7 @@ def test_frames_are_those_nearest_in_time(tmp_path):
 def test_rates_that_do_not_divide_are_rounded(tmp_path):
   make_source(tmp_path / 'dog', label_maps((12, 24, 48)))
   clips, _ = imported(tmp_path, {'dog': DOG}, window(frames=7, fps=8))
-  # k / 8 s is frame 1.5 k: 0, 1.5, 3, 4.5, 6, 7.5, 9, of which halves go up.
+  # k / 8 s is frame 1.5 k: 0, 1.5, 3, 4.5, 6, 7.5, 9; halves are rounded up.
   np.testing.assert_allclose(
     clips[0].video[:, 0, 0, 0].astype(int) / 10, [0, 2, 3, 5, 6, 8, 9], atol=0.3
   )
@@ -81,7 +81,7 @@ def test_rates_that_do_not_divide_are_rounded(tmp_path):
 def test_crops_are_central_and_masks_stay_aligned(tmp_path):
   make_source(tmp_path / 'dog', label_maps())
   (clip, _), _ = imported(tmp_path, {'dog': DOG}, window())
-  # The source is 24x48: its columns 12 to 36 are kept, and halved. The object was 4:12, 20:28.
+  # The source is 24x48: columns 12 to 36 are kept and halved. The object was 4:12, 20:28.
   expected = np.zeros((12, 12), np.uint8)
   expected[2:6, 4:8] = 1
   np.testing.assert_array_equal(clip.ids, np.broadcast_to(expected, (4, 12, 12)))
@@ -95,8 +95,8 @@ def test_crops_are_central_and_masks_stay_aligned(tmp_path):
 
 def test_objects_are_those_of_the_first_frame(tmp_path):
   ids = label_maps()
-  ids[3:, 16:22, 20:28] = 1  # Seen from frame 3 on, which is the second frame at 4 fps.
-  ids[:, 0:3, 14:20] = 2  # Not described.
+  ids[3:, 16:22, 20:28] = 1  # Visible from frame 3 on, which is the second frame at 4 fps.
+  ids[:, 0:3, 14:20] = 2  # No prompt.
   make_source(tmp_path / 'dog', ids)
   (first, second), report = imported(tmp_path, {'dog': DOG}, window())
   assert (first.names, first.prompts) == (('red ball',), ('a red ball that rolls',))
@@ -238,7 +238,7 @@ def test_real_clips():
   )
   assert juggle.prompts[1] == 'a white soccer ball bouncing up and down'
   assert juggle.motion == chosen['juggle_a'].motion
-  for t in range(12):  # The white ball is brighter than what is around it, in every frame.
+  for t in range(12):  # The white ball is brighter than its surroundings in every frame.
     assert juggle.video[t][juggle.ids[t] == 2].mean() > juggle.video[t].mean() + 40
     assert 10 < (juggle.ids[t] == 2).sum() < 60
   # The fourth object, the ball, appears only when the cup is lifted.

@@ -1,6 +1,6 @@
-"""Every model step in half precision gives nearly what it gives in float32.
+"""Every model step gives nearly the same results in half precision as in float32.
 
-On a GPU `--dtype auto` is bfloat16. The models are small and random, on a CPU.
+On a GPU `--dtype auto` is bfloat16. The models here are small and random, on a CPU.
 """
 
 import functools
@@ -28,13 +28,13 @@ RNG = np.random.default_rng(0)
 VIDEO = RNG.integers(0, 255, (3, 40, 60, 3), np.uint8)
 PHOTO = RNG.integers(0, 255, (400, 600, 3), np.uint8)
 HALF = pytest.mark.parametrize('dtype', [dtype for dtype in DTYPES if dtype != 'float32'])
-# Share of the greatest value by which half precision may be off, after a few layers.
+# Largest error of half precision after a few layers, relative to the largest value.
 OFF = {'bfloat16': 0.02, 'float16': 0.003}
 
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
-  """Makes each model once; returns its weights in a dtype."""
+  """Make each model once; return its weights in a dtype."""
   root = tmp_path_factory.mktemp('models')
 
   @functools.cache
@@ -47,14 +47,14 @@ def made(tmp_path_factory):
 
 
 def check(found, wanted, dtype):
-  """Fails unless the values are near those of float32, and not the same."""
+  """Fail unless the values are near those of float32, but not equal."""
   assert found.shape == wanted.shape and np.isfinite(found).all() and np.ptp(wanted) > 0
   np.testing.assert_allclose(found, wanted, rtol=0, atol=OFF[dtype] * np.abs(wanted).max())
   assert (found != wanted).any(), 'computed in float32'
 
 
 def first_logits(model, run):
-  """What a language model says of its first token, float32 [n, words], while `run` runs."""
+  """Return a language model's logits of the first token, float32 [n, words], while `run` runs."""
   seen = []
   hook = model.register_forward_hook(lambda module, inputs, output: seen.append(output.logits))
   run()
@@ -88,7 +88,7 @@ def test_captions(made, monkeypatch, dtype):
 @HALF
 def test_boxes(made, monkeypatch, dtype):
   def first(values, k, dim=-1, **options):
-    """The first instead of the best: among random proposals, rounding decides which is best."""
+    """Take the first box: of random proposals, rounding decides which is best."""
     best = torch.arange(k).expand(*values.shape[:-1], k)
     return values.gather(dim, best), best
 
@@ -126,7 +126,7 @@ def test_masks(made, monkeypatch, dtype):
   found, wanted = logits(dtype), logits('float32')
   assert found.dtype == np.float32
   np.testing.assert_allclose(found, wanted, atol=OFF[dtype] * np.ptp(wanted))
-  # Boxes reach the model unrounded.
+  # Boxes reach the model without rounding.
   scale = tiny_models.SIDE / np.array([60, 40])
   for points, box in zip(seen[:2], boxes, strict=True):
     np.testing.assert_allclose(points.numpy().reshape(2, 2), box.reshape(2, 2) * scale, rtol=1e-6)
@@ -151,7 +151,7 @@ def test_texts(made, name, dtype):
 
 
 class Raft(torch.nn.Module):
-  """Moves by the mean brightness, and like torchvision's fails where a dtype is not float32."""
+  """Moves by the mean brightness; like torchvision's RAFT it fails if a dtype is not float32."""
 
   def __init__(self):
     super().__init__()

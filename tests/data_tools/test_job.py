@@ -1,4 +1,4 @@
-"""A preparation given again: what has changed is made again, and one job at a time writes."""
+"""Repeat a preparation: changed shards are made again, and one job at a time writes."""
 
 import json
 import os
@@ -26,7 +26,7 @@ SAID = {'c': 'A dog.', 'c_motion': 'It runs.', 'c_local': {'1': 'a dog that runs
 
 
 def make(source, *keys, frames=12):
-  """Videos with masks, and a captions file of all of them."""
+  """Make videos with masks, and one captions file for all of them."""
   for key in keys:
     ids = np.zeros((frames, 32, 48), np.uint8)
     ids[:, 4:14, 4:16] = 1
@@ -51,7 +51,7 @@ def clips(out):
 
 @pytest.fixture
 def made(monkeypatch):
-  """The videos that are read, in order."""
+  """Return the videos that are read, in order."""
   read = []
   run = shard.drafts
 
@@ -64,7 +64,7 @@ def made(monkeypatch):
 
 
 def newer(path):
-  """Make sure that a change shows, also where a file system counts time in seconds."""
+  """Change the modification time visibly, even on file systems with a resolution of one second."""
   seen = path.stat()
   os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns + 2_000_000_000))
 
@@ -112,21 +112,21 @@ def test_whatever_changes_is_noticed(tmp_path, made):
   mask = source / 'b' / 'masks' / '00003.png'
   content = np.asarray(Image.open(mask))
   Image.fromarray(np.where(content, 0, content)).save(mask)
-  newer(mask)  # One of twelve, under its old name.
+  newer(mask)  # One of twelve masks, under its old name.
   assert again() == ['b']
   shutil.copyfile(source / 'a' / 'video.mp4', source / 'b' / 'video.mp4')
-  newer(source / 'b' / 'video.mp4')  # As long as before.
+  newer(source / 'b' / 'video.mp4')  # Same size.
   assert again() == ['b']
   describe(source, a='A cat.', b='A dog.')
   assert again() == ['a']
   assert {c.caption for k, c in clips(out).items() if k[0] == 'a'} == {'A cat.'}
   (source / 'notes.txt').write_text('nothing of a video')
-  newer(source / 'captions.json')  # The same content.
+  newer(source / 'captions.json')  # Same content.
   assert again() == []
   make(source, 'c')
   describe(source, a='A cat.', b='A dog.', c='A dog.')
   assert again() == ['c']
-  describe(source, b='A dog.', c='A dog.')  # The first is left out; the others move up.
+  describe(source, b='A dog.', c='A dog.')  # The first video is left out; the others move up.
   assert again() == [] and {k[0] for k in clips(out)} == {'b', 'c'}
   assert report(out)['unread']['reasons']['not in captions.json'] == 13
 
@@ -144,7 +144,7 @@ def test_an_interrupted_job_notices_too(tmp_path, made):
 
 
 def stop(source, out, made, key):
-  """Interrupt a job when it comes to a video."""
+  """Interrupt a job when it reaches a video."""
   noted = shard.drafts
 
   def interrupted(video, *arguments):
@@ -397,7 +397,7 @@ def test_beam_gives_the_same(tmp_path):
     np.testing.assert_array_equal(other[key].video, clip.video)
 
 
-# What is said.
+# Messages.
 
 
 def test_frames_without_a_rate(tmp_path, capsys):
@@ -477,7 +477,7 @@ def test_names_that_are_no_text_are_reported(tmp_path, capsys):
   assert 'a file or folder name of 300 bytes, where 255 are possible; shorten it' in said
   assert 'odd\\udcff.xyz' in said and 'odd\\udcff.xyz' in (out / 'report.html').read_text()
   assert report(out)['videos']['unused'] == 3
-  # And straight into clips.
+  # And directly into clips.
   import_folder.main(
     [
       *(f'--source={source}', f'--captions={source}/captions.json', f'--out={tmp_path}/in'),

@@ -1,4 +1,4 @@
-"""Masks of whole videos: which belongs to which frame, and what each shows."""
+"""Masks of whole videos: match them to frames, and map their values to objects."""
 
 import argparse
 import json
@@ -23,7 +23,7 @@ SIZE = (32, 48)
 
 
 def moving(count, label=1):
-  """A square that moves to the right by a pixel a frame."""
+  """Return a square that moves to the right by one pixel per frame."""
   ids = np.zeros((count, *SIZE), np.uint8)
   for t in range(count):
     ids[t, 6:14, 4 + t : 12 + t] = label
@@ -43,7 +43,7 @@ def save_masks(folder, names, ids):
 
 
 def read(root, key=None, frames=4):
-  """The label maps of the windows of a video, and how it was read."""
+  """Return the label maps of the windows of a video, and the note on how they were read."""
   (video,) = [v for v in vos_videos(root, None, fps=12) if key in (None, v.key)]
   cut = Cut()
   return np.stack([d.ids for d in drafts(video, Window(frames, frames, 12, SIZE), cut)]), cut.how
@@ -62,7 +62,7 @@ def test_pictures_and_masks_belong_together_by_their_numbers(tmp_path):
   found, how = read(tmp_path, frames=8)
   np.testing.assert_array_equal(found[0], ids[:8])
   assert how.endswith('masks: 1 masks without a picture passed over, as 00008.png')
-  # One is missing in the middle: as many as before, but not those of the pictures.
+  # One is missing in the middle: the count is equal, but the numbers differ from the frames'.
   (tmp_path / 'Annotations' / 'a' / '00004.png').unlink()
   assert why_not(tmp_path) == (
     f'{tmp_path}/JPEGImages/a: has 8 frames, but there are 8 masks: 00004.jpg has none, and'
@@ -76,14 +76,14 @@ def test_pictures_and_masks_belong_together_by_their_numbers(tmp_path):
     ('frame_{}', 'mask_{}_of_1', [0, 1, 2, 3]),
     ('{}', '000{}', [0, 1, 2, 3]),
     ('clip2_{}', 'clip2_{}_mask3', [0, 1, 2, 3]),
-    # Numbers beyond those of the pictures: in their order, as there are as many.
+    # Numbers beyond those of the frames: matched in order, since the counts are equal.
     ('{}', '10{}', [0, 1, 2, 3]),
     ('{}', 'x{}', [0, 1, 2, 3]),
   ],
 )
 def test_names_that_differ(tmp_path, pictures, masks, order):
   ids = moving(12)
-  numbers = [2, 9, 10, 11]  # In the order of numbers, not of letters.
+  numbers = [2, 9, 10, 11]  # In numeric, not alphabetical order.
   save_pictures(tmp_path / 'a' / 'JPEGImages', [pictures.format(n) for n in numbers])
   save_masks(tmp_path / 'a' / 'Annotations', [masks.format(n) for n in numbers], ids[numbers])
   found, _ = read(tmp_path)
@@ -132,7 +132,7 @@ def test_masks_of_a_video_have_no_gap(tmp_path):
 
 
 def test_one_mapping_for_the_whole_video(tmp_path):
-  """Ids above 8 that come late do not renumber those before; windows agree with each other."""
+  """Late ids above 8 do not renumber earlier ones; windows agree with each other."""
   video_fixtures.save(tmp_path / 'a' / 'video.mp4', video_fixtures.levels(8))
   ids = moving(8).astype(np.uint16) * 300
   ids[4:, 20:24, 4:8] = 20
@@ -252,7 +252,7 @@ def test_masks_of_every_encoding(mask):
 
 
 def test_every_letter_of_an_encoding():
-  """Among the letters is the backslash, which printed bytes double."""
+  """One of the letters is the backslash, which `repr` of bytes doubles."""
   mask = np.random.default_rng(0).random((200, 300)) < 0.01
   assert '\\\\' in as_bytes(mask)['counts']
   np.testing.assert_array_equal(decode_rle(as_bytes(mask)), mask)
@@ -271,7 +271,7 @@ def sav(folder, frames=17):
 
 
 def windows(folder, frames=4, stride=4):
-  """Label maps of the windows of v1 at 24 fps, by their first frame, how, and why not more."""
+  """Return label maps of the windows of v1 at 24 fps by first frame, the note, and rejections."""
   (video,), _ = sav_videos(folder)
   cut, found, reason = Cut(), {}, ''
   try:
@@ -301,7 +301,7 @@ def test_files_that_annotate_different_numbers_of_frames(tmp_path):
   other[20:30, 20:30] = True
   annotated(tmp_path, 'v1', [[as_list(other)] for _ in range(3)], 'auto')
   found, how, reason = windows(tmp_path, frames=8, stride=1)
-  # The other file ends with frame 8: in windows that go beyond, its object is background.
+  # The other file ends at frame 8: in later windows its object is background.
   for start, maps in found.items():
     wanted = ids[start : start + 8].copy()
     if start + 7 <= 8:
@@ -312,7 +312,7 @@ def test_files_that_annotate_different_numbers_of_frames(tmp_path):
 
 
 def test_a_video_goes_on_after_its_annotations(tmp_path):
-  """What was annotated last does not stand for the rest of the video."""
+  """The last annotation does not apply to the rest of the video."""
   sav(tmp_path)
   ids = moving(17)
   annotated(tmp_path, 'v1', [[as_text(ids[t] > 0)] for t in (0, 4)])

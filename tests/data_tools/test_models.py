@@ -1,8 +1,8 @@
-"""Every step with a real model class: small random weights, loaded as users' weights are.
+"""Every step with a real model class, with small random weights loaded from folders like users'.
 
-Random weights see nothing; what is tested is that inputs arrive where the model expects them, and
-that its outputs come back in the frame of the pictures. True outputs are planted at the model's
-exit: what comes out then must be true to the pixel.
+Random weights detect nothing. The tests check that inputs arrive in the format that the model
+expects, and that outputs are mapped back to the coordinates of the images. Ground truth replaces
+the model's outputs: results must then equal it exactly, to the pixel.
 """
 
 import json
@@ -28,7 +28,7 @@ transformers.utils.logging.disable_progress_bar()
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """Makes each tiny model once, on demand."""
+  """Make each tiny model once, on demand."""
   root, made = tmp_path_factory.mktemp('models'), {}
 
   def model(name, **options):
@@ -74,7 +74,7 @@ def test_dtypes(folder):
   assert next(model.parameters()).dtype == torch.bfloat16 and not model.training
 
 
-# Language.
+# Language model.
 
 
 @pytest.mark.parametrize('template', [None, "{{ messages[0]['content'] }} ->"])
@@ -85,7 +85,7 @@ def test_language_model_answers_each_prompt_alone(folder, template, monkeypatch)
   batched = prompts.LanguageModel(weights(path, batch=3))(asked)
   alone = prompts.LanguageModel(weights(path, batch=1))(asked)
   assert batched == alone and len(set(batched)) > 1  # Padding changes nothing.
-  # The same by the library's own means.
+  # The same with the library's own functions.
   model = transformers.AutoModelForCausalLM.from_pretrained(path)
   tokenizer = transformers.AutoTokenizer.from_pretrained(path)
   ids = tokenizer(asked[0] + (' ->' if template else ''), return_tensors='pt').input_ids
@@ -127,7 +127,7 @@ def test_captions_from_three_frames(folder, monkeypatch):
 
 
 def test_planted_boxes_come_back_in_pixels(folder, monkeypatch):
-  """The model says where things are in parts of the picture, by centre, width and height."""
+  """The model returns center, width and height relative to the image size."""
   detector = detect.GroundingDino(weights(folder('grounding_dino'), batch=2))
   tall, wide = video(1, (90, 30))[0], video(1, (40, 80))[0]
   seen = []
@@ -154,7 +154,7 @@ def test_planted_boxes_come_back_in_pixels(folder, monkeypatch):
   tokenizer = detector._processor.tokenizer
   texts = [tokenizer.decode(r, skip_special_tokens=True) for s in seen for r in s['input_ids']]
   assert [t.replace(' ', '') for t in texts] == ['dog.', 'redball.', 'vsmallcat.']
-  # Pictures are scaled to 64 at the shorter side or 96 at the longer, and padded together.
+  # Images are scaled to 64 at the shorter side or 96 at the longer side, and padded together.
   assert seen[0]['pixel_mask'][0].any(1).sum() == 96 and seen[0]['pixel_mask'][1].any(0).sum() == 96
 
 
@@ -199,7 +199,7 @@ def test_boxes_reach_sam2_in_its_frame_and_masks_come_back(folder, monkeypatch):
     corners = points.reshape(-1, 2)[:2].numpy()
     np.testing.assert_allclose(corners, box.reshape(2, 2) * [side / 60, side / 40], rtol=1e-5)
     assert labels.ravel()[:2].tolist() == [2, 3]
-  # The library's own coordinates and pictures, but for its choice of a resizing filter.
+  # The library's own coordinates and images, except for its resizing filter.
   prepared = tracking.prepared(video(), side)
   assert prepared.shape == (3, 3, side, side)
   flat = tracking.prepared(np.full((1, 9, 9, 3), 128, np.uint8), 4)
@@ -211,9 +211,9 @@ def test_boxes_reach_sam2_in_its_frame_and_masks_come_back(folder, monkeypatch):
 
 
 def test_planted_masks_give_the_true_label_map(folder, monkeypatch):
-  """Where the network says truly what it sees, the label map is true to the pixel."""
+  """If the network returns the ground truth, the label map equals it to the pixel."""
   track = sam2_transformers.TransformersTracker(weights(folder('sam2_video')))
-  truth = np.zeros((3, 16, 16), np.uint8)  # A picture of the size that the model's masks have.
+  truth = np.zeros((3, 16, 16), np.uint8)  # An image of the size of the model's masks.
   for t in range(3):
     truth[t, 2:6, 1 + 2 * t : 6 + 2 * t] = 1
     truth[t, 4:10, 10:14] = 2
@@ -227,7 +227,7 @@ def test_planted_masks_give_the_true_label_map(folder, monkeypatch):
 
 
 def plant(monkeypatch, model, truth):
-  """Replaces what leaves the network frame by frame: object i of frame t is truth[t] == i + 1."""
+  """Replace the network's outputs per frame: object i of frame t is truth[t] == i + 1."""
   forward = type(model).forward
 
   def planted(self, inference_session, frame_idx=None, **others):
@@ -242,7 +242,7 @@ def plant(monkeypatch, model, truth):
 def test_auto_takes_what_reads_the_weights(folder, monkeypatch, tmp_path, capsys):
   import importlib
 
-  monkeypatch.setattr(importlib, 'import_module', lambda name: None)  # Both are installed.
+  monkeypatch.setattr(importlib, 'import_module', lambda name: None)  # Both backends are installed.
   assert segment.tracker(weights(folder('sam2_video'))) is not None
   assert 'SAM 2 by the package transformers' in capsys.readouterr().err
   assert segment._usable('sam2', weights(tmp_path)) and not segment._usable('sam2', weights('a/b'))
@@ -256,7 +256,7 @@ def test_backends_are_named(folder, capsys):
   assert isinstance(outcome, Draft | Rejected)
 
 
-# Aesthetics.
+# Aesthetic score.
 
 
 def test_aesthetic_score(folder, tmp_path):
@@ -266,7 +266,7 @@ def test_aesthetic_score(folder, tmp_path):
   step = aesthetic.AestheticSettings(weights(path, batch=3), str(head)).build()
   first, second = step([Draft(k, v, 8.0) for k, v in zip('ab', clips, strict=True)])
   model = transformers.CLIPVisionModelWithProjection.from_pretrained(path)
-  pixels = (clips[1][0].transpose(2, 0, 1) / 255 - 0.5) / 0.25  # Of 16 x 16 already.
+  pixels = (clips[1][0].transpose(2, 0, 1) / 255 - 0.5) / 0.25  # Already 16 x 16.
   embedding = model(torch.tensor(pixels[None], dtype=torch.float32)).image_embeds[0]
   embedding = (embedding / embedding.norm()).detach().numpy()
   t = safetensors_of(head)
@@ -304,9 +304,10 @@ def test_t5_keeps_lengths(folder):
     encode = text.TransformersText(weights(path))
     embeddings, lengths = encode(['a dog', '', 'a much longer text'], 8)
     assert encode.dim == 16 and embeddings.shape == (3, 8, 16) and embeddings.dtype == np.float16
-    assert lengths.tolist() == [6, 1, 8]  # Bytes, and what ends a text; the last one is cut.
+    # Byte tokens and the end token; the last text is truncated.
+    assert lengths.tolist() == [6, 1, 8]
     assert not embeddings[0, 6:].any() and not embeddings[1, 1:].any()
-    # Padding and neighbours change nothing: the library alone, on the text alone.
+    # Padding and other texts change nothing: compare with the library on each text alone.
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     model = encode._model
     ids = tokenizer('a dog', return_tensors='pt').input_ids
@@ -350,7 +351,7 @@ def test_text_flags():
   assert got.weights == ModelSource('C:/a/b', device='cpu')
 
 
-# Steps alone, from the command line.
+# Run single steps from the command line.
 
 
 def test_steps_run_alone(folder, tmp_path, capsys, monkeypatch):
@@ -383,7 +384,7 @@ def test_steps_run_alone(folder, tmp_path, capsys, monkeypatch):
 
 
 def test_pretrained_texts_reach_the_latents_dataset(folder, clips, tmp_path):
-  """Through the front door, as users do; the embeddings are those of the library."""
+  """Run the command as users do; the embeddings equal those of the library."""
   from tests.helpers import cli, tiny
   from ttm_jax.data.clips import Clips
   from ttm_jax.data.context import Context

@@ -1,4 +1,4 @@
-"""The engine: what goes in comes out once, whatever is killed, and every loss has its reason."""
+"""The engine: each input comes out once despite kills, and every rejection has a reason."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ SAID = {'c': 'A dog.', 'c_motion': 'It runs.', 'c_local': {'1': 'a dog that runs
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
-  """Ten videos, of which two are no good, and their captions."""
+  """Ten videos, two of them unusable, with captions."""
   root = tmp_path_factory.mktemp('source')
   for number in range(10):
     ids = np.zeros((12 + number, 32, 48), np.uint8)
@@ -174,7 +174,7 @@ def test_killed_five_times_and_restarted(source, undisturbed, tmp_path):
       stderr=subprocess.DEVNULL,
       start_new_session=True,
     )
-    # Once it works; until then there is nothing to disturb.
+    # Wait until it works; there is nothing to interrupt before.
     end = time.monotonic() + 120
     parts = tmp_path / 'clips.incomplete' / 'parts'
     before = set(parts.glob('*'))
@@ -255,7 +255,7 @@ def test_buckets_become_datasets_of_their_own(tmp_path):
 
 
 class FailsOn:
-  """A step that cannot stand one draft, and rejects another."""
+  """A step that fails on one draft and rejects another."""
 
   def __call__(self, drafts):
     if any(draft.key.startswith('v1/') for draft in drafts):
@@ -309,7 +309,7 @@ def test_a_full_disk_is_said(source, tmp_path, monkeypatch):
 
 @pytest.fixture
 def small_files():
-  """Lets this process write no large files, until it is told otherwise."""
+  """Limit the file size of this process until it is reset."""
   before = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
   yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -317,7 +317,7 @@ def small_files():
 
 
 def test_a_disk_that_fills_up_is_said_and_the_job_goes_on_later(tmp_path, small_files):
-  """The real thing: what writes records finds out when it closes its file."""
+  """Use a real limit: the record writer gets the error when it closes its file."""
   size = (96, 144)
   source, out = tmp_path / 'source', tmp_path / 'clips'
   for name in ('a', 'b'):
@@ -425,7 +425,7 @@ def test_options_are_checked(source, tmp_path, change, said):
   reason=f'no real clips under {SHARED}; set TTM_SHARED_DATA to their folder',
 )
 def test_real_videos_keep_their_masks_to_the_pixel(tmp_path):
-  """The rule: nearest neighbour from the central part that fills the clip; then IoU is 1."""
+  """Nearest neighbor from the central part that fills the clip gives an IoU of 1."""
   captions = json.loads((SHARED / 'captions.json').read_text())
   entries = {k.split('/')[1]: v for k, v in captions.items() if k.startswith('sam2_pseudo/')}
   (tmp_path / 'c.json').write_text(json.dumps(entries))

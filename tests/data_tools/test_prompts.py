@@ -1,4 +1,4 @@
-"""What the language model says is read strictly, and boxes go to the objects that are meant."""
+"""Language model answers are parsed strictly, and boxes are assigned to the right objects."""
 
 import re
 
@@ -22,7 +22,7 @@ def draft(key='a', size=(20, 30), frames=3, **known):
 
 
 class Scripted:
-  """A language model that knows its answers by a word of the caption."""
+  """A language model that chooses its answer by a word of the caption."""
 
   def __init__(self):
     self.asked = []
@@ -45,7 +45,7 @@ class Scripted:
 
 
 class Planted:
-  """A language model that writes what the paper's does, after a prompt that ends in the mark."""
+  """A language model that answers in the paper's format, depending on the prompt."""
 
   def __init__(self, **answers):
     self.answers, self.asked = answers, []
@@ -77,7 +77,7 @@ DIRECTIONS = re.compile(r'\b(?:left|right|up|down|over|from|into|past|forward|aw
 
 
 def examples(template):
-  """Caption and answer of each example of a template."""
+  """Return caption and answer of each example of a template."""
   parts = prompts.read_template(template).split('Caption: ')[1:-1]
   return [part.strip().split('\n', 1) for part in parts]
 
@@ -91,7 +91,7 @@ def test_the_motion_template_keeps_directions():
   for caption, answer in examples(prompts.PromptSettings.motion_template):
     said = answers.parse_motion(answer)
     assert DIRECTIONS.search(said), said
-    # Nothing of looks, and no direction that the caption does not have.
+    # No appearance, and no direction that the caption does not have.
     assert set(DIRECTIONS.findall(said)) <= set(DIRECTIONS.findall(caption))
     assert not re.search(r'\b(?:gray|red|old|blue|wet|white|small|calm|back)\b', said), said
 
@@ -116,7 +116,7 @@ def test_scenes_tell_stage_1_every_direction():
     clip = scenes.scene(config, index)
     for prompt in clip.prompts:
       motion = scene_words.motion_of(prompt)
-      # What is said of the motion, without the object that is followed.
+      # The phrase of the motion, without the object that follows it.
       phrase = next(
         p for p in scene_words.PHRASES[motion] if p.removesuffix(' {}') in prompt
       ).removesuffix(' {}')
@@ -274,7 +274,7 @@ def test_detection_of_several_drafts_keeps_them_apart():
 
 
 def planted():
-  """Two objects that move, the second over the first in the last frame."""
+  """Return two objects that move, the second in front of the first in the last frame."""
   ids = np.zeros((3, 20, 30), np.uint8)
   for t in range(3):
     ids[t, 4:12, 2 + 4 * t : 10 + 4 * t] = 2
@@ -283,7 +283,7 @@ def planted():
 
 
 def true_logits(ids, labels):
-  """What a perfect tracker gives, unsure where objects hide one another."""
+  """Return the logits of a perfect tracker, uncertain where objects overlap."""
   return np.stack([np.where(ids == label, 4.0, -4.0) for label in labels], 1).astype(np.float32)
 
 
@@ -312,8 +312,8 @@ def test_true_boxes_and_tracks_give_back_the_true_label_map():
 def test_pixels_of_two_objects():
   logits = np.full((1, 2, 4, 6), -1.0, np.float32)
   logits[0, 0, :, :4] = 2  # Sixteen pixels.
-  logits[0, 1, 1:3, 2:5] = 2  # Six: on top where both are equally sure.
-  logits[0, 0, 1, 2] = 3  # Where the first is surer, it wins.
+  logits[0, 1, 1:3, 2:5] = 2  # Six pixels: in front where both scores are equal.
+  logits[0, 0, 1, 2] = 3  # Where the first scores higher, it wins.
   ids = trajectory.from_logits(logits)[0]
   assert ids[1].tolist() == [1, 1, 1, 2, 2, 0] and ids[2].tolist() == [1, 1, 2, 2, 2, 0]
   assert ids[0].tolist() == [1, 1, 1, 1, 0, 0]

@@ -1,4 +1,4 @@
-"""Models from elsewhere run no code: each test is an attack by a planted folder."""
+"""Foreign models run no code: each test attacks with a malicious folder."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ transformers.utils.logging.disable_progress_bar()
 
 @pytest.fixture(autouse=True)
 def careless(monkeypatch):
-  """Someone who answers yes to whatever is asked."""
+  """A user who answers yes to every question."""
   asked = []
   monkeypatch.setattr('builtins.input', lambda *question: asked.append(question) or 'y')
   yield
@@ -36,7 +36,7 @@ def careless(monkeypatch):
 
 @pytest.fixture
 def trap(tmp_path):
-  """A folder whose Python file leaves a mark when it is imported, and that mark."""
+  """A folder whose Python file leaves a marker file when it is imported, and that marker."""
   folder, mark = tmp_path / 'model', tmp_path / 'ran'
   folder.mkdir()
   names = {
@@ -118,7 +118,7 @@ def test_kernels_are_not_fetched(tmp_path, change):
 
 
 def test_pickles_are_not_opened(tmp_path):
-  """Neither in the steps nor in the exported pipeline."""
+  """Neither the steps nor the exported pipeline open them."""
   path, mark = tiny_models.t5(tmp_path / 't5'), tmp_path / 'ran'
   (path / 'model.safetensors').unlink()
 
@@ -164,7 +164,7 @@ model:
 
 @pytest.fixture
 def configured(tmp_path):
-  """Writes a folder with a configuration, and returns its path."""
+  """Write a folder with a configuration; return its path."""
 
   def write(text):
     folder = tmp_path / 'sam2'
@@ -218,11 +218,11 @@ def test_configurations_can_run_nothing(configured, tmp_path, attack):
 
 @pytest.fixture
 def package(monkeypatch):
-  """Stands in for the packages sam2 and hydra; records what Hydra would see."""
+  """Replace the packages sam2 and hydra; record what Hydra would get."""
   seen = types.SimpleNamespace(places=[], built=[], dtypes=[])
 
   class Predictor(torch.nn.Module):
-    """Finds bright pixels, by a network of one weight that tells in which dtype it computes."""
+    """Detects bright pixels with a network of one weight, which shows the compute dtype."""
 
     def __init__(self):
       super().__init__()

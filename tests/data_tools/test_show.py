@@ -1,4 +1,4 @@
-"""Records of every kind of file, printed and seen."""
+"""Show records of every kind of file, as text and video."""
 
 import json
 
@@ -86,7 +86,7 @@ def test_latents(latents, tmp_path, capsys):
   assert video.shape == (tiny.FRAMES, tiny.SIDE, 2 * tiny.SIDE, 3)
   rendered = trajectory.render(ids)
   assert psnr(video[:, :, tiny.SIDE :], rendered) > 15
-  # The objects are where they are painted over the decoded video.
+  # The overlay shows the objects at their positions in the decoded video.
   inside = ids > 0
   assert np.abs(video[:, :, : tiny.SIDE].astype(int) - rendered)[inside].mean() < 120
 

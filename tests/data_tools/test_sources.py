@@ -1,4 +1,4 @@
-"""Sources: every frame at its moment, every mask on its object, every refusal with its reason."""
+"""Sources: frames at the right times, masks on the right objects, rejections with reasons."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def window(frames=4, stride=None, fps=12.0, size=(8, 12)):
 
 
 def greys(draft):
-  """Which of `video_fixtures.levels` each frame is."""
+  """Return which of `video_fixtures.levels` each frame is."""
   return (draft.video.astype(float).mean((1, 2, 3)) / 10).round().astype(int).tolist()
 
 
@@ -48,14 +48,14 @@ def greys(draft):
 
 
 def test_frames_of_a_varying_rate_are_taken_by_their_times(tmp_path):
-  # Ten frames a second, but frame 3 is held for half a second.
+  # Ten frames per second, but frame 3 is held for half a second.
   times = [Fraction(t, 10) for t in (0, 1, 2, 3, 8, 9, 10, 11)]
   path = video_fixtures.save_with(tmp_path / 'a.mp4', video_fixtures.levels(8), times)
   seen = decode.probe(path)
   assert seen.varies and seen.frames == 8 and seen.fps == pytest.approx(7 / 1.1, abs=0.01)
   cut = Cut()
   (draft,) = drafts(Video('a', str(path)), window(6, fps=5), cut)
-  # At 0, .2, .4, .6, .8 and 1 s; frame 4 begins at .8.
+  # At 0, .2, .4, .6, .8 and 1 s; frame 4 starts at .8.
   assert greys(draft) == [0, 2, 3, 4, 4, 6]
   assert cut.repeated == 1 and 'by time stamps since its rate varies (1 frames' in cut.how
 
@@ -73,7 +73,7 @@ def test_a_constant_rate_in_milliseconds_does_not_vary(tmp_path):
 
 def test_rotated_videos_come_out_upright(tmp_path):
   frames = video_fixtures.levels(4, (32, 48))
-  frames[:, :16] = 250  # The upper half, which is the right one after a quarter clockwise.
+  frames[:, :16] = 250  # The upper half, which is the right half after a clockwise quarter turn.
   path = video_fixtures.turn(video_fixtures.save(tmp_path / 'a.mp4', frames))
   assert decode.probe(path).size == (48, 32)
   (draft,) = drafts(Video('a', str(path)), window(size=(24, 16)))
@@ -173,14 +173,14 @@ def test_a_video_is_never_held_whole(tmp_path, monkeypatch):
   monkeypatch.setattr(video_reader, 'upright', lambda frame: converted.append(1) or upright(frame))
   stream = drafts(video, window(4, 4, fps=6))
   next(stream)
-  assert len(converted) == 4  # Of 40: only those of the first window, and only the wanted ones.
+  assert len(converted) == 4  # Of 40: only those of the first window, and only the selected ones.
   next(stream)
   assert len(converted) == 8
 
 
 def test_pixels_that_are_not_square(tmp_path):
   crop = Crop.central((48, 40), (24, 40), Fraction(2))
-  # As seen it is 48 high and 80 wide, which the size halves: nothing is cut.
+  # As displayed it is 48 high and 80 wide, which the size halves: nothing is cropped.
   assert crop.box == (0, 0, 40, 48)
   assert Crop.central((48, 40), (24, 20), Fraction(2)).box == (10, 0, 30, 48)
 
@@ -205,8 +205,8 @@ def test_buckets(tmp_path):
     window(12, size=(16, 8)),
     window(20, size=(16, 8)),
   ]
-  assert bucket(wide, windows) is windows[1]  # The longest that ten frames fill.
-  assert bucket(tall, windows) is windows[3]  # None is filled: the shortest.
+  assert bucket(wide, windows) is windows[1]  # The longest window that ten frames fill.
+  assert bucket(tall, windows) is windows[3]  # None is filled: the shortest window.
   assert bucket(Video('x', 'nowhere'), windows[:1]) is windows[0]
 
 
@@ -272,7 +272,7 @@ def test_links_may_not_lead_out(tmp_path):
     captioned_videos(inside)
 
 
-# Label pictures.
+# Mask images.
 
 
 def test_layouts_of_label_pictures(tmp_path):
@@ -333,7 +333,7 @@ def encoded(rle, masks):
 
 
 def write_sav(folder, rle, masklets, kind='manual', name='v1'):
-  """Annotations of masklets: bool [masklet, annotated frame, H, W]."""
+  """Write annotations of masklets: bool [masklet, annotated frame, H, W]."""
   folder.mkdir(exist_ok=True)
   content = {
     'video_id': name,
@@ -344,7 +344,7 @@ def write_sav(folder, rle, masklets, kind='manual', name='v1'):
 
 
 def moving(count=3, size=(32, 48)):
-  """A square of 8 that moves by 4 pixels from one annotation to the next."""
+  """Return a square of 8 pixels that moves by 4 pixels between annotations."""
   masks = np.zeros((count, *size), bool)
   for i in range(count):
     masks[i, 10:18, 4 + 4 * i : 12 + 4 * i] = True
@@ -354,17 +354,17 @@ def moving(count=3, size=(32, 48)):
 def test_masklets_are_interpolated_and_exact_where_annotated(tmp_path, rle):
   video_fixtures.save(tmp_path / 'v1.mp4', video_fixtures.levels(10), 24)
   still = np.zeros((3, 32, 48), bool)
-  still[:, 8:28, 2:40] = True  # Larger, so it lies beneath.
+  still[:, 8:28, 2:40] = True  # It is larger and therefore behind.
   write_sav(tmp_path, rle, [moving(), still])
   write_sav(tmp_path, rle, [moving()[:, ::-1]], 'auto')
   (video,), left_out = sav_videos(tmp_path)
   assert left_out == []
   (draft,) = drafts(video, window(10, fps=24, size=(32, 48)))
   for t in range(10):
-    along = min(t, 8)  # One pixel a frame; the last annotation is that of frame 8.
+    along = min(t, 8)  # One pixel per frame; the last annotation is at frame 8.
     wanted = np.zeros((32, 48), np.uint8)
     wanted[8:28, 2:40] = 2
-    wanted[14:22, 4 + along : 12 + along] = 3  # Of the auto file, which is upside down.
+    wanted[14:22, 4 + along : 12 + along] = 3  # From the auto file, which is upside down.
     wanted[10:18, 4 + along : 12 + along] = 1
     differs = (draft.ids[t] != wanted).mean()
     assert differs == 0 if t % 4 == 0 or t > 8 else differs < 0.02, t
@@ -380,15 +380,15 @@ def test_shapes_between_two():
   np.testing.assert_array_equal(np.argwhere(halfway == 7).min(0), [10, 6])
   np.testing.assert_array_equal(np.argwhere(halfway == 7).max(0), [17, 13])
   assert between(a, b, 0) is a and between(a, b, 1) is b
-  # Who is there at one end only stays until the middle.
+  # An object at one end only stays until the middle.
   np.testing.assert_array_equal(between(a, b * 0, 0.25), a)
   assert not between(a, b * 0, 0.75).any()
-  # A small one passes before a large one, where both are annotated without overlap.
+  # A small object is in front of a large one; the annotations do not overlap.
   large = np.zeros((32, 48), np.uint8)
   large[2:30, 2:44] = 3
   (a, b), ball = (np.where(m > 0, 7, large).astype(np.uint8) for m in moving(2)), halfway == 7
   np.testing.assert_array_equal(between(a, b, 0.5) == 7, ball)
-  # A disc that grows has the radius in between.
+  # A growing disk has the intermediate radius.
   y, x = np.indices((40, 40)) - 20
   small, large = ((x**2 + y**2 <= r**2).astype(np.uint8) for r in (5, 11))
   assert (between(small, large, 0.5)).sum() == pytest.approx(np.pi * 8**2, rel=0.05)
@@ -411,7 +411,7 @@ def test_annotations_that_do_not_fit_are_refused(tmp_path, rle):
   (tmp_path / 'v1_manual.json').write_text(json.dumps(content))
   with pytest.raises(InputError, match='a frame has not one mask a masklet'):
     read_annotations(tmp_path / 'v1_manual.json')
-  # A mask of fewer pixels than it says, of which the decoder would make up the rest.
+  # A mask with fewer pixels than it declares; the decoder would invent the rest.
   write_sav(tmp_path, rle, [moving(2)])
   content = json.loads((tmp_path / 'v1_manual.json').read_text())
   content['masklet'][1][0]['counts'] = encoded(rle, moving(1, (16, 24))[0])['counts']
@@ -446,7 +446,7 @@ def test_benchmark_videos_are_left_out(tmp_path, rle):
 
 
 def test_the_list_of_the_benchmark_comes_from_the_hub(tmp_path, monkeypatch):
-  """By any layout; nothing is included because the list is not to be had."""
+  """Any file layout works. If the list is not available, no video is included by mistake."""
   import huggingface_hub
   from pyarrow import parquet, table
 
@@ -544,7 +544,7 @@ def test_real_masklets_have_their_recorded_sizes_and_changes(rle, kind):
     assert areas[seen].mean() == pytest.approx(size, abs=5e-11)
     assert seen.argmax() == content['masklet_first_appeared_frame'][j]
     if kind == 'manual':
-      seen = seen[seen.argmax() :]  # There, that it appears at all is no change.
+      seen = seen[seen.argmax() :]  # The appearance itself is not a change there.
     assert (seen[1:] != seen[:-1]).sum() == content['masklet_visibility_changes'][j]
 
 
@@ -554,7 +554,7 @@ def iou(a, b):
 
 @real_data
 def test_real_pairs_have_pixels_and_masks_aligned(rle):
-  """The masks of every fourth frame are the true ones; between, nearer than the repeated ones."""
+  """Masks of every fourth frame are exact; between, closer to the truth than repeated masks."""
   videos, _ = sav_videos(SHARED / 'sav_format')
   captions = read_captions(SHARED / 'captions.json')
   assert [v.key for v in videos] == ['savfmt_cups_a', 'savfmt_juggle_a']
@@ -571,7 +571,7 @@ def test_real_pairs_have_pixels_and_masks_aligned(rle):
         nearest[:37] == obj, true[:37] == obj
       )
     assert captions[f'sam2_pseudo/{name}'].prompts.keys() >= set(np.unique(true)) - {0}
-  # The ball of the second is white, where it is annotated.
+  # The ball of the second video is white at annotated frames.
   for t in range(0, 40, 4):
     ball = draft.video[t][draft.ids[t] == 2]
     assert ball.mean() > draft.video[t].mean() + 30, t

@@ -1,4 +1,4 @@
-"""Captions as people and their tools write them: encodings, line breaks, paths, lists."""
+"""Captions as people and tools write them: encodings, line breaks, paths, lists."""
 
 import json
 import os
@@ -25,7 +25,7 @@ MOTION = 'The square moves.'
 
 
 def empty_videos(folder, *names):
-  """Files that are listed but not opened."""
+  """Make files that are listed but not opened."""
   for name in names:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ def test_names_on_disk_that_are_no_text(tmp_path):
     unique([Video('a', 'x'), Video('a', 'y')], 'here')
 
 
-# Captions in one file for all.
+# One caption file for all videos.
 
 
 def test_lists_of_prompts(tmp_path):
@@ -270,7 +270,7 @@ def test_json_that_is_something_else_is_left_alone(tmp_path, content):
   assert video.description.caption == '' and list(unused) == ['metadata.json']
 
 
-# What is not read.
+# Unused files.
 
 
 def unread(root, *arguments, **options):
@@ -343,7 +343,7 @@ def test_a_folder_without_videos_says_what_is_there(tmp_path):
     captioned(tmp_path)
 
 
-# Endings.
+# File extensions.
 
 
 def test_videos_of_many_endings_are_read(tmp_path):

@@ -1,4 +1,4 @@
-"""Texts that say nothing, or are none, end in a value or in one sentence, never in a traceback."""
+"""Empty and invalid texts give a value or one error message, never a traceback."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def test_words():
     assert ids.tolist() == [[1, 0, 0, 0, 0, 0, 0, 0]] and counts.tolist() == [1]
   (ids,), (count,) = encode_words([LONG], 8)
   assert count == 8 and len(set(ids[:7])) == 1 and ids[7] == 1
-  # What is no letter parts words; half a character is none.
+  # Characters other than letters separate words; half a surrogate pair is not a letter.
   both, counts = encode_words([BROKEN, 'a b'], 8)
   np.testing.assert_array_equal(*both)
   assert counts.tolist() == [3, 3]

@@ -1,7 +1,7 @@
-"""What needs torchvision: RAFT, and the package sam2 as the second backend of segmentation.
+"""Code that needs torchvision: RAFT, and the package sam2 as a segmentation backend.
 
-The torchvision of the package index does not import beside a CPU build of torch, for want of
-compiled operators that nothing here calls; they are declared first.
+The torchvision of the package index cannot be imported beside a CPU build of torch, because
+compiled operators are missing. Nothing here calls them, so they are declared first.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope='module', autouse=True)
 def operators():
-  """Declares the operators that torchvision's import asks for."""
+  """Declare the operators that the import of torchvision needs."""
   library = torch.library.Library('torchvision', 'FRAGMENT')
   for name in ('nms', 'qnms'):
-    with contextlib.suppress(RuntimeError):  # A build that has them.
+    with contextlib.suppress(RuntimeError):  # This build has them.
       library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
   return library
 
@@ -105,12 +105,12 @@ def test_weights_of_raft_are_checked(tmp_path):
 
 # The package sam2.
 
-SIDE = 256  # Of the pictures that the model takes; its masks have a quarter of that.
+SIDE = 256  # Of the images that the model takes; its masks have a quarter of that size.
 
 
 @pytest.fixture(scope='module')
 def predictor_folder(operators, tmp_path_factory):
-  """Its smallest configuration for small pictures, with random weights, as a local folder."""
+  """Write its smallest configuration for small images, with random weights, as a local folder."""
   pytest.importorskip('sam2', reason='the package sam2 is not installed')
   import safetensors.torch
   import sam2
@@ -138,7 +138,7 @@ def predictor(predictor_folder):
 
 
 def test_planted_masks_give_the_true_label_map(predictor, monkeypatch):
-  """The case that `test_data_models` plants in the other backend."""
+  """The same case as in `test_models` with the other backend."""
   truth = np.zeros((3, 64, 64), np.uint8)
   for t in range(3):
     truth[t, 8:24, 4 + 8 * t : 24 + 8 * t] = 1

@@ -1,11 +1,11 @@
-"""A job that is killed again and again, at random: nothing is lost, and it is the same run.
+"""Kill a job at random moments, many times: nothing is lost, and the run stays the same.
 
     python -m tests.faults.random_kills --kills=30 --workdir=DIR
 
-Trains a small stage 1 with several processes twice: once undisturbed, once killed with -9 (one of
-its processes, now and then all) at random moments, started again by the same command each time.
-After each kill every checkpoint that bears its name must be readable and be what was saved; at the
-end all losses, and the averaged parameters, must equal those of the undisturbed run, bit by bit.
+Trains a small stage 1 with several processes twice. One run is uninterrupted. The other is killed
+with signal 9 at random moments (one process, sometimes all), and restarted by the same command.
+After each kill, every checkpoint that has its final name must be readable and unchanged. At the
+end, all losses and the EMA parameters must equal those of the uninterrupted run, bit by bit.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from ttm_jax.training.runs import read_parameters
 
 KEPT = 3
 SPLIT = {'model__layers': 1, 'optimizer__schedule': 'constant', 'train__keep_last': KEPT}
-LIMIT = 600  # Seconds in which survivors must have ended.
+LIMIT = 600  # Seconds in which survivors must exit.
 
 
 def losses(run: Path) -> dict[int, float]:
-  """By step, as logged last."""
+  """Return the last logged loss of each step."""
   path = run / 'metrics.jsonl'
   lines = path.read_text().splitlines() if path.exists() else []
-  # A line that the kill cut short is done again.
+  # A line that the kill truncated is written again.
   told = [json.loads(line) for line in lines if line.endswith('}')]
   return {line['step']: line['train/loss'] for line in told if 'train/loss' in line}
 
@@ -46,19 +46,19 @@ def start(command: list[str], count: int) -> list[cli.Process]:
 
 
 def end(processes: list[cli.Process]) -> list[tuple[int, str]]:
-  """Exit codes, and the error that each wrote; without one, its last line."""
+  """Return exit codes, and each process's error or else its last line."""
   ended = []
   for process in processes:
     one = process.wait(LIMIT)
     lines = one.err.strip().splitlines()
-    # Without process 0 JAX writes a page of its own, before or after that.
+    # Without process 0, JAX prints its own long message, before or after that.
     errors = [line for line in lines if line.startswith('error: ')]
     ended.append((one.code, [*lines, *errors][-1] if lines else ''))
   return ended
 
 
 def kill(processes: list[cli.Process], rng: random.Random) -> set[int]:
-  """Kills one process, or one time in four all of them at once."""
+  """Kill one process, or one time in four all processes."""
   chosen = range(len(processes)) if rng.random() < 0.25 else [rng.randrange(len(processes))]
   for i in chosen:
     os.kill(processes[i].pid, signal.SIGKILL)
@@ -66,7 +66,7 @@ def kill(processes: list[cli.Process], rng: random.Random) -> set[int]:
 
 
 def check_survivors(ended: list[tuple[int, str]], killed: set[int]) -> None:
-  """One process names one that was killed; the others may have been killed, or say so too."""
+  """Each survivor names a killed process; the others may be killed, or report the same."""
   for i, (code, line) in enumerate(ended):
     if i in killed:
       assert code in (-signal.SIGKILL, 0, 4), (i, code, line)
@@ -76,7 +76,7 @@ def check_survivors(ended: list[tuple[int, str]], killed: set[int]) -> None:
 
 
 def check_checkpoints(run: Path) -> list[int]:
-  """Every whole checkpoint is what was saved; older ones may have been half removed."""
+  """Check every complete checkpoint; older ones may have been partly removed."""
   folder = run / 'checkpoints'
   if not folder.exists():
     return []
@@ -129,7 +129,7 @@ def main() -> None:
   while killed_runs < given.kills:
     begin = time.monotonic()
     processes = start(command(run), count)
-    # Once in four times while it starts; else some time after it has begun to log anew.
+    # One time in four during start-up; otherwise some time after it logs again.
     during = rng.random() < 0.25
     seen = (run / 'metrics.jsonl').stat().st_size if (run / 'metrics.jsonl').exists() else 0
     while not during and all(p.running for p in processes):

@@ -1,4 +1,4 @@
-"""Files that describe a photo are checked against what they claim, before they are used."""
+"""Files that describe an image are validated before use."""
 
 import json
 
@@ -28,7 +28,7 @@ def saved(tmp_path):
 
 
 def changed(path, tensors=None, **said):
-  """Writes the file again with other tensors and other metadata."""
+  """Write the file again with other tensors and metadata."""
   with safetensors.safe_open(path, 'numpy') as file:
     metadata = file.metadata()
     arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -1,4 +1,4 @@
-"""Pictures and masks as people hand them to the commands and to the exported pipeline."""
+"""Images and masks as users pass them to the commands and to the exported pipeline."""
 
 import argparse
 
@@ -12,7 +12,7 @@ from ttm_jax.inference import command as animation
 from ttm_jax.inference.request import Request
 from ttm_jax.pytorch import pipeline
 
-EXIF_ROTATED = 6  # To be shown turned by a quarter clockwise.
+EXIF_ROTATED = 6  # Shown rotated by a clockwise quarter turn.
 
 
 def photo():
@@ -28,7 +28,7 @@ def mask(label=1):
 
 
 def turned(image, path):
-  """A picture stored sideways, with the note of a camera to turn it."""
+  """Write an image stored sideways, with EXIF data that rotates it upright."""
   exif = Image.Exif()
   exif[0x0112] = EXIF_ROTATED
   image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
@@ -107,7 +107,7 @@ def test_what_was_done_is_printed_once(tmp_path, capsys):
 
 
 def test_a_mask_drawn_on_the_picture_as_stored(tmp_path):
-  """A mask without the note to turn it does not fit, and the reason is said."""
+  """A mask without EXIF data does not fit, and the error says why."""
   turned(Image.fromarray(photo()), tmp_path / 'photo.png')
   Image.fromarray(mask()).transpose(Image.Transpose.ROTATE_90).save(tmp_path / 'mask.png')
   with pytest.raises(InputError, match='may be stored sideways, with a note to turn it: turn the'):

@@ -1,4 +1,4 @@
-"""Pictures of every usual kind are read as viewers show them."""
+"""Images of every usual kind are read as viewers show them."""
 
 import ast
 import pathlib
@@ -53,7 +53,7 @@ def test_grey_pictures_of_few_bits(tmp_path, bits):
 def test_twelve_bits_and_zero_as_white(tmp_path):
   values = (RAMP.astype(np.uint16) * 257) >> 4
   image = Image.fromarray(values)
-  # Pillow writes no 12 bits: the tag is changed by hand, of 16 bits a value.
+  # Pillow does not write 12 bits: change the tag of an image with 16 bits per value by hand.
   assert images._eight_bits(values, image, (12, False), 'a').tolist() == RAMP.tolist()
   wanted = (255 - RAMP.astype(int)).tolist()
   assert images._eight_bits(values, image, (12, True), 'a').tolist() == wanted
@@ -75,7 +75,7 @@ def test_values_of_no_known_range(tmp_path, image, said):
 
 
 def hidden(mode):
-  """Two opaque columns on ground that is transparent and has another color."""
+  """Return two opaque columns on a transparent background of another color."""
   alpha = np.zeros(RAMP.shape, np.uint8)
   alpha[:, 10:12] = 255
   image = Image.fromarray(np.dstack([COLORS, alpha]))
@@ -154,7 +154,7 @@ def test_a_picture_of_200_megapixels(tmp_path):
   Image.new('1', (2**15, 2**14 + 1)).save(tmp_path / 'more.png')
   with pytest.raises(InputError, match=r'more\.png: has more than 537 megapixels; scale it down'):
     images.read_image(tmp_path / 'more.png')
-  assert before == Image.MAX_IMAGE_PIXELS  # Of the whole process: left as it was.
+  assert before == Image.MAX_IMAGE_PIXELS  # A setting of the whole process: unchanged.
 
 
 POSTSCRIPT = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n'
@@ -191,7 +191,7 @@ def test_a_damaged_picture(tmp_path):
 
 
 def test_postscript_under_another_name_runs_no_program(tmp_path):
-  """Pillow would hand it to Ghostscript: a planted `gs` shows whether anything was run."""
+  """Pillow would pass it to Ghostscript; a fake `gs` shows whether anything was run."""
   (tmp_path / 'bin').mkdir()
   planted = tmp_path / 'bin' / 'gs'
   planted.write_text(f'#!/bin/sh\ntouch {tmp_path}/ran\n')
@@ -215,7 +215,7 @@ def test_postscript_under_another_name_runs_no_program(tmp_path):
 
 
 def test_no_picture_is_opened_without_a_list_of_formats():
-  """Each call of `Image.open` names the formats that may be read."""
+  """Each call of `Image.open` lists the formats that may be read."""
   calls = {}
   for package in ('ttm_jax', 'data_tools', 'configs'):
     for path in (ROOT / package).rglob('*.py'):

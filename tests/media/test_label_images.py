@@ -1,4 +1,4 @@
-"""Masks of every kind that people have are read as the label maps they show."""
+"""Masks of every common kind are read as the label maps that they show."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ DAVIS = np.array(
   np.uint8,
 )
 OWN = np.array([(0, 0, 0), *((17 * k + 3, 200 - 11 * k, 90 + k) for k in range(8))], np.uint8)
-VOID = (224, 224, 192)  # Of index 255.
+VOID = (224, 224, 192)  # The color of index 255.
 
 
 def painted(ids, table):
@@ -35,7 +35,7 @@ def palette(ids, table):
 
 
 def reduced(ids, table):
-  """What optimizers make of a palette picture: used colors only, the most frequent first."""
+  """Reduce a palette image as optimizers do: used colors only, the most frequent first."""
   used, counts = np.unique(ids, return_counts=True)
   order = used[np.argsort(-counts, kind='stable')]
   places = np.zeros(256, np.uint8)
@@ -44,20 +44,20 @@ def reduced(ids, table):
 
 
 def transparent(ids):
-  """Objects in our colors, the background transparent, with colors of its own underneath."""
+  """Return objects in our colors on a transparent background with colors of its own underneath."""
   alpha = np.where(ids > 0, 255, 0).astype(np.uint8)
   colors = np.where(ids[..., None] > 0, painted(ids, OURS), np.uint8([255, 0, 255]))
   return Image.fromarray(np.dstack([colors, alpha]))
 
 
 def marked(ids):
-  """An RGB picture in our colors, but for one that is marked as transparent."""
+  """Return an RGB image in our colors, one of which is marked as transparent."""
   image = Image.fromarray(np.where(ids[..., None] > 0, painted(ids, OURS), np.uint8([9, 8, 7])))
   image.info['transparency'] = (9, 8, 7)
   return image
 
 
-# Each writes ids uint8 [H, W]; what it reads back as is the same, but see `expected`.
+# Each function writes ids uint8 [H, W]; they are read back unchanged, except as in `expected`.
 KINDS = {
   'palette of ours.png': lambda ids: palette(ids, OURS),
   'palette of DAVIS.png': lambda ids: palette(ids, DAVIS),
@@ -106,7 +106,7 @@ def write(path, ids, kind):
 
 
 def expected(clip, kind):
-  """What a kind can tell of a clip."""
+  """Return the label map that an image kind can represent of a clip."""
   objects = {*np.unique(clip).tolist()} - {0}
   by_color = 'ours' in kind or 'our colors' in kind or kind in ('RGB.webp', 'palette.gif')
   by_color = by_color or kind.startswith('RGBA') or kind == 'RGB, transparent.png'
@@ -115,7 +115,7 @@ def expected(clip, kind):
   if by_color and kind != 'palette of ours.png' and objects == {8}:
     return (clip > 0).astype(np.uint8)  # White on black is one object.
   if ('DAVIS' in kind and kind != 'palette of DAVIS.png') or kind == 'RGB.bmp':
-    return (clip > 0).astype(np.uint8) if objects == {7} else clip  # Grey on black as well.
+    return (clip > 0).astype(np.uint8) if objects == {7} else clip  # So is gray on black.
   return clip
 
 
@@ -129,7 +129,7 @@ maps = arrays.arrays(
 @settings(deadline=None, max_examples=80)
 @given(maps, st.sampled_from([*KINDS, *BITS, 'white.png']), st.integers(0, 255))
 def test_every_kind_is_read_as_it_was_written(tmp_path_factory, clip, kind, labels):
-  # Few objects are as frequent as many.
+  # Clips with few objects are as likely as clips with many.
   clip = np.where(np.isin(clip, [k for k in range(1, 9) if labels >> (k - 1) & 1]), clip, 0)
   clip = clip.astype(np.uint8)
   if kind.startswith(('1 bits', '2 bits')):
@@ -137,7 +137,7 @@ def test_every_kind_is_read_as_it_was_written(tmp_path_factory, clip, kind, labe
   if 'transparent' in kind and not clip.any():
     clip[0, 0, 0] = 1
   if 'nothing' in kind:
-    clip[0, 0, 0] = 0  # Else black is all there is.
+    clip[0, 0, 0] = 0  # Otherwise black would be the only value.
   folder = tmp_path_factory.mktemp('masks')
   for t, ids in enumerate(clip):
     write(folder / f'{t} {kind}', ids, kind)
@@ -145,7 +145,7 @@ def test_every_kind_is_read_as_it_was_written(tmp_path_factory, clip, kind, labe
 
 
 def read(folder, *pictures):
-  """Label maps and notes of pictures, saved in order."""
+  """Return label maps and notes of images that were saved in order."""
   folder.mkdir(exist_ok=True)
   for t, picture in enumerate(pictures):
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.array(picture))
@@ -178,9 +178,9 @@ RED, GREEN, WHITE, BLACK = (200, 30, 30), (30, 200, 30), (255, 255, 255), (0, 0,
     ([grey(0, 2, 255, dtype=np.uint16)], [[0, 2, 0]], '255 read as background'),
     ([grey(0, 1000, 2000, dtype=np.uint16)], [[0, 1, 2]], 'values 1000, 2000 renumbered to 1, 2'),
     ([grey(0, 10, 20)], [[0, 1, 2]], 'values 10, 20 renumbered to 1, 2'),
-    # Numbers that can stay do, so that prompts go on to mean the same objects.
+    # Ids that can stay do, so that prompts keep their objects.
     ([grey(0, 2, 12)], [[0, 2, 1]], 'value 12 renumbered to 1'),
-    # An object has one number in all frames, and that of the first frame alone.
+    # An object has one id in all frames, that of the first frame.
     ([grey(0, 30), grey(20, 30)], [[0, 1], [2, 1]], 'values 30, 20 renumbered to 1, 2'),
     ([colors(BLACK, GREEN, RED)], [[0, 1, 2]], 'colors #1ec81e, #c81e1e read as 1, 2'),
     (
@@ -197,7 +197,7 @@ RED, GREEN, WHITE, BLACK = (200, 30, 30), (30, 200, 30), (255, 255, 255), (0, 0,
     ([np.zeros((1, 3), np.uint8)], [[0, 0, 0]], None),
     ([grey(0, 8, 3)], [[0, 8, 3]], None),
     ([grey(1, 1)], [[1, 1]], None),
-    # Kinds may differ from frame to frame, as optimizers leave them.
+    # Kinds may differ between frames, as optimizers leave them.
     (
       [reduced(grey(3, 0, 0), OURS), Image.fromarray(grey(0, 1, 0) > 0)],
       [[3, 0, 0], [0, 8, 0]],
@@ -239,14 +239,14 @@ def test_jpeg_masks(tmp_path):
   Image.fromarray(disk * 200).save(tmp_path / 'disk.jpg')
   with pytest.raises(InputError, match='JPEG has altered the values of the mask; save it as PNG'):
     trajectory.read_mask(tmp_path / 'disk.jpg')
-  # Of what is aligned with its blocks, JPEG leaves black and white as they are.
+  # JPEG keeps black and white where edges are aligned with its blocks.
   half = (x < 32).astype(np.uint8) * 255
   Image.fromarray(half).save(tmp_path / 'half.jpg', quality=95)
   np.testing.assert_array_equal(trajectory.read_mask(tmp_path / 'half.jpg'), half // 255)
 
 
 def test_cut_outs(tmp_path):
-  """A photo whose background is transparent shows one object; smoothed edges are cut in half."""
+  """A transparent background leaves one object; smoothed edges are thresholded at half."""
   rng = np.random.default_rng(0)
   photo = rng.integers(1, 255, (30, 30, 4), np.uint8)
   photo[..., 3] = 0
@@ -284,7 +284,7 @@ def test_animations_are_no_masks(tmp_path):
 
 @pytest.mark.parametrize('kind', ['reduced', 'optimised', 'same', 'grown', 'gif', 'rgb'])
 def test_edited_trajectories(tmp_path, kind):
-  """What editors and optimizers make of our PNGs shows the same objects."""
+  """Editors and optimizers change our PNGs, but not the objects."""
   ids = np.zeros((5, 16, 16), np.uint8)
   for t in range(5):
     ids[t, 1:4, t : t + 4], ids[t, 6:10, 2:8], ids[t, 12:, 12 - t :] = 5, 2, 8
@@ -313,7 +313,7 @@ def test_edited_trajectories(tmp_path, kind):
 
 
 def test_palettes_that_contradict_each_other(tmp_path):
-  """Index 1 is red in one frame and green in the next: only colors can tell."""
+  """Index 1 is red in one frame and green in the next: only the colors identify the objects."""
   red_first = np.array([BLACK, RED, GREEN], np.uint8)
   green_first = red_first[[0, 2, 1]]
   pictures = palette(grey(0, 1), red_first), palette(grey(1, 2), green_first)

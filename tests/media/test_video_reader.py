@@ -1,4 +1,4 @@
-"""Videos of every kind are read as players show them: the same frames, upright, at their times."""
+"""Videos of every kind are read as players show them: same frames, upright, same times."""
 
 import itertools
 import os
@@ -22,7 +22,7 @@ from ttm_jax.errors import InputError
 from ttm_jax.media import video_io, video_reader
 
 RATE = 12
-# By name: a, b, c, d of the display matrix. What is shown is never an accident of symmetry:
+# By name: a, b, c, d of the display matrix. Symmetry cannot hide an error:
 # `video_fixtures.film` looks different under each.
 MATRICES = {
   'none': (1, 0, 0, 1),
@@ -41,7 +41,7 @@ def moments(count, start=0):
 
 
 def placed(frame, matrix):
-  """A frame with each pixel (x, y) brought to (a x + c y, b x + d y)."""
+  """Move each pixel (x, y) of a frame to (a x + c y, b x + d y)."""
   a, b, c, d = matrix
   y, x = np.mgrid[: frame.shape[0], : frame.shape[1]]
   right, down = a * x + c * y, b * x + d * y
@@ -52,13 +52,13 @@ def placed(frame, matrix):
 
 
 def decoded(path, stream=0):
-  """What PyAV decodes, as it is stored."""
+  """Return the frames as PyAV decodes them, in stored orientation."""
   with av.open(str(path), metadata_errors='ignore') as container:
     return [f.to_ndarray(format='rgb24') for f in container.decode(video=stream)]
 
 
 def check(path, numbers, times=None, matrix=MATRICES['none'], stream=0):
-  """A video shows these frames of `video_fixtures.film`, and reads as PyAV decodes them."""
+  """Check that a video shows these frames of `video_fixtures.film`, with PyAV's pixels."""
   read, fps = video_reader.read_video(path)
   assert video_fixtures.numbers(read) == list(numbers)
   np.testing.assert_array_equal(read, [placed(f, matrix) for f in decoded(path, stream)])
@@ -73,7 +73,7 @@ def check(path, numbers, times=None, matrix=MATRICES['none'], stream=0):
   return seen
 
 
-# Container, codec and pixels; what can be noted in a track is tried with mp4 and mov.
+# Container, codec and pixel format; features of a track are tested with mp4 and mov.
 KINDS = {
   'a.mp4': ('libx264', 'yuv420p', {'crf': '4', 'bf': '2'}, None),
   'b.mov': ('libx264', 'yuv422p10le', {'crf': '4', 'bf': '0'}, None),
@@ -105,15 +105,15 @@ JOINED = ('l.MTS', 'm.m2ts', 'n.ts')
 
 @st.composite
 def videos(draw):
-  """How to make a video, and which of its frames are shown at what times."""
+  """Write videos; return which of their frames are shown at which times."""
   name = draw(st.sampled_from(sorted(KINDS)))
   size = draw(st.sampled_from([(32, 48), (48, 32), (64, 64)]))
   if name in ANY_SIZE:
     size = draw(st.tuples(st.integers(17, 40), st.integers(17, 40)))
-  # FFmpeg does not open the shortest of transport streams.
+  # FFmpeg does not open very short transport streams.
   count = draw(st.integers(4 if KINDS[name][3] in ('mpegts', 'vob') else 1, 12))
   gaps = [1] * (count - 1)
-  # FFmpeg's mp4 hides a last frame that is shown for longer than the others before it.
+  # FFmpeg's mp4 hides a last frame that is shown for longer than the ones before it.
   if name in ANY_TIME and KINDS[name][2].get('bf', '0') == '0' and draw(st.booleans()):
     gaps = draw(st.lists(st.integers(1, 9), min_size=count - 1, max_size=count - 1))
   steps = np.cumsum([draw(st.integers(0, 30)) if name in ANY_TIME else 0, *gaps]).tolist()
@@ -158,12 +158,12 @@ def test_any_video_reads_as_it_is_shown(tmp_path_factory, video):
   assert seen.hidden == len(times) - len(shown)
 
 
-# Each kind by itself.
+# Each kind on its own.
 
 
 @pytest.mark.parametrize('name', MATRICES)
 def test_turned_and_mirrored_videos_lie_under_their_masks(tmp_path, name):
-  """Phones note how a video is to be shown; those of front cameras are mirrored."""
+  """Phones store how to display a video; videos of front cameras are mirrored."""
   count, matrix = 4, MATRICES[name]
   folder = tmp_path / 'selfie'
   folder.mkdir()
@@ -172,7 +172,7 @@ def test_turned_and_mirrored_videos_lie_under_their_masks(tmp_path, name):
   )
   seen = check(video_fixtures.turn(path, matrix), range(count), matrix=matrix)
   shown = placed(decoded(path)[0], matrix)
-  red = (shown[..., 0] > 150).astype(np.uint8)  # The object is what is red.
+  red = (shown[..., 0] > 150).astype(np.uint8)  # The object is the red part.
   trajectory.write_folder(folder / 'masks', np.repeat(red[None], count, 0))
   (video,) = vos_videos(tmp_path, None)
   (draft,) = drafts(video, Window(count, count, RATE, seen.size))
@@ -192,7 +192,7 @@ def test_pixels_that_are_not_square_are_turned_too(tmp_path):
 
 
 def test_a_picture_with_exif_data_in_a_video(tmp_path):
-  """PyAV cannot list what it does not know beside a frame; the turn must not be lost."""
+  """PyAV cannot list unknown side data of a frame; the rotation must be kept."""
   path = tmp_path / 'a.mjpg'
   with path.open('wb') as file:
     for pixels in video_fixtures.film(3):
@@ -238,7 +238,7 @@ def test_an_edit_list_decides_which_frames_there_are(tmp_path, pieces, shown, hi
 
 
 def test_masks_of_a_trimmed_video(tmp_path):
-  """One mask for each frame that is shown; masks of all that are stored are refused with that."""
+  """One mask per shown frame; masks of all stored frames are refused with that reason."""
   for key, first in (('shown', 3), ('stored', 0)):
     ids = np.zeros((12 - first, 32, 48), np.uint8)
     for t in range(len(ids)):
@@ -285,12 +285,12 @@ def test_joined_pieces_keep_their_frames_and_their_rate(tmp_path, kind, ending):
     ([0, 1, 2, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5, 6]),  # They start over.
     ([7, 8, 9, 2, 3, 4, 5], [7, 8, 9, 10, 11, 12, 13]),
     ([0, 1, 2, 500, 501, 502], [0, 1, 2, 3, 4, 5]),  # A jump.
-    ([0, 1, 2, 12, 13], [0, 1, 2, 12, 13]),  # A frame that is held.
+    ([0, 1, 2, 12, 13], [0, 1, 2, 12, 13]),  # A held frame.
     ([1, 2, 4, 3, 5], [1, 2, 3, 4, 5]),  # Stored in another order.
     ([1, 3, 4, 2], [1, 2, 3, 4]),
     ([0, 2, 2, 6, 8, 10], [0, 2, 4, 6, 8, 10]),  # One repeated, one far off.
     ([0, 1, 9000, 3, 4, 5], [0, 1, 2, 3, 4, 5]),
-    ([None, 2, None, 4, 5, None], [1, 2, 3, 4, 5, 6]),  # Missing ones.
+    ([None, 2, None, 4, 5, None], [1, 2, 3, 4, 5, 6]),  # Missing time stamps.
     ([None, None, 3], []),
     ([], []),
   ],
@@ -328,7 +328,7 @@ def test_the_track_that_players_show(tmp_path):
 
 
 def test_screen_recorders_leave_out_frames_that_stay_the_same(tmp_path):
-  """The header of an AVI counts them; that is no damage."""
+  """The header of an AVI counts them, so this is not corruption."""
   times = [Fraction(t, RATE) for t in (0, 1, 2, 3, 8, 9, 10)]
   path = video_fixtures.save_with(
     tmp_path / 'a.avi', video_fixtures.film(7), times, codec='mpeg4', rate=RATE, options={'b': '4M'}

@@ -1,4 +1,4 @@
-"""PSNR, SSIM, trajectory IoU, motions by name, and objects found again by colour."""
+"""PSNR, SSIM, trajectory IoU, motion classes, and segmentation by color."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def test_psnr_averages_errors_not_decibels():
   b = a.copy()
   b[1] = 255
   assert psnr(a, b) == pytest.approx(10 * np.log10(2))
-  b[1] = 10  # Would wrap around to 246 if subtracted as uint8 from 0.
+  b[1] = 10  # Subtracted as uint8 from 0, this would wrap around to 246.
   assert psnr(a, b) == pytest.approx(10 * np.log10(255**2 / 50))
   assert psnr(a, a) == float('inf')
 
@@ -79,7 +79,7 @@ def test_videos_that_cannot_be_compared(a, b, says):
 
 
 def boxes(path, size=8, frame=(48, 64), obj=1):
-  """Label maps of a box whose upper left corner follows `path` [(y, x)]; sizes may vary."""
+  """Return label maps of a box whose upper left corner follows `path` [(y, x)]; sizes may vary."""
   sizes = np.broadcast_to(size, len(path))
   ids = np.zeros((len(path), *frame), np.uint8)
   for t, ((y, x), s) in enumerate(zip(np.round(path).astype(int), sizes, strict=True)):
@@ -90,10 +90,10 @@ def boxes(path, size=8, frame=(48, 64), obj=1):
 def test_iou_is_the_mean_over_the_frames_that_show_the_object():
   truth = np.zeros((4, 4, 8), np.uint8)
   pred = truth.copy()
-  truth[0] = 1  # Frame 0 does not count, however wrong.
+  truth[0] = 1  # Frame 0 is ignored, however wrong.
   truth[1, :, :4], pred[1, :, :2] = 1, 1  # 8 of 16.
   truth[2, :1, :4], pred[2, :1, :4] = 1, 1  # All, of a smaller area.
-  pred[3] = 1  # Truth shows nothing here.
+  pred[3] = 1  # The ground truth shows nothing here.
   truth[2, 3], pred[2, 2] = 2, 2
   assert object_iou(pred, truth) == pytest.approx({1: 0.75, 2: 0.0})
   assert mean_iou(pred, truth) == pytest.approx(0.375)
@@ -126,7 +126,7 @@ def test_a_direction_must_prevail_be_long_enough_and_last():
   # Three pixels are 4.7 % of the width of 64, four are 6.3 %; either is above 5 % of the height.
   assert not goes_as_told(boxes([(10, 10)] * 7 + [(10, 13)]), 1, 'right')
   assert goes_as_told(boxes([(10, 10)] * 7 + [(10, 14)]), 1, 'right')
-  # The frame's width bounds a move to the right, its height one downwards.
+  # The width limits a move to the right, the height a move down.
   assert goes_as_told(boxes([(10, 10)] * 7 + [(13, 10)]), 1, 'down')
   leaves = boxes([(20, 40 + 4 * t) for t in range(8)])
   assert not leaves[6:].any() and not goes_as_told(leaves, 1, 'right')
@@ -138,7 +138,7 @@ def test_a_direction_must_prevail_be_long_enough_and_last():
 @pytest.mark.parametrize(
   'sizes, true',
   [
-    ([10, 10, 10, 11], {'stay', 'spin'}),  # 1.21 times the area also grows.
+    ([10, 10, 10, 11], {'stay', 'spin'}),  # 1.21 times the area is also growth.
     ([10, 10, 10, 13], {'grow'}),
     ([10, 10, 10, 8], {'shrink'}),
     ([10, 14, 6, 10], {'stay', 'spin'}),
@@ -172,7 +172,7 @@ def test_bounce_and_circle():
 
 
 def test_spin_forgives_a_lopsided_object_its_moving_centroid():
-  # The box goes 5 pixels away, which is 10 % of the height: more than rest, less than its size.
+  # The box moves 5 pixels away, 10 % of the height: more than rest, less than its size.
   half_turn = boxes([(20 + y, 28) for y in (0, 2, 4, 5)])
   assert goes_as_told(half_turn, 1, 'spin') and not goes_as_told(half_turn, 1, 'stay')
   assert not goes_as_told(boxes([(20 + y, 28) for y in (0, 3, 5, 7)]), 1, 'spin')
@@ -185,7 +185,7 @@ def test_motions_without_an_answer():
 
 
 def painted(ids, colours, strength=8):
-  """A video of label maps: textured grey behind, colours with a gradient on the objects."""
+  """Render a video of label maps: textured gray background, object colors with a gradient."""
   rng = np.random.default_rng(1)
   _, h, w = ids.shape
   behind = np.linspace(70, 170, w)[None, :, None] + rng.normal(0, strength, (h, w, 1))
@@ -209,7 +209,7 @@ def test_objects_are_found_by_their_colours():
   assert found.dtype == np.uint8
   assert min(object_iou(found, ids).values()) > 0.95
   assert adherence(video, video[0], ids) == mean_iou(found, ids)
-  # An object that stands still is off its trajectory, the other is not.
+  # An object that stands still is off its trajectory, the other is on it.
   still = ids.copy()
   still[still == 1] = 0
   still[(ids[:1] == 1).repeat(8, 0) & (still == 0)] = 1

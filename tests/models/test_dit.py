@@ -1,4 +1,4 @@
-"""The transformer against its equations in float64 NumPy, and what a pre-trained one passes on."""
+"""The transformer against its equations in float64 NumPy, and weight transfer between tasks."""
 
 import dataclasses
 import functools
@@ -40,13 +40,13 @@ TINY = DiTConfig(
 STAGE2 = dataclasses.replace(TINY, masked_blocks=1, visual_channels=2 * C)
 ONE_LAYER = dataclasses.replace(STAGE2, layers=1)
 TI2V = dataclasses.replace(TINY, masked_blocks=1, visual_channels=C)
-LATENTS = (2, 8, 6)  # Less than the grid along time and width; 2 x 4 x 3 tokens.
+LATENTS = (2, 8, 6)  # Smaller than the grid along time and width; 2 x 4 x 3 tokens.
 TOKENS = (2, 4, 3)
 
 
 @functools.cache
 def structure(config, words=False):
-  """The network without values: its graph, and the shapes of its parameters."""
+  """Return the graph of the network and the shapes of its parameters, without values."""
   encoders = WORDS if words else T5
   model = nnx.eval_shape(lambda: DiT(config, encoders, rngs=nnx.Rngs(0)))
   graphdef, state = nnx.split(model, nnx.Param)
@@ -54,7 +54,7 @@ def structure(config, words=False):
 
 
 def randomised(config, words=False, seed=1):
-  """Parameters as training could leave them: no head, gate or modulation is zero."""
+  """Draw random parameters, as after training: no head, gate or modulation is zero."""
   rng = np.random.default_rng(seed)
 
   def draw(path, leaf):
@@ -64,7 +64,7 @@ def randomised(config, words=False, seed=1):
 
 
 def filled(config, value):
-  """Parameters that are all of one value, but for norms, which are as they begin."""
+  """Set all parameters to one value, except norms, which keep their initial values."""
 
   def fill(path, leaf):
     return np.full(leaf.shape, 1 if path[-1].key == 'scale' else value, np.float32)
@@ -77,7 +77,7 @@ def same(a, b):
 
 
 def known(config, objects=True, seed=2):
-  """x_t, t and a condition of two samples; the last text token is padding."""
+  """Return x_t, t and a condition of two samples; the last text token is padding."""
   rng = np.random.default_rng(seed)
 
   def array(*shape):
@@ -86,7 +86,7 @@ def known(config, objects=True, seed=2):
   text = {'t5': Tokens(array(5, 6), np.array([[EVERYONE] * 4 + [0]] * 2, np.int32))}
   visual = array(*LATENTS, config.visual_channels) if config.visual_channels else None
   region = 1 << rng.integers(0, 3, (2, *TOKENS), dtype=np.int32)
-  present = 2 * rng.integers(0, 4, (2, *TOKENS), dtype=np.int32)  # Sets of objects 1 and 2.
+  present = 2 * rng.integers(0, 4, (2, *TOKENS), dtype=np.int32)  # Object sets of objects 1 and 2.
   prompts = {'t5': Tokens(array(6, 6), np.array([[2, 2, 0, 4, 4, 4]] * 2, np.int32))}
   known = Condition(
     text, visual, Objects((TokenMasks(region, present),), prompts) if objects else None
@@ -138,7 +138,7 @@ def test_initial_network():
   for extra, sibling in (('masked_attn', 'attn'), ('masked_cross_attn', 'cross_attn')):
     assert not masked[extra]['gate'].any()
     assert same(masked[extra]['attention'], masked[sibling])
-  # Layers are drawn apart, not copied along the stack.
+  # Layers have different random weights, not copies along the stack.
   first, second = masked['ffn']['up']['kernel']
   assert np.std(first) == pytest.approx(0.02, rel=0.1) and np.abs(first - second).mean() > 0.01
   assert not params['embed_visual']['kernel'].any() and params['embed']['kernel'].any()
@@ -154,7 +154,7 @@ def test_extra_parts_leave_a_trained_network_as_it_is(config, objects):
   wanted = predict(structure(TINY)[0], trained, x_t, t, Condition(condition.text))
   got = predict(structure(config)[0], params, x_t, t, condition)
   assert np.std(wanted) > 0.5
-  np.testing.assert_allclose(got, wanted, atol=2e-5)  # But for rounding by the compiler.
+  np.testing.assert_allclose(got, wanted, atol=2e-5)  # Except for rounding by the compiler.
   for name in ('masked_attn', 'masked_cross_attn'):
     params['masked_blocks'][name]['gate'] = np.ones(1, np.float32)
     opened = predict(structure(config)[0], params, x_t, t, condition)
@@ -173,7 +173,7 @@ def test_extra_parts_can_be_learnt():
 
 @pytest.fixture(scope='module')
 def layer():
-  """An extra layer with an open gate."""
+  """Return a masked layer with an open gate."""
   rngs = nnx.Rngs(0)
   layer = MaskedLayer(RMSNorm(16), Attention(16, 2, rngs=rngs))
   layer.gate[...] = jnp.asarray(3.0)
@@ -181,7 +181,7 @@ def layer():
 
 
 def masks(region, present):
-  """Tokens of one sample; prompts of three tokens for each of two objects, the third padding."""
+  """Return token masks of one sample; two objects with two prompt tokens and one of padding."""
   prompts = jax.random.normal(jax.random.key(1), (1, 6, 16))
   bits = jnp.array([[2, 2, 0, 4, 4, 0]], jnp.int32)
   region, present = (jnp.array([x], jnp.int32).reshape(1, -1) for x in (region, present))
@@ -203,7 +203,7 @@ def test_masked_cross_attention_reads_the_prompts_at_its_place(layer):
   nowhere = np.array(present) == 0
   np.testing.assert_array_equal(out[0, nowhere], h[0, nowhere])
   assert (np.abs(out - h)[0, ~nowhere].max(-1) > 1e-3).all()
-  other = m.replace(prompts=m.prompts.at[:, 3:].add(1.0))  # What is said of object 2.
+  other = m.replace(prompts=m.prompts.at[:, 3:].add(1.0))  # The prompt of object 2.
   changed = masked_attention.masked_cross_attention(layer, h, other, text, read) != out
   np.testing.assert_array_equal(changed.any(-1)[0], [False, False, True, True, False, True])
 
@@ -266,7 +266,7 @@ def test_numbers_of_objects_carry_no_meaning():
     )
   ]
   np.testing.assert_allclose(outputs[1], outputs[0], atol=2e-5)
-  assert np.abs(outputs[2] - outputs[0]).max() > 0.01  # The prompts alone do matter.
+  assert np.abs(outputs[2] - outputs[0]).max() > 0.01  # The prompts alone change the output.
 
 
 def test_order_of_frames_matters():
@@ -287,7 +287,7 @@ def test_each_patch_comes_back_to_its_place():
   params['embed']['kernel'] = params['head']['kernel'] = np.eye(4 * C, dtype=np.float32)
   x_t, t, condition = known(config, objects=False)
   out = predict(structure(config)[0], params, x_t, t, condition)
-  # All that is left is the final norm, over the values of a patch.
+  # Only the final norm remains, over the values of a patch.
   patches = x_t.reshape(2, 2, 4, 2, 3, 2, C)
   wanted = patches / np.sqrt((patches**2).mean((3, 5, 6), keepdims=True) + 1e-5)
   np.testing.assert_allclose(out, wanted.reshape(x_t.shape), rtol=1e-5)
@@ -320,7 +320,7 @@ def counts(tree):
 
 
 def matrices(tree):
-  """Values in the matrices of stacked blocks."""
+  """Count the values in the kernels of stacked blocks."""
   return sum(x.size for x in jax.tree.leaves(tree) if x.ndim == 3 and x.shape[1] > 6)
 
 
@@ -349,7 +349,7 @@ def test_the_4b_model_has_the_parameters_of_the_paper():
   extra = matrices(stage2['masked_blocks']) - matrices(plain_part(stage2['masked_blocks']))
   assert extra == 10 * 8 * d * d == 524_288_000
   assert counts(stage2) == pytest.approx(4.050e9 + extra, rel=0.005)
-  # The baseline lacks the input weights of the trajectory and nothing else.
+  # The baseline lacks only the input weights of the trajectory.
   assert counts(stage2) - counts(baseline) == 4 * 16 * d
   print(f'stage 2: {counts(stage2):,} parameters')
 
@@ -409,13 +409,13 @@ def test_transfer_deals_the_layers_out_again(count):
     masked = out['masked_blocks']
     assert same(masked['masked_attn']['attention'], masked['attn'])
     assert same(masked['masked_cross_attn']['attention'], masked['cross_attn'])
-    assert (masked['masked_attn']['gate'] == 7).all()  # As the target began.
+    assert (masked['masked_attn']['gate'] == 7).all()  # The target's initial values.
 
 
 def test_transfer_keeps_masked_layers_of_as_many_blocks():
   source = randomised(STAGE2)
   assert same(transfer(source, filled(STAGE2, 7.0)), source)
-  # An ablation that lacks one of the two layers passes on the other.
+  # An ablation without one of the two layers passes on the other.
   ablation = dataclasses.replace(STAGE2, masked_self=False)
   out = transfer(source, filled(ablation, 7.0))['masked_blocks']
   assert {k for k in out if k.startswith('masked_')} == {'masked_cross_attn'}
@@ -430,7 +430,7 @@ def test_transfer_keeps_masked_layers_of_as_many_blocks():
 def test_transfer_between_tasks_of_other_visual_conditions():
   source, target = randomised(TI2V), filled(STAGE2, 7.0)
   out = transfer(source, target)
-  # Weights for the picture alone do not fit picture and trajectory.
+  # Weights for the image alone do not fit image and trajectory.
   assert same(out['embed_visual'], target['embed_visual'])
   assert same(out['masked_blocks'], source['masked_blocks'])
 

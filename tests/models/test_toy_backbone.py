@@ -1,4 +1,4 @@
-"""A backbone of another package: data, training, sampling, evaluation, export, plan; no edits."""
+"""A backbone of another package: data, training, sampling, evaluation, export and plan."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from ttm_jax.report.results import read_metrics
 
 @pytest.fixture(scope='module')
 def configs(tmp_path_factory):
-  """The configuration files of both stages."""
+  """Write the configuration files of both stages."""
   folder = tmp_path_factory.mktemp('configs')
   files = {}
   for stage, task, masked in (('stage1', 'image_to_motion', 0), ('stage2', 'motion_to_video', 1)):

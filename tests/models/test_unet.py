@@ -1,4 +1,4 @@
-"""The U-Net: its masked block against the equations, and what a pre-trained one passes on."""
+"""The U-Net: its masked block against the equations, and weight transfer between tasks."""
 
 import dataclasses
 import functools
@@ -43,14 +43,14 @@ LATENTS = (2, 4, 6)
 
 @functools.cache
 def structure(config):
-  """The network without values: its graph, and the shapes of its parameters."""
+  """Return the graph of the network and the shapes of its parameters, without values."""
   model = nnx.eval_shape(lambda: UNet(config, ENCODERS, rngs=nnx.Rngs(0)))
   graphdef, state = nnx.split(model, nnx.Param)
   return graphdef, nnx.to_pure_dict(state)
 
 
 def drawn(tree, seed=1):
-  """Parameters as training could leave them: none is zero."""
+  """Draw random parameters, as after training: none is zero."""
   rng = np.random.default_rng(seed)
 
   def draw(path, leaf):
@@ -68,7 +68,7 @@ def same(a, b):
 
 
 def known(config, objects=True, seed=2):
-  """x_t, t and a condition of two samples."""
+  """Return x_t, t and a condition of two samples."""
   rng = np.random.default_rng(seed)
 
   def array(*shape):
@@ -97,7 +97,7 @@ def gradient(graphdef, params, x_t, t, condition):
 
 
 def attend(p, heads, x, context, allowed):
-  """Attention with its projections in float64: x [N, d], context [M, D], allowed [N, M]."""
+  """Compute attention with projections in float64: x [N, d], context [M, D], allowed [N, M]."""
 
   def split(y):
     return y.reshape(len(y), heads, -1).swapaxes(0, 1)
@@ -121,7 +121,7 @@ def normed(p, x):
 @pytest.mark.parametrize('objects', [True, False])
 @pytest.mark.parametrize('by_frame', [False, True])
 def test_equations_of_a_masked_block(by_frame, objects):
-  """Of the paper, in raster order, in float64."""
+  """Compare with the paper's equations in raster order, in float64."""
   frames, n, d, heads = 3, 5, 8, 2
   rngs = nnx.Rngs(0)
   block = TransformerBlock(d, heads, TEXT, (True, True, by_frame), rngs=rngs, dtype=jnp.float32)
@@ -165,7 +165,7 @@ def test_equations_of_a_masked_block(by_frame, objects):
     (prompts[0], present[:, None] & prompt_bits[0] != 0) if objects else (text[0], reads)
   )
   y = attend(extra['attention'], heads, normed(extra['norm'], x), context, allowed)
-  assert not objects or (np.abs(y).max(-1) == 0).any()  # Tokens without a prompt pass as they are.
+  assert not objects or (np.abs(y).max(-1) == 0).any()  # Tokens without a prompt are unchanged.
   x = x + np.tanh(extra['gate']) * y
   up = normed(p['norm3'], x) @ p['ffn']['up']['kernel'] + p['ffn']['up']['bias']
   value, gate = np.split(up, 2, -1)
@@ -247,7 +247,7 @@ def test_motion_modules_know_the_order_of_frames(clip_norm):
   out = run(x)
   assert np.abs(run(x[:, ::-1])[:, ::-1] - out).max() > 0.02
   far = run(np.concatenate([x, x + 5], 0))[0]
-  np.testing.assert_allclose(far, out[0], atol=1e-5)  # Samples do not meet.
+  np.testing.assert_allclose(far, out[0], atol=1e-5)  # Samples do not interact.
 
 
 def test_statistics_of_group_norms():
@@ -265,7 +265,7 @@ def test_statistics_of_group_norms():
 def test_transfer_keeps_what_fits():
   source, target = drawn(structure(STAGE2)[1]), filled(STAGE2, 7.0)
   assert same(transfer(source, target), source)
-  # Another visual condition, and extra layers from a network without them.
+  # Another visual condition, and masked layers from a network without them.
   out = transfer(drawn(structure(TI2V)[1]), target)
   assert (out['conv_visual']['kernel'] == 7).all()
   plain = drawn(structure(TINY)[1])

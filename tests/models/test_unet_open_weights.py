@@ -1,6 +1,6 @@
-"""The way of open weights: folders as diffusers and transformers write them, to a generated video.
+"""From open weights, in folders written by diffusers and transformers, to a generated video.
 
-Sizes are tiny, everything else is as users have it: an image network with its motion adapter, an
+Sizes are tiny; everything else is as users have it: an image network with its motion adapter, an
 autoencoder and a CLIP, each in its own folder.
 """
 
@@ -46,7 +46,7 @@ def folders(tmp_path_factory):
     up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D'),
     layers_per_block=1,
     norm_num_groups=GROUPS,
-    attention_head_dim=HEADS,  # Which diffusers takes for the number of heads.
+    attention_head_dim=HEADS,  # diffusers uses this as the number of heads.
     cross_attention_dim=TEXT,
   ).save_pretrained(root / 'sd' / 'unet')
   diffusers.AutoencoderKL(
@@ -68,7 +68,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def latents(folders, clips, tmp_path_factory):
-  """The scenes in the latents of that autoencoder, with the words of that CLIP."""
+  """The scenes as latents of that autoencoder, with texts embedded by that CLIP."""
   path = tmp_path_factory.mktemp('latents') / 'clip'
   made = cli.run(
     'data_tools.encode',
@@ -85,7 +85,7 @@ def latents(folders, clips, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def train(latents, tmp_path_factory):
-  """(configuration, what it starts from) -> the run of two steps."""
+  """Train (configuration, initial weights) for two steps; return the run."""
   root = tmp_path_factory.mktemp('runs')
 
   def run(name, init_from):
@@ -124,7 +124,7 @@ def test_training_starts_from_the_folders(adapted, folders):
   got = read_parameters(adapted)
   for path, value in jax.tree.leaves_with_path(wanted):
     found = functools.reduce(lambda tree, key: tree[key.key], path, got)
-    # The first step of the warm-up has rate 0, the second one of 1e-5.
+    # The first step of the warm-up has learning rate 0, the second 1e-5.
     np.testing.assert_allclose(found, value, atol=1e-4, err_msg=jax.tree_util.keystr(path))
 
 

@@ -1,4 +1,4 @@
-"""Our networks against those of diffusers and transformers, by way of the files that they write."""
+"""Our networks against those of diffusers and transformers, through the files that these write."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev
 diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed (extra dev)')
 transformers = pytest.importorskip('transformers', reason='transformers is not installed')
 
-# Sizes, units a level, heads, frames, latents; one a seed.
+# Sizes, units per level, heads, frames, latents; one per seed.
 CASES = [
   (UNetConfig(widths=(16, 32, 32, 48), units=1, heads=4, groups=8, text_width=12), 3, (8, 16)),
   (UNetConfig(widths=(16, 24, 32), units=2, heads=2, groups=4, text_width=8), 5, (4, 8)),
@@ -32,7 +32,7 @@ CASES = [
 
 
 def shaken(model, seed):
-  """A model whose weights, those of norms and zero ones too, are drawn at random."""
+  """Draw all weights of a model at random, including those of norms and zero-initialized ones."""
   generator = torch.Generator().manual_seed(seed)
   with torch.no_grad():
     for parameter in model.parameters():
@@ -41,7 +41,7 @@ def shaken(model, seed):
 
 
 def theirs(config, seed):
-  """The U-Net of diffusers, made of an image network and a motion adapter; and both of these."""
+  """Make the U-Net of diffusers from an image network and a motion adapter; return all three."""
   torch.manual_seed(seed)
   levels = len(config.widths)
   image = diffusers.UNet2DConditionModel(
@@ -50,7 +50,7 @@ def theirs(config, seed):
     up_block_types=('UpBlock2D',) + ('CrossAttnUpBlock2D',) * (levels - 1),
     layers_per_block=config.units,
     norm_num_groups=config.groups,
-    attention_head_dim=config.heads,  # Which diffusers takes for the number of heads.
+    attention_head_dim=config.heads,  # diffusers uses this as the number of heads.
     cross_attention_dim=config.text_width,
   )
   adapter = diffusers.MotionAdapter(
@@ -66,7 +66,7 @@ def theirs(config, seed):
 
 @functools.cache
 def saved(case, folder):
-  """The models of a case in files: whole, image network, adapter; and what the whole predicts."""
+  """Save the models of a case: whole, image network, adapter; return the whole's prediction."""
   config, frames, _ = CASES[case]
   whole, image, adapter = theirs(config, case)
   whole.save_pretrained(folder / 'whole')
@@ -77,7 +77,7 @@ def saved(case, folder):
     predicted = whole(
       torch.from_numpy(x.transpose(0, 4, 1, 2, 3).copy()),
       torch.from_numpy(t),
-      # It wants the text of each frame.
+      # It expects the text of each frame.
       torch.from_numpy(text).repeat_interleave(frames, 0),
     ).sample
   return predicted.numpy().transpose(0, 2, 3, 4, 1)
@@ -97,7 +97,7 @@ def folder(tmp_path_factory):
 
 
 def ours(case, params, **changes):
-  """What our network predicts for the inputs of a case."""
+  """Return our network's prediction for the inputs of a case."""
   config = dataclasses.replace(CASES[case][0], **changes)
   encoders = {'clip_l': TextEncoderSpec(config.text_width, 7, 7)}
   graphdef = nnx.graphdef(nnx.eval_shape(lambda: UNet(config, encoders, rngs=nnx.Rngs(0))))
@@ -159,7 +159,7 @@ def test_positions_are_those_of_diffusers():
 
 
 def test_text_of_clip_fits():
-  """Embeddings as the text encoder of Stable Diffusion makes them, with a smaller vocabulary."""
+  """Use embeddings as from Stable Diffusion's text encoder, with a smaller vocabulary."""
   config = transformers.CLIPTextConfig(
     vocab_size=99,
     hidden_size=768,
@@ -176,6 +176,7 @@ def test_text_of_clip_fits():
   model = UNet(small, {'clip_l': CLIP_L}, rngs=nnx.Rngs(0))
   text = {'clip_l': caption_tokens(embedding, np.array([77, 77]))}
   read, bits = model.text(text)
-  np.testing.assert_array_equal(read, embedding)  # Unprojected, as its attentions were trained.
+  # Without projection, as its attention layers were trained.
+  np.testing.assert_array_equal(read, embedding)
   assert (np.asarray(bits) == -1).all()
   assert not jax.tree.leaves(nnx.state(model.text))

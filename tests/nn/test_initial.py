@@ -1,4 +1,4 @@
-"""Parameters drawn together are those drawn one by one."""
+"""Parameters drawn together equal those drawn one by one."""
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ ENCODERS = {'words': TextEncoderSpec(16, 5, 3)}
 
 
 class OneByOne:
-  """In place of `nnx.Rngs`: the keys that `draw_together` promises."""
+  """Replaces `nnx.Rngs`: the keys that `draw_together` promises."""
 
   def __init__(self, seed):
     self._root, self._number = nnx.Rngs(seed).params(), -1

@@ -1,4 +1,4 @@
-"""Norms and gated residuals, held against plain formulas that JAX differentiates."""
+"""Norms and gated residuals against plain formulas that JAX differentiates."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ EPS = 1e-5
 
 @pytest.fixture(autouse=True, params=['cpu', 'gpu'])
 def compiled_for(request, monkeypatch):
-  """Sums are kept apart on GPUs."""
+  """GPUs keep the sums separate."""
   monkeypatch.setattr(modulation, 'platform', lambda: request.param)
 
 
@@ -74,7 +74,7 @@ def test_a_gated_residual_is_the_plain_one(dtype):
 
 
 def test_sums_over_tokens_are_float32():
-  """Of many tokens: bfloat16 would stop to count at 256."""
+  """With many tokens: a bfloat16 sum stops growing at 256."""
   h = jnp.ones((1, 5000, 4), jnp.bfloat16)
   dgate = jax.grad(lambda gate: gated_residual(h, h, gate).astype(jnp.float32).sum())(
     jnp.zeros((1, 1, 4))

@@ -1,4 +1,4 @@
-"""Stacked blocks, what their backward pass computes again, and how gradients are rounded."""
+"""Stacked blocks: recomputation in the backward pass, and the dtypes of gradients."""
 
 from functools import partial
 
@@ -51,7 +51,7 @@ def test_what_is_recomputed(blocks):
   forward = 2 * DEPTH * product
   none = flops(blocks, 'none', 1)
   assert none == pytest.approx(3 * forward, abs=product)
-  # Again the first product of each block; what comes after it, no gradient needs.
+  # The first product of each block is recomputed; no gradient needs what follows it.
   assert flops(blocks, 'full', 1) - none == pytest.approx(DEPTH * product, abs=product)
   assert flops(blocks, 'dots', 1) == none
 
@@ -76,7 +76,7 @@ def test_attention_is_computed_again_only_where_all_is():
 
 @pytest.mark.parametrize('unroll', [1, DEPTH])
 def test_where_there_is_no_loop_the_compiler_is_kept_from_undoing_it(blocks, unroll):
-  """By a barrier around what is recomputed, which the compiler for CPUs drops."""
+  """A barrier around the recomputed part does this; the compiler for CPUs drops it."""
   function, *args = gradient(blocks, 'full', unroll)
   assert ('optimization_barrier' in function.lower(*args).as_text()) == (unroll == DEPTH)
 
@@ -129,7 +129,7 @@ def test_matrices_are_rounded_before_the_loop():
     return y.astype(jnp.float32).sum()
 
   def of_layers(exact):
-    """The dtypes of what the forward loop is given a part of for each layer."""
+    """Return the dtypes of the arrays that the forward loop slices per layer."""
     with exact_gradients(exact):
       jaxpr = jax.make_jaxpr(lambda p: loss(p))(params)
     (scan,) = (e for e in jaxpr.eqns if e.primitive.name == 'scan')

@@ -1,4 +1,4 @@
-"""Every implementation of object attention against the rule written out in float64 NumPy."""
+"""Every implementation of object attention against the rule in float64 NumPy."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ from ttm_jax.parallel.sharded_attention import samples_of_a_device
 
 BACKGROUND, ONE, TWO, LAST = 1, 2, 4, -(1 << 31)  # LAST is bit 31: a negative int32.
 
-# Those of one accelerator alone have tests of their own.
+# Implementations for one accelerator have tests of their own.
 HERE = [n for n, i in IMPLEMENTATIONS.items() if not i.refuses(Case(8, 8, 64, jnp.float32, 'cpu'))]
 every_implementation = pytest.mark.parametrize('name', HERE)
 
@@ -44,7 +44,7 @@ def with_gradients(q, k, v, q_bits, k_bits, dy, name):
 
 
 def inputs(n, m, seed=0, heads=2, width=4):
-  """q, k, v and a cotangent, float32; logits of about +-4, so that no row is nearly uniform."""
+  """Return float32 q, k, v and a cotangent; with logits of about +-4 no row is nearly uniform."""
   rng = np.random.default_rng(seed)
   sizes = [(2, n), (2, m), (2, m), (2, n)]
   q, k, v, dy = (rng.normal(size=(*s, heads, width)).astype(np.float32) for s in sizes)
@@ -52,13 +52,13 @@ def inputs(n, m, seed=0, heads=2, width=4):
 
 
 def assert_close(got, wanted):
-  """Within 1e-5 of the largest value of each."""
+  """Assert agreement within 1e-5 of the largest value of each array."""
   for x, y in zip(got, wanted, strict=True):
     np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(np.abs(y).max(), 1e-30))
 
 
 def cycle(values, count):
-  """The values over and over, int32 [2, count]; the second sample starts at the last value."""
+  """Repeat the values, int32 [2, count]; the second sample starts at the last value."""
   return np.stack([np.resize(np.roll(np.array(values, np.int32), i), count) for i in range(2)])
 
 
@@ -102,7 +102,7 @@ def test_any_sets(queries, keys, seed):
   for name in HERE:
     y, dq, dk, dv = got = with_gradients(q, k, v, q_bits, k_bits, dy, name)
     assert_close(got, wanted)
-    # Exactly: no trace of what is not allowed.
+    # Exactly: disallowed tokens have no influence.
     assert not np.asarray(y)[lonely].any() and not np.asarray(dq)[lonely].any()
     assert not np.asarray(dk)[unread].any() and not np.asarray(dv)[unread].any()
 
@@ -112,7 +112,7 @@ def test_rows_without_a_key_pass_nothing_back(name):
   q, k, v, dy = inputs(21, 13)
   q_bits, k_bits = cycle([0, ONE, TWO], 21), cycle([ONE], 13)
   lonely = q_bits != ONE
-  dy[~lonely] = 0  # The loss sees those rows alone.
+  dy[~lonely] = 0  # The loss depends on those rows only.
   y, *gradients = with_gradients(q, k, v, q_bits, k_bits, dy, name)
   assert not np.asarray(y)[lonely].any() and np.abs(np.asarray(y)[~lonely]).min() > 0
   assert all(not np.asarray(g).any() for g in gradients)
@@ -120,11 +120,11 @@ def test_rows_without_a_key_pass_nothing_back(name):
 
 @every_implementation
 def test_sequences_longer_than_a_block(name):
-  n = 512 + 37  # A multiple of no block size.
+  n = 512 + 37  # Not a multiple of any block size.
   rng = np.random.default_rng(1)
   q, k, v, dy = inputs(n, n, heads=1)
   tokens = np.sort(rng.choice([BACKGROUND, ONE, TWO], (2, n)).astype(np.int32))
-  tokens[:, -1] = LAST  # The last token of the last block sees only itself.
+  tokens[:, -1] = LAST  # The last token of the last block attends to itself only.
   got = with_gradients(q, k, v, tokens, tokens, dy, name)
   assert_close(got, reference(q, k, v, tokens, tokens, dy))
   np.testing.assert_allclose(got[0][:, -1], v[:, -1], rtol=1e-6)
@@ -147,7 +147,7 @@ def test_order_of_tokens_does_not_matter(name):
   q, k, v, dy = inputs(21, 21)
   tokens = cycle([BACKGROUND, ONE, ONE | TWO, TWO], 21)
   y = with_gradients(q, k, v, tokens, tokens, dy, name)
-  order = np.argsort(tokens[0], kind='stable')  # Sorts the first sample, shuffles the other.
+  order = np.argsort(tokens[0], kind='stable')  # Sort the first sample, shuffle the other.
   moved = [x[:, order] for x in (q, k, v, tokens, tokens, dy)]
   assert_close(with_gradients(*moved, name), [np.asarray(x)[:, order] for x in y])
 
@@ -168,7 +168,7 @@ def test_half_precision(name):
 def test_huge_logits_stay_finite(name):
   q, k, v, dy = inputs(21, 13)
   q, k = 300 * q, 300 * k
-  # One key for each query: logits of all sizes and both signs are the largest of their row.
+  # One key per query: logits of all sizes and both signs are the largest of their row.
   q_bits, k_bits = cycle([ONE, 0], 21), cycle([ONE, *[TWO] * 12], 13)
   got = with_gradients(q, k, v, q_bits, k_bits, dy, name)
   assert_close(got[:1], reference(q, k, v, q_bits, k_bits, dy)[:1])
@@ -185,7 +185,8 @@ def test_choice():
   assert choose(case(4096, 'tpu', dtype=jnp.dtype(jnp.bfloat16))) == 'tpu'
   assert choose(case(8), ['tpu', 'chunked', 'reference']) == 'chunked'
   assert choose(case(4096, 'tpu')) == 'tpu'
-  for platform in ('cpu', 'gpu', 'tpu', 'metal'):  # Whatever is asked of it, something can do it.
+  # Every platform has an implementation for every case.
+  for platform in ('cpu', 'gpu', 'tpu', 'metal'):
     for dtype in (jnp.float32, jnp.float64):
       choose(case(5000, platform, head_dim=1000, dtype=jnp.dtype(dtype)))
   with pytest.raises(ValueError, match=r'no implementation .* can do it: tpu '):
@@ -197,7 +198,7 @@ def test_samples_of_a_device():
   assert samples_of_a_device(16) == 16
   with jax.sharding.use_abstract_mesh(mesh):
     assert samples_of_a_device(16) == 2
-    assert samples_of_a_device(3) == 3  # They do not divide: every device has all.
+    assert samples_of_a_device(3) == 3  # They do not divide: every device has all samples.
 
 
 def test_tables_serve_every_layer():
@@ -223,7 +224,7 @@ listed = jax.jit(list_blocks, static_argnums=(2, 3))
 
 @settings(max_examples=60, deadline=None)
 @given(
-  # Few sizes: each is compiled.
+  # Few sizes, since each is compiled.
   st.sampled_from([(1, 40), (40, 1), (13, 27), (32, 16)]),
   st.sampled_from([(4, 8), (8, 4), (16, 16)]),
   st.integers(0, 1 << 20),
@@ -251,7 +252,7 @@ def test_blocks_that_are_visited_are_those_with_an_allowed_pair(tokens, block, s
       for i in running
     ]
     assert len(found) == len(wanted) and set(found) == wanted
-    # The same by row, as loops see it.
+    # The same by row, as the kernels' loops read it.
     start, runs = np.asarray(blocks.start), np.asarray(blocks.runs)
     assert [
       i for line in range(3 * lines) for i in range(start[line], start[line] + runs[line])
@@ -281,7 +282,8 @@ def test_sorting():
 
 def test_sorted_tokens_leave_most_blocks_out():
   rng = np.random.default_rng(0)
-  tokens = jnp.asarray(rng.choice(1 << np.arange(4), (1, 4096)), jnp.int32)  # Raster: a mixture.
+  # Raster order: a mixture.
+  tokens = jnp.asarray(rng.choice(1 << np.arange(4), (1, 4096)), jnp.int32)
   ordered = sort(tokens, sort_by_object(tokens))
   counts = [
     int(list_blocks(bits, bits, (256, 256), 'chunked').by_query.runs.sum()) / 256
@@ -301,7 +303,7 @@ def test_memory_is_linear_in_the_tokens():
     return compiled.memory_analysis().temp_size_in_bytes
 
   small, large = temporary(8192), temporary(32768)
-  assert large < 4.5 * small and large < 32768**2  # Of bytes: not even one for each pair.
+  assert large < 4.5 * small and large < 32768**2  # Bytes: less than one per pair.
 
 
 def test_errors():
@@ -319,7 +321,7 @@ def test_errors():
 
 @pytest.mark.parametrize('pairs', [1 << 20, 0])
 def test_plain_attention(monkeypatch, pairs):
-  monkeypatch.setitem(api.DENSE_PAIRS, 'cpu', pairs)  # 0: the kernel that long videos take.
+  monkeypatch.setitem(api.DENSE_PAIRS, 'cpu', pairs)  # 0 selects the kernel for long videos.
   q, k, v, dy = inputs(21, 13)
   everyone = cycle([-1], 21), cycle([-1], 13)
   got, pull = jax.vjp(plain.attention, q, k, v)

@@ -1,4 +1,4 @@
-"""Object attention's kernels for Hopper GPUs, as far as a CPU can tell; see `hopper` for how."""
+"""The object attention kernels for Hopper GPUs, tested on a CPU as described in `hopper`."""
 
 import importlib
 import json
@@ -17,7 +17,7 @@ from ttm_jax.ops.object_attention.blocks import list_blocks
 
 
 def simulated(what):
-  """What `hopper` finds, once it has found nothing that is not exact."""
+  """Return the errors that `hopper` measures, once its exact checks have passed."""
   if jax.__version__ != '0.10.2':
     pytest.skip('what the simulator lacks was added for JAX 0.10.2')
   ended = subprocess.run(
@@ -25,7 +25,7 @@ def simulated(what):
     cwd=tiny.ROOT,
     capture_output=True,
     text=True,
-    timeout=900,  # Groups of threads that wait for each other wait forever.
+    timeout=900,  # Warpgroups that deadlock would wait forever.
   )
   assert ended.returncode == 0, ended.stderr
   assert 'RACE' not in ended.stdout, ended.stdout
@@ -33,7 +33,7 @@ def simulated(what):
 
 
 def assert_as_good_as_dense(found):
-  """Errors of half precision, against those of the library's dense attention in it."""
+  """Compare errors of half precision with those of the library's dense attention."""
   for errors, dense in found:
     assert len(errors) == len(dense) == 4
     for error, usual in zip(errors, dense, strict=True):
@@ -41,7 +41,7 @@ def assert_as_good_as_dense(found):
 
 
 def test_label_maps():
-  """Values and gradients; zeros, races and visited blocks have been looked at."""
+  """Compare values and gradients; `hopper` has checked zeros, races and visited blocks."""
   found = simulated('maps')
   assert len(found['float32']) >= 8 and np.max([x[0] for x in found['float32']]) < 1e-5
   assert_as_good_as_dense(found['bfloat16'])
@@ -71,7 +71,7 @@ def device(monkeypatch):
 
 
 def test_choice(device):
-  """What the kernels cannot, something else can."""
+  """Cases that the kernels do not support have another implementation."""
   for width in (8, 40, 64, 80, 96, 128, 160):
     assert choose(case(head_dim=width)) == 'gpu'
   assert choose(case(dtype=jnp.float16)) == choose(case(samples=4096)) == 'gpu'
@@ -93,7 +93,7 @@ def test_choice(device):
 
 
 def test_builds_without_the_compilers(device, monkeypatch):
-  """A jaxlib that cannot compile the kernels, a JAX whose private parts have moved."""
+  """Simulate a jaxlib without the compilers, and a JAX whose private parts have moved."""
 
   def reloaded(module):
     spec = importlib.util.spec_from_file_location(f'{module.__name__}_again', module.__file__)

@@ -1,8 +1,8 @@
-"""Object attention's TPU kernels on a simulated TPU, against the rule in float64 NumPy.
+"""The object attention kernels for TPUs on a simulated TPU, against the rule in float64 NumPy.
 
-The simulation poisons memory with NaN until it is written, copies when a copy is waited for, takes
-the heads in random order and looks for races between copies and cores. It is slow, some 20 ms for
-each step of a kernel, so there are few and small blocks.
+The simulation fills memory with NaN until it is written, copies only when a copy is waited for,
+visits heads in random order, and detects races between copies and cores. Each step of a kernel
+takes some 20 ms, so there are few and small blocks.
 """
 
 import dataclasses
@@ -24,21 +24,21 @@ from ttm_jax.ops.object_attention.blocks import list_blocks
 
 SIMULATED = pltpu.InterpretParams(detect_races=True, uninitialized_memory='nan', random_seed=0)
 ONE_WALK = tpu.make_kernel(interpret=SIMULATED, chunk=128)
-# The gradient of a head's queries does not fit.
+# The gradient of one head's queries does not fit.
 TWO_WALKS = tpu.make_kernel(interpret=SIMULATED, chunk=128, memory=(3000 << 10, 1 << 20))
 LAST = -(1 << 31)  # Bit 31: a negative int32.
 
 
 @pytest.fixture(autouse=True)
 def no_races(capfd):
-  """The simulator tells of a race by printing it."""
+  """Fail if the simulator prints that it found a race."""
   yield
   assert 'RACE' not in capfd.readouterr().out
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def run(attend, block, q, k, v, q_bits, k_bits, dy):
-  """y, dq, dk, dv of a kernel, or of a function like it."""
+  """Return y, dq, dk, dv of a kernel, or of a function with its signature."""
   if isinstance(attend, blocked.Kernel):
     attend = functools.partial(blocked.attention, attend)
   block_mask = list_blocks(q_bits, k_bits, block, 'tpu')
@@ -47,7 +47,7 @@ def run(attend, block, q, k, v, q_bits, k_bits, dy):
 
 
 def inputs(n, m, samples=1, heads=1, width=8, seed=0):
-  """q, k, v and a cotangent, float32; logits of about +-4, so that no row is nearly uniform."""
+  """Return float32 q, k, v and a cotangent; with logits of about +-4 no row is nearly uniform."""
   rng = np.random.default_rng(seed)
   q, k, v, dy = (
     rng.normal(size=(samples, s, heads, width)).astype(np.float32) for s in (n, m, m, n)
@@ -56,7 +56,7 @@ def inputs(n, m, samples=1, heads=1, width=8, seed=0):
 
 
 def check(got, q, k, v, q_bits, k_bits, dy):
-  """Within 1e-5 of the largest value of each, and exactly 0 where nothing is allowed."""
+  """Assert errors below 1e-5 of the largest value, and exact 0 for fully masked queries."""
   for x, y in zip(got, reference(q, k, v, q_bits, k_bits, dy), strict=True):
     np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(np.abs(y).max(), 1e-30))
   y, dq, dk, dv = map(np.asarray, got)
@@ -67,13 +67,13 @@ def check(got, q, k, v, q_bits, k_bits, dy):
 
 
 def owners(count, *lengths):
-  """Tokens in order of their objects, bits 0, 1, 2, ...; the last object takes the rest."""
+  """Return tokens in object order, bits 0, 1, 2, ...; the last object has the rest."""
   bits = np.repeat(np.arange(len(lengths)), lengths)
   return np.int32(1) << np.append(bits, np.full(count - len(bits), len(lengths))).astype(np.int32)
 
 
 def maps(n, m):
-  """Object sets of queries and of keys, by what is special about them."""
+  """Return object sets of queries and keys by case."""
   rng = np.random.default_rng(0)
   spread = np.int32(1) << np.arange(32, dtype=np.int32)
   return {
@@ -107,7 +107,7 @@ runs = st.lists(st.tuples(sets, st.integers(1, 200)), min_size=1, max_size=6)
 
 
 def label_maps(samples, count):
-  """Runs of tokens with the same set, int32 [samples, count]."""
+  """Return runs of tokens with the same set, int32 [samples, count]."""
 
   def tokens(sample):
     return np.resize(np.concatenate([np.full(n, s) for s, n in sample]), count).astype(np.int32)
@@ -175,7 +175,7 @@ def test_visits_the_blocks_with_an_allowed_pair():
   allowed[:, :n, :m] = (q_bits[:, :, None] & k_bits[:, None]) != 0
   some = allowed.reshape(2, 3, 128, 2, 128).any((2, 4))
   assert 0 < some.sum() < some.size
-  # A row of blocks without any is seen once, to write its zeros.
+  # A row without any block is visited once, to write its zeros.
   idle = (~some.any(2)).sum(), (~some.any(1)).sum()
   y, pull = jax.vjp(attend, q, k, v)
   jax.block_until_ready(y)
@@ -201,7 +201,7 @@ def test_costs_count_the_expected_share_of_blocks():
 
 
 def trace(n, m, d, dtype, samples=1, block=None, **options):
-  """Traces both passes, which checks the memory they need."""
+  """Trace both passes, which checks the memory they need."""
   block = block or tpu.block(Case(n, m, d, jnp.dtype(dtype), 'tpu', samples))
   q, k = (jax.ShapeDtypeStruct((samples, s, 1, d), dtype) for s in (n, m))
   q_bits, k_bits = (jax.ShapeDtypeStruct((samples, s), jnp.int32) for s in (n, m))
@@ -230,7 +230,7 @@ def test_blocks_grow_with_the_batch(dtype):
     blocks = 65536 // block[0] * (65536 // block[1])
     samples = (7 << 17) // (8 * blocks)  # As many as seven eighths of 1 MiB can list.
     assert tpu.block(case(samples)) == block and tpu.refuses(case(samples)) is None
-    trace(65536, 65536, 256, dtype, samples=samples)  # There is vector memory for it, too.
+    trace(65536, 65536, 256, dtype, samples=samples)  # It fits in vector memory, too.
   assert 'no room to list the blocks of' in tpu.refuses(case(samples + 1))
   assert choose(case(samples + 1)) == 'chunked'
 
@@ -254,7 +254,7 @@ def test_choice():
 
 
 def test_splash_attention_of_disjoint_objects():
-  # Its scratch is an output that nothing fills: no poison, no looking for races.
+  # Its scratch is an uninitialized output: no NaN fill, no race detection.
   attend = splash.make_attention(interpret=pltpu.InterpretParams())
   q, k, v, dy = inputs(300, 300, samples=2)
   tokens = np.stack([owners(300, 130, 0, 100), np.where(np.arange(300) < 140, LAST, 0)])
@@ -266,7 +266,7 @@ def test_splash_attention_of_disjoint_objects():
 
 
 def test_a_race_is_found(capfd):
-  """That `no_races` would see one: two cores add to the same block."""
+  """Check that `no_races` detects a race: two cores add to the same block."""
 
   def kernel(x, y):
     y[...] += x[...]

@@ -1,4 +1,4 @@
-"""What the compiler is told, by where the program runs."""
+"""Compiler options by platform."""
 
 import jax
 import pytest

@@ -1,4 +1,4 @@
-"""The mesh, and where each parameter of the large models lies on it."""
+"""The mesh, and the sharding of each parameter of the large models."""
 
 import dataclasses
 import functools
@@ -27,12 +27,12 @@ from ttm_jax.presets import preset
 from ttm_jax.settings import from_config
 from ttm_jax.text.encoders import TextEncoderSpec
 
-EIGHT = list(range(8))  # Stand for devices: a mesh only arranges them.
+EIGHT = list(range(8))  # Used as devices: a mesh only arranges them.
 
 
 @pytest.fixture
 def arranged(monkeypatch):
-  """Makes meshes of stand-ins for devices, and shows them as arrays."""
+  """Make meshes of fake devices, and return them as arrays."""
   monkeypatch.setattr(meshes, 'Mesh', lambda devices, axes, axis_types: (devices, axes))
   return lambda sizes: make_mesh(sizes, EIGHT)
 
@@ -142,7 +142,7 @@ def test_what_a_batch_and_heads_divide_over():
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """What is known of a TPU when a mesh is laid out."""
+  """The attributes of a TPU that determine a mesh."""
 
   id: int
   slice_index: int
@@ -176,7 +176,7 @@ def test_state_of_the_optimiser_lies_with_its_parameters():
 
 @functools.cache
 def large():
-  """Shapes of the parameters of the 4B model of stage 2, by dotted path."""
+  """Return shapes of the parameters of the 4B model of stage 2, by dotted path."""
   settings = stage2_dit.get_config()
   config = from_config(preset('dit').config, settings.model, 'model')
   encoders = {'ul2': TextEncoderSpec(4096, 512, 128), 'words': TextEncoderSpec(128, 48, 16)}
@@ -202,7 +202,7 @@ def test_no_large_parameter_of_the_4b_model_is_on_every_device():
   whole = {name: int(np.prod(shapes[name])) for name, s in specs.items() if not split_over(s)}
   total = sum(int(np.prod(shape)) for shape in shapes.values())
   assert sum(whole.values()) < 0.001 * total
-  # What is left are the small tables, norms, biases and the layer of the word encoder.
+  # The rest are the small tables, norms, biases and the layer of the word encoder.
   assert max(whole.values()) == 30 * 6 * 2560
   for name in whole:
     assert any(
@@ -212,7 +212,7 @@ def test_no_large_parameter_of_the_4b_model_is_on_every_device():
 
 @pytest.mark.parametrize('tensor', [1, 2, 4])
 def test_tensor_parallel_products_need_one_sum_a_layer(tensor):
-  """Columns of the first matrix and rows of the second are split alike, so no gather between."""
+  """Columns of the first kernel and rows of the second are sharded alike: no gather between."""
   specs = flat(shardings(large(), SHARDING, mesh_of(1, 8, 1, tensor)))
   for layer in ('blocks', 'masked_blocks.base'):
     for first, second in (('ffn.up', 'ffn.down'), ('attn.value', 'attn.out')):

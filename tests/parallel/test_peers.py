@@ -1,4 +1,4 @@
-"""The processes of a job: how they meet, and how all end when one is missing, dies or hangs."""
+"""The processes of a job: how they join, and how all exit if one is missing, dies or hangs."""
 
 import os
 import signal
@@ -15,11 +15,11 @@ from ttm_jax.errors import InputError
 from ttm_jax.parallel import startup
 from ttm_jax.parallel.startup import ProcessInfo, find_place, first_node
 
-START, PEER, HANG = 60.0, 20.0, 600.0  # Seconds; generous, since machines that test are busy.
+START, PEER, HANG = 60.0, 20.0, 600.0  # Seconds; generous, since test machines are busy.
 
 
 def job(count, what='', who=-1, start=START, peer=PEER, hang=HANG, present=None):
-  """Processes 0 to `count` - 1, or those that are `present`."""
+  """Start processes 0 to `count` - 1, or those that are `present`."""
   places = environments(count, free_port())
   return [
     cli.start('tests.helpers.peer', what or 'nothing', who, start, peer, hang, env=places[i])
@@ -137,7 +137,7 @@ def test_a_port_in_use():
       startup.meet(ProcessInfo(f'127.0.0.1:{port}', 2, 0), 1.0, 1.0, 1.0)
 
 
-# Where a process learns its place.
+# Sources of a process's place.
 
 
 HAND = {'TTM_COORDINATOR': 'a:1', 'TTM_PROCESSES': '4'}
@@ -208,7 +208,7 @@ def test_a_tpu_machine():
     assert find_place(env) == ProcessInfo('10.0.1.1:8482', 4, 3)
     told['tpu-env'] = "ZONE: 'somewhere'\n"
     assert find_place(env) == ProcessInfo('10.0.0.1:8482', 2, 1)
-    del told['agent-worker-number']  # Some other machine.
+    del told['agent-worker-number']  # Another kind of machine.
     assert find_place(env) is None
     server.shutdown()
 

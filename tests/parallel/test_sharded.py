@@ -1,4 +1,4 @@
-"""What is computed on a mesh of eight devices is what one computes."""
+"""A mesh of eight devices computes the same as one device."""
 
 import json
 import subprocess
@@ -46,7 +46,7 @@ MIXED = [
   {'data': 2, 'sequence': 2, 'tensor': 2},
   {'data': 2, 'fsdp': 4},
 ]
-# What must not change what is computed, either.
+# These options must not change the results either.
 PARTS = {'train.accumulate': 2}
 OFFLOAD = {'optimizer.offload': True, 'model.remat': 'offload'}
 QUICK = [
@@ -77,7 +77,7 @@ def check(name, settings):
     assert errors['loss'] < most and errors['gradients'] < most, (name, setting, errors)
     sizes = json.loads(setting)
     if sizes.get('fsdp', 1) > 1:
-      # Parameters, moments, gradients and their sums: each device has its part of them.
+      # Parameters, optimizer state, gradients and their sums are sharded over the devices.
       assert not errors['whole'], (name, setting, errors)
     if not {'sequence', 'tensor'} & set(sizes):
       assert not errors['gathered'], (name, setting, errors)

@@ -1,4 +1,4 @@
-"""Who else reaches the port of a job: nobody on other machines, and no stranger does harm."""
+"""Foreign connections to a job's ports: none from other machines, and local ones do no harm."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ def job(count, port, start=60.0, present=None, token=TOKEN):
 
 
 def reach(port: int) -> socket.socket:
-  """A connection to a port as soon as somebody listens there."""
+  """Connect to a port as soon as something listens there."""
   end = time.monotonic() + 60
   while True:
     try:
@@ -70,7 +70,7 @@ def test_strangers_neither_end_a_job_nor_take_a_place():
 
 
 def test_strangers_do_not_stretch_the_limit():
-  """One that says nothing comes every quarter of a second."""
+  """A silent connection arrives every quarter of a second."""
   port, stop = free_port(), threading.Event()
   (process,) = job(2, port, start=6.0, present=[0])
   held = []
@@ -192,11 +192,11 @@ def test_collectives_listen_at_the_address_of_the_job(monkeypatch):
   assert asked == [{'distributed_client': 'client', 'hostname': '127.0.0.1'}]
 
 
-# What a front door listens at.
+# Listening sockets of the commands.
 
 
 def seen_while(process: subprocess.Popen) -> set[tuple[str, int]]:
-  """All sockets at which a process tree listens before its end."""
+  """Return all sockets at which a process tree listens before its end."""
   found: set[tuple[str, int]] = set()
   end = time.monotonic() + 240
   while process.poll() is None:

@@ -1,6 +1,6 @@
-"""Plans: the machines, programs read and counted, memory by kind, roofline, the choice of settings.
+"""Plans: topologies, parsed and counted programs, memory by kind, roofline, choice of settings.
 
-Programs here are small texts, or compiled for the CPU; `aot/test_plan.py` compiles for TPUs.
+Programs here are short texts, or compiled for the CPU; `aot/test_plan.py` compiles for TPUs.
 """
 
 import contextlib
@@ -58,8 +58,8 @@ def test_machines_that_are_not_known(name, slices, message):
     topology(name, slices)
 
 
-# A loop of 5 trips around a product and a sum over pairs of devices, then a gather over all four,
-# which goes on while a fusion computes; the loop's counter goes from 0 to 10 by 2.
+# A loop of 5 trips with a product and a sum over pairs of devices; then an all-gather over four,
+# which overlaps with a fusion; the loop counter goes from 0 to 10 by 2.
 PROGRAM = """HloModule step, is_scheduled=true
 
 %add (a: f32[], b: f32[]) -> f32[] {
@@ -134,16 +134,16 @@ def test_trips(noted, trips):
 
 def test_what_a_program_costs():
   found = costs(hlo.parse(PROGRAM), per_slice=2)
-  # Products of the loop, and what the kernel says of itself.
+  # Products of the loop, and the kernel's own estimate.
   assert found.flops == 5 * 2 * 8 * 16 * 16 + 1000
   x = 4 * 8 * 16
   reduced, gathered = found.collectives['all-reduce'], found.collectives['all-gather']
-  # Over pairs within a slice; over all four devices, so between slices, and once.
+  # Over pairs within a slice; over all four devices, therefore between slices, once.
   assert (reduced.count, reduced.near, reduced.far) == (5, 5 * x, 0)
   assert (gathered.count, gathered.near, gathered.far) == (1, 0, 3 * 4 * 2 * 16)
   assert (found.near, found.far) == (5 * x, 3 * 128)
-  # In the loop: the product reads and writes x, the sum too, the counter its numbers. Weights lie
-  # on the chip. Outside: the kernel, the fusions' 4 x 4, and the gather that passes through them.
+  # In the loop: the product and the sum read and write x, the counter its numbers. Weights are in
+  # on-chip memory. Outside: the kernel, the 4 x 4 of the fusions, and the all-gather through them.
   loop = 5 * (4 * x + 12) + 6 * 9
   kernel, fusions, gather = 2048 + x + 32, 2 * 64, 128 + 2048
   assert found.traffic == loop + kernel + fusions + gather
@@ -183,7 +183,7 @@ def test_groups():
 
 
 def test_what_goes_to_other_slices():
-  """The compiler for TPUs hands it to the host, once for each device of a slice."""
+  """The compiler for TPUs passes it to the host, once for each device of a slice."""
   text = """
 ENTRY %main (p: bf16[400,128]) -> token[] {
   %p = bf16[400,128]{1,0} parameter(0)
@@ -215,7 +215,7 @@ def test_what_of_a_window_meets_the_data(stride, low):
 
 
 def of_both(function, *args):
-  """Operations as traced, and as the compiled program has them."""
+  """Count operations as traced, and as in the compiled program."""
   text = jax.jit(function).lower(*args).compile().as_text()
   return flops.count(function, *args), costs(hlo.parse(text), 1).flops
 
@@ -237,11 +237,11 @@ def test_counts_agree_with_a_count_by_hand():
   products = 11 * 2 * 24 * 8 * 5 * 2
   convolution = 2 * 2 * 16 * 27 * 7
   assert of_both(layers, x, w, image, kernel) == (products + convolution,) * 2
-  # Backward: each product twice more, and once more for the checkpoint, all but its last.
+  # Backward: two more of each product, and one more for the checkpoint, except the last.
   derived = jax.grad(layers, argnums=(0, 1, 3))
   traced, compiled = of_both(derived, x, w, image, kernel)
   assert traced == 4 * products + 2 * convolution
-  # The compiler leaves out what nothing needs: the last product that is computed again.
+  # The compiler removes what is not needed: the recomputation of the last product.
   assert 3 * products < compiled <= traced
 
 
@@ -297,10 +297,10 @@ def test_attention_that_is_kept_is_counted_once():
 
 @pytest.mark.parametrize('name', ['stage2_dit', 'ti2v_dit', 'stage2_unet'])
 def test_model_flops_are_what_a_forward_pass_multiplies(name):
-  """The formulas of the presets against what is traced."""
+  """Compare the formulas of the presets with traced programs."""
   config = tiny.shipped(name)
   if config.preset == 'unet':
-    # So many layers take long to trace; as wide as they are.
+    # Many layers take long to trace; these have full width.
     config.model.update({'units': 1, 'masked_blocks': min(config.model.masked_blocks, 3)})
   run = Run.make(config)
   denoiser = run.objective.denoiser
@@ -315,7 +315,7 @@ def test_model_flops_are_what_a_forward_pass_multiplies(name):
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     traced = flops.count(forward, params, arrays, key)
-  # Left out of the formulas: what texts and time cost once, and what fills up blocks of attention.
+  # The formulas omit one-time costs of texts and time, and padding of attention blocks.
   # Convolutions are counted as if the padding were pixels.
   low, high = (1, 1.015) if config.preset == 'dit' else (0.975, 1)
   assert low <= traced / (run.objective.flops_per_sample / 3) < high
@@ -336,7 +336,7 @@ def test_codec_flops_are_what_a_round_trip_multiplies():
     key,
   )
   counted = forward_flops(config, (8, 32, 48))
-  # The formula counts weights that meet padding: at the border of small pictures a few percent.
+  # The formula counts weights that meet padding: a few percent at the borders of small images.
   assert 0.93 < traced / counted <= 1
 
 
@@ -375,7 +375,7 @@ def test_roofline():
 
 
 class Planned(Planner):
-  """A planner whose compiler finds what a function of the setting says."""
+  """A planner whose compiler returns a function of the setting."""
 
   def __init__(self, machine, run, needs):
     super().__init__(machine, lambda what: contextlib.nullcontext(), False)
@@ -400,7 +400,7 @@ def run(latents):
 
 
 def test_the_nearest_that_fits(run):
-  run = run.changed({'data.batch_size': 8})  # Which nothing cuts up further.
+  run = run.changed({'data.batch_size': 8})  # Nothing splits it further.
   planner = Planned(
     topology('h100x8'), run, lambda s: 85e9 if s.remat in ('none', 'dots') else 10e9
   )
@@ -409,7 +409,7 @@ def test_the_nearest_that_fits(run):
   refused = planner.report(run, setting)
   assert not refused.fits
   found, report = planner.nearest(run, setting, refused)
-  # Only as much as needed: the mesh and the batch stay as they are.
+  # Only as much as needed: mesh and batch stay unchanged.
   assert found == Setting((1, 8, 1, 1), 'full', 1, False) and report.fits
   assert found.flags(run.config) == '--config.mesh.fsdp=8 --config.model.remat=full'
   assert len(planner.asked) <= 2 + search.TRIES

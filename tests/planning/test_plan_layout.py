@@ -1,4 +1,4 @@
-"""What is read of a program that the compiler has laid out, and how its process ends."""
+"""Parsing of a program after buffer assignment, and the exit of its compiler process."""
 
 import json
 import signal
@@ -17,7 +17,7 @@ from ttm_jax.planning.hardware import topology
 from ttm_jax.planning.hlo import Program
 from ttm_jax.planning.layout import BufferLayout, TooLarge
 
-# As the compiler for TPUs writes it; colours are memories other than the device's.
+# As the compiler for TPUs writes it; colors are memories other than the device's.
 PLACES = """BufferAssignment:
 allocation 0: size 512, thread-local:
  value: <2 reduce_sum.2 @0> (size=512,offset=0): f32[]{:T(128)}
@@ -49,7 +49,7 @@ time.sleep(600)
 
 
 class Sixteen:
-  """All that is asked of a mesh."""
+  """A mesh with only the attributes that are read."""
 
   shape: ClassVar = {'data': 1, 'fsdp': 16, 'sequence': 1, 'tensor': 1}
 
@@ -95,7 +95,7 @@ def test_a_program_that_is_too_large(words, needed):
 
 def test_a_compiler_that_fails():
   assert str(layout._error('a\nINTERNAL: no\n')) == 'the compiler for TPUs failed: INTERNAL: no'
-  # The process is a real one: on a configuration that it does not know it ends with words.
+  # Use a real process: for an unknown configuration it exits with an error message.
   run = Run.make(tiny.shrunk('stage1_dit'))
   run.config.preset = 'nonsense'
 
@@ -104,7 +104,7 @@ def test_a_compiler_that_fails():
 
 
 def test_a_worker_ends_with_whoever_asked():
-  """At once, and not when it comes to compile."""
+  """It ends at once, not only when it starts to compile."""
   process = Popen([sys.executable, '-m', 'ttm_jax.planning.worker'], stdin=subprocess.PIPE)
   run = Run.make(tiny.shipped('stage2_unet'))
   asked = {'config': run.config.to_dict(), 'clip': None, 'topology': 'v5e:4x4', 'slices': 1}
@@ -113,7 +113,7 @@ def test_a_worker_ends_with_whoever_asked():
 
 
 def test_the_memory_of_a_layout(monkeypatch):
-  """Arguments that the compiler fills up to whole tiles count as more temporaries."""
+  """Padding of arguments to whole tiles counts as temporaries."""
   exact = memory.Memory(1.0, 1.0, 2.0, 1.0, 0.0)
   monkeypatch.setattr(memory, 'held', lambda *_: exact)
   found = memory.of_program(BufferLayout(Program({}, ''), 7.0, 10.0), None, {})

@@ -1,4 +1,4 @@
-"""Open weights that are not what they should be: one sentence each. Made here, without PyTorch."""
+"""Faulty open weights: one error message each. Made here without PyTorch."""
 
 import functools
 import json
@@ -44,7 +44,7 @@ PE = 'down_blocks.0.motion_modules.0.transformer_blocks.0.pos_embed.pe'
 
 @functools.cache
 def tensors():
-  """Those of the image network and of the motion adapter."""
+  """Return the tensors of the image network and of the motion adapter."""
   model = nnx.eval_shape(lambda: UNet(CONFIG, {}, rngs=nnx.Rngs(0)))
   rng = np.random.default_rng(0)
   params = jax.tree.map(
@@ -82,7 +82,7 @@ def test_two_folders_are_one_network(image, adapter, tmp_path):
   image()
   params = open_weights.load(f'{tmp_path}/sd, {adapter()}', CONFIG)
   jax.tree.map(np.testing.assert_array_equal, params, tensors()[0])
-  # One number for a list of equal ones; what is not said, and the tensors tell.
+  # One number for a list of equal ones; absent fields, which the tensors determine.
   old = {k: v for k, v in IMAGE.items() if k != 'layers_per_block'} | {'attention_head_dim': [2, 2]}
   write(tmp_path / 'sd' / 'unet', old, tensors()[1])
   both = open_weights.load(f'{tmp_path}/sd, {tmp_path}/motion', CONFIG)
@@ -219,7 +219,7 @@ def pickled(folder):
   (folder / WEIGHTS).rename(folder / 'diffusion_pytorch_model.bin')
 
 
-# What users bring, how it is made in a folder, and what they read.
+# Faulty folders: a function that makes each, and its error message.
 SENTENCES = {
   'an empty folder': (
     lambda folder: folder.mkdir(),

@@ -1,8 +1,8 @@
 """Every field of the configs of open weights, against the models of diffusers that have them.
 
-A field may change what a model computes and leave the shapes of its tensors alone. With each value
-below either our network computes what that of diffusers does, or the reader refuses the field by
-its name.
+A field may change what a model computes and leave the shapes of its tensors unchanged. With each
+value below, either our network computes the same as that of diffusers, or the reader refuses the
+field by name.
 """
 
 import functools
@@ -76,7 +76,7 @@ CLASSES = {
   'vae': diffusers.AutoencoderKL,
 }
 
-# Other values of each field. Where diffusers refuses one too, our reader must name the field.
+# Other values of each field. If diffusers also refuses one, our reader must name the field.
 SHARED = {
   'sample_size': [64, [8, 8]],
   'in_channels': [5],
@@ -189,7 +189,7 @@ TABLES = {
 
 
 def arguments(kind):
-  """The fields of a class of diffusers, with what it takes where they are not given."""
+  """Return the fields of a class of diffusers, with the defaults that it uses."""
   found = inspect.signature(CLASSES[kind].__init__).parameters.values()
   return {p.name: p.default for p in found if p.name != 'self'}
 
@@ -217,7 +217,7 @@ def test_what_is_absent_is_taken_as_diffusers_takes_it(kind):
 
 
 def shaken(model):
-  """A model whose weights, those of norms and zero ones too, are drawn at random."""
+  """Draw all weights of a model at random, including those of norms and zero-initialized ones."""
   generator = torch.Generator().manual_seed(1)
   with torch.no_grad():
     for parameter in model.parameters():
@@ -239,7 +239,7 @@ def inputs():
 
 @functools.cache
 def network():
-  """The structure of our network, its first parameters, and what it predicts with others."""
+  """Return our network's structure, its initial parameters, and its prediction with random ones."""
   model = UNet(SIZES, ENCODERS, rngs=nnx.Rngs(0))
   graphdef = nnx.graphdef(model)
   x, text, t = inputs()
@@ -259,7 +259,7 @@ def ours(source):
 
 
 def put(whole, some):
-  """A nested dict with the values of another one that has a part of its keys."""
+  """Update a nested dict with another one that has a subset of its keys."""
   if not isinstance(whole, dict):
     return some
   return {k: put(v, some[k]) if k in some else v for k, v in whole.items()}
@@ -282,10 +282,10 @@ def differs(got, wanted):
 
 
 def unet_difference(kind, folder, changes):
-  """How much ours differs from a network of diffusers with these changes."""
+  """Return how much ours differs from a network of diffusers with these changes."""
   try:
     model = build(kind, **changes)
-  except Exception as error:  # What diffusers itself cannot make: the file alone says it.
+  except Exception as error:  # diffusers itself cannot make these: only the file has the value.
     return edited(kind, folder, changes, error)
   if kind == 'adapter':
     image = build('image')
@@ -299,7 +299,7 @@ def unet_difference(kind, folder, changes):
 
 
 def edited(kind, folder, changes, error):
-  """Reads a model whose file alone was changed; it must be refused or of no effect."""
+  """Read a model of which only the file was changed; it must be refused or have no effect."""
   model = build(kind)
   model.save_pretrained(folder)
   config = json.loads((folder / 'config.json').read_text()) | changes
@@ -372,7 +372,7 @@ def check_case(kind, name, difference):
     assert found < TOLERANCE
 
 
-# The values of the issue, which loaded and were computed as something else.
+# Values that were once accepted, but computed differently.
 @pytest.mark.parametrize(
   'kind, name, value',
   [

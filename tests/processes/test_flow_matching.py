@@ -58,7 +58,7 @@ def test_schedule_errors(steps, emulated):
   with pytest.raises(ValueError, match=message):
     linear_quadratic_schedule(steps, emulated)
   with pytest.raises(ValueError, match=message):
-    FlowMatching(steps=steps, emulated_steps=emulated)  # Not only when it comes to sampling.
+    FlowMatching(steps=steps, emulated_steps=emulated)  # Already here, not only when sampling.
 
 
 def test_unknown_prediction():
@@ -114,7 +114,7 @@ def test_a_perfect_network_recovers_the_data(prediction):
   process = FlowMatching(prediction=prediction)
   _, target = process.corrupt(x, noise, jnp.zeros(2))
   got = process.sample(lambda x_t, t: target, noise)
-  # The path ends sigma_min of noise away from the data.
+  # The path ends with noise of scale sigma_min.
   np.testing.assert_allclose(got, x, atol=1e-4)
   process = FlowMatching(prediction=prediction, sigma_min=0.2, steps=4)
   _, target = process.corrupt(x, noise, jnp.zeros(2))
@@ -123,7 +123,7 @@ def test_a_perfect_network_recovers_the_data(prediction):
 
 
 def test_both_predictions_of_one_truth_integrate_alike():
-  """A network that knows the best answer for normal data of standard deviation 2 and mean 1."""
+  """Use the optimal network for normal data with standard deviation 2 and mean 1."""
   _, noise = pair()
 
   def data(x_t, t):
@@ -140,7 +140,7 @@ def test_both_predictions_of_one_truth_integrate_alike():
   by_data = processes['data'].sample(data, noise)
   by_velocity = processes['velocity'].sample(velocity, noise)
   np.testing.assert_allclose(by_data, by_velocity, rtol=1e-4, atol=1e-4)
-  # The flow carries N(0, 1) to N(1, 4), but for what 50 steps of Euler miss.
+  # The flow maps N(0, 1) to N(1, 4), up to the error of 50 Euler steps.
   np.testing.assert_allclose(by_data, 1 + 2 * noise, atol=0.25)
 
 

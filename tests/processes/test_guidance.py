@@ -1,4 +1,4 @@
-"""Guidance draws deviations back, and leaves predictions alone that have none."""
+"""Guidance rescale corrects the standard deviation, and leaves constant predictions unchanged."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ BOTH = pytest.mark.parametrize('rescaled', [jax_rescaled, torch_rescaled])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
 @pytest.mark.parametrize('value', [0.0, 0.1, -3.3])
 def test_a_constant_prediction_is_left_alone(rescaled, rescale, dtype, value):
-  """Beside a sample that is drawn back as the formula has it."""
+  """In the same batch as a sample that is rescaled by the formula."""
   rng = np.random.default_rng(0)
   mixed, full = rng.normal(size=(2, 2, 3, 4, 5, 6)).astype(np.float32)
   mixed[0], full[0] = value, value
@@ -51,7 +51,7 @@ def test_a_constant_prediction_is_left_alone(rescaled, rescale, dtype, value):
 def test_what_one_of_the_predictions_is_constant(rescaled):
   rng = np.random.default_rng(0)
   noisy, still = rng.normal(size=(1, 2, 3, 4)).astype(np.float32), np.ones((1, 2, 3, 4), np.float32)
-  # A mixed prediction without deviation cannot be given one; one with it loses its share.
+  # A constant guided prediction cannot get a deviation; one with deviation loses its share.
   np.testing.assert_allclose(rescaled(still, noisy, 0.7), still)
   np.testing.assert_allclose(rescaled(noisy, still, 0.7), 0.3 * noisy, rtol=1e-5)
 

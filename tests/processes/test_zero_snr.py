@@ -75,12 +75,12 @@ def test_corrupt():
   process = ZeroSNRDiffusion()
   t = 1 - (jnp.array([999, 499, 0]) + 1) / 1000
   x_t, v = process.corrupt(x, noise, t)
-  np.testing.assert_array_equal(x_t[0], noise[0])  # Nothing of the data is left.
+  np.testing.assert_array_equal(x_t[0], noise[0])  # No data is left.
   np.testing.assert_array_equal(v[0], -x[0])
   a, s = np.sqrt(0.14252938), np.sqrt(1 - 0.14252938)
   np.testing.assert_allclose(x_t[1], a * x[1] + s * noise[1], rtol=1e-5)
   np.testing.assert_allclose(v[1], a * noise[1] - s * x[1], rtol=1e-4, atol=1e-6)
-  # Data and noise can be told from the two.
+  # Data and noise follow from the two.
   a, s = np.sqrt(0.99915), np.sqrt(0.00085)
   np.testing.assert_allclose(a * x_t[2] - s * v[2], x[2], atol=1e-5)
   np.testing.assert_allclose(s * x_t[2] + a * v[2], noise[2], atol=1e-5)
@@ -150,19 +150,19 @@ def test_the_best_network_for_normal_data_ends_with_their_spread():
 
   def v(x_t, t):
     a = alpha_bars[process.network_time(t).astype(int)][:, None, None]
-    data = 1 + 4 * jnp.sqrt(a) / (4 * a + 1 - a) * (x_t - jnp.sqrt(a))  # Of N(1, 4).
+    data = 1 + 4 * jnp.sqrt(a) / (4 * a + 1 - a) * (x_t - jnp.sqrt(a))  # For N(1, 4).
     noise = (x_t - jnp.sqrt(a) * data) / jnp.sqrt(1 - a)
     return jnp.sqrt(a) * noise - jnp.sqrt(1 - a) * data
 
-  # The path of the equation carries a draw to the same quantile of the data.
+  # The path of the equation maps a sample to the same quantile of the data.
   np.testing.assert_allclose(process.sample(v, noise), 1 + 2 * noise, atol=0.1)
 
 
 @pytest.mark.parametrize('schedule', ['linear', 'scaled_linear'])
 @pytest.mark.parametrize('steps', [8, 50])
 def test_sampling_is_that_of_diffusers(schedule, steps):
-  # Of steps that divide 1000; for others diffusers goes back by 1000 // steps and so not quite to
-  # the step that it visits next.
+  # Use step counts that divide 1000; otherwise diffusers goes back by 1000 // steps, which is not
+  # exactly the step that it visits next.
   torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
   diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed (extra dev)')
   scheduler = diffusers.DDIMScheduler(

@@ -1,4 +1,4 @@
-"""Object attention in PyTorch: each way to compute it against all scores in float64."""
+"""Object attention in PyTorch: each implementation against dense attention in float64."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,14 +22,14 @@ def small_pieces(monkeypatch):
 
 
 def bits(rng, count, objects=5, empty=0.2):
-  """Sets of objects, some empty; object 1 is bit 31."""
+  """Return object sets, some empty; object 1 is bit 31."""
   sets = rng.integers(0, 2, (B, count, objects)) @ np.array([1, 0, 4, 8, 16])[:objects]
   sets = sets.astype(np.int32) | np.where(rng.random((B, count)) < 0.2, TOP, 0)
   return np.where(rng.random((B, count)) < empty, 0, sets).astype(np.int32)
 
 
 def owners(rng, count):
-  """One object each, as they lie after sorting."""
+  """Return one object per token, in sorted order."""
   return np.sort(np.array([1, 2, 16, TOP], np.int32)[rng.integers(0, 4, (B, count))], axis=1)
 
 
@@ -44,7 +44,7 @@ def case(seed, kind):
   elif kind == 'a sample without keys':
     q_bits, k_bits = bits(rng, N), bits(rng, M)
     k_bits[1] = 0
-  else:  # What all may attend to.
+  else:  # The keys to which all may attend.
     q_bits, k_bits = np.full((B, N), -1, np.int32), np.full((B, M), 2, np.int32)
   q = rng.normal(size=(B, H, N, D)).astype(np.float32)
   k, v = rng.normal(size=(2, B, H, k_bits.shape[1], D)).astype(np.float32)

@@ -26,7 +26,7 @@ jit = functools.partial(
 jit_encode = jit(lambda codec, pixels: codec.encode(pixels))
 jit_decode = jit(lambda codec, latents, frames: codec.decode(latents, frames), static_argnums=2)
 
-# Another shape of everything: folded pixels, no layers in time, three levels.
+# Other shapes: folded pixels, no temporal layers, three levels.
 IMAGE = TAEConfig(
   channels=2,
   base_channels=4,
@@ -40,7 +40,7 @@ IMAGE = TAEConfig(
 
 
 def trained(**options):
-  """The small TAE of the tests, all weights moved, latents normalised."""
+  """Return the small TAE of the tests with random weights and normalized latents."""
   codec = small('all', **options)
   codec.shift[...] = jnp.asarray([0.1, -0.2, 0.3])
   codec.scale[...] = jnp.asarray(1.7)
@@ -67,7 +67,7 @@ def video(batch, frames, height, width):
 
 
 def shapes_and_codecs():
-  """One that is as it comes, and one whose videos exceed the tiles along every axis."""
+  """Return a default case, and one whose videos exceed the tiles along every axis."""
   yield 'a picture', trained(), (2, 1, 8, 12)
   yield 'an odd length', trained(), (1, 5, 8, 8)
   yield 'tiles', trained(tile=(4, 8, 8)), (2, 7, 12, 16)
@@ -118,7 +118,7 @@ def test_memory_options():
   assert tuple(model.tile) == (4, 8, 8)
   tiled = model.decode(latents, 9).sample
   torch.testing.assert_close(tiled, whole)
-  assert (tiled - shown).abs().max() > 1e-3  # Tiles see less around them.
+  assert (tiled - shown).abs().max() > 1e-3  # Tiles see less context.
   with pytest.raises(ValueError, match=r'must divide by 4 frames, 8 pixels'):
     model.enable_tiling((4, 8, 12))
 

@@ -23,7 +23,7 @@ from ttm_jax.pytorch import conditioning as theirs
 from ttm_jax.pytorch.dit import TTMTransformer
 from ttm_jax.text.encoders import TextEncoderSpec, caption_tokens, prompt_tokens
 
-# Not in the order of the alphabet, in which JSON has them.
+# Not in alphabetical order, which JSON uses.
 ENCODERS = {
   'words': TextEncoderSpec(dim=8, length=6, prompt_length=3),
   't5': TextEncoderSpec(dim=6, length=5, prompt_length=2),
@@ -54,10 +54,10 @@ CASES = {
     True,
   ),
 }
-LATENTS = (2, 8, 6)  # Less than the grid along time and width; 2 x 4 x 3 tokens.
+LATENTS = (2, 8, 6)  # Smaller than the grid along time and width; 2 x 4 x 3 tokens.
 TOKENS = (2, 4, 3)
 
-# What is compiled here runs on next to nothing.
+# Compiled programs run on tiny inputs here.
 jit = functools.partial(
   jax.jit,
   compiler_options={'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True},
@@ -72,7 +72,7 @@ def structure(config):
 
 
 def randomised(config, seed):
-  """Parameters as training could leave them: no head, gate or modulation is zero."""
+  """Draw random parameters, as after training: no head, gate or modulation is zero."""
   rng = np.random.default_rng(seed)
 
   def draw(path, leaf):
@@ -82,10 +82,10 @@ def randomised(config, seed):
 
 
 def known(config, objects, seed):
-  """x_t, t and a condition of two samples.
+  """Return x_t, t and a condition of two samples.
 
-  Captions are padded, that of the second sample to nothing at all; object 2 has no prompt, and
-  object 3 none in the second sample.
+  Captions are padded; that of the second sample is empty. Object 2 has no prompt, and object 3 none
+  in the second sample.
   """
   rng = np.random.default_rng(seed)
 
@@ -105,7 +105,7 @@ def known(config, objects, seed):
     't5': prompt_tokens(array(3, 2, 6), np.minimum(counts, 2)),
   }
   region = 1 << rng.integers(0, 4, (2, *TOKENS), dtype=np.int32)
-  present = 2 * rng.integers(0, 8, (2, *TOKENS), dtype=np.int32)  # Sets of objects 1 to 3.
+  present = 2 * rng.integers(0, 8, (2, *TOKENS), dtype=np.int32)  # Object sets of objects 1 to 3.
   visual = array(*LATENTS, config.visual_channels) if config.visual_channels else None
   found = Objects((TokenMasks(region, present),), prompts) if objects else None
   return array(*LATENTS, C), np.array([900.0, 40.0], np.float32), Condition(text, visual, found)
@@ -160,7 +160,7 @@ def test_half_precision_drifts_as_ours():
   def error(x):
     return np.std(x - single) / np.std(single)
 
-  # As ours: the products in bfloat16, what is small in float32.
+  # As in JAX: products in bfloat16, small arrays in float32.
   model = half_precision(model)
   mixed = in_torch(model, *inputs)
   all_of_it = in_torch(model.to(torch.bfloat16), *inputs)
@@ -173,7 +173,7 @@ def test_half_precision_drifts_as_ours():
 
 
 def half_precision(model):
-  """As `from_pretrained(torch_dtype=torch.bfloat16)` makes it."""
+  """Convert as `from_pretrained(torch_dtype=torch.bfloat16)` does."""
   kept = set(TTMTransformer.FLOAT32)
   for name, parameter in model.named_parameters():
     if not kept & set(name.split('.')):
@@ -217,7 +217,7 @@ def test_round_trip_is_exact(config, dtype):
 
 
 def test_one_tensor_is_held_at_a_time():
-  """What is given may be read from elsewhere, leaf by leaf, when its turn comes."""
+  """The source may be read from a file leaf by leaf."""
   asked = []
 
   class Lazy:
@@ -328,7 +328,7 @@ def test_shapes_that_do_not_fit():
 
 
 def toy(x_t, t, condition):
-  """A prediction that depends on everything there is; in NumPy, JAX and PyTorch."""
+  """Predict from all inputs; in NumPy, JAX and PyTorch."""
   out = x_t * t[:, None, None, None, None] + 3 * condition.visual[..., :C, :, :, :]
   for tokens in (*condition.text.values(), *condition.objects.prompts.values()):
     out = out + (tokens.embedding.sum((1, 2)) * tokens.bits.sum(1))[:, None, None, None, None]

@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope='module')
 def command(tmp_path_factory):
-  """The arguments of the command, but for the folder and what it writes."""
+  """Return the arguments of the command, without the folder and the output."""
   path, request = tmp_path_factory.mktemp('picture'), exported.request()
   Image.fromarray(request.picture).save(path / 'photo.png')
   trajectory.write_folder(path / 'masks', request.mask[None])
@@ -39,13 +39,13 @@ def command(tmp_path_factory):
 
 
 def test_the_flags_are_those_of_jax():
-  """But for where the networks are, and what JAX has no use for: parts on the CPU while unused."""
+  """Except for the locations of the networks, and for CPU offload, which JAX does not have."""
 
   def flags(parser):
     return {option: a.default for a in parser._actions for option in a.option_strings}
 
   ours, theirs = flags(generate.parser()), flags(jax_generate.parser())
-  assert set(theirs) - set(ours) == {'--stage1', '--stage2'}  # Here the folder.
+  assert set(theirs) - set(ours) == {'--stage1', '--stage2'}  # The folder replaces them.
   assert set(ours) - set(theirs) == {'--offload'}
   assert all(theirs[name] == default for name, default in ours.items() if name in theirs)
 
@@ -85,7 +85,7 @@ def test_the_command_takes_a_described_picture(folders, command, tmp_path, monke
   np.testing.assert_array_equal(ids('b.mp4', f'--described={path}'), wanted)
   assert (tmp_path / 'a.mp4').read_bytes() == (tmp_path / 'b.mp4').read_bytes()
   assert f'motion: {request.motion}' in capsys.readouterr().out
-  # What is given besides counts instead.
+  # Flags override the file.
   said = 'Other.', 'Nothing moves.', {}, {1: 'no circle'}
   Described(255 - request.picture, request.mask[::-1], *said).save(path)
   np.testing.assert_array_equal(ids('c.mp4', f'--described={path}', *command), wanted)
@@ -95,7 +95,7 @@ def test_the_command_takes_a_described_picture(folders, command, tmp_path, monke
 
 
 def test_the_command_finds_what_is_not_given(folders, tmp_path, monkeypatch, capsys):
-  """As ttm_jax.generate does, by the same steps: position words pick among the dogs."""
+  """Same steps as ttm_jax.generate: position words distinguish the dogs."""
   ids = np.zeros((20, 30), np.uint8)
   ids[4:12, 2:10], ids[6:10, 20:24], ids[14:18, 12:16] = 1, 2, 3
   picture = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
@@ -107,7 +107,7 @@ def test_the_command_finds_what_is_not_given(folders, tmp_path, monkeypatch, cap
   monkeypatch.setattr(sys, 'argv', [*argv, '--steps=3'])
   with pytest.raises(InputError, match='must be even'):
     generate.main()
-  # What was found is shown before anything is generated.
+  # The objects are shown before anything is generated.
   said = capsys.readouterr().out
   assert 'motion: The dogs run.' in said and 'object 3, left dog: a brown dog' in said
   found = np.array([0, 3, 1, 2], np.uint8)[ids]  # Right dog, ball, left dog.

@@ -1,4 +1,4 @@
-"""The autoencoder of Stable Diffusion in PyTorch against ours, by way of an exported codec."""
+"""Stable Diffusion's autoencoder in PyTorch against JAX, through an exported codec."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The exported pipeline in PyTorch against ours: videos, options, errors, folders."""
+"""The exported PyTorch pipeline against JAX: videos, options, errors, folders."""
 
 import shutil
 import subprocess
@@ -39,7 +39,7 @@ def pipe(pipes):
 
 
 def noise(pipe, stage, seed):
-  """What a stage of ours begins with."""
+  """Return the initial noise of a stage in JAX."""
   c, *grid = pipe.config.video['latents']
   drawn = jax.random.normal(stage.key(seed), (1, *grid, c))
   return parity.channels_first(drawn)
@@ -88,7 +88,7 @@ def test_ten_steps_give_the_videos_of_ours(preset, folders, pipes, capsys):
 
 @pytest.mark.parametrize('preset', exported.NAMES)
 def test_ten_steps_of_the_baseline(preset, capsys):
-  """TI2V: no objects, so that the extra layers are plain ones."""
+  """TI2V has no objects, so that masked layers become plain ones."""
   from ttm_jax.pytorch import conditioning
   from ttm_jax.pytorch.loading import CLASSES
 
@@ -144,7 +144,7 @@ def test_callbacks_seeds_and_outputs(pipe):
   assert first.frames.shape == (1, tiny.FRAMES, tiny.SIDE, tiny.SIDE, 3)
   assert first.trajectory.dtype == np.uint8
   np.testing.assert_array_equal(first.trajectory[0, 0], exported.request().mask)
-  # The trajectory of stage 1 given back, with the same seeds, is the same video.
+  # The trajectory of stage 1, passed back with the same seeds, gives the same video.
   again = pipe.generate_trajectory(
     **{k: v for k, v in arguments().items() if k != 'object_prompts'}, generator=seeded()
   )
@@ -265,7 +265,7 @@ def test_memory_options(pipe, folders):
     pipe.model_cpu_offload_seq.split('->')
   )
   for method in ('enable_vae_slicing', 'enable_vae_tiling', 'disable_vae_slicing'):
-    getattr(pipe, method)()  # A linear codec takes no memory to speak of.
+    getattr(pipe, method)()  # A linear codec needs almost no memory.
   ids = exported.moved(exported.request().mask)
   one = TTMPipeline.from_pretrained(folders['dit'][1], stage1=None, motion_scheduler=None)
   one.set_progress_bar_config(disable=True)
@@ -317,7 +317,7 @@ def test_a_damaged_folder_is_refused(folders, tmp_path, part, change, message):
     path.write_bytes(change(path.read_bytes()))
   with pytest.raises(InputError, match=message):
     TTMPipeline.from_pretrained(copy)
-  # Without checksums what does not load is still told in a sentence.
+  # Without checksums, a component that fails to load still gives one error message.
   if 'stage' in part and change(b'12345678') != bytes([49, 50, 51, 52, 53, 54, 55, 57]):
     with pytest.raises(InputError, match=r'cannot be loaded|are not those of config'):
       TTMPipeline.from_pretrained(copy, verify=False)

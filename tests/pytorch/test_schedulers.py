@@ -1,4 +1,4 @@
-"""The schedulers of exported folders step as our processes do."""
+"""The schedulers of exported folders step like the JAX processes."""
 
 import dataclasses
 
@@ -54,7 +54,7 @@ def test_ddim_steps_as_ours_and_as_diffusers(schedule, prediction):
         y = one.step(0.3 * y + torch.from_numpy(goal), t, y).prev_sample
       found.append(y.numpy())
     np.testing.assert_allclose(found[0], wanted, atol=2e-5)
-    # There a step of 1000 / 30 ends beside where the next begins.
+    # There a step of 1000 / 30 does not end exactly where the next one begins.
     assert (np.abs(found[1] - wanted).max() < 1e-4) == (1000 % steps == 0)
   with pytest.raises(ValueError, match='prediction_type must be'):
     ZeroSNRScheduler(prediction_type='epsilon')

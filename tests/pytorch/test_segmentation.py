@@ -1,4 +1,4 @@
-"""Objects of a photo, found by the helper of the exported pipeline."""
+"""Objects of an image, detected by the `Segmenter` of the exported pipeline."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_objects_are_found_where_no_masks_are_given(folders, tmp_path):
 
 
 def found(*items):
-  """Of label, x0 and score of boxes of 10 pixels."""
+  """Return detections from label, x0 and score, with boxes of 10 pixels."""
   boxes = np.array([[x, 0, x + 10, 10] for _, x, _ in items], np.float32).reshape(-1, 4)
   return Found(boxes, np.array([s for *_, s in items]), [label for label, *_ in items])
 
@@ -46,20 +46,20 @@ def found(*items):
 @pytest.mark.parametrize(
   'items, wanted',
   [
-    # Equals without a word are all meant.
+    # Several objects without a position word all count.
     ([('dog', 50, 0.5), ('dog', 0, 0.9)], [('dog', 0), ('dog', 50)]),
-    # The detector is no judge of "left": the word is.
+    # The position word decides, not the detector's label "left".
     (
       [('left dog', 50, 0.9), ('right dog', 0, 0.8), ('dog', 70, 0.3)],
       [('dog', 50), ('left dog', 0), ('right dog', 70)],
     ),
-    # What the weaker of two equal boxes is called counts too.
+    # The label of the weaker of two equal boxes counts, too.
     (
       [('the left dog', 0, 0.9), ('right dog', 0, 0.8), ('right dog', 50, 0.7)],
       [('left dog', 0), ('right dog', 50)],
     ),
     ([('ball', 30, 0.4), ('left dog', 50, 0.9), ('', 80, 0.9)], [('left dog', 50), ('ball', 30)]),
-    # Numbered by falling score, whatever they are called.
+    # Numbered by falling score, whatever the labels.
     (
       [('dog', 0, 0.9), ('ball', 30, 0.6), ('dog', 60, 0.3)],
       [('dog', 0), ('ball', 30), ('dog', 60)],

@@ -1,4 +1,4 @@
-"""The code that an exported folder carries runs where there is neither JAX nor this package."""
+"""The code of an exported folder runs without JAX and without this package."""
 
 import ast
 import os
@@ -58,7 +58,7 @@ except error as reason:
 
 
 def plain(condition):
-  """The same in tuples and dicts alone, which may be read back by whoever has no class for them."""
+  """Convert to tuples and dicts, which can be read back without the classes."""
   text, visual, objects = condition
   texts = [{k: tuple(v) for k, v in x.items()} for x in (text, objects.prompts)]
   return texts[0], visual, ([tuple(p) for p in objects.places], texts[1])

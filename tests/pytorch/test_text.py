@@ -1,4 +1,4 @@
-"""Sentences in exported folders: what the networks were trained on."""
+"""Texts in exported folders are embedded as in training."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The U-Net in PyTorch against ours and against diffusers: layers, options, names."""
+"""The U-Net in PyTorch against JAX and diffusers: layers, options, names."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ SMALL = UNetConfig(
 )
 STAGE2 = dataclasses.replace(SMALL, masked_blocks=1, visual_channels=6)
 DEEP = dataclasses.replace(STAGE2, widths=(8, 8, 16), masked_blocks=2)
-# Two units a level, of which one alone is masked.
+# Two units per level, only one of them masked.
 UNITS = dataclasses.replace(STAGE2, units=2)
 
 # Configuration, and whether objects are given.
@@ -53,7 +53,7 @@ CASES = {
 
 
 def shaken(config, encoders=ENCODERS):
-  """Structure and random parameters, zero ones too, of our network."""
+  """Return structure and random parameters of the JAX network, including zero-initialized ones."""
   abstract = nnx.eval_shape(lambda: UNet(config, encoders, rngs=nnx.Rngs(0)))
   graphdef, state = nnx.split(abstract)
   rng = np.random.default_rng(0)
@@ -103,7 +103,7 @@ def inputs(config, with_objects, seed=0, batch=2):
 
 
 def theirs(config, params):
-  """The same network in PyTorch."""
+  """Return the same network in PyTorch."""
   from ttm_jax.pytorch.unet import TTMUNet
 
   model = TTMUNet(**masked_unet.config_to_torch(config, ENCODERS)).eval()
@@ -206,7 +206,7 @@ def test_weights_that_are_not_its_own_are_refused(change, message):
 
 
 def test_what_is_shared_loads_into_diffusers_unchanged(tmp_path):
-  """A network without masked layers is `UNetMotionModel`, also in a folder."""
+  """A network without masked layers is a `UNetMotionModel`, also in a folder."""
   config = dataclasses.replace(DEEP, masked_blocks=0)
   encoders = {'clip': TextEncoderSpec(config.text_width, 5, 5)}
   _, params = shaken(config, encoders)

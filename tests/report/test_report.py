@@ -1,4 +1,4 @@
-"""The gallery: whole, escaped, exact in its pixels, and drawn to scale."""
+"""The gallery: complete, escaped, exact in its pixels, and drawn to scale."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ from ttm_jax.report.gallery import Panel, Row, Table, write_gallery
 
 
 def video(frames=8, height=48, width=48, seed=0):
-  """A textured square that moves over a textured ground."""
+  """Return a video of a textured square that moves over a textured background."""
   rng = np.random.default_rng(seed)
   clip = np.repeat(rng.integers(60, 140, (1, height, width, 3)), frames, 0)
   for t in range(frames):
@@ -32,7 +32,7 @@ def decoded(data):
 
 
 class Page(HTMLParser):
-  """Collects what a browser would load or run, and the text it would show."""
+  """Collects what a browser would load or run, and the visible text."""
 
   def __init__(self, path):
     super().__init__()
@@ -72,7 +72,7 @@ def test_page_is_escaped_and_loads_nothing(tmp_path):
   assert not {'script', 'link', 'iframe', 'object'} & set(page.tags)
   assert all(source.startswith('data:image/webp;base64,') for source in page.sources)
   assert page.tags.count('p') == 2
-  # Window title, heading, paragraph; three in the table; over the chart, in its legend, at its x
+  # Window title, heading, paragraph; three in the table; above the chart, in its legend, at its x
   # axis; three in the row, one below its panel.
   assert page.text.count(evil) == 13
   loaded = re.sub(r'xmlns(:\w+)?="[^"]*"|url\(#\w+\)', '', path.read_text())
@@ -89,7 +89,7 @@ def test_numbers_in_tables(tmp_path):
 
 def test_sixteen_rows_of_six_stay_small(tmp_path):
   rng = np.random.default_rng(0)
-  noise = rng.integers(0, 256, (8, 48, 48, 3)).astype(np.uint8)  # Does not compress at all.
+  noise = rng.integers(0, 256, (8, 48, 48, 3)).astype(np.uint8)  # Incompressible.
   rows = [Row(str(i), {}, [Panel(str(j), noise) for j in range(6)]) for i in range(16)]
   path = write_gallery(tmp_path / 'page.html', 't', 'i', rows=rows)
   assert path.stat().st_size < 10e6
@@ -113,7 +113,7 @@ def test_a_failed_page_leaves_the_old_one(tmp_path):
 
 
 def corners(drawing):
-  """The line of each series: its stretches without a gap, each a list of (x, y)."""
+  """Return the line of each series: its segments without gaps, each a list of (x, y)."""
   found = []
   for path in re.findall(r'<g id="series-\d+">\s*<path d="(.*?)"', drawing, re.DOTALL):
     stretches = [re.findall(r'(-?[\d.]+) (-?[\d.]+)', part) for part in path.split('M')[1:]]
@@ -156,7 +156,7 @@ def test_more_series_than_colors_are_refused():
 def test_contact_sheet_shows_first_to_last_frame():
   clip = np.arange(8, dtype=np.uint8).repeat(48 * 48 * 3).reshape(8, 48, 48, 3) * 20
   sheet = contact_sheet([('moves', clip), ('still', clip[7])], frames=3)
-  # Enlarged three times: margins of 6, labels of 20, rows of 144 with 6 between them.
+  # Enlarged three times: margins of 6, labels of 20, rows of 144 with gaps of 6.
   assert sheet.shape == (6 + 20 + 144 + 6 + 20 + 144 + 6, 6 + 3 * 144 + 2 * 6 + 6, 3)
   np.testing.assert_array_equal(sheet[26:170, 6:150], 0)
   np.testing.assert_array_equal(sheet[26:170, 156:300], 80)

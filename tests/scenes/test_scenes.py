@@ -1,4 +1,4 @@
-"""Scenes show what their texts say."""
+"""Scenes show what their captions and prompts say."""
 
 import dataclasses
 import math
@@ -45,7 +45,7 @@ def test_scenes_have_the_shape_asked_for(frames, size):
 
 
 def lone(motion, index):
-  """The layout and clip of one object, and its centre (x, y) in frames and area in pixels, [T]."""
+  """Return layout and clip of one object, its center (x, y) in frame sizes, its area [T]."""
   plan, clip = pair(scenes.SceneConfig(size=(48, 64), max_objects=1, motions=(motion,)), index)
   y, x = np.mgrid[:48, :64] + 0.5
   mask = clip.ids == 1
@@ -152,7 +152,7 @@ def test_objects_have_the_colour_their_name_says():
         nearest = np.linalg.norm(table - mean, axis=-1).argmin()
         assert list(scene_shapes.COLOURS)[nearest] == thing.colour
         assert clip.names[i - 1] == f'{thing.colour} {thing.noun}'
-    far = clip.ids == 0  # Less the soft edges of the objects.
+    far = clip.ids == 0  # Without the soft edges of the objects.
     for axis, shift in ((1, 1), (1, -1), (2, 1), (2, -1)):
       far &= np.roll(clip.ids, shift, axis) == 0
     pixels = clip.video[far].astype(float)

@@ -1,4 +1,4 @@
-"""The word encoder, the projections of texts, and whom each token speaks to."""
+"""The word encoder, text projections, and the prompts that each token attends to."""
 
 import functools
 
@@ -45,7 +45,7 @@ def test_tokenize():
 
 
 def test_ids_never_change():
-  # Datasets hold them: another hash would make each of them gibberish.
+  # Datasets store these ids: another hash would make them meaningless.
   assert [word_id(word) for word in ('red', 'circle', 'rises')] == [1596, 2910, 3044]
 
 
@@ -85,7 +85,7 @@ def test_sizes():
 
 @pytest.fixture(scope='module')
 def encode():
-  """A word encoder with parameters large enough to tell texts apart."""
+  """Encode words with parameters large enough to distinguish texts."""
   graphdef, params = nnx.split(WordEncoder(8, rngs=nnx.Rngs(0)))
   params = jax.tree.map(lambda x: x * (1 if x.ndim == 1 else 20), params)
 
@@ -138,7 +138,7 @@ def test_projection_of_several_encoders():
   ids = jnp.array([tokenize('red ball', 4)[0], tokenize('star', 4)[0]])
   text = {'words': caption_tokens(ids, jnp.array([3, 2])), 't5': t5}
   sequence, bits = model(text)
-  # In the order of the configuration, whatever that of the batch.
+  # In the order of the configuration, not of the batch.
   np.testing.assert_array_equal(bits, np.concatenate([t5.bits, text['words'].bits], 1))
   projected = np.asarray(embedding) @ np.asarray(model.projections['t5'].kernel[...])
   size = np.sqrt((projected**2).mean(-1, keepdims=True) + 1e-5)
@@ -148,7 +148,7 @@ def test_projection_of_several_encoders():
   size = np.sqrt((projected**2).mean(-1, keepdims=True) + 1e-5)
   np.testing.assert_allclose(sequence[:, 3:], projected / size, rtol=1e-3, atol=1e-4)
 
-  # Prompts count their positions from the start of each.
+  # Positions of each prompt are counted from its start.
   slots = np.stack([tokenize('red ball', 3)[0]] * 2)[None]
   prompts = {
     't5': Tokens(embedding[:1, :2].repeat(2, 1), jnp.array([[2, 2, 4, 4]], jnp.int32)),

@@ -1,4 +1,4 @@
-"""Checkpoints that were damaged, and run directories in buckets."""
+"""Corrupt checkpoints, and run directories in buckets."""
 
 import shutil
 from pathlib import Path
@@ -25,7 +25,7 @@ EVERY = {'train__checkpoint_every': 2, 'optimizer__schedule': 'constant'}
 
 
 def largest(folder: Path) -> Path:
-  """The file of a checkpoint that holds most of the averaged parameters."""
+  """Return the file of a checkpoint that holds most of the EMA parameters."""
   return max(
     (p for p in (folder / 'ema').rglob('*') if p.is_file()), key=lambda p: p.stat().st_size
   )
@@ -61,7 +61,7 @@ def garble_the_description(folder):
 
 
 def change_a_number(folder):
-  """Another state in place of the one that was saved: readable, and wrong."""
+  """Replace the saved state by another one: readable, but wrong."""
   shutil.rmtree(folder / 'ema')
   shutil.copytree(folder / 'params', folder / 'ema')
 
@@ -79,7 +79,7 @@ DAMAGE = (
 
 @pytest.fixture(scope='module')
 def four(tmp_path_factory):
-  """A run of four steps with two checkpoints, and what six steps come to."""
+  """A run of four steps with two checkpoints, and the result of six steps."""
   folder = tmp_path_factory.mktemp('four')
   train(settings(train__steps=4, **EVERY), Mean(), folder / 'run')
   return folder / 'run', train(settings(train__steps=6, **EVERY), Mean(), folder / 'six')
@@ -95,7 +95,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(four, tmp_path, capfd
   said = capfd.readouterr().err
   assert f'checkpoint {run}/checkpoints/4 ' in said and ': going on from the one before' in said
   assert 'continues after step 2' in said
-  # What came after is saved anew under its name, what was damaged lies aside.
+  # Later steps are saved again under their names; corrupt checkpoints are moved aside.
   assert sorted(int(p.name) for p in (run / 'checkpoints').iterdir()) == [2, 4, 6]
   assert [p.name for p in (run / checkpoint.DAMAGED).iterdir()] == ['4']
   again = train(settings(train__steps=6, **EVERY), Mean(), run)
@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(four, tmp_path, capfd
 
 
 def test_moments_in_the_memory_of_the_host_come_back_to_it(four, tmp_path):
-  """Saved by a run with or without; restored to where the configuration wants them."""
+  """Saved with or without offload; restored to the memory that the configuration names."""
   run = tmp_path / 'run'
   shutil.copytree(four[0], run)
   for steps, offload in ((6, True), (8, True), (10, False)):
@@ -159,12 +159,12 @@ def test_digests_know_bits_and_places():
   assert int(_digest({'x': jax.numpy.ones(4, 'bfloat16')})) == 4 * 0x3F80
 
 
-# A bucket that lies in memory.
+# A bucket in memory.
 
 
 @pytest.fixture
 def bucket(monkeypatch):
-  """gs://, played by a dictionary."""
+  """Simulate gs:// with a dictionary."""
 
   class Bucket(MemoryFileSystem):
     protocol = ('gs', 'gcs')
@@ -218,7 +218,7 @@ def test_a_lock_in_a_bucket(bucket):
 
 
 class Kept:
-  """Stands for the checkpoints, which tensorstore writes into buckets by itself."""
+  """Replaces the checkpoints, which tensorstore writes to buckets by itself."""
 
   def __init__(self, directory, *_):
     self.directory, self.saved = epath.Path(directory), []
@@ -252,7 +252,7 @@ def test_a_run_in_a_bucket(bucket, monkeypatch):
   assert runs.read_config(folder).train.steps == 3
   assert (folder / 'context/told').read_text() == 'beforehand'
   assert (folder / 'samples/step_0000002.png').exists()
-  # Of the second run the lines come after those of the first.
+  # The lines of the second run follow those of the first.
   assert len((folder / 'starts.jsonl').read_text().splitlines()) == 2
   assert [m['step'] for m in read_metrics(folder)] == [1, 2, 3]
   assert not (folder / 'in_use.json').exists()

@@ -1,4 +1,4 @@
-"""Checkpoints under paths with marks of patterns in them, and what was lost there is read again."""
+"""Checkpoints under paths with glob characters, and recovery of those that were lost there."""
 
 import json
 import os
@@ -36,13 +36,13 @@ def listed(folder: Path) -> dict[str, float]:
 
 @pytest.fixture(scope='module')
 def plain(tmp_path_factory):
-  """A run of two steps, continued to six, under a path without marks; and its last state."""
+  """A run of two steps, resumed to six, under an ordinary path; and its last state."""
   folder = tmp_path_factory.mktemp('plain') / 'run'
   return folder, trained(folder, 6)
 
 
 def as_before(monkeypatch) -> None:
-  """Hands Orbax the path itself, and does not read again what it saved."""
+  """Pass Orbax the path itself, and do not read saved checkpoints again."""
   monkeypatch.setattr(PlainPath, 'path', property(lambda self: self.folder))
   monkeypatch.setattr(Checkpoints, '_confirm', lambda self: None)
 

@@ -1,4 +1,4 @@
-"""How long steps take and data are waited for, on a device that is played; batches put ahead."""
+"""Step times and waits for data on a simulated device; prefetching of batches."""
 
 import time
 
@@ -11,14 +11,14 @@ from ttm_jax.training.step_timer import AHEAD, StepTimer
 
 
 class Device:
-  """Computes steps one after the other; stands for jax.block_until_ready of their results."""
+  """Computes steps one after the other; replaces jax.block_until_ready of their results."""
 
   def __init__(self, monkeypatch):
     self.free = time.perf_counter()
     monkeypatch.setattr(clocks.jax, 'block_until_ready', self.wait)
 
   def hand_over(self, seconds):
-    """Begins a step; returns when it will be done."""
+    """Start a step; return the time at which it will be done."""
     self.free = max(self.free, time.perf_counter()) + seconds
     return self.free
 
@@ -34,7 +34,7 @@ def device(monkeypatch):
 
 
 def steps(clock, device, count, compute, read=0.0, other=0.0):
-  """Runs steps whose batch takes `read` seconds to come; the host does something else besides."""
+  """Run steps whose batch takes `read` seconds to arrive, while the host does other work."""
   for _ in range(count):
     clock.begin()
     time.sleep(read)
@@ -44,7 +44,7 @@ def steps(clock, device, count, compute, read=0.0, other=0.0):
   clock.settle()
 
 
-# What is slept is a lower bound on a busy machine; what is summed up must fit the time that passed.
+# Sleep is a lower bound on a busy machine; sums must fit in the elapsed time.
 
 
 def test_a_device_that_always_has_work(device):
@@ -53,7 +53,7 @@ def test_a_device_that_always_has_work(device):
   steps(clock, device, 6, 0.1, read=0.01)
   passed = time.perf_counter() - begin
   durations, starved = clock.read()
-  assert len(durations) == 5  # The first one counts nowhere.
+  assert len(durations) == 5  # The first step is not counted.
   assert min(durations) > 0.09 and sum(durations) < passed
   assert starved < 0.3 * passed
   assert clock.read() == ([], 0.0)
@@ -66,7 +66,7 @@ def test_a_device_that_waits_for_data(device):
   steps(clock, device, 5, 0.01, read=0.1)
   passed = time.perf_counter() - begin
   durations, starved = clock.read()
-  # Before the first step nothing was computed, so its batch is no wait of the device.
+  # Before the first step nothing was computed, so its batch is not a wait of the device.
   assert 4 * 0.08 < starved < passed
   assert starved > 0.5 * (passed - 0.1)
   assert max(durations) < passed / 2
@@ -95,7 +95,7 @@ def test_the_host_is_never_far_ahead(device):
     begun.append(time.perf_counter())
     clock.got_data()
     clock.handed_over(device.hand_over(0.05))
-  # Step i begins when step i - AHEAD is done.
+  # Step i starts when step i - AHEAD is done.
   assert all(b - a > 0.04 for a, b in zip(begun[AHEAD - 1 :], begun[AHEAD:], strict=False))
   clock.settle()
   assert time.perf_counter() >= device.free
@@ -135,7 +135,7 @@ def test_batches_are_put_ahead_while_a_step_runs():
   while len(put) < 4 and time.monotonic() < end:
     time.sleep(0.01)
   time.sleep(0.1)
-  assert len(put) == 4  # One is used, two wait, and one more for room.
+  assert len(put) == 4  # One is in use, two wait, and one more is being read.
   ahead.close()
 
 

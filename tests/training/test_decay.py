@@ -1,4 +1,4 @@
-"""Which parameters weight decay touches, in all networks."""
+"""Parameters that weight decay changes, in all networks."""
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ def parameters(name, context=None):
 
 
 def decaying(params) -> dict[str, bool]:
-  """By path, whether a parameter of ones gets smaller where all gradients are zero."""
+  """Return by path whether a parameter of ones shrinks if all gradients are zero."""
   ones = jax.tree.map(lambda x: np.ones(x.shape, np.float32), params)
   config = tiny.shrunk('demo_stage1', optimizer__weight_decay=0.5, optimizer__warmup=0).optimizer
   optimizer = optax.with_extra_args_support(make_optimizer(config, 10))
@@ -43,7 +43,7 @@ def decaying(params) -> dict[str, bool]:
   }
 
 
-# Besides kernels; they are drawn around zero.
+# Besides kernels; their initial values are centered at zero.
 TABLES = {'positions.h', 'positions.t', 'positions.w', 'text.words.table', 'text.words.positions'}
 
 

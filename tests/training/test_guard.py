@@ -1,4 +1,4 @@
-"""Steps that do not count leave everything as it is; the rest is judged by what was before."""
+"""Skipped steps change nothing; other losses are compared with those before."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from ttm_jax.training.loop import train
 
 
 def judged(losses, spike=0.0, norms=None):
-  """For each loss whether it counts, and what is remembered at the end."""
+  """Return for each loss whether its step counts, and the final statistics."""
   state, good = spike_guard.create(), []
   judge = jax.jit(spike_guard.judge, static_argnums=3)
   for i, loss in enumerate(losses):
@@ -52,7 +52,7 @@ def test_spikes():
   assert good[spike_guard.MEMORY :] == [True, False, True, False]
   assert float(state.mean) < 2.3 and int(state.skipped) == 2
   assert all(judged([*usual, 100.0])[0])
-  # At first everything is new, and of losses that hardly change not every change is a spike.
+  # No step is a spike at first, nor is a small change of nearly constant losses.
   assert all(judged([1e3, 1, 1e3, *usual[:50], 100.0], spike=10.0)[0])
   good, _ = judged([*[1.0] * spike_guard.MEMORY, 1.05, 1.2], spike=10.0)
   assert good[-2:] == [True, False]
@@ -65,7 +65,7 @@ def test_hard_samples_do_not_stay_spikes():
   later = list(np.where(rng.random(400) < 0.5, rng.uniform(0.9, 1.1, 400), 5.0))
   good, state = judged([*usual, *later], spike=10.0)
   assert 0 < int(state.skipped) < 40 and all(good[-200:])
-  # A run that has gone astray is not taken for the usual before it is ended.
+  # A diverging run is ended before its losses become the usual ones.
   good, _ = judged([*usual, *[20.0] * 20], spike=10.0)
   assert not any(good[spike_guard.MEMORY :])
 
@@ -82,7 +82,7 @@ def test_a_skipped_step_changes_no_bit(parts):
 
 
 def test_a_resumed_run_judges_as_an_undisturbed_one(tmp_path):
-  # The counts of skipped steps and the mean of the loss go over a restart.
+  # The counts of skipped steps and the mean of the loss survive a restart.
   def config(steps):
     return settings(train__steps=steps, optimizer__schedule='constant')
 

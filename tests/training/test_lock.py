@@ -1,4 +1,4 @@
-"""One job at a time in a run directory; what the dead leave is taken over."""
+"""One job at a time in a run directory; locks of dead jobs are taken over."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def test_what_a_killed_process_left_is_taken_at_once(tmp_path):
 
 
 def elsewhere(folder, count=1) -> None:
-  """Writes what a job on another machine would."""
+  """Write the lock of a job on another machine."""
   told = {'token': 'theirs', 'count': count, 'host': 'far', 'pid': 7, 'machine': 'x', 'begun': '9'}
   (folder / FILE).write_text(json.dumps(told))
 

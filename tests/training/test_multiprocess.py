@@ -1,8 +1,8 @@
 """Two and four processes with a device each, and one process with two: the same run.
 
 The processes find each other as on a cluster, by TTM_COORDINATOR, TTM_PROCESSES and TTM_PROCESS.
-Parameters are split between the devices (fsdp), so no process has all of them. Some processes are
-told to stop, or are killed; what the same command then goes on to is the same run, bit by bit.
+Parameters are sharded over the devices (fsdp), so no process has all of them. Some processes are
+told to stop, or are killed. The same command then resumes the same run, bit by bit.
 """
 
 import json
@@ -26,7 +26,7 @@ from ttm_jax.training.lock import Lock
 from ttm_jax.training.runs import read_parameters
 
 STEPS = 12
-# With a constant rate the program is the same, however many steps it is to run.
+# With a constant learning rate, the program does not depend on the number of steps.
 SPLIT = {
   'mesh__data': 1,
   'mesh__fsdp': 2,
@@ -37,10 +37,10 @@ SPLIT = {
 
 
 def disturb() -> None:
-  """In a process that will train: notes what it puts on its devices, and signals itself.
+  """In a process that will train: record what it puts on its devices, and signal itself.
 
-  At the batch AT_BATCH of this process comes the signal NUMBER; from then on batches come slowly,
-  so that what follows is over before the run is.
+  At the batch AT_BATCH of this process it sends the signal NUMBER. From then on batches come
+  slowly, so that shutdown ends before the run does.
   """
   from ttm_jax.training import loop
 
@@ -62,7 +62,7 @@ def disturb() -> None:
 
 
 def disturb_and_lose() -> None:
-  """In a process that will train: it also fails to read the last checkpoint."""
+  """In a process that will train: also fail to read the last checkpoint."""
   from ttm_jax.training.checkpoint import Checkpoints
 
   disturb()
@@ -84,13 +84,13 @@ def start(
   at: int = 0,
   before=(disturb,) * 4,
 ) -> list[cli.Process]:
-  """The processes of a job.
+  """Start the processes of a job.
 
   Args:
-    folder: for notes.
-    signals: to each; 0 for none.
-    at: at which of its batches.
-    before: called in each beforehand.
+    folder: for records.
+    signals: one per process; 0 for none.
+    at: the batch of that process at which it is signaled.
+    before: function to call first in each process.
   """
   places = environments(count, free_port(), flags=os.environ['XLA_FLAGS'])
   return [
@@ -150,7 +150,7 @@ def together(command, tmp_path_factory):
 
 
 def test_two_processes_see_the_same_samples(alone, together):
-  # Four rows a batch: the first half of each is of process 0.
+  # Four rows per batch: the first half of each belongs to process 0.
   parts = [rows(together / f'rows{i}') for i in range(2)]
   assert [a + b for a, b in zip(*parts, strict=True)] == rows(alone / 'rows')
   assert len(parts[0]) == STEPS and len(parts[0][0]) == 2
@@ -248,7 +248,7 @@ def test_four_processes(alone, command, tmp_path, who):
 def test_two_processes_fall_back_together(command, together, tmp_path):
   run = tmp_path / 'run'
   shutil.copytree(together / 'run', run)
-  # Process 1 alone cannot read its part.
+  # Only process 1 cannot read its part.
   processes = start(command(run), tmp_path, before=(disturb, disturb_and_lose))
   ended = end_well(processes)
   assert 'the disk of process 1 is gone: going on from the one before' in ended[0].err

@@ -1,7 +1,7 @@
-"""Runs that are killed or told to stop, and continued by the same command.
+"""Runs that are killed or told to stop, and resumed by the same command.
 
-Three times killed, twice told to stop: each time what follows is, bit for bit, what the undisturbed
-run of the fixture `stage1` did.
+Three times killed, twice told to stop: each time the rest equals, bit for bit, the uninterrupted
+run of the fixture `stage1`.
 """
 
 import itertools
@@ -24,7 +24,7 @@ LIMIT = 240  # Seconds.
 
 
 def training_lines(run: Path) -> list[dict]:
-  """The lines of the training metrics, those that a continued run did again twice."""
+  """Return the lines of training metrics, including those that a resumed run logged twice."""
   path = run / 'metrics.jsonl'
   lines = path.read_text().splitlines(keepends=True) if path.exists() else []
   # A line that is just being written may be read in part.
@@ -33,13 +33,13 @@ def training_lines(run: Path) -> list[dict]:
 
 
 def logged(run: Path) -> int:
-  """The step that was logged last."""
+  """Return the last logged step."""
   lines = training_lines(run)
   return lines[-1]['step'] if lines else 0
 
 
 def whole(run: Path) -> list[int]:
-  """The steps whose checkpoints have their names, in order."""
+  """Return the steps of the complete checkpoints, in order."""
   folder = run / 'checkpoints'
   return (
     sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
@@ -47,11 +47,11 @@ def whole(run: Path) -> list[int]:
 
 
 def half(run: Path) -> list[str]:
-  """The checkpoints that are being written."""
+  """Return the checkpoints that are being written."""
   return [p.name for p in (run / 'checkpoints').glob('*tmp*')]
 
 
-# When the run is killed, in this order.
+# The moments at which the run is killed, in this order.
 MOMENTS = {
   'during steps': lambda run: logged(run) >= 5 and not whole(run),
   'while a checkpoint is written': lambda run: whole(run) and half(run),
@@ -60,7 +60,7 @@ MOMENTS = {
 
 
 def kill_when(process: subprocess.Popen, moment, run: Path) -> None:
-  """Kills a process at a moment: it is held still while one makes sure."""
+  """Kill a process at a moment; it is stopped while the condition is checked again."""
   end = time.monotonic() + LIMIT
   while True:
     assert process.poll() is None, 'the run ended before the moment came'
@@ -78,7 +78,7 @@ def kill_when(process: subprocess.Popen, moment, run: Path) -> None:
 
 @pytest.fixture(scope='module')
 def killed(stage1_command, tmp_path_factory):
-  """A run killed three times and continued; for each part its first line and what was there."""
+  """A run killed three times and resumed; for each part its first line and its files."""
   run = tmp_path_factory.mktemp('killed') / 'run'
   command = cli.command(*stage1_command(run))
   parts = []
@@ -96,7 +96,7 @@ def killed(stage1_command, tmp_path_factory):
 
 
 def same_as(run: Path, undisturbed: Path) -> None:
-  """Asserts that each logged step, and the end, is bit-identical."""
+  """Assert that each logged step, and the end, is bit-identical."""
   expected = {line['step']: line for line in training_lines(undisturbed)}
   measured = ('train/loss', 'train/grad_norm')
   for line in training_lines(run):
@@ -110,7 +110,7 @@ def test_a_killed_run_goes_on_bit_by_bit(killed, stage1, part):
   lines = training_lines(run)
   begin = parts[part]['lines']
   last_whole = parts[part]['whole'][-1] if parts[part]['whole'] else 0
-  # It was disturbed as meant: steps were lost, and in the second case half a checkpoint remained.
+  # It was interrupted as intended: steps were lost, and half a checkpoint in the second case.
   assert lines[begin - 1]['step'] > last_whole or parts[part - 1]['half']
   assert bool(parts[part - 1]['half']) == (part == 2)
   assert lines[begin]['step'] == last_whole + 1
@@ -148,7 +148,7 @@ def test_signals_save_and_the_next_step_follows(stage1_command, stage1, tmp_path
 
 
 def poison() -> None:
-  """In a process that will train: puts something that is no number into its 25th to 28th batch."""
+  """In a process that will train: put NaN into its 25th to 28th batch."""
   place, count = loop.to_device, itertools.count(1)
 
   def poisoned(batch, sharding):

@@ -1,4 +1,4 @@
-"""The small files of a run: damaged ones block nothing, and what they say is true."""
+"""The small files of a run: corrupt ones do not stop it, and their contents are correct."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def test_garbage_lines_block_no_run(tmp_path, capfd, garbage):
   assert [line['step'] for line in lines] == [1, 2, 3, 4]
   assert all(0 <= line['train/goodput'] <= 1 for line in lines)
   assert [len(v) for chart in charts({'a': tmp_path}) for v in chart.series.values()] == [4]
-  # What was there stays.
+  # Existing lines are kept.
   assert (tmp_path / 'metrics.jsonl').read_bytes().count(garbage) == 2 or not garbage.strip()
 
 
@@ -129,7 +129,7 @@ def test_the_front_door_refuses_latents_of_another_codec(clips, latents, stage2,
   assert 'latents of another codec' in ended.err.splitlines()[-1]
 
 
-# Who trains there.
+# The lock.
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_lock_that_is_a_folder_is_one_sentence(tmp_path):
     train(settings(train__steps=2), Mean(), tmp_path)
 
 
-# What a loss of power may not take.
+# Files that a power loss must not affect.
 
 
 def test_small_files_are_flushed(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What a run says of itself: figures of a log line, over restarts too; traces; Weights & Biases."""
+"""Metrics of a run: values of a log line, also over restarts; traces; Weights & Biases."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ def test_a_log_line(tmp_path):
     assert 0 < p50 <= p90 <= p99
     assert 0 <= line['train/data_wait'] <= 1 and 0 < line['train/goodput'] <= 1
     assert line['train/skipped'] == 0
-    assert 'train/memory_gb' not in line  # CPUs do not tell.
+    assert 'train/memory_gb' not in line  # CPUs do not report it.
   assert second['time'] >= first['time']
   # The three steps of the second line, without the wait between them.
   assert second['train/busy_s'] < second['time'] - first['time'] + 0.01
@@ -38,7 +38,7 @@ def test_goodput_goes_over_restarts(tmp_path, monkeypatch):
   config = {'optimizer__schedule': 'constant', 'train__checkpoint_every': 2}
   train(settings(train__steps=2, **config), Mean(), tmp_path)
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
-  # Seven seconds for the two steps that are in the checkpoint, and 50 for one that was lost.
+  # Seven seconds for the two steps in the checkpoint, and 50 for a lost one.
   told = [json.loads(line) for line in lines]
   told[0]['train/busy_s'], told[1]['train/busy_s'] = 3.0, 4.0
   lost = {'step': 3, 'time': 1.0, 'train/loss': 0.0, 'train/busy_s': 50.0}
@@ -61,7 +61,7 @@ def test_a_clock_that_is_set_back_does_no_harm(tmp_path, monkeypatch):
 
 
 class Counting(Mean):
-  """Tells the FLOPs of each batch itself."""
+  """Reports the FLOPs of each batch itself."""
 
   def loss(self, model, arrays, key):
     loss, metrics = super().loss(model, arrays, key)

@@ -1,4 +1,4 @@
-"""The loop, its step and its optimiser, on a network of three numbers; and what a real run logs."""
+"""The loop, its step and its optimizer on a network of three numbers; logs of a real run."""
 
 import itertools
 
@@ -21,14 +21,14 @@ from ttm_jax.training.step import make_step
 
 
 class Numbers(nnx.Module):
-  """The network: three numbers."""
+  """A network of three numbers."""
 
   def __init__(self):
     self.w = nnx.Param(jnp.zeros(3))
 
 
 class Mean:
-  """The objective: the mean of the data, whose numbers differ from step to step.
+  """An objective: the mean of the data, whose numbers differ between steps.
 
   Attributes:
     sampled: the network's numbers at each call of `samples`.
@@ -44,8 +44,8 @@ class Mean:
 
   def __init__(self, noise: float = 0.0, poisoned: tuple[int, ...] = ()):
     """Args:
-    noise: how much the random key sways the loss.
-    poisoned: the batches that are not numbers.
+    noise: how much the random key changes the loss.
+    poisoned: the batches that are NaN.
     """
     self.noise, self.poisoned = noise, poisoned
     self.sampled: list[np.ndarray] = []
@@ -76,7 +76,7 @@ class Mean:
 
 
 def rows(step):
-  """The data of a batch: float [4, 3]."""
+  """Return the data of a batch: float [4, 3]."""
   return np.random.default_rng(step).normal([1, 2, 3], size=(4, 3))
 
 
@@ -85,13 +85,13 @@ def settings(**changes):
 
 
 def held_out_losses(run):
-  """By step."""
+  """Return the validation loss by step."""
   key = 'validation/loss'
   return {line['step']: line[key] for line in read_metrics(run) if key in line}
 
 
 def stepped(objective, accumulate, optimizer, steps=1, ema=0.9):
-  """The state after some steps, and the metrics of the last."""
+  """Return the state after some steps, and the metrics of the last."""
   graphdef, params = nnx.split(objective.build(0))
   step = jax.jit(make_step(objective, graphdef, optimizer, accumulate, ema))
   state = create(nnx.to_pure_dict(params), optimizer)
@@ -120,7 +120,7 @@ def test_each_part_draws_its_own_noise():
 
 
 def test_each_step_draws_its_own_noise():
-  # Without data to pull: the path of w is the sum of the draws.
+  # Without data the path of w is the sum of the random draws.
   state, _ = stepped(Mean(noise=1.0), 1, optax.sgd(1e-3), steps=2)
   draws = [jax.random.normal(stream(jax.random.key(0), 'train', s), (3,)) for s in range(2)]
   first = 1e-3 * (2 / 3 * rows(0).mean(0) - draws[0])
@@ -141,7 +141,7 @@ def test_the_moving_average_forgets_the_start_first():
 @pytest.mark.parametrize('schedule', ['constant', 'cosine'])
 def test_rates(schedule):
   config = settings(optimizer__schedule=schedule, optimizer__warmup=4).optimizer
-  # Without momentum, an update of Adam is the rate times the sign of the gradient.
+  # Without momentum, an update of Adam is the learning rate times the sign of the gradient.
   config.update({'b1': 0.0, 'b2': 0.0, 'eps': 1e-12, 'weight_decay': 0.0})
   optimizer = make_optimizer(config, 12)
   params = {'w': jnp.zeros(3)}
@@ -237,14 +237,14 @@ def test_too_many_skipped_steps_end_the_run(tmp_path, log_every, ended, last):
   with pytest.raises(NotFinite, match=complaint):
     train(config, Mean(poisoned=(4, 5, 6, 7, 8)), tmp_path)
   assert Checkpoints(tmp_path / 'checkpoints').latest() == last
-  # With sound data the same command goes on from there, to where it would have come at once.
+  # With valid data the same command resumes and reaches the same result.
   mended = train(config, Mean(poisoned=(4, 5) if last == 6 else ()), tmp_path)
   sound = train(config, Mean(poisoned=(4, 5) if last == 6 else ()), tmp_path / 'sound')
   np.testing.assert_array_equal(mended.params['w'], sound.params['w'])
 
 
 def test_a_parameter_that_is_not_finite_is_not_saved(tmp_path):
-  # Each step counts, but one of them leaves what float32 can hold.
+  # Each step counts, but one of them overflows float32.
   config = settings(
     train__steps=4, train__checkpoint_every=1, optimizer__weight_decay=0.0, optimizer__warmup=0
   )
