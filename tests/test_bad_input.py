@@ -221,6 +221,10 @@ def train(latents, tmp_path):
     ('--config.init_from=/nope', '/nope is no run directory: /nope/config.json is missing'),
     ('--config.task=image_to_vide', "task 'image_to_vide' is unknown: choose one of"),
     ('--config.model.channels=16', 'the codec of the dataset has 6 channels: set --config.model'),
+    (
+      '--config.model.patch=(1, 1)',
+      'the dataset has token masks for grids 2 x 2, the network has 4 x 4: encode the clips with',
+    ),
     ('--config.model.heads=5', 'config.model: width 32 must be a multiple of heads 5'),
     (
       '--config.mesh.data=3',

@@ -12,8 +12,16 @@ from ml_collections import ConfigDict, config_flags
 from ttm_jax.configs import demo_stage2, stage2_dit
 from ttm_jax.errors import InputError
 from ttm_jax.models.dit.model import DiTConfig
+from ttm_jax.presets import model_config
 from ttm_jax.processes.flow_matching import FlowMatching
-from ttm_jax.settings import first_difference, from_config, from_json, parse_flags, to_json
+from ttm_jax.settings import (
+  first_difference,
+  from_config,
+  from_json,
+  load_config,
+  parse_flags,
+  to_json,
+)
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 STAGE2 = CONFIGS / 'stage2_dit.py'
@@ -71,6 +79,32 @@ def parse(monkeypatch):
     return parse_flags(argv), holder.value
 
   return run
+
+
+def test_shipped_configurations_have_names(parse, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)  # A wheel has no folder `configs` beside it.
+  for named in (['--config=stage2_dit'], ['--config', 'stage2_dit']):
+    _, config = parse(*named, '--config.train.steps=7')
+    assert config.train.steps == 7 and config.model.masked_blocks == 10
+  assert load_config('stage2_dit').to_dict() == stage2_dit.get_config().to_dict()
+  with pytest.raises(InputError, match=r'no shipped configuration .*did you mean "stage2_dit"'):
+    parse('--config=stage2_dti')
+  # What configurations share is not one.
+  with pytest.raises(InputError, match='no shipped configuration of that name'):
+    load_config('base')
+
+
+@pytest.mark.parametrize(
+  'task, channels',
+  [('text_to_video', 0), ('image_to_video', 16), ('image_to_motion', 32), ('motion_to_video', 32)],
+)
+def test_the_task_decides_the_visual_channels(task, channels):
+  config = stage2_dit.get_config()
+  config.task = task
+  assert model_config(config).visual_channels == channels
+  config.task = 'motion_to_vidoe'
+  with pytest.raises(InputError, match=r'task .* is unknown.*did you mean "motion_to_video"'):
+    model_config(config)
 
 
 def test_flags_override_a_file(parse):

@@ -56,9 +56,11 @@ def config_file(name: str) -> Path:
   shipped = {file.stem: file for file in sorted(_SHIPPED.glob('*.py')) if _has_get_config(file)}
   if name in shipped:
     return shipped[name]
+  if path.suffix or len(path.parts) > 1:
+    raise InputError(f'config file {name} does not exist')
   raise InputError(
-    f'there is no config file {name}, and no shipped configuration of that name'
-    f'{nearest(path.stem, shipped)}: {", ".join(shipped)}'
+    f'there is no config file {name} and no shipped configuration of that name'
+    f'{nearest(name, shipped)}: {", ".join(shipped)}'
   )
 
 

@@ -49,9 +49,9 @@ class Denoiser:
 
   def __init__(self, config: ConfigDict, context: Context):
     self.config, self.context = config, context
+    self.model_config: Any = model_config(config)  # Checks task and preset.
     self.preset = preset(config.preset)
     self.task = TASKS[config.task]
-    self.model_config: Any = model_config(config)
     self.process: Any = from_config(self.preset.process, config.process, 'process')
     self.encoders = context.encoding.encoders
     self.null_text = text_condition(
