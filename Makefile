@@ -1,12 +1,12 @@
-# Everything sets itself up: `make demo` and `make test` need only Python >= 3.11 and make.
+# Every target sets up its environment; `make demo` and `make test` need Python >= 3.11 and make.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# What the package itself needs, and what its tests need besides (PyTorch among it).
+# Stamps of the environment: the package's own dependencies, and those of the tests (PyTorch too).
 CORE := $(VENV)/.core
 DEV := $(VENV)/.dev
-# The compilers for TPUs and for GPUs, apart: where they are installed JAX looks for such a chip.
+# The TPU and GPU compilers have folders of their own: where they are installed, JAX looks for a chip.
 TPU := .venv-aot
 GPU := .venv-aot-gpu
 # What looks for known vulnerabilities has an environment of its own, too.
@@ -15,33 +15,33 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 .PHONY: help demo test test-slow test-aot test-aot-gpu test-aot-plan lint format audit clean
 
-help:  ## This list.
+help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: $(CORE)  ## The whole method from scratch, about ten minutes on two CPU cores.
+demo: $(CORE)  ## Train and evaluate both stages from scratch, about ten minutes on two CPU cores.
 	$(BIN)/python -m ttm_jax.demo --workdir runs/demo
 
-test: $(DEV)  ## The tests.
+test: $(DEV)  ## Run the tests.
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not aot'
 
-test-slow: $(DEV)  ## The tests that train for minutes.
+test-slow: $(DEV)  ## Run the tests that train for minutes.
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow
 
-test-aot: $(DEV) $(TPU)/.ready  ## Compiles the kernels for TPUs that are not there, about 3 minutes.
+test-aot: $(DEV) $(TPU)/.ready  ## Compile the kernels for TPUs ahead of time, about 3 minutes.
 	PYTHONPATH=$(TPU) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -s -m aot tests/aot/test_tpu.py
 
-test-aot-gpu: $(DEV) $(GPU)/.ready  ## Compiles the kernels for H100s that are not there, about 2 minutes.
+test-aot-gpu: $(DEV) $(GPU)/.ready  ## Compile the kernels for H100s ahead of time, about 2 minutes.
 	PYTHONPATH=$(GPU) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -s -m aot tests/aot/test_h100.py
 
-test-aot-plan: $(DEV) $(TPU)/.ready  ## Compiles train steps for TPU pods that are not there, about 20 minutes.
+test-aot-plan: $(DEV) $(TPU)/.ready  ## Compile train steps for TPU pods ahead of time, about 20 minutes.
 	PYTHONPATH=$(TPU) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -s -m aot tests/aot/test_plan.py
 
-lint: $(DEV)  ## Style, format, types.
+lint: $(DEV)  ## Check style, format and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(DEV)  ## Mends style and format.
+format: $(DEV)  ## Fix style and format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -49,7 +49,7 @@ audit: $(DEV) $(AUDIT)/bin/pip-audit  ## Looks up known vulnerabilities of what 
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > $(AUDIT)/installed.txt
 	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement $(AUDIT)/installed.txt
 
-clean:  ## Removes the environment and caches, not the runs.
+clean:  ## Remove the environment and caches; keep runs.
 	rm -rf $(VENV) $(TPU) $(GPU) $(AUDIT) .mypy_cache .ruff_cache .pytest_cache
 
 $(CORE): pyproject.toml constraints.txt
