@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import cli, tiny
+from ttm_jax.models.dit.transfer import SIBLINGS
 from ttm_jax.presets import model_config
 from ttm_jax.report.results import read_metrics
 from ttm_jax.settings import from_json, to_json
@@ -93,15 +94,16 @@ def test_a_stage_starts_from_the_pre_trained(trained):
     close = jax.tree.map(lambda x, y: np.allclose(x, y, rtol=1e-6, atol=1e-9), a, b)
     return all(jax.tree.leaves(close))
 
-  assert equal(masked['base'], jax.tree.map(lambda x: x[:1], old['blocks']))
+  siblings = {k: v for k, v in masked.items() if k not in SIBLINGS}
+  assert equal(siblings, jax.tree.map(lambda x: x[:1], old['blocks']))
   assert equal(new['blocks'], jax.tree.map(lambda x: x[1:], old['blocks']))
   for name in ('embed', 'head', 'text', 'time', 'positions', 'modulation'):
     assert equal(new[name], old[name]), name
   assert not equal(new['blocks'], untrained['blocks'])
   assert not equal(new['embed'], untrained['embed'])
-  for extra, sibling in (('masked_self', 'self'), ('masked_cross', 'cross')):
-    for part in ('norm', 'attention'):
-      assert equal(masked[extra][part], masked['base'][f'{sibling}_{part}'])
+  for extra, (norm, attention) in SIBLINGS.items():
+    assert equal(masked[extra]['norm'], masked[norm])
+    assert equal(masked[extra]['attention'], masked[attention])
     assert not masked[extra]['gate'].any()
   assert not new['embed_visual']['kernel'].any()
 
@@ -115,9 +117,9 @@ def test_a_stage_of_the_unet_starts_from_the_adapted(trained):
     assert jax.tree.all(jax.tree.map(close, new[name], old[name])), name
   assert not new['conv_visual']['kernel'].any()
   block = new['down']['0']['units']['0']['spatial']['block']
-  assert jax.tree.all(jax.tree.map(close, block['masked_self']['attention'], block['attention1']))
-  assert jax.tree.all(jax.tree.map(close, block['masked_cross']['norm'], block['norm2']))
-  assert not block['masked_self']['gate'].any()
+  assert jax.tree.all(jax.tree.map(close, block['masked_attn']['attention'], block['attn']))
+  assert jax.tree.all(jax.tree.map(close, block['masked_cross_attn']['norm'], block['norm2']))
+  assert not block['masked_attn']['gate'].any()
 
 
 def test_another_width_cannot_be_started_from(trained, latents, tmp_path):

@@ -438,11 +438,11 @@ def test_stage_1_learns_true_masks_and_stage_2_is_given_means_of_damaged_ones(co
   for name in ('video', 'trajectory', 'true_trajectory'):
     arrays[f'{name}_logvar'] = np.full(arrays[name].shape, -30.0, np.float16)
   batch = to_batch(arrays, ['words'], 'box', jax.random.key(0))
-  target, _ = tasks.image_to_motion(batch)
+  target, _ = tasks.IMAGE_TO_MOTION.split(batch)
   np.testing.assert_allclose(target, arrays['true_trajectory'].astype(np.float32), atol=1e-5)
   assert np.abs(target - arrays['trajectory']).max() > 0.1
   arrays['trajectory_logvar'] = np.full(arrays['trajectory'].shape, 2.0, np.float16)
-  _, condition = tasks.motion_to_video(to_batch(arrays, ['words'], 'box', jax.random.key(1)))
+  _, condition = tasks.MOTION_TO_VIDEO.split(to_batch(arrays, ['words'], 'box', jax.random.key(1)))
   given = arrays['trajectory'].astype(np.float32)
   np.testing.assert_array_equal(condition.visual[..., given.shape[-1] :], given)
 

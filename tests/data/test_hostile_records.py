@@ -47,7 +47,9 @@ def encoded(tmp_path):
   """A latents dataset of these clips, with its context."""
   some = scenes.Scenes(SCENES, 2)
   codec = LinearCodec.fit([clip.video for clip in some], (2, 4, 4), 6)
-  encoding = Encoding('dit', 4, 16, 16, 8.0, 'spread8', 3, {'words': TextEncoderSpec(8, 20, 7)})
+  encoding = Encoding(
+    'dit', 4, 16, 16, 8.0, 'spread8', 3, {'words': TextEncoderSpec(8, 20, 7)}, grids=((2, 2),)
+  )
   context = Context(encoding, codec, null_text(encoding, TEXT_ENCODERS))
   write_latents(tmp_path / 'latents', context, {'train': EncodedClips(some, context)})
   return tmp_path / 'latents'

@@ -14,7 +14,7 @@ from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.data.context import Context, Encoding
 from ttm_jax.data.encode import TEXT_ENCODERS, null_text
 from ttm_jax.inference.pipeline import Request
-from ttm_jax.presets import PRESETS
+from ttm_jax.presets import PRESETS, model_config
 from ttm_jax.text.encoders import TextEncoderSpec
 from ttm_jax.training import runs, spike_guard
 from ttm_jax.training.checkpoint import Checkpoints
@@ -49,7 +49,7 @@ def context(preset: str, encoders=WORDS, texts=TEXT_ENCODERS, made=None) -> Cont
   """
   made = made or codec(preset)
   down, right = made.stride
-  chosen = PRESETS[preset]
+  sizes = model_config(tiny.shrunk(NAMES[preset][0]))
   encoding = Encoding(
     preset=preset,
     frames=tiny.FRAMES,
@@ -59,7 +59,7 @@ def context(preset: str, encoders=WORDS, texts=TEXT_ENCODERS, made=None) -> Cont
     palette='spread8',
     max_objects=3,
     encoders=dict(encoders),
-    grids=chosen.grids(chosen.config(), tiny.SIDE // down, tiny.SIDE // right),
+    grids=PRESETS[preset].grids(sizes, tiny.SIDE // down, tiny.SIDE // right),
   )
   return Context(encoding, made, null_text(encoding, texts))
 

@@ -20,8 +20,7 @@ from ttm_jax.nn.attention import Attention, AttentionMask
 from ttm_jax.nn.masked_attention import MaskedLayer, ObjectMasks
 from ttm_jax.nn.norms import RMSNorm
 from ttm_jax.ops.rematerialization import POLICIES
-from ttm_jax.presets import preset
-from ttm_jax.settings import from_config
+from ttm_jax.presets import model_config, preset
 from ttm_jax.text.encoders import TextEncoderSpec
 
 T5 = {'t5': TextEncoderSpec(dim=6, length=5, prompt_length=3)}
@@ -332,7 +331,7 @@ PAPER_TEXT = {
 
 
 def abstract(settings):
-  config = from_config(preset(settings.preset).config, settings.model, 'model')
+  config = model_config(settings)
   model = nnx.eval_shape(lambda: preset(settings.preset).build(config, PAPER_TEXT))
   return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 

@@ -11,12 +11,11 @@ import pytest
 from flax import nnx
 
 from ttm_jax.conditioning import EVERYONE, Condition, Objects, TokenMasks, Tokens
-from ttm_jax.models.unet import model as unet
 from ttm_jax.models.unet.flops import forward_flops
-from ttm_jax.models.unet.layers import LevelInputs, TransformerBlock
+from ttm_jax.models.unet.layers import LevelInputs, MaskedParts, TransformerBlock
 from ttm_jax.models.unet.model import UNet, UNetConfig
 from ttm_jax.models.unet.motion import MotionModule
-from ttm_jax.models.unet.transfer import transfer
+from ttm_jax.models.unet.transfer import SIBLINGS, transfer
 from ttm_jax.nn.attention import AttentionMask
 from ttm_jax.nn.masked_attention import ObjectMasks
 from ttm_jax.nn.norms import GroupNorm
@@ -124,7 +123,9 @@ def test_equations_of_a_masked_block(by_frame, objects):
   """Compare with the paper's equations in raster order, in float64."""
   frames, n, d, heads = 3, 5, 8, 2
   rngs = nnx.Rngs(0)
-  block = TransformerBlock(d, heads, TEXT, (True, True, by_frame), rngs=rngs, dtype=jnp.float32)
+  block = TransformerBlock(
+    d, heads, TEXT, MaskedParts(True, True, by_frame), rngs=rngs, dtype=jnp.float32
+  )
   graphdef, state = nnx.split(block)
   params = drawn(nnx.to_pure_dict(state))
   rng = np.random.default_rng(3)
@@ -270,7 +271,7 @@ def test_transfer_keeps_what_fits():
   assert (out['conv_visual']['kernel'] == 7).all()
   plain = drawn(structure(TINY)[1])
   block = transfer(plain, target)['down']['0']['units']['0']['spatial']['block']
-  for extra, (norm, attention) in unet.SIBLINGS.items():
+  for extra, (norm, attention) in SIBLINGS.items():
     assert same(block[extra]['attention'], block[attention])
     assert same(block[extra]['norm'], block[norm]) and block[extra]['gate'] == 7
   out = transfer(source, filled(TINY, 7.0))
@@ -298,14 +299,16 @@ def test_the_full_model_has_the_parameters_of_its_parts():
 
 def test_which_blocks_are_masked():
   config = UNetConfig(masked_blocks=6)
-  carried = [config.masked(level, unit)[:2] for level in range(3) for unit in range(2)]
-  assert carried == [(True, True)] * 6
+  carried = [config.masked(level, unit) for level in range(3) for unit in range(2)]
+  assert carried == [MaskedParts(True, True)] * 6
   config = dataclasses.replace(config, masked_blocks=3, masked_cross=False)
-  carried = [config.masked(level, unit)[0] for level in range(3) for unit in range(2)]
+  carried = [config.masked(level, unit).self_attention for level in range(3) for unit in range(2)]
   assert carried == [True] * 3 + [False] * 3
   config = UNetConfig(masked_blocks=6, masked_scope='skip_level0')
-  assert config.masked(0, 1) == (False, True, False) and config.masked(1, 0)[0]
-  assert UNetConfig(masked_blocks=6, masked_scope='spatial').masked(0, 0) == (True, True, True)
+  assert config.masked(0, 1) == MaskedParts(False, True) and config.masked(1, 0).self_attention
+  assert UNetConfig(masked_blocks=6, masked_scope='spatial').masked(0, 0) == MaskedParts(
+    True, True, True
+  )
 
 
 def test_masked_attention_within_frames():

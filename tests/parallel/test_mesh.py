@@ -214,7 +214,7 @@ def test_no_large_parameter_of_the_4b_model_is_on_every_device():
 def test_tensor_parallel_products_need_one_sum_a_layer(tensor):
   """Columns of the first kernel and rows of the second are sharded alike: no gather between."""
   specs = flat(shardings(large(), SHARDING, mesh_of(1, 8, 1, tensor)))
-  for layer in ('blocks', 'masked_blocks.base'):
+  for layer in ('blocks', 'masked_blocks'):
     for first, second in (('ffn.up', 'ffn.down'), ('attn.value', 'attn.out')):
       _, rows, columns = specs[f'{layer}.{first}.kernel'].spec
       _, next_rows, next_columns = specs[f'{layer}.{second}.kernel'].spec

@@ -70,7 +70,10 @@ class StageRun:
     self.config = runs.read_config(run)
     if self.config.task != task:
       raise InputError(f'run {run} was trained for {self.config.task!r}, {task!r} is needed')
-    torch = preset(self.config.preset).torch
+    try:
+      torch = preset(self.config.preset).torch
+    except InputError as error:
+      raise InputError(f'run {run} cannot be exported: {error}') from error
     if torch is None:
       raise InputError(
         f'run {run}: preset {self.config.preset!r} has no PyTorch counterpart, so that it cannot be'

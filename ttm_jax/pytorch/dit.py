@@ -59,9 +59,6 @@ class Block(nn.Module):
     qk_norm: whether queries and keys are normalized.
   """
 
-  masked_attn: nn.Module | None = None
-  masked_cross_attn: nn.Module | None = None
-
   def __init__(self, width: int, heads: int, ffn: int, qk_norm: bool):
     super().__init__()
     table = INIT_STD * torch.randn(6, width)
@@ -70,8 +67,10 @@ class Block(nn.Module):
     self.table = nn.Parameter(table)
     self.norm1 = RMSNorm(width)
     self.attn = Attention(width, heads, qk_norm=qk_norm)
+    self.masked_attn: nn.Module | None = None
     self.norm2 = RMSNorm(width)
     self.cross_attn = Attention(width, heads, qk_norm=qk_norm)
+    self.masked_cross_attn: nn.Module | None = None
     self.norm3 = RMSNorm(width)
     self.ffn = SwiGLU(width, ffn)
 
