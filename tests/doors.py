@@ -100,6 +100,11 @@ def command(module: str, *arguments: object) -> list[str]:
   return [sys.executable, '-m', module, *map(str, arguments)]
 
 
+def elsewhere() -> None:
+  """Change to the folder that the variable ELSEWHERE names; for `before`."""
+  os.chdir(os.environ['ELSEWHERE'])
+
+
 def _enter(argv: list[str], env: dict[str, str], paths: list[str], before) -> None:
   for number, path in enumerate(paths, 1):
     file = os.open(path, os.O_WRONLY | os.O_CREAT)

@@ -85,7 +85,7 @@ def generate(given, stage1, stage2, tmp_path):
     ('image', Path('empty'), 'empty: cannot be read (Is a directory); check the path'),
     ('segmentation', Path('nope.png'), 'nope.png: there is no such picture; check the path'),
     ('segmentation', Path('text.png'), 'text.png: not a readable picture; save the mask as PNG'),
-    ('segmentation', Path('photo.png'), 'photo.png: holds 256 colors, as smoothing and lossy'),
+    ('segmentation', Path('photo.png'), 'photo.png: no pixel is black, so that its colors'),
     (
       'segmentation',
       Path('small.png'),

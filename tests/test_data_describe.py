@@ -374,13 +374,15 @@ def test_the_tool_writes_file_and_overlay(photo, planted, tmp_path, capsys):
     (['--text=clip'], '--text clip: write NAME=MODEL'),
     (['--run=/none'], '/none is neither a latents dataset nor a run'),
     (['--image=/none.png'], '/none.png: there is no such picture'),
-    (['--image={}/o_found.png'], 'o_found.png is an input and would be overwritten'),
-    (['--segmentation={}/deep/../o_found.png'], 'is an input and would be overwritten'),
-    (['--out={}/photo.png/o.safetensors'], 'cannot make the folder'),
+    (['--image={}/o_found.png'], 'o_found.png would overwrite '),
+    (['--segmentation={}/deep/../o_found.png'], 'which --segmentation reads: name another --out'),
+    (['--out={}/photo.png/o.safetensors'], '(not a directory): name another --out'),
   ],
 )
 def test_the_tool_checks_its_options(photo, tmp_path, capsys, change, said):
-  Image.fromarray(photo[0]).save(tmp_path / 'photo.png')
+  (tmp_path / 'deep').mkdir()
+  for name in ('photo.png', 'o_found.png'):
+    Image.fromarray(photo[0]).save(tmp_path / name)
   given = [f'--image={tmp_path}/photo.png', '--prompt=x', f'--out={tmp_path}/o.safetensors']
   with pytest.raises(SystemExit) as stopped:
     door.main([*given, *(flag.replace('{}', str(tmp_path)) for flag in change)])

@@ -178,14 +178,10 @@ def test_training_keeps_what_it_reads(latents, stage1_command, tmp_path):
   assert ended.code == 0, ended.err
 
 
-def elsewhere() -> None:
-  os.chdir(os.environ['ELSEWHERE'])
-
-
 def test_training_without_a_workdir_names_one_by_date(latents, tmp_path):
   command = tiny.train_command('demo_stage1', tmp_path / 'run', latents, train__steps=1)
   command = [part for part in command if not part.startswith('--workdir')]
-  ended = doors.run(*command, env={'ELSEWHERE': str(tmp_path)}, before=elsewhere)
+  ended = doors.run(*command, env={'ELSEWHERE': str(tmp_path)}, before=doors.elsewhere)
   assert ended.code == 0, ended.err
   (run,) = (tmp_path / 'runs').iterdir()
   assert run.name.startswith('demo_stage1-') and (run / 'config.json').is_file()
@@ -195,7 +191,7 @@ def test_encoding_keeps_the_clips(clips, tmp_path):
   data = tmp_path / 'data' / 'clips'
   shutil.copytree(clips, data)
   for out, where in ((data, '(the same place)'), (data.parent, 'inside it')):
-    said = sentence(doors.run(*tiny.encode_command(data, out, f'--codec={tiny.CODEC}')))
+    said = last_sentence(doors.run(*tiny.encode_command(data, out, f'--codec={tiny.CODEC}')))
     assert said == f'{out} would overwrite {data} {where}, which --clips reads: name another --out'
 
 

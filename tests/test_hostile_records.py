@@ -272,8 +272,8 @@ def test_texts_are_padded_to_what_the_context_says(encoded):
   refused('more than 1073741824 bytes', **{'text.words.caption': [2**30]})
   refused(r'shape \[21\], but its context says \[20\]', **{'text.words.caption': [21]})
   refused(r'shape \[4, 7\], but records have', **{'text.words.prompts': [4, 7]})
-  refused('has no shape', **{'text.words.caption': [-1]})
-  refused('has no shape', **{'text.words.caption': '20'})
+  refused('no shape', **{'text.words.caption': [-1]})
+  refused('no shape', **{'text.words.caption': '20'})
   refused('does not have the texts', **{'text.others.caption': [20]})
   # Without its context beside it a dataset is bounded as well.
   (encoded / 'context' / 'context.json').unlink()

@@ -208,7 +208,7 @@ def test_export(root, folder, asked):
 
 
 def test_train_from_an_exported_folder(root, folder, encoded):
-  options = {'init_from': str(folder), 'train__steps': 2}
+  options = {'init_from': f'pretrained:{folder}', 'train__steps': 2}
   run(*tiny.train_command('demo_stage1', root / 'runs' / 'tuned', encoded, **options))
 
 

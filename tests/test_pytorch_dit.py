@@ -262,11 +262,11 @@ def test_saved_and_loaded(tmp_path):
   model = module(STAGE2, params)
   model.save_pretrained(tmp_path)
   weights = read(tmp_path)
-  assert pretrained.config_from_torch(weights.config) == (
+  assert pretrained.config_from_torch(weights) == (
     dataclasses.replace(STAGE2, dtype='bfloat16', remat='full'),
     ENCODERS,
   )
-  assert list(pretrained.config_from_torch(weights.config)[1]) == ['words', 't5']
+  assert list(pretrained.config_from_torch(weights)[1]) == ['words', 't5']
   assert tree_bytes(pretrained.from_torch(weights, structure(STAGE2)[1])) == tree_bytes(params)
   loaded = TTMTransformer.from_pretrained(tmp_path)
   np.testing.assert_array_equal(in_torch(loaded, *inputs), in_torch(model, *inputs))

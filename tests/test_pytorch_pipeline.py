@@ -236,7 +236,7 @@ def test_other_sizes_are_fitted_and_pictures_of_pillow_will_do(pipe):
     ({'segmentation': np.zeros((tiny.SIDE, tiny.SIDE), np.uint8)}, 'has no object'),
     ({'segmentation': np.ones((4, 4), np.uint8)}, 'the mask is 4 x 4'),
     ({'segmentation': None}, 'no segmentation was given'),
-    ({'segmentation': Image.new('RGB', (tiny.SIDE, tiny.SIDE))}, 'mode RGB'),
+    ({'segmentation': Image.new('RGB', (tiny.SIDE, tiny.SIDE))}, 'has no object'),
     ({'segmentation': np.full((tiny.SIDE, tiny.SIDE), 7, np.uint8)}, 'stage1 knows 3'),
     ({'image': 'photo.png'}, 'image must be'),
     ({'prompt': ['a', 'b']}, 'has 2 entries for 1'),

@@ -1,6 +1,7 @@
 """The U-Net in PyTorch against ours and against diffusers: layers, options, names."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -179,7 +180,7 @@ def test_names_go_there_and_back():
     specs = masked_unet.specs(params, config.motion_length)
     assert [(name, x.shape) for name, x in tensors.items()] == specs
     values = masked_unet.config_to_torch(config, ENCODERS)
-    assert masked_unet.config_from_torch(values) == (
+    assert masked_unet.config_from_torch(Weights(Path('there'), values, tensors)) == (
       dataclasses.replace(config, dtype='bfloat16', remat='full'),
       ENCODERS,
     )
