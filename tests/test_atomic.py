@@ -41,8 +41,9 @@ def test_a_symbolic_link_is_followed(tmp_path):
   assert (tmp_path / 'link').is_symlink() and names(tmp_path / 'disk') == ['a']
 
 
-def test_names_of_255_bytes(tmp_path):
-  path = tmp_path / ('x' * 251 + '.mp4')
+@pytest.mark.parametrize('name', ['x' * 251 + '.mp4', '漢' * 83 + '.mp4', '😀' * 62 + '.mp4'])
+def test_names_of_255_bytes(tmp_path, name):
+  path = tmp_path / name
   atomic.write_bytes(path, b'1')
   assert names(tmp_path) == [path.name]
 
