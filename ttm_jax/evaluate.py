@@ -59,7 +59,7 @@ def main() -> None:
   pipeline = Pipeline(first, second)
   count = min(args.count or len(clips), len(clips))  # At least 1: `Clips` rejects empty splits.
   evaluation = run(pipeline, [clips[i] for i in range(count)], args.seed)
-  intro = f'{count} clips of {args.clips}, split {args.split}; never seen in training.'
+  intro = f'{count} clips of {args.clips}, split {args.split}.'
   write_all(out, 'Through-The-Mask', intro, evaluation, pipeline, *stages, more={})
 
 

@@ -59,11 +59,11 @@ def _load(weights: ModelSource):
     from sam2.build_sam import build_sam2_video_predictor
   except (ImportError, RuntimeError) as error:
     raise InputError(
-      f'the package sam2 cannot be imported ({error}); install it, or --backend transformers'
+      f'the package sam2 cannot be imported ({error}); install it, or --sam_backend transformers'
     ) from error
   if not looks_local(weights.model):
     raise InputError(
-      f'{weights.model}: the package sam2 downloads pickles; use --backend transformers, or a'
+      f'{weights.model}: the package sam2 downloads pickles; use --sam_backend transformers, or a'
       ' folder with one .safetensors and one .yaml'
     )
   folder = Path(weights.model)

@@ -80,7 +80,7 @@ def tracker(weights: ModelSource, backend: str = 'auto') -> Tracker:
     from data_tools.steps.sam2_package import PackageTracker
 
     return PackageTracker(weights)
-  raise InputError(f'--backend {backend}: choose auto, {", ".join(BACKENDS)}')
+  raise InputError(f'--sam_backend {backend}: choose auto, {", ".join(BACKENDS)}')
 
 
 def _usable(backend: str, weights: ModelSource) -> bool:
@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
   )
   add_flags(parser)
   add = parser.add_argument
-  add('--backend', default='auto', choices=['auto', *BACKENDS], help='default auto')
+  add('--sam_backend', default='auto', choices=['auto', *BACKENDS], help='default auto')
   add('--video', required=True, help='video or image')
   add(
     '--box',
@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> None:
   args = parser.parse_args(argv)
   with front_door():
     boxes = {i: parse_box(text) for i, text in enumerate(args.box, 1)}
-    step = SegmentSettings(from_flags(args), args.backend, min_seen=0).build()
+    step = SegmentSettings(from_flags(args), args.sam_backend, min_seen=0).build()
     (outcome,) = step([still(args.video, boxes=boxes)])
     if isinstance(outcome, Rejected):
       raise InputError(f'{args.video}: {outcome.reason} ({outcome.detail}); try another box')

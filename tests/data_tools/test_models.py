@@ -249,7 +249,7 @@ def test_auto_takes_what_reads_the_weights(folder, monkeypatch, tmp_path, capsys
 
 
 def test_backends_are_named(folder, capsys):
-  with pytest.raises(InputError, match='--backend other: choose auto, sam2, transformers'):
+  with pytest.raises(InputError, match='--sam_backend other: choose auto, sam2, transformers'):
     segment.tracker(weights(folder('sam2_video')), 'other')
   made = segment.SegmentSettings(weights(folder('sam2_video')), 'transformers').build()
   (outcome,) = made([Draft('a', video(), 8.0, boxes={1: BOXES[0]})])
