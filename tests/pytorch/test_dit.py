@@ -187,8 +187,8 @@ def test_names():
   for name in (
     'blocks.0.attn.query.weight',
     'masked_blocks.1.cross_attn.key_norm.weight',
-    'masked_blocks.1.masked_self.attention.out.weight',
-    'masked_blocks.0.masked_cross.alpha',
+    'masked_blocks.1.masked_attn.attention.out.weight',
+    'masked_blocks.0.masked_cross_attn.alpha',
     'masked_blocks.0.ffn.gate.weight',
     'text.words.attention.value.weight',
     'text.projections.t5.weight',
@@ -283,17 +283,17 @@ def test_written_by_numpy_read_by_torch(tmp_path):
   found = safetensors.torch.load_file(tmp_path / 'x.safetensors')
   model = TTMTransformer(**pretrained.config_to_torch(STAGE2, ENCODERS))
   assert model.load_state_dict(found).missing_keys == []
-  assert model.masked_blocks[0].masked_self.alpha.shape == ()
+  assert model.masked_blocks[0].masked_attn.alpha.shape == ()
 
 
 def test_begins_as_ours():
   torch.manual_seed(0)
   model = TTMTransformer(**pretrained.config_to_torch(STAGE2, ENCODERS))
   block = model.masked_blocks[1]
-  assert block.masked_self.alpha == 0
+  assert block.masked_attn.alpha == 0
   assert torch.equal(
-    block.masked_cross.attention.key.weight, block.cross_attention.key.weight
-  ) and not torch.equal(block.self_attention.key.weight, block.cross_attention.key.weight)
+    block.masked_cross_attn.attention.key.weight, block.cross_attn.key.weight
+  ) and not torch.equal(block.attn.key.weight, block.cross_attn.key.weight)
   assert not model.head.weight.any() and not model.modulation.weight.any()
   assert not model.embed_visual.weight.any() and model.embed.weight.std() < 0.03
   assert torch.allclose(block.table.mean(1), torch.tensor([0.0, 0, 1, 0, 0, 1]), atol=0.02)
