@@ -23,7 +23,7 @@ from ttm_jax.errors import InputError
 PathLike = str | os.PathLike[str]
 
 _SUFFIX = '.partial'
-_LONGEST = 80  # Characters of the final name in the temporary name; file names have <= 255 bytes.
+_LONGEST = 50  # Characters of the final name in the temporary name; file names have <= 255 bytes.
 
 
 @contextlib.contextmanager
