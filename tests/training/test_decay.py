@@ -59,7 +59,7 @@ def test_kernels_decay_and_gates_norms_and_biases_do_not(name, latents, unet_lat
   check(found)
   if not unet:
     assert found['blocks.table'] is False
-    assert found['blocks.self_attention.query.kernel'] is True
+    assert found['blocks.attn.query.kernel'] is True
   assert any('norm' in n for n in found) and any(n.endswith('.bias') for n in found)
 
 
