@@ -364,13 +364,13 @@ def test_names_that_look_like_protocols_and_patterns(tmp_path, monkeypatch):
 def test_tags_in_another_encoding(tmp_path):
   path = tmp_path / 'a.avi'
   with av.open(str(path), 'w') as container:
-    container.metadata['title'] = 'XXXX'
+    container.metadata['title'] = 'ABCD'
     stream = container.add_stream('mpeg4', RATE, {'b': '4M'})
     stream.height, stream.width, stream.pix_fmt = 32, 48, 'yuv420p'
     for pixels in video_fixtures.film(3):
       container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format='rgb24')))
     container.mux(stream.encode(None))
-  path.write_bytes(path.read_bytes().replace(b'XXXX', b'\xcf\xf0\xe8\xff'))
+  path.write_bytes(path.read_bytes().replace(b'ABCD', b'\xcf\xf0\xe8\xff'))
   check(path, range(3))
 
 

@@ -189,7 +189,7 @@ def _embeddings(name: str, listed: Mapping[str, Any], tensors: Mapping[str, Any]
     if arrays.ndim != 3 or arrays.shape[1] != length or not arrays.size:
       raise ValueError(f'text.{name}.{key} has the shape {list(arrays.shape)}')
     if arrays.dtype not in (np.float16, np.float32) or not np.isfinite(arrays).all():
-      raise ValueError(f'text.{name}.{key} holds values that are no numbers')
+      raise ValueError(f'text.{name}.{key} must hold finite floats only')
     if counts.shape != (len(texts),) or counts.dtype != np.int32:
       raise ValueError(f'text.{name}.{key}.counts has the shape {list(counts.shape)}')
     if ((counts < 0) | (counts > length)).any():
