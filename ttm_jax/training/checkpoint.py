@@ -4,11 +4,10 @@ import contextlib
 import errno
 import functools
 import json
-import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from ttm_jax.data.storage import absolute, is_local
 from ttm_jax.errors import InputError
 from ttm_jax.training.place import PlainPath, check_address
 from ttm_jax.training.state import TrainState
+from ttm_jax.training.stored_arrays import lazy, nested
 from ttm_jax.training.unmerged import merged, unmerged
 
 _PARTS = ('params', 'ema', 'optimizer', 'guard')
@@ -30,7 +30,6 @@ _DIGESTS = 'digests'
 _DESCRIPTION = '_CHECKPOINT_METADATA'
 DAMAGED = 'damaged'  # Folder for corrupt checkpoints, next to the checkpoints folder.
 _TIMEOUT = 600  # Seconds for all processes to write their shards of a checkpoint.
-_TOGETHER = 2**26  # Bytes of one read in `stored_ema`, which reads arrays in groups.
 # Errors of the file system that the user must fix, such as a full disk.
 _REFUSALS = (
   errno.ENOSPC,
@@ -45,39 +44,6 @@ _REFUSALS = (
 
 # Shape and dtype of each array of an item, by its dotted path.
 _Layout = dict[str, tuple[tuple[int, ...], str]]
-
-
-class StoredArray:
-  """A lazily loaded array of a checkpoint.
-
-  NumPy loads it through `__array__`; the value is not cached. Each read parses the list of all
-  arrays, so neighboring arrays are loaded in the same read of up to 64 MiB. They stay in memory
-  until each has been taken once.
-
-  Attributes:
-    shape: shape of the array.
-  """
-
-  def __init__(self, shape: tuple[int, ...], take: Callable[[], np.ndarray]):
-    self.shape = shape
-    self._take = take
-
-  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-    array = self._take()
-    return array if dtype is None else array.astype(dtype, copy=False)
-
-
-class _Neighbours:
-  """A group of arrays that are loaded in one read and returned one by one."""
-
-  def __init__(self, read: Callable[[], list[np.ndarray]]):
-    self._read = read
-    self._waiting: dict[int, np.ndarray] = {}
-
-  def take(self, number: int) -> np.ndarray:
-    if number not in self._waiting:
-      self._waiting = dict(enumerate(self._read()))
-    return self._waiting.pop(number)
 
 
 class _Durable(ocp.path.atomicity.AtomicRenameTemporaryPath):
@@ -367,10 +333,8 @@ class Checkpoints:
     def read(leaves: list[tuple[tuple, Any]]) -> list[np.ndarray]:
       """Read arrays by path; verify the checksum once all arrays have been read."""
       args = ocp.args.PyTreeRestore(
-        item=_nested((path, jax.ShapeDtypeStruct(x.shape, x.dtype)) for path, x in leaves),
-        restore_args=_nested(
-          (path, ocp.RestoreArgs(restore_type=np.ndarray)) for path, _ in leaves
-        ),
+        item=nested((path, jax.ShapeDtypeStruct(x.shape, x.dtype)) for path, x in leaves),
+        restore_args=nested((path, ocp.RestoreArgs(restore_type=np.ndarray)) for path, _ in leaves),
         partial_restore=True,
       )
       with self._reading(step):
@@ -383,14 +347,7 @@ class Checkpoints:
         raise InputError(self._damaged(step, 'ema'))
       return [by_path[path] for path, _ in leaves]
 
-    stored = []
-    for group in _groups(every):
-      neighbours = _Neighbours(functools.partial(read, group))
-      stored += [
-        (path, StoredArray(tuple(leaf.shape), functools.partial(neighbours.take, i)))
-        for i, (path, leaf) in enumerate(group)
-      ]
-    return _nested(stored)
+    return lazy(every, read)
 
   def shapes(self, step: int) -> dict[str, Any]:
     """Return the parameter shapes of a step as a nested dict of tuples.
@@ -544,32 +501,6 @@ def _digest(tree: Any) -> jax.Array:
     bits = jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32)
     total += jnp.sum(bits, dtype=jnp.uint32) * jnp.uint32(2 * i + 1)
   return total
-
-
-def _groups(leaves: list[tuple[tuple, Any]]) -> Iterator[list[tuple[tuple, Any]]]:
-  """Group consecutive (path, metadata) leaves up to _TOGETHER bytes; a larger leaf is alone."""
-  group: list[tuple[tuple, Any]] = []
-  size = 0
-  for path, leaf in leaves:
-    nbytes = math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
-    if group and size + nbytes > _TOGETHER:
-      yield group
-      group, size = [], 0
-    group.append((path, leaf))
-    size += nbytes
-  if group:
-    yield group
-
-
-def _nested(leaves: Iterable[tuple[tuple, Any]]) -> dict[str, Any]:
-  """Build a nested dict from (path, leaf) pairs."""
-  tree: dict[str, Any] = {}
-  for path, leaf in leaves:
-    inner = tree
-    for key in path[:-1]:
-      inner = inner.setdefault(key.key, {})
-    inner[path[-1].key] = leaf
-  return tree
 
 
 def refusal(error: BaseException | None) -> str:

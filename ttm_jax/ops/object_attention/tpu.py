@@ -35,15 +35,21 @@ from ttm_jax.ops.object_attention.blocks import (
   LAST,
   PLACE_BITS,
   RUN,
-  BlockList,
   BlockMask,
+)
+from ttm_jax.ops.object_attention.tpu_memory import (
+  LANES,
+  available,
+  check,
+  needed,
+  padded_bytes,
+  round_up,
 )
 
 Array = jax.Array
 Ref = Any
 
 LOG2_E, LN_2 = math.log2(math.e), math.log(2)
-LANES, SUBLANES = 128, 8
 # Number of arrays in scalar memory, passed before the operands: `place` and `what` of a list.
 LISTS = 2
 # Initial value of the row maximum. Masked logits are so far below it that their weight is 0 even
@@ -52,17 +58,12 @@ FLOOR = MASKED / 2
 # Keys of a block that are computed at once. With fewer, the matrix units wait for the softmax; with
 # more, registers run out.
 CHUNK = 512
-# Bytes of memory of one core, for chips unknown to JAX: those of the smallest chips since v5.
-VECTOR_MEMORY = 64 << 20
-SCALAR_MEMORY = 1 << 20
 # Larger block sizes by bytes per element, for batches whose blocks of the best size do not fit into
 # the list in scalar memory.
 LARGER = {
   2: [(1024, 1024), (2048, 1024), (4096, 1024)],
   4: [(1024, 512), (1024, 1024), (2048, 1024)],
 }
-# Fraction of each memory reserved for the compiler.
-RESERVE = 1 / 8
 
 
 def block(case) -> tuple[int, int]:
@@ -104,8 +105,8 @@ def block(case) -> tuple[int, int]:
     # Object prompts: a block of 256 keys covers the prompt tokens of few objects.
     sizes = sizes[0], 256
   for queries, keys in (sizes, *LARGER[jnp.dtype(case.dtype).itemsize]):
-    sizes = min(queries, _up(case.queries, LANES)), min(keys, _up(case.keys, LANES))
-    if _listed(case, sizes) <= _memory()[1]:
+    sizes = min(queries, round_up(case.queries, LANES)), min(keys, round_up(case.keys, LANES))
+    if _listed(case, sizes) <= available()[1]:
       break
   return sizes
 
@@ -122,7 +123,7 @@ def refuses(case) -> str | None:
     return f'runs on TPUs, not on {case.platform}'
   if case.dtype not in (jnp.bfloat16, jnp.float32):
     return f'computes bfloat16 and float32, not {jnp.dtype(case.dtype).name}'
-  if _listed(case, block(case)) > _memory()[1]:
+  if _listed(case, block(case)) > available()[1]:
     return f'has no room to list the blocks of {case.samples} samples on one device'
   return None
 
@@ -218,10 +219,12 @@ def _backward(
   kernel = functools.partial(_by_key_kernel, rows=k.shape[2] // block_k, scale=scale)
   by_key = functools.partial(_run, kernel, block_mask, at, operands(at), options=options)
   sums = jax.ShapeDtypeStruct((n // block_q, d, block_q), jnp.float32)
-  room = (options.memory or _memory())[0] - _need(operands(at), results, [*scratch, sums], options)
+  room = (options.memory or available())[0] - needed(
+    operands(at), results, [*scratch, sums], options.chunk
+  )
   # With two buffers, the result of one head is written while the next head is computed. With one
   # buffer, the next head waits.
-  buffers = min(2, room // _size((n, d), q.dtype))
+  buffers = min(2, room // padded_bytes((n, d), q.dtype))
   if buffers > 0:
     head = pl.BlockSpec(
       (None, None, n, d),
@@ -506,15 +509,19 @@ def _run(
   """
   blocks = block_mask.by_query if at.by_query else block_mask.by_key
   chunk = options.chunk if block_mask.block[1] % options.chunk == 0 else block_mask.block[1]
-  need = _need(operands, results, scratch, options)
-  _check(block_mask, blocks, need, options)
+  need = needed(operands, results, scratch, options.chunk)
+  check(block_mask, blocks, need, options.memory or available())
   b, heads, n, d = operands[0][1].shape
   pairs = int(options.share * b * heads * n * operands[1][1].shape[2])
   visits = pairs // math.prod(block_mask.block)
-  moved = sum(_size(x.shape, x.dtype) for _, x in results)
+  moved = sum(padded_bytes(x.shape, x.dtype) for _, x in results)
   for spec, x in operands:
     each_entry = spec in at.along_rows()
-    moved += visits * _size(spec.block_shape, x.dtype) if each_entry else _size(x.shape, x.dtype)
+    moved += (
+      visits * padded_bytes(spec.block_shape, x.dtype)
+      if each_entry
+      else padded_bytes(x.shape, x.dtype)
+    )
   call = pl.pallas_call(
     functools.partial(kernel, chunk=chunk),
     name=name,
@@ -540,63 +547,3 @@ def _run(
     interpret=options.interpret,
   )
   return tuple(call(blocks.place, blocks.what, *(x for _, x in operands)))
-
-
-def _check(block_mask: BlockMask, blocks: BlockList, need: int, options: _Options) -> None:
-  """Check the block sizes, and the vector and scalar memory that the kernel needs.
-
-  Raises:
-    ValueError: if block sizes are not multiples of LANES, or the memory does not suffice.
-  """
-  if any(size % LANES for size in block_mask.block):
-    raise ValueError(f'blocks on a TPU are multiples of {LANES}, got {block_mask.block}')
-  vector, scalar = options.memory or _memory()
-  if need > vector:
-    raise ValueError(
-      f'blocks of {block_mask.block} need {need >> 10} KiB of vector memory, there are'
-      f' {vector >> 10} KiB: take smaller blocks'
-    )
-  listed = 4 * (blocks.place.size + blocks.what.size)
-  if listed > scalar:
-    raise ValueError(
-      f'the list of {blocks.place.size} blocks of {block_mask.block} needs {listed >> 10} KiB of'
-      f' scalar memory, there are {scalar >> 10} KiB: give each device fewer samples, or take'
-      ' larger blocks'
-    )
-
-
-def _need(operands, results, scratch, options: _Options) -> int:
-  """Return the bytes of vector memory: block buffers, scratch, and spilled registers.
-
-  The compiler decides how much it spills. In kernels compiled for v5e, v5p and v6e, it was less
-  than three times the scores computed at once. For float32, whose products are split, it was less
-  than six times.
-  """
-  block_q, block_k = (spec.block_shape[-2] for spec, _ in operands[:2])
-  copies = 6 if operands[0][1].dtype == jnp.float32 else 3
-  need = copies * _size((block_q, min(options.chunk, block_k)), jnp.float32) + (1 << 20)
-  for spec, x in [*operands, *results]:
-    buffers = spec.pipeline_mode.buffer_count if spec.pipeline_mode else 2
-    need += buffers * _size(spec.block_shape, x.dtype)
-  return need + sum(_size(x.shape, x.dtype) for x in scratch)
-
-
-def _memory() -> tuple[int, int]:
-  """Return the bytes of (vector, scalar) memory of the chip that a kernel may use."""
-  vector, scalar = VECTOR_MEMORY, SCALAR_MEMORY
-  if pltpu.is_tpu_device():
-    chip = pltpu.get_tpu_info()
-    vector, scalar = chip.vmem_capacity_bytes, chip.smem_capacity_bytes
-  return int(vector * (1 - RESERVE)), int(scalar * (1 - RESERVE))
-
-
-def _size(shape: Any, dtype: Any) -> int:
-  """Return the bytes of a block in vector memory, with the last two axes padded to whole tiles."""
-  *rest, rows, columns = (size or 1 for size in shape)
-  packed = 4 // jnp.dtype(dtype).itemsize
-  rows = rows if rows == 1 else _up(rows, SUBLANES * packed)
-  return math.prod(rest) * rows * _up(columns, LANES) * jnp.dtype(dtype).itemsize
-
-
-def _up(x: int, multiple: int) -> int:
-  return -(-x // multiple) * multiple
