@@ -82,26 +82,19 @@ def new_folder(path: PathLike) -> Iterator[Path]:
   """
   final = Path(os.path.realpath(path))
   check_free(final)
-  final.parent.mkdir(parents=True, exist_ok=True)
-  partial = _temporary(final)
-  partial.mkdir()
-  descriptor = os.open(partial, os.O_RDONLY)
-  try:
-    with _locked(descriptor):
-      yield partial
-      flush_tree(partial)
-      try:
-        partial.rename(final)
-      except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-          raise InputError(
-            f'{path}: another process wrote it in the meantime; compare the two, or name another'
-            ' folder'
-          ) from error
-        raise
-    flush(final.parent)
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
+  with _filled(final) as partial:
+    yield partial
+    flush_tree(partial)
+    try:
+      partial.rename(final)
+    except OSError as error:
+      if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+        raise InputError(
+          f'{path}: another process wrote it in the meantime; compare the two, or name another'
+          ' folder'
+        ) from error
+      raise
+  flush(final.parent)
 
 
 @contextlib.contextmanager
@@ -118,14 +111,11 @@ def replaced_folder(path: PathLike) -> Iterator[Path]:
   final = Path(os.path.realpath(path))
   if final.exists() and not final.is_dir():
     raise InputError(f'{path}: already exists and is not a folder; name another folder')
-  final.parent.mkdir(parents=True, exist_ok=True)
-  partial, old = _temporary(final), _temporary(final)
-  partial.mkdir()
-  descriptor = os.open(partial, os.O_RDONLY)
-  try:
-    with _locked(descriptor):
-      yield partial
-      flush_tree(partial)
+  old = _temporary(final)
+  with _filled(final) as partial:
+    yield partial
+    flush_tree(partial)
+    try:
       while True:
         with contextlib.suppress(FileNotFoundError):
           final.rename(old)
@@ -139,11 +129,23 @@ def replaced_folder(path: PathLike) -> Iterator[Path]:
           if old.exists():
             old.rename(final)
           raise
-    flush(final.parent)
+    finally:
+      if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+  flush(final.parent)
+
+
+@contextlib.contextmanager
+def _filled(final: Path) -> Iterator[Path]:
+  """Yield a new locked folder beside `final`, which is removed unless it has been renamed."""
+  final.parent.mkdir(parents=True, exist_ok=True)
+  partial = _temporary(final)
+  partial.mkdir()
+  try:
+    with _locked(os.open(partial, os.O_RDONLY)):
+      yield partial
   finally:
     shutil.rmtree(partial, ignore_errors=True)
-    if final.exists():
-      shutil.rmtree(old, ignore_errors=True)
 
 
 def check_free(path: PathLike) -> None:

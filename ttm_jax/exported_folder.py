@@ -10,11 +10,11 @@ from flax import nnx
 from ttm_jax.codecs.base import Codec
 from ttm_jax.codecs.registry import entry_saved_as
 from ttm_jax.errors import InputError
+from ttm_jax.json_file import read_object
 from ttm_jax.models.preset import COMPUTE_FIELDS, Preset
 from ttm_jax.presets import preset_of_network
 from ttm_jax.pretrained.weights import CONFIG, read
 from ttm_jax.text.encoders import TextEncoderSpec
-from ttm_jax.untrusted import read_object
 
 INDEX = 'model_index.json'
 

@@ -2,23 +2,22 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any
-
-from etils import epath
 
 from ttm_jax.errors import InputError
 
 LIMIT = 64 * 2**20  # Bytes; the description of 100,000 shards takes about 2 MB.
 
 
-def read_object(path: epath.PathLike, remedy: str, limit: int = LIMIT) -> dict[str, Any]:
+def read_object(path: Path, remedy: str = 'copy it again', limit: int = LIMIT) -> dict[str, Any]:
   """Return the JSON object of a file.
 
-  All of its strings are valid Unicode. Lone surrogates are rejected, since JSON can express them
-  but UTF-8 cannot.
+  The file may start with a byte order mark. All of its strings are valid Unicode. Lone surrogates
+  are rejected, since JSON can express them but UTF-8 cannot.
 
   Args:
-    path: Local path or a URL that etils supports.
+    path: Path of `pathlib`, or of etils for files on gs://.
     remedy: What the user can do; ends the error message.
     limit: Largest file size accepted, in bytes.
 
@@ -26,17 +25,17 @@ def read_object(path: epath.PathLike, remedy: str, limit: int = LIMIT) -> dict[s
     InputError: If the file is missing, not a regular file, too large or unreadable; or is not JSON,
       is nested too deeply, or holds something other than an object.
   """
-  path = epath.Path(path)
   try:
     # Reading a pipe or a device might never end; the `is_file` of etils accepts them.
     local = '://' not in str(path)
     if not (os.path.isfile(path) if local else path.is_file()):
       what = 'not a file' if path.exists() else 'missing'
       raise InputError(f'{path}: {what}; {remedy}')
-    size = path.stat().length
-    if size > limit:
-      raise InputError(f'{path}: {size} bytes, but at most {limit} are read; {remedy}')
-    value = json.loads(path.read_bytes().decode('utf-8-sig'))
+    with path.open('rb') as file:
+      content = file.read(limit + 1)
+    if len(content) > limit:
+      raise InputError(f'{path}: has more than {limit} bytes, the most that is read; {remedy}')
+    value = json.loads(content)
     json.dumps(value, ensure_ascii=False).encode()
   except InputError:
     raise

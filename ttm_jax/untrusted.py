@@ -1,42 +1,16 @@
-"""Validate content of untrusted files: JSON objects, names, and paths confined to their folder.
+"""Validate names in untrusted files, and paths confined to their folder.
 
 Downloaded folders are untrusted. No name or link in such a folder may lead outside of it.
 """
 
-import json
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from ttm_jax.errors import InputError
 
-_LARGEST = 256 * 2**20  # Bytes of a JSON file; the index of a very large model takes a few MB.
 _IDENTIFIER = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}')
 _REPOSITORY = re.compile(r'[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?', re.ASCII)
-
-
-def read_object(path: Path) -> dict[str, Any]:
-  """Return the JSON object of a file; the file may start with a byte order mark.
-
-  Raises:
-    InputError: If the file is missing, damaged, nested too deeply, larger than 256 MiB, or holds no
-      object.
-  """
-  try:
-    size = path.stat().st_size
-    if size > _LARGEST:
-      raise InputError(f'{path} has {size} bytes, more than any such file needs: copy it again')
-    found = json.loads(path.read_bytes())
-  except OSError as error:
-    raise InputError(f'{path} cannot be read ({error.strerror or error}): copy it again') from error
-  except RecursionError as error:
-    raise InputError(f'{path} is nested too deeply: copy it again') from error
-  except ValueError as error:
-    raise InputError(f'{path} is not JSON ({error}): copy it again') from error
-  if not isinstance(found, dict):
-    raise InputError(f'{path} must hold a JSON object: copy it again')
-  return found
 
 
 def identifier(name: object, where: object) -> str:

@@ -43,20 +43,24 @@ def byte_tokenizer(folder: Path, extra=(), **special) -> int:
   return len(words)
 
 
-def llama(folder: Path, template: str | None = None) -> Path:
-  """Save a LLaMA model and tokenizer, optionally with a chat template; return the folder."""
-  size = byte_tokenizer(folder, pad_token='<pad>')
-  config = transformers.LlamaConfig(
+def _llama_config(size: int, layers: int) -> transformers.LlamaConfig:
+  return transformers.LlamaConfig(
     vocab_size=size,
     hidden_size=32,
     intermediate_size=48,
-    num_hidden_layers=2,
+    num_hidden_layers=layers,
     num_attention_heads=2,
     max_position_embeddings=8192,
     bos_token_id=None,
     eos_token_id=None,
     pad_token_id=0,
   )
+
+
+def llama(folder: Path, template: str | None = None) -> Path:
+  """Save a LLaMA model and tokenizer, optionally with a chat template; return the folder."""
+  size = byte_tokenizer(folder, pad_token='<pad>')
+  config = _llama_config(size, layers=2)
   torch.manual_seed(0)
   _save(folder, transformers.LlamaForCausalLM(config))
   if template:
@@ -240,17 +244,7 @@ def vision_language(folder: Path) -> Path:
       image_size=16,
       patch_size=8,
     ),
-    text_config=transformers.LlamaConfig(
-      vocab_size=size,
-      hidden_size=32,
-      intermediate_size=48,
-      num_hidden_layers=1,
-      num_attention_heads=2,
-      max_position_embeddings=8192,
-      bos_token_id=None,
-      eos_token_id=None,
-      pad_token_id=0,
-    ),
+    text_config=_llama_config(size, layers=1),
     image_token_id=1,
     vision_feature_layer=-1,
   )

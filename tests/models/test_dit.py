@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from tests.helpers.dit_reference import reference
+from tests.helpers.networks import gradient, predict, same
 from ttm_jax.conditioning import EVERYONE, Condition, Objects, TokenMasks, Tokens
 from ttm_jax.configs import stage2_dit, ti2v_dit
 from ttm_jax.models.dit.flops import forward_flops
@@ -71,10 +72,6 @@ def filled(config, value):
   return jax.tree_util.tree_map_with_path(fill, structure(config)[1])
 
 
-def same(a, b):
-  return jax.tree.all(jax.tree.map(np.array_equal, a, b))
-
-
 def known(config, objects=True, seed=2):
   """Return x_t, t and a condition of two samples; the last text token is padding."""
   rng = np.random.default_rng(seed)
@@ -96,19 +93,6 @@ def known(config, objects=True, seed=2):
 @jax.jit(static_argnums=0)
 def initial(config):
   return nnx.to_pure_dict(nnx.state(DiT(config, T5, rngs=nnx.Rngs(0)), nnx.Param))
-
-
-@jax.jit(static_argnums=0)
-def predict(graphdef, params, x_t, t, condition):
-  return nnx.merge(graphdef, params)(x_t, t, condition)
-
-
-@jax.jit(static_argnums=0)
-def gradient(graphdef, params, x_t, t, condition):
-  def energy(params):
-    return (nnx.merge(graphdef, params)(x_t, t, condition) ** 2).mean()
-
-  return jax.grad(energy)(params)
 
 
 @pytest.mark.parametrize(

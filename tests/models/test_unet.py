@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.helpers.networks import gradient, predict, same
 from ttm_jax.conditioning import EVERYONE, Condition, Objects, TokenMasks, Tokens
 from ttm_jax.models.unet.flops import forward_flops
 from ttm_jax.models.unet.layers import LevelInputs, MaskedParts, TransformerBlock
@@ -62,10 +63,6 @@ def filled(config, value):
   return jax.tree.map(lambda x: np.full(x.shape, value, np.float32), structure(config)[1])
 
 
-def same(a, b):
-  return jax.tree.all(jax.tree.map(np.array_equal, a, b))
-
-
 def known(config, objects=True, seed=2):
   """Return x_t, t and a condition of two samples."""
   rng = np.random.default_rng(seed)
@@ -80,19 +77,6 @@ def known(config, objects=True, seed=2):
   prompts = {'clip_l': Tokens(array(6, TEXT), np.array([[2, 2, 2, 4, 4, 4]] * 2, np.int32))}
   given = Objects((TokenMasks(region, present),), prompts) if objects else None
   return array(*LATENTS, C), np.array([999.0, 40.0], np.float32), Condition(text, visual, given)
-
-
-@jax.jit(static_argnums=0)
-def predict(graphdef, params, x_t, t, condition):
-  return nnx.merge(graphdef, params)(x_t, t, condition)
-
-
-@jax.jit(static_argnums=0)
-def gradient(graphdef, params, x_t, t, condition):
-  def energy(params):
-    return (nnx.merge(graphdef, params)(x_t, t, condition) ** 2).mean()
-
-  return jax.grad(energy)(params)
 
 
 def attend(p, heads, x, context, allowed):

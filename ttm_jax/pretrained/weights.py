@@ -13,7 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ttm_jax.errors import InputError, nearest
-from ttm_jax.untrusted import inside, is_repository, read_object
+from ttm_jax.json_file import read_object
+from ttm_jax.untrusted import inside, is_repository
 
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
 INDEX = f'{WEIGHTS}.index.json'

@@ -16,7 +16,8 @@ from diffusers import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 
 from ttm_jax.errors import InputError
-from ttm_jax.untrusted import check_links, identifier, inside, is_repository, read_object
+from ttm_jax.json_file import read_object
+from ttm_jax.untrusted import check_links, identifier, inside, is_repository
 
 from .dit import TTMTransformer
 from .image_codec import TTMImageCodec
