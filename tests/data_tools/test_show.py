@@ -54,10 +54,10 @@ def test_clips_by_folder_and_by_file(clips, tmp_path, capsys):
 def test_a_shard_of_a_job_that_still_runs(clips, tmp_path, capsys, monkeypatch):
   monkeypatch.chdir(tmp_path)
   folder = parts.part_folder(tmp_path, 3)
-  writer, some = parts.PartWriter(folder), Clips(clips, 'train')
-  for i in range(3):
-    writer.write('4x16x16', 'train', some[i])
-  writer.finish(Tally())
+  some = Clips(clips, 'train')
+  with parts.new_part(folder, 'digest', Tally()) as writer:
+    for i in range(3):
+      writer.write('4x16x16', 'train', some[i])
   file = folder / '4x16x16.train.array_record'
   lines = shown(capsys, file, 1)
   assert lines[0] == f'{file}: clips record 1 of 3'

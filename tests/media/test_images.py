@@ -198,7 +198,8 @@ def test_postscript_under_another_name_runs_no_program(tmp_path):
   planted.chmod(0o755)
   (tmp_path / 'x.png').write_bytes(POSTSCRIPT)
   code = (
-    'from ttm_jax import images, trajectory\n'
+    'from ttm_jax import trajectory\n'
+    'from ttm_jax.media import images\n'
     'from ttm_jax.errors import InputError\n'
     'for read in (images.read_image, trajectory.read_mask):\n'
     '  try:\n    read("x.png")\n  except InputError as error:\n    print(error)\n'
