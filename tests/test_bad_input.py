@@ -11,19 +11,10 @@ import pytest
 from PIL import Image
 
 from tests.helpers import cli, tiny
+from tests.helpers.sentences import last_sentence, sentence
 from ttm_jax import trajectory
 from ttm_jax.training import checkpoint
 from ttm_jax.training.runs import read_parameters
-
-
-def sentence(ended: cli.Ended) -> str:
-  """Return the one line that a command printed before it exited."""
-  assert ended.code == 2, ended.err
-  (line,) = ended.err.splitlines()
-  assert line.startswith('error: ')
-  assert ended.out == ''
-  return line.removeprefix('error: ')
-
 
 # Generation.
 
@@ -282,15 +273,6 @@ def test_a_run_goes_on_with_clips_encoded_as_before(stage1, clips, tmp_path, opt
   changes = {'train__steps': 120, 'train__checkpoint_every': 20}
   ended = cli.run(*tiny.train_command('demo_stage1', run, other, **changes))
   assert sentence(ended) == said.format(run=run, other=other)
-
-
-def last_sentence(ended: cli.Ended) -> str:
-  """Like `sentence`, for a run that had started and logged its steps."""
-  assert ended.code == 2, ended.err
-  *before, line = ended.err.splitlines()
-  assert line.startswith('error: ')
-  assert not [said for said in before if 'rror' in said or 'Traceback' in said], ended.err
-  return line.removeprefix('error: ')
 
 
 @pytest.mark.parametrize('damage', ['corrupt', 'truncated'])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_tools import describe, import_folder, prepare
 from tests.helpers import cli, exported, tiny
-from tests.test_bad_input import last_sentence, sentence
+from tests.helpers.sentences import last_sentence, sentence
 from ttm_jax import evaluate, plan, trajectory
 from ttm_jax.data.clips import Clips
 from ttm_jax.errors import InputError, front_door

@@ -6,17 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.helpers.label_maps import clip, frame
 from ttm_jax import trajectory
 from ttm_jax.errors import InputError
-
-
-def frame(*rows: str) -> np.ndarray:
-  """Return a label map [H, W] from rows of digits; a dot is the background."""
-  return np.array([[int(c) for c in row.replace('.', '0')] for row in rows], np.uint8)
-
-
-def clip(*frames: np.ndarray) -> np.ndarray:
-  return np.stack(frames)
 
 
 def pixels(*colours: tuple[int, int, int]) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.test_trajectory import clip, frame
+from tests.helpers.label_maps import clip, frame
 from ttm_jax import trajectory, trajectory_edits
 from ttm_jax.errors import InputError
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.codecs.test_codec_tae import SMALL, abstract, small
 from tests.helpers import pytorch_parity as parity
+from tests.helpers.small_tae import SMALL, abstract, small
 from ttm_jax.codecs import linear_convert, tae_convert
 from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.codecs.tae import TAEConfig

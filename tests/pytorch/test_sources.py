@@ -9,7 +9,7 @@ import torch
 from diffusers.utils.dynamic_modules_utils import get_relative_imports
 
 from tests.helpers import pytorch_parity as parity
-from tests.pytorch.test_dit import STAGE2, known, module, randomised
+from tests.helpers.small_dit import STAGE2, known, module, randomised
 from ttm_jax.pytorch.sources import sources
 
 ALONE = """

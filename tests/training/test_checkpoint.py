@@ -10,7 +10,7 @@ from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
-from tests.training.test_training import Mean, settings
+from tests.helpers.mean_task import EVERY, Mean, settings
 from ttm_jax.data import storage
 from ttm_jax.errors import InputError
 from ttm_jax.parallel.mesh import make_mesh
@@ -20,8 +20,6 @@ from ttm_jax.training.checkpoint import Checkpoints, _digest
 from ttm_jax.training.lock import Lock
 from ttm_jax.training.loop import train
 from ttm_jax.training.state import placement
-
-EVERY = {'train__checkpoint_every': 2, 'optimizer__schedule': 'constant'}
 
 
 def largest(folder: Path) -> Path:

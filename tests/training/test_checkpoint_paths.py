@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from tests.training.test_checkpoint import EVERY
-from tests.training.test_training import Mean, settings
+from tests.helpers.mean_task import EVERY, Mean, settings
 from ttm_jax.errors import InputError
 from ttm_jax.training import checkpoint, runs
 from ttm_jax.training.checkpoint import Checkpoints

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.training.test_training import Mean, settings, stepped
+from tests.helpers.mean_task import Mean, settings, stepped
 from ttm_jax.training import spike_guard
 from ttm_jax.training.loop import train
 

@@ -10,7 +10,7 @@ import pytest
 from etils import epath
 
 from tests.helpers import cli
-from tests.training.test_training import Mean, settings
+from tests.helpers.mean_task import Mean, settings
 from ttm_jax.errors import InputError
 from ttm_jax.training import lock
 from ttm_jax.training.lock import FILE, Lock

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from tests.helpers import cli, tiny
-from tests.training.test_training import Mean, settings
+from tests.helpers.mean_task import Mean, settings
 from ttm_jax import json_lines
 from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.data.context import Context

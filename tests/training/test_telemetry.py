@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.training.test_training import Mean, settings
+from tests.helpers.mean_task import Mean, settings
 from ttm_jax.errors import InputError
 from ttm_jax.report.results import read_metrics
 from ttm_jax.training import telemetry

@@ -1,103 +1,25 @@
 """The loop, its step and its optimizer on a network of three numbers; logs of a real run."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
-from tests.helpers import tiny
+from tests.helpers.mean_task import Mean, rows, settings, stepped
 from ttm_jax.errors import InputError
 from ttm_jax.report.results import read_metrics
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.loop import train
 from ttm_jax.training.objective import stream
 from ttm_jax.training.spike_guard import NotFinite
-from ttm_jax.training.state import create, make_optimizer
-from ttm_jax.training.step import make_step
-
-
-class Numbers(nnx.Module):
-  """A network of three numbers."""
-
-  def __init__(self):
-    self.w = nnx.Param(jnp.zeros(3))
-
-
-class Mean:
-  """An objective: the mean of the data, whose numbers differ between steps.
-
-  Attributes:
-    sampled: the network's numbers at each call of `samples`.
-    finished: those given to `finish`.
-  """
-
-  sharding = ()
-  parts = ()
-  gather = False
-  has_validation = True
-  flops_per_sample = 1.0
-  fps = 8.0
-
-  def __init__(self, noise: float = 0.0, poisoned: tuple[int, ...] = ()):
-    """Args:
-    noise: how much the random key changes the loss.
-    poisoned: the batches that are NaN.
-    """
-    self.noise, self.poisoned = noise, poisoned
-    self.sampled: list[np.ndarray] = []
-    self.finished: list[np.ndarray] = []
-
-  def build(self, seed):
-    return Numbers()
-
-  def batches(self, split, start):
-    for step in itertools.count(start):
-      x = rows(step) + (100 if split == 'validation' else 0)
-      yield {'x': np.where(step in self.poisoned, np.nan, x).astype(np.float32)}
-
-  def loss(self, model, arrays, key):
-    losses = jnp.mean((model.w[...] - arrays['x']) ** 2, axis=1)
-    sway = self.noise * jnp.sum(model.w[...] * jax.random.normal(key, (3,)))
-    return losses.mean() + sway, {'loss': (losses.sum(), jnp.asarray(float(len(losses))))}
-
-  def samples(self, model, arrays, key):
-    self.sampled.append(np.asarray(model.w[...]))
-    return {'w': np.zeros((1, 2, 8, 8, 3), np.uint8)}
-
-  def begin(self, directory):
-    pass
-
-  def finish(self, directory, model):
-    self.finished.append(np.asarray(model.w[...]))
-
-
-def rows(step):
-  """Return the data of a batch: float [4, 3]."""
-  return np.random.default_rng(step).normal([1, 2, 3], size=(4, 3))
-
-
-def settings(**changes):
-  return tiny.shrunk('demo_stage1', optimizer__learning_rate=0.1, **changes)
+from ttm_jax.training.state import make_optimizer
 
 
 def held_out_losses(run):
   """Return the validation loss by step."""
   key = 'validation/loss'
   return {line['step']: line[key] for line in read_metrics(run) if key in line}
-
-
-def stepped(objective, accumulate, optimizer, steps=1, ema=0.9):
-  """Return the state after some steps, and the metrics of the last."""
-  graphdef, params = nnx.split(objective.build(0))
-  step = jax.jit(make_step(objective, graphdef, optimizer, accumulate, ema))
-  state = create(nnx.to_pure_dict(params), optimizer)
-  for _, arrays in zip(range(steps), objective.batches('train', 0), strict=False):
-    state, metrics = step(state, arrays, jax.random.key(0))
-  return state, metrics
 
 
 @pytest.mark.parametrize('parts', [2, 4])
