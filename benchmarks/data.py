@@ -174,7 +174,7 @@ def write_film(path: Path, frames: int, size: tuple[int, int], fps: int, seed: i
   coarse = rng.integers(0, 255, (size[0] // 8 + 2, size[1] // 8 + 2, 3), np.uint8)
   ground = coarse.repeat(8, 0).repeat(8, 1)
   ids = masks(min(frames, 512), size, seed)
-  colours = np.array([[0, 0, 0], [230, 40, 40], [40, 90, 220]], np.uint8)
+  colors = np.array([[0, 0, 0], [230, 40, 40], [40, 90, 220]], np.uint8)
   path.parent.mkdir(parents=True)
   with av.open(str(path), 'w') as container:
     stream = container.add_stream('libx264', fps, {'crf': '20', 'preset': 'veryfast'})
@@ -183,7 +183,7 @@ def write_film(path: Path, frames: int, size: tuple[int, int], fps: int, seed: i
       shift = t % 8
       view = ground[shift : shift + size[0], shift : shift + size[1]]
       owner = ids[t % len(ids)]
-      picture = np.where(owner[..., None] > 0, colours[owner], view)
+      picture = np.where(owner[..., None] > 0, colors[owner], view)
       container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format='rgb24')))
     container.mux(stream.encode(None))
 

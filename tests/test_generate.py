@@ -171,7 +171,7 @@ def test_pictures_of_another_size_are_fitted(clip, stage1, stage2, tmp_path):
     f'--out={tmp_path}/out.mp4',
   )
   assert ended.code == 0, ended.err
-  assert 'resized and centre-cropped from 44 x 32 to 16 x 16 pixels' in ended.out
+  assert 'resized and center-cropped from 44 x 32 to 16 x 16 pixels' in ended.out
   ids = trajectory.read_folder(tmp_path / 'out_trajectory')
   np.testing.assert_array_equal(ids[0], clip.ids[0])
   video, fps = read_video(tmp_path / 'out.mp4')

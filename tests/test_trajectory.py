@@ -11,12 +11,12 @@ from ttm_jax import trajectory
 from ttm_jax.errors import InputError
 
 
-def pixels(*colours: tuple[int, int, int]) -> np.ndarray:
+def pixels(*colors: tuple[int, int, int]) -> np.ndarray:
   """Return one frame with one row: uint8 [1, 1, W, 3]."""
-  return np.array([[colours]], np.uint8)
+  return np.array([[colors]], np.uint8)
 
 
-class TestColours:
+class TestColors:
   def test_palette_goldens(self):
     half = [
       (128, 32, 32),
@@ -55,7 +55,7 @@ class TestColours:
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, ids)
 
-  def test_colours_that_drifted(self):
+  def test_colors_that_drifted(self):
     # Mean colors of generated trajectories, on the paper's project page.
     rgb = pixels((122, 24, 22), (121, 73, 68), (0, 0, 0))
     assert trajectory.decode(rgb, None, 'supervision_half').tolist() == [[[1, 2, 0]]]
@@ -65,7 +65,7 @@ class TestColours:
     rgb = pixels((dark, 0, 0), (dark + 1, 0, 0))
     assert trajectory.decode(rgb, None, palette).tolist() == [[[0, 1]]]
 
-  def test_absent_objects_go_to_black_or_to_a_neighbour(self):
+  def test_absent_objects_go_to_black_or_to_a_neighbor(self):
     first = frame('11110')
     orange, pink, green, white = (255, 110, 0), (255, 128, 128), (0, 255, 0), (255, 255, 255)
     rgb = np.concatenate([pixels(*[(9, 9, 9)] * 5), pixels(orange, pink, green, white, (0, 0, 0))])
@@ -78,7 +78,7 @@ class TestColours:
     rgb = np.concatenate([pixels((255, 0, 0), (0, 255, 0)), pixels((0, 0, 0), (0, 0, 255))])
     assert trajectory.decode(rgb, frame('12'))[1].tolist() == [[0, 0]]
 
-  def test_of_equally_near_colours_the_first_wins(self):
+  def test_of_equally_near_colors_the_first_wins(self):
     # Between red (1) and orange (7).
     assert trajectory.decode(pixels((255, 64, 0), (255, 65, 0)), None).tolist() == [[[1, 7]]]
 
@@ -345,7 +345,7 @@ def test_presence_follows_its_definition(case, mask):
   for t, label in zip(*np.nonzero(trajectory.areas(ids)[:, 1:]), strict=True):
     own = ids[t] == label + 1
     ys, xs = np.nonzero(own)
-    centre = (ys.min() + ys.max() + 1) / 2, (xs.min() + xs.max() + 1) / 2
+    center = (ys.min() + ys.max() + 1) / 2, (xs.min() + xs.max() + 1) / 2
     fill = own
     if mask != 'seg':
       margin = (cell[0] // 2, cell[1] // 2) if mask == 'dilated_box' else (0, 0)
@@ -359,7 +359,7 @@ def test_presence_follows_its_definition(case, mask):
     if mask == 'seg':
       chosen.flat[share.argmax()] = True
     else:
-      chosen[int(centre[0] // cell[0]), int(centre[1] // cell[1])] = True
+      chosen[int(center[0] // cell[0]), int(center[1] // cell[1])] = True
     expected[groups[t]] |= chosen.astype(np.int32) << (label + 1)
   np.testing.assert_array_equal(present, expected)
   # With the owners, which are always present.

@@ -52,9 +52,9 @@ def test_written_videos_play_in_a_browser(tmp_path):
   assert [file.name for file in path.parent.iterdir()] == ['a.mp4']
 
 
-def test_written_videos_keep_order_colour_and_rate(tmp_path):
-  colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [250, 250, 10], [90, 90, 90]])
-  frames = np.broadcast_to(colours[:, None, None].astype(np.uint8), (5, 32, 48, 3))
+def test_written_videos_keep_order_color_and_rate(tmp_path):
+  colors = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [250, 250, 10], [90, 90, 90]])
+  frames = np.broadcast_to(colors[:, None, None].astype(np.uint8), (5, 32, 48, 3))
   video_io.write_video(tmp_path / 'a.mp4', frames, 29.97)
   read, fps = video_reader.read_video(tmp_path / 'a.mp4')
   np.testing.assert_allclose(read.astype(int), frames.astype(int), atol=3)

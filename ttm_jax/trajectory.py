@@ -23,19 +23,19 @@ MAX_OBJECTS = 8
 LABELS = MAX_OBJECTS + 1  # Includes the background.
 
 
-def _colours(hexadecimal: str) -> np.ndarray:
+def _colors(hexadecimal: str) -> np.ndarray:
   return np.frombuffer(bytes.fromhex(hexadecimal), np.uint8).reshape(-1, 3)
 
 
 PALETTES: dict[str, np.ndarray] = {
   # Corners of the RGB cube, and orange. L2 distances: at least 127 levels between two colors, at
   # least 255 to black.
-  'spread8': _colours('ff0000 00ff00 0000ff ffff00 ff00ff 00ffff ff8000 ffffff'),
+  'spread8': _colors('ff0000 00ff00 0000ff ffff00 ff00ff 00ffff ff8000 ffffff'),
   # Half of entries 1..8 of supervision's default palette: its MaskAnnotator (opacity 0.5) on black,
   # as in the videos on the paper's project page. Use it for two objects at most, since object 3 is
   # close to 1 and 2.
   'supervision_half': np.rint(
-    0.5 * _colours('ff4040 ffa1a0 ff7633 ffb633 d1d435 4cfb12 94cf1a 40de8a')
+    0.5 * _colors('ff4040 ffa1a0 ff7633 ffb633 d1d435 4cfb12 94cf1a 40de8a')
   ).astype(np.uint8),
 }
 """uint8 [8, 3] by name; row l - 1 is the RGB color of object l. The background is black."""
@@ -77,24 +77,24 @@ def render(ids: np.ndarray, palette: str = 'spread8') -> np.ndarray:
   return np.take(_table(palette), ids, axis=0)
 
 
-def _closest(pixels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+def _closest(pixels: np.ndarray, colors: np.ndarray) -> np.ndarray:
   """Return the index of the color at the smallest L2 distance; the first one if several are equal.
 
   Args:
     pixels: uint8 [..., 3].
-    colours: uint8 [n, 3].
+    colors: uint8 [n, 3].
 
   Returns:
     uint8 [...].
   """
   # Integers below 2^24 are exact in float32, which uses BLAS. |p|^2 is omitted, since it is the
   # same for all colors.
-  pixels, colours = pixels.astype(np.float32), colours.astype(np.float32)
+  pixels, colors = pixels.astype(np.float32), colors.astype(np.float32)
   closest = np.zeros(pixels.shape[:-1], np.uint8)
   best = np.full(pixels.shape[:-1], np.inf, np.float32)
-  for index, colour in enumerate(colours):
-    distance = pixels @ (-2 * colour)
-    distance += colour @ colour
+  for index, color in enumerate(colors):
+    distance = pixels @ (-2 * color)
+    distance += color @ color
     np.copyto(closest, index, where=distance < best)
     np.minimum(best, distance, out=best)
   return closest
@@ -383,15 +383,15 @@ def _cells_of_boxes(ids: np.ndarray, grid: tuple[int, int], grow: bool) -> np.nd
     margin = np.where(end > start, cell_size // 2 if grow else 0, 0)
     # No clipping of a dilated box is needed, since cells end at the image border.
     overlap = np.minimum(end + margin, low + cell_size) - np.maximum(start - margin, low)
-    is_centre = ((start + end) // (2 * cell_size) == np.arange(cells)) & (end > start)
-    return np.maximum(overlap, 0), is_centre
+    is_center = ((start + end) // (2 * cell_size) == np.arange(cells)) & (end > start)
+    return np.maximum(overlap, 0), is_center
 
   cell_height, cell_width = _cell_size(ids, grid)
-  overlap_y, centre_y = along(y0, y1, grid[0], cell_height)
-  overlap_x, centre_x = along(x0, x1, grid[1], cell_width)
+  overlap_y, center_y = along(y0, y1, grid[0], cell_height)
+  overlap_x, center_x = along(x0, x1, grid[1], cell_width)
   covered = overlap_y[..., :, None] * overlap_x[..., None, :]
-  centred = centre_y[..., :, None] & centre_x[..., None, :]
-  return (2 * covered >= cell_height * cell_width) | centred
+  centered = center_y[..., :, None] & center_x[..., None, :]
+  return (2 * covered >= cell_height * cell_width) | centered
 
 
 def _cells_of_pixels(ids: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
@@ -425,7 +425,7 @@ def overlay(video: np.ndarray, ids: np.ndarray, palette: str = 'spread8') -> np.
       f'a video under label maps of {list(ids.shape)} must be uint8 {[*ids.shape, 3]},'
       f' got {video.dtype} {list(video.shape)}'
     )
-  colour = render(ids, palette)
+  color = render(ids, palette)
   rim = np.zeros(ids.shape, bool)
   for distance in range(1, max(1, round(min(ids.shape[1:]) / 256)) + 1):
     for axis in (1, 2):
@@ -434,10 +434,10 @@ def overlay(video: np.ndarray, ids: np.ndarray, palette: str = 'spread8') -> np.
       differs = ahead != behind
       np.moveaxis(rim, axis, 0)[distance:] |= np.moveaxis(differs, axis, 0)
       np.moveaxis(rim, axis, 0)[:-distance] |= np.moveaxis(differs, axis, 0)
-  tinted = ((video.astype(np.uint16) * 3 + colour.astype(np.uint16) * 2) // 5).astype(np.uint8)
+  tinted = ((video.astype(np.uint16) * 3 + color.astype(np.uint16) * 2) // 5).astype(np.uint8)
   inside = ids > 0
   result = np.where(inside[..., None], tinted, video)
-  return np.where((rim & inside)[..., None], colour, result)
+  return np.where((rim & inside)[..., None], color, result)
 
 
 def write_folder(path: str | os.PathLike, ids: np.ndarray) -> None:

@@ -63,13 +63,13 @@ def scale(ids: np.ndarray, obj: int, factors: OverTime) -> np.ndarray:
     raise InputError(f'cannot scale object {obj} by {factor.min():g}; factors must be above 0')
   area = np.maximum(mask.sum(axis=(1, 2)), 1)
   y, x = np.arange(ids.shape[1]), np.arange(ids.shape[2])
-  centre_y = ((mask.sum(axis=2) @ y) / area)[:, None]
-  centre_x = ((mask.sum(axis=1) @ x) / area)[:, None]
-  rows = _round(centre_y + (y - centre_y) / factor[:, None])
-  columns = _round(centre_x + (x - centre_x) / factor[:, None])
+  center_y = ((mask.sum(axis=2) @ y) / area)[:, None]
+  center_x = ((mask.sum(axis=1) @ x) / area)[:, None]
+  rows = _round(center_y + (y - center_y) / factor[:, None])
+  columns = _round(center_x + (x - center_x) / factor[:, None])
   scaled = _resample(mask, rows, columns)
   lost = mask.any(axis=(1, 2)) & ~scaled.any(axis=(1, 2))
-  scaled[lost, _round(centre_y[lost, 0]), _round(centre_x[lost, 0])] = True
+  scaled[lost, _round(center_y[lost, 0]), _round(center_x[lost, 0])] = True
   return _paint(ids, obj, scaled)
 
 

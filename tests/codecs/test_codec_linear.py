@@ -46,14 +46,14 @@ def codec():
 
 def test_components_are_those_of_a_singular_value_decomposition(codec):
   rows = rows_of(videos())
-  centred = rows - rows.mean(0)
-  _, singular, vt = np.linalg.svd(centred, full_matrices=False)
+  centered = rows - rows.mean(0)
+  _, singular, vt = np.linalg.svd(centered, full_matrices=False)
   for ours, theirs in zip(np.asarray(codec.basis).T, vt, strict=False):
     assert abs(ours @ theirs) == pytest.approx(1, abs=1e-4)
     assert ours[np.abs(ours).argmax()] > 0
   assert codec.explained == pytest.approx((singular[:5] ** 2).sum() / (singular**2).sum(), rel=1e-6)
   latents = codec.encode(to_float(videos())).mean
-  expected = centred @ np.asarray(codec.basis, np.float64) * float(codec.scale)
+  expected = centered @ np.asarray(codec.basis, np.float64) * float(codec.scale)
   np.testing.assert_allclose(np.asarray(latents).reshape(-1, 5), expected, atol=2e-4)
 
 

@@ -142,7 +142,7 @@ def test_normalisation_is_measured_and_changes_no_pixels():
   codec = small(shaken='all')
   before = decode(codec, encode(codec, video(5)).mean, 5)
   clips = np.random.default_rng(1).integers(0, 256, (2, 5, 8, 8, 3)).astype(np.uint8)
-  codec.normalise(clips)
+  codec.normalize(clips)
   after = decode(codec, encode(codec, video(5)).mean, 5)
   np.testing.assert_allclose(after, before, atol=1e-4)
   moments = [encode(codec, to_float(clip)[None]) for clip in clips]

@@ -115,7 +115,7 @@ def test_the_run_encodes_a_dataset(run, clips, encoded):
   np.testing.assert_allclose(source[0]['video_logvar'], expected.logvar[0], atol=0.02)
 
 
-def test_latents_are_normalised(encoded):
+def test_latents_are_normalized(encoded):
   source = Latents(encoded, 'train')
   records = [source[i] for i in range(len(source))]
   names = ('video', 'trajectory')

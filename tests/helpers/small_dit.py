@@ -42,7 +42,7 @@ def structure(config):
   return graphdef, nnx.to_pure_dict(state)
 
 
-def randomised(config, seed):
+def randomized(config, seed):
   """Draw random parameters, as after training: no head, gate or modulation is zero."""
   rng = np.random.default_rng(seed)
 

@@ -282,7 +282,7 @@ def test_animations_are_no_masks(tmp_path):
     trajectory.read_mask(tmp_path / 'a.gif')
 
 
-@pytest.mark.parametrize('kind', ['reduced', 'optimised', 'same', 'grown', 'gif', 'rgb'])
+@pytest.mark.parametrize('kind', ['reduced', 'optimized', 'same', 'grown', 'gif', 'rgb'])
 def test_edited_trajectories(tmp_path, kind):
   """Editors and optimizers change our PNGs, but not the objects."""
   ids = np.zeros((5, 16, 16), np.uint8)
@@ -305,7 +305,7 @@ def test_edited_trajectories(tmp_path, kind):
     elif kind == 'rgb':
       image.convert('RGB').save(to)
     else:
-      image.save(to, optimize=kind == 'optimised')
+      image.save(to, optimize=kind == 'optimized')
   (tmp_path / kind / '._00000.png').write_bytes(b'\0\5\26\7' + b'\0' * 100)
   (tmp_path / kind / '.DS_Store').write_bytes(b'x')
   (tmp_path / kind / 'Thumbs.db').write_bytes(b'x')

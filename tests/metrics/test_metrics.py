@@ -9,7 +9,7 @@ import pytest
 from skimage.metrics import structural_similarity
 
 from ttm_jax.errors import InputError
-from ttm_jax.metrics.adherence import adherence, find_by_colour
+from ttm_jax.metrics.adherence import adherence, find_by_color
 from ttm_jax.metrics.motion import DIRECTIONAL, centroids, goes_as_told, mean_iou, object_iou
 from ttm_jax.metrics.video import psnr, ssim
 from ttm_jax.scenes.captions import MOTIONS
@@ -184,15 +184,15 @@ def test_motions_without_an_answer():
     goes_as_told(boxes([(1, 1)] * 4), 1, 'lefft')
 
 
-def painted(ids, colours, strength=8):
+def painted(ids, colors, strength=8):
   """Render a video of label maps: textured gray background, object colors with a gradient."""
   rng = np.random.default_rng(1)
   _, h, w = ids.shape
   behind = np.linspace(70, 170, w)[None, :, None] + rng.normal(0, strength, (h, w, 1))
   video = np.broadcast_to(behind, (*ids.shape, 3)).copy()
   shade = np.linspace(0.85, 1.1, h)[:, None, None]
-  for obj, colour in colours.items():
-    video = np.where((ids == obj)[..., None], np.array(colour) * shade, video)
+  for obj, color in colors.items():
+    video = np.where((ids == obj)[..., None], np.array(color) * shade, video)
   return (video + rng.normal(0, strength, video.shape)).clip(0, 255).astype(np.uint8)
 
 
@@ -202,10 +202,10 @@ def two_objects():
   return ids
 
 
-def test_objects_are_found_by_their_colours():
+def test_objects_are_found_by_their_colors():
   ids = two_objects()
   video = painted(ids, {1: (215, 60, 50), 2: (60, 90, 210)})
-  found = find_by_colour(video, video[0], ids[0])
+  found = find_by_color(video, video[0], ids[0])
   assert found.dtype == np.uint8
   assert min(object_iou(found, ids).values()) > 0.95
   assert adherence(video, video[0], ids) == mean_iou(found, ids)
@@ -214,22 +214,22 @@ def test_objects_are_found_by_their_colours():
   still[still == 1] = 0
   still[(ids[:1] == 1).repeat(8, 0) & (still == 0)] = 1
   frozen = painted(still, {1: (215, 60, 50), 2: (60, 90, 210)})
-  scores = object_iou(find_by_colour(frozen, frozen[0], ids[0]), ids)
+  scores = object_iou(find_by_color(frozen, frozen[0], ids[0]), ids)
   assert scores[1] < 0.4 and scores[2] > 0.95
 
 
 def test_speckles_go_and_nothing_is_found_without_objects():
   ids = two_objects()
   video = painted(ids, {1: (215, 60, 50), 2: (60, 90, 210)}, strength=0)
-  expected = find_by_colour(video, video[0], ids[0])
+  expected = find_by_color(video, video[0], ids[0])
   speckled = video.copy()
   speckled[:, 45, 5], speckled[1:, 2, 2] = (215, 60, 50), (60, 90, 210)
-  np.testing.assert_array_equal(find_by_colour(speckled, video[0], ids[0]), expected)
-  assert not find_by_colour(video, video[0], np.zeros_like(ids[0])).any()
+  np.testing.assert_array_equal(find_by_color(speckled, video[0], ids[0]), expected)
+  assert not find_by_color(video, video[0], np.zeros_like(ids[0])).any()
   with pytest.raises(InputError, match='must agree'):
-    find_by_colour(video, video[0, 1:], ids[0])
+    find_by_color(video, video[0, 1:], ids[0])
   with pytest.raises(InputError, match='must be uint8'):
-    find_by_colour(video / 255, video[0], ids[0])
+    find_by_color(video / 255, video[0], ids[0])
 
 
 def test_procedural_scenes_do_as_they_say_and_show_it():
@@ -237,7 +237,7 @@ def test_procedural_scenes_do_as_they_say_and_show_it():
   ious, told, told_in_pixels = [], [], []
   for index in range(16):
     clip, objects = scene(config, index), layout(config, index).objects
-    found = find_by_colour(clip.video, clip.video[0], clip.ids[0])
+    found = find_by_color(clip.video, clip.video[0], clip.ids[0])
     ious.append(mean_iou(found, clip.ids))
     for obj, thing in enumerate(objects, start=1):
       told.append(goes_as_told(clip.ids, obj, thing.motion) is True)

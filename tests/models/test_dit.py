@@ -53,7 +53,7 @@ def structure(config, words=False):
   return graphdef, nnx.to_pure_dict(state)
 
 
-def randomised(config, words=False, seed=1):
+def randomized(config, words=False, seed=1):
   """Draw random parameters, as after training: no head, gate or modulation is zero."""
   rng = np.random.default_rng(seed)
 
@@ -107,7 +107,7 @@ def initial(config):
   ids=['text-to-video', 'stage 2', 'TI2V', 'masked cross alone', 'masked self alone, unrolled'],
 )
 def test_equations(config, objects):
-  params = randomised(config)
+  params = randomized(config)
   inputs = known(config, objects)
   wanted = reference(params, config, *inputs)
   assert wanted.std() > 0.5
@@ -131,7 +131,7 @@ def test_initial_network():
 
 @pytest.mark.parametrize('config, objects', [(STAGE2, True), (TI2V, False)])
 def test_extra_parts_leave_a_trained_network_as_it_is(config, objects):
-  trained = randomised(TINY)
+  trained = randomized(TINY)
   params = transfer(trained, filled(config, 0.0))
   x_t, t, condition = known(config, objects)
   wanted = predict(structure(TINY)[0], trained, x_t, t, Condition(condition.text))
@@ -146,7 +146,7 @@ def test_extra_parts_leave_a_trained_network_as_it_is(config, objects):
 
 
 def test_extra_parts_can_be_learnt():
-  trained = randomised(dataclasses.replace(TINY, layers=1))
+  trained = randomized(dataclasses.replace(TINY, layers=1))
   params = transfer(trained, filled(ONE_LAYER, 0.0))
   found = gradient(structure(ONE_LAYER)[0], params, *known(ONE_LAYER))
   assert np.abs(found['masked_blocks']['masked_attn']['gate']) > 1e-3
@@ -233,7 +233,7 @@ def test_numbers_of_objects_carry_no_meaning():
   outputs = [
     predict(
       structure(STAGE2, words=True)[0],
-      randomised(STAGE2, words=True),
+      randomized(STAGE2, words=True),
       x_t,
       t,
       Condition({'words': caption}, condition.visual, Objects((p,), {'words': Tokens(ids, b)})),
@@ -253,7 +253,7 @@ def test_numbers_of_objects_carry_no_meaning():
 
 
 def test_order_of_frames_matters():
-  graphdef, params = structure(TINY)[0], randomised(TINY)
+  graphdef, params = structure(TINY)[0], randomized(TINY)
   x_t, t, condition = known(TINY, objects=False)
   out = predict(graphdef, params, x_t, t, condition)
   swapped = predict(graphdef, params, x_t[:, ::-1], t, condition)[:, ::-1]
@@ -277,7 +277,7 @@ def test_each_patch_comes_back_to_its_place():
 
 
 def test_half_precision_is_close_to_single():
-  params, inputs = randomised(STAGE2), known(STAGE2)
+  params, inputs = randomized(STAGE2), known(STAGE2)
   exact = predict(structure(STAGE2)[0], params, *inputs)
   half = predict(structure(dataclasses.replace(STAGE2, dtype='bfloat16'))[0], params, *inputs)
   assert half.dtype == jnp.float32 and np.isfinite(half).all()
@@ -285,7 +285,7 @@ def test_half_precision_is_close_to_single():
 
 
 def test_gradients_do_not_depend_on_what_is_kept():
-  params, inputs = randomised(ONE_LAYER), known(ONE_LAYER)
+  params, inputs = randomized(ONE_LAYER), known(ONE_LAYER)
   exact, *others = (
     gradient(structure(dataclasses.replace(ONE_LAYER, remat=remat))[0], params, *inputs)
     for remat in POLICIES
@@ -381,7 +381,7 @@ def base_layers(params):
 
 @pytest.mark.parametrize('count', [0, 1, 3])
 def test_transfer_deals_the_layers_out_again(count):
-  source = randomised(dataclasses.replace(STAGE2, layers=3, masked_blocks=2))
+  source = randomized(dataclasses.replace(STAGE2, layers=3, masked_blocks=2))
   target = filled(dataclasses.replace(STAGE2, layers=3, masked_blocks=count), 7.0)
   out = transfer(source, target)
   assert jax.tree.map(np.shape, out) == jax.tree.map(np.shape, target)
@@ -396,14 +396,14 @@ def test_transfer_deals_the_layers_out_again(count):
 
 
 def test_transfer_keeps_masked_layers_of_as_many_blocks():
-  source = randomised(STAGE2)
+  source = randomized(STAGE2)
   assert same(transfer(source, filled(STAGE2, 7.0)), source)
   # An ablation without one of the two layers passes on the other.
   ablation = dataclasses.replace(STAGE2, masked_self=False)
   out = transfer(source, filled(ablation, 7.0))['masked_blocks']
   assert {k for k in out if k.startswith('masked_')} == {'masked_cross_attn'}
   assert same(out['masked_cross_attn'], source['masked_blocks']['masked_cross_attn'])
-  source = randomised(ablation)
+  source = randomized(ablation)
   out = transfer(source, filled(STAGE2, 7.0))['masked_blocks']
   assert same(out['masked_attn']['attention'], out['attn'])
   assert (out['masked_attn']['gate'] == 7).all()
@@ -411,7 +411,7 @@ def test_transfer_keeps_masked_layers_of_as_many_blocks():
 
 
 def test_transfer_between_tasks_of_other_visual_conditions():
-  source, target = randomised(TI2V), filled(STAGE2, 7.0)
+  source, target = randomized(TI2V), filled(STAGE2, 7.0)
   out = transfer(source, target)
   # Weights for the image alone do not fit image and trajectory.
   assert same(out['embed_visual'], target['embed_visual'])

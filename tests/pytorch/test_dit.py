@@ -19,7 +19,7 @@ from tests.helpers.small_dit import (
   C,
   known,
   module,
-  randomised,
+  randomized,
   structure,
 )
 from ttm_jax import conditioning
@@ -68,7 +68,7 @@ def in_torch(model, x_t, t, condition):
 def test_same_predictions(case):
   config, objects = CASES[case]
   for seed in range(3):
-    params, inputs = randomised(config, seed), known(config, objects, seed + 10)
+    params, inputs = randomized(config, seed), known(config, objects, seed + 10)
     wanted = predict(structure(config)[0], params, *inputs)
     assert np.std(wanted) > 0.5
     found = parity.drift(in_torch(module(config, params), *inputs), wanted)
@@ -79,14 +79,14 @@ def test_same_predictions(case):
 @pytest.mark.parametrize('implementation', ['dense', 'chunked'])
 def test_same_however_attention_is_computed(implementation, monkeypatch):
   monkeypatch.setattr('ttm_jax.pytorch.attention.CHUNK', 8)
-  model, inputs = module(STAGE2, randomised(STAGE2, 0)), known(STAGE2, True, 1)
+  model, inputs = module(STAGE2, randomized(STAGE2, 0)), known(STAGE2, True, 1)
   wanted = in_torch(model, *inputs)
   model.attention = implementation
   np.testing.assert_allclose(in_torch(model, *inputs), wanted, atol=1e-4)
 
 
 def test_half_precision_drifts_as_ours():
-  params, inputs = randomised(STAGE2, 0), known(STAGE2, True, 1)
+  params, inputs = randomized(STAGE2, 0), known(STAGE2, True, 1)
   model = module(STAGE2, params)
   single = in_torch(model, *inputs)
   half = dataclasses.replace(STAGE2, dtype='bfloat16')
@@ -117,7 +117,7 @@ def half_precision(model):
 
 
 def test_names():
-  names = [name for name, _ in pretrained.to_torch(randomised(STAGE2, 0))]
+  names = [name for name, _ in pretrained.to_torch(randomized(STAGE2, 0))]
   assert len(set(names)) == len(names)
   for name in (
     'blocks.0.attn.query.weight',
@@ -141,7 +141,7 @@ def tree_bytes(params):
 @pytest.mark.parametrize('dtype', [np.float32, ml_dtypes.bfloat16])
 @pytest.mark.parametrize('config', [STAGE2, PLAIN], ids=['stage 2', 'plain'])
 def test_round_trip_is_exact(config, dtype):
-  params = jax.tree.map(lambda x: x.astype(dtype), randomised(config, 0))
+  params = jax.tree.map(lambda x: x.astype(dtype), randomized(config, 0))
   tensors = dict(pretrained.to_torch(params))
   assert all(x.flags.c_contiguous for x in tensors.values())
   back = pretrained.from_torch(Weights('there', {}, tensors), structure(config)[1])
@@ -163,7 +163,7 @@ def test_one_tensor_is_held_at_a_time():
       asked.append(self.name)
       return self.array
 
-  params = randomised(STAGE2, 0)
+  params = randomized(STAGE2, 0)
   lazy = jax.tree_util.tree_map_with_path(lambda p, x: Lazy(jax.tree_util.keystr(p), x), params)
   stream = pretrained.to_torch(lazy)
   name, first = next(stream)
@@ -186,14 +186,14 @@ def test_one_tensor_is_held_at_a_time():
   ],
 )
 def test_tensors_that_do_not_fit(change, message):
-  tensors = dict(pretrained.to_torch(randomised(PLAIN, 0)))
+  tensors = dict(pretrained.to_torch(randomized(PLAIN, 0)))
   change(tensors)
   with pytest.raises(InputError, match=message):
     pretrained.from_torch(Weights('there', {}, tensors), structure(PLAIN)[1])
 
 
 def test_saved_and_loaded(tmp_path):
-  params, inputs = randomised(STAGE2, 0), known(STAGE2, True, 1)
+  params, inputs = randomized(STAGE2, 0), known(STAGE2, True, 1)
   model = module(STAGE2, params)
   model.save_pretrained(tmp_path)
   weights = read(tmp_path)
@@ -213,7 +213,7 @@ def test_saved_and_loaded(tmp_path):
 
 
 def test_written_by_numpy_read_by_torch(tmp_path):
-  tensors = dict(pretrained.to_torch(randomised(STAGE2, 0)))
+  tensors = dict(pretrained.to_torch(randomized(STAGE2, 0)))
   safetensors.numpy.save_file(tensors, tmp_path / 'x.safetensors')
   found = safetensors.torch.load_file(tmp_path / 'x.safetensors')
   model = TTMTransformer(**pretrained.config_to_torch(STAGE2, ENCODERS))
@@ -235,7 +235,7 @@ def test_begins_as_ours():
 
 
 def test_can_be_trained():
-  params, inputs = randomised(STAGE2, 0), known(STAGE2, True, 1)
+  params, inputs = randomized(STAGE2, 0), known(STAGE2, True, 1)
   model = module(STAGE2, params)
   x_t, t, condition = inputs
   given = parity.channels_first(x_t), parity.tensor(t), parity.condition(condition)
@@ -255,7 +255,7 @@ def test_can_be_trained():
 
 
 def test_shapes_that_do_not_fit():
-  model, (x_t, t, condition) = module(STAGE2, randomised(STAGE2, 0)), known(STAGE2, True, 0)
+  model, (x_t, t, condition) = module(STAGE2, randomized(STAGE2, 0)), known(STAGE2, True, 0)
   with pytest.raises(ValueError, match=r'latents of \(2, 16, 6\) exceed the grid \(3, 8, 8\)'):
     in_torch(model, np.concatenate([x_t, x_t], 2), t, condition)
   with pytest.raises(ValueError, match=r'3 channels of noisy latents and 6 of visual .* 3 and 0'):

@@ -9,7 +9,7 @@ import torch
 from diffusers.utils.dynamic_modules_utils import get_relative_imports
 
 from tests.helpers import pytorch_parity as parity
-from tests.helpers.small_dit import STAGE2, known, module, randomised
+from tests.helpers.small_dit import STAGE2, known, module, randomized
 from ttm_jax.pytorch.sources import sources
 
 ALONE = """
@@ -68,7 +68,7 @@ def test_runs_alone(tmp_path):
   (tmp_path / 'code').mkdir()
   for name, text in sources().items():
     (tmp_path / 'code' / name).write_text(text)
-  model = module(STAGE2, randomised(STAGE2, 0))
+  model = module(STAGE2, randomized(STAGE2, 0))
   model.save_pretrained(tmp_path / 'model')
   x_t, t, condition = known(STAGE2, True, 1)
   given = parity.channels_first(x_t), parity.tensor(t), parity.condition(condition)
@@ -90,7 +90,7 @@ def test_runs_alone(tmp_path):
     assert torch.equal(torch.load(tmp_path / 'output.pt'), model(*given))
 
 
-def test_files_name_all_their_neighbours(tmp_path):
+def test_files_name_all_their_neighbors(tmp_path):
   texts = sources()
   assert {'dit.py', 'tae.py', 'linear.py', 'trajectory.py', 'word_ids.py'} <= set(texts)
   assert 'sources.py' not in texts

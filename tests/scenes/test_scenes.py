@@ -50,9 +50,9 @@ def lone(motion, index):
   y, x = np.mgrid[:48, :64] + 0.5
   mask = clip.ids == 1
   area = mask.sum((1, 2))
-  centre = np.stack([(mask * x).sum((1, 2)) / 64, (mask * y).sum((1, 2)) / 48], axis=-1)
+  center = np.stack([(mask * x).sum((1, 2)) / 64, (mask * y).sum((1, 2)) / 48], axis=-1)
   assert plan.objects[0].motion == motion
-  return plan, clip, centre / area[:, None], area
+  return plan, clip, center / area[:, None], area
 
 
 @pytest.mark.parametrize('index', range(6))
@@ -60,37 +60,37 @@ def lone(motion, index):
   'motion, axis, sign', [('left', 0, -1), ('right', 0, 1), ('up', 1, -1), ('down', 1, 1)]
 )
 def test_directions_cross_a_third_of_the_frame_at_constant_speed(motion, axis, sign, index):
-  _, _, centre, area = lone(motion, index)
-  steps = sign * np.diff(centre[:, axis])
+  _, _, center, area = lone(motion, index)
+  steps = sign * np.diff(center[:, axis])
   assert 0.28 < steps.sum() < 0.42
   np.testing.assert_allclose(steps, steps.mean(), atol=0.012)
-  assert np.ptp(centre[:, 1 - axis]) < 0.015
+  assert np.ptp(center[:, 1 - axis]) < 0.015
   assert np.ptp(area) < 0.12 * area.mean()
 
 
 @pytest.mark.parametrize('index', range(6))
 def test_motions_in_place(index):
-  _, _, centre, area = lone('grow', index)
+  _, _, center, area = lone('grow', index)
   assert (np.diff(area) > 0).all() and 2.4 < area[-1] / area[0] < 4
-  _, _, centre, area = lone('shrink', index)
+  _, _, center, area = lone('shrink', index)
   assert (np.diff(area) < 0).all() and 0.15 < area[-1] / area[0] < 0.35
-  _, clip, centre, area = lone('spin', index)
+  _, clip, center, area = lone('spin', index)
   assert (clip.ids[0] != clip.ids[3]).sum() > 0.08 * area[0]
-  assert np.ptp(centre, axis=0).max() < 0.09
-  _, clip, centre, _ = lone('stay', index)
+  assert np.ptp(center, axis=0).max() < 0.09
+  _, clip, center, _ = lone('stay', index)
   assert (clip.video == clip.video[:1]).all() and (clip.ids == clip.ids[:1]).all()
 
 
 @pytest.mark.parametrize('index', range(6))
 def test_motions_that_return(index):
-  _, _, centre, _ = lone('bounce', index)
-  height = centre[0, 1] - centre[:, 1]
+  _, _, center, _ = lone('bounce', index)
+  height = center[0, 1] - center[:, 1]
   assert height.max() > 0.17 and height.min() > -0.01 and abs(height[-1]) < 0.01
   assert height[2] > height[1] > 0.1 and height[2] > height[3] + 0.05  # Two hops.
-  assert np.ptp(centre[:, 0]) < 0.01
-  _, _, centre, _ = lone('circle', index)
-  assert 0.15 < np.ptp(centre[:, 0]) < 0.3 and 0.2 < np.ptp(centre[:, 1]) < 0.38
-  np.testing.assert_allclose(centre[-1], centre[0], atol=0.01)
+  assert np.ptp(center[:, 0]) < 0.01
+  _, _, center, _ = lone('circle', index)
+  assert 0.15 < np.ptp(center[:, 0]) < 0.3 and 0.2 < np.ptp(center[:, 1]) < 0.38
+  np.testing.assert_allclose(center[-1], center[0], atol=0.01)
 
 
 def test_followers_go_behind_their_leaders():
@@ -102,12 +102,12 @@ def test_followers_go_behind_their_leaders():
       assert (thing.leader is not None) == (thing.motion == 'follow')
       if thing.leader is not None:
         leader = plan.objects[thing.leader]
-        gap = leader.centre - thing.centre
+        gap = leader.center - thing.center
         np.testing.assert_allclose(gap, np.broadcast_to(gap[0], gap.shape), atol=1e-9)
         behind = {'left': (-1, 0), 'up': (0, -1)}[leader.motion]
         distance = (gap[0] @ behind) / (thing.radius[0] + leader.radius[0])
         assert 0.99 < distance < 1.26
-        assert f'{leader.colour} {leader.noun}' in clip.prompts[i]
+        assert f'{leader.color} {leader.noun}' in clip.prompts[i]
         seen += 1
   assert seen >= 12
 
@@ -118,7 +118,7 @@ def test_all_objects_are_seen_in_the_first_frame():
       plan, clip = pair(config, index)
       for i, thing in enumerate(plan.objects, 1):
         _, coverage, _ = scene_shapes.coverage_and_light(
-          thing.noun, thing.texture, config.size, thing.centre, thing.radius, thing.angle
+          thing.noun, thing.texture, config.size, thing.center, thing.radius, thing.angle
         )
         visible = (clip.ids[0] == i).sum()
         assert visible >= 15 and visible > 0.7 * (coverage[0] >= 0.5).sum()
@@ -132,7 +132,7 @@ def test_smaller_objects_pass_in_front():
     full = np.zeros((len(plan.objects), *clip.ids.shape), bool)
     for i, thing in enumerate(plan.objects):
       where, coverage, _ = scene_shapes.coverage_and_light(
-        thing.noun, thing.texture, (48, 48), thing.centre, thing.radius, thing.angle
+        thing.noun, thing.texture, (48, 48), thing.center, thing.radius, thing.angle
       )
       full[i][:, *where] = coverage >= 0.5
     size = np.array([thing.radius.max() for thing in plan.objects])
@@ -142,16 +142,16 @@ def test_smaller_objects_pass_in_front():
   assert decided > 1000
 
 
-def test_objects_have_the_colour_their_name_says():
-  table = np.array(list(scene_shapes.COLOURS.values()), float)
+def test_objects_have_the_color_their_name_says():
+  table = np.array(list(scene_shapes.COLORS.values()), float)
   for index in range(40):
     plan, clip = pair(CROWDED, index)
     for i, thing in enumerate(plan.objects, 1):
       if (clip.ids == i).sum() > 30:
         mean = clip.video[clip.ids == i].mean(0)
         nearest = np.linalg.norm(table - mean, axis=-1).argmin()
-        assert list(scene_shapes.COLOURS)[nearest] == thing.colour
-        assert clip.names[i - 1] == f'{thing.colour} {thing.noun}'
+        assert list(scene_shapes.COLORS)[nearest] == thing.color
+        assert clip.names[i - 1] == f'{thing.color} {thing.noun}'
     far = clip.ids == 0  # Without the soft edges of the objects.
     for axis, shift in ((1, 1), (1, -1), (2, 1), (2, -1)):
       far &= np.roll(clip.ids, shift, axis) == 0
@@ -175,9 +175,9 @@ def test_objects_have_the_colour_their_name_says():
   ],
 )
 def test_shapes_cover_their_area_in_any_pose(noun, area):
-  centre, angle = np.array([[60, 60], [62.3, 57.8]]), np.array([0, 1.0])
+  center, angle = np.array([[60, 60], [62.3, 57.8]]), np.array([0, 1.0])
   _, coverage, light = scene_shapes.coverage_and_light(
-    noun, 'dots', (120, 120), centre, np.array([40.0, 30.0]), angle
+    noun, 'dots', (120, 120), center, np.array([40.0, 30.0]), angle
   )
   np.testing.assert_allclose(coverage.sum((1, 2)), [area * 1600, area * 900], rtol=0.006)
   # Sharp and smooth: about one soft pixel across the outline, which is 6 to 15 radii long.
@@ -235,7 +235,7 @@ def test_prompts_agree_with_the_layout():
     plan, clip = pair(CROWDED, index)
     found = [scene_words.motion_of(prompt) for prompt in clip.prompts]
     assert found == [thing.motion for thing in plan.objects]
-    assert len({t.noun for t in plan.objects}) == len({t.colour for t in plan.objects}) == 4
+    assert len({t.noun for t in plan.objects}) == len({t.color for t in plan.objects}) == 4
     assert not any(t.motion == 'spin' and t.noun in scene_shapes.ROUND for t in plan.objects)
     motions.update(found)
   assert motions == set(MOTIONS)
@@ -244,8 +244,8 @@ def test_prompts_agree_with_the_layout():
 def test_the_vocabulary_is_all_there_is_and_motion_prompts_use_little_of_it():
   known, used = scene_words.vocabulary(), set()
   appearance = {
-    *scene_shapes.COLOURS,
-    *scene_shapes.BACKGROUND_COLOURS,
+    *scene_shapes.COLORS,
+    *scene_shapes.BACKGROUND_COLORS,
     *scene_shapes.BACKGROUNDS,
     *scene_words.SIZES,
     'background',

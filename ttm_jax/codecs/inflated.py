@@ -152,9 +152,9 @@ class FrameNorm(nnx.Module):
       groups = values.mean(1).reshape(b * t, self.groups, -1).mean(-1)
       return groups.repeat(c // self.groups, axis=-1)[:, None]
 
-    centred = rows - mean(rows)
-    factor = jax.lax.rsqrt(mean(jnp.square(centred)) + 1e-6) * self.scale
-    return (centred * factor + self.bias).reshape(x.shape).astype(self.dtype)
+    centered = rows - mean(rows)
+    factor = jax.lax.rsqrt(mean(jnp.square(centered)) + 1e-6) * self.scale
+    return (centered * factor + self.bias).reshape(x.shape).astype(self.dtype)
 
 
 class VideoResBlock(nnx.Module):

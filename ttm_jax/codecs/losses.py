@@ -75,8 +75,8 @@ def outlier_penalty(latents: Array, radius: float = 3.0) -> Array:
   Returns:
     Scalar, the mean over frames.
   """
-  centred = latents - latents.mean((2, 3), keepdims=True)
-  squared = jnp.square(centred)
+  centered = latents - latents.mean((2, 3), keepdims=True)
+  squared = jnp.square(centered)
 
   def root(values):  # The gradient of sqrt is infinite at 0, which a constant frame reaches.
     return jnp.sqrt(jnp.maximum(values, 1e-12))

@@ -198,7 +198,7 @@ class Decoder(nnx.Module):
     return unfold(x.astype(jnp.float32), self.patch)
 
 
-class Normalisation(nnx.Variable):
+class Normalization(nnx.Variable):
   """A measured latent statistic; not an `nnx.Param`, so optimizers do not update it."""
 
 
@@ -213,8 +213,8 @@ class TAE(nnx.Module):
     rngs: random number generators for the initial parameters.
 
   Attributes:
-    shift: float32 [C], mean of the raw latents; 0 until `normalise` is called.
-    scale: float32 [], reciprocal root mean square of the shifted latents; 1 until `normalise` is
+    shift: float32 [C], mean of the raw latents; 0 until `normalize` is called.
+    scale: float32 [], reciprocal root mean square of the shifted latents; 1 until `normalize` is
       called. It is one number for all channels, so channels keep their relative scales.
   """
 
@@ -222,8 +222,8 @@ class TAE(nnx.Module):
     self.config = config
     self.encoder = Encoder(config, rngs=rngs)
     self.decoder = Decoder(config, rngs=rngs)
-    self.shift = Normalisation(jnp.zeros(config.channels))
-    self.scale = Normalisation(jnp.ones(()))
+    self.shift = Normalization(jnp.zeros(config.channels))
+    self.scale = Normalization(jnp.ones(()))
 
   @property
   def channels(self) -> int:
@@ -285,7 +285,7 @@ class TAE(nnx.Module):
     latents = posterior.sample(key)
     return self.decoder(latents)[:, : video.shape[1]], posterior, latents
 
-  def normalise(self, videos: Iterable[np.ndarray]) -> None:
+  def normalize(self, videos: Iterable[np.ndarray]) -> None:
     """Set `shift` and `scale` from the latents of videos.
 
     Args:

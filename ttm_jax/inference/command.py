@@ -243,7 +243,7 @@ def say_fit(mask: np.ndarray, height: int, width: int) -> None:
   """Print a note if an image with this mask [H, W] will be resized or cropped."""
   if mask.shape != (height, width):
     h, w = mask.shape
-    print(f'resized and centre-cropped from {w} x {h} to {width} x {height} pixels')
+    print(f'resized and center-cropped from {w} x {h} to {width} x {height} pixels')
 
 
 def say_start(mask: np.ndarray, first: np.ndarray) -> None:

@@ -14,7 +14,7 @@ from ttm_jax.metrics.motion import mean_iou
 # since texture, shading and blur change it more than they change hue.
 OPPONENT = np.array([[0.12, 0.235, 0.045], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]]).T
 MAX_DISTANCE = 80.0  # A pixel farther than this from every object color is background.
-BACKGROUND_COLOURS = 8
+BACKGROUND_COLORS = 8
 LEAST_SAME = 4  # Minimum equal labels in a 3x3 window; the corner of a square has 4 and is kept.
 
 
@@ -32,10 +32,10 @@ def adherence(video: np.ndarray, picture: np.ndarray, ids: np.ndarray) -> float:
   Raises:
     InputError: shapes or dtypes do not match.
   """
-  return mean_iou(find_by_colour(video, picture, ids[0]), ids)
+  return mean_iou(find_by_color(video, picture, ids[0]), ids)
 
 
-def find_by_colour(video: np.ndarray, picture: np.ndarray, first_ids: np.ndarray) -> np.ndarray:
+def find_by_color(video: np.ndarray, picture: np.ndarray, first_ids: np.ndarray) -> np.ndarray:
   """Return label maps of a video, segmented by the colors of a labeled first image.
 
   A pixel gets the label of the object whose mean color in the image is nearest. It is background if
@@ -79,14 +79,14 @@ def find_by_colour(video: np.ndarray, picture: np.ndarray, first_ids: np.ndarray
   areas = [first_ids == obj for obj in objects]
   # Thin objects may have only edge pixels.
   areas = [area & pure if (area & pure).any() else area for area in areas]
-  colours = np.stack([look[area].mean(0) for area in areas])
-  background = _typical(look[behind], BACKGROUND_COLOURS)
-  found = [_label(frame @ OPPONENT, look, behind, objects, colours, background) for frame in video]
+  colors = np.stack([look[area].mean(0) for area in areas])
+  background = _typical(look[behind], BACKGROUND_COLORS)
+  found = [_label(frame @ OPPONENT, look, behind, objects, colors, background) for frame in video]
   return np.stack([_without_speckles(ids) for ids in found])
 
 
-def _label(look, picture, behind, objects, colours, background) -> np.ndarray:
-  to_object = _distances(look, colours)
+def _label(look, picture, behind, objects, colors, background) -> np.ndarray:
+  to_object = _distances(look, colors)
   nearest = to_object.min(-1)
   to_background = np.where(behind, np.linalg.norm(look - picture, axis=-1), np.inf)
   if len(background):
@@ -95,9 +95,9 @@ def _label(look, picture, behind, objects, colours, background) -> np.ndarray:
   return np.where(is_object, objects[to_object.argmin(-1)], 0).astype(np.uint8)
 
 
-def _distances(look: np.ndarray, colours: np.ndarray) -> np.ndarray:
+def _distances(look: np.ndarray, colors: np.ndarray) -> np.ndarray:
   """Return the Euclidean distances [..., N] of pixels [..., 3] to colors [N, 3]."""
-  return np.linalg.norm(look[..., None, :] - colours, axis=-1)
+  return np.linalg.norm(look[..., None, :] - colors, axis=-1)
 
 
 def _typical(pixels: np.ndarray, number: int) -> np.ndarray:
@@ -105,17 +105,17 @@ def _typical(pixels: np.ndarray, number: int) -> np.ndarray:
   if not len(pixels):
     return pixels
   # Initialize with the mean, then repeatedly add the pixel farthest from all centers.
-  centres = pixels.mean(0, keepdims=True)
-  while len(centres) < number:
-    distance = _distances(pixels, centres).min(-1)
+  centers = pixels.mean(0, keepdims=True)
+  while len(centers) < number:
+    distance = _distances(pixels, centers).min(-1)
     if not distance.max():
       break
-    centres = np.concatenate([centres, pixels[distance.argmax(), None]])
+    centers = np.concatenate([centers, pixels[distance.argmax(), None]])
   for _ in range(10):
-    nearest = _distances(pixels, centres).argmin(-1)
-    groups = [pixels[nearest == k] for k in range(len(centres))]
-    centres = np.stack([group.mean(0) for group in groups if len(group)])
-  return centres
+    nearest = _distances(pixels, centers).argmin(-1)
+    groups = [pixels[nearest == k] for k in range(len(centers))]
+    centers = np.stack([group.mean(0) for group in groups if len(group)])
+  return centers
 
 
 def _pure(ids: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from ttm_jax.codecs.base import Codec, to_float, to_uint8
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
 from ttm_jax.inference.pipeline import Pipeline, Request
-from ttm_jax.metrics.adherence import adherence, find_by_colour
+from ttm_jax.metrics.adherence import adherence, find_by_color
 from ttm_jax.metrics.motion import DIRECTIONAL, goes_as_told, mean_iou
 from ttm_jax.metrics.video import WINDOW, psnr, ssim
 from ttm_jax.scenes.captions import motion_of
@@ -182,7 +182,7 @@ def video_row(
     `psnr`, `ssim`, `adherence`, `direction` and `as_told`; see `Evaluation`.
   """
   found = [
-    find_by_colour(video, clip.video[0], clip.ids[0])
+    find_by_color(video, clip.video[0], clip.ids[0])
     for clip, video in zip(clips, videos, strict=True)
   ]
   triples = list(zip(clips, videos, given, strict=True))

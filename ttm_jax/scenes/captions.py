@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
-from ttm_jax.scenes.shapes import BACKGROUND_COLOURS, BACKGROUNDS, COLOURS, SHAPES
+from ttm_jax.scenes.shapes import BACKGROUND_COLORS, BACKGROUNDS, COLORS, SHAPES
 
 # `{}` is replaced by the name of another object. No phrase may be part of a phrase of another
 # motion; `motion_of` relies on it.
@@ -36,7 +36,7 @@ class SceneDescription:
 
   Attributes:
     noun: A key of scenes.shapes.SHAPES; unique in its scene.
-    colour: A key of scenes.shapes.COLOURS; unique in its scene.
+    color: A key of scenes.shapes.COLORS; unique in its scene.
     size: One of SIZES, by the radius in frame 0; empty for medium sizes.
     motion: One of MOTIONS.
     phrase: One of PHRASES[motion].
@@ -44,7 +44,7 @@ class SceneDescription:
   """
 
   noun: str
-  colour: str
+  color: str
   size: str
   motion: str
   phrase: str
@@ -53,7 +53,7 @@ class SceneDescription:
 
 def name_of(thing: SceneDescription) -> str:
   """Return the name of an object, such as 'red circle'."""
-  return f'{thing.colour} {thing.noun}'
+  return f'{thing.color} {thing.noun}'
 
 
 def prompt_of(things: Sequence[SceneDescription], index: int) -> str:
@@ -76,7 +76,7 @@ def motion_prompt(things: Sequence[SceneDescription]) -> str:
   return _sentence(_listed(clauses))
 
 
-def caption(things: Sequence[SceneDescription], background_colour: str, background: str) -> str:
+def caption(things: Sequence[SceneDescription], background_color: str, background: str) -> str:
   """Return the caption of a scene.
 
   Example: 'A red circle moves to the left and a small blue star grows over a striped sage
@@ -84,13 +84,13 @@ def caption(things: Sequence[SceneDescription], background_colour: str, backgrou
 
   Args:
     things: The objects of the scene.
-    background_colour: A key of scenes.shapes.BACKGROUND_COLOURS.
+    background_color: A key of scenes.shapes.BACKGROUND_COLORS.
     background: A key of scenes.shapes.BACKGROUNDS.
   """
   clauses = [
     f'{_with_article(thing)} {_said(things, i, name_of)}' for i, thing in enumerate(things)
   ]
-  return _sentence(f'{_listed(clauses)} over a {background} {background_colour} background')
+  return _sentence(f'{_listed(clauses)} over a {background} {background_color} background')
 
 
 def _patterns() -> re.Pattern[str]:
@@ -114,7 +114,7 @@ def vocabulary() -> set[str]:
   """Return all words, in lower case, that occur in captions and prompts of scenes."""
   phrases = ' '.join(phrase for phrases in PHRASES.values() for phrase in phrases)
   frame = 'a an the that and over background'
-  names = [*COLOURS, *SHAPES, *SIZES, *BACKGROUND_COLOURS, *BACKGROUNDS]
+  names = [*COLORS, *SHAPES, *SIZES, *BACKGROUND_COLORS, *BACKGROUNDS]
   return set(re.findall('[a-z]+', f'{phrases} {frame}')) | set(names)
 
 

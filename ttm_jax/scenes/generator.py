@@ -97,13 +97,13 @@ class SceneObject(scene_words.SceneDescription):
 
   Attributes:
     texture: A key of scenes.shapes.TEXTURES.
-    centre: float64 [T, 2], (x, y) in pixels from the upper left corner of the frame.
+    center: float64 [T, 2], (x, y) in pixels from the upper left corner of the frame.
     radius: float64 [T], in pixels.
     angle: float64 [T], in radians, clockwise.
   """
 
   texture: str
-  centre: np.ndarray
+  center: np.ndarray
   radius: np.ndarray
   angle: np.ndarray
 
@@ -114,12 +114,12 @@ class SceneLayout:
 
   Attributes:
     objects: The objects; object l of the label map is objects[l - 1].
-    background_colour: A key of scenes.shapes.BACKGROUND_COLOURS.
+    background_color: A key of scenes.shapes.BACKGROUND_COLORS.
     background: A key of scenes.shapes.BACKGROUNDS.
   """
 
   objects: tuple[SceneObject, ...]
-  background_colour: str
+  background_color: str
   background: str
 
 
@@ -136,24 +136,24 @@ def scene(config: SceneConfig, index: int) -> Clip:
   rng = np.random.default_rng([config.seed, index])
   plan = _layout(config, rng)
   things = plan.objects
-  still = scene_shapes.background(rng, plan.background_colour, plan.background, config.size)
+  still = scene_shapes.background(rng, plan.background_color, plan.background, config.size)
   video = np.repeat(still[None], config.frames, axis=0)
   ids = np.zeros(video.shape[:3], np.uint8)
   for i in sorted(range(len(things)), key=lambda i: -things[i].radius.max()):
     thing = things[i]
     where, coverage, light = scene_shapes.coverage_and_light(
-      thing.noun, thing.texture, config.size, thing.centre, thing.radius, thing.angle
+      thing.noun, thing.texture, config.size, thing.center, thing.radius, thing.angle
     )
-    colour = np.array(scene_shapes.COLOURS[thing.colour], np.float32)
+    color = np.array(scene_shapes.COLORS[thing.color], np.float32)
     under = video[:, *where]
-    under += coverage[..., None] * (light[..., None] * colour - under)
+    under += coverage[..., None] * (light[..., None] * color - under)
     ids[:, *where][coverage >= 0.5] = i + 1
   return Clip(
     key=f'scene-{config.seed}-{index}',
     video=np.rint(video).astype(np.uint8),
     ids=ids,
     fps=config.fps,
-    caption=scene_words.caption(things, plan.background_colour, plan.background),
+    caption=scene_words.caption(things, plan.background_color, plan.background),
     motion=scene_words.motion_prompt(things),
     names=tuple(scene_words.name_of(thing) for thing in things),
     prompts=tuple(scene_words.prompt_of(things, i) for i in range(len(things))),
@@ -208,8 +208,8 @@ def _layout(config: SceneConfig, rng: np.random.Generator) -> SceneLayout:
   while True:
     objects = _place(config, rng, crowding)
     if objects is not None:
-      colour = _choice(rng, scene_shapes.BACKGROUND_COLOURS)
-      return SceneLayout(objects, colour, _choice(rng, scene_shapes.BACKGROUNDS))
+      color = _choice(rng, scene_shapes.BACKGROUND_COLORS)
+      return SceneLayout(objects, color, _choice(rng, scene_shapes.BACKGROUNDS))
     crowding *= 0.95
 
 
@@ -219,7 +219,7 @@ def _place(
   """Draw objects with radii scaled by `crowding`; None if they are too close in frame 0."""
   count = int(rng.integers(config.min_objects, config.max_objects + 1))
   motions, leaders = _motions(config, rng, count)
-  colours = rng.permutation(list(scene_shapes.COLOURS))[:count]
+  colors = rng.permutation(list(scene_shapes.COLORS))[:count]
   nouns = rng.permutation(list(config.shapes))
   objects: list[SceneObject] = []
   paths: list[np.ndarray] = []  # Position of each object relative to the origin of its group.
@@ -238,13 +238,13 @@ def _place(
     objects.append(
       SceneObject(
         noun=str(next(fit)),
-        colour=str(colours[i]),
+        color=str(colors[i]),
         size='small' if start < 0.128 else 'large' if start > 0.165 else '',
         motion=motion,
         phrase=_choice(rng, scene_words.PHRASES[motion]),
         leader=leader,
         texture=_choice(rng, scene_shapes.TEXTURES),
-        centre=path,
+        center=path,
         radius=radius,
         angle=angle,
       )
@@ -257,7 +257,7 @@ def _place(
       if clearance < _LEAST_CLEARANCE:
         return None
       for j in group:
-        placed[j] = dataclasses.replace(objects[j], centre=paths[j] + origin)
+        placed[j] = dataclasses.replace(objects[j], center=paths[j] + origin)
   return tuple(placed[i] for i in range(count))
 
 
@@ -334,15 +334,15 @@ def _origin(
     already placed, relative to the sum of the two radii.
   """
   frame = np.array(config.size[::-1])
-  low = np.max([(0.95 * t.radius[:, None] - t.centre).max(0) for t in group], axis=0)
-  high = np.min([(frame - 0.95 * t.radius[:, None] - t.centre).min(0) for t in group], axis=0)
+  low = np.max([(0.95 * t.radius[:, None] - t.center).max(0) for t in group], axis=0)
+  high = np.min([(frame - 0.95 * t.radius[:, None] - t.center).min(0) for t in group], axis=0)
   middle = (low + high) / 2
   low, high = np.minimum(low, middle), np.maximum(high, middle)
   places = rng.uniform(low, high, size=(_PLACES_TRIED, 2))
   clearance = np.full(_PLACES_TRIED, np.inf)
   for thing in group:
     for other in placed:
-      distance = np.linalg.norm(places + thing.centre[0] - other.centre[0], axis=-1)
+      distance = np.linalg.norm(places + thing.center[0] - other.center[0], axis=-1)
       clearance = np.minimum(clearance, distance / (thing.radius[0] + other.radius[0]))
   enough = clearance >= _CLEARANCE
   best = int(enough.argmax() if enough.any() else clearance.argmax())

@@ -12,7 +12,7 @@ import numpy as np
 Array = np.ndarray
 
 # All channels are <= 222, so that textures, which brighten by up to 14 %, do not clip.
-COLOURS = {
+COLORS = {
   'red': (214, 34, 40),
   'orange': (222, 122, 16),
   'yellow': (220, 206, 24),
@@ -23,7 +23,7 @@ COLOURS = {
   'pink': (222, 52, 150),
 }
 
-BACKGROUND_COLOURS = {
+BACKGROUND_COLORS = {
   'grey': (134, 134, 134),
   'beige': (178, 166, 140),
   'brown': (118, 98, 86),
@@ -123,7 +123,7 @@ TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def coverage_and_light(
-  noun: str, texture: str, size: tuple[int, int], centre: Array, radius: Array, angle: Array
+  noun: str, texture: str, size: tuple[int, int], center: Array, radius: Array, angle: Array
 ) -> tuple[tuple[slice, slice], Array, Array]:
   """Rasterize one object over time.
 
@@ -131,7 +131,7 @@ def coverage_and_light(
     noun: A key of SHAPES.
     texture: A key of TEXTURES.
     size: (H, W) of the frame in pixels.
-    centre: Float [T, 2], (x, y) in pixels; pixel (0, 0) covers [0, 1) x [0, 1).
+    center: Float [T, 2], (x, y) in pixels; pixel (0, 0) covers [0, 1) x [0, 1).
     radius: Float [T], in pixels.
     angle: Float [T], in radians, clockwise on the screen.
 
@@ -141,13 +141,13 @@ def coverage_and_light(
     in 1 +- 0.14.
   """
   reach = REACH * radius[:, None] + 1
-  low = np.floor((centre - reach).min(0)).astype(int)
-  high = np.ceil((centre + reach).max(0)).astype(int)
+  low = np.floor((center - reach).min(0)).astype(int)
+  high = np.ceil((center + reach).max(0)).astype(int)
   columns, rows = (slice(max(low[i], 0), max(min(high[i], size[1 - i]), 0)) for i in range(2))
   x = np.arange(columns.start, columns.stop) + 0.5
   y = np.arange(rows.start, rows.stop) + 0.5
   # Object coordinates. Rotation is separable: terms of x are [T, w], terms of y are [T, h].
-  x, y = (x - centre[:, :1]) / radius[:, None], (y - centre[:, 1:]) / radius[:, None]
+  x, y = (x - center[:, :1]) / radius[:, None], (y - center[:, 1:]) / radius[:, None]
   cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
   u = (cos * x).astype(np.float32)[:, None] + (sin * y).astype(np.float32)[..., None]
   v = (-sin * x).astype(np.float32)[:, None] + (cos * y).astype(np.float32)[..., None]
@@ -195,12 +195,12 @@ BACKGROUNDS: dict[str, Callable[[np.random.Generator, Array, Array], Array]] = {
 }
 
 
-def background(rng: np.random.Generator, colour: str, kind: str, size: tuple[int, int]) -> Array:
+def background(rng: np.random.Generator, color: str, kind: str, size: tuple[int, int]) -> Array:
   """Draw a static background.
 
   Args:
     rng: Random generator for direction, frequency and contrast.
-    colour: A key of BACKGROUND_COLOURS.
+    color: A key of BACKGROUND_COLORS.
     kind: A key of BACKGROUNDS.
     size: (H, W) in pixels.
 
@@ -212,4 +212,4 @@ def background(rng: np.random.Generator, colour: str, kind: str, size: tuple[int
   x = (np.arange(width) + 0.5 - width / 2)[None, :] / unit
   y = (np.arange(height) + 0.5 - height / 2)[:, None] / unit
   light = rng.uniform(0.85, 1.1) * (1 + rng.uniform(0.12, 0.22) * BACKGROUNDS[kind](rng, x, y))
-  return (light[..., None] * BACKGROUND_COLOURS[colour]).astype(np.float32)
+  return (light[..., None] * BACKGROUND_COLORS[color]).astype(np.float32)

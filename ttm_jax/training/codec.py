@@ -31,7 +31,7 @@ from ttm_jax.training.state import placement
 Array = jax.Array
 
 CODEC = 'codec'  # Folder of the trained codec in its run directory.
-NORMALISE_CLIPS = 64  # Training clips used to measure the latent statistics.
+NORMALIZE_CLIPS = 64  # Training clips used to measure the latent statistics.
 
 
 class Trained(nnx.Module):
@@ -206,8 +206,8 @@ class CodecTraining:
     model = nnx.merge(graphdef, jax.device_put(jax.device_get(state)))
     assert isinstance(model, Trained)
     clips = Clips(self.config.data.path, 'train')
-    chosen = np.linspace(0, len(clips) - 1, min(NORMALISE_CLIPS, len(clips))).astype(int)
-    model.codec.normalise(
+    chosen = np.linspace(0, len(clips) - 1, min(NORMALIZE_CLIPS, len(clips))).astype(int)
+    model.codec.normalize(
       video for i in chosen for video in both(clips[int(i)], self.config.data.palette)['pixels']
     )
     save_codec(directory / CODEC, model.codec)
