@@ -2,11 +2,13 @@
 
 import gc
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
+import filelock
 import pytest
 
 from tests.helpers import cli, tiny
@@ -47,32 +49,51 @@ def bounded_memory() -> Iterator[None]:
 
 
 @pytest.fixture(scope='session')
-def clips(tmp_path_factory) -> Path:
+def shared(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], None]], Path]:
+  """Return a function that makes a folder once for all workers: (name, make) -> path.
+
+  Tests must not change what is in it.
+  """
+  base = tmp_path_factory.getbasetemp()
+  root = (base if worker_id == 'master' else base.parent) / 'shared'
+  root.mkdir(exist_ok=True)
+
+  def folder(name: str, make: Callable[[Path], None]) -> Path:
+    path, made = root / name, root / f'{name}.made'
+    with filelock.FileLock(root / f'{name}.lock'):
+      if not made.exists():
+        shutil.rmtree(path, ignore_errors=True)
+        make(path)
+        made.touch()
+    return path
+
+  return folder
+
+
+def succeed(command: list[str]) -> None:
+  """Run a command, and check that it succeeds."""
+  ended = cli.run(*command)
+  assert ended.code == 0, ended.err
+
+
+@pytest.fixture(scope='session')
+def clips(shared) -> Path:
   """A clips dataset of procedural scenes."""
-  path = tmp_path_factory.mktemp('clips') / 'scenes'
-  made = cli.run(*tiny.scenes_command(path))
-  assert made.code == 0, made.err
-  return path
+  return shared('clips', lambda path: succeed(tiny.scenes_command(path)))
 
 
 @pytest.fixture(scope='session')
-def latents(clips, tmp_path_factory) -> Path:
+def latents(shared, clips) -> Path:
   """The same clips, encoded by a linear codec."""
-  return encoded(clips, tmp_path_factory, f'--codec={tiny.CODEC}')
+  options = (f'--codec={tiny.CODEC}',)
+  return shared('latents', lambda path: succeed(tiny.encode_command(clips, path, *options)))
 
 
 @pytest.fixture(scope='session')
-def unet_latents(clips, tmp_path_factory) -> Path:
+def unet_latents(shared, clips) -> Path:
   """The same clips, encoded for the U-Net."""
-  return encoded(clips, tmp_path_factory, f'--codec={tiny.UNET_CODEC}', '--preset=unet')
-
-
-def encoded(clips: Path, folders: pytest.TempPathFactory, *options: str) -> Path:
-  """A latents dataset of the clips."""
-  path = folders.mktemp('latents') / 'scenes'
-  made = cli.run(*tiny.encode_command(clips, path, *options))
-  assert made.code == 0, made.err
-  return path
+  options = f'--codec={tiny.UNET_CODEC}', '--preset=unet'
+  return shared('unet_latents', lambda path: succeed(tiny.encode_command(clips, path, *options)))
 
 
 @pytest.fixture(scope='session')
@@ -84,34 +105,34 @@ def stage1_command(latents):
 
 
 @pytest.fixture(scope='session')
-def stage1(stage1_command, tmp_path_factory) -> Path:
+def stage1(shared, stage1_command) -> Path:
   """An uninterrupted run of stage 1."""
-  path = tmp_path_factory.mktemp('runs') / 'stage1'
-  ended = cli.run(*stage1_command(path))
-  assert ended.code == 0, ended.err
-  return path
+  return shared('stage1', lambda path: succeed(stage1_command(path)))
 
 
 @pytest.fixture(scope='session')
-def stage2(latents, tmp_path_factory) -> Path:
+def stage2(shared, latents) -> Path:
   """A run of stage 2, with validation loss and samples."""
-  path = tmp_path_factory.mktemp('runs') / 'stage2'
   changes = {'train__steps': 40, 'train__evaluate_every': 20, 'train__sample_every': 40}
-  ended = cli.run(*tiny.train_command('demo_stage2', path, latents, **changes))
-  assert ended.code == 0, ended.err
-  return path
+  return shared(
+    'stage2',
+    lambda path: succeed(tiny.train_command('demo_stage2', path, latents, **changes)),
+  )
 
 
 @pytest.fixture(scope='session')
-def folders(tmp_path_factory):
+def folders(shared):
   """For each preset, the runs and the folder exported from them in float32."""
   from tests.helpers import exported
   from ttm_jax.exporting.folder import export
 
   made = {}
   for preset in exported.NAMES:
-    path = tmp_path_factory.mktemp(preset)
-    runs = exported.make_runs(path, preset)
-    export(*runs, path / 'folder', 'fp32')
-    made[preset] = runs, path / 'folder'
+
+    def make(path, preset=preset):
+      path.mkdir()
+      export(*exported.make_runs(path, preset), path / 'folder', 'fp32')
+
+    path = shared(preset, make)
+    made[preset] = (path / 'stage1', path / 'stage2'), path / 'folder'
   return made

@@ -14,14 +14,22 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from tests.helpers import cli, tiny
 from ttm_jax.models.dit.transfer import SIBLINGS
 from ttm_jax.presets import model_config
 from ttm_jax.report.results import read_metrics
 from ttm_jax.settings import from_json, to_json
+from ttm_jax.training.codec import CodecTraining
+from ttm_jax.training.denoising import Denoising
+from ttm_jax.training.objective import Objective
 from ttm_jax.training.runs import read_parameters
+from ttm_jax.training.state import create, make_optimizer
+from ttm_jax.training.step import make_step
 
+# What each stage of each backbone compiles; the other configurations differ in sizes or inputs.
+COMPILED = ('demo_stage1', 'demo_stage2', 'stage2_dit', 'stage2_unet')
 GOLDEN = tiny.ROOT / 'tests' / 'golden'
 
 
@@ -70,7 +78,39 @@ def trained(latents, unet_latents, stage1, stage2, tmp_path_factory):
   return run
 
 
-@pytest.mark.parametrize('name', [n for n in tiny.SHIPPED if 'codec' not in n])
+@pytest.mark.parametrize('name', tiny.SHIPPED)
+def test_the_train_step_of_each_can_be_traced(clips, latents, unet_latents, name):
+  """Trace the step, which checks shapes and dtypes; `test_each_trains` compiles and runs it."""
+  shipped = tiny.shipped(name)
+  if shipped.task == 'codec':
+    objective: Objective = CodecTraining(tiny.shrunk(name, clips))
+  else:
+    data = unet_latents if shipped.preset == 'unet' else latents
+    objective = Denoising(tiny.shrunk(name, data))
+  optimizer = make_optimizer(shipped.optimizer, 4)
+  graphdef, _ = nnx.split(nnx.eval_shape(lambda: objective.build(0)))
+
+  def initial():
+    _, params = nnx.split(objective.build(0))
+    return create(nnx.to_pure_dict(params), optimizer)
+
+  state, arrays = jax.eval_shape(initial), next(iter(objective.batches('train', 0)))
+  step = make_step(objective, graphdef, optimizer, 1, 0.9)
+  new, metrics = jax.eval_shape(step, state, arrays, jax.random.key(0))
+  assert jax.tree.all(
+    jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), new, state)
+  )
+  assert {'loss', 'grad_norm'} <= set(metrics)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(n, marks=() if n in COMPILED else pytest.mark.slow)
+    for n in tiny.SHIPPED
+    if 'codec' not in n
+  ],
+)
 def test_each_trains(trained, name):
   lines = [m for m in read_metrics(trained(name)) if 'train/loss' in m]
   assert [m['step'] for m in lines[:4]] == [1, 2, 3, 4]
@@ -108,6 +148,7 @@ def test_a_stage_starts_from_the_pre_trained(trained):
   assert not new['embed_visual']['kernel'].any()
 
 
+@pytest.mark.slow
 def test_a_stage_of_the_unet_starts_from_the_adapted(trained):
   source = trained('adapt_unet')
   run = trained('stage2_unet', out='from-adapted', init_from=str(source), train__steps=1)
