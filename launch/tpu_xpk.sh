@@ -69,7 +69,7 @@ create=(
   "--num-slices=$slices"
   "--docker-image=$image"
   "--max-restarts=$restarts"
-  --restart-on-exit-codes=1,134,137,143
+  --restart-on-exit-codes=1 # Besides 42 and 127 to 255.
   "--termination-grace-period-seconds=$grace"
   "--command=${command# }"
 )

@@ -111,7 +111,7 @@ def test_xpk(played):
     '--num-slices': '2',
     '--docker-image': 'i',
     '--max-restarts': '100',
-    '--restart-on-exit-codes': '1,134,137,143',
+    '--restart-on-exit-codes': '1',
     '--termination-grace-period-seconds': '90',
     '--project': 'p',
     '--zone': 'z',

@@ -68,9 +68,11 @@ def test_one_that_hangs_shows_where_it_does():
 
 
 def test_a_process_that_never_starts_ends_the_others():
-  for ended in [process.wait() for process in job(4, start=3.0, present=[0, 2])]:
+  present = [0, 2]
+  processes = job(4, start=3.0, present=present)
+  for who, ended in zip(present, [process.wait() for process in processes], strict=True):
     assert ended.code == 2
-    assert 'not all 4 processes of the job came to 127.0.0.1:' in ended.err
+    assert f'process {who} is there, but not all 4 of the job came to 127.0.0.1:' in ended.err
     assert ended.err.endswith(' or raise --config.job.start_limit\n')
 
 
@@ -98,8 +100,12 @@ SLURM = {
 }
 EACH = {'SLURM_STEP_NUM_TASKS': '4', 'SLURM_NTASKS': '4', 'SLURM_LOCALID': '0'}
 GKE = {'TPU_WORKER_HOSTNAMES': 'localhost,a-1.s', 'TPU_WORKER_ID': '1'}
-SLICES = {'MEGASCALE_NUM_SLICES': '2', 'MEGASCALE_SLICE_ID': '1'}
-NO_SLICES = dict.fromkeys(('MEGASCALE_COORDINATOR_ADDRESS', *SLICES), '')
+SLICES = {
+  'MEGASCALE_NUM_SLICES': '2',
+  'MEGASCALE_SLICE_ID': '1',
+  'MEGASCALE_COORDINATOR_ADDRESS': '127.0.0.1:8080',
+}
+NO_SLICES = dict.fromkeys(SLICES, '')
 
 
 @pytest.fixture
@@ -125,10 +131,7 @@ def given(monkeypatch):
     ({k: v for k, v in SLURM.items() if 'STEP' not in k}, None),
     (SLURM | HAND | {'TTM_PROCESS': '0'}, Place('a:1', 4, 0)),
     (GKE | NO_SLICES, Place('localhost:8482', 2, 1)),
-    (
-      GKE | SLICES | {'MEGASCALE_COORDINATOR_ADDRESS': '127.0.0.1:8080'},
-      Place('127.0.0.1:8482', 4, 3),
-    ),
+    (GKE | SLICES, Place('127.0.0.1:8482', 4, 3)),
   ],
 )
 def test_places(given, env, place):
@@ -144,7 +147,7 @@ def test_places(given, env, place):
     (HAND | {'TTM_PROCESS': '1', 'TTM_COORDINATOR': 'a'}, "host:port of process 0, got 'a'"),
     (
       SLURM | {'SLURM_JOB_ID': 'x'},
-      r'cannot find the other processes of this job \(invalid literal',
+      r'other processes of this job \(invalid',
     ),
   ],
 )
@@ -166,9 +169,7 @@ def test_places_that_make_no_sense(given, env, said):
     ('127.0.0.1.example.com:1', False),
   ],
 )
-def test_a_job_of_one_machine_listens_at_its_loopback_address(
-  given, monkeypatch, address, loopback
-):
+def test_a_job_of_one_machine_listens_at_loopback_only(given, monkeypatch, address, loopback):
   library, asked = startup.xla_bridge._jax, []
   monkeypatch.setattr(library, 'make_gloo_tcp_collectives', lambda **more: asked.append(more))
   monkeypatch.setattr(startup.jax.distributed, 'initialize', lambda *_, **more: asked.append(more))

@@ -97,8 +97,13 @@ class Peers:
       if isinstance(error, jax.errors.JaxRuntimeError):
         # Probably a lost connection to another process: JAX then ends this one, and names that one.
         time.sleep(self._peer_limit + 10)
-      lines = str(error).strip().splitlines()
-      self._fail(lines[0] if lines else type(error).__name__, code)
+      sentence = (str(error).strip() or type(error).__name__).splitlines()[0]
+      self._closing.set()
+      assert self._client
+      with contextlib.suppress(jax.errors.JaxRuntimeError):  # Another process has failed, too.
+        told = f'process {self.index}: {sentence}', code
+        self._client.key_value_set(_ERROR, json.dumps(told))
+      _exit(sentence, code, 3 * _POLL)
     finally:
       self.close()
 
@@ -109,22 +114,13 @@ class Peers:
     if self._thread.is_alive():
       self._thread.join()
 
-  def _fail(self, sentence: str, code: int) -> NoReturn:
-    """Exit all processes of the job with an error message and an exit code."""
-    told = json.dumps([f'process {self.index}: {sentence}', code])
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # Another process has failed, too.
-      assert self._client
-      self._client.key_value_set(_ERROR, told)
-    _exit(sentence, code, 3 * _POLL)
-
   def _listen(self) -> None:
     """Exit as soon as another process has failed."""
     assert self._client
     while not self._closing.wait(_POLL):
       with contextlib.suppress(jax.errors.JaxRuntimeError):  # None has.
         sentence, code = json.loads(self._client.key_value_try_get(_ERROR))
-        if not sentence.startswith(f'process {self.index}: '):
-          _exit(sentence, code, _POLL if self.index else 3 * _POLL)
+        _exit(sentence, code, _POLL if self.index else 3 * _POLL)
 
 
 def _exit(sentence: str, code: int, delay: float) -> NoReturn:

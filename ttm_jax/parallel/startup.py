@@ -30,19 +30,12 @@ from ttm_jax.errors import EXIT_CODE, InputError
 
 
 class Place(NamedTuple):
-  """The place of a process in its job.
+  """The place of a process in its job."""
 
-  Attributes:
-    address: host:port of process 0.
-    count: number of processes.
-    index: index of this process.
-    devices: ids of the local devices that this process uses; None or empty for all.
-  """
-
-  address: str
-  count: int
+  address: str  # host:port of process 0.
+  count: int  # Number of processes.
   index: int
-  devices: Sequence[int] | None = None
+  devices: Sequence[int] | None = None  # Ids of the local devices to use; None or empty for all.
 
 
 def find_place(limit: float = 300.0) -> Place | None:
@@ -82,12 +75,11 @@ def find_place(limit: float = 300.0) -> Place | None:
 
 def _by_hand(told: dict[str, str]) -> Place:
   """Return the place that TTM_* variables describe, with JOB_COMPLETION_INDEX for the index."""
+  told['TTM_PROCESS'] = told['TTM_PROCESS'] or os.environ.get('JOB_COMPLETION_INDEX', '')
   address, count, index = told.values()
   if count == '1':
     return Place(address, 1, 0)
-  index = index or os.environ.get('JOB_COMPLETION_INDEX', '')
-  given = zip(told, (address, count, index), strict=True)
-  missing = [name for name, value in given if not value]
+  missing = [name for name, value in told.items() if not value]
   if missing:
     raise InputError(f'a job of several processes also needs {" and ".join(missing)}')
   if not re.fullmatch(r'.+:\d+', address):
@@ -120,7 +112,6 @@ def initialize(start_limit: float = 300.0, peer_limit: float = 60.0) -> None:
     _collectives_at(host.strip('[]'))
   # After `initialization_timeout` JAX aborts, without a sentence for the user.
   giving_up = threading.Timer(start_limit, _give_up, [place, start_limit])
-  giving_up.daemon = True
   giving_up.start()
   try:
     jax.distributed.initialize(
@@ -146,13 +137,12 @@ def initialize(start_limit: float = 300.0, peer_limit: float = 60.0) -> None:
 
 def _give_up(place: Place, limit: float) -> None:
   """Exit because a process is missing."""
-  print(
-    f'error: not all {place.count} processes of the job came to {place.address} within {limit:g}'
-    f' seconds, only process {place.index} for certain: see whether each started and can reach this'
-    ' address, or raise --config.job.start_limit',
-    file=sys.stderr,
-    flush=True,
+  said = (
+    f'error: process {place.index} is there, but not all {place.count} of the job came to'
+    f' {place.address} within {limit:g} seconds: see whether each started and can reach this'
+    ' address, or raise --config.job.start_limit'
   )
+  print(said, file=sys.stderr, flush=True)
   os._exit(EXIT_CODE)
 
 
