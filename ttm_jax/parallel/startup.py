@@ -15,6 +15,7 @@ anyone who can reach the port can join the job, so keep it inside a private netw
 import functools
 import os
 import re
+import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -106,10 +107,12 @@ def initialize(start_limit: float = 300.0, peer_limit: float = 60.0) -> None:
   place = find_place(start_limit)
   if place is None:
     return
-  host = place.address.rsplit(':', 1)[0]
+  host, port = place.address.rsplit(':', 1)
   loopback = re.fullmatch(r'localhost|127(\.\d+){3}|\[::1\]', host) is not None
   if loopback:
     _collectives_at(host.strip('[]'))
+  if place.index == 0:
+    _check_port(host.strip('[]') if loopback else '', int(port))
   # After `initialization_timeout` JAX aborts, without a sentence for the user.
   giving_up = threading.Timer(start_limit, _give_up, [place, start_limit])
   giving_up.start()
@@ -125,12 +128,6 @@ def initialize(start_limit: float = 300.0, peer_limit: float = 60.0) -> None:
       heartbeat_timeout_seconds=max(int(peer_limit), 1),
       shutdown_timeout_seconds=max(int(peer_limit), 1),
     )
-  except jax.errors.JaxRuntimeError as error:
-    raise InputError(
-      f'process {place.index} of {place.count} cannot join its job at {place.address}'
-      f' ({str(error).partition(chr(10))[0]}): see whether another job uses the port, or give'
-      ' another one in TTM_COORDINATOR'
-    ) from error
   finally:
     giving_up.cancel()
 
@@ -144,6 +141,18 @@ def _give_up(place: Place, limit: float) -> None:
   )
   print(said, file=sys.stderr, flush=True)
   os._exit(EXIT_CODE)
+
+
+def _check_port(host: str, port: int) -> None:
+  """Raise InputError if process 0 cannot listen at its port; JAX may crash then."""
+  try:
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    socket.create_server((host, port), family=family).close()
+  except OSError as error:
+    raise InputError(
+      f'process 0 cannot listen at port {port} ({(error.strerror or "").lower()}): another job uses'
+      ' it, or give another one in TTM_COORDINATOR'
+    ) from error
 
 
 def _collectives_at(host: str) -> None:
