@@ -2,8 +2,8 @@
 
     python -m tests.helpers.peer WHAT WHO START_LIMIT PEER_LIMIT HANG_LIMIT
 
-Process WHO does WHAT: 'die', 'freeze', 'fail', 'raise' or 'hang'. The other processes wait for it.
-With any other WHAT all processes run to the end. Prints the numbers that they agree on.
+Process WHO (or 'all') does WHAT: 'die', 'freeze', 'fail', 'raise' or 'hang', and the others wait
+for it. With any other WHAT all run to the end. Prints the numbers that they agree on.
 """
 
 import os
@@ -24,7 +24,7 @@ def main() -> None:
   peers = Peers(peer, hang)
   with peers.together({InputError: EXIT_CODE}):
     print(peers.agree('numbers', peers.index * 10), flush=True)
-    if peers.index == int(who):
+    if who in (str(peers.index), 'all'):
       disturb(what)
     for step in range(3):
       peers.progress()

@@ -47,10 +47,10 @@ def test_a_lost_process_ends_all_within_the_limit(what, who, named):
   assert processes[who].wait().code == -signal.SIGKILL
 
 
-@pytest.mark.parametrize('who', [0, 2])
+@pytest.mark.parametrize('who', [0, 2, 'all'])
 def test_an_error_of_one_is_told_by_all(who):
   for i, ended in enumerate([process.wait() for process in job(3, 'fail', who)]):
-    begun = '' if i == who else f'process {who}: '
+    begun = '' if who in (i, 'all') else f'process {who}: '
     assert (ended.code, ended.err) == (2, f'error: {begun}the disk is \\x1b[2J full\n')
 
 

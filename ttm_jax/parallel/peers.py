@@ -103,7 +103,7 @@ class Peers:
       with contextlib.suppress(jax.errors.JaxRuntimeError):  # Another process has failed, too.
         told = f'process {self.index}: {sentence}', code
         self._client.key_value_set(_ERROR, json.dumps(told))
-      _exit(sentence, code, 3 * _POLL)
+      self._exit(sentence, code)
     finally:
       self.close()
 
@@ -120,17 +120,16 @@ class Peers:
     while not self._closing.wait(_POLL):
       with contextlib.suppress(jax.errors.JaxRuntimeError):  # None has.
         sentence, code = json.loads(self._client.key_value_try_get(_ERROR))
-        _exit(sentence, code, _POLL if self.index else 3 * _POLL)
+        self._exit(sentence, code)
 
+  def _exit(self, sentence: str, code: int) -> NoReturn:
+    """Print an error message and exit, after all processes have seen it.
 
-def _exit(sentence: str, code: int, delay: float) -> NoReturn:
-  """Print an error message, and exit after `delay` seconds.
-
-  First all processes see the message: when process 0 exits, JAX aborts all others, and the exit of
-  any process breaks the computations of others.
-  """
-  print(f'error: {" ".join(printable(sentence).split())}', file=sys.stderr)
-  time.sleep(delay)
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(code)
+    The exit of a process breaks the computations of the others. When process 0 exits, JAX aborts
+    them, so it is the last to do so.
+    """
+    print(f'error: {" ".join(printable(sentence).split())}', file=sys.stderr)
+    time.sleep(_POLL * (1.5 if self.index else 4))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

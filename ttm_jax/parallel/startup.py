@@ -12,6 +12,7 @@ If the coordinator's address is a loopback address (127.0.0.1), nothing listens 
 anyone who can reach the port can join the job, so keep it inside a private network.
 """
 
+import dataclasses
 import functools
 import os
 import re
@@ -19,7 +20,6 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -30,7 +30,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ttm_jax.errors import EXIT_CODE, InputError
 
 
-class Place(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Place:
   """The place of a process in its job."""
 
   address: str  # host:port of process 0.
@@ -57,7 +58,7 @@ def find_place(limit: float = 300.0) -> Place | None:
   else:
     # For SLURM, JAX's default is a process per device; one process per node uses all devices.
     told = [os.environ.get(f'SLURM_STEP_NUM_{name}') for name in ('TASKS', 'NODES')]
-    devices: list[int] | None = [] if told[0] == told[1] is not None else None
+    devices: Sequence[int] | None = [] if told[0] == told[1] is not None else None
     try:
       address, count, index, devices = ClusterEnv.auto_detect_unset_distributed_params(
         None, None, None, devices, None, int(limit)
@@ -149,9 +150,10 @@ def _check_port(host: str, port: int) -> None:
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
     socket.create_server((host, port), family=family).close()
   except OSError as error:
+    reason = os.strerror(error.errno or 0).lower()
     raise InputError(
-      f'process 0 cannot listen at port {port} ({(error.strerror or "").lower()}): another job uses'
-      ' it, or give another one in TTM_COORDINATOR'
+      f'process 0 cannot listen at port {port} ({reason}): another job uses it, or give another one in'
+      ' TTM_COORDINATOR'
     ) from error
 
 
