@@ -82,7 +82,7 @@ def test_a_port_in_use():
     ended = cli.run('tests.helpers.peer', 'nothing', -1, START, PEER, HANG, env=places[0])
   assert ended.code == 2
   assert ended.err.startswith('error: process 0 cannot listen at port ')
-  assert '(address already in use): another job uses it' in ended.err
+  assert '(address already in use): wait for the job that uses it' in ended.err
 
 
 # Sources of a process's place.

@@ -152,8 +152,8 @@ def _check_port(host: str, port: int) -> None:
   except OSError as error:
     reason = os.strerror(error.errno or 0).lower()
     raise InputError(
-      f'process 0 cannot listen at port {port} ({reason}): another job uses it, or give another one in'
-      ' TTM_COORDINATOR'
+      f'process 0 cannot listen at port {port} ({reason}): wait for the job that uses it, or give'
+      ' another port in TTM_COORDINATOR'
     ) from error
 
 
