@@ -49,8 +49,8 @@ def common() -> ConfigDict:
   config.job = ConfigDict(
     {
       'start_limit': 300,  # Seconds in which all processes must have come.
-      'peer_limit': 60,  # Seconds without a sign of life after which a process counts as dead.
-      'hang_limit': 1_800,  # Seconds without progress after which the job ends.
+      'peer_limit': 60,  # Seconds without a heartbeat after which a process counts as lost.
+      'hang_limit': 1_800,  # Seconds without progress after which a process ends.
       'wandb': '',  # A Weights & Biases project that the metrics go to besides.
     }
   )

@@ -5,14 +5,13 @@
 
 On CPUs each process has one device (`--devices` for more). GPUs are divided among the processes.
 Output lines are prefixed with the process index. SIGTERM and SIGINT are forwarded to all processes.
-The exit code is that of the first process that fails; the others are killed a minute later if they
-have not exited.
+The exit code is that of the first process that fails, which is named; the others are killed 90
+seconds later if they have not exited.
 """
 
 import argparse
 import contextlib
 import os
-import secrets
 import shlex
 import signal
 import socket
@@ -22,7 +21,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-_PATIENCE = 60.0  # Seconds that the other processes have to exit after one has failed.
+_PATIENCE = 90.0  # Seconds that the other processes have to exit after one has failed.
 
 
 def free_port() -> int:
@@ -38,7 +37,6 @@ def environments(
   devices: int = 1,
   gpus: Sequence[str] = (),
   flags: str = '',
-  token: str = '',
 ) -> list[dict[str, str]]:
   """Return the environment variables of each process.
 
@@ -48,11 +46,8 @@ def environments(
     devices: CPU devices per process, if there are no GPUs.
     gpus: ids of the machine's GPUs, divided evenly.
     flags: existing XLA_FLAGS to keep, if there are no GPUs.
-    token: shared secret of the processes, because other users of the machine can reach the port.
   """
   job = {'TTM_COORDINATOR': f'127.0.0.1:{port}', 'TTM_PROCESSES': str(count)}
-  if token:
-    job['TTM_TOKEN'] = token
   if not gpus:
     several = f'{flags} --xla_force_host_platform_device_count={devices}'.strip()
     return [job | {'TTM_PROCESS': str(i), 'XLA_FLAGS': several} for i in range(count)]
@@ -121,11 +116,13 @@ def run(command: Sequence[str], places: Sequence[Mapping[str, str]]) -> int:
 
 
 def _show(index: int, process: subprocess.Popen) -> None:
-  """Copy the output of a process to stdout, with its index before each line."""
+  """Copy the output of a process to stdout, with its index before each line; tell a failure."""
   assert process.stdout
   for line in process.stdout:
     sys.stdout.buffer.write(b'[%d] ' % index + line)
     sys.stdout.buffer.flush()
+  if code := process.wait():
+    print(f'[{index}] ended with exit code {128 - code if code < 0 else code}', flush=True)
 
 
 def main() -> None:
@@ -145,8 +142,7 @@ def main() -> None:
   if cards and len(cards) % given.processes:
     parser.error(f'{len(cards)} GPUs do not divide among {given.processes} processes')
   flags = os.environ.get('XLA_FLAGS', '')
-  token = '' if given.dry_run else secrets.token_hex(16)
-  places = environments(given.processes, free_port(), given.devices, cards, flags, token)
+  places = environments(given.processes, free_port(), given.devices, cards, flags)
   if given.dry_run:
     for place in places:
       print(' '.join(f'{k}={shlex.quote(v)}' for k, v in place.items()), shlex.join(command))

@@ -15,8 +15,8 @@
 #   --grace S            seconds before the time limit at which the run saves and exits (300)
 #   --dry-run            print the job script without submitting it
 #
-# The job is requeued at its time limit, when it is preempted and when a node fails; it then resumes
-# the run.
+# The job is requeued at its time limit, when it is preempted and when a node or process fails (until
+# the 100th restart); it then resumes the run.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=checks.sh
@@ -90,8 +90,9 @@ while kill -0 "\$process" 2>/dev/null; do
   code=0
   wait "\$process" || code=\$?
 done
-# Exit code 4: a process of the job was lost. Requeue it, possibly on other nodes.
-if [[ \$stopped || \$code -eq 4 ]]; then
+# Another attempt does not fix user errors (2), nor NaN, Inf or spiking losses (3). Other codes: a
+# process was lost (134, 137, ...) or hangs. Requeue the job, possibly on other nodes.
+if [[ \$stopped ]] || ((code != 0 && code != 2 && code != 3 && \${SLURM_RESTART_COUNT:-0} < 100)); then
   scontrol requeue "\$SLURM_JOB_ID"
 fi
 exit "\$code"

@@ -12,7 +12,8 @@
 #   --grace S       seconds between SIGTERM and the end of a preempted machine (120)
 #   --dry-run       print the command without running it
 #
-# If a machine is lost, the others exit with code 4; the job restarts and resumes the run.
+# If a machine is lost, the others exit with code 134, and a process that hangs with 1; then the job
+# restarts and resumes the run.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=checks.sh
@@ -68,7 +69,7 @@ create=(
   "--num-slices=$slices"
   "--docker-image=$image"
   "--max-restarts=$restarts"
-  --restart-on-exit-codes=4
+  --restart-on-exit-codes=1 # Besides 42 and 127 to 255.
   "--termination-grace-period-seconds=$grace"
   "--command=${command# }"
 )

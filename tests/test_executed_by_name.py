@@ -51,7 +51,6 @@ KNOWN = {
   'launch/local.py': {'subprocess'},
   'ttm_jax/demo.py': {'subprocess'},
   'ttm_jax/exporting/card.py': {'jinja2'},
-  'ttm_jax/parallel/peers.py': {'ctypes'},
   'ttm_jax/plan.py': {'config_flags'},
   'ttm_jax/planning/compile.py': {'importlib'},
   'ttm_jax/planning/layout.py': {'subprocess'},

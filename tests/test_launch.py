@@ -111,7 +111,7 @@ def test_xpk(played):
     '--num-slices': '2',
     '--docker-image': 'i',
     '--max-restarts': '100',
-    '--restart-on-exit-codes': '4',
+    '--restart-on-exit-codes': '1',
     '--termination-grace-period-seconds': '90',
     '--project': 'p',
     '--zone': 'z',
@@ -131,14 +131,14 @@ def test_queued_resources(played):
     '--',
     *TRAIN,
     # None, then waiting, then machines; they are lost and requested again; the run succeeds.
-    gcloud=['exit 1', '', 'WAITING', 'ACTIVE', 'exit 4', 'SUSPENDED', '', 'exit 1', '', 'ACTIVE'],
+    gcloud=['exit 1', '', 'WAITING', 'ACTIVE', 'exit 134', 'SUSPENDED', '', 'exit 1', '', 'ACTIVE'],
   )
   assert ended.returncode == 0, ended.stderr
   assert verbs(calls) == [
     *('describe', 'create', 'describe', 'describe', 'ssh'),
     *('describe', 'delete', 'describe', 'create', 'describe', 'ssh', 'delete'),
   ]
-  assert 'attempt 1 of 10 ended with 4' in ended.stderr
+  assert 'attempt 1 of 10 ended with 134' in ended.stderr
   create, ssh = (next(c for c in calls if verb in c) for verb in ('create', 'ssh'))
   assert create[5] == 'a' and {'--node-id=a', '--zone=z', '--spot'} <= set(create)
   assert '--runtime-version=v2-alpha-tpuv5-lite' in create
@@ -177,14 +177,17 @@ def slurm_job(played, tmp_path):
   return path
 
 
-@pytest.mark.parametrize('code, again', [(0, False), (2, False), (3, False), (4, True)])
-def test_slurm(played, slurm_job, code, again):
+@pytest.mark.parametrize(
+  'code, before, again',
+  [(0, 0, False), (2, 0, False), (3, 0, False), (1, 0, True), (134, 99, True), (134, 100, False)],
+)
+def test_slurm(played, slurm_job, monkeypatch, code, before, again):
   text = slurm_job.read_text()
   for line in ('--nodes=4', '--gpus-per-node=8', '--signal=B:TERM@300', '--requeue', '--account=x'):
     assert f'#SBATCH {line}\n' in text
-  os.environ['SLURM_JOB_ID'] = '77'
+  monkeypatch.setenv('SLURM_JOB_ID', '77')
+  monkeypatch.setenv('SLURM_RESTART_COUNT', str(before))
   ended, calls = played(slurm_job, srun=[f'exit {code}'])
-  del os.environ['SLURM_JOB_ID']
   assert ended.returncode == code
   srun = calls[0]
   assert srun[:3] == ['srun', '--kill-on-bad-exit=1', '--label'] and srun[-3:] == TRAIN
@@ -263,7 +266,8 @@ def test_local_dry_run():
 @pytest.mark.parametrize('how, code', [('sys.exit(3)', 3), ('os.kill(os.getpid(), 9)', 137)])
 def test_local_tells_the_first_failure(how, code):
   program = f'import os, sys\nif os.environ["TTM_PROCESS"] == "1": {how}'
-  assert run_local('--processes=2', '--', sys.executable, '-c', program).returncode == code
+  ended = run_local('--processes=2', '--', sys.executable, '-c', program)
+  assert (ended.returncode, ended.stdout) == (code, f'[1] ended with exit code {code}\n')
 
 
 def test_local_passes_signals_on():

@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from ttm_jax import outputs
 from ttm_jax.errors import EXIT_CODE, InputError, front_door
+from ttm_jax.parallel.peers import Peers
 from ttm_jax.parallel.startup import initialize
 from ttm_jax.settings import parse_flags
 from ttm_jax.training.checkpoint import hush
@@ -35,7 +36,7 @@ _NOT_FINITE = 3  # Exit code.
 
 # The files and folders that training writes or replaces in a run directory.
 _WRITTEN = (
-  *('config.json', 'metrics.jsonl', 'in_use.json', 'checkpoints', 'damaged', 'context', 'codec'),
+  *('config.json', 'metrics.jsonl', 'in_use.lock', 'checkpoints', 'damaged', 'context', 'codec'),
   *('samples', 'tensorboard', 'profile'),
 )
 
@@ -52,7 +53,8 @@ def main(argv: list[str]) -> None:
   hush()
   config = _CONFIG.value
   limits = config.job
-  peers = initialize(limits.start_limit, limits.peer_limit, limits.hang_limit)
+  initialize(limits.start_limit, limits.peer_limit)
+  peers = Peers(limits.peer_limit, limits.hang_limit)
   try:
     with peers.together({InputError: EXIT_CODE, NotFinite: _NOT_FINITE}):
       if peers.count > 1 and not _WORKDIR.value:

@@ -2,9 +2,8 @@
 
     python -m tests.helpers.peer WHAT WHO START_LIMIT PEER_LIMIT HANG_LIMIT
 
-Process WHO does WHAT: 'die', 'freeze', 'fail', 'raise', 'hang' or 'dawdle'. The other processes
-wait for it. With any other WHAT all processes run to the end. Prints the numbers that they agree
-on.
+Process WHO (or 'all') does WHAT: 'die', 'freeze', 'fail', 'raise' or 'hang', and the others wait
+for it. With any other WHAT all run to the end. Prints the numbers that they agree on.
 """
 
 import os
@@ -13,37 +12,37 @@ import sys
 import time
 
 from ttm_jax.errors import EXIT_CODE, InputError, front_door
-from ttm_jax.parallel import startup
+from ttm_jax.parallel.peers import Peers
+from ttm_jax.parallel.startup import initialize
 
 
 def main() -> None:
   """Join the job and act as the arguments say."""
-  what, who, *limits = sys.argv[1:]
-  place = startup.find_place()
-  assert place
-  peers = startup.meet(place, *map(float, limits))
+  what, who = sys.argv[1:3]
+  start, peer, hang = map(float, sys.argv[3:])
+  initialize(start, peer)
+  peers = Peers(peer, hang)
   with peers.together({InputError: EXIT_CODE}):
-    print(peers.agree('numbers', place.index * 10))
-    sys.stdout.flush()
-    if place.index == int(who):
-      if what == 'die':
-        os.kill(os.getpid(), signal.SIGKILL)
-      if what == 'freeze':
-        os.kill(os.getpid(), signal.SIGSTOP)
-      if what == 'fail':
-        raise InputError('the disk is full')
-      if what == 'raise':
-        raise RuntimeError('a bug\nof two lines')
-      if what in ('hang', 'dawdle'):
-        peers.progress('reading a disk that does not answer')
-        time.sleep(600)
-    if what == 'hang':
-      for step in range(3):
-        peers.progress(f'step {step}')
-      time.sleep(600)  # Imitates a computation that waits for all processes.
-    for step in range(5):
-      peers.progress(f'step {step}')
-      peers.agree(f'step {step}', limit=2.0 if what == 'dawdle' else None)
+    print(peers.agree('numbers', peers.index * 10), flush=True)
+    if who in (str(peers.index), 'all'):
+      disturb(what)
+    for step in range(3):
+      peers.progress()
+      peers.agree(f'step {step}')
+
+
+def disturb(what: str) -> None:
+  """Do `what`."""
+  if what == 'die':
+    os.kill(os.getpid(), signal.SIGKILL)
+  if what == 'freeze':
+    os.kill(os.getpid(), signal.SIGSTOP)
+  if what == 'fail':
+    raise InputError('the disk is \x1b[2J full')
+  if what == 'raise':
+    raise RuntimeError('a bug\nof two lines')
+  if what == 'hang':
+    time.sleep(600)
 
 
 if __name__ == '__main__':

@@ -17,7 +17,6 @@ from ttm_jax.parallel.mesh import make_mesh
 from ttm_jax.report.results import read_metrics
 from ttm_jax.training import checkpoint, runs
 from ttm_jax.training.checkpoint import Checkpoints, _digest
-from ttm_jax.training.lock import Lock
 from ttm_jax.training.loop import train
 from ttm_jax.training.state import placement
 
@@ -205,16 +204,6 @@ def test_folders_in_buckets(bucket, tmp_path):
     assert local == tmp_path
 
 
-def test_a_lock_in_a_bucket(bucket):
-  folder = epath.Path('gs://bucket/runs/a')
-  lock = Lock(folder, renew=0.05)
-  lock.acquire()
-  with pytest.raises(InputError, match='gs://bucket/runs/a is in use by another job'):
-    Lock(folder).acquire()
-  lock.release()
-  assert not (folder / 'in_use.json').exists()
-
-
 class Kept:
   """Replaces the checkpoints, which tensorstore writes to buckets by itself."""
 
@@ -253,4 +242,3 @@ def test_a_run_in_a_bucket(bucket, monkeypatch):
   # The lines of the second run follow those of the first.
   assert len((folder / 'starts.jsonl').read_text().splitlines()) == 2
   assert [m['step'] for m in read_metrics(folder)] == [1, 2, 3]
-  assert not (folder / 'in_use.json').exists()

@@ -1,12 +1,9 @@
 """The small files of a run: corrupt ones do not stop it, and their contents are correct."""
 
-import json
-import math
 import os
 
 import numpy as np
 import pytest
-from etils import epath
 
 from tests.helpers import cli, tiny
 from tests.helpers.mean_task import Mean, settings
@@ -15,9 +12,8 @@ from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.data.context import Context
 from ttm_jax.errors import InputError
 from ttm_jax.report.results import charts, read_metrics
-from ttm_jax.training import lock, runs, telemetry
+from ttm_jax.training import runs, telemetry
 from ttm_jax.training.denoising import Denoising, same_codec
-from ttm_jax.training.lock import FILE, Lock
 from ttm_jax.training.loop import train
 
 EVERY = {'train__checkpoint_every': 2, 'optimizer__schedule': 'constant'}
@@ -127,52 +123,6 @@ def test_the_front_door_refuses_latents_of_another_codec(clips, latents, stage2,
   ended = cli.run(*tiny.train_command('demo_stage2', stage2, tmp_path / 'l', **changes))
   assert ended.code == 2 and 'Traceback' not in ended.err
   assert 'latents of another codec' in ended.err.splitlines()[-1]
-
-
-# The lock.
-
-
-@pytest.mark.parametrize(
-  'text',
-  [
-    '',
-    '{}',
-    '[]',
-    'null',
-    '5',
-    '{"host": "a"}',
-    '\0' * 20,
-    '[' * 100_000,
-    *(
-      json.dumps({'token': 'x', 'machine': lock._machine(), 'begun': '1'} | more)
-      for more in ({}, {'pid': 'x'}, {'pid': None}, {'pid': [1]}, {'pid': math.inf}, {'pid': 1.5})
-    ),
-  ],
-)
-def test_a_damaged_lock_file_is_waited_for_and_taken(tmp_path, text):
-  (tmp_path / FILE).write_text(text)
-  said: list[str] = []
-  mine = Lock(epath.Path(tmp_path), renew=0.1, lease=0.3)
-  mine.acquire(said.append)
-  assert json.loads((tmp_path / FILE).read_text())['pid'] == os.getpid()
-  assert 'seeing for 0.3 seconds' in said[0] and 'is dead' in said[1]
-  mine.release()
-
-
-def test_a_host_that_writes_to_the_terminal_is_escaped(tmp_path):
-  told = {'token': 'x', 'host': 'a\x1b[2Jb', 'machine': 'far', 'pid': 3}
-  (tmp_path / FILE).write_text(json.dumps(told))
-  said: list[str] = []
-  mine = Lock(epath.Path(tmp_path), renew=0.1, lease=0.3)
-  mine.acquire(said.append)
-  assert 'a\\x1b[2Jb' in said[0] and '\x1b' not in ''.join(said)
-  mine.release()
-
-
-def test_a_lock_that_is_a_folder_is_one_sentence(tmp_path):
-  (tmp_path / FILE).mkdir()
-  with pytest.raises(InputError, match=r'in_use\.json is a folder: remove it'):
-    train(settings(train__steps=2), Mean(), tmp_path)
 
 
 # Files that a power loss must not affect.

@@ -76,13 +76,13 @@ class Evaluator:
       if evaluate:
         found = []
         for i, arrays in enumerate(self._batches):
-          self._peers.progress(f'{self._prefix}loss after step {step}')
+          self._peers.progress()
           found.append(self._evaluate(state.ema, arrays, jax.random.fold_in(self._key, i)))
         values = means(jax.device_get(found))
         values.pop('gflops', None)
         self._telemetry.write(step, values, self._prefix)
       if sample:
-        self._peers.progress(f'samples after step {step}')
+        self._peers.progress()
         model = nnx.merge(self._graphdef, state.ema)
         videos = self._objective.samples(model, self._batches[0], self._key)
         if jax.process_index() == 0:

@@ -29,7 +29,7 @@ from ttm_jax.parallel.startup import connect
 from ttm_jax.training import runs
 from ttm_jax.training.checkpoint import Checkpoints, refusal
 from ttm_jax.training.evaluator import Evaluator
-from ttm_jax.training.lock import Lock
+from ttm_jax.training.lock import exclusive
 from ttm_jax.training.objective import Objective
 from ttm_jax.training.profile import Profile
 from ttm_jax.training.spike_guard import NotFinite
@@ -80,10 +80,8 @@ def train(
   with _writing(checkpoints), jax.set_mesh(mesh), contextlib.ExitStack() as closing:
     peers = peers or closing.enter_context(contextlib.closing(Peers()))
     stop = closing.enter_context(StopOnSignal())
-    lock = Lock(workdir)
     if first:
-      lock.acquire(_tell)
-      closing.callback(lock.release)
+      closing.enter_context(exclusive(workdir))
     peers.agree('the run directory is ours')
     connect(mesh)
     closing.callback(checkpoints.close)
@@ -124,10 +122,10 @@ def train(
     for step in range(begin + 1, settings.steps + 1):
       tracing.before(step)
       clock.begin()
-      peers.progress(f'waiting for the batch of step {step}')
+      peers.progress()
       arrays = next(batches)
       clock.got_data()
-      peers.progress(f'step {step}')
+      peers.progress()
       state, metrics = step_fn(state, arrays, root)
       clock.handed_over(metrics)
       tracing.after(step)
@@ -144,11 +142,9 @@ def train(
       watch.look(step, state, last=step == settings.steps)
       if step % settings.checkpoint_every == 0 or last:
         with telemetry.pause():
-          peers.progress(f'saving after step {step}')
+          peers.progress()
           if not math.isfinite(float(_global_norm(state.params))):
             raise _not_finite(f'a parameter is not finite after step {step}', checkpoints)
-          if first:
-            lock.check()
           checkpoints.save(state)
       if stopped:
         telemetry.say(f'stopped by signal after step {step}; the same command continues')

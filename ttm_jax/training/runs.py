@@ -5,7 +5,7 @@ context/           codec and encodings of the empty text (see `data.context`); d
 codec/             the trained codec; codec runs only
 checkpoints/       Orbax, one folder per step
 damaged/           checkpoints that could not be read
-in_use.json        the job that trains there (see `lock`)
+in_use.lock        while a job trains there (see `lock`)
 starts.jsonl       one line per start of the run
 metrics.jsonl      one line per log step
 tensorboard/       the same metrics for TensorBoard
