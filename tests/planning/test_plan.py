@@ -59,7 +59,8 @@ def test_machines_that_are_not_known(name, slices, message):
 
 
 # A loop of 5 trips with a product and a sum over pairs of devices; then an all-gather over four,
-# which overlaps with a fusion; the loop counter goes from 0 to 10 by 2.
+# which overlaps with a fusion. The loop counter goes from 0 to 10 by 2. The compiler numbers every
+# fifth operand in a comment.
 PROGRAM = """HloModule step, is_scheduled=true
 
 %add (a: f32[], b: f32[]) -> f32[] {
@@ -104,7 +105,7 @@ ENTRY %main (x: f32[8,16], a: f32[2,16]) -> f32[8,16] {
   %loop = (s32[]{:T(128)}, f32[8,16]{1,0:T(8,128)}) while(%begin), condition=%condition, body=%body
   %b = f32[32,16]{1,0} custom-call(), custom_call_target="AllocateBuffer"
   %c = bf16[4,4]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", backend_config={"custom_call_config": {"body": "ML(v)", "cost_estimate":{"flops":"1000","transcendentals":"1"}}}
-  %f.1 = (f32[32,16]{1,0}, bf16[4,4]{1,0}) fusion(%a, %b, %c), kind=kLoop, calls=%background
+  %f.1 = (f32[32,16]{1,0}, bf16[4,4]{1,0}) fusion(%a, %b, /*index=2*/%c), kind=kLoop, calls=%background
   %f.2 = (f32[32,16]{1,0}, bf16[4,4]{1,0}) fusion(%a, %b, %c), kind=kLoop, calls=%background
   ROOT %out = f32[8,16]{1,0:T(8,128)} get-tuple-element(%loop), index=1
 }
@@ -113,7 +114,7 @@ ENTRY %main (x: f32[8,16], a: f32[2,16]) -> f32[8,16] {
 
 def test_a_program_is_read_with_the_trips_of_its_loops():
   read = hlo.parse(PROGRAM)
-  assert read.entry == 'main'
+  assert read.entry is read.computations['main']
   times = {computation.name: n for computation, n, _ in read.visits()}
   assert times == {'main': 1, 'body': 5, 'condition': 6, 'background': 1}
   fused = {computation.name for computation, _, inside in read.visits() if inside}
@@ -126,10 +127,7 @@ def test_a_program_is_read_with_the_trips_of_its_loops():
 @pytest.mark.parametrize('noted, trips', [('', 5), ('{"known_trip_count":{"n":"30"}}', 30)])
 def test_trips(noted, trips):
   text = PROGRAM.replace('body=%body\n', f'body=%body, backend_config={noted}\n')
-  read = hlo.parse(text)
-  assert read.trips(read.computations['main'].instructions['loop'], read.computations['main']) == (
-    trips
-  )
+  assert hlo.parse(text).entry.instructions['loop'].trips == trips
 
 
 def test_what_a_program_costs():
@@ -161,25 +159,22 @@ def test_a_sum_that_is_cut_up_at_once_sends_half():
 
 
 def test_groups():
-  def group(text):
-    return first_group(hlo.Instruction('g', 'all-gather', (), (), text, False))
-
-  assert group('replica_groups={{0,4},{1,5}}, dimensions={0}') == [0, 4]
-  assert group('replica_groups=[2,4]<=[8]') == [0, 1, 2, 3]
-  assert group('replica_groups=[4,2]<=[2,4]T(1,0)') == [0, 4]
-  assert group("replica_groups=mesh['a'=2,'b'=4] {'b'}") == [0, 1, 2, 3]
-  assert group("replica_groups=mesh['a'=2,'b'=4] {'a'}") == [0, 4]
-  assert group("replica_groups=mesh['a'=8] {'a':(1)2}") == [0, 4]
-  assert group("replica_groups=mesh['a'=8] {'a':(2)4}") == [0, 1, 2, 3]
+  assert first_group('replica_groups={{0,4},{1,5}}, dimensions={0}') == [0, 4]
+  assert first_group('replica_groups=[2,4]<=[8]') == [0, 1, 2, 3]
+  assert first_group('replica_groups=[4,2]<=[2,4]T(1,0)') == [0, 4]
+  assert first_group("replica_groups=mesh['a'=2,'b'=4] {'b'}") == [0, 1, 2, 3]
+  assert first_group("replica_groups=mesh['a'=2,'b'=4] {'a'}") == [0, 4]
+  assert first_group("replica_groups=mesh['a'=8] {'a':(1)2}") == [0, 4]
+  assert first_group("replica_groups=mesh['a'=8] {'a':(2)4}") == [0, 1, 2, 3]
   order = 'device_ids=([2,4]T(1,0))'
-  assert group(f"replica_groups=mesh['a'=4,'b'=2], {order} {{'a'}}") == [0, 1, 2, 3]
-  assert group(f"replica_groups=mesh['a'=4,'b'=2], {order} {{'b'}}") == [0, 4]
-  assert group("replica_groups=mesh['a'=2,'b'=4], device_ids=([8]) {'b'}") == [0, 1, 2, 3]
+  assert first_group(f"replica_groups=mesh['a'=4,'b'=2], {order} {{'a'}}") == [0, 1, 2, 3]
+  assert first_group(f"replica_groups=mesh['a'=4,'b'=2], {order} {{'b'}}") == [0, 4]
+  assert first_group("replica_groups=mesh['a'=2,'b'=4], device_ids=([8]) {'b'}") == [0, 1, 2, 3]
   with pytest.raises(
-    ValueError, match=r'which devices exchange is not understood: replica_groups=\?'
+    ValueError, match=r'cannot read the replica groups of a collective: replica_groups=\?'
   ):
-    group('replica_groups=?')
-  assert group('source_target_pairs={{3,2},{2,1}}') == [3, 2]
+    first_group('replica_groups=?')
+  assert first_group('source_target_pairs={{3,2},{2,1}}') == [3, 2]
 
 
 def test_what_goes_to_other_slices():

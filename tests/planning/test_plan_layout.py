@@ -14,7 +14,7 @@ from tests.helpers import tiny
 from ttm_jax.planning import layout, memory, worker
 from ttm_jax.planning.compile import Run
 from ttm_jax.planning.hardware import topology
-from ttm_jax.planning.hlo import Program
+from ttm_jax.planning.hlo import Computation, Program
 from ttm_jax.planning.layout import BufferLayout, TooLarge
 
 # As the compiler for TPUs writes it; colors are memories other than the device's.
@@ -71,7 +71,7 @@ def test_the_compiler_is_not_waited_for(monkeypatch):
   run, begin = Run.make(tiny.shrunk('stage1_dit')), time.monotonic()
   machine = topology('v5e:4x4')
   found = layout.lay_out(run, Sixteen(), machine, [layout.STEP, layout.SAMPLER])
-  assert [x.program.entry for x in found] == ['main', 'main']
+  assert [x.program.entry.name for x in found] == ['main', 'main']
   assert {(x.arguments, x.temporaries) for x in found} == {(12_000.0, 900_060.0)}
   assert time.monotonic() - begin < 60
   assert all(process.returncode == -signal.SIGKILL for process in started)
@@ -116,5 +116,5 @@ def test_the_memory_of_a_layout(monkeypatch):
   """Padding of arguments to whole tiles counts as temporaries."""
   exact = memory.Memory(1.0, 1.0, 2.0, 1.0, 0.0)
   monkeypatch.setattr(memory, 'held', lambda *_: exact)
-  found = memory.of_program(BufferLayout(Program({}, ''), 7.0, 10.0), None, {})
+  found = memory.of_program(BufferLayout(Program({}, Computation('main')), 7.0, 10.0), None, {})
   assert found.temporaries == 12.0 and found.total == 17.0
