@@ -1,4 +1,4 @@
-"""Parsing of a program after buffer assignment, and the exit of its compiler process."""
+"""Compilation up to buffer assignment: buffer sizes, errors, and the end of the worker process."""
 
 import json
 import signal
@@ -17,7 +17,7 @@ from ttm_jax.planning.hardware import topology
 from ttm_jax.planning.hlo import Computation, Program
 from ttm_jax.planning.layout import BufferLayout, TooLarge
 
-# As the compiler for TPUs writes it; colors are memories other than the device's.
+# A dump of the TPU compiler. A `color` is a memory space other than device memory.
 PLACES = """BufferAssignment:
 allocation 0: size 512, thread-local:
  value: <2 reduce_sum.2 @0> (size=512,offset=0): f32[]{:T(128)}
@@ -54,11 +54,11 @@ class Sixteen:
   shape: ClassVar = {'data': 1, 'fsdp': 16, 'sequence': 1, 'tensor': 1}
 
 
-def test_sizes():
+def test_buffer_sizes():
   assert layout.sizes(PLACES.splitlines()) == (12_000.0, 900_060.0)
 
 
-def test_the_compiler_is_not_waited_for(monkeypatch):
+def test_the_compiler_is_stopped_after_buffer_assignment(monkeypatch):
   written = {'.after_optimizations.txt': PROGRAM, layout._PLACES: PLACES, layout._NEXT: ''}
   started = []
 
@@ -78,7 +78,7 @@ def test_the_compiler_is_not_waited_for(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  'words, needed',
+  'output, needed',
   [
     ('RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 49.00G of 15.75G hbm.', 49),
     (
@@ -88,13 +88,13 @@ def test_the_compiler_is_not_waited_for(monkeypatch):
     ),
   ],
 )
-def test_a_program_that_is_too_large(words, needed):
-  error = layout._error(f'Traceback\n{words}\n')
+def test_out_of_memory_error(output, needed):
+  error = layout._error(f'Traceback\n{output}\n')
   assert isinstance(error, TooLarge) and error.needed == pytest.approx(needed * 2**30)
 
 
-def test_a_compiler_that_fails():
-  assert str(layout._error('a\nINTERNAL: no\n')) == 'the compiler for TPUs failed: INTERNAL: no'
+def test_other_compiler_errors():
+  assert str(layout._error('a\nINTERNAL: no\n')) == 'the TPU compiler failed: INTERNAL: no'
   # Use a real process: for an unknown configuration it exits with an error message.
   run = Run.make(tiny.shrunk('stage1_dit'))
   run.config.preset = 'nonsense'
@@ -103,16 +103,16 @@ def test_a_compiler_that_fails():
     layout.lay_out(run, Sixteen(), topology('v5e:4x4'), [layout.STEP])
 
 
-def test_a_worker_ends_with_whoever_asked():
+def test_worker_ends_with_its_parent():
   """It ends at once, not only when it starts to compile."""
   process = Popen([sys.executable, '-m', 'ttm_jax.planning.worker'], stdin=subprocess.PIPE)
   run = Run.make(tiny.shipped('stage2_unet'))
   asked = {'config': run.config.to_dict(), 'clip': None, 'topology': 'v5e:4x4', 'slices': 1}
   process.communicate(json.dumps(asked).encode() + b'\n', timeout=60)
-  assert process.returncode == worker.FORSAKEN
+  assert process.returncode == worker.PARENT_ENDED
 
 
-def test_the_memory_of_a_layout(monkeypatch):
+def test_memory_of_a_layout(monkeypatch):
   """Padding of arguments to whole tiles counts as temporaries."""
   exact = memory.Memory(1.0, 1.0, 2.0, 1.0, 0.0)
   monkeypatch.setattr(memory, 'held', lambda *_: exact)

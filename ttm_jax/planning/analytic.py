@@ -12,9 +12,9 @@ import jax
 from flax import nnx
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from ttm_jax.parallel.mesh import AXES, batch_sharding
-from ttm_jax.planning import inputs, memory
-from ttm_jax.planning.compile import Run, abstract_state
+from ttm_jax.parallel.mesh import AXES
+from ttm_jax.planning import memory
+from ttm_jax.planning.compile import Run, abstract_inputs
 from ttm_jax.planning.costs import Costs, Exchange
 from ttm_jax.planning.flops import count
 from ttm_jax.planning.hardware import Topology
@@ -24,8 +24,8 @@ from ttm_jax.training.state import TrainState
 _COUNTED_ON = AbstractDevice('TPU v5p', 1, 'tpu')
 
 LEFT_OUT = (
-  'no compiler for these devices here: left out are the temporaries of a layer, what attention'
-  ' exchanges along sequence and layers along tensor, and the traffic of the memory'
+  'Estimated without a compiler. Not included: temporaries of a layer, communication of attention'
+  ' along sequence and of layers along tensor, memory traffic.'
 )
 
 
@@ -42,8 +42,7 @@ def abstract_mesh(sizes: tuple[int, ...], device: AbstractDevice | None = None) 
 
 def estimate(run: Run, mesh: AbstractMesh, topology: Topology) -> tuple[memory.Memory, Costs]:
   """Return the memory of one device and the costs of one train step on it."""
-  state = abstract_state(run, mesh)
-  arrays = inputs.batch(run.of_one, run.config.data.batch_size, batch_sharding(mesh))
+  state, arrays = abstract_inputs(run, mesh)
   flops = step_flops(run) / topology.devices
   kept = activations(run) / mesh.size / run.config.train.accumulate
   gradients = memory.share(jax.tree.leaves(state.params))

@@ -128,7 +128,8 @@ def tpu_devices(topology: Topology) -> list[Any]:
   """
   if importlib.util.find_spec('libtpu') is None:
     raise InputError(
-      'the compiler for TPUs is not here: `make .venv-aot/.ready`, then set PYTHONPATH=.venv-aot'
+      'the TPU compiler (libtpu) is not installed: run `make .venv-aot/.ready`, then set'
+      ' PYTHONPATH=.venv-aot'
     )
   os.environ.update(
     # Keep libtpu from looking for attached chips and from blocking other processes that use it.
@@ -141,6 +142,12 @@ def tpu_devices(topology: Topology) -> list[Any]:
   return list(found.devices)
 
 
+def abstract_inputs(run: Run, mesh: AnyMesh) -> tuple[TrainState, inputs.Shapes]:
+  """Return the train state and the batch of a step as shapes with shardings."""
+  size = run.config.data.batch_size
+  return abstract_state(run, mesh), inputs.batch(run.of_one, size, batch_sharding(mesh))
+
+
 def abstract_state(run: Run, mesh: AnyMesh) -> TrainState:
   """Return the train state as shapes with shardings."""
   places = shardings(run.shapes, run.objective.sharding, mesh)
@@ -151,12 +158,11 @@ def abstract_state(run: Run, mesh: AnyMesh) -> TrainState:
 
 def lower_step(run: Run, mesh: Mesh) -> jax.stages.Lowered:
   """Lower the train step as the training loop runs it."""
-  config, objective = run.config, run.objective
-  state = abstract_state(run, mesh)
-  settings = config.train
+  config, settings = run.config, run.config.train
+  state, arrays = abstract_inputs(run, mesh)
   with jax.set_mesh(mesh):
     step = make_step(
-      objective,
+      run.objective,
       run.graphdef(),
       make_optimizer(config.optimizer, settings.steps),
       settings.accumulate,
@@ -165,21 +171,18 @@ def lower_step(run: Run, mesh: Mesh) -> jax.stages.Lowered:
     )
     places = jax.tree.map(lambda x: x.sharding, state)
     jitted = _jit(step, run, donate_argnums=0, out_shardings=(places, replicated(mesh)))
-    arrays = inputs.batch(run.of_one, config.data.batch_size, batch_sharding(mesh))
     return jitted.lower(state, arrays, _key(mesh))
 
 
 def lower_sampler(run: Run, mesh: Mesh) -> jax.stages.Lowered:
   """Lower the generation of one batch with the EMA parameters."""
-  config, objective = run.config, run.objective
-  state = abstract_state(run, mesh)
+  state, arrays = abstract_inputs(run, mesh)
   with jax.set_mesh(mesh):
     graphdef = run.graphdef()
 
     def generate(params, arrays, key):
-      return objective.generate(nnx.merge(graphdef, params), arrays, key)
+      return run.objective.generate(nnx.merge(graphdef, params), arrays, key)
 
-    arrays = inputs.batch(run.of_one, config.data.batch_size, batch_sharding(mesh))
     return _jit(generate, run).lower(state.ema, arrays, _key(mesh))
 
 

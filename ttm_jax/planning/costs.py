@@ -272,7 +272,9 @@ def first_group(attributes: str) -> list[int]:
     r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^ ]*)\))? \{([^}]*)\}', attributes
   ):
     return _of_mesh(*named.groups(''))
-  if numbered := re.search(r'replica_groups=\[[\d,]*?(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)', attributes):
+  if numbered := re.search(
+    r'replica_groups=\[[\d,]*?(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)', attributes
+  ):
     return _iota(numbered[2]).reshape(-1, int(numbered[1]))[0].tolist()
   if unknown := re.search('replica_groups=.{0,80}', attributes):
     raise ValueError(f'cannot read the replica groups of a collective: {unknown[0]}')

@@ -174,5 +174,5 @@ def _error(words: str) -> Exception:
   found = _TOO_LARGE.search(words)
   if found:
     return TooLarge(float(found.group(1)) * _UNITS[found.group(2)])
-  last = words.strip().splitlines()[-1:] or ['it said nothing']
-  return RuntimeError(f'the compiler for TPUs failed: {last[0]}')
+  last = words.strip().splitlines()[-1:] or ['no output']
+  return RuntimeError(f'the TPU compiler failed: {last[0]}')

@@ -7,10 +7,10 @@ from ttm_jax.planning.costs import Costs
 
 # Titles of the bounds in tables.
 BOUNDS = {
-  'compute': 'matrix units',
-  'memory': 'memory bandwidth',
-  'near': 'network within the slice',
-  'far': 'network between slices',
+  'compute': 'FLOPs',
+  'memory': 'HBM bandwidth',
+  'near': 'communication within slice',
+  'far': 'communication between slices',
 }
 
 

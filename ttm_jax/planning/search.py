@@ -106,7 +106,7 @@ class Planner:
       return analytic_report(run, setting.mesh, self.topology)
     mesh = make_mesh(dict(zip(AXES, setting.mesh, strict=True)), self._devices)
     wanted = self._sampler if sampler is None else sampler
-    with self.progress(f'compiling for {self.topology.title}: {_named(setting)}'):
+    with self.progress(f'Compiling for {self.topology.title}: {_named(setting)}'):
       try:
         return compiled_report(run, mesh, self.topology, wanted)
       except TooLarge as error:

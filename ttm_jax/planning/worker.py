@@ -20,7 +20,7 @@ from ttm_jax.planning.hardware import topology
 from ttm_jax.planning.layout import STEP
 
 # Exit code if the parent process has ended.
-FORSAKEN = 3
+PARENT_ENDED = 3
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
 
 def _follow() -> None:
   sys.stdin.read()
-  os._exit(FORSAKEN)
+  os._exit(PARENT_ENDED)
 
 
 if __name__ == '__main__':
