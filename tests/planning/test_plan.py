@@ -29,7 +29,6 @@ from ttm_jax.planning.costs import Costs, Exchange, costs, first_group
 from ttm_jax.planning.hardware import topology
 from ttm_jax.planning.report import analytic_report
 from ttm_jax.planning.search import Planner, Setting
-from ttm_jax.training.denoising import Denoising
 
 
 def test_topologies():
@@ -242,7 +241,7 @@ def test_flops_agree_with_a_hand_count():
 
 def tiny_run(name, context, **changes):
   config = tiny.shrunk(name, **{'model__remat': 'none'} | changes)
-  return Run.of(config, Denoising(config, context), inputs.record(context), inputs.tokens(context))
+  return Run.make(config, context=context)
 
 
 @pytest.mark.parametrize('preset', ['dit', 'unet'])

@@ -13,6 +13,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ttm_jax.data.context import Context
 from ttm_jax.errors import InputError
 from ttm_jax.parallel.compiler import jit
 from ttm_jax.parallel.mesh import AnyMesh, batch_sharding, replicated, shardings
@@ -50,31 +51,25 @@ class Run:
   clip: inputs.Size | None = None
 
   @classmethod
-  def make(cls, config: ConfigDict, clip: inputs.Size | None = None) -> 'Run':
+  def make(
+    cls, config: ConfigDict, clip: inputs.Size | None = None, context: Context | None = None
+  ) -> 'Run':
     """Return the run of a configuration.
 
     Args:
       config: the configuration of the run.
       clip: (frames, height, width) of the clips in pixels; by default those of the paper.
+      context: the context of a latents dataset; by default that of a typical one for `clip`.
     """
+    objective: Objective
     if config.task == 'codec':
       frames, height, width = clip or (config.data.frames, 256, 256)
-      codec = CodecTraining(config, (height, width))
-      return cls.of(config, codec, codec.record(frames), 0, clip)
-    context = inputs.typical_context(config, clip)
-    objective = Denoising(config, context)
-    return cls.of(config, objective, inputs.record(context), inputs.tokens(context), clip)
-
-  @classmethod
-  def of(
-    cls,
-    config: ConfigDict,
-    objective: Objective,
-    of_one: inputs.Shapes,
-    tokens: int,
-    clip: inputs.Size | None = None,
-  ) -> 'Run':
-    """Return the run of a given objective; for the arguments see the class attributes."""
+      objective = codec = CodecTraining(config, (height, width))
+      of_one, tokens = codec.record(frames), 0
+    else:
+      context = context or inputs.typical_context(config, clip)
+      objective = Denoising(config, context)
+      of_one, tokens = inputs.record(context), inputs.tokens(context)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
 
     def initial() -> TrainState:
@@ -99,7 +94,7 @@ class Run:
       self.objective.check_mesh(sizes)
     elif max(sizes['sequence'], sizes['tensor']) > 1:
       raise InputError(
-        'an autoencoder has nothing that mesh axes sequence and tensor split: set'
+        'an autoencoder cannot be split along mesh axes sequence and tensor: set'
         ' --config.mesh.sequence=1 --config.mesh.tensor=1'
       )
 
@@ -111,13 +106,13 @@ class Run:
     """
     config = ConfigDict(self.config.to_dict())
     config.update_from_flattened_dict(dict(changes))
-    objective = self.objective
-    if isinstance(objective, Denoising):
-      return dataclasses.replace(
-        self, config=config, objective=Denoising(config, objective.context)
-      )
-    assert isinstance(objective, CodecTraining)
-    return dataclasses.replace(self, config=config, objective=CodecTraining(config, objective.size))
+    objective: Objective
+    if isinstance(self.objective, Denoising):
+      objective = Denoising(config, self.objective.context)
+    else:
+      assert isinstance(self.objective, CodecTraining)
+      objective = CodecTraining(config, self.objective.size)
+    return dataclasses.replace(self, config=config, objective=objective)
 
 
 def tpu_devices(topology: Topology) -> list[Any]:

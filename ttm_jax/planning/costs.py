@@ -93,9 +93,9 @@ def costs(program: Program, per_slice: int) -> Costs:
   seen: set[str] = set()
   for computation, times, fused in program.visits():
     for instruction in computation.instructions.values():
-      flops += times * operations(instruction)
+      flops += times * _flops(instruction)
       if not fused:
-        traffic += times * moved(instruction)
+        traffic += times * _traffic(instruction)
       kind = _kind(instruction, computation)
       if kind not in _SENT:
         continue
@@ -105,7 +105,7 @@ def costs(program: Program, per_slice: int) -> Costs:
         continue
       seen.add(channel)
       if fused:
-        traffic += times * sum(_away(x.shapes) for x in (instruction, *instruction.operands))
+        traffic += times * sum(_hbm_bytes(x.shapes) for x in (instruction, *instruction.operands))
       exchange = collectives.setdefault(kind, Exchange())
       exchange.count += times
       if instruction.opcode == 'send':
@@ -134,7 +134,7 @@ def _kind(instruction: Instruction, computation: Computation) -> str:
   return 'reduce-scatter' if scattered else kind
 
 
-def operations(instruction: Instruction) -> float:
+def _flops(instruction: Instruction) -> float:
   """Return the FLOPs of a matrix product, convolution or custom call; 0 for other instructions."""
   if instruction.opcode == 'dot':
     (out,), left = instruction.shapes, instruction.operands[0].shapes[0]
@@ -180,7 +180,7 @@ def _convolution(instruction: Instruction) -> float:
   return 2.0 * out['b'] * out['f'] * kernel['i'] * pairs / groups
 
 
-def moved(instruction: Instruction) -> float:
+def _traffic(instruction: Instruction) -> float:
   """Return the bytes that an instruction reads from and writes to the device memory.
 
   Slicing and update instructions count only the slice, not the whole array.
@@ -189,22 +189,23 @@ def moved(instruction: Instruction) -> float:
   if opcode in _FREE or opcode.endswith('-done'):
     return 0.0
   if opcode in ('dynamic-slice', 'gather', 'slice'):
-    return 2 * _away(shapes)
+    return 2 * _hbm_bytes(shapes)
   if opcode in ('dynamic-update-slice', 'scatter'):
-    return 2 * _away(operands[min(1, len(operands) - 1)].shapes)
+    return 2 * _hbm_bytes(operands[min(1, len(operands) - 1)].shapes)
   if opcode.endswith('-start') and len(shapes) > 1:
     # The result of an asynchronous operation is the tuple (source, destination, ...).
-    return _away(shapes[1:2]) + min(_away(shapes[:1]), shapes[1].bytes)
+    return _hbm_bytes(shapes[1:2]) + min(_hbm_bytes(shapes[:1]), shapes[1].bytes)
   if opcode == 'fusion':
-    return _moved_by_fusion(instruction)
-  return _away(shapes) + sum(_away(operand.shapes) for operand in operands)
+    return _fusion_traffic(instruction)
+  return _hbm_bytes(shapes) + sum(_hbm_bytes(operand.shapes) for operand in operands)
 
 
-def _moved_by_fusion(fusion: Instruction) -> float:
+def _fusion_traffic(fusion: Instruction) -> float:
+  """Return the bytes that a fusion reads from and writes to the device memory."""
   (inner,) = fusion.called
   inside = inner.instructions.values()
-  # Arrays of collectives that run in the background only pass through the fusion; `costs` counts
-  # their traffic with the collective. They may be in device memory or in on-chip memory.
+  # Arrays of collectives that overlap with the fusion only pass through it; `costs` counts their
+  # traffic with the collective. They may be in device memory or in on-chip memory.
   passing = {
     (shape.dtype, shape.sizes)
     for x in inside
@@ -213,30 +214,34 @@ def _moved_by_fusion(fusion: Instruction) -> float:
     for shape in y.shapes
   }
 
-  def passes(shapes: Sequence[Shape]) -> bool:
+  def is_passing(shapes: Sequence[Shape]) -> bool:
     return any(shape.space < 2 and (shape.dtype, shape.sizes) in passing for shape in shapes)
 
   parameters = {x.inside: x for x in inside if x.opcode == 'parameter'}
   total = 0.0
   for i, operand in enumerate(fusion.operands):
-    if not passes(operand.shapes):
+    if not is_passing(operand.shapes):
       parameter = parameters[str(i)]
-      total += _read(parameter, [x for x in inside if parameter in x.operands], operand.shapes)
+      total += _bytes_read(
+        parameter, [x for x in inside if parameter in x.operands], operand.shapes
+      )
   roots = inner.root.operands if inner.root.opcode == 'tuple' else [inner.root]
   for root, shape in zip(roots, fusion.shapes, strict=False):
-    if not passes([shape]):
-      total += _written(root, shape)
+    if not is_passing([shape]):
+      total += _bytes_written(root, shape)
   return total
 
 
-def _away(shapes: Sequence[Shape]) -> float:
+def _hbm_bytes(shapes: Sequence[Shape]) -> float:
   """Return the bytes of arrays that are not in on-chip memory."""
   return sum(shape.bytes for shape in shapes if shape.space != ON_CHIP)
 
 
-def _read(parameter: Instruction, users: Sequence[Instruction], shapes: Sequence[Shape]) -> float:
+def _bytes_read(
+  parameter: Instruction, users: Sequence[Instruction], shapes: Sequence[Shape]
+) -> float:
   """Return the bytes that a fusion reads of one operand from the device memory."""
-  whole = _away(shapes)
+  whole = _hbm_bytes(shapes)
   opcodes = {user.opcode if user.operands[0] is parameter else '' for user in users}
   if not whole or not users:
     return whole
@@ -245,13 +250,13 @@ def _read(parameter: Instruction, users: Sequence[Instruction], shapes: Sequence
   return 0.0 if opcodes == {'dynamic-update-slice'} else whole  # An update is in place.
 
 
-def _written(root: Instruction, shape: Shape) -> float:
+def _bytes_written(root: Instruction, shape: Shape) -> float:
   """Return the bytes that a fusion writes of one result to the device memory."""
   if root.opcode == 'bitcast':
     (root,) = root.operands
   if root.opcode == 'dynamic-update-slice' and shape.space != ON_CHIP:
     return root.operands[1].bytes
-  return _away([shape])
+  return _hbm_bytes([shape])
 
 
 def first_group(attributes: str) -> list[int]:

@@ -1,5 +1,6 @@
 """Search for settings of a run that fit in memory, and compare settings."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -154,13 +155,13 @@ def settings(run: Run, topology: Topology) -> list[Setting]:
   config = run.config
   remats = list(POLICIES) if 'remat' in config.model else ['']
   parts = [config.train.accumulate * 2**i for i in range(4)]
-  found = []
-  for mesh, remat, accumulate, offload in itertools.product(
-    meshes(run, topology), remats, parts, (False, True)
-  ):
-    if config.data.batch_size % (accumulate * mesh[0] * mesh[1]) == 0:
-      found.append(Setting(mesh, remat, accumulate, offload))
-  return found
+  return [
+    Setting(mesh, remat, accumulate, offload)
+    for mesh, remat, accumulate, offload in itertools.product(
+      meshes(run, topology), remats, parts, (False, True)
+    )
+    if config.data.batch_size % (accumulate * mesh[0] * mesh[1]) == 0
+  ]
 
 
 def meshes(run: Run, topology: Topology) -> list[Sizes]:
@@ -169,20 +170,19 @@ def meshes(run: Run, topology: Topology) -> list[Sizes]:
   Axis `data` equals the number of slices, or all devices that do not share a sample. At most eight
   devices (`sequence` x `tensor`) share a sample.
   """
-  found: list[Sizes] = []
-  for data, fsdp, sequence, tensor in factorisations(topology.devices):
+  slices = topology.slices if topology.chip.platform == 'tpu' else 1
+  found = []
+  for sizes in factorisations(topology.devices):
+    data, _, sequence, tensor = sizes
     shared = sequence * tensor
-    slices = topology.slices if topology.chip.platform == 'tpu' else 1
-    if data not in (slices, topology.devices // shared) or data % slices:
+    if shared > 8 or data % slices or data not in (slices, topology.devices // shared):
       continue
-    if shared <= 8:
-      mesh = abstract_mesh((data, fsdp, sequence, tensor))
-      try:
-        run.check(mesh.shape)
-        abstract_state(run, mesh)
-      except InputError:
-        continue  # The mesh does not divide the heads, or shards too few parameters.
-      found.append((data, fsdp, sequence, tensor))
+    mesh = abstract_mesh(sizes)
+    # Skip meshes that do not divide the heads or shard too few parameters.
+    with contextlib.suppress(InputError):
+      run.check(mesh.shape)
+      abstract_state(run, mesh)
+      found.append(sizes)
   return found
 
 
