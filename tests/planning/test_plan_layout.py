@@ -40,7 +40,6 @@ ENTRY %main () -> f32[] {
 
 WRITES = """
 import json, pathlib, re, sys, time
-json.loads(sys.stdin.readline())
 folder = re.search('--xla_dump_to=([^ ]+)', __import__('os').environ['XLA_FLAGS']).group(1)
 for name, text in json.loads(sys.argv[1]).items():
   pathlib.Path(folder, 'module_0001.jit_planned' + name).write_text(text)
@@ -105,10 +104,11 @@ def test_other_compiler_errors():
 
 def test_worker_ends_with_its_parent():
   """It ends at once, not only when it starts to compile."""
-  process = Popen([sys.executable, '-m', 'ttm_jax.planning.worker'], stdin=subprocess.PIPE)
   run = Run.make(tiny.shipped('stage2_unet'))
   asked = {'config': run.config.to_dict(), 'clip': None, 'topology': 'v5e:4x4', 'slices': 1}
-  process.communicate(json.dumps(asked).encode() + b'\n', timeout=60)
+  command = [sys.executable, '-m', 'ttm_jax.planning.worker', json.dumps(asked)]
+  process = Popen(command, stdin=subprocess.PIPE)
+  process.communicate(timeout=60)
   assert process.returncode == worker.PARENT_ENDED
 
 
