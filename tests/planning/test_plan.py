@@ -25,7 +25,7 @@ from ttm_jax.parallel.chips import CHIPS, chip_of
 from ttm_jax.parallel.mesh import AXES, HOST
 from ttm_jax.planning import analytic, flops, hlo, inputs, memory, roofline, search, table
 from ttm_jax.planning.compile import Run, abstract_state
-from ttm_jax.planning.costs import Costs, Exchange, costs, first_group
+from ttm_jax.planning.costs import Communication, Costs, costs, first_group
 from ttm_jax.planning.hardware import topology
 from ttm_jax.planning.report import analytic_report
 from ttm_jax.planning.search import Planner, Setting
@@ -188,7 +188,7 @@ is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla
 }
 """
   found = costs(hlo.parse(text), 16).collectives
-  assert found == {'all-reduce': Exchange(count=1.0, near=0.0, far=400 * 128 * 2)}
+  assert found == {'all-reduce': Communication(count=1.0, near=0.0, far=400 * 128 * 2)}
 
 
 def reference_meetings(data, kernel, out, *, stride, low, holes, spread):
@@ -359,8 +359,8 @@ def test_roofline():
     flops=2 * chip.flops,
     traffic=3 * chip.bandwidth,
     collectives={
-      'all-gather': Exchange(4, near=1 * chip.near),
-      'all-reduce': Exchange(1, far=0.5 * chip.far),
+      'all-gather': Communication(4, near=1 * chip.near),
+      'all-reduce': Communication(1, far=0.5 * chip.far),
     },
   )
   found = roofline.times(needed, chip)

@@ -39,7 +39,7 @@ _SENT = {
 
 
 @dataclasses.dataclass
-class Exchange:
+class Communication:
   """The communication of all collectives of one kind, with ring algorithms.
 
   Attributes:
@@ -65,7 +65,7 @@ class Costs:
 
   flops: float
   traffic: float
-  collectives: dict[str, Exchange]
+  collectives: dict[str, Communication]
 
   @property
   def near(self) -> float:
@@ -89,7 +89,7 @@ def costs(program: Program, per_slice: int) -> Costs:
     ValueError: the replica groups of a collective have an unknown notation.
   """
   flops = traffic = 0.0
-  collectives: dict[str, Exchange] = {}
+  collectives: dict[str, Communication] = {}
   seen: set[str] = set()
   for computation, times, fused in program.visits():
     for instruction in computation.instructions.values():
@@ -106,17 +106,17 @@ def costs(program: Program, per_slice: int) -> Costs:
       seen.add(channel)
       if fused:
         traffic += times * sum(_hbm_bytes(x.shapes) for x in (instruction, *instruction.operands))
-      exchange = collectives.setdefault(kind, Exchange())
-      exchange.count += times
+      found = collectives.setdefault(kind, Communication())
+      found.count += times
       if instruction.opcode == 'send':
-        exchange.far += times * instruction.shapes[0].bytes
+        found.far += times * instruction.shapes[0].bytes
         continue
       group = first_group(instruction.attributes)
       sent = sum(x.bytes for x in instruction.operands) * _SENT[kind](len(group))
       if len({device // per_slice for device in group}) > 1:
-        exchange.far += times * sent
+        found.far += times * sent
       else:
-        exchange.near += times * sent
+        found.near += times * sent
   return Costs(flops, traffic, collectives)
 
 
