@@ -9,8 +9,8 @@ from ttm_jax.planning.costs import Costs
 BOUNDS = {
   'compute': 'FLOPs',
   'memory': 'HBM bandwidth',
-  'near': 'communication within slice',
-  'far': 'communication between slices',
+  'near': 'network within slice',
+  'far': 'network between slices',
 }
 
 

@@ -90,11 +90,11 @@ def _times(report: Report) -> Table:
     bound = 'bound' if name == found.bound else ''
     table.add_row(title, duration(value), bound, style='bold' if bound else '')
   table.add_row('step, full overlap', duration(found.least), f'MFU at most {report.best_mfu:.0%}')
-  table.add_row('step, communication not overlapped', duration(found.most), '')
-  rate = f'{report.samples_per_second:.2f} samples/s'
+  table.add_row('step, no overlap', duration(found.most), '')
+  rate, days = report.samples_per_second, f'{report.days:.1f} days for {report.steps:,} steps'
+  table.add_row('samples/s at most', f'{rate:.2f}', days)
   if report.tokens:
-    rate += f', {report.samples_per_second * report.tokens:,.0f} tokens/s'
-  table.add_row('throughput at most', rate, f'{report.days:.1f} days for {report.steps:,} steps')
+    table.add_row('tokens/s at most', f'{rate * report.tokens:,.0f}', '')
   return table
 
 
