@@ -129,6 +129,19 @@ def test_trip_count_of_a_loop(annotation, trips):
   assert hlo.parse(text).entry.instructions['loop'].trips == trips
 
 
+def test_trip_count_of_a_loop_with_a_fused_comparison():
+  compare = 'pred[]{:T(512)} compare(%i, %ten), direction=LT'
+  text = PROGRAM.replace(compare, 'pred[] fusion(%i, %ten), kind=kLoop, calls=%less')
+  less = f"""%less (i: s32[], ten: s32[]) -> pred[] {{
+  %i = s32[] parameter(0)
+  %ten = s32[] parameter(1)
+  ROOT %c = {compare}
+}}
+"""
+  text = text.replace('%condition (p', less + '\n%condition (p')
+  assert hlo.parse(text).entry.instructions['loop'].trips == 5
+
+
 def test_costs_of_a_program():
   found = costs(hlo.parse(PROGRAM), per_slice=2)
   # Products of the loop, and the kernel's own estimate.

@@ -95,8 +95,10 @@ class Instruction:
       return int(annotated[1])
     condition, body = self.called
     compared = condition.root
+    # The operands of a fusion are those of the comparison in it.
+    inner = compared.called[0].root if compared.opcode == 'fusion' else compared
     counter = next((x for x in compared.operands if x.opcode == 'get-tuple-element'), None)
-    if counter is None or compared.attribute('direction') not in ('LT', 'GT'):
+    if counter is None or inner.attribute('direction') not in ('LT', 'GT'):
       return 1
     index = int(counter.attribute('index'))
     bound = _constant(*compared.operands)
