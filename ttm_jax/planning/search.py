@@ -9,13 +9,7 @@ from typing import Any
 
 from ttm_jax.errors import InputError
 from ttm_jax.ops.rematerialization import POLICIES
-from ttm_jax.parallel.mesh import (
-  AXES,
-  check_batch,
-  factorisations,
-  make_mesh,
-  mesh_sizes,
-)
+from ttm_jax.parallel.mesh import AXES, check_batch, factorisations, make_mesh, mesh_sizes
 from ttm_jax.planning import analytic, memory
 from ttm_jax.planning.analytic import abstract_mesh
 from ttm_jax.planning.compile import Run, abstract_state, tpu_devices
