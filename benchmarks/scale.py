@@ -140,7 +140,7 @@ def launched(found: Found, old: Rows) -> list[str]:
   for sold, machine in SOLD.items():
     for config in LAUNCHED:
       new = [
-        f'| {config} | {sold} | {_setting(r)} |'
+        f'| {config} | {sold} | {r["setting"]} |'
         f' {r["memory"]["total"] / 1e9:.1f} of {r["capacity"] / 1e9:.1f} |'
         f' {r["step_seconds"]:.2f} s | {r["samples_per_second"]:.0f} | {r["days"]:.1f} |'
         for r in _reports(found, config, machine)[:1]
@@ -170,7 +170,7 @@ def _line(config: str, machine: str, r: dict[str, Any]) -> str:
       [
         f'| {config}',
         machine,
-        _setting(r),
+        r['setting'],
         f'{state / 1e9:.1f}',
         f'{memory["temporaries"] / 1e9:.1f}',
         total if r['fits'] else f'**{total}: no**',
@@ -179,13 +179,6 @@ def _line(config: str, machine: str, r: dict[str, Any]) -> str:
     )
     + ' |'
   )
-
-
-def _setting(r: dict[str, Any]) -> str:
-  mesh = ' x '.join(f'{axis} {count}' for axis, count in r['mesh'].items() if count > 1)
-  more = f', accumulate {r["accumulate"]}' if r['accumulate'] > 1 else ''
-  more += ', optimizer state on the host' if r['offload'] else ''
-  return f'{mesh}, remat {r["remat"]}{more}'
 
 
 def weak(found: Found, old: Rows) -> list[str]:
@@ -201,7 +194,7 @@ def weak(found: Found, old: Rows) -> list[str]:
       sent = r['costs']['collectives'].values()
       near, far = (sum(x[kind] for x in sent) / 1e9 for kind in ('near', 'far'))
       new.append(
-        f'| {r["devices"]} | {_setting(r)} | {r["batch"]} | {r["costs"]["flops"] / 1e12:.1f} |'
+        f'| {r["devices"]} | {r["setting"]} | {r["batch"]} | {r["costs"]["flops"] / 1e12:.1f} |'
         f' {r["memory"]["total"] / 1e9:.2f} | {near:.1f} | {far:.1f} | {r["step_seconds"]:.2f} s |'
       )
     lines += new or [row for key, rows in old.items() if key[0] == str(16 * copies) for row in rows]

@@ -26,8 +26,9 @@ from rich.table import Table
 from ttm_jax.data import latents
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.parallel.mesh import mesh_sizes
-from ttm_jax.planning import analytic, hardware, inputs
+from ttm_jax.planning import hardware, inputs
 from ttm_jax.planning.compile import Run
+from ttm_jax.planning.report import analytic_report
 from ttm_jax.settings import parse_flags
 from ttm_jax.training.denoising import Denoising
 from ttm_jax.training.loop import train
@@ -35,20 +36,22 @@ from ttm_jax.training.profile import FOLDER
 from ttm_jax.training.telemetry import METRICS
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'configuration file, see configs/')
-_STEPS = flags.DEFINE_integer('steps', 20, 'that are timed; as many before them are not')
-_TOPOLOGY = flags.DEFINE_string('topology', 'h200x1', 'what a plan would call this machine')
-_RECORDS = flags.DEFINE_integer('records', 64, 'made up')
-_TOKENS = flags.DEFINE_integer('tokens', 40, 'of each text')
-_KERNELS = flags.DEFINE_integer('kernels', 15, 'that are shown of a profile of two steps')
-_JSON = flags.DEFINE_string('json', '', 'file for the figures')
+_STEPS = flags.DEFINE_integer('steps', 20, 'timed steps, after as many warm-up steps')
+_TOPOLOGY = flags.DEFINE_string(
+  'topology', 'h200x1', 'this machine, as a --topology of ttm_jax.plan'
+)
+_RECORDS = flags.DEFINE_integer('records', 64, 'random records of the dataset')
+_TOKENS = flags.DEFINE_integer('tokens', 40, 'tokens per text')
+_KERNELS = flags.DEFINE_integer('kernels', 15, 'kernels to print from a profile of two steps')
+_JSON = flags.DEFINE_string('json', '', 'file for the measurements')
 flags.mark_flag_as_required('config')
 
 
-class Enough(Exception):
+class Finished(Exception):
   """Raised in place of a batch after the last step, so that the loop ends without saving."""
 
 
-class Fed(Denoising):
+class Limited(Denoising):
   """A denoising objective that ends after a fixed number of batches, and saves no context."""
 
   def __init__(self, config: ConfigDict, context: Any, steps: int):
@@ -59,13 +62,13 @@ class Fed(Denoising):
     """Save nothing: the context has shapes instead of weights."""
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the batches of a split; raise Enough when the training batches end."""
+    """Yield the batches of a split; raise Finished when the training batches end."""
     stream = super().batches(split, start)
     if split != 'train':
       yield from stream
     for _ in range(self._steps):
       yield next(stream)
-    raise Enough
+    raise Finished
 
 
 def main(argv: list[str]) -> None:
@@ -80,11 +83,11 @@ def main(argv: list[str]) -> None:
     of_one = inputs.record(context)
     latents.write_records(
       root / 'data',
-      {'train': made_up(of_one, _RECORDS.value), 'validation': made_up(of_one, 8)},
+      {'train': random_records(of_one, _RECORDS.value), 'validation': random_records(of_one, 8)},
     )
     # Two more steps for the profile, which are not timed.
-    objective = Fed(config, context, 2 * steps + 2)
-    with contextlib.suppress(Enough):
+    objective = Limited(config, context, 2 * steps + 2)
+    with contextlib.suppress(Finished):
       train(config, objective, root / 'run', profile=f'{2 * steps + 1}:{2 * steps + 2}')
     logged = [json.loads(line) for line in (root / 'run' / METRICS).read_text().splitlines()]
     figures = {name.removeprefix('train/'): value for name, value in logged[-1].items()}
@@ -99,7 +102,7 @@ def main(argv: list[str]) -> None:
     Path(_JSON.value).write_text(json.dumps(figures | {'kernels': costs}, indent=2) + '\n')
 
 
-def made_up(of_one: inputs.Shapes, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def random_records(of_one: inputs.Shapes, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yield `count` records with random latents and texts, and two rectangular objects."""
   rng = np.random.default_rng(0)
   arrays = {name: array(rng, name, of_one) for name in of_one}
@@ -133,8 +136,8 @@ def array(rng: np.random.Generator, name: str, of_one: inputs.Shapes) -> np.ndar
 def planned(config: ConfigDict) -> float:
   """Return the memory of one device in bytes, estimated by a plan without a compiler."""
   machine = hardware.topology(_TOPOLOGY.value)
-  mesh = analytic.abstract_mesh(mesh_sizes(config.mesh, machine.devices))
-  return analytic.estimate(Run.make(config), mesh, machine)[0].total
+  sizes = mesh_sizes(config.mesh, machine.devices)
+  return analytic_report(Run.make(config), sizes, machine).memory.total
 
 
 def kernels(profile: Path, steps: int) -> list[tuple[str, int, float]]:
@@ -162,12 +165,12 @@ def table(config: ConfigDict, figures: dict[str, Any]) -> Table:
   for name, cell in (
     ('remat', model.remat),
     ('step, median', f'{1e3 * figures["step_s_p50"]:.1f} ms'),
-    ('step, 90 % below', f'{1e3 * figures["step_s_p90"]:.1f} ms'),
-    ('samples a second', f'{figures["samples_per_s"]:.2f}'),
-    ('of the peak (MFU)', f'{figures["mfu"]:.1%}'),
+    ('step, 90th percentile', f'{1e3 * figures["step_s_p90"]:.1f} ms'),
+    ('samples/s', f'{figures["samples_per_s"]:.2f}'),
+    ('MFU', f'{figures["mfu"]:.1%}'),
     ('wait for data', f'{figures["data_wait"]:.2%}'),
-    ('most memory', f'{held:.1f} GB' if held else 'not told'),
-    ('as planned', f'{planned:.1f} GB' + (f' ({planned / held - 1:+.1%})' if held else '')),
+    ('peak memory', f'{held:.1f} GB' if held else 'unknown'),
+    ('planned memory', f'{planned:.1f} GB' + (f' ({planned / held - 1:+.1%})' if held else '')),
   ):
     made.add_row(name, cell)
   return made
@@ -175,7 +178,7 @@ def table(config: ConfigDict, figures: dict[str, Any]) -> Table:
 
 def profile_table(costs: list[tuple[str, int, float]], whole: float) -> Table:
   """Return a table of the most expensive kernels."""
-  made = Table('kernel', 'times a step', 'ms a step', 'of all', title='what costs most')
+  made = Table('kernel', 'calls per step', 'ms per step', 'share', title='Most expensive kernels')
   for name, count, ms in costs:
     made.add_row(name[:70], str(count), f'{ms:.1f}', f'{ms / whole:.1%}')
   return made

@@ -5,7 +5,7 @@
     python -m ttm_jax.plan --config=configs/stage1_unet.py --topology=h100x64 --json=plan.json
 
 For TPUs, the train step and the sampler are compiled ahead of time for the target hardware, on any
-host. For GPUs, the estimate is counted without compiling. Flags can set every value of the
+host. For GPUs, memory and cost are estimated without compiling. Flags can set every value of the
 configuration; no dataset is needed. If the run does not fit in memory, the command searches for the
 nearest setting that does, and exits with code 1.
 """
@@ -23,11 +23,11 @@ from ttm_jax.settings import parse_flags
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'configuration file, see configs/')
 _TOPOLOGY = flags.DEFINE_string('topology', None, hardware.known_topologies())
-_SLICES = flags.DEFINE_integer('num_slices', 1, 'how many such TPU slices')
+_SLICES = flags.DEFINE_integer('num_slices', 1, 'number of TPU slices')
 _CLIP = flags.DEFINE_string('clip', '', "FRAMESxHEIGHTxWIDTH in pixels; default the paper's")
 _SWEEP = flags.DEFINE_bool('sweep', False, 'compare meshes and remat policies')
-_SAMPLER = flags.DEFINE_bool('sampler', True, 'whether the sampler is compiled as well')
-_JSON = flags.DEFINE_string('json', '', 'file for the figures')
+_SAMPLER = flags.DEFINE_bool('sampler', True, 'plan the sampler too')
+_JSON = flags.DEFINE_string('json', '', 'path of the JSON report')
 flags.mark_flags_as_required(['config', 'topology'])
 
 

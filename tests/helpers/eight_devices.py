@@ -38,12 +38,10 @@ from ttm_jax.data.encode import null_text
 from ttm_jax.ops.attention import attention
 from ttm_jax.ops.object_attention import make_block_mask, object_attention
 from ttm_jax.parallel.mesh import AXES, BATCH, batch_sharding, make_mesh, replicated, shardings
-from ttm_jax.planning import hlo, inputs
+from ttm_jax.planning import hlo
 from ttm_jax.planning.compile import Run
 from ttm_jax.presets import model_config, preset
 from ttm_jax.text.encoders import TextEncoderSpec
-from ttm_jax.training.codec import CodecTraining
-from ttm_jax.training.denoising import Denoising
 from ttm_jax.training.packing import unpack
 from ttm_jax.training.state import create, make_optimizer
 from ttm_jax.training.step import make_step
@@ -84,8 +82,7 @@ def run_of(name, changes):
   if config.task == 'codec':
     config.optimizer.warmup = 1
     config.update_from_flattened_dict(changes)
-    codec = CodecTraining(config, (16, 16))
-    return Run.of(config, codec, codec.record(config.data.frames), 0)
+    return Run.make(config, (config.data.frames, 16, 16))
   config.model.heads = 8
   if config.preset == 'unet':
     config.model.widths = (16, 32)
@@ -100,9 +97,7 @@ def run_of(name, changes):
   grids = preset(config.preset).grids(model_config(config), side, side)
   encoders = {'t5': TextEncoderSpec(16, 8, 4)}
   encoding = Encoding(config.preset, 4, 16, 16, 8.0, 'spread8', SLOTS, encoders, grids)
-  context = Context(encoding, codec, null_text(encoding, texts))
-  objective = Denoising(config, context)
-  return Run.of(config, objective, inputs.record(context), inputs.tokens(context))
+  return Run.make(config, context=Context(encoding, codec, null_text(encoding, texts)))
 
 
 def drawn(run, rng):

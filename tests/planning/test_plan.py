@@ -25,14 +25,13 @@ from ttm_jax.parallel.chips import CHIPS, chip_of
 from ttm_jax.parallel.mesh import AXES, HOST
 from ttm_jax.planning import analytic, flops, hlo, inputs, memory, roofline, search, table
 from ttm_jax.planning.compile import Run, abstract_state
-from ttm_jax.planning.costs import Costs, Exchange, costs, first_group
+from ttm_jax.planning.costs import Communication, Costs, costs, first_group
 from ttm_jax.planning.hardware import topology
 from ttm_jax.planning.report import analytic_report
 from ttm_jax.planning.search import Planner, Setting
-from ttm_jax.training.denoising import Denoising
 
 
-def test_machines():
+def test_topologies():
   pod = topology('v5p:4x4x4', 2)
   assert (pod.devices, pod.slices, pod.chip) == (128, 2, CHIPS['v5p'])
   assert topology('v5e:4x4').devices == 16
@@ -46,20 +45,21 @@ def test_machines():
   [
     ('v5e:4x5', 1, r'\'v5e:4x5\' is unknown \(did you mean "4x8"\?\): v5e:2x2, .*, v5e:16x16$'),
     ('v7:2x2', 1, 'v4:2x2x1 to v4:8x16x16, .*, a100xN, h100xN'),
-    ('h100', 1, 'is unknown: there are'),
-    ('v5px4', 1, 'is unknown: there are'),
-    ('h100x12', 1, 'no number of whole nodes of 8: give 8 or 16 GPUs'),
-    ('h100x8', 2, 'num_slices is for TPUs'),
+    ('h100', 1, 'is unknown: use one of'),
+    ('v5px4', 1, 'is unknown: use one of'),
+    ('h100x12', 1, 'h100x12 does not fill whole nodes of 8 GPUs: use 8 or 16 GPUs'),
+    ('h100x8', 2, 'num_slices is for TPUs only: h100x8 already gives'),
     ('v5e:4x4', 0, 'must be 1 or more'),
   ],
 )
-def test_machines_that_are_not_known(name, slices, message):
+def test_invalid_topologies(name, slices, message):
   with pytest.raises(InputError, match=message):
     topology(name, slices)
 
 
 # A loop of 5 trips with a product and a sum over pairs of devices; then an all-gather over four,
-# which overlaps with a fusion; the loop counter goes from 0 to 10 by 2.
+# which overlaps with a fusion. The loop counter goes from 0 to 10 by 2. The compiler numbers every
+# fifth operand in a comment.
 PROGRAM = """HloModule step, is_scheduled=true
 
 %add (a: f32[], b: f32[]) -> f32[] {
@@ -104,16 +104,16 @@ ENTRY %main (x: f32[8,16], a: f32[2,16]) -> f32[8,16] {
   %loop = (s32[]{:T(128)}, f32[8,16]{1,0:T(8,128)}) while(%begin), condition=%condition, body=%body
   %b = f32[32,16]{1,0} custom-call(), custom_call_target="AllocateBuffer"
   %c = bf16[4,4]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", backend_config={"custom_call_config": {"body": "ML(v)", "cost_estimate":{"flops":"1000","transcendentals":"1"}}}
-  %f.1 = (f32[32,16]{1,0}, bf16[4,4]{1,0}) fusion(%a, %b, %c), kind=kLoop, calls=%background
+  %f.1 = (f32[32,16]{1,0}, bf16[4,4]{1,0}) fusion(%a, %b, /*index=2*/%c), kind=kLoop, calls=%background
   %f.2 = (f32[32,16]{1,0}, bf16[4,4]{1,0}) fusion(%a, %b, %c), kind=kLoop, calls=%background
   ROOT %out = f32[8,16]{1,0:T(8,128)} get-tuple-element(%loop), index=1
 }
 """  # noqa: E501
 
 
-def test_a_program_is_read_with_the_trips_of_its_loops():
+def test_executions_of_computations():
   read = hlo.parse(PROGRAM)
-  assert read.entry == 'main'
+  assert read.entry is read.computations['main']
   times = {computation.name: n for computation, n, _ in read.visits()}
   assert times == {'main': 1, 'body': 5, 'condition': 6, 'background': 1}
   fused = {computation.name for computation, _, inside in read.visits() if inside}
@@ -123,16 +123,26 @@ def test_a_program_is_read_with_the_trips_of_its_loops():
   assert read.computations['main'].instructions['loop'].bytes == 4 + 4 * 8 * 16
 
 
-@pytest.mark.parametrize('noted, trips', [('', 5), ('{"known_trip_count":{"n":"30"}}', 30)])
-def test_trips(noted, trips):
-  text = PROGRAM.replace('body=%body\n', f'body=%body, backend_config={noted}\n')
-  read = hlo.parse(text)
-  assert read.trips(read.computations['main'].instructions['loop'], read.computations['main']) == (
-    trips
-  )
+@pytest.mark.parametrize('annotation, trips', [('', 5), ('{"known_trip_count":{"n":"30"}}', 30)])
+def test_trip_count_of_a_loop(annotation, trips):
+  text = PROGRAM.replace('body=%body\n', f'body=%body, backend_config={annotation}\n')
+  assert hlo.parse(text).entry.instructions['loop'].trips == trips
 
 
-def test_what_a_program_costs():
+def test_trip_count_of_a_loop_with_a_fused_comparison():
+  compare = 'pred[]{:T(512)} compare(%i, %ten), direction=LT'
+  text = PROGRAM.replace(compare, 'pred[] fusion(%i, %ten), kind=kLoop, calls=%less')
+  less = f"""%less (i: s32[], ten: s32[]) -> pred[] {{
+  %i = s32[] parameter(0)
+  %ten = s32[] parameter(1)
+  ROOT %c = {compare}
+}}
+"""
+  text = text.replace('%condition (p', less + '\n%condition (p')
+  assert hlo.parse(text).entry.instructions['loop'].trips == 5
+
+
+def test_costs_of_a_program():
   found = costs(hlo.parse(PROGRAM), per_slice=2)
   # Products of the loop, and the kernel's own estimate.
   assert found.flops == 5 * 2 * 8 * 16 * 16 + 1000
@@ -149,8 +159,8 @@ def test_what_a_program_costs():
   assert found.traffic == loop + kernel + fusions + gather
 
 
-def test_a_sum_that_is_cut_up_at_once_sends_half():
-  """On TPUs it is an all-reduce within a computation of that name."""
+def test_reduce_scatter_sends_half_of_an_all_reduce():
+  """The TPU compiler writes it as an all-reduce in a computation of that name."""
   read = hlo.parse(
     PROGRAM.replace('%background', '%all-reduce-scatter.2').replace(
       '%g = f32[32,16]{1,0} all-gather(%a)', '%g = f32[2,16]{1,0} all-reduce(%a)'
@@ -160,30 +170,27 @@ def test_a_sum_that_is_cut_up_at_once_sends_half():
   assert (kind, found.count, found.near) == ('reduce-scatter', 1, 3 / 4 * 4 * 2 * 16)
 
 
-def test_groups():
-  def group(text):
-    return first_group(hlo.Instruction('g', 'all-gather', (), (), text, False))
-
-  assert group('replica_groups={{0,4},{1,5}}, dimensions={0}') == [0, 4]
-  assert group('replica_groups=[2,4]<=[8]') == [0, 1, 2, 3]
-  assert group('replica_groups=[4,2]<=[2,4]T(1,0)') == [0, 4]
-  assert group("replica_groups=mesh['a'=2,'b'=4] {'b'}") == [0, 1, 2, 3]
-  assert group("replica_groups=mesh['a'=2,'b'=4] {'a'}") == [0, 4]
-  assert group("replica_groups=mesh['a'=8] {'a':(1)2}") == [0, 4]
-  assert group("replica_groups=mesh['a'=8] {'a':(2)4}") == [0, 1, 2, 3]
+def test_first_replica_group():
+  assert first_group('replica_groups={{0,4},{1,5}}, dimensions={0}') == [0, 4]
+  assert first_group('replica_groups=[2,4]<=[8]') == [0, 1, 2, 3]
+  assert first_group('replica_groups=[4,2]<=[2,4]T(1,0)') == [0, 4]
+  assert first_group("replica_groups=mesh['a'=2,'b'=4] {'b'}") == [0, 1, 2, 3]
+  assert first_group("replica_groups=mesh['a'=2,'b'=4] {'a'}") == [0, 4]
+  assert first_group("replica_groups=mesh['a'=8] {'a':(1)2}") == [0, 4]
+  assert first_group("replica_groups=mesh['a'=8] {'a':(2)4}") == [0, 1, 2, 3]
   order = 'device_ids=([2,4]T(1,0))'
-  assert group(f"replica_groups=mesh['a'=4,'b'=2], {order} {{'a'}}") == [0, 1, 2, 3]
-  assert group(f"replica_groups=mesh['a'=4,'b'=2], {order} {{'b'}}") == [0, 4]
-  assert group("replica_groups=mesh['a'=2,'b'=4], device_ids=([8]) {'b'}") == [0, 1, 2, 3]
+  assert first_group(f"replica_groups=mesh['a'=4,'b'=2], {order} {{'a'}}") == [0, 1, 2, 3]
+  assert first_group(f"replica_groups=mesh['a'=4,'b'=2], {order} {{'b'}}") == [0, 4]
+  assert first_group("replica_groups=mesh['a'=2,'b'=4], device_ids=([8]) {'b'}") == [0, 1, 2, 3]
   with pytest.raises(
-    ValueError, match=r'which devices exchange is not understood: replica_groups=\?'
+    ValueError, match=r'cannot read the replica groups of a collective: replica_groups=\?'
   ):
-    group('replica_groups=?')
-  assert group('source_target_pairs={{3,2},{2,1}}') == [3, 2]
+    first_group('replica_groups=?')
+  assert first_group('source_target_pairs={{3,2},{2,1}}') == [3, 2]
 
 
-def test_what_goes_to_other_slices():
-  """The compiler for TPUs passes it to the host, once for each device of a slice."""
+def test_transfers_between_slices():
+  """They are sends to the host, one for each device of a slice."""
   text = """
 ENTRY %main (p: bf16[400,128]) -> token[] {
   %p = bf16[400,128]{1,0} parameter(0)
@@ -194,22 +201,22 @@ is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla
 }
 """
   found = costs(hlo.parse(text), 16).collectives
-  assert found == {'all-reduce': Exchange(count=1.0, near=0.0, far=400 * 128 * 2)}
+  assert found == {'all-reduce': Communication(count=1.0, near=0.0, far=400 * 128 * 2)}
 
 
-def slow_meetings(data, kernel, out, *, stride, low, holes, spread):
+def reference_meetings(data, kernel, out, *, stride, low, holes, spread):
   place = np.arange(out)[:, None] * stride + np.arange(kernel) * spread - low
   return ((place >= 0) & (place <= (data - 1) * holes) & (place % holes == 0)).sum()
 
 
 @pytest.mark.parametrize('stride', [1, 2, 15])
 @pytest.mark.parametrize('low', [0, 1, 7, -1])
-def test_what_of_a_window_meets_the_data(stride, low):
+def test_convolution_pairs_without_padding(stride, low):
   for holes in (1, 2, 16):
     for spread in (1, 3):
       for data, kernel, out in ((8, 3, 8), (1, 1, 1), (16, 16, 16), (5, 2, 9)):
         found = {'stride': stride, 'low': low, 'holes': holes, 'spread': spread}
-        assert flops.meetings(data, kernel, out, **found) == slow_meetings(
+        assert flops.meetings(data, kernel, out, **found) == reference_meetings(
           data, kernel, out, **found
         )
 
@@ -220,7 +227,7 @@ def of_both(function, *args):
   return flops.count(function, *args), costs(hlo.parse(text), 1).flops
 
 
-def test_counts_agree_with_a_count_by_hand():
+def test_flops_agree_with_a_hand_count():
   x, w = jnp.ones((4, 6, 8)), jnp.ones((8, 5))
   image, kernel = jnp.ones((2, 9, 9, 3)), jnp.ones((3, 3, 3, 7))
 
@@ -247,11 +254,11 @@ def test_counts_agree_with_a_count_by_hand():
 
 def tiny_run(name, context, **changes):
   config = tiny.shrunk(name, **{'model__remat': 'none'} | changes)
-  return Run.of(config, Denoising(config, context), inputs.record(context), inputs.tokens(context))
+  return Run.make(config, context=context)
 
 
 @pytest.mark.parametrize('preset', ['dit', 'unet'])
-def test_a_typical_record_is_like_that_of_a_dataset(preset, latents, unet_latents):
+def test_typical_record_has_the_shapes_of_a_dataset(preset, latents, unet_latents):
   directory = unet_latents if preset == 'unet' else latents
   context = Context.load(directory)
   real = Latents(directory, 'train')[0]
@@ -262,7 +269,7 @@ def test_a_typical_record_is_like_that_of_a_dataset(preset, latents, unet_latent
   assert shapes == wanted
 
 
-def test_what_the_paper_feeds():
+def test_typical_context_has_the_sizes_of_the_paper():
   context = inputs.typical_context(tiny.shipped('stage2_dit'))
   assert (context.encoding.frames, context.encoding.height) == (128, 256)
   assert context.latent_shape == (16, 32, 32, 16) and inputs.tokens(context) == 4096
@@ -274,7 +281,7 @@ def test_what_the_paper_feeds():
     inputs.clip_size('128x256')
 
 
-def test_attention_that_is_kept_is_counted_once():
+def test_flops_of_attention_by_rematerialization():
   q = jax.ShapeDtypeStruct((1, 1024, 2, 64), jnp.bfloat16)
   bits = jax.ShapeDtypeStruct((1, 1024), jnp.int32)
 
@@ -296,7 +303,7 @@ def test_attention_that_is_kept_is_counted_once():
 
 
 @pytest.mark.parametrize('name', ['stage2_dit', 'ti2v_dit', 'stage2_unet'])
-def test_model_flops_are_what_a_forward_pass_multiplies(name):
+def test_model_flops_agree_with_a_traced_forward_pass(name):
   """Compare the formulas of the presets with traced programs."""
   config = tiny.shipped(name)
   if config.preset == 'unet':
@@ -321,7 +328,7 @@ def test_model_flops_are_what_a_forward_pass_multiplies(name):
   assert low <= traced / (run.objective.flops_per_sample / 3) < high
 
 
-def test_codec_flops_are_what_a_round_trip_multiplies():
+def test_codec_flops_agree_with_a_traced_round_trip():
   config = TAEConfig(
     channels=4, base_channels=8, multipliers=(1, 2, 4), temporal_downsamples=1, res_blocks=1
   )
@@ -345,7 +352,7 @@ def test_memory_by_kind(latents):
   state = abstract_state(run, analytic.abstract_mesh((1, 2, 1, 1)))
   held = memory.held(state, {}, 5.0)
   total = sum(x.size * 4 for x in jax.tree.leaves(state.params))
-  whole = memory.whole(jax.tree.leaves(state.params))
+  whole = memory.share(x for x in jax.tree.leaves(state.params) if x.sharding.is_fully_replicated)
   assert 0 < whole < 0.2 * total
   assert held.parameters == held.ema == whole + (total - whole) / 2
   # Two moments and two counters.
@@ -365,8 +372,8 @@ def test_roofline():
     flops=2 * chip.flops,
     traffic=3 * chip.bandwidth,
     collectives={
-      'all-gather': Exchange(4, near=1 * chip.near),
-      'all-reduce': Exchange(1, far=0.5 * chip.far),
+      'all-gather': Communication(4, near=1 * chip.near),
+      'all-reduce': Communication(1, far=0.5 * chip.far),
     },
   )
   found = roofline.times(needed, chip)
@@ -399,7 +406,7 @@ def run(latents):
   return tiny_run('stage2_dit', Context.load(latents), **changes)
 
 
-def test_the_nearest_that_fits(run):
+def test_nearest_setting_that_fits(run):
   run = run.changed({'data.batch_size': 8})  # Nothing splits it further.
   planner = Planned(
     topology('h100x8'), run, lambda s: 85e9 if s.remat in ('none', 'dots') else 10e9
@@ -415,7 +422,7 @@ def test_the_nearest_that_fits(run):
   assert len(planner.asked) <= 2 + search.TRIES
 
 
-def test_nothing_fits(run):
+def test_no_setting_fits(run):
   planner = Planned(topology('h100x8'), run, lambda s: 1e12)
   setting = planner.setting(run)
   refused = planner.report(run, setting)
@@ -423,7 +430,7 @@ def test_nothing_fits(run):
   assert len(planner.asked) <= 1 + search.TRIES
 
 
-def test_the_sweep_compares_what_divides(run):
+def test_sweep_covers_all_valid_meshes(run):
   planner = Planned(topology('h100x8'), run, lambda s: 1e9)
   reports = list(planner.sweep(run, planner.setting(run)))
   seen = {(tuple(r.mesh.values()), r.remat) for r in reports}
@@ -436,14 +443,18 @@ def test_the_sweep_compares_what_divides(run):
   assert shown.row_count == len(reports)
 
 
-def test_front_door(tmp_path):
+def test_command(tmp_path):
   options = [
     'ttm_jax.plan', f'--config={tiny.ROOT}/configs/stage1_dit.py', '--topology=h100x16',
     f'--json={tmp_path}/plan.json',
   ]  # fmt: skip
   ended = cli.run(*options)
   assert ended.code == 0, ended.err
-  for words in ('h100x16: 16 devices', 'fsdp 16, remat full; batch 32', 'left out are'):
+  for words in (
+    'h100x16: 16 devices',
+    'fsdp 16, remat full; batch 32',
+    'Not included: temporaries',
+  ):
     assert words in ended.out
   (found,) = json.loads((tmp_path / 'plan.json').read_text())
   assert found['fits'] and found['devices'] == 16 and found['mesh']['fsdp'] == 16
@@ -455,7 +466,7 @@ def test_front_door(tmp_path):
 @pytest.mark.parametrize(
   'options, message',
   [
-    (['--topology=v9:4x4'], "error: topology 'v9:4x4' is unknown: there are v4:2x2x1 to"),
+    (['--topology=v9:4x4'], "error: topology 'v9:4x4' is unknown: use one of v4:2x2x1 to"),
     (
       ['--topology=h100x48', '--config.data.batch_size=50'],
       'config.data.batch_size 50 must be a multiple of 48: of config.train.accumulate 1 times the'
@@ -473,7 +484,7 @@ def test_front_door(tmp_path):
     (['--topology=h100x8', '--config.mesh.fsdp=5'], 'does not fit 8 devices'),
   ],
 )
-def test_bad_input(options, message):
+def test_invalid_input(options, message):
   ended = cli.run('ttm_jax.plan', f'--config={tiny.ROOT}/configs/stage2_dit.py', *options)
   assert ended.code == 2 and message in ended.err, ended.err
 
@@ -482,5 +493,5 @@ def test_bad_input(options, message):
   ('kind', 'name'),
   [('TPU v5 lite', 'v5e'), ('TPU v5', 'v5p'), ('NVIDIA H100 80GB HBM3', 'h100'), ('cpu', None)],
 )
-def test_the_chip_of_a_device(kind, name):
+def test_chip_of_a_device(kind, name):
   assert chip_of(kind) is (CHIPS[name] if name else None)

@@ -1,4 +1,4 @@
-"""Parsing of a program after buffer assignment, and the exit of its compiler process."""
+"""Compilation up to buffer assignment: buffer sizes, errors, and the end of the worker process."""
 
 import json
 import signal
@@ -14,10 +14,10 @@ from tests.helpers import tiny
 from ttm_jax.planning import layout, memory, worker
 from ttm_jax.planning.compile import Run
 from ttm_jax.planning.hardware import topology
-from ttm_jax.planning.hlo import Program
+from ttm_jax.planning.hlo import Computation, Program
 from ttm_jax.planning.layout import BufferLayout, TooLarge
 
-# As the compiler for TPUs writes it; colors are memories other than the device's.
+# A dump of the TPU compiler. A `color` is a memory space other than device memory.
 PLACES = """BufferAssignment:
 allocation 0: size 512, thread-local:
  value: <2 reduce_sum.2 @0> (size=512,offset=0): f32[]{:T(128)}
@@ -40,7 +40,6 @@ ENTRY %main () -> f32[] {
 
 WRITES = """
 import json, pathlib, re, sys, time
-json.loads(sys.stdin.readline())
 folder = re.search('--xla_dump_to=([^ ]+)', __import__('os').environ['XLA_FLAGS']).group(1)
 for name, text in json.loads(sys.argv[1]).items():
   pathlib.Path(folder, 'module_0001.jit_planned' + name).write_text(text)
@@ -54,11 +53,11 @@ class Sixteen:
   shape: ClassVar = {'data': 1, 'fsdp': 16, 'sequence': 1, 'tensor': 1}
 
 
-def test_sizes():
+def test_buffer_sizes():
   assert layout.sizes(PLACES.splitlines()) == (12_000.0, 900_060.0)
 
 
-def test_the_compiler_is_not_waited_for(monkeypatch):
+def test_the_compiler_is_stopped_after_buffer_assignment(monkeypatch):
   written = {'.after_optimizations.txt': PROGRAM, layout._PLACES: PLACES, layout._NEXT: ''}
   started = []
 
@@ -71,14 +70,14 @@ def test_the_compiler_is_not_waited_for(monkeypatch):
   run, begin = Run.make(tiny.shrunk('stage1_dit')), time.monotonic()
   machine = topology('v5e:4x4')
   found = layout.lay_out(run, Sixteen(), machine, [layout.STEP, layout.SAMPLER])
-  assert [x.program.entry for x in found] == ['main', 'main']
+  assert [x.program.entry.name for x in found] == ['main', 'main']
   assert {(x.arguments, x.temporaries) for x in found} == {(12_000.0, 900_060.0)}
   assert time.monotonic() - begin < 60
   assert all(process.returncode == -signal.SIGKILL for process in started)
 
 
 @pytest.mark.parametrize(
-  'words, needed',
+  'output, needed',
   [
     ('RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 49.00G of 15.75G hbm.', 49),
     (
@@ -88,13 +87,13 @@ def test_the_compiler_is_not_waited_for(monkeypatch):
     ),
   ],
 )
-def test_a_program_that_is_too_large(words, needed):
-  error = layout._error(f'Traceback\n{words}\n')
+def test_out_of_memory_error(output, needed):
+  error = layout._error(f'Traceback\n{output}\n')
   assert isinstance(error, TooLarge) and error.needed == pytest.approx(needed * 2**30)
 
 
-def test_a_compiler_that_fails():
-  assert str(layout._error('a\nINTERNAL: no\n')) == 'the compiler for TPUs failed: INTERNAL: no'
+def test_other_compiler_errors():
+  assert str(layout._error('a\nINTERNAL: no\n')) == 'the TPU compiler failed: INTERNAL: no'
   # Use a real process: for an unknown configuration it exits with an error message.
   run = Run.make(tiny.shrunk('stage1_dit'))
   run.config.preset = 'nonsense'
@@ -103,18 +102,19 @@ def test_a_compiler_that_fails():
     layout.lay_out(run, Sixteen(), topology('v5e:4x4'), [layout.STEP])
 
 
-def test_a_worker_ends_with_whoever_asked():
+def test_worker_ends_with_its_parent():
   """It ends at once, not only when it starts to compile."""
-  process = Popen([sys.executable, '-m', 'ttm_jax.planning.worker'], stdin=subprocess.PIPE)
   run = Run.make(tiny.shipped('stage2_unet'))
   asked = {'config': run.config.to_dict(), 'clip': None, 'topology': 'v5e:4x4', 'slices': 1}
-  process.communicate(json.dumps(asked).encode() + b'\n', timeout=60)
-  assert process.returncode == worker.FORSAKEN
+  command = [sys.executable, '-m', 'ttm_jax.planning.worker', json.dumps(asked)]
+  process = Popen(command, stdin=subprocess.PIPE)
+  process.communicate(timeout=60)
+  assert process.returncode == worker.PARENT_ENDED
 
 
-def test_the_memory_of_a_layout(monkeypatch):
+def test_memory_of_a_layout(monkeypatch):
   """Padding of arguments to whole tiles counts as temporaries."""
   exact = memory.Memory(1.0, 1.0, 2.0, 1.0, 0.0)
   monkeypatch.setattr(memory, 'held', lambda *_: exact)
-  found = memory.of_program(BufferLayout(Program({}, ''), 7.0, 10.0), None, {})
+  found = memory.of_program(BufferLayout(Program({}, Computation('main')), 7.0, 10.0), None, {})
   assert found.temporaries == 12.0 and found.total == 17.0

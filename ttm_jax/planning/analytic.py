@@ -12,10 +12,10 @@ import jax
 from flax import nnx
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from ttm_jax.parallel.mesh import AXES, batch_sharding
-from ttm_jax.planning import inputs, memory
-from ttm_jax.planning.compile import Run, abstract_state
-from ttm_jax.planning.costs import Costs, Exchange
+from ttm_jax.parallel.mesh import AXES
+from ttm_jax.planning import memory
+from ttm_jax.planning.compile import Run, abstract_inputs
+from ttm_jax.planning.costs import Communication, Costs
 from ttm_jax.planning.flops import count
 from ttm_jax.planning.hardware import Topology
 from ttm_jax.training.state import TrainState
@@ -24,8 +24,8 @@ from ttm_jax.training.state import TrainState
 _COUNTED_ON = AbstractDevice('TPU v5p', 1, 'tpu')
 
 LEFT_OUT = (
-  'no compiler for these devices here: left out are the temporaries of a layer, what attention'
-  ' exchanges along sequence and layers along tensor, and the traffic of the memory'
+  'Estimated without a compiler. Not included: temporaries of a layer, communication of attention'
+  ' along sequence and of layers along tensor, memory traffic.'
 )
 
 
@@ -42,13 +42,12 @@ def abstract_mesh(sizes: tuple[int, ...], device: AbstractDevice | None = None) 
 
 def estimate(run: Run, mesh: AbstractMesh, topology: Topology) -> tuple[memory.Memory, Costs]:
   """Return the memory of one device and the costs of one train step on it."""
-  state = abstract_state(run, mesh)
-  arrays = inputs.batch(run.of_one, run.config.data.batch_size, batch_sharding(mesh))
+  state, arrays = abstract_inputs(run, mesh)
   flops = step_flops(run) / topology.devices
   kept = activations(run) / mesh.size / run.config.train.accumulate
   gradients = memory.share(jax.tree.leaves(state.params))
   held = memory.held(state, arrays, kept + gradients)
-  return held, Costs(flops, 0.0, exchange(run, state, mesh, topology))
+  return held, Costs(flops, 0.0, communication(run, state, mesh, topology))
 
 
 def step_flops(run: Run) -> float:
@@ -92,9 +91,9 @@ def _of_loss(run: Run, derive: Any, measure: Any, samples: int = 1) -> float:
     return measure(of_samples, run.shapes.params, arrays, key)
 
 
-def exchange(
+def communication(
   run: Run, state: TrainState, mesh: AbstractMesh, topology: Topology
-) -> dict[str, Exchange]:
+) -> dict[str, Communication]:
   """Return the communication of one device in one train step, by kind of collective.
 
   Counts the all-gather of parameters for each pass and the reduce-scatter of gradients along
@@ -112,13 +111,13 @@ def exchange(
   fsdp, data = mesh.shape['fsdp'], mesh.shape['data']
   parts = config.train.accumulate
   found = {
-    'all-gather': Exchange(passes * parts, passes * parts * elements * size * (fsdp - 1)),
-    'reduce-scatter': Exchange(parts, parts * elements * size * (fsdp - 1)),
+    'all-gather': Communication(passes * parts, passes * parts * elements * size * (fsdp - 1)),
+    'reduce-scatter': Communication(parts, parts * elements * size * (fsdp - 1)),
   }
   if data > 1:
-    found['all-reduce'] = Exchange(1, 2 * split * (data - 1) / data)
+    found['all-reduce'] = Communication(1, 2 * split * (data - 1) / data)
   group = topology.chip.group
   if group and mesh.shape['fsdp'] * mesh.shape['sequence'] * mesh.shape['tensor'] > group:
     # The slower network between nodes limits a ring that spans several nodes.
-    found = {kind: Exchange(x.count, 0.0, x.near) for kind, x in found.items()}
+    found = {kind: Communication(x.count, 0.0, x.near) for kind, x in found.items()}
   return found

@@ -13,6 +13,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ttm_jax.data.context import Context
 from ttm_jax.errors import InputError
 from ttm_jax.parallel.compiler import jit
 from ttm_jax.parallel.mesh import AnyMesh, batch_sharding, replicated, shardings
@@ -50,31 +51,25 @@ class Run:
   clip: inputs.Size | None = None
 
   @classmethod
-  def make(cls, config: ConfigDict, clip: inputs.Size | None = None) -> 'Run':
+  def make(
+    cls, config: ConfigDict, clip: inputs.Size | None = None, context: Context | None = None
+  ) -> 'Run':
     """Return the run of a configuration.
 
     Args:
       config: the configuration of the run.
       clip: (frames, height, width) of the clips in pixels; by default those of the paper.
+      context: the context of a latents dataset; by default that of a typical one for `clip`.
     """
+    objective: Objective
     if config.task == 'codec':
       frames, height, width = clip or (config.data.frames, 256, 256)
-      codec = CodecTraining(config, (height, width))
-      return cls.of(config, codec, codec.record(frames), 0, clip)
-    context = inputs.typical_context(config, clip)
-    objective = Denoising(config, context)
-    return cls.of(config, objective, inputs.record(context), inputs.tokens(context), clip)
-
-  @classmethod
-  def of(
-    cls,
-    config: ConfigDict,
-    objective: Objective,
-    of_one: inputs.Shapes,
-    tokens: int,
-    clip: inputs.Size | None = None,
-  ) -> 'Run':
-    """Return the run of a given objective; for the arguments see the class attributes."""
+      objective = codec = CodecTraining(config, (height, width))
+      of_one, tokens = codec.record(frames), 0
+    else:
+      context = context or inputs.typical_context(config, clip)
+      objective = Denoising(config, context)
+      of_one, tokens = inputs.record(context), inputs.tokens(context)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
 
     def initial() -> TrainState:
@@ -99,7 +94,7 @@ class Run:
       self.objective.check_mesh(sizes)
     elif max(sizes['sequence'], sizes['tensor']) > 1:
       raise InputError(
-        'an autoencoder has nothing that mesh axes sequence and tensor split: set'
+        'an autoencoder cannot be split along mesh axes sequence and tensor: set'
         ' --config.mesh.sequence=1 --config.mesh.tensor=1'
       )
 
@@ -111,13 +106,13 @@ class Run:
     """
     config = ConfigDict(self.config.to_dict())
     config.update_from_flattened_dict(dict(changes))
-    objective = self.objective
-    if isinstance(objective, Denoising):
-      return dataclasses.replace(
-        self, config=config, objective=Denoising(config, objective.context)
-      )
-    assert isinstance(objective, CodecTraining)
-    return dataclasses.replace(self, config=config, objective=CodecTraining(config, objective.size))
+    objective: Objective
+    if isinstance(self.objective, Denoising):
+      objective = Denoising(config, self.objective.context)
+    else:
+      assert isinstance(self.objective, CodecTraining)
+      objective = CodecTraining(config, self.objective.size)
+    return dataclasses.replace(self, config=config, objective=objective)
 
 
 def tpu_devices(topology: Topology) -> list[Any]:
@@ -128,7 +123,8 @@ def tpu_devices(topology: Topology) -> list[Any]:
   """
   if importlib.util.find_spec('libtpu') is None:
     raise InputError(
-      'the compiler for TPUs is not here: `make .venv-aot/.ready`, then set PYTHONPATH=.venv-aot'
+      'the TPU compiler (libtpu) is not installed: run `make .venv-aot/.ready`, then set'
+      ' PYTHONPATH=.venv-aot'
     )
   os.environ.update(
     # Keep libtpu from looking for attached chips and from blocking other processes that use it.
@@ -141,6 +137,12 @@ def tpu_devices(topology: Topology) -> list[Any]:
   return list(found.devices)
 
 
+def abstract_inputs(run: Run, mesh: AnyMesh) -> tuple[TrainState, inputs.Shapes]:
+  """Return the train state and the batch of a step as shapes with shardings."""
+  size = run.config.data.batch_size
+  return abstract_state(run, mesh), inputs.batch(run.of_one, size, batch_sharding(mesh))
+
+
 def abstract_state(run: Run, mesh: AnyMesh) -> TrainState:
   """Return the train state as shapes with shardings."""
   places = shardings(run.shapes, run.objective.sharding, mesh)
@@ -151,12 +153,11 @@ def abstract_state(run: Run, mesh: AnyMesh) -> TrainState:
 
 def lower_step(run: Run, mesh: Mesh) -> jax.stages.Lowered:
   """Lower the train step as the training loop runs it."""
-  config, objective = run.config, run.objective
-  state = abstract_state(run, mesh)
-  settings = config.train
+  config, settings = run.config, run.config.train
+  state, arrays = abstract_inputs(run, mesh)
   with jax.set_mesh(mesh):
     step = make_step(
-      objective,
+      run.objective,
       run.graphdef(),
       make_optimizer(config.optimizer, settings.steps),
       settings.accumulate,
@@ -165,21 +166,18 @@ def lower_step(run: Run, mesh: Mesh) -> jax.stages.Lowered:
     )
     places = jax.tree.map(lambda x: x.sharding, state)
     jitted = _jit(step, run, donate_argnums=0, out_shardings=(places, replicated(mesh)))
-    arrays = inputs.batch(run.of_one, config.data.batch_size, batch_sharding(mesh))
     return jitted.lower(state, arrays, _key(mesh))
 
 
 def lower_sampler(run: Run, mesh: Mesh) -> jax.stages.Lowered:
   """Lower the generation of one batch with the EMA parameters."""
-  config, objective = run.config, run.objective
-  state = abstract_state(run, mesh)
+  state, arrays = abstract_inputs(run, mesh)
   with jax.set_mesh(mesh):
     graphdef = run.graphdef()
 
     def generate(params, arrays, key):
-      return objective.generate(nnx.merge(graphdef, params), arrays, key)
+      return run.objective.generate(nnx.merge(graphdef, params), arrays, key)
 
-    arrays = inputs.batch(run.of_one, config.data.batch_size, batch_sharding(mesh))
     return _jit(generate, run).lower(state.ema, arrays, _key(mesh))
 
 

@@ -9,7 +9,6 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -26,15 +25,32 @@ _FREE = frozenset(
 )  # fmt: skip
 
 _BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+_KERNEL_FLOPS = re.compile(r'"cost_estimate":\s*\{[^{}]*"flops":\s*"?(\d+)')
 
-KINDS = (
-  'all-gather',
-  'all-reduce',
-  'reduce-scatter',
-  'all-to-all',
-  'ragged-all-to-all',
-  'collective-permute',
-)
+# The bytes that a device sends with ring algorithms among n devices, as a multiple of its operands.
+_SENT = {
+  'all-gather': lambda n: n - 1,
+  'all-reduce': lambda n: 2 * (n - 1) / n,
+  'reduce-scatter': lambda n: (n - 1) / n,
+  'all-to-all': lambda n: (n - 1) / n,
+  'ragged-all-to-all': lambda n: (n - 1) / n,
+  'collective-permute': lambda n: 1,
+}
+
+
+@dataclasses.dataclass
+class Communication:
+  """The communication of all collectives of one kind, with ring algorithms.
+
+  Attributes:
+    count: number of executions.
+    near: bytes that a device sends within its slice.
+    far: bytes that a device sends to other slices.
+  """
+
+  count: float = 0
+  near: float = 0
+  far: float = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +65,7 @@ class Costs:
 
   flops: float
   traffic: float
-  collectives: 'dict[str, Exchange]'
+  collectives: dict[str, Communication]
 
   @property
   def near(self) -> float:
@@ -60,21 +76,6 @@ class Costs:
   def far(self) -> float:
     """Bytes sent between slices."""
     return sum(x.far for x in self.collectives.values())
-
-
-@dataclasses.dataclass
-class Exchange:
-  """The communication of all collectives of one kind, with ring algorithms.
-
-  Attributes:
-    count: number of executions.
-    near: bytes that a device sends within its slice.
-    far: bytes that a device sends to other slices.
-  """
-
-  count: float = 0
-  near: float = 0
-  far: float = 0
 
 
 def costs(program: Program, per_slice: int) -> Costs:
@@ -88,30 +89,34 @@ def costs(program: Program, per_slice: int) -> Costs:
     ValueError: the replica groups of a collective have an unknown notation.
   """
   flops = traffic = 0.0
-  collectives: dict[str, Exchange] = {}
+  collectives: dict[str, Communication] = {}
   seen: set[str] = set()
   for computation, times, fused in program.visits():
     for instruction in computation.instructions.values():
-      flops += times * operations(instruction, computation)
+      flops += times * _flops(instruction)
       if not fused:
-        traffic += times * moved(instruction, computation, program)
+        traffic += times * _traffic(instruction)
       kind = _kind(instruction, computation)
-      if kind in KINDS:
-        # A collective that overlaps with several fusions appears in each; count it once.
-        channel = instruction.attribute('channel_id')
-        if fused and channel in seen:
-          continue
-        seen.add(channel)
-        if fused:
-          both = (instruction, *computation.operands(instruction))
-          traffic += times * sum(_away(x.shapes) for x in both)
-        sent, spread = _sent(kind, instruction, computation, per_slice)
-        exchange = collectives.setdefault(kind, Exchange())
-        exchange.count += times
-        if spread:
-          exchange.far += times * sent
-        else:
-          exchange.near += times * sent
+      if kind not in _SENT:
+        continue
+      # A collective that overlaps with several fusions appears in each; count it once.
+      channel = instruction.attribute('channel_id')
+      if fused and channel in seen:
+        continue
+      seen.add(channel)
+      if fused:
+        traffic += times * sum(_hbm_bytes(x.shapes) for x in (instruction, *instruction.operands))
+      found = collectives.setdefault(kind, Communication())
+      found.count += times
+      if instruction.opcode == 'send':
+        found.far += times * instruction.shapes[0].bytes
+        continue
+      group = first_group(instruction.attributes)
+      sent = sum(x.bytes for x in instruction.operands) * _SENT[kind](len(group))
+      if len({device // per_slice for device in group}) > 1:
+        found.far += times * sent
+      else:
+        found.near += times * sent
   return Costs(flops, traffic, collectives)
 
 
@@ -123,220 +128,187 @@ def _kind(instruction: Instruction, computation: Computation) -> str:
   """
   if instruction.opcode == 'send':
     between = _BETWEEN_SLICES.search(instruction.attributes)
-    return between.group(1).lower().replace('_', '-') if between else 'send'
+    return between[1].lower().replace('_', '-') if between else 'send'
   kind = instruction.opcode.removesuffix('-start')
   scattered = kind == 'all-reduce' and computation.name.startswith('all-reduce-scatter')
   return 'reduce-scatter' if scattered else kind
 
 
-def operations(instruction: Instruction, computation: Computation) -> float:
+def _flops(instruction: Instruction) -> float:
   """Return the FLOPs of a matrix product, convolution or custom call; 0 for other instructions."""
   if instruction.opcode == 'dot':
-    (left, *_), dims = (
-      computation.operands(instruction),
-      instruction.attribute('lhs_contracting_dims'),
-    )
-    contracted = [left.shapes[0].sizes[int(i)] for i in re.findall(r'\d+', dims)]
-    return 2.0 * instruction.shapes[0].elements * math.prod(contracted)
+    (out,), left = instruction.shapes, instruction.operands[0].shapes[0]
+    contracted = re.findall(r'\d+', instruction.attribute('lhs_contracting_dims'))
+    return 2.0 * math.prod(out.sizes) * math.prod(left.sizes[int(i)] for i in contracted)
   if instruction.opcode == 'convolution':
-    return _convolution(instruction, computation)
+    return _convolution(instruction)
   if instruction.opcode == 'custom-call':
-    said = re.search(r'"cost_estimate":\s*\{[^{}]*"flops":\s*"?(\d+)', instruction.attributes)
-    return float(said.group(1)) if said else 0.0
+    estimate = _KERNEL_FLOPS.search(instruction.attributes)
+    return float(estimate[1]) if estimate else 0.0
   return 0.0
 
 
-def _convolution(instruction: Instruction, computation: Computation) -> float:
+def _convolution(instruction: Instruction) -> float:
   """Return 2 x the products of outputs and weights, without those on padding or dilation zeros.
 
   The TPU compiler writes batched matrix products as convolutions with mostly empty, dilated
   windows.
   """
-  data, kernel = (x.shapes[0] for x in computation.operands(instruction)[:2])
-  out = instruction.shapes[0]
-  left, right, result = re.split(r'_|->', instruction.attribute('dim_labels'))
-  window = instruction.attributes
-  spatial = sorted(label for label in result if label.isdecimal())
+  labels = re.split(r'_|->', instruction.attribute('dim_labels'))
+  data, kernel, out = (
+    dict(zip(label, x.shapes[0].sizes, strict=True))
+    for label, x in zip(labels, (*instruction.operands, instruction), strict=True)
+  )
+  # Such as {size=3x3 stride=2x2 pad=1_1x1_1}.
+  window = dict(part.split('=') for part in instruction.attribute('window').strip('{}').split())
+
+  def along(axis: int, name: str, default: int) -> int:
+    return int(window[name].split('x')[axis].split('_')[0]) if name in window else default
+
   pairs = 1.0
-  for i, label in enumerate(spatial):
+  for axis, label in enumerate(sorted(filter(str.isdecimal, out))):
     pairs *= meetings(
-      data.sizes[left.index(label)],
-      kernel.sizes[right.index(label)],
-      out.sizes[result.index(label)],
-      stride=_window(window, 'stride', i, 1),
-      low=_padding(window, i),
-      holes=_window(window, 'lhs_dilate', i, 1),
-      spread=_window(window, 'rhs_dilate', i, 1),
+      data[label],
+      kernel[label],
+      out[label],
+      stride=along(axis, 'stride', 1),
+      low=along(axis, 'pad', 0),
+      holes=along(axis, 'lhs_dilate', 1),
+      spread=along(axis, 'rhs_dilate', 1),
     )
-  batch, features = out.sizes[result.index('b')], out.sizes[result.index('f')]
   groups = int(instruction.attribute('batch_group_count') or 1)
-  return 2.0 * batch * features * kernel.sizes[right.index('i')] * pairs / (groups or 1)
+  return 2.0 * out['b'] * out['f'] * kernel['i'] * pairs / groups
 
 
-def _window(text: str, name: str, axis: int, default: int) -> int:
-  found = re.search(rf'window=\{{[^}}]*\b{name}=([\dx]+)', text)
-  return int(found.group(1).split('x')[axis]) if found else default
-
-
-def _padding(text: str, axis: int) -> int:
-  found = re.search(r'window=\{[^}]*\bpad=([\d_x\-]+)', text)
-  return int(found.group(1).split('x')[axis].split('_')[0]) if found else 0
-
-
-def moved(instruction: Instruction, computation: Computation, program: Program) -> float:
+def _traffic(instruction: Instruction) -> float:
   """Return the bytes that an instruction reads from and writes to the device memory.
 
   Slicing and update instructions count only the slice, not the whole array.
   """
-  opcode, operands = instruction.opcode, computation.operands(instruction)
-  if opcode in _FREE:
+  opcode, operands, shapes = instruction.opcode, instruction.operands, instruction.shapes
+  if opcode in _FREE or opcode.endswith('-done'):
     return 0.0
   if opcode in ('dynamic-slice', 'gather', 'slice'):
-    return 2 * _away(instruction.shapes)
+    return 2 * _hbm_bytes(shapes)
   if opcode in ('dynamic-update-slice', 'scatter'):
-    return 2 * _away(operands[min(1, len(operands) - 1)].shapes)
-  if opcode.endswith('-done'):
-    return 0.0
-  if opcode.endswith('-start') and len(instruction.shapes) > 1:
+    return 2 * _hbm_bytes(operands[min(1, len(operands) - 1)].shapes)
+  if opcode.endswith('-start') and len(shapes) > 1:
     # The result of an asynchronous operation is the tuple (source, destination, ...).
-    return _away(instruction.shapes[1:2]) + min(
-      _away(instruction.shapes[:1]), instruction.shapes[1].bytes
-    )
+    return _hbm_bytes(shapes[1:2]) + min(_hbm_bytes(shapes[:1]), shapes[1].bytes)
   if opcode == 'fusion':
-    inner = program.computations[instruction.attribute('calls').lstrip('%')]
-    passing = _in_background(inner)
-    return sum(
-      _read(i, inner, o) for i, o in enumerate(operands) if not passing & set(o.shapes)
-    ) + _written(inner, instruction, passing)
-  return _away(instruction.shapes) + sum(_away(operand.shapes) for operand in operands)
+    return _fusion_traffic(instruction)
+  return _hbm_bytes(shapes) + sum(_hbm_bytes(operand.shapes) for operand in operands)
 
 
-def _in_background(inner: Computation) -> set[Shape]:
-  """Return the arrays of collectives that run in the background of a fusion.
+def _fusion_traffic(fusion: Instruction) -> float:
+  """Return the bytes that a fusion reads from and writes to the device memory."""
+  (inner,) = fusion.called
+  inside = inner.instructions.values()
+  # Arrays of collectives that overlap with the fusion only pass through it; `costs` counts their
+  # traffic with the collective. They may be in device memory or in on-chip memory.
+  passing = {
+    (shape.dtype, shape.sizes)
+    for x in inside
+    if x.opcode in _SENT
+    for y in (x, *x.operands)
+    for shape in y.shapes
+  }
 
-  They only pass through the fusion; `costs` counts their traffic with the collective.
-  """
-  found = set()
-  for one in inner.instructions.values():
-    if one.opcode in KINDS:
-      found |= {shape for x in (one, *inner.operands(one)) for shape in x.shapes}
-  # The arrays may be in device memory or on-chip memory.
-  return {dataclasses.replace(shape, space=space) for shape in found for space in range(2)}
+  def is_passing(shapes: Sequence[Shape]) -> bool:
+    return any(shape.space < 2 and (shape.dtype, shape.sizes) in passing for shape in shapes)
 
-
-def _away(shapes: Sequence[Shape]) -> float:
-  return sum(shape.bytes for shape in shapes if shape.space != ON_CHIP)
-
-
-def _read(index: int, inner: Computation, operand: Instruction) -> float:
-  """Return the bytes that a fusion reads of operand `index` from the device memory."""
-  name = next(
-    (i.name for i in inner.instructions.values() if i.opcode == 'parameter'
-     and i.attributes == str(index)), None,
-  )  # fmt: skip
-  users = [i for i in inner.instructions.values() if name in i.operands]
-  whole = _away(operand.shapes)
-  if not whole or not users:
-    return whole
-  if all(user.opcode in ('dynamic-slice', 'gather') and user.operands[0] == name for user in users):
-    return sum(user.bytes for user in users)
-  if all(user.opcode == 'dynamic-update-slice' and user.operands[0] == name for user in users):
-    return 0.0  # Updated in place.
-  return whole
-
-
-def _written(inner: Computation, instruction: Instruction, passing: set[Shape]) -> float:
-  root = inner.root
-  roots = inner.operands(root) if root.opcode == 'tuple' else [root]
+  parameters = {x.inside: x for x in inside if x.opcode == 'parameter'}
   total = 0.0
-  for one, shape in zip(roots, instruction.shapes, strict=False):
-    if shape in passing:
-      continue
-    if one.opcode == 'bitcast':
-      one = next(iter(inner.operands(one)), one)
-    if one.opcode == 'dynamic-update-slice':
-      total += inner.operands(one)[1].bytes if shape.space != ON_CHIP else 0.0
-    else:
-      total += _away([shape])
+  for i, operand in enumerate(fusion.operands):
+    if not is_passing(operand.shapes):
+      parameter = parameters[str(i)]
+      total += _bytes_read(
+        parameter, [x for x in inside if parameter in x.operands], operand.shapes
+      )
+  roots = inner.root.operands if inner.root.opcode == 'tuple' else [inner.root]
+  for root, shape in zip(roots, fusion.shapes, strict=False):
+    if not is_passing([shape]):
+      total += _bytes_written(root, shape)
   return total
 
 
-def _sent(
-  kind: str, instruction: Instruction, computation: Computation, per_slice: int
-) -> tuple[float, bool]:
-  """Return the bytes that a device sends, and whether the device group spans slices."""
-  if instruction.opcode == 'send':
-    return instruction.shapes[0].bytes, True
-  group = first_group(instruction)
-  size = sum(x.bytes for x in computation.operands(instruction))
-  n = len(group)
-  spread = len({device // per_slice for device in group}) > 1
-  share = {
-    'all-gather': n - 1,
-    'all-reduce': 2 * (n - 1) / n,
-    'collective-permute': 1.0,
-  }.get(kind, (n - 1) / n)
-  return size * share, spread
+def _hbm_bytes(shapes: Sequence[Shape]) -> float:
+  """Return the bytes of arrays that are not in on-chip memory."""
+  return sum(shape.bytes for shape in shapes if shape.space != ON_CHIP)
 
 
-def first_group(instruction: Instruction) -> list[int]:
+def _bytes_read(
+  parameter: Instruction, users: Sequence[Instruction], shapes: Sequence[Shape]
+) -> float:
+  """Return the bytes that a fusion reads of one operand from the device memory."""
+  whole = _hbm_bytes(shapes)
+  opcodes = {user.opcode if user.operands[0] is parameter else '' for user in users}
+  if not whole or not users:
+    return whole
+  if opcodes <= {'dynamic-slice', 'gather'}:
+    return sum(user.bytes for user in users)
+  return 0.0 if opcodes == {'dynamic-update-slice'} else whole  # An update is in place.
+
+
+def _bytes_written(root: Instruction, shape: Shape) -> float:
+  """Return the bytes that a fusion writes of one result to the device memory."""
+  if root.opcode == 'bitcast':
+    (root,) = root.operands
+  if root.opcode == 'dynamic-update-slice' and shape.space != ON_CHIP:
+    return root.operands[1].bytes
+  return _hbm_bytes([shape])
+
+
+def first_group(attributes: str) -> list[int]:
   """Return the devices of the first group of a collective.
 
   Understands source-target pairs and replica groups written as lists, as mesh axes or as a
   transposed iota array. Returns [0] if there are no groups.
 
+  Args:
+    attributes: the attributes of the instruction.
+
   Raises:
     ValueError: the replica groups have another notation.
   """
-  text = instruction.attributes
-  pairs = re.search(r'source_target_pairs=\{\{(\d+),(\d+)\}', text)
-  if pairs:
-    return [int(pairs.group(1)), int(pairs.group(2))]
-  listed = re.search(r'replica_groups=\{\{([\d,]+)\}', text)
-  if listed:
-    return [int(device) for device in listed.group(1).split(',')]
-  named = re.search(
-    r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([\d,T()[\]]*)\))? \{([^}]*)\}', text
-  )
-  if named:
-    return _of_mesh(*named.groups())
-  numbered = re.search(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', text)
-  if not numbered:
-    if unknown := re.search('replica_groups=.{0,80}', text):
-      raise ValueError(f'which devices exchange is not understood: {unknown.group()}')
-    return [0]
-  shape, base, order = (
-    [int(x) for x in part.split(',')] if part else None for part in numbered.groups()
-  )
-  assert shape is not None and base is not None
-  devices = np.arange(math.prod(base)).reshape(base).transpose(order).reshape(shape)
-  return devices.reshape(-1, shape[-1])[0].tolist()
+  if listed := re.search(r'(?:source_target_pairs|replica_groups)=\{\{([\d,]+)\}', attributes):
+    return _numbers(listed[1])
+  if named := re.search(
+    r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^ ]*)\))? \{([^}]*)\}', attributes
+  ):
+    return _of_mesh(*named.groups(''))
+  if numbered := re.search(
+    r'replica_groups=\[[\d,]*?(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)', attributes
+  ):
+    return _iota(numbered[2]).reshape(-1, int(numbered[1]))[0].tolist()
+  if unknown := re.search('replica_groups=.{0,80}', attributes):
+    raise ValueError(f'cannot read the replica groups of a collective: {unknown[0]}')
+  return [0]
 
 
-def _of_mesh(sizes: str, devices: str | None, axes: str) -> list[int]:
+def _of_mesh(sizes: str, devices: str, axes: str) -> list[int]:
   """Return the first device group along some axes of a mesh.
 
   Args:
     sizes: the mesh axes, such as `'a'=4,'b'=4`.
-    devices: the device order as an iota array, such as `[16]` or `[4,4]T(1,0)`; None if ascending.
+    devices: the device order as an iota array (see `_iota`); '' if ascending.
     axes: the axes of the group. A sub-axis has the form `'a':(before)size`.
   """
   shape = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", sizes)}
-  numbers = np.arange(math.prod(shape.values()))
-  if devices:
-    found = re.search(r'\[([\d,]+)\](?:T\(([\d,]+)\))?', devices)
-    assert found is not None, devices
-    base, order = found.groups()
-    numbers = numbers.reshape([int(x) for x in base.split(',')])
-    if order:
-      numbers = numbers.transpose([int(x) for x in order.split(',')])
-  numbers = numbers.reshape(list(shape.values()))
-  place: list[Any] = [0] * len(shape)
+  place: dict[str, int | slice] = dict.fromkeys(shape, 0)
   for name, before, size in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", axes):
-    axis = list(shape).index(name)
-    if before:
-      after = shape[name] // int(before) // int(size)
-      place[axis] = slice(0, int(size) * after, after)
-    else:
-      place[axis] = slice(None)
-  return np.asarray(numbers[tuple(place)]).reshape(-1).tolist()
+    step = shape[name] // int(before) // int(size) if before else 1
+    place[name] = slice(0, int(size) * step if before else None, step)
+  numbers = _iota(devices or f'[{math.prod(shape.values())}]').reshape(list(shape.values()))
+  return numbers[tuple(place.values())].reshape(-1).tolist()
+
+
+def _iota(text: str) -> np.ndarray:
+  """Return the numbers of a transposed iota array, such as `[4,2]T(1,0)`."""
+  base, _, order = text.partition('T')
+  shape = _numbers(base)
+  return np.arange(math.prod(shape)).reshape(shape).transpose(_numbers(order) or None)
+
+
+def _numbers(text: str) -> list[int]:
+  return [int(x) for x in re.findall(r'\d+', text)]

@@ -65,14 +65,14 @@ def topology(name: str, slices: int = 1) -> Topology:
   match = re.fullmatch(r'(\w+?)x(\d+)', name)
   chip = CHIPS.get(match.group(1)) if match else None
   if match is None or chip is None or chip.platform != 'gpu' or int(match.group(2)) < 1:
-    raise InputError(f'topology {name!r} is unknown: there are {known_topologies()}')
+    raise InputError(f'topology {name!r} is unknown: use one of {known_topologies()}')
   if slices > 1:
-    raise InputError(f'--num_slices is for TPUs: {name} says how many GPUs there are')
+    raise InputError(f'--num_slices is for TPUs only: {name} already gives the number of GPUs')
   count = int(match.group(2))
   if count > chip.group and count % chip.group:
     raise InputError(
-      f'{name} is no number of whole nodes of {chip.group}: give {count // chip.group * chip.group}'
-      f' or {-(-count // chip.group) * chip.group} GPUs'
+      f'{name} does not fill whole nodes of {chip.group} GPUs: use'
+      f' {count // chip.group * chip.group} or {-(-count // chip.group) * chip.group} GPUs'
     )
   return Topology(name, chip, count, max(count // chip.group, 1))
 

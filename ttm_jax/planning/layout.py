@@ -33,6 +33,9 @@ STEP, SAMPLER = 'step', 'sampler'
 _PROGRAM, _PLACES = '.after_optimizations.txt', '.after_optimizations-buffer-assignment.txt'
 _NEXT = '.after_optimizations-buffer-assignment-values.txt'
 
+# The file with the output of a worker.
+_OUTPUT = 'output'
+
 # Size, memory space ("color"; device memory has none) and purpose of an allocation.
 _ALLOCATION = re.compile(r'allocation \d+: size (\d+), (?:color (\d+), )?(.*)')
 
@@ -115,32 +118,26 @@ def _compiling(asked: dict) -> Iterator[tuple[subprocess.Popen, Path]]:
     folder = Path(name)
     what = f'--xla_dump_hlo_module_re=jit_{PLANNED} --xla_dump_disable_metadata'
     options = f'--xla_dump_to={folder} --xla_dump_hlo_as_text {what}'
-    with (folder / 'words').open('w') as words:
-      process = subprocess.Popen(
-        [sys.executable, '-m', 'ttm_jax.planning.worker'],
-        env=os.environ
-        | {'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} {options}', 'JAX_PLATFORMS': 'cpu'},
-        stdin=subprocess.PIPE,
-        stdout=words,
+    flags = f'{os.environ.get("XLA_FLAGS", "")} {options}'
+    with (
+      (folder / _OUTPUT).open('w') as output,
+      subprocess.Popen(
+        [sys.executable, '-m', 'ttm_jax.planning.worker', json.dumps(asked)],
+        env=os.environ | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'},
+        stdin=subprocess.PIPE,  # The worker exits when it closes.
+        stdout=output,
         stderr=subprocess.STDOUT,
-        text=True,
-      )
-    assert process.stdin is not None
-    try:
-      with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(f'{json.dumps(asked)}\n')
-        process.stdin.flush()  # Keep stdin open: the worker exits when it closes.
-      yield process, folder
-    finally:
-      process.kill()
-      process.wait()
-      with contextlib.suppress(BrokenPipeError):
-        process.stdin.close()
+      ) as process,
+    ):
+      try:
+        yield process, folder
+      finally:
+        process.kill()
 
 
 def _read(folder: Path) -> BufferLayout:
   if not list(folder.glob(f'*{_NEXT}')):
-    raise _error((folder / 'words').read_text(errors='replace'))
+    raise _error((folder / _OUTPUT).read_text(errors='replace'))
   (program,), (places,) = folder.glob(f'*{_PROGRAM}'), folder.glob(f'*{_PLACES}')
   with places.open() as lines:
     arguments, temporaries = sizes(lines)
@@ -170,9 +167,9 @@ def sizes(lines: Iterator[str] | Sequence[str]) -> tuple[float, float]:
   return arguments, others
 
 
-def _error(words: str) -> Exception:
-  found = _TOO_LARGE.search(words)
+def _error(output: str) -> Exception:
+  found = _TOO_LARGE.search(output)
   if found:
     return TooLarge(float(found.group(1)) * _UNITS[found.group(2)])
-  last = words.strip().splitlines()[-1:] or ['it said nothing']
-  return RuntimeError(f'the compiler for TPUs failed: {last[0]}')
+  last = output.strip().splitlines()[-1:] or ['no output']
+  return RuntimeError(f'the TPU compiler failed: {last[0]}')

@@ -47,33 +47,22 @@ def held(state: TrainState, batch: dict[str, Any], temporaries: float) -> Memory
     temporaries: bytes of all other device memory.
   """
   kinds = {'parameters': state.params, 'ema': state.ema, 'optimizer': state.optimizer}
-  sizes = {kind: share(jax.tree.leaves(tree), HOST, False) for kind, tree in kinds.items()}
-  host = sum(share(jax.tree.leaves(tree), HOST, True) for tree in kinds.values())
-  return Memory(**sizes, batch=share(batch.values()), temporaries=temporaries, host=host)
-
-
-def share(arrays: Iterable[Any], kind: str | None = None, within: bool = False) -> float:
-  """Return the bytes of one device's shards of arrays.
-
-  Args:
-    arrays: arrays or shapes with shardings.
-    kind: a memory kind; None counts all arrays.
-    within: whether to count only the arrays in memory of `kind`, or only those in other memory.
-  """
-  return float(
-    sum(
-      math.prod(x.sharding.shard_shape(x.shape)) * _itemsize(x)
-      for x in arrays
-      if kind is None or (x.sharding.memory_kind == kind) == within
-    )
+  leaves = {kind: jax.tree.leaves(tree) for kind, tree in kinds.items()}
+  return Memory(
+    **{kind: share(x for x in arrays if not _on_host(x)) for kind, arrays in leaves.items()},
+    batch=share(batch.values()),
+    temporaries=temporaries,
+    host=share(x for arrays in leaves.values() for x in arrays if _on_host(x)),
   )
 
 
-def whole(arrays: Iterable[Any]) -> float:
-  """Return the bytes of the fully replicated arrays."""
-  return float(
-    sum(math.prod(x.shape) * _itemsize(x) for x in arrays if x.sharding.is_fully_replicated)
-  )
+def share(arrays: Iterable[Any]) -> float:
+  """Return the bytes of one device's shards of arrays, or of shapes with shardings."""
+  return float(sum(math.prod(x.sharding.shard_shape(x.shape)) * _itemsize(x) for x in arrays))
+
+
+def _on_host(x: Any) -> bool:
+  return x.sharding.memory_kind == HOST
 
 
 def _itemsize(x: Any) -> int:

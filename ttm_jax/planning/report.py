@@ -7,9 +7,9 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from ttm_jax.parallel.mesh import AXES, batch_sharding
-from ttm_jax.planning import analytic, compile, inputs, memory, roofline
-from ttm_jax.planning.compile import Run
+from ttm_jax.parallel.mesh import AXES
+from ttm_jax.planning import analytic, memory, roofline
+from ttm_jax.planning.compile import Run, abstract_inputs
 from ttm_jax.planning.costs import Costs, costs
 from ttm_jax.planning.hardware import Topology
 from ttm_jax.planning.layout import SAMPLER, STEP, lay_out
@@ -58,6 +58,14 @@ class Report:
   seconds: float = 0.0
 
   @property
+  def setting(self) -> str:
+    """A readable form, such as 'data 2 x fsdp 16, remat full'; axes of size 1 are left out."""
+    mesh = ' x '.join(f'{axis} {count}' for axis, count in self.mesh.items() if count > 1)
+    more = f', accumulate {self.accumulate}' if self.accumulate > 1 else ''
+    more += ', optimizer state on the host' if self.offload else ''
+    return f'{mesh or "one device"}, remat {self.remat}{more}'
+
+  @property
   def fits(self) -> bool:
     """Whether train step and sampler fit in the device memory."""
     return max(self.memory.total, self.sampler_memory) <= self.topology.chip.memory
@@ -84,21 +92,25 @@ class Report:
 
   def to_dict(self) -> dict[str, Any]:
     """Return JSON-serializable values; bytes, seconds and FLOPs of one device."""
-    found = dataclasses.asdict(self)
-    found['topology'] = self.topology.name
-    found['devices'], found['slices'] = self.topology.devices, self.topology.slices
-    found['capacity'] = self.topology.chip.memory
-    found['mesh'] = dict(self.mesh)
+    topology, times = self.topology, self.times
+    found = dataclasses.asdict(self) | {
+      'topology': topology.name,
+      'devices': topology.devices,
+      'slices': topology.slices,
+      'capacity': topology.chip.memory,
+      'mesh': dict(self.mesh),
+      'setting': self.setting,
+      'fits': self.fits,
+      'times': dataclasses.asdict(times),
+      'bound': times.bound,
+      'step_seconds': times.least,
+      'step_seconds_without_overlap': times.most,
+      'samples_per_second': self.samples_per_second,
+      'tokens_per_second': self.samples_per_second * self.tokens,
+      'days': self.days,
+      'best_mfu': self.best_mfu,
+    }
     found['memory']['total'] = self.memory.total
-    found['fits'] = self.fits
-    found['times'] = dataclasses.asdict(self.times)
-    found['bound'] = self.times.bound
-    found['step_seconds'] = self.times.least
-    found['step_seconds_without_overlap'] = self.times.most
-    found['samples_per_second'] = self.samples_per_second
-    found['tokens_per_second'] = self.samples_per_second * self.tokens
-    found['days'] = self.days
-    found['best_mfu'] = self.best_mfu
     return found
 
 
@@ -119,9 +131,7 @@ def compiled_report(run: Run, mesh: Mesh, topology: Topology, sampler: bool = Fa
   wanted = [STEP, SAMPLER] if sampler else [STEP]
   step, *others = lay_out(run, mesh, topology, wanted)
   per_slice = topology.devices // topology.slices
-  state = compile.abstract_state(run, mesh)
-  arrays = inputs.batch(run.of_one, run.config.data.batch_size, batch_sharding(mesh))
-  held = memory.of_program(step, state, arrays)
+  held = memory.of_program(step, *abstract_inputs(run, mesh))
   report = _report(run, mesh, topology, held, costs(step.program, per_slice))
   for other in others:
     report = dataclasses.replace(
@@ -155,14 +165,13 @@ def too_large(run: Run, mesh: Mesh, topology: Topology, needed: float) -> Report
     topology: the devices of the mesh.
     needed: bytes per device that the compiler reported.
   """
-  state = compile.abstract_state(run, mesh)
-  arrays = inputs.batch(run.of_one, run.config.data.batch_size, batch_sharding(mesh))
-  held = memory.held(state, arrays, 0.0)
+  held = memory.held(*abstract_inputs(run, mesh), temporaries=0.0)
   held = dataclasses.replace(held, temporaries=max(needed - held.total, 0.0))
   flops = analytic.step_flops(run) / topology.devices
   report = _report(run, mesh, topology, held, Costs(flops, 0.0, {}))
   return dataclasses.replace(
-    report, left_out='the compiler refused it: times are those of the matrix units alone'
+    report,
+    left_out='Out of device memory at compile time: the times are those of the FLOPs alone.',
   )
 
 

@@ -7,9 +7,9 @@ from ttm_jax.planning.costs import Costs
 
 # Titles of the bounds in tables.
 BOUNDS = {
-  'compute': 'matrix units',
-  'memory': 'memory bandwidth',
-  'near': 'network within the slice',
+  'compute': 'FLOPs',
+  'memory': 'HBM bandwidth',
+  'near': 'network within slice',
   'far': 'network between slices',
 }
 

@@ -1,5 +1,6 @@
 """Search for settings of a run that fit in memory, and compare settings."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -8,13 +9,7 @@ from typing import Any
 
 from ttm_jax.errors import InputError
 from ttm_jax.ops.rematerialization import POLICIES
-from ttm_jax.parallel.mesh import (
-  AXES,
-  check_batch,
-  factorisations,
-  make_mesh,
-  mesh_sizes,
-)
+from ttm_jax.parallel.mesh import AXES, check_batch, factorisations, make_mesh, mesh_sizes
 from ttm_jax.planning import analytic, memory
 from ttm_jax.planning.analytic import abstract_mesh
 from ttm_jax.planning.compile import Run, abstract_state, tpu_devices
@@ -106,7 +101,7 @@ class Planner:
       return analytic_report(run, setting.mesh, self.topology)
     mesh = make_mesh(dict(zip(AXES, setting.mesh, strict=True)), self._devices)
     wanted = self._sampler if sampler is None else sampler
-    with self.progress(f'compiling for {self.topology.title}: {_named(setting)}'):
+    with self.progress(f'Compiling for {self.topology.title}: {_named(setting)}'):
       try:
         return compiled_report(run, mesh, self.topology, wanted)
       except TooLarge as error:
@@ -154,13 +149,13 @@ def settings(run: Run, topology: Topology) -> list[Setting]:
   config = run.config
   remats = list(POLICIES) if 'remat' in config.model else ['']
   parts = [config.train.accumulate * 2**i for i in range(4)]
-  found = []
-  for mesh, remat, accumulate, offload in itertools.product(
-    meshes(run, topology), remats, parts, (False, True)
-  ):
-    if config.data.batch_size % (accumulate * mesh[0] * mesh[1]) == 0:
-      found.append(Setting(mesh, remat, accumulate, offload))
-  return found
+  return [
+    Setting(mesh, remat, accumulate, offload)
+    for mesh, remat, accumulate, offload in itertools.product(
+      meshes(run, topology), remats, parts, (False, True)
+    )
+    if config.data.batch_size % (accumulate * mesh[0] * mesh[1]) == 0
+  ]
 
 
 def meshes(run: Run, topology: Topology) -> list[Sizes]:
@@ -169,20 +164,19 @@ def meshes(run: Run, topology: Topology) -> list[Sizes]:
   Axis `data` equals the number of slices, or all devices that do not share a sample. At most eight
   devices (`sequence` x `tensor`) share a sample.
   """
-  found: list[Sizes] = []
-  for data, fsdp, sequence, tensor in factorisations(topology.devices):
+  slices = topology.slices if topology.chip.platform == 'tpu' else 1
+  found = []
+  for sizes in factorisations(topology.devices):
+    data, _, sequence, tensor = sizes
     shared = sequence * tensor
-    slices = topology.slices if topology.chip.platform == 'tpu' else 1
-    if data not in (slices, topology.devices // shared) or data % slices:
+    if shared > 8 or data % slices or data not in (slices, topology.devices // shared):
       continue
-    if shared <= 8:
-      mesh = abstract_mesh((data, fsdp, sequence, tensor))
-      try:
-        run.check(mesh.shape)
-        abstract_state(run, mesh)
-      except InputError:
-        continue  # The mesh does not divide the heads, or shards too few parameters.
-      found.append((data, fsdp, sequence, tensor))
+    mesh = abstract_mesh(sizes)
+    # Skip meshes that do not divide the heads or shard too few parameters.
+    with contextlib.suppress(InputError):
+      run.check(mesh.shape)
+      abstract_state(run, mesh)
+      found.append(sizes)
   return found
 
 

@@ -54,14 +54,14 @@ def plan(
   console.print(table.whole(report))
   others: list[Report] = []
   if not report.fits:
-    console.print('It does not fit.', style='bold red')
+    console.print('Does not fit in device memory.', style='bold red')
     found = planner.nearest(run, setting, report)
     if found is None:
-      console.print('Nothing near it was found to fit: take more devices, or a smaller batch.')
+      console.print('No similar setting fits: use more devices or a smaller batch.')
     else:
       other, other_report = found
       others.append(other_report)
-      console.print(f'The nearest that fits: {other.flags(config)}', soft_wrap=True)
+      console.print(f'Nearest setting that fits: {other.flags(config)}', soft_wrap=True)
       console.print(table.comparison([report, other_report]))
   _write(json_file, [report, *others])
   return report.fits

@@ -1,9 +1,9 @@
 """Compile one program for target hardware that is not attached (see `layout`).
 
-    python -m ttm_jax.planning.worker
+    python -m ttm_jax.planning.worker REQUEST
 
-Standard input is one line of JSON that states what to compile. When standard input closes, the
-parent process has ended, and the worker exits, since compiling can take an hour.
+REQUEST is JSON that states what to compile. When standard input closes, the parent process has
+ended, and the worker exits, since compiling can take an hour.
 """
 
 import gc
@@ -20,14 +20,14 @@ from ttm_jax.planning.hardware import topology
 from ttm_jax.planning.layout import STEP
 
 # Exit code if the parent process has ended.
-FORSAKEN = 3
+PARENT_ENDED = 3
 
 
 def main() -> None:
-  """Read a request from standard input and compile its program."""
+  """Compile the program of the request."""
   # Tracing retains millions of objects; scanning them for garbage took 40 % of the time.
   gc.disable()
-  asked = json.loads(sys.stdin.readline())
+  asked = json.loads(sys.argv[1])
   threading.Thread(target=_follow, daemon=True).start()
   config = ConfigDict(asked['config'])
   run = compile.Run.make(config, tuple(asked['clip']) if asked['clip'] else None)
@@ -39,7 +39,7 @@ def main() -> None:
 
 def _follow() -> None:
   sys.stdin.read()
-  os._exit(FORSAKEN)
+  os._exit(PARENT_ENDED)
 
 
 if __name__ == '__main__':
