@@ -1,9 +1,9 @@
 """Runs exported to a folder: its contents, its integrity, and the conversion back."""
 
 import dataclasses
-import errno
 import hashlib
 import json
+import resource
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,6 @@ from safetensors import safe_open
 from tests.helpers import cli, exported, tiny
 from ttm_jax.errors import InputError
 from ttm_jax.exported_folder import is_exported, load, read_codec, read_network
-from ttm_jax.exporting import files
 from ttm_jax.exporting.folder import export
 from ttm_jax.exporting.stages import check_together
 from ttm_jax.models.dit.model import DiTConfig
@@ -163,6 +162,11 @@ def sizes_of(run):
   return from_config(DiTConfig, read_config(run).model, 'model')
 
 
+def test_all_files_can_be_read_by_those_who_may_read_the_folder(dit_folder):
+  modes = {path.stat().st_mode for path in dit_folder.rglob('*') if path.is_file()}
+  assert len(modes) == 1
+
+
 def test_large_weights_are_cut_into_files(dit_pair, dit_folder, tmp_path):
   export(*dit_pair, tmp_path / 'cut', shard=10_000)
   parts = sorted((tmp_path / 'cut' / 'stage2').glob('*.safetensors'))
@@ -293,19 +297,12 @@ def test_a_full_disk_leaves_nothing(dit_pair, tmp_path, monkeypatch):
     patch.setattr(shutil, 'disk_usage', lambda path: usage._replace(free=10**6))
     refused('0.00 GB are free', *dit_pair, tmp_path / 'out')
 
-  def full(*arguments):
-    raise OSError(errno.ENOSPC, 'No space left on device')
-
-  # In the middle of the second network.
-  real, calls = files._header, []
-
-  def header(*arguments):
-    calls.append(1)
-    return full() if len(calls) > 1 else real(*arguments)
-
-  with monkeypatch.context() as patch:
-    patch.setattr(files, '_header', header)
-    refused('No space left on device.*nothing was left', *dit_pair, tmp_path / 'out')
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+  try:
+    refused('too large.*nothing was left', *dit_pair, tmp_path / 'out')
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
   assert not list(tmp_path.iterdir())
 
 
