@@ -1,10 +1,13 @@
 """Runs exported to a folder: its contents, its integrity, and the conversion back."""
 
+import ast
 import dataclasses
 import hashlib
+import itertools
 import json
 import resource
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +19,7 @@ import safetensors.numpy
 from safetensors import safe_open
 
 from tests.helpers import cli, exported, tiny
+from ttm_jax.checksums import write_sums
 from ttm_jax.errors import InputError
 from ttm_jax.exported_folder import is_exported, load, read_codec, read_network
 from ttm_jax.exporting.folder import export
@@ -219,6 +223,21 @@ def test_the_card_says_what_a_user_needs(dit_folder, dit_pair):
   )
 
 
+def test_the_card_installs_what_the_code_imports(dit_folder):
+  imported = set()
+  for path in dit_folder.rglob('*.py'):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Import):
+        imported |= {alias.name.split('.')[0] for alias in node.names}
+      elif isinstance(node, ast.ImportFrom) and not node.level:
+        imported.add(str(node.module).split('.')[0])
+  imported -= {*sys.stdlib_module_names, 'diffusers_modules'}
+  assert imported >= {'torch', 'diffusers', 'PIL'}
+  packages = {{'PIL': 'pillow'}.get(name, name) for name in imported}
+  # diffusers needs accelerate for `enable_model_cpu_offload`.
+  assert exported.card_packages(dit_folder) == packages | {'accelerate'}
+
+
 def test_the_card_names_the_base_weights(dit_pair, tmp_path):
   one, two = (shutil.copytree(run, tmp_path / run.name) for run in dit_pair)
   settings = json.loads((one / 'config.json').read_text())
@@ -327,8 +346,31 @@ def test_damaged_weights_are_refused_on_the_way_back(dit_folder, tmp_path, chang
   copy = shutil.copytree(dit_folder, tmp_path / 'copy')
   path = copy / 'stage1' / WEIGHTS
   path.write_bytes(change(path.read_bytes()))
+  write_sums(copy)
   with pytest.raises(InputError, match=message):
     read_network(copy / 'stage1')
+
+
+def test_changed_files_are_refused_on_the_way_back(dit_folder, tmp_path):
+  copy = shutil.copytree(dit_folder, tmp_path / 'copy')
+  config = read_network(copy / 'stage2').config
+  for name, component in itertools.product(('stage2', 'codec'), (WEIGHTS, 'config.json')):
+    path = copy / name / component
+    data = bytearray(path.read_bytes())
+    data[-4] ^= 1
+    path.write_bytes(data)
+    read = read_codec if name == 'codec' else lambda folder: load(str(folder), config)
+    with pytest.raises(InputError, match=rf'{name}/{component} is not as it was exported|not JSON'):
+      read(copy)
+    shutil.copy(dit_folder / name / component, path)
+  # Another component is not read.
+  (copy / 'stage1' / WEIGHTS).write_bytes(b'')
+  load(str(copy), config)
+  (copy / 'SHA256SUMS').unlink()
+  with pytest.raises(InputError, match='has no SHA256SUMS'):
+    load(f'{copy}/stage2', config)
+  # A network alone, such as one that diffusers saved, has no list.
+  load(str(shutil.copytree(dit_folder / 'stage2', tmp_path / 'alone')), config)
 
 
 def test_what_is_not_exported_is_refused(dit_folder, tmp_path):
