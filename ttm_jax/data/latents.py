@@ -215,10 +215,9 @@ def _fields(serialized: bytes, wanted: Iterable[str]) -> dict[str, bytes]:
   features = tf_example_pb2.Example.FromString(serialized).features.feature
   fields = {}
   for name in wanted:
-    values = features[name].bytes_list.value if name in features else ()
-    if len(values) != 1:
+    if name not in features or len(features[name].bytes_list.value) != 1:
       raise ValueError(f'it has no {name}')
-    fields[name] = values[0]
+    fields[name] = features[name].bytes_list.value[0]
   return fields
 
 
