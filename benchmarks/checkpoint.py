@@ -24,7 +24,8 @@ import numpy as np
 from flax import nnx
 
 from ttm_jax.configs.base import common
-from ttm_jax.training.checkpoint import Checkpoints, hush
+from ttm_jax.training.checkpoint import Checkpoints
+from ttm_jax.training.orbax_errors import hush
 from ttm_jax.training.state import create, make_optimizer
 from ttm_jax.training.step import make_step
 

@@ -1,10 +1,13 @@
 """Runs exported to a folder: its contents, its integrity, and the conversion back."""
 
+import ast
 import dataclasses
-import errno
 import hashlib
+import itertools
 import json
+import resource
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,9 +19,9 @@ import safetensors.numpy
 from safetensors import safe_open
 
 from tests.helpers import cli, exported, tiny
+from ttm_jax.checksums import write_sums
 from ttm_jax.errors import InputError
 from ttm_jax.exported_folder import is_exported, load, read_codec, read_network
-from ttm_jax.exporting import files
 from ttm_jax.exporting.folder import export
 from ttm_jax.exporting.stages import check_together
 from ttm_jax.models.dit.model import DiTConfig
@@ -163,6 +166,11 @@ def sizes_of(run):
   return from_config(DiTConfig, read_config(run).model, 'model')
 
 
+def test_all_files_can_be_read_by_those_who_may_read_the_folder(dit_folder):
+  modes = {path.stat().st_mode for path in dit_folder.rglob('*') if path.is_file()}
+  assert len(modes) == 1
+
+
 def test_large_weights_are_cut_into_files(dit_pair, dit_folder, tmp_path):
   export(*dit_pair, tmp_path / 'cut', shard=10_000)
   parts = sorted((tmp_path / 'cut' / 'stage2').glob('*.safetensors'))
@@ -181,15 +189,12 @@ def test_large_weights_are_cut_into_files(dit_pair, dit_folder, tmp_path):
   )
 
 
-def test_one_tensor_at_a_time_is_read(dit_pair, monkeypatch):
-  """No array of a checkpoint is kept: each is read once, when it is written."""
+def test_arrays_are_read_when_they_are_asked_for(dit_pair):
   step = Checkpoints(dit_pair[1] / 'checkpoints', read_only=True)
   stored = step.stored_ema(step.latest())
   ema = read_parameters(dit_pair[1])
   jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), b), stored, ema)
   assert jax.tree.map(lambda x: x.shape, stored) == jax.tree.map(lambda x: x.shape, ema)
-  for group in (x._take.func.__self__ for x in jax.tree.leaves(stored)):
-    assert not group._waiting
 
 
 def test_a_damaged_checkpoint_is_not_exported(dit_pair, tmp_path, monkeypatch):
@@ -213,6 +218,21 @@ def test_the_card_says_what_a_user_needs(dit_folder, dit_pair):
   assert str(dit_pair[0].parent) not in ''.join(
     data.decode(errors='ignore') for data in content(dit_folder).values()
   )
+
+
+def test_the_card_installs_what_the_code_imports(dit_folder):
+  imported = set()
+  for path in dit_folder.rglob('*.py'):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Import):
+        imported |= {alias.name.split('.')[0] for alias in node.names}
+      elif isinstance(node, ast.ImportFrom) and not node.level:
+        imported.add(str(node.module).split('.')[0])
+  imported -= {*sys.stdlib_module_names, 'diffusers_modules'}
+  assert imported >= {'torch', 'diffusers', 'PIL'}
+  packages = {{'PIL': 'pillow'}.get(name, name) for name in imported}
+  # diffusers needs accelerate for `enable_model_cpu_offload`.
+  assert exported.card_packages(dit_folder) == packages | {'accelerate'}
 
 
 def test_the_card_names_the_base_weights(dit_pair, tmp_path):
@@ -293,19 +313,12 @@ def test_a_full_disk_leaves_nothing(dit_pair, tmp_path, monkeypatch):
     patch.setattr(shutil, 'disk_usage', lambda path: usage._replace(free=10**6))
     refused('0.00 GB are free', *dit_pair, tmp_path / 'out')
 
-  def full(*arguments):
-    raise OSError(errno.ENOSPC, 'No space left on device')
-
-  # In the middle of the second network.
-  real, calls = files._header, []
-
-  def header(*arguments):
-    calls.append(1)
-    return full() if len(calls) > 1 else real(*arguments)
-
-  with monkeypatch.context() as patch:
-    patch.setattr(files, '_header', header)
-    refused('No space left on device.*nothing was left', *dit_pair, tmp_path / 'out')
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+  try:
+    refused('too large.*nothing was left', *dit_pair, tmp_path / 'out')
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
   assert not list(tmp_path.iterdir())
 
 
@@ -330,8 +343,31 @@ def test_damaged_weights_are_refused_on_the_way_back(dit_folder, tmp_path, chang
   copy = shutil.copytree(dit_folder, tmp_path / 'copy')
   path = copy / 'stage1' / WEIGHTS
   path.write_bytes(change(path.read_bytes()))
+  write_sums(copy)
   with pytest.raises(InputError, match=message):
     read_network(copy / 'stage1')
+
+
+def test_changed_files_are_refused_on_the_way_back(dit_folder, tmp_path):
+  copy = shutil.copytree(dit_folder, tmp_path / 'copy')
+  config = read_network(copy / 'stage2').config
+  for name, component in itertools.product(('stage2', 'codec'), (WEIGHTS, 'config.json')):
+    path = copy / name / component
+    data = bytearray(path.read_bytes())
+    data[-4] ^= 1
+    path.write_bytes(data)
+    read = read_codec if name == 'codec' else lambda folder: load(str(folder), config)
+    with pytest.raises(InputError, match=rf'{name}/{component} is not as it was exported|not JSON'):
+      read(copy)
+    shutil.copy(dit_folder / name / component, path)
+  # Another component is not read.
+  (copy / 'stage1' / WEIGHTS).write_bytes(b'')
+  load(str(copy), config)
+  (copy / 'SHA256SUMS').unlink()
+  with pytest.raises(InputError, match='has no SHA256SUMS'):
+    load(f'{copy}/stage2', config)
+  # A network alone, such as one that diffusers saved, has no list.
+  load(str(shutil.copytree(dit_folder / 'stage2', tmp_path / 'alone')), config)
 
 
 def test_what_is_not_exported_is_refused(dit_folder, tmp_path):

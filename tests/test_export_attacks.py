@@ -1,7 +1,6 @@
 """Malicious runs, weights and exported folders: the paths in them stay in their folder."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ import pytest
 import safetensors.numpy
 
 from tests.helpers import cli, exported
+from ttm_jax.checksums import write_sums
 from ttm_jax.errors import InputError
 from ttm_jax.exported_folder import is_exported, load, read_codec, read_network
 from ttm_jax.exporting import card, files
@@ -306,6 +306,7 @@ def test_odd_values_in_an_exported_config(folder, part, field):
   before = json.loads(path.read_text())
   for value in ODD:
     path.write_text(json.dumps({**before, field: value}))
+    write_sums(folder)
     try:
       read_network(folder / part) if part == 'stage1' else read_codec(folder)
     except InputError:
@@ -313,6 +314,7 @@ def test_odd_values_in_an_exported_config(folder, part, field):
     assert field in ('explained', 'qk_norm', 'num_masked_blocks', 'grid', 'encoders'), value
   del before[field]
   path.write_text(json.dumps(before))
+  write_sums(folder)
   with pytest.raises(InputError, match=f'lacks {field}|{field} must be a list'):
     read_network(folder / part) if part == 'stage1' else read_codec(folder)
 
@@ -322,6 +324,7 @@ def test_fields_that_an_exported_network_does_not_have(folder, part):
   path = folder / part / 'config.json'
   values = json.loads(path.read_text())
   path.write_text(json.dumps({**values, 'sparse': True}))
+  write_sums(folder)
   with pytest.raises(InputError, match='sparse is True there, a field that is not known here'):
     read_network(folder / part) if part == 'stage1' else read_codec(folder)
 
@@ -334,9 +337,11 @@ def test_switches_of_diffusers_in_an_exported_unet(tmp_path):
   config = read_network(path.parent).config
   # diffusers adds these when it saves the network again.
   path.write_text(json.dumps({**values, 'act_fn': 'silu', 'norm_eps': 1e-5, 'mid_block_layers': 1}))
+  write_sums(tmp_path / 'folder')
   assert read_network(path.parent).config == config
   for name, value in (('act_fn', 'relu'), ('norm_eps', 0.1), ('use_motion_mid_block', True)):
     path.write_text(json.dumps({**values, name: value}))
+    write_sums(tmp_path / 'folder')
     with pytest.raises(InputError, match=f'{name} is .* there'):
       load(str(path.parent), dataclasses.replace(config))
 
@@ -372,13 +377,6 @@ def pipeline(folder, **options):
   from ttm_jax.pytorch import TTMPipeline
 
   return TTMPipeline.from_pretrained(folder, **options)
-
-
-def signed(folder):
-  """Rewrite the checksums of a changed folder."""
-  names = [name for name in content(folder) if name != 'SHA256SUMS']
-  lines = [f'{hashlib.sha256((folder / n).read_bytes()).hexdigest()}  {n}\n' for n in names]
-  (folder / 'SHA256SUMS').write_text(''.join(lines))
 
 
 def test_every_file_that_is_read_is_listed(folder):
@@ -495,7 +493,7 @@ def test_pytorch_follows_no_path_out_of_the_folder(folder, pair, tmp_path):
   elsewhere = Path(shutil.copytree(cut / 'stage2', tmp_path / 'elsewhere'))
   index['weight_map'][name] = f'../../elsewhere/{index["weight_map"][name]}'
   path.write_text(json.dumps(index))
-  signed(cut)
+  write_sums(cut)
   with pytest.raises(InputError, match='which leads out of'):
     pipeline(cut)
   shutil.rmtree(folder / 'stage2')

@@ -11,7 +11,7 @@ PACKAGE = 'ttm_jax'
 
 # From bottom to top. No module imports a command.
 FLOORS = (
-  ('errors', 'atomic', 'untrusted', 'json_file', 'json_lines', 'outputs'),
+  ('errors', 'atomic', 'untrusted', 'checksums', 'json_file', 'json_lines', 'outputs'),
   (
     *('settings', 'media', 'trajectory', 'trajectory_edits', 'conditioning', 'parallel'),
     *('processes', 'ops'),

@@ -23,7 +23,7 @@ from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
 from ttm_jax.media.contact_sheet import save_gif
 from ttm_jax.metrics.evaluation import Evaluation, evaluate
 from ttm_jax.report.results import montage, tables, write_metrics, write_report
-from ttm_jax.training.checkpoint import hush
+from ttm_jax.training.orbax_errors import hush
 
 # Files written to --out.
 FILES = ('report.html', 'metrics.json', 'samples.gif')

@@ -14,7 +14,7 @@ from ttm_jax import outputs
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.exporting.files import DTYPES
 from ttm_jax.exporting.folder import export
-from ttm_jax.training.checkpoint import hush
+from ttm_jax.training.orbax_errors import hush
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from flax import nnx
 
+from ttm_jax.checksums import INDEX, check_sums
 from ttm_jax.codecs.base import Codec
 from ttm_jax.codecs.registry import entry_saved_as
 from ttm_jax.errors import InputError
@@ -15,8 +16,6 @@ from ttm_jax.models.preset import COMPUTE_FIELDS, Preset
 from ttm_jax.presets import preset_of_network
 from ttm_jax.pretrained.weights import CONFIG, read
 from ttm_jax.text.encoders import TextEncoderSpec
-
-INDEX = 'model_index.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +90,7 @@ def read_network(folder: Path) -> Network:
   preset = preset_of_network(kind)
   if preset is None or preset.torch is None:
     raise InputError(f'{folder} holds no network of an exported folder: {kind or "no config.json"}')
+  _check(folder)
   weights = read(folder, half=True)
   config, encoders = preset.torch.config_from_torch(weights)
   try:
@@ -112,7 +112,19 @@ def read_codec(folder: Path) -> Codec:
   entry = entry_saved_as(kind)
   if entry is None:
     raise InputError(f'{where} holds no codec of an exported folder: {kind or "no config.json"}')
+  _check(where)
   return entry.torch.load(where)
+
+
+def _check(component: Path) -> None:
+  """Verify the checksums of a folder if it is a component of an exported folder.
+
+  Raises:
+    InputError: If its files are not those that were exported.
+  """
+  component = component.absolute()
+  if (component.parent / INDEX).is_file():
+    check_sums(component.parent, component.name)
 
 
 def _class(folder: Path) -> str:

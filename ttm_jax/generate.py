@@ -30,7 +30,7 @@ from ttm_jax.inference import command as animation
 from ttm_jax.inference.embedded_texts import encoders_of
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Request, Stage, fit
 from ttm_jax.outputs import parts_of_run
-from ttm_jax.training.checkpoint import hush
+from ttm_jax.training.orbax_errors import hush
 from ttm_jax.training.runs import read_config
 
 

@@ -17,11 +17,11 @@ from ttm_jax.errors import EXIT_CODE, InputError, front_door
 from ttm_jax.parallel.peers import Peers
 from ttm_jax.parallel.startup import initialize
 from ttm_jax.settings import parse_flags
-from ttm_jax.training.checkpoint import hush
 from ttm_jax.training.codec import CodecTraining
 from ttm_jax.training.denoising import Denoising
 from ttm_jax.training.loop import train
 from ttm_jax.training.objective import Objective
+from ttm_jax.training.orbax_errors import hush
 from ttm_jax.training.runs import default_workdir
 from ttm_jax.training.spike_guard import NotFinite
 

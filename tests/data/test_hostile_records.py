@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 pytest.importorskip('apache_beam', reason="not installed: pip install 'ttm_jax[data]'")
 
@@ -248,6 +249,46 @@ def test_a_record_without_a_field(encoded):
   (folder / 'features.json').write_text((encoded / 'features.json').read_text())
   with pytest.raises(InputError, match=r'record 0 .*it has no video'):
     Latents(folder, 'train')[0]
+
+
+@pytest.mark.parametrize(
+  'value',
+  [
+    tf_feature_pb2.Feature(int64_list=tf_feature_pb2.Int64List(value=[3])),
+    tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=[b'abcd', b'efgh'])),
+    tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=[b'abc'])),
+    tf_feature_pb2.Feature(),
+  ],
+  ids=['number', 'several', 'short', 'empty'],
+)
+def test_a_field_of_another_kind(encoded, value):
+  record = tf_example_pb2.Example.FromString(raw(encoded))
+  record.features.feature['text.words.caption'].CopyFrom(value)
+  rewrite(encoded, record.SerializeToString())
+  with pytest.raises(InputError, match='record 0 of split "train" cannot be read'):
+    Latents(encoded, 'train')[0]
+
+
+def test_a_record_that_ends_anywhere(encoded):
+  whole = raw(encoded)
+  for size in range(0, len(whole), 37):
+    rewrite(encoded, whole[:size])
+    with pytest.raises(InputError, match='record 0 of split "train" cannot be read'):
+      Latents(encoded, 'train')[0]
+
+
+def raw(folder):
+  """Return the bytes of the first record of a dataset."""
+  return records.Records(folder, 'train').take(0, bytes)
+
+
+def rewrite(folder, record):
+  """Replace the records of a dataset by a single one."""
+  (shard,) = folder.glob('*array_record*')
+  writer = ArrayRecordWriter(str(shard), 'group_size:1,uncompressed')
+  writer.write(record)
+  writer.close()
+  change_split(folder, shardLengths=['1'])
 
 
 def test_compressed_records_may_grow_only_so_much(tmp_path):

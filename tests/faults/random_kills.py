@@ -78,7 +78,7 @@ def check_checkpoints(run: Path) -> list[int]:
   steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
   checkpoints = Checkpoints(folder, read_only=True)
   for step in steps[-KEPT:]:
-    checkpoints.read_ema(step)
+    jax.tree.map(np.asarray, checkpoints.stored_ema(step))
   checkpoints.close()
   assert not (run / 'damaged').exists()
   return steps

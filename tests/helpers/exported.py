@@ -30,6 +30,13 @@ NAMES = {
 STAGE1, STAGE2, TI2V = range(3)
 
 
+def card_packages(folder: Path) -> set[str]:
+  """Return the packages that the model card of an exported folder installs."""
+  lines = (folder / 'README.md').read_text().splitlines()
+  (line,) = (line for line in lines if 'pip install' in line)
+  return set(line.split()[2:])
+
+
 def codec(preset: str, seed: int = 0) -> LinearCodec:
   """Return a linear codec fitted to random videos."""
   patch = (2, 4, 4) if preset == 'dit' else (2, 2, 2)

@@ -15,8 +15,8 @@ from ttm_jax.data import storage
 from ttm_jax.errors import InputError
 from ttm_jax.parallel.mesh import make_mesh
 from ttm_jax.report.results import read_metrics
-from ttm_jax.training import checkpoint, runs
-from ttm_jax.training.checkpoint import Checkpoints, _digest
+from ttm_jax.training import checkpoint, digests, runs
+from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.loop import train
 from ttm_jax.training.state import placement
 
@@ -142,18 +142,21 @@ def test_a_reader_is_told_of_damage(four, tmp_path):
 def test_digests_know_bits_and_places():
   rng = np.random.default_rng(0)
   tree = {'a': rng.normal(size=(8, 5)).astype(np.float32), 'b': np.arange(3, dtype=np.int32)}
-  whole = int(_digest(tree))
+  whole = int(digests.of_tree(tree))
   with jax.set_mesh(make_mesh({'fsdp': -1})):
-    assert int(_digest(tree)) == whole
+    assert int(digests.of_tree(tree)) == whole
   changed = tree['a'].copy()
   changed.view(np.uint32)[3, 2] ^= 1
   swapped = {'a': tree['a'], 'b': tree['b'] + np.array([1, 0, 0], np.int32)}
   zero = {'a': tree['a'] * 0, 'b': tree['b']}
-  others = [int(_digest(t)) for t in ({**tree, 'a': changed}, swapped, zero)]
+  others = [int(digests.of_tree(t)) for t in ({**tree, 'a': changed}, swapped, zero)]
   assert len({whole, *others}) == 4
   twins = {'a': tree['a'], 'b': tree['a'] * 2}
-  assert int(_digest(twins)) != int(_digest({'a': twins['b'], 'b': twins['a']}))
-  assert int(_digest({'x': jax.numpy.ones(4, 'bfloat16')})) == 4 * 0x3F80
+  assert int(digests.of_tree(twins)) != int(digests.of_tree({'a': twins['b'], 'b': twins['a']}))
+  assert int(digests.of_tree({'x': jax.numpy.ones(4, 'bfloat16')})) == 4 * 0x3F80
+  for some in (tree, twins, {'x': np.ones(4, jax.numpy.bfloat16), 'y': np.float32(3)}):
+    parts = (digests.of_array(np.asarray(x), i) for i, x in enumerate(jax.tree.leaves(some)))
+    assert sum(parts) % 2**32 == int(digests.of_tree(some))
 
 
 # A bucket in memory.

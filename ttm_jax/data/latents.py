@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
+from tensorflow_datasets.proto import tf_example_pb2
 
 from ttm_jax.data import context as contexts
 from ttm_jax.data import records
 from ttm_jax.data.clips import decode_ids
 from ttm_jax.data.context import Context, Encoding
-from ttm_jax.data.wire import bytes_fields
 from ttm_jax.errors import InputError
 
 NAME, VERSION = 'latents', '2.0.0'
@@ -92,8 +92,7 @@ class Latents:
     """
 
     def parse(serialized: bytes) -> dict[str, Any]:
-      fields = _fields(serialized, _APART)
-      return {**arrays(serialized), **{name: bytes(fields[name]) for name in _APART}}
+      return {**arrays(serialized), **_fields(serialized, _APART)}
 
     arrays = self.stored.parse
     return self.records.take(index, parse)
@@ -110,7 +109,7 @@ class Latents:
       InputError: the file that holds it is corrupt, or the label maps have another shape.
     """
     return self.records.take(
-      index, lambda serialized: decode_ids(bytes(_fields(serialized, ['ids'])['ids']), shape)
+      index, lambda serialized: decode_ids(_fields(serialized, ['ids'])['ids'], shape)
     )
 
   def key(self, index: int) -> str:
@@ -129,9 +128,7 @@ class Latents:
       IndexError: `index` is out of range.
       InputError: the file that holds it is corrupt.
     """
-    return self.records.take(
-      index, lambda serialized: bytes(_fields(serialized, ['key'])['key']).decode()
-    )
+    return self.records.take(index, lambda serialized: _fields(serialized, ['key'])['key'].decode())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,16 +206,18 @@ def _context_shape(name: str, encoding: Encoding) -> list[int]:
   return [settings.length]
 
 
-def _fields(serialized: bytes, wanted: Iterable[str]) -> dict[str, memoryview]:
-  """Return the fields of a serialized record.
+def _fields(serialized: bytes, wanted: Iterable[str]) -> dict[str, bytes]:
+  """Return some fields of a serialized record.
 
   Raises:
-    ValueError: a wanted field is missing, or the bytes are not a record.
+    Exception: a wanted field is missing or not one bytes value, or the bytes are not a record.
   """
-  fields = bytes_fields(serialized)
+  features = tf_example_pb2.Example.FromString(serialized).features.feature
+  fields = {}
   for name in wanted:
-    if name not in fields:
+    if name not in features or len(features[name].bytes_list.value) != 1:
       raise ValueError(f'it has no {name}')
+    fields[name] = features[name].bytes_list.value[0]
   return fields
 
 

@@ -1,12 +1,8 @@
-"""Write safetensors files one tensor at a time, and output folders atomically.
-
-A safetensors file (github.com/huggingface/safetensors) has eight bytes with the length of the
-header, a JSON header with dtype, shape and offsets of each tensor, and the raw tensors. The shapes
-are known in advance, so only one tensor at a time has to be in memory.
-"""
+"""Write the weights of a model as safetensors files, and output folders atomically."""
 
 import contextlib
 import dataclasses
+import errno
 import json
 import math
 import shutil
@@ -15,6 +11,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import safetensors.numpy
 
 from ttm_jax.atomic import check_free, new_folder
 from ttm_jax.errors import InputError
@@ -22,12 +19,6 @@ from ttm_jax.pretrained.weights import INDEX, WEIGHTS
 
 SHARD = 5 * 10**9  # Maximum bytes of tensors per file, the default of diffusers.
 DTYPES = {'bf16': np.dtype(ml_dtypes.bfloat16), 'fp32': np.dtype(np.float32)}
-_NAMES = {
-  np.dtype(ml_dtypes.bfloat16): 'BF16',
-  np.dtype(np.float32): 'F32',
-  np.dtype(np.float16): 'F16',
-  np.dtype(np.int32): 'I32',
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +61,8 @@ def write_tensors(
 ) -> None:
   """Write the weights of a model as diffusers does: one file, or several files and an index.
 
+  The tensors of one file are in memory at a time.
+
   Args:
     folder: output folder; created if missing.
     specs: names and shapes of all tensors, in order. They determine the split into files.
@@ -93,31 +86,30 @@ def write_tensors(
     (folder / INDEX).write_text(json.dumps(index, indent=2) + '\n')
   coming = iter(tensors)
   for name, some in zip(names, files, strict=True):
-    with (folder / name).open('wb') as file:
-      file.write(_header(some, dtype))
-      for spec in some:
-        found, value = next(coming)
-        if (found, value.shape) != (spec.name, spec.shape):
-          raise ValueError(f'{found} {value.shape} came where {spec} was announced')
-        file.write(np.ascontiguousarray(value, dtype).view(np.uint8).data)
+    held = {}
+    for spec in some:
+      found, value = next(coming)
+      if (found, value.shape) != (spec.name, spec.shape):
+        raise ValueError(f'{found} {value.shape} came where {spec} was announced')
+      held[found] = np.asarray(value, dtype, order='C')
+    _save(folder / name, held)
   if (rest := next(coming, None)) is not None:
     raise ValueError(f'{rest[0]} was not announced')
 
 
-def _header(specs: Sequence[Spec], dtype: np.dtype) -> bytes:
-  entries: dict[str, object] = {'__metadata__': {'format': 'pt'}}
-  begin = 0
-  for spec in specs:
-    end = begin + spec.bytes(dtype)
-    entries[spec.name] = {
-      'dtype': _NAMES[dtype],
-      'shape': list(spec.shape),
-      'data_offsets': [begin, end],
-    }
-    begin = end
-  text = json.dumps(entries, separators=(',', ':')).encode()
-  text += b' ' * (-len(text) % 8)  # Align the tensors.
-  return len(text).to_bytes(8, 'little') + text
+def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
+  """Write one safetensors file.
+
+  Raises:
+    OSError: the file cannot be written.
+  """
+  path.touch()
+  mode = path.stat().st_mode
+  try:
+    safetensors.numpy.save_file(tensors, path, {'format': 'pt'})
+  except safetensors.SafetensorError as error:
+    raise OSError(errno.EIO, str(error), str(path)) from error
+  path.chmod(mode)  # The library makes files that only their owner can read.
 
 
 @contextlib.contextmanager

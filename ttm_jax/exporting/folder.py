@@ -6,14 +6,13 @@ motion_scheduler/       the scheduler of stage 1
 scheduler/              the scheduler of stage 2
 codec/                  the codec of both stages, always float32
 text_encoder/           text configuration, the encoded empty text, copied pretrained encoders
-pipeline.py, ttm_*.py   the code; it needs only torch, diffusers and transformers
+pipeline.py, ttm_*.py   the code; the model card names the packages that it needs
 training.json           the training configurations of both runs
 samples/                sample images of the runs or of an evaluation
 README.md               the model card
 SHA256SUMS              checksums of all other files, for `sha256sum -c`
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ import numpy as np
 import safetensors.numpy
 
 from ttm_jax.atomic import check_free
+from ttm_jax.checksums import INDEX, write_sums
 from ttm_jax.errors import InputError
 from ttm_jax.exporting import card, code, codecs
 from ttm_jax.exporting.files import DTYPES, SHARD, whole, write_tensors
@@ -36,7 +36,6 @@ TASKS = {'stage1': 'image_to_motion', 'stage2': 'motion_to_video'}
 SCHEDULERS = {'stage1': 'motion_scheduler', 'stage2': 'scheduler'}
 SCHEDULER_CONFIG = 'scheduler_config.json'
 DIFFUSERS = '0.40.0'  # The oldest version of diffusers that reads the folder.
-SUMS = 'SHA256SUMS'
 # Files of a text encoder that are not copied: hidden files, pickles, and code, which is never run.
 _NOT_COPIED = ('.*', '*.py', *(f'*{suffix}' for suffix in PICKLES))
 
@@ -100,13 +99,13 @@ def export(
     _config(folder / 'codec' / CONFIG, codec.network, codec.config)
     write_tensors(folder / 'codec', codec.specs, codec.tensors(), DTYPES['fp32'], shard)
     _text_encoder(folder / 'text_encoder', stages, encoders, copied)
-    _json(folder / 'model_index.json', _index(stages, index))
+    _json(folder / INDEX, _index(stages, index))
     training = {name: card.public(stage.config) for name, stage in stages.items()}
     _json(folder / 'training.json', training)
     shown = _samples(folder / 'samples', stages, samples)
     text = card.written(stages, codec.network, sizes, dtype, encoders, shown, licence, training)
     (folder / 'README.md').write_text(text)
-    (folder / SUMS).write_text(_sums(folder))
+    write_sums(folder)
 
 
 def _classes(
@@ -198,12 +197,3 @@ def _json(path: Path, values: Mapping[str, Any]) -> None:
 
 def _size(folder: Path) -> int:
   return sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
-
-
-def _sums(folder: Path) -> str:
-  lines = []
-  for path in sorted(path for path in folder.rglob('*') if path.is_file()):
-    with path.open('rb') as file:
-      digest = hashlib.file_digest(file, 'sha256').hexdigest()
-    lines.append(f'{digest}  {path.relative_to(folder).as_posix()}\n')
-  return ''.join(lines)

@@ -3,10 +3,7 @@
 Missing, truncated and modified files are reported as InputError.
 """
 
-import hashlib
 import inspect
-import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import torch
 from diffusers import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 
+from ttm_jax.checksums import COMPONENTS, INDEX, files_read
 from ttm_jax.errors import InputError
 from ttm_jax.json_file import read_object
 from ttm_jax.untrusted import check_links, identifier, inside, is_repository
@@ -47,75 +45,8 @@ def register(kind: type) -> None:
   CLASSES[kind.__name__] = kind
 
 
-SUMS = 'SHA256SUMS'
-INDEX = 'model_index.json'
-COMPONENTS = ('stage1', 'motion_scheduler', 'stage2', 'scheduler', 'codec', 'text_encoder')
-_LINE = re.compile(r'([0-9a-f]{64}) [ *](.+)')
 # Fields of `AutoencoderKL` that `TTMImageCodec` does not support.
 _SHIFTED = ('shift_factor', 'latents_mean', 'latents_std')
-
-
-def check_sums(folder: Path) -> None:
-  """Compare the files of an exported folder with the SHA-256 checksums in `SHA256SUMS`.
-
-  Every file that may be read must be listed: `model_index.json` and all files in the folders of the
-  components, except hidden files.
-
-  Raises:
-    InputError: if the list is missing or corrupt, if a file is modified, unreadable or not listed,
-      or if a path leads out of the folder.
-  """
-  try:
-    lines = (folder / SUMS).read_text().splitlines()
-  except UnicodeDecodeError as error:
-    raise InputError(f'{folder / SUMS} is damaged: copy the folder again, whole') from error
-  except OSError as error:
-    raise InputError(
-      f'{folder} has no {SUMS} ({error.strerror}): it was not copied whole; verify=False loads what'
-      ' is no export'
-    ) from error
-  listed = set()
-  for number, line in enumerate(lines, 1):
-    if not (found := _LINE.fullmatch(line)):
-      raise InputError(f'{folder / SUMS}: line {number} is damaged: copy the folder again, whole')
-    path = inside(folder, found[2], folder / SUMS)
-    listed.add(path)
-    try:
-      with path.open('rb') as file:
-        digest = hashlib.file_digest(file, 'sha256').hexdigest()
-    except OSError as error:
-      raise InputError(
-        f'{path} cannot be read ({error.strerror}): copy the folder again, whole'
-      ) from error
-    if digest != found[1]:
-      raise InputError(
-        f'{path} is not as it was exported: it was changed or cut off, copy it again'
-      )
-  if unknown := [path for path in _files_read(folder) if path not in listed]:
-    raise InputError(
-      f'{unknown[0]} is not listed in {SUMS}: it is no part of the export; remove it, or copy the'
-      ' folder again'
-    )
-
-
-def _files_read(folder: Path) -> list[Path]:
-  """Return the sorted files of a folder that may be read; hidden files are excluded.
-
-  Raises:
-    InputError: if a symbolic link replaces a folder, or leads out of the folder.
-  """
-  found = [folder / INDEX]
-  for component in COMPONENTS:
-    if (folder / component).is_symlink():
-      raise InputError(f'{folder / component} is a link to a folder: put the folder itself there')
-    for root, folders, files in os.walk(folder / component):
-      for name in folders:
-        if (linked := Path(root, name)).is_symlink():
-          raise InputError(f'{linked} is a link to a folder: put the folder itself there')
-      found += [Path(root, name) for name in files if not name.startswith('.')]
-  for path in found:
-    check_links(folder, path)
-  return sorted(found)
 
 
 def check_paths(folder: Path) -> None:
@@ -125,7 +56,7 @@ def check_paths(folder: Path) -> None:
     InputError: if a symbolic link or a weight index (*.index.json) names a file outside, or an
       index is damaged.
   """
-  for path in _files_read(folder):
+  for path in files_read(folder):
     if path.name.endswith('.index.json'):
       listed = read_object(path).get('weight_map')
       if not isinstance(listed, dict):

@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from ttm_jax.checksums import COMPONENTS, check_sums
 from ttm_jax.errors import InputError
 from ttm_jax.inference.request import Request, fit
 from ttm_jax.media.images import to_rgb
@@ -32,9 +33,7 @@ from ttm_jax.trajectory import PALETTES, decode, render, token_presence, token_r
 
 from .conditioning import Condition, Objects, TokenMasks, guided
 from .loading import (
-  COMPONENTS,
   check_paths,
-  check_sums,
   find_folder,
   load_component,
   read_index,

@@ -1,28 +1,25 @@
 """Save and restore the training state: asynchronous, atomic, restorable to any mesh."""
 
 import contextlib
-import errno
 import functools
 import json
-import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
 
 from ttm_jax.atomic import flush, flush_tree
 from ttm_jax.data.storage import absolute, is_local
 from ttm_jax.errors import InputError
+from ttm_jax.training import digests
+from ttm_jax.training.orbax_errors import refusal
 from ttm_jax.training.place import PlainPath, check_address
 from ttm_jax.training.state import TrainState
-from ttm_jax.training.stored_arrays import lazy, nested
+from ttm_jax.training.stored_arrays import StoredArray, open_arrays
 from ttm_jax.training.unmerged import merged, unmerged
 
 _PARTS = ('params', 'ema', 'optimizer', 'guard')
@@ -30,17 +27,6 @@ _DIGESTS = 'digests'
 _DESCRIPTION = '_CHECKPOINT_METADATA'
 DAMAGED = 'damaged'  # Folder for corrupt checkpoints, next to the checkpoints folder.
 _TIMEOUT = 600  # Seconds for all processes to write their shards of a checkpoint.
-# Errors of the file system that the user must fix, such as a full disk.
-_REFUSALS = (
-  errno.ENOSPC,
-  errno.EDQUOT,
-  errno.EFBIG,
-  errno.EROFS,
-  errno.EACCES,
-  errno.EEXIST,
-  errno.ENOTDIR,
-)
-
 
 # Shape and dtype of each array of an item, by its dotted path.
 _Layout = dict[str, tuple[tuple[int, ...], str]]
@@ -65,8 +51,7 @@ class Checkpoints:
   The fields of the state are separate items, so the EMA can be loaded without the optimizer state.
   A checkpoint gets its final name only after it is complete and its array metadata was read back.
   The shapes and dtypes must be those that were saved. It stores a checksum of each item, which
-  `restore_newest`, `read_ema` and `stored_ema` verify. The first save creates the folder, which may
-  be on gs://.
+  `restore_newest` and `stored_ema` verify. The first save creates the folder, which may be on gs://.
   """
 
   def __init__(
@@ -149,7 +134,7 @@ class Checkpoints:
     self.wait()
     parts = {part: getattr(state, part) for part in _PARTS}
     self._expected = step, {part: _layout(tree) for part, tree in parts.items()}
-    sums = {part: int(_digest(tree)) for part, tree in parts.items()}
+    sums = {part: int(digests.of_tree(tree)) for part, tree in parts.items()}
     args = {part: ocp.args.StandardSave(tree) for part, tree in parts.items()}
     self._guard(
       lambda: self._manager.save(
@@ -239,7 +224,7 @@ class Checkpoints:
           problem = str(error)
       problem = next(filter(None, agree(f'reading of step {step}', problem)), '')
       if not problem and state is not None:
-        wrong = [p for p in _PARTS if int(_digest(getattr(state, p))) != sums.get(p)]
+        wrong = [p for p in _PARTS if int(digests.of_tree(getattr(state, p))) != sums.get(p)]
         problem = self._damaged(step, wrong[0]) if wrong else ''
         if not sums:
           problem = f'checkpoint {self.directory}/{step} is damaged: {_DESCRIPTION} has no sums'
@@ -287,34 +272,16 @@ class Checkpoints:
     Raises:
       InputError: if the checkpoint does not match `like` or is corrupt.
     """
-    args = {part: ocp.args.StandardRestore(getattr(like, part)) for part in _PARTS}
-    items = self._read(step, args)
+    with self._reading(step):
+      folder = self._folder(step)
+      items = [
+        self._reader.restore(folder / part, args=ocp.args.StandardRestore(getattr(like, part)))
+        for part in _PARTS
+      ]
     # Not `device_put`: it compares values across processes, and one may have failed to read above.
     number = np.asarray(step, np.int32)
     scalar = jax.make_array_from_callback((), like.step.sharding, lambda index: number[index])
-    return TrainState(scalar, *(items[part] for part in _PARTS))
-
-  def read_ema(self, step: int) -> dict[str, Any]:
-    """Load the EMA parameters of a step on the first local device.
-
-    Raises:
-      InputError: if the checkpoint is corrupt.
-    """
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    try:
-      with self._reading(step):
-        metadata = self._tree(self._folder(step) / 'ema')
-        like = jax.tree.map(
-          lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), metadata
-        )
-      ema = self._read(step, {'ema': ocp.args.StandardRestore(like)})['ema']
-      sums = self._sums(step)
-      # Checkpoints of the first versions have no checksums.
-      if sums and int(_digest(ema)) != sums.get('ema'):
-        raise InputError(self._damaged(step, 'ema'))
-    except InputError as error:
-      raise InputError(f'{error}; remove it to use the one before') from error
-    return ema
+    return TrainState(scalar, *items)
 
   def stored_ema(self, step: int) -> dict[str, Any]:
     """Return the EMA parameters of a step as a nested dict of lazily loaded `StoredArray`.
@@ -324,30 +291,25 @@ class Checkpoints:
         verified when the last array has been read.
     """
     with self._reading(step):
-      metadata = self._tree(self._folder(step) / 'ema')
-    handler = ocp.PyTreeCheckpointHandler()
-    wanted, every = self._sums(step).get('ema'), jax.tree.leaves_with_path(metadata)
-    place = {path: i for i, (path, _) in enumerate(every)}
+      folder = self._folder(step) / 'ema'
+      leaves, structure = jax.tree.flatten(self._tree(folder))
+      stores = open_arrays(folder, [leaf.name for leaf in leaves])
+    wanted = self._sums(step).get('ema')
     sums: dict[int, int] = {}
 
-    def read(leaves: list[tuple[tuple, Any]]) -> list[np.ndarray]:
-      """Read arrays by path; verify the checksum once all arrays have been read."""
-      args = ocp.args.PyTreeRestore(
-        item=nested((path, jax.ShapeDtypeStruct(x.shape, x.dtype)) for path, x in leaves),
-        restore_args=nested((path, ocp.RestoreArgs(restore_type=np.ndarray)) for path, _ in leaves),
-        partial_restore=True,
-      )
+    def read(place: int) -> np.ndarray:
       with self._reading(step):
-        found = handler.restore(self._folder(step) / 'ema', args=args)
-      by_path = dict(jax.tree.leaves_with_path(found))
-      for path, array in by_path.items():  # The same checksum as `_digest`.
-        bits = np.ascontiguousarray(array).reshape(-1).view(np.uint32)
-        sums[place[path]] = int(bits.sum(dtype=np.uint32)) * (2 * place[path] + 1)
-      if wanted is not None and len(sums) == len(every) and sum(sums.values()) % 2**32 != wanted:
+        array = stores[place].read().result()
+      sums[place] = digests.of_array(array, place)
+      # Checkpoints of the first versions have no checksums.
+      if len(sums) == len(leaves) and wanted not in (None, sum(sums.values()) % 2**32):
         raise InputError(self._damaged(step, 'ema'))
-      return [by_path[path] for path, _ in leaves]
+      return array
 
-    return lazy(every, read)
+    stored = [
+      StoredArray(store.shape, functools.partial(read, i)) for i, store in enumerate(stores)
+    ]
+    return jax.tree.unflatten(structure, stored)
 
   def shapes(self, step: int) -> dict[str, Any]:
     """Return the parameter shapes of a step as a nested dict of tuples.
@@ -371,23 +333,6 @@ class Checkpoints:
   def _tree(self, folder: epath.Path) -> Any:
     """Return the array metadata (shape, dtype) of an item as a nested structure."""
     return self._reader.metadata(folder).tree
-
-  def _read(self, step: int, args: dict[str, Any]) -> Any:
-    """Read items of a step.
-
-    Args:
-      step: step of the checkpoint.
-      args: Orbax restore arguments by item.
-
-    Returns:
-      The items by name.
-
-    Raises:
-      InputError: if they cannot be read.
-    """
-    with self._reading(step):
-      folder = self._folder(step)
-      return {part: self._reader.restore(folder / part, args=arg) for part, arg in args.items()}
 
   @contextlib.contextmanager
   def _reading(self, step: int) -> Iterator[None]:
@@ -484,49 +429,3 @@ def _layout(tree: Any) -> _Layout:
     jax.tree_util.keystr(path, simple=True, separator='.'): (tuple(leaf.shape), str(leaf.dtype))
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
-
-
-@jax.jit
-def _digest(tree: Any) -> jax.Array:
-  """Return a checksum of all arrays, uint32 [], that does not depend on their sharding.
-
-  It sums the bit patterns as integers, which is exact in any order. Each array has its own odd
-  factor, so that swapped arrays change the checksum.
-  """
-  total = jnp.zeros((), jnp.uint32)
-  for i, leaf in enumerate(jax.tree.leaves(tree)):
-    size = jnp.dtype(leaf.dtype).itemsize
-    kind = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[size]
-    leaf = jax.device_put(leaf, jax.memory.Space.Device)
-    bits = jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32)
-    total += jnp.sum(bits, dtype=jnp.uint32) * jnp.uint32(2 * i + 1)
-  return total
-
-
-def refusal(error: BaseException | None) -> str:
-  """Return why a file could not be written, such as 'no space left on device'.
-
-  The causes of the error are searched too. Return an empty string if none is a known file system
-  error (`_REFUSALS`).
-  """
-  while error is not None:
-    for number in _REFUSALS:
-      reason = os.strerror(number).lower()
-      # TensorStore errors have no errno, only the message.
-      if getattr(error, 'errno', None) == number or reason in str(error).lower():
-        return reason
-    error = error.__cause__ or error.__context__
-  return ''
-
-
-def hush() -> None:
-  """Silence the progress logs and repeated failure reports of Orbax; for command line programs."""
-  logging.set_verbosity(logging.FATAL)
-  before = sys.unraisablehook
-
-  def shown(unraisable: 'sys.UnraisableHookArgs') -> None:
-    # When one write fails, the other pending writes each report that their event loop is closed.
-    if str(unraisable.exc_value) != 'Event loop is closed':
-      before(unraisable)
-
-  sys.unraisablehook = shown

@@ -27,10 +27,11 @@ from ttm_jax.parallel.mesh import (
 from ttm_jax.parallel.peers import Peers
 from ttm_jax.parallel.startup import connect
 from ttm_jax.training import runs
-from ttm_jax.training.checkpoint import Checkpoints, refusal
+from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.evaluator import Evaluator
 from ttm_jax.training.lock import exclusive
 from ttm_jax.training.objective import Objective
+from ttm_jax.training.orbax_errors import refusal
 from ttm_jax.training.profile import Profile
 from ttm_jax.training.spike_guard import NotFinite
 from ttm_jax.training.state import TrainState, create, make_optimizer

@@ -15,6 +15,7 @@ profile/           profiler traces, if requested
 
 import datetime
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,11 @@ def read_parameters(run: epath.PathLike) -> dict:
   if step is None:
     raise InputError(f'run {run} has no checkpoint yet: train it longer, or give another run')
   try:
-    return jax.tree.map(np.asarray, checkpoints.read_ema(step))
+    leaves, structure = jax.tree.flatten(checkpoints.stored_ema(step))
+    with ThreadPoolExecutor() as pool:  # Several arrays are read and decompressed at a time.
+      return jax.tree.unflatten(structure, pool.map(np.asarray, leaves))
+  except InputError as error:
+    raise InputError(f'{error}; remove it to use the one before') from error
   finally:
     checkpoints.close()
 
