@@ -19,10 +19,9 @@ that generation encodes texts the same way.
 import argparse
 from typing import Any
 
-from data_tools.extras import front_door
 from data_tools.steps.text import TextSettings
-from data_tools.steps.weights import DTYPES, ModelSource
 from ttm_jax import trajectory
+from ttm_jax.annotation.model_source import DTYPES, ModelSource
 from ttm_jax.data import records
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import Context, Encoding
@@ -36,7 +35,7 @@ from ttm_jax.data.encode import (
 from ttm_jax.data.latents import write_latents
 from ttm_jax.data.resolve_codec import choose_codec
 from ttm_jax.data.schema import MAX_OBJECTS
-from ttm_jax.errors import InputError
+from ttm_jax.errors import InputError, front_door
 from ttm_jax.models.preset import Preset
 from ttm_jax.outputs import check_apart
 from ttm_jax.presets import DEFAULT, PRESETS, model_config, preset

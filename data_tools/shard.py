@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Protocol
 
 from data_tools import parts
-from data_tools.drafts import Draft, Reject, Rejected, to_clip
+from data_tools.drafts import Draft, Rejected, to_clip
 from data_tools.sources.base import Video
 from data_tools.sources.descriptions import Window
 from data_tools.sources.windows import Cut, bucket, drafts
 from data_tools.stats import Tally
 from data_tools.steps.base import Step
+from ttm_jax.annotation.rejection import Reject
 from ttm_jax.data.encode import batched
 from ttm_jax.errors import InputError
 

@@ -1,9 +1,10 @@
 """Shared by all tests: quick compilation, a tiny dataset, tiny runs trained once per session."""
 
+import functools
 import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -44,6 +45,21 @@ def bounded_memory() -> Iterator[None]:
   if 'jax' in sys.modules:
     sys.modules['jax'].clear_caches()
   gc.collect()
+
+
+@pytest.fixture(scope='session')
+def tiny_model(tmp_path_factory) -> Callable[..., Path]:
+  """Return the folder of a model of `tiny_models`, made once, by the name of its function."""
+  from tests.helpers import tiny_models
+
+  root = tmp_path_factory.mktemp('models')
+
+  @functools.cache
+  def make(name: str, **options) -> Path:
+    key = f'{name}{"".join(map(str, options.values()))}'.replace(' ', '')
+    return getattr(tiny_models, name)(root / key, **options)
+
+  return make
 
 
 @pytest.fixture(scope='session')

@@ -13,7 +13,7 @@ pytest.importorskip('torch', reason="not installed: pip install 'ttm_jax[data]'"
 pytest.importorskip('transformers', reason="not installed: pip install 'ttm_jax[data]'")
 
 from data_tools import compare_codecs, describe, encode, import_folder, make_scenes, prepare, show
-from tests.data_tools.test_describe import Planted
+from tests.annotation.test_describe import Planted
 from tests.data_tools.test_folders import DOG, label_maps, make_source
 from tests.helpers import cli, tiny, tiny_models
 from ttm_jax import trajectory

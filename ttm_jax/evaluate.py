@@ -14,12 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as RichTable
 
 from ttm_jax import outputs
+from ttm_jax.annotation.model_source import ModelSource
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import read_encoding
-from ttm_jax.data.encode import TEXT_ENCODERS, TextEncoder
+from ttm_jax.data.encode import TextEncoder
 from ttm_jax.errors import InputError, front_door, printable
 from ttm_jax.inference.cli_args import check_seed, check_steps, parse_texts
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
+from ttm_jax.inference.pretrained_texts import load_encoders
 from ttm_jax.media.contact_sheet import save_gif
 from ttm_jax.metrics.evaluation import Evaluation, evaluate
 from ttm_jax.report.results import montage, tables, write_metrics, write_report
@@ -78,20 +80,7 @@ def text_encoders(
     InputError: If an encoder or PyTorch is missing.
   """
   encodings = [read_encoding(run) for run in runs]
-  if all(set(encoding.encoders) <= set(TEXT_ENCODERS) for encoding in encodings):
-    return TEXT_ENCODERS
-  try:
-    from data_tools.describe import Models
-    from data_tools.describe import text_encoders as load
-    from data_tools.steps.weights import ModelSource
-  except ImportError as error:
-    raise InputError(
-      f"the runs read text by pretrained models, which need the extra 'data' ({error}): install"
-      " 'ttm_jax[data]'"
-    ) from error
-
-  models = Models(texts=places, weights=ModelSource('', offline=offline))
-  return {**TEXT_ENCODERS, **load(encodings, models)}
+  return load_encoders(encodings, ModelSource('', offline=offline), places)
 
 
 def run(pipeline: Pipeline, clips, seed: int) -> Evaluation:

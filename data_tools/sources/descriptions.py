@@ -16,11 +16,10 @@ import functools
 import posixpath
 from typing import Any
 
+from ttm_jax.annotation.texts import name_from
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.data.texts import PathLike, is_unicode, parse_json, read_text
 from ttm_jax.errors import InputError
-
-_LITTLE_WORDS = {'a', 'an', 'and', 'at', 'in', 'of', 'on', 'that', 'the', 'to', 'with'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,17 +135,3 @@ def _description(where: str, entry: Any) -> Description:
     names={i: names.get(i) or name_from(prompt) for i, prompt in prompts.items()},
     prompts=prompts,
   )
-
-
-def name_from(prompt: str) -> str:
-  """Derive the name of an object from its prompt: 'a man in jeans runs' gives 'man in jeans'.
-
-  Take the first three words after the article, without trailing prepositions and articles. The
-  result may include a verb. If the name is used for detection, give `names` instead.
-  """
-  words = prompt.rstrip('.').split() or prompt.split() or ['']
-  words = words[1:] if words[0].lower() in ('a', 'an', 'the') and len(words) > 1 else words
-  name = words[:3]
-  while len(name) > 1 and name[-1].lower() in _LITTLE_WORDS:
-    name.pop()
-  return ' '.join(name)

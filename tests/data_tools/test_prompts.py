@@ -5,10 +5,12 @@ import re
 import numpy as np
 import pytest
 
-from data_tools.drafts import Draft, Reject, Rejected, to_clip
-from data_tools.steps import answers, detect, match, prompts, segment
-from data_tools.steps.weights import ModelSource
+from data_tools.drafts import Draft, Rejected, to_clip
+from data_tools.steps import detect, match, prompts, segment
 from ttm_jax import trajectory
+from ttm_jax.annotation import answers, box_matching, language_model
+from ttm_jax.annotation.model_source import ModelSource
+from ttm_jax.annotation.rejection import Reject
 from ttm_jax.errors import InputError
 from ttm_jax.inference import position_words
 
@@ -78,12 +80,12 @@ DIRECTIONS = re.compile(r'\b(?:left|right|up|down|over|from|into|past|forward|aw
 
 def examples(template):
   """Return caption and answer of each example of a template."""
-  parts = prompts.read_template(template).split('Caption: ')[1:-1]
+  parts = language_model.read_template(template).split('Caption: ')[1:-1]
   return [part.strip().split('\n', 1) for part in parts]
 
 
 def test_the_motion_template_keeps_directions():
-  rules = prompts.read_template(prompts.PromptSettings.motion_template).split('Caption: ')[0]
+  rules = language_model.read_template(prompts.PromptSettings.motion_template).split('Caption: ')[0]
   kept = next(line for line in rules.splitlines() if 'direction' in line and line.startswith('- '))
   assert kept.startswith('- Keep') and {'left', 'right', 'up', 'down'} <= set(
     re.findall(r'\w+', kept)
@@ -172,18 +174,20 @@ def test_prompts_are_filled_in_and_asked_once():
 
 def test_templates_need_their_slot(tmp_path):
   (tmp_path / 't.txt').write_text('Caption:')
-  with pytest.raises(InputError, match=r't\.txt: must have one slot \{caption\}, has 0'):
-    prompts.read_template(tmp_path / 't.txt')
+  with pytest.raises(
+    InputError, match=r't\.txt: must contain \{caption\} once, but contains it 0 times'
+  ):
+    language_model.read_template(tmp_path / 't.txt')
   with pytest.raises(InputError, match='none: cannot be read'):
-    prompts.read_template(tmp_path / 'none')
+    language_model.read_template(tmp_path / 'none')
 
 
 def test_examples_of_our_templates_are_answers_themselves():
-  text = prompts.read_template(prompts.PromptSettings.objects_template)
+  text = language_model.read_template(prompts.PromptSettings.objects_template)
   parts = text.split('Caption: ')[1:-1]
   assert len(parts) == 6
   assert sum(len(answers.parse_objects(example, 8)[0]) for example in parts) == 13
-  text = prompts.read_template(prompts.PromptSettings.motion_template)
+  text = language_model.read_template(prompts.PromptSettings.motion_template)
   parts = text.split('Caption: ')[1:-1]
   assert len(parts) == 3 and all(answers.parse_motion(example) for example in parts)
 
@@ -289,7 +293,7 @@ def true_logits(ids, labels):
 
 def test_true_boxes_and_tracks_give_back_the_true_label_map():
   ids = planted()
-  tight = match.tight_boxes(ids[0])
+  tight = box_matching.tight_boxes(ids[0])
   assert tight[2].tolist() == [2, 4, 10, 12] and tight[5].tolist() == [20, 6, 24, 10]
   seen = []
 

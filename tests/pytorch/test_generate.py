@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data_tools.test_describe import Planted
+from tests.annotation.test_describe import Planted
 from tests.helpers import cli, exported, tiny
 from ttm_jax import generate as jax_generate
 from ttm_jax import trajectory

@@ -11,11 +11,10 @@ Models often continue with further examples, so only the first answer counts.
 
 import json
 import re
-import unicodedata
 from typing import Any
 
-from data_tools.drafts import Reject
-from data_tools.steps.markup import BULLET, bare, first_line, plain, without_bullet
+from ttm_jax.annotation.markup import BULLET, bare, first_line, plain, without_bullet
+from ttm_jax.annotation.rejection import Reject
 
 MAX_WORDS = 60  # Most words of one prompt; longer answers are degenerate.
 _LEAST_LETTERS = 4  # Fewest letters of a motion prompt without a label.
@@ -101,16 +100,6 @@ def parse_objects(text: str, max_objects: int) -> tuple[tuple[str, ...], tuple[s
   for prompt in (*names, *prompts):
     _check_length(prompt)
   return names, prompts
-
-
-def for_slot(caption: str) -> str:
-  """Sanitize a caption for a template: one line, without square brackets or braces.
-
-  Brackets could be mistaken for an answer and become parentheses. Control characters and lone
-  surrogates, which tokenizers do not accept, become spaces.
-  """
-  text = ''.join(' ' if unicodedata.category(c) in ('Cc', 'Cs') else c for c in caption)
-  return ' '.join(text.translate(str.maketrans('[]{}', '()()')).split())
 
 
 def _sentence(after: str) -> str:

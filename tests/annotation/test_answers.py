@@ -2,8 +2,8 @@
 
 import pytest
 
-from data_tools.drafts import Reject
-from data_tools.steps import answers
+from ttm_jax.annotation import answers, texts
+from ttm_jax.annotation.rejection import Reject
 
 PLAIN = 'Motion-specific prompt: "The dog runs to the left."'
 MOTIONS = {
@@ -155,4 +155,4 @@ def test_lists_that_are_none(text, reason):
 def test_captions_in_templates():
   said = 'A dog {x}\n[with] a\0 ball\ud800.\u2028It\x1b[31m runs \U0001f415\u200d\U0001f9ba.'
   wanted = 'A dog (x) (with) a ball . It (31m runs \U0001f415\u200d\U0001f9ba.'
-  assert answers.for_slot(said) == wanted
+  assert texts.for_slot(said) == wanted

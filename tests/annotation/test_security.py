@@ -14,10 +14,10 @@ import safetensors.torch
 import torch
 import transformers
 
-from data_tools.steps import sam2_config, sam2_package
-from data_tools.steps.text import TransformersText
-from data_tools.steps.weights import ModelSource
 from tests.helpers import tiny_models
+from ttm_jax.annotation import sam2_config, sam2_package
+from ttm_jax.annotation.model_source import ModelSource
+from ttm_jax.annotation.text_encoder import TransformersText
 from ttm_jax.errors import InputError
 from ttm_jax.pytorch.segmentation import Segmenter
 from ttm_jax.pytorch.text_encoder import TTMTextEncoder

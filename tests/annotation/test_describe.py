@@ -11,16 +11,18 @@ pytest.importorskip('transformers', reason="not installed: pip install 'ttm_jax[
 
 from data_tools import describe as door
 from data_tools import prepare
-from data_tools.describe import Models, describe
-from data_tools.steps.text import TransformersText
-from data_tools.steps.weights import ModelSource
 from tests.helpers import tiny_models
 from ttm_jax import generate, trajectory
+from ttm_jax.annotation import describe as module
+from ttm_jax.annotation.describe import Models, describe
+from ttm_jax.annotation.model_source import ModelSource
+from ttm_jax.annotation.text_encoder import TransformersText
 from ttm_jax.data.context import Encoding
 from ttm_jax.data.encode import text_arrays
 from ttm_jax.errors import InputError
 from ttm_jax.inference.embedded_texts import encoders_of
 from ttm_jax.inference.image_description import Described, Embeddings
+from ttm_jax.inference.pretrained_texts import with_embeddings
 from ttm_jax.text.encoders import TextEncoderSpec
 
 CPU = ModelSource('', device='cpu', offline=True)
@@ -60,12 +62,12 @@ class Planted:
     self.scores = {'dog': [0.5, 0.9], 'ball': [0.6]}
     boxes = {1: [2, 4, 10, 12], 2: [20, 6, 24, 10], 3: [12, 14, 16, 18]}
     self.boxes = {'dog': [boxes[1], boxes[2]], 'ball': [boxes[3]]}
-    monkeypatch.setattr(door.PromptSettings, 'build', lambda settings: self.prompts(settings))
-    monkeypatch.setattr(door, 'GroundingDino', self.detector)
-    monkeypatch.setattr(door, 'tracker', self.tracker)
+    monkeypatch.setattr(module, 'LanguageModel', self.language_model)
+    monkeypatch.setattr(module, 'GroundingDino', self.detector)
+    monkeypatch.setattr(module, 'tracker', self.tracker)
 
-  def prompts(self, settings):
-    from data_tools.steps.prompts import Prompts
+  def language_model(self, weights):
+    assert weights.model == 'LLM'
 
     def answer(texts):
       self.asked += texts
@@ -76,7 +78,7 @@ class Planted:
         for text in texts
       ]
 
-    return Prompts(answer, settings)
+    return answer
 
   def detector(self, weights, threshold):
     assert weights.model == 'DINO' and weights.device == 'cpu'
@@ -169,12 +171,17 @@ def test_prompts_find_the_given_masks(photo, planted):
 @pytest.mark.parametrize(
   'models, given, said',
   [
-    ({}, {}, r'give --segmentation MASK\.png, or --detector and --sam'),
-    ({'detector': 'DINO', 'sam': 'SAM'}, {}, 'which objects are there. give --llm, or what each'),
+    ({}, {}, r'no segmentation: give --segmentation MASK\.png, or --detector and --sam'),
+    ({'detector': 'DINO', 'sam': 'SAM'}, {}, 'no object is named: give --llm to find'),
     ({'llm': 'LLM'}, {}, 'give --segmentation MASK.png, or --detector and --sam'),
     ({'detector': 'DINO'}, {'prompts': {1: 'a dog'}}, 'give --segmentation MASK.png, or'),
-    ({'llm': 'LLM'}, {'segmentation': 1}, r'the mask has 3 objects, .* give --detector to tell'),
-    ({}, {'segmentation': 1, 'prompts': {9: 'x'}}, 'object 9 has a prompt but no pixel in the'),
+    ({'llm': 'LLM'}, {'segmentation': 1}, r'the mask has 3 objects, .* give --detector to match'),
+    (
+      {},
+      {'segmentation': 1, 'prompts': {9: 'x'}},
+      'object 9 has a prompt, but no pixel in the mask, which has objects .1, 2, 3.;',
+    ),
+    ({'detector': 'DINO', 'sam': 'SAM'}, {'prompts': {9: 'x'}}, '--object 9: number the objects'),
     ({}, {'segmentation': 0}, 'the mask is 9 x 9 but the picture is 30 x 20 pixels'),
   ],
 )
@@ -196,7 +203,7 @@ def test_what_is_missing_is_named(photo, planted, models, given, said):
 def test_answers_that_cannot_be_used(photo, planted, answer, said):
   planted.objects = answer
   with pytest.raises(InputError, match=said):
-    describe(photo[0], 'x', NAMED, encodings=[encoding(max_objects=2)], tell=lambda _: None)
+    describe(photo[0], 'x', NAMED, max_objects=2, tell=lambda _: None)
 
 
 def test_hosts_without_pytorch_are_told_what_to_do(photo, monkeypatch):
@@ -207,8 +214,9 @@ def test_hosts_without_pytorch_are_told_what_to_do(photo, monkeypatch):
   with pytest.raises(InputError, match=said):
     describe(photo[0], 'x', NAMED)
   # If nothing has to be found, no model is needed.
-  given = {'segmentation': photo[1], 'prompts': {1: 'a dog'}, 'encodings': [encoding()]}
-  assert describe(photo[0], 'x', **given).prompts == {1: 'a dog'}
+  given = {'segmentation': photo[1], 'prompts': {1: 'a dog'}}
+  found = describe(photo[0], 'x', **given)
+  assert with_embeddings(found, [encoding()], CPU).prompts == {1: 'a dog'}
 
 
 STEPS = {
@@ -256,9 +264,8 @@ def test_embeddings_are_those_that_runs_ask_for(photo, clip_text, tmp_path):
   first = encoding(encoders=clip, models={'clip': clip_text}, prefix='FPS-8')
   second = encoding(encoders=longer, models={'clip': clip_text})
   said = {'motion': 'It runs.', 'segmentation': ids, 'prompts': {1: 'a dog', 3: 'a ball'}}
-  made = describe(
-    picture, 'A dog.', Models(weights=CPU), **said, encodings=[first, second], tell=lambda _: None
-  )
+  made = describe(picture, 'A dog.', **said)
+  made = with_embeddings(made, [first, second], CPU, tell=lambda _: None)
   made.save(tmp_path / 'd.safetensors')
   back = Described.load(tmp_path / 'd.safetensors')
   np.testing.assert_array_equal(back.picture, picture)
@@ -297,15 +304,15 @@ def test_embeddings_are_those_that_runs_ask_for(photo, clip_text, tmp_path):
 
 def test_runs_must_agree_on_their_models(photo, clip_text):
   clip = {'clip': TextEncoderSpec(12, 20, 10)}
-  given = {'segmentation': photo[1], 'tell': lambda _: None}
+  found = describe(photo[0], 'x', segmentation=photo[1])
   two = [encoding(encoders=clip, models={'clip': name}) for name in ('a', 'b')]
-  with pytest.raises(InputError, match='the runs read clip by two models, a and b'):
-    describe(photo[0], 'x', Models(weights=CPU), **given, encodings=two)
+  with pytest.raises(InputError, match='different models for the text encoder clip, a and b; use'):
+    with_embeddings(found, two, CPU)
   old = encoding(encoders=clip)
-  with pytest.raises(InputError, match='does not say which model clip is; give --text clip=MODEL'):
-    describe(photo[0], 'x', Models(weights=CPU), **given, encodings=[old])
-  moved = Models(texts={'clip': clip_text}, weights=CPU)
-  made = describe(photo[0], 'x', moved, **given, encodings=[old])
+  said = 'does not record the model of the text encoder clip; give --text clip=MODEL'
+  with pytest.raises(InputError, match=said):
+    with_embeddings(found, [old], CPU)
+  made = with_embeddings(found, [old], CPU, {'clip': clip_text}, lambda _: None)
   assert isinstance(encoders_of(made, old, 'RUN')['clip'], Embeddings)
 
 
