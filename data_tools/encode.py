@@ -95,12 +95,12 @@ def check(args: argparse.Namespace) -> None:
     least |= {'words_length': 1, 'words_prompt_length': 1}
     for name in ('words_length', 'words_prompt_length'):
       if getattr(args, name) > MAX_LENGTH:
-        raise InputError(f'--{name} {getattr(args, name)}: at most {MAX_LENGTH} words can be read')
+        raise InputError(f'--{name} {getattr(args, name)}: must be at most {MAX_LENGTH}')
   for name, lowest in least.items():
     if getattr(args, name) < lowest:
       raise InputError(f'--{name} {getattr(args, name)} must be at least {lowest}')
   if not 0 <= args.corrupt <= 1:
-    raise InputError(f'--corrupt {args.corrupt:g}: is a share, from 0 to 1')
+    raise InputError(f'--corrupt {args.corrupt:g}: must be from 0 to 1')
 
 
 def network(args: argparse.Namespace) -> tuple[Preset, Any]:
@@ -156,7 +156,7 @@ def text_encoders(
   for flag in args.text:
     settings = TextSettings.parse(flag, weights)
     if settings.name == WORDS or settings.name in seen:
-      raise InputError(f'--text {flag}: the name {settings.name} is taken; choose another')
+      raise InputError(f'--text {flag}: the name {settings.name} is already used; choose another')
     seen[settings.name], encoders[settings.name] = settings.build()
     models[settings.name] = settings.weights.model
   return seen, encoders, models

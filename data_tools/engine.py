@@ -152,7 +152,7 @@ def beam_options(given: Sequence[str]) -> list[str]:
     return list(given)
   if mode != _IN_MEMORY:
     raise InputError(
-      f'--direct_running_mode={mode}: would serve on all network interfaces of this machine; give'
+      f'--direct_running_mode={mode}: opens ports on all network interfaces of this machine; give'
       ' --workers before -- instead'
     )
   # FnApiRunner in memory is the only local runner that opens no port. The last option wins.

@@ -87,8 +87,8 @@ def begin(out: Path, what: dict[str, Any], digests: Sequence[str], buckets: Sequ
       )
     if foreign := _foreign(out, buckets):
       raise InputError(
-        f'{out}: is to be written again since the source has changed, but holds {foreign}, which is'
-        ' not of the dataset; move that away, or name another --out'
+        f'{out}: must be written again since the source has changed, but contains {foreign}, which'
+        ' is not part of the dataset; move it away, or name another --out'
       )
   _resume(incomplete, what)
   before = sum(one.name.isdecimal() for one in _entries(incomplete / 'parts'))
@@ -159,7 +159,8 @@ def _resume(incomplete: Path, what: dict[str, Any]) -> None:
     differs = _difference(before, what)
     if differs and next(incomplete.rglob('*.array_record*'), None):
       raise InputError(
-        f'{incomplete} holds another job: {differs}; give the same options, or remove the folder'
+        f'{incomplete} belongs to another job: {differs}; give the same options, or remove the'
+        ' folder'
       )
     if differs:
       shutil.rmtree(incomplete, ignore_errors=True)
@@ -186,7 +187,9 @@ def finish(out: Path) -> None:
     old = out.with_name(f'.{out.name}.replaced')
     shutil.rmtree(old, ignore_errors=True)
     if _is_taken(out) and parts.read_shards(out) is None:
-      raise InputError(f'{out}: is in use now; move it away, then run the same command again')
+      raise InputError(
+        f'{out}: was created by another process; move it away, then run the same command again'
+      )
     if out.exists():
       out.rename(old)
     incomplete.rename(out)

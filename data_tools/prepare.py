@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   windows = [parse_window(text, args.fps, args.stride) for text in args.clip]
   buckets = [bucket_name(window) for window in windows]
   if len(set(buckets)) < len(windows):
-    raise InputError('--clip names one size twice; leave one out')
+    raise InputError('--clip: two clips have the same size; remove one')
   kind = layout(args)
   measures, finders = steps(args, kind)
   if kind == 'sav':
@@ -218,7 +218,7 @@ def steps(args: argparse.Namespace, kind: str) -> tuple[tuple[Settings, ...], tu
       finders.append(MatchSettings())
   if args.sam:
     if kind in ('sav', 'vos'):
-      raise InputError(f'--sam: a source of kind {kind} brings its masks; leave it out')
+      raise InputError(f'--sam: a source of kind {kind} has masks already; remove this flag')
     finders.append(SegmentSettings(weights(args.sam), args.sam_backend))
   return tuple(measures), tuple(finders)
 

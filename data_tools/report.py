@@ -131,7 +131,7 @@ def why_none(tally: Tally, found: Mapping[str, Any], file: Path) -> str:
     reasons.append(f'{count} {_plural("window", count)} rejected ({said})')
   if count := len(tally.short):
     reasons.append(f'{count} {_plural("video", count)} too short for a window')
-  return shown(f'no clip came out: {", ".join(reasons)}; {file} says more')
+  return shown(f'no clip was accepted: {", ".join(reasons)}; see {file}')
 
 
 def _plural(word: str, count: int) -> str:

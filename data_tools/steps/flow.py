@@ -63,7 +63,7 @@ class Flow:
     if not self._least <= motion <= self._most:
       side = 'below' if motion < self._least else 'above'
       limit = self._least if motion < self._least else self._most
-      raise Reject(f'motion {side} {limit:g} pixels a frame', f'{motion:.2f}')
+      raise Reject(f'motion {side} {limit:g} pixels per frame', f'{motion:.2f}')
     return dataclasses.replace(draft, scores={**draft.scores, NAME: motion})
 
 
@@ -109,9 +109,9 @@ def main(argv: list[str] | None = None) -> None:
     draft = command.still(args.video)
     flow = Raft(ModelSource(args.weights, args.device, 'float32', args.batch))(draft.video)
     if not len(flow):
-      raise InputError(f'{args.video}: one frame has no flow; give a video')
+      raise InputError(f'{args.video}: has a single frame, which has no flow; give a video')
     video_io.write_video(Path(args.out), render(flow), draft.fps)
-    print(f'{args.out}: {score(flow):.3f} pixels a frame')
+    print(f'{args.out}: {score(flow):.3f} pixels per frame')
 
 
 if __name__ == '__main__':

@@ -38,7 +38,7 @@ class Match:
 
   def _matched(self, draft: Draft) -> Draft:
     if draft.ids is None:
-      raise Reject('no masks', 'match needs a source with masks; use segment without')
+      raise Reject('no masks', 'give a source with masks, or --sam')
     found = masks_of(draft.boxes, draft.ids[0], self._least)
     if lost := [draft.names[obj] for obj in draft.boxes if obj not in found]:
       raise Reject('no mask fits a detected object', ', '.join(lost))

@@ -153,10 +153,10 @@ def test_auto_takes_what_reads_the_weights(tiny_model, monkeypatch, tmp_path, ca
 
 def test_heads_are_checked(tiny_model, tmp_path):
   wrong = tiny_models.aesthetic_head(tmp_path / 'wide.safetensors', width=7)
-  with pytest.raises(InputError, match=r'takes embeddings of 7, but .* gives 12'):
+  with pytest.raises(InputError, match=r'needs embeddings of width 7, but .* have 12'):
     clip_score.ClipScore(weights(tiny_model('clip_vision')), str(wrong))
   (tmp_path / 'x').write_text('x')
-  with pytest.raises(InputError, match='no readable safetensors'):
+  with pytest.raises(InputError, match='not a valid safetensors file'):
     clip_score.read_head(str(tmp_path / 'x'))
 
 
@@ -188,5 +188,5 @@ def test_all_places_of_clip_count(tiny_model):
   np.testing.assert_allclose(
     embeddings[0], model(ids).last_hidden_state[0].detach().numpy(), rtol=2e-3, atol=2e-3
   )
-  with pytest.raises(InputError, match='a text encoder of 77 places cannot give 78 tokens'):
+  with pytest.raises(InputError, match='a length of 78 tokens: the text encoder reads at most 77'):
     encode(['x'], 78)

@@ -310,7 +310,7 @@ def test_planted_configurations_never_reach_hydra(package, configured):
 
 
 def test_weights_of_another_model_are_refused(package, configured):
-  with pytest.raises(InputError, match='is no model for the package sam2'):
+  with pytest.raises(InputError, match='is not a model for the package sam2'):
     sam2_package.PackageTracker(ModelSource(str(configured(CONFIG)), 'cpu'))
 
 

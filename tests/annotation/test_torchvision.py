@@ -94,14 +94,14 @@ def test_small_and_odd_videos_are_padded(raft_weights, monkeypatch):
   (done,) = flow.Flow(raft)([draft])
   assert done.scores == {'motion': 5.0}
   (still,) = flow.Flow(raft, least=6)([draft])
-  assert (still.reason, still.detail) == ('motion below 6 pixels a frame', '5.00')
+  assert (still.reason, still.detail) == ('motion below 6 pixels per frame', '5.00')
   (wild,) = flow.Flow(raft, most=2)([draft])
-  assert isinstance(wild, Rejected) and wild.reason == 'motion above 2 pixels a frame'
+  assert isinstance(wild, Rejected) and wild.reason == 'motion above 2 pixels per frame'
 
 
 def test_weights_of_raft_are_checked(tmp_path):
   (tmp_path / 'x').write_text('x')
-  with pytest.raises(InputError, match='no weights of raft_large'):
+  with pytest.raises(InputError, match='not the weights of raft_large'):
     Raft(ModelSource(str(tmp_path / 'x'), 'cpu'))
 
 

@@ -137,10 +137,10 @@ def test_other_import_errors_go_through():
     ('--words_dim=0', 'word embeddings of width 0'),
     ('--words_dim=-4', 'word embeddings of width -4'),
     ('--words_length=0', '--words_length 0 must be at least 1'),
-    ('--words_prompt_length=129', '--words_prompt_length 129: at most 128 words'),
+    ('--words_prompt_length=129', '--words_prompt_length 129: must be at most 128'),
     ('--variants=0', '--variants 0 must be at least 1'),
     ('--max_objects=0', '--max_objects 0 must be at least 1'),
-    ('--corrupt=1.5', '--corrupt 1.5: is a share, from 0 to 1'),
+    ('--corrupt=1.5', '--corrupt 1.5: must be from 0 to 1'),
   ],
 )
 def test_numbers_of_encode_are_checked(option, said, monkeypatch, tmp_path):

@@ -236,4 +236,4 @@ def test_pretrained_texts_reach_the_latents_dataset(tiny_model, clips, tmp_path)
     f'--text=t5={t5_path}:8:8',
     f'--text=t5={t5_path}:8:8',
   )
-  assert twice.code == 2 and 'the name t5 is taken' in twice.err
+  assert twice.code == 2 and 'the name t5 is already used' in twice.err

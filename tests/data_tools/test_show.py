@@ -63,8 +63,8 @@ def test_a_shard_of_a_job_that_still_runs(clips, tmp_path, capsys, monkeypatch):
   assert lines[0] == f'{file}: clips record 1 of 3'
   check(lines, some[1], f'{some[1].key}.mp4')
   (folder / 'b.array_record').write_bytes(file.read_bytes()[:100])
-  assert 'cannot be read; is it still being written?' in fails(capsys, folder / 'b.array_record', 0)
-  assert 'no file of a dataset; name the folder' in fails(capsys, folder / 'tally.json', 0)
+  assert 'cannot be read; it may be incomplete' in fails(capsys, folder / 'b.array_record', 0)
+  assert 'not a file of a dataset; give the folder' in fails(capsys, folder / 'tally.json', 0)
 
 
 def test_latents(latents, tmp_path, capsys):

@@ -28,7 +28,8 @@ class ClipScore:
     width = self._model.config.projection_dim
     if len(self._weight) != width:
       raise InputError(
-        f'{head}: takes embeddings of {len(self._weight)}, but {weights.model} gives {width}'
+        f'{head}: needs embeddings of width {len(self._weight)}, but those of {weights.model} have'
+        f' {width}; give the head of this model'
       )
 
   def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -57,12 +58,14 @@ def read_head(path: str) -> tuple[np.ndarray, float]:
   try:
     tensors = safetensors.numpy.load_file(path)
   except Exception as error:  # safetensors raises several exception types for corrupt files.
-    raise InputError(f'{path}: no readable safetensors ({error})') from error
+    raise InputError(
+      f'{path}: not a valid safetensors file ({error}); convert the head again'
+    ) from error
   layers = sorted(
     (int(found[1]), name) for name in tensors if (found := re.fullmatch(r'.*?(\d+)\.weight', name))
   )
   if not layers:
-    raise InputError(f'{path}: holds no layers.N.weight; convert the head of the predictor')
+    raise InputError(f'{path}: contains no layers.N.weight; convert the head of the predictor')
   try:
     matrix, vector = np.eye(tensors[layers[0][1]].shape[1]), 0.0
     for _, name in layers:
@@ -71,5 +74,7 @@ def read_head(path: str) -> tuple[np.ndarray, float]:
       matrix, vector = weight @ matrix, weight @ np.broadcast_to(vector, weight.shape[1]) + bias
     (row,), (constant,) = matrix, np.atleast_1d(vector)
   except (ValueError, KeyError) as error:
-    raise InputError(f'{path}: its layers do not chain to one score ({error})') from error
+    raise InputError(
+      f'{path}: its layers do not compose to one score ({error}); give another head'
+    ) from error
   return row, float(constant)

@@ -36,7 +36,9 @@ class Raft:
     try:
       self._model.load_state_dict(safetensors.torch.load_file(weights.model))
     except Exception as error:  # safetensors and torch raise their own exception types.
-      raise InputError(f'{weights.model}: no weights of raft_large ({error})') from error
+      raise InputError(
+        f'{weights.model}: not the weights of raft_large ({error}); convert them again'
+      ) from error
     self._model.to(weights.torch_device, torch.float32).eval()
     self._batch = weights.batch
 

@@ -87,7 +87,7 @@ def _load(weights: ModelSource):
     except Exception as error:  # Hydra, safetensors and torch raise their own exception types.
       said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
       raise InputError(
-        f'{folder}: is no model for the package sam2 ({said}); the .yaml must be the configuration'
-        ' of the weights in the .safetensors'
+        f'{folder}: is not a model for the package sam2 ({said}); the .yaml must be the'
+        ' configuration of the weights in the .safetensors'
       ) from error
   return predictor

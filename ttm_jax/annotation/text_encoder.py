@@ -60,9 +60,11 @@ class TransformersText:
     """
     check_texts(texts)
     if not 1 <= length <= MAX_TOKENS:
-      raise InputError(f'a text of {length} tokens: give 1 to {MAX_TOKENS}')
+      raise InputError(f'a text length of {length} tokens: give 1 to {MAX_TOKENS}')
     if self._longest and length > self._longest:
-      raise InputError(f'a text encoder of {self._longest} places cannot give {length} tokens')
+      raise InputError(
+        f'a length of {length} tokens: the text encoder reads at most {self._longest}'
+      )
     encoded = [self._one(text, length) for text in texts]
     return np.stack([e for e, _ in encoded]), np.array([n for _, n in encoded], np.int32)
 
@@ -81,7 +83,9 @@ class TransformersText:
     for state, count in zip(states.float().cpu().numpy(), counts, strict=True):
       state[count:] = 0
       if not np.abs(state).max(initial=0) < np.finfo(np.float16).max:
-        raise InputError('embeddings beyond float16: run the text encoder with --dtype float32')
+        raise InputError(
+          'an embedding exceeds the range of float16: run the text encoder with --dtype float32'
+        )
       result.append((state.astype(np.float16), int(count)))
     return result
 
