@@ -4,16 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 pytest.importorskip('torch', reason="not installed: pip install 'ttm_jax[data]'")
 pytest.importorskip('transformers', reason="not installed: pip install 'ttm_jax[data]'")
 
-from data_tools import describe as door
-from data_tools import prepare
 from tests.helpers import tiny_models
-from ttm_jax import generate, trajectory
-from ttm_jax.annotation import describe as module
+from tests.helpers.planted import Planted
+from tests.helpers.planted import photo as make_photo
 from ttm_jax.annotation.describe import Models, describe
 from ttm_jax.annotation.model_source import ModelSource
 from ttm_jax.annotation.text_encoder import TransformersText
@@ -46,58 +43,7 @@ def encoding(**changes):
 
 @pytest.fixture
 def photo():
-  """An image of two dogs and a ball, and their masks: [left dog, right dog, ball]."""
-  ids = np.zeros((20, 30), np.uint8)
-  ids[4:12, 2:10], ids[6:10, 20:24], ids[14:18, 12:16] = 1, 2, 3
-  rng = np.random.default_rng(0)
-  return rng.integers(0, 255, (20, 30, 3), np.uint8), ids
-
-
-class Planted:
-  """Models with ground-truth outputs for `photo` in place of the real ones."""
-
-  def __init__(self, monkeypatch, ids):
-    self.ids, self.asked = ids, []
-    self.objects = '[[right dog: a white dog] [ball: a red ball] [left dog: a brown dog]]'
-    self.scores = {'dog': [0.5, 0.9], 'ball': [0.6]}
-    boxes = {1: [2, 4, 10, 12], 2: [20, 6, 24, 10], 3: [12, 14, 16, 18]}
-    self.boxes = {'dog': [boxes[1], boxes[2]], 'ball': [boxes[3]]}
-    monkeypatch.setattr(module, 'LanguageModel', self.language_model)
-    monkeypatch.setattr(module, 'GroundingDino', self.detector)
-    monkeypatch.setattr(module, 'tracker', self.tracker)
-
-  def language_model(self, weights):
-    assert weights.model == 'LLM'
-
-    def answer(texts):
-      self.asked += texts
-      return [
-        f'Answer: {self.objects}'
-        if 'Answer: [[' in text
-        else 'Motion-specific prompt: "The dogs run."'
-        for text in texts
-      ]
-
-    return answer
-
-  def detector(self, weights, threshold):
-    assert weights.model == 'DINO' and weights.device == 'cpu'
-
-    def detect(images, nouns):
-      found = [(self.boxes.get(n, []), self.scores.get(n, [])) for n in nouns]
-      return [(np.array(b, float).reshape(-1, 4), np.array(s)) for b, s in found]
-
-    return detect
-
-  def tracker(self, weights, backend):
-    assert weights.model == 'SAM' and backend == 'auto'
-
-    def track(video, boxes):
-      assert video.shape == (1, *self.ids.shape, 3)
-      labels = [self.ids[int(y0 + y1) // 2, int(x0 + x1) // 2] for x0, y0, x1, y1 in boxes]
-      return np.stack([np.where(self.ids == label, 4.0, -4.0) for label in labels])[None]
-
-    return track
+  return make_photo()
 
 
 @pytest.fixture
@@ -219,36 +165,6 @@ def test_hosts_without_pytorch_are_told_what_to_do(photo, monkeypatch):
   assert with_embeddings(found, [encoding()], CPU).prompts == {1: 'a dog'}
 
 
-STEPS = {
-  'describe': '--image=P --segmentation=P --prompt=x --llm=a/b --out=o.safetensors',
-  'steps.aesthetic': '--model=a/b --head=h --image=P',
-  'steps.caption': '--model=a/b --video=P',
-  'steps.detect': '--model=a/b --image=P --name=x',
-  'steps.flow': '--weights=w --video=P --out=o.mp4',
-  'steps.prompts': '--model=a/b --caption=x',
-  'steps.segment': '--model=a/b --video=P --box=1,1,5,5 --out=o',
-  'steps.text': '--model=a/b --text=x --out=o.safetensors',
-}
-
-
-@pytest.mark.parametrize('name', STEPS)
-def test_every_command_names_the_extra(monkeypatch, tmp_path, capsys, name):
-  import importlib
-  import sys
-
-  path = tmp_path / 'mask.png'
-  Image.fromarray(np.eye(16, dtype=np.uint8)).save(path)
-  monkeypatch.chdir(tmp_path)
-  for missing in ('torch', 'transformers', 'torchvision', 'sam2'):
-    monkeypatch.setitem(sys.modules, missing, None)
-  command = importlib.import_module(f'data_tools.{name}')
-  with pytest.raises(SystemExit) as stopped:
-    command.main(STEPS[name].replace('P', str(path)).split())
-  said = capsys.readouterr().err
-  assert stopped.value.code == 2 and "pip install 'ttm_jax[data]'" in said
-  assert [p.name for p in tmp_path.iterdir()] == ['mask.png']
-
-
 # Texts.
 
 
@@ -346,53 +262,3 @@ def test_files_are_checked(photo, tmp_path, how):
     safetensors.numpy.save_file({'picture': photo[0]}, path, metadata)
   with pytest.raises(InputError, match=said):
     Described.load(path)
-
-
-# Commands.
-
-
-def test_flags_are_named_as_those_of_prepare():
-  ours = {a for p in (generate.parser(),) for x in p._actions for a in x.option_strings}
-  theirs = {a for x in prepare.parser()._actions for a in x.option_strings}
-  models = {'--llm', '--detector', '--sam', '--sam_backend', '--threshold', '--device', '--dtype'}
-  models |= {'--model_batch', '--offline', '--motion_template', '--objects_template'}
-  assert models <= ours & theirs
-
-
-def test_the_tool_writes_file_and_overlay(photo, planted, tmp_path, capsys):
-  Image.fromarray(photo[0]).save(tmp_path / 'photo.png')
-  models = ['--llm=LLM', '--detector=DINO', '--sam=SAM', '--device=cpu', '--offline']
-  out = tmp_path / 'deep' / 'found.safetensors'
-  door.main([f'--image={tmp_path}/photo.png', '--prompt=Dogs.', *models, f'--out={out}'])
-  said = capsys.readouterr().out.splitlines()
-  shown = out.with_name('found_found.png')
-  assert said[0] == 'caption: Dogs.' and said[-2:] == [str(out), str(shown)]
-  found = Described.load(out)
-  assert found.names == {1: 'right dog', 2: 'ball', 3: 'left dog'} and not found.texts
-  np.testing.assert_array_equal(
-    np.asarray(Image.open(shown)),
-    trajectory.overlay(photo[0][None], found.segmentation[None])[0],
-  )
-
-
-@pytest.mark.parametrize(
-  'change, said',
-  [
-    (['--out=x.npz'], 'give a name that ends in .safetensors'),
-    (['--prompt='], 'give --image, the picture, and --prompt'),
-    (['--text=clip'], '--text clip: write NAME=MODEL'),
-    (['--run=/none'], '/none is neither a latents dataset nor a run'),
-    (['--image=/none.png'], '/none.png: there is no such picture'),
-    (['--image={}/o_found.png'], 'o_found.png would overwrite '),
-    (['--segmentation={}/deep/../o_found.png'], 'which --segmentation reads: name another --out'),
-    (['--out={}/photo.png/o.safetensors'], '(not a directory): name another --out'),
-  ],
-)
-def test_the_tool_checks_its_options(photo, tmp_path, capsys, change, said):
-  (tmp_path / 'deep').mkdir()
-  for name in ('photo.png', 'o_found.png'):
-    Image.fromarray(photo[0]).save(tmp_path / name)
-  given = [f'--image={tmp_path}/photo.png', '--prompt=x', f'--out={tmp_path}/o.safetensors']
-  with pytest.raises(SystemExit) as stopped:
-    door.main([*given, *(flag.replace('{}', str(tmp_path)) for flag in change)])
-  assert stopped.value.code == 2 and said in capsys.readouterr().err

@@ -151,6 +151,12 @@ def test_text_flags_are_checked(given, said):
     text.TextSettings.parse(given, ModelSource('x'))
 
 
+def test_lengths_on_the_command_line():
+  for length in ('100000000000', '9' * 5000, '0', '\u00b2'):
+    with pytest.raises(InputError, match='lengths are whole numbers from 1 to 65536'):
+      text.TextSettings.parse(f't5=x:{length}:8', ModelSource(''))
+
+
 def test_text_flags():
   got = text.TextSettings.parse('t5=C:/a/b:128:64', ModelSource('x', device='cpu'))
   assert (got.name, got.length, got.prompt_length) == ('t5', 128, 64)
