@@ -20,7 +20,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -37,7 +36,7 @@ from data_tools.arguments import (
 )
 from data_tools.shard import Settings, Shard, Work, bucket_name
 from data_tools.sources import stamps
-from data_tools.sources.base import VIDEOS, Video
+from data_tools.sources.base import VIDEOS, Video, check_folder
 from data_tools.sources.benchmark import SAV_128, excluded_ids
 from data_tools.sources.captioned import captioned, table_of
 from data_tools.sources.descriptions import Window, read_captions
@@ -141,8 +140,7 @@ def layout(args: argparse.Namespace) -> str:
     InputError: if the source folder does not exist.
   """
   source = Path(args.source)
-  if not os.path.isdir(source):  # Unlike Path.is_dir, does not raise for too long a name.
-    raise InputError(f'{source}: there is no such folder; check the path')
+  check_folder(source)
   if args.kind != 'auto':
     return args.kind
   if next(source.rglob('*_manual.json'), None) or next(source.rglob('*_auto.json'), None):

@@ -127,9 +127,9 @@ def _drafts(work: Work, shard: Shard, tally: Tally) -> Iterator[_Placed]:
     except Exception as error:  # Video decoders raise many exception types.
       why = str(error) if isinstance(error, InputError) else f'{type(error).__name__}: {error}'
       tally.unused[video.key] = why
-      tally.videos[video.key] = f'{cut.windows} windows, then not used: {why}'
+      tally.videos[video.key] = cut.failed(why)
       continue
-    tally.videos[video.key] = f'{cut.how}, {cut.windows} windows'
+    tally.videos[video.key] = cut.summary
     if not cut.windows:
       tally.short.append(video.key)
 

@@ -82,6 +82,12 @@ class Video:
     return (self.path, *self.beside, *(self.masks.paths if self.masks else ()))
 
 
+def check_folder(folder: Path) -> None:
+  """Raise InputError unless `folder` is an existing folder."""
+  if not os.path.isdir(folder):  # Unlike Path.is_dir, does not raise for too long a name.
+    raise InputError(f'{folder}: there is no such folder; check the path')
+
+
 def within(root: Path, name: str) -> Path:
   """Return the path of `name` under `root`; see `inside` for the arguments and errors."""
   return root / inside(root, name)

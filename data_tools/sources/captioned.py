@@ -22,12 +22,11 @@ A video without a caption is kept for the step `caption`.
 
 import csv
 import io
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_tools.sources.base import NOTHING_SAID, VIDEOS, Video, inside, unique
+from data_tools.sources.base import NOTHING_SAID, VIDEOS, Video, check_folder, inside, unique
 from data_tools.sources.descriptions import Description
 from ttm_jax.data.texts import is_unicode, lines_of, parse_json, read_text
 from ttm_jax.errors import InputError
@@ -46,30 +45,21 @@ _ENDINGS = (*_DELIMITERS, '.jsonl', '.json')
 Row = Mapping[str, Any]
 
 
-def captioned_videos(root: Path, table: Path | None = None) -> list[Video]:
+def captioned(root: Path, table: Path | None = None) -> tuple[list[Video], dict[str, str]]:
   """Return the videos of a folder, in the order of the table or of their names.
 
   Args:
     root: folder of the videos.
     table: CSV, TSV, JSONL or JSON file; by default, see the module docstring.
 
+  Returns:
+    The videos, and the reasons why files are not used, by their path in `root`.
+
   Raises:
     InputError: if the folder does not exist or has no videos, the table cannot be read or names a
       path outside the folder, or two videos have the same name.
   """
-  return captioned(root, table)[0]
-
-
-def captioned(root: Path, table: Path | None = None) -> tuple[list[Video], dict[str, str]]:
-  """Return the videos of `captioned_videos`, and the reasons why files are not used.
-
-  The reasons are keyed by the path of the file in `root`.
-
-  Raises:
-    InputError: see `captioned_videos`.
-  """
-  if not os.path.isdir(root):
-    raise InputError(f'{root}: there is no such folder; check the path')
+  check_folder(root)
   table = table or table_of(root)
   if table:
     rows = _rows(table)

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.sources.base import NOTHING_SAID, VIDEOS, Video, unique
+from data_tools.sources.base import NOTHING_SAID, VIDEOS, Video, check_folder, unique
 from data_tools.sources.decode import Probe
 from data_tools.sources.descriptions import Description
 from data_tools.sources.mask_interpolation import between
@@ -296,8 +296,7 @@ def sav_videos(
   Raises:
     InputError: if `root` is not a folder, or no annotated video is found.
   """
-  if not os.path.isdir(root):
-    raise InputError(f'{root}: there is no such folder; check the path')
+  check_folder(root)
   videos, left_out = [], []
   for path in _films(root):
     files = tuple(

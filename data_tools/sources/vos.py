@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.sources.base import NOTHING_SAID, Video, inside, unique, within
+from data_tools.sources.base import NOTHING_SAID, Video, check_folder, inside, unique, within
 from data_tools.sources.decode import Probe
 from data_tools.sources.descriptions import Description
 from ttm_jax.errors import InputError
@@ -203,8 +203,7 @@ def vos_videos(
   Raises:
     InputError: if `root` is not a folder or has no videos.
   """
-  if not os.path.isdir(root):
-    raise InputError(f'{root}: there is no such folder; check the path')
+  check_folder(root)
   annotations = root / 'Annotations'
   levels = _levels(annotations)
   if captions is None:

@@ -99,6 +99,15 @@ class Cut:
   windows: int = 0
   repeated: int = 0
 
+  @property
+  def summary(self) -> str:
+    """How the video was read, for the report."""
+    return f'{self.how}, {self.windows} windows'
+
+  def failed(self, why: str) -> str:
+    """Return why the video could not be read to its end, for the report."""
+    return f'{self.windows} windows, then not used: {why}' if self.windows else f'not used: {why}'
+
 
 def drafts(video: Video, window: Window, cut: Cut | None = None) -> Iterator[Draft]:
   """Yield the drafts of a video, with label maps if the video has masks.

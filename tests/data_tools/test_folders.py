@@ -49,7 +49,7 @@ def described(entries, tmp_path):
 
 def imported(tmp_path, entries, wanted):
   report = importing.Report()
-  clips = list(importing.import_clips(tmp_path, described(entries, tmp_path), wanted, report))
+  clips = list(importing.Imported(tmp_path, described(entries, tmp_path), wanted, report))
   return clips, report
 
 
@@ -153,14 +153,14 @@ def test_unusable_sources_are_reported_and_passed_over(tmp_path):
     'count': 'has 20 frames, but there are 19 masks',
     'size': 'is 48x24, but its masks are 20x24',
     'slow': 'has 3 fps, fewer than the 4 of the clips',
-    'two': 'holds 2 video files',
+    'two': 'contains 2 video files',
     'bare': '0 of its folders contain PNG files',
     'none': 'no such folder',
   }.items():
     assert report.sources[key].startswith('not used: ') and part in report.sources[key]
     assert key in report.sources[key]
   with pytest.raises(InputError, match='nowhere: there is no such folder'):
-    next(importing.import_clips(tmp_path / 'nowhere', {}, window(), report))
+    next(iter(importing.Imported(tmp_path / 'nowhere', {}, window(), report)))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_real_clips():
   captions = descriptions.read_captions(SHARED / 'captions.json')
   chosen = {key: captions[f'sam2_pseudo/{key}'] for key in ('juggle_a', 'cups_b')}
   report = importing.Report()
-  juggle, cups = importing.import_clips(
+  juggle, cups = importing.Imported(
     SHARED / 'sam2_pseudo', chosen, descriptions.Window(12, 40, 8, (64, 96)), report
   )
   assert juggle.prompts[1] == 'a white soccer ball bouncing up and down'

@@ -65,7 +65,7 @@ def test_pictures_and_masks_belong_together_by_their_numbers(tmp_path):
   # One is missing in the middle: the count is equal, but the numbers differ from the frames'.
   (tmp_path / 'Annotations' / 'a' / '00004.png').unlink()
   assert why_not(tmp_path) == (
-    f'{tmp_path}/JPEGImages/a: has 8 frames, but there are 8 masks: 00004.jpg has none, and'
+    f'{tmp_path}/JPEGImages/a: has 8 frames, but there are 8 masks: 00004.jpg has no mask, and'
     ' 00008.png belongs to no image; give each mask the name of its image'
   )
 
@@ -93,7 +93,7 @@ def test_names_that_differ(tmp_path, pictures, masks, order):
 def test_numbers_that_are_shifted_are_not_guessed(tmp_path):
   save_pictures(tmp_path / 'a' / 'JPEGImages', ['f1', 'f2', 'f3', 'f4'])
   save_masks(tmp_path / 'a' / 'Annotations', ['m0', 'm1', 'm2', 'm3'], moving(4))
-  assert 'f4.jpg has none, and m0.png belongs to no picture' in why_not(tmp_path)
+  assert 'f4.jpg has no mask, and m0.png belongs to no image' in why_not(tmp_path)
   for t in range(4):
     (tmp_path / 'a' / 'Annotations' / f'm{t}.png').rename(
       tmp_path / 'a' / 'Annotations' / f'm{t + 5}.png'
@@ -150,7 +150,7 @@ def test_what_was_done_is_in_the_report(tmp_path):
   save_masks(tmp_path / 'a' / 'masks', [f'{t}.PNG' for t in range(4)], moving(4, 255))
   report = importing.Report()
   captions = {'a': Description('c', 'm', {1: 'box'}, {1: 'a box'})}
-  (clip,) = importing.import_clips(tmp_path, captions, Window(4, 4, 12, SIZE), report)
+  (clip,) = importing.Imported(tmp_path, captions, Window(4, 4, 12, SIZE), report)
   np.testing.assert_array_equal(clip.ids, moving(4))
   assert report.sources['a'].endswith('masks: white on black read as one object, 1 windows')
 

@@ -99,5 +99,5 @@ def test_what_is_not_there(clips, latents, tmp_path, capsys):
   assert 'there is no such dataset or file' in fails(capsys, tmp_path / 'none', 0)
   other = tmp_path / 'other'
   records.write(other, 'others', '1.0.0', {'n': np.int32}, {'train': [('a', {'n': 1})]})
-  assert 'holds "others", not clips or latents' in fails(capsys, other, 0)
+  assert 'contains "others"; give a dataset of clips or latents' in fails(capsys, other, 0)
   assert json.loads((other / 'dataset_info.json').read_text())

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_tools.sources import benchmark, decode
 from data_tools.sources.base import Video
-from data_tools.sources.captioned import captioned_videos
+from data_tools.sources.captioned import captioned
 from data_tools.sources.descriptions import Window, read_captions
 from data_tools.sources.mask_interpolation import between
 from data_tools.sources.sav import read_annotations, sav_videos
@@ -225,13 +225,13 @@ def test_tables_of_captions(tmp_path):
   (tmp_path / 'metadata.csv').write_text(
     'video,caption,motion\nvideos/y.mp4,"A dog, brown,  runs.",It runs.\nvideos/x.mp4,,\n'
   )
-  y, x = captioned_videos(tmp_path)
+  y, x = captioned(tmp_path)[0]
   assert (y.key, y.description.caption) == ('videos/y', 'A dog, brown, runs.')
   assert y.description.motion == 'It runs.' and x.description.caption == ''
   lines = [{'file_name': 'videos/x.mp4', 'text': 'A [big] cat.'}, {'path': 'videos/y.mp4'}]
   table = tmp_path / 'other.jsonl'
   table.write_text('\n\n'.join(map(json.dumps, lines)))
-  x, y = captioned_videos(tmp_path, table)
+  x, y = captioned(tmp_path, table)[0]
   assert x.description.caption == 'A [big] cat.' and y.description.caption == ''
 
 
@@ -240,7 +240,7 @@ def test_captions_beside_their_videos(tmp_path):
   (tmp_path / 'labels').mkdir()
   (tmp_path / 'labels' / 'x.txt').write_text('from labels')
   (tmp_path / 'videos' / 'y.txt').write_text('\ufefffrom\nbeside\n')
-  x, y = captioned_videos(tmp_path)
+  x, y = captioned(tmp_path)[0]
   assert (x.description.caption, y.description.caption) == ('from labels', 'from beside')
 
 
@@ -252,14 +252,14 @@ def test_captions_beside_their_videos(tmp_path):
     ('video,caption\nvideos/x.mp4,a\nvideos/x.mp4,b', 'two videos have the name "videos/x"'),
     ('caption\na', 'entry 1 has no video'),
     ('video,caption', 'contains no videos'),
-    ('video,caption\nvideos/x.mp4,"a', 'is not CSV'),
+    ('video,caption\nvideos/x.mp4,"a', 'is not valid CSV'),
   ],
 )
 def test_tables_are_checked(tmp_path, table, said):
   stage(tmp_path)
   (tmp_path / 'captions.csv').write_text(table)
   with pytest.raises(InputError, match=said):
-    captioned_videos(tmp_path)
+    captioned(tmp_path)[0]
 
 
 def test_links_may_not_lead_out(tmp_path):
@@ -269,7 +269,7 @@ def test_links_may_not_lead_out(tmp_path):
   video_fixtures.save(outside / 'x.mp4', video_fixtures.levels(2))
   (inside / 'x.mp4').symlink_to(outside / 'x.mp4')
   with pytest.raises(InputError, match=r'x\.mp4: is outside of'):
-    captioned_videos(inside)
+    captioned(inside)[0]
 
 
 # Mask images.
@@ -416,7 +416,7 @@ def test_annotations_that_do_not_fit_are_refused(tmp_path, rle):
   content = json.loads((tmp_path / 'v1_manual.json').read_text())
   content['masklet'][1][0]['counts'] = encoded(rle, moving(1, (16, 24))[0])['counts']
   (tmp_path / 'v1_manual.json').write_text(json.dumps(content))
-  with pytest.raises(InputError, match=r'annotated frame 1: a mask is not of its 48x32 pixels'):
+  with pytest.raises(InputError, match=r'annotated frame 1: the run lengths of a mask do not give'):
     list(drafts(sav_videos(tmp_path)[0][0], window(8, fps=24)))
   content['masklet'][1][0]['size'] = [16, 24]
   (tmp_path / 'v1_manual.json').write_text(json.dumps(content))
@@ -508,7 +508,7 @@ def test_ids_are_not_given_twice(tmp_path, rle):
   with pytest.raises(InputError, match='two videos have the name "v1"; rename one'):
     sav_videos(tmp_path)
   video_fixtures.save(tmp_path / 'a' / 'v1.mov', video_fixtures.levels(2))
-  (video,) = captioned_videos(tmp_path / 'a')
+  (video,) = captioned(tmp_path / 'a')[0]
   assert video.path == str(tmp_path / 'a' / 'v1.mp4')
   entry = '{"c": "A dog.", "c_motion": "It runs.", "c_local": {"1": "a dog"}}'
   (tmp_path / 'c.json').write_text(f'{{"dog": {entry}, "dog": {entry}}}')

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_tools.sources.base import Video, inside, unique
 from data_tools.sources.benchmark import read_list
-from data_tools.sources.captioned import captioned, captioned_videos
+from data_tools.sources.captioned import captioned
 from data_tools.sources.descriptions import Window, read_captions
 from data_tools.sources.leftovers import leftovers, lines
 from data_tools.sources.vos import vos_videos
@@ -33,9 +33,7 @@ def empty_videos(folder, *names):
 
 
 def captions_of(folder, table=None):
-  return {
-    v.key: (v.description.caption, v.description.motion) for v in captioned_videos(folder, table)
-  }
+  return {v.key: (v.description.caption, v.description.motion) for v in captioned(folder, table)[0]}
 
 
 # Records with line breaks.
@@ -112,7 +110,7 @@ def test_paths_of_a_table(tmp_path, monkeypatch):
   assert captions_of(source) == dict.fromkeys(keys, ('x, y', ''))
   monkeypatch.chdir(tmp_path)
   for root in (Path('source'), Path('link'), Path('source/../source')):
-    videos = captioned_videos(root)
+    videos = captioned(root)[0]
     assert [v.key for v in videos] == keys
     assert all(Path(v.path).is_file() for v in videos)
 
@@ -132,7 +130,7 @@ def test_two_endings_of_one_name(tmp_path):
     ('a\0b', 'the name of a file contains a NUL character'),
     ('a\udc80b', 'the name of a file is not valid Unicode'),
     ('x' * 300, 'a file or folder name has 300 bytes, more than 255; shorten it'),
-    ('ok/' + 'ü' * 128, 'a file or folder name of 256 bytes'),
+    ('ok/' + 'ü' * 128, 'a file or folder name has 256 bytes'),
     ('..\\a', 'is outside of'),
     ('/etc/passwd', 'is outside of'),
   ],
@@ -201,7 +199,7 @@ def test_json_that_is_nested_too_deeply(tmp_path):
 def test_names_on_disk_that_are_no_text(tmp_path):
   (tmp_path / 'good.mp4').write_bytes(b'')
   Path(os.fsdecode(bytes(tmp_path) + b'/bad\xff.mp4')).write_bytes(b'')
-  bad, good = captioned_videos(tmp_path)
+  bad, good = captioned(tmp_path)[0]
   assert bad.key == 'bad\\udcff' and 'not valid Unicode; rename it' in bad.problem
   assert good.key == 'good' and not good.problem
   with pytest.raises(InputError, match='two videos have the name'):
@@ -257,7 +255,7 @@ def test_captions_in_json(tmp_path, content):
 def test_a_video_of_a_list_that_is_missing_is_reported(tmp_path):
   empty_videos(tmp_path, 'a.mp4')
   (tmp_path / 'metadata.json').write_text(json.dumps({'a.mp4': 'x', 'gone.mp4': 'y'}))
-  gone, _ = captioned_videos(tmp_path)
+  gone, _ = captioned(tmp_path)[0]
   with pytest.raises(InputError, match=r'gone\.mp4: there is no such video file'):
     next(drafts(gone, Window(4, 4, 12, (16, 24))))
 
@@ -295,7 +293,7 @@ def test_all_that_is_not_read_is_named(tmp_path):
     'docs/': ('not the extension of a video, image or table', 2),
     '._a.mp4': ('hidden', 1),
     '__MACOSX/': ('hidden', 1),
-    'thumbs/': ('a video or picture that does not fit the layout', 1),
+    'thumbs/': ('a video or image that does not fit the layout', 1),
     'a.png': ('an image beside a video', 1),
     'c.txt': ('not the captions of a video', 1),
     'metadata.json': ('not a list of the videos in this folder with their captions', 1),
@@ -308,7 +306,7 @@ def test_what_a_table_does_not_name_is_named(tmp_path):
   (tmp_path / 'prompts.txt').write_text('x')
   table = tmp_path / 'metadata.csv'
   table.write_text('video,caption\nvideos/a.mp4,x\n')
-  found, _ = unread(tmp_path, captioned_videos(tmp_path), table=table)
+  found, _ = unread(tmp_path, captioned(tmp_path)[0], table=table)
   assert found == {
     'videos/b.mp4': ('not in metadata.csv', 1),
     'prompts.txt': ('captions come from metadata.csv', 1),
