@@ -231,7 +231,7 @@ def test_a_folder_that_appears_meanwhile_is_not_replaced(tmp_path, monkeypatch):
     return write(*arguments)
 
   monkeypatch.setattr(prepare.report, 'write', appears)
-  with pytest.raises(InputError, match='is in use now; move it away'):
+  with pytest.raises(InputError, match='was created by another process; move it away'):
     prepare.main(options(source, out))
   monkeypatch.undo()
   assert (out / 'theirs').read_text() == 'x'

@@ -123,7 +123,7 @@ def test_the_report_adds_up(undisturbed):
   windows = found['windows']
   assert windows['in'] == windows['accepted'] + windows['rejected'] == len(all_clips(undisturbed))
   assert found['objects_per_clip'] == {'1': windows['accepted']}
-  assert 'v3' in found['sources'] and 'then not used' in found['sources']['v3']
+  assert found['sources']['v3'].startswith('not used: ')
   assert found['sources']['v0'].startswith('12 frames at 12 fps -> 12 at 12, 48x32 cropped')
   page = (undisturbed / 'report.html').read_text()
   assert page.count('data:image/webp;base64,') > 5 and 'damaged, N of N' in page
@@ -202,7 +202,7 @@ def test_another_job_does_not_go_on_with_this_one(source, tmp_path, monkeypatch)
   monkeypatch.setattr(prepare.parts, 'assemble', interrupted)
   with pytest.raises(KeyboardInterrupt):
     prepare.main(options(source, out))
-  with pytest.raises(InputError, match=r'holds another job: fps is 12\.0 there and 6\.0 here'):
+  with pytest.raises(InputError, match=r'belongs to another job: fps is 12\.0 there and 6\.0 here'):
     prepare.main(options(source, out, '--fps=6'))
 
 
@@ -410,7 +410,7 @@ def test_tallies_come_back():
     ),
     (
       ['--', '--runner', 'FnApiRunner', '--direct_running_mode', 'multi_threading'],
-      'multi_threading: would serve on all network interfaces',
+      'multi_threading: opens ports on all network interfaces',
     ),
   ],
 )
