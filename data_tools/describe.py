@@ -16,12 +16,10 @@ from pathlib import Path
 
 from ttm_jax import outputs, trajectory
 from ttm_jax.annotation.describe import Models, describe
-from ttm_jax.atomic import write_bytes
 from ttm_jax.data.context import read_encoding
 from ttm_jax.errors import InputError, front_door, printable
 from ttm_jax.inference import cli_args
 from ttm_jax.inference.pretrained_texts import with_embeddings
-from ttm_jax.media import animations
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -68,10 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     described = with_embeddings(described, encodings, models.weights, texts)
     described.save(out)
-    try:
-      write_bytes(shown, animations.png(described.overlay()))
-    except OSError as error:
-      raise InputError(f'cannot write {shown} ({error.strerror}); name another place') from error
+    described.save_overlay(shown)
     print(printable('\n'.join([*described.lines(), str(out), str(shown)])))
 
 

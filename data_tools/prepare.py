@@ -55,7 +55,7 @@ from ttm_jax.annotation.flags import add_device_flags, add_model_flags, template
 from ttm_jax.annotation.model_source import ModelSource
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.errors import InputError, front_door, nearest
-from ttm_jax.outputs import Reads, check_apart
+from ttm_jax.outputs import Reads, check_apart, writing
 
 LAYOUTS = ('auto', 'captioned', 'vos', 'sav')
 # Options that name a model or a template. A change of such a file also invalidates shards.
@@ -94,17 +94,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     missing = [s for s in shards if not parts.is_finished(parts.part_folder(incomplete, s.number))]
     with engine.progress(incomplete, shards):
       engine.run_all(work, missing, args.workers, beam_options)
-    try:
+    with writing(incomplete, 'free space, then run the same command again'):
       tally, made = parts.assemble(incomplete, len(shards), buckets, what)
       found = report.write(incomplete, tally, unread, time.monotonic() - start, what)
       if not tally.clips:
         raise InputError(report.why_none(tally, found, incomplete / 'report.html'))
       parts.write_shards(incomplete, what, made, tally)
-    except OSError as error:
-      raise InputError(
-        f'cannot write {incomplete} ({error.strerror or error}); free space, then run the same'
-        ' command again'
-      ) from error
     job.finish(out)
   print('\n'.join(report.lines(out, tally, found, unread)))
 

@@ -17,10 +17,18 @@ from data_tools.sources.base import Video
 from data_tools.sources.descriptions import Window
 from data_tools.sources.windows import Cut, bucket, drafts
 from data_tools.stats import Tally
-from data_tools.steps.base import Step
 from ttm_jax.annotation.rejection import Reject
 from ttm_jax.data.encode import batched
 from ttm_jax.errors import InputError
+from ttm_jax.outputs import writing
+
+
+class Step(Protocol):
+  """A step of the preparation, which completes or rejects drafts."""
+
+  def __call__(self, drafts: Sequence[Draft]) -> list[Draft | Rejected]:
+    """Return one outcome per draft, in order. A draft that fails gives Rejected, not an error."""
+    ...
 
 
 class Settings(Hashable, Protocol):
@@ -96,15 +104,12 @@ def run(shard: Shard, work: Work) -> None:
   for settings in (*work.measures, *work.finders):
     step_of(settings)  # Build first: a model that fails to load must stop the job.
   tally = Tally()
-  try:
-    with parts.new_part(folder, shard.digest, tally) as writer:
-      for some in batched(_drafts(work, shard, tally), work.batch):
-        _finish(work, some, writer, tally)
-  except OSError as error:
-    raise InputError(
-      f'cannot write {folder} ({error.strerror or error}); free space, then run the same command'
-      ' again'
-    ) from error
+  with (
+    writing(folder, 'free space, then run the same command again'),
+    parts.new_part(folder, shard.digest, tally) as writer,
+  ):
+    for some in batched(_drafts(work, shard, tally), work.batch):
+      _finish(work, some, writer, tally)
 
 
 @dataclasses.dataclass(frozen=True)

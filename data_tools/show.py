@@ -29,6 +29,7 @@ from ttm_jax.data.description import DatasetShard
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError, front_door, printable
 from ttm_jax.media import video_io
+from ttm_jax.outputs import writing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +78,8 @@ def main(argv: list[str] | None = None) -> None:
         f'{args.shard}: record {args.index} is damaged ({error}); write the dataset again'
       ) from error
     out = out or free_name(lines[0].split(maxsplit=1)[-1])
-    try:
+    with writing(out, 'name another --out'):
       video_io.write_video(out, video, fps)
-    except OSError as error:
-      raise InputError(f'cannot write {out} ({error.strerror}); name another --out') from error
     where = f', split {found.split}' if found.split else ''
     print(printable(f'{args.shard}{where}: {found.name} record {args.index} of {found.count}'))
     # Texts of a record may contain line breaks; keep one line per text.

@@ -171,7 +171,7 @@ def test_t5_keeps_lengths(tiny_model):
     assert not embeddings[0, 6:].any() and not embeddings[1, 1:].any()
     # Padding and other texts change nothing: compare with the library on each text alone.
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-    model = encode._model
+    model = transformers.AutoModel.from_pretrained(path).encoder
     ids = tokenizer('a dog', return_tensors='pt').input_ids
     wanted = model(ids).last_hidden_state[0].detach().numpy()
     np.testing.assert_allclose(embeddings[0, :6], wanted, rtol=2e-3, atol=2e-3)

@@ -284,7 +284,7 @@ def test_a_second_job_refuses_while_the_first_lives(tmp_path):
     with pytest.raises(InputError) as caught:
       prepare.main(options(source, out))
     ended = subprocess.run(command(source, out), cwd=ROOT, capture_output=True, text=True)
-  said = f'{out}: another process is preparing it; wait for its end, or name another --out'
+  said = f'{out}: another process is preparing it; wait until it ends, or name another --out'
   assert str(caught.value) == said
   assert (ended.returncode, ended.stderr) == (2, f'error: {said}\n')
   prepare.main(options(source, out))

@@ -100,9 +100,13 @@ class ModelSource:
     """
     return self._from(pretrained.load_part, kind)
 
-  def _from(self, load: Callable[..., Any], kind: Any, **options: Any) -> Any:
+  def check_folder(self) -> None:
+    """Raise InputError if the model is a local folder that does not exist."""
     if looks_local(self.model) and not Path(self.model).is_dir():
       raise InputError(f'{self.model}: there is no such folder; check the path')
+
+  def _from(self, load: Callable[..., Any], kind: Any, **options: Any) -> Any:
+    self.check_folder()
     return load(kind, self.model, self.offline, **options)
 
 

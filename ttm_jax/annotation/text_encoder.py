@@ -1,9 +1,4 @@
-"""Embed texts with a text encoder of transformers: CLIP, T5, UL2, umT5, ByT5.
-
-A dataset stores the last hidden states of a text and the number of valid tokens. Encoders of the T5
-family mask their padding, so only the real tokens are valid. CLIP attends to all 77 positions, and
-diffusion models are trained with all of them, so all positions are valid.
-"""
+"""Embed texts with a pretrained text encoder, for datasets and image descriptions."""
 
 import functools
 from collections.abc import Sequence
@@ -21,25 +16,21 @@ _KEPT = 4096  # Size of the cache: variants of a clip share texts, and the empty
 class TransformersText:
   """A pretrained text encoder; implements `ttm_jax.data.encode.TextEncoder`.
 
+  It is `pytorch.pretrained_text.PretrainedText`, as in exported folders, with a cache.
+
   Attributes:
     dim: width of the embeddings.
   """
 
   def __init__(self, weights: ModelSource):
     check_installed()
-    from transformers import AutoConfig, AutoTokenizer
+    from ttm_jax.pytorch.pretrained_text import PretrainedText
 
-    config = weights.load_part(AutoConfig)
-    self._tokenizer = weights.load_part(AutoTokenizer)
-    self._model = weights.load(_encoder_class(config.model_type))
-    self._batch = weights.batch
-    self._all_count = 'clip' in config.model_type
-    # A CLIP configuration has a separate section for its text model.
-    text = getattr(config, 'text_config', config)
-    self.dim = int(getattr(text, 'd_model', None) or text.hidden_size)
-    # None for T5, whose relative positions do not limit the length.
-    self._longest = getattr(text, 'max_position_embeddings', None)
-    self._one = functools.lru_cache(_KEPT)(lambda text, length: self._encode([text], length)[0])
+    weights.check_folder()
+    device, dtype = weights.torch_device, weights.torch_dtype
+    encoder = PretrainedText(weights.model, device, dtype, weights.offline)
+    self.dim, self._longest = encoder.dim, encoder.longest
+    self._one = functools.lru_cache(_KEPT)(encoder.one)
 
   def __call__(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
     """Embed n texts.
@@ -67,37 +58,3 @@ class TransformersText:
       )
     encoded = [self._one(text, length) for text in texts]
     return np.stack([e for e, _ in encoded]), np.array([n for _, n in encoded], np.int32)
-
-  def _encode(self, texts: list[str], length: int) -> list[tuple[np.ndarray, int]]:
-    import torch
-
-    tokens = self._tokenizer(
-      texts, padding='max_length', truncation=True, max_length=length, return_tensors='pt'
-    ).to(self._model.device)
-    # CLIP was trained, and is used by diffusion models, without a padding mask.
-    mask = None if self._all_count else tokens.attention_mask
-    with torch.inference_mode():
-      states = self._model(tokens.input_ids, attention_mask=mask).last_hidden_state
-    counts = [length] * len(texts) if self._all_count else tokens.attention_mask.sum(1).tolist()
-    result = []
-    for state, count in zip(states.float().cpu().numpy(), counts, strict=True):
-      state[count:] = 0
-      if not np.abs(state).max(initial=0) < np.finfo(np.float16).max:
-        raise InputError(
-          'an embedding exceeds the range of float16: run the text encoder with --dtype float32'
-        )
-      result.append((state.astype(np.float16), int(count)))
-    return result
-
-
-def _encoder_class(model_type: str):
-  import transformers
-
-  named = {
-    'clip': transformers.CLIPTextModel,
-    'clip_text_model': transformers.CLIPTextModel,
-    't5': transformers.T5EncoderModel,
-    'umt5': transformers.UMT5EncoderModel,
-    'mt5': transformers.MT5EncoderModel,
-  }
-  return named.get(model_type, transformers.AutoModel)

@@ -5,16 +5,13 @@ PyTorch, unless models have to find what is not given.
 """
 
 import argparse
-import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ttm_jax.annotation.describe import Models, describe
-from ttm_jax.atomic import write_bytes
 from ttm_jax.errors import InputError, printable
 from ttm_jax.inference.cli_args import (
   MODELS,
@@ -207,12 +204,7 @@ def show(described: Described, out: Path) -> None:
     InputError: If the PNG cannot be written.
   """
   path = _found(out)
-  file = io.BytesIO()
-  Image.fromarray(described.overlay()).save(file, 'PNG')
-  try:
-    write_bytes(path, file.getvalue())
-  except OSError as error:
-    raise InputError(f'cannot write {path} ({error.strerror}); name another --out') from error
+  described.save_overlay(path)
   print(printable('\n'.join([*described.lines(), f'{path} shows the objects'])), flush=True)
 
 
