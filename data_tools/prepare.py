@@ -48,7 +48,7 @@ from data_tools.steps.aesthetic import AestheticSettings
 from data_tools.steps.caption import CaptionSettings
 from data_tools.steps.detect import DetectSettings
 from data_tools.steps.flow import FlowSettings
-from data_tools.steps.match import MatchSettings
+from data_tools.steps.match import Match
 from data_tools.steps.prompts import PromptSettings
 from data_tools.steps.segment import SegmentSettings
 from ttm_jax.annotation.flags import add_device_flags, add_model_flags, templates_of
@@ -208,7 +208,7 @@ def steps(args: argparse.Namespace, kind: str) -> tuple[tuple[Settings, ...], tu
   if args.detector:
     finders.append(DetectSettings(weights(args.detector), args.threshold))
     if kind in ('sav', 'vos'):
-      finders.append(MatchSettings())
+      finders.append(Match())
   if args.sam:
     if kind in ('sav', 'vos'):
       raise InputError(f'--sam: a source of kind {kind} has masks already; remove this flag')

@@ -42,7 +42,6 @@ KNOWN = {
   'benchmarks/object_attention.py': {'getattr(torch, ...)', 'torch.compile'},
   'benchmarks/scale.py': {'subprocess'},
   'benchmarks/step.py': {'config_flags'},
-  'data_tools/report.py': {'jinja2'},
   'launch/local.py': {'subprocess'},
   'ttm_jax/annotation/model_source.py': {'getattr(torch, ...)'},
   'ttm_jax/annotation/sam2.py': {'importlib', 'import_module'},

@@ -13,8 +13,8 @@ from ttm_jax.annotation.rejection import Reject
 
 
 @dataclasses.dataclass(frozen=True)
-class MatchSettings:
-  """Settings of the match step.
+class Match:
+  """Renumber the label maps of drafts so that label l is object l; clear all other labels.
 
   Attributes:
     least_iou: minimum IoU of a detected box and the box of its mask.
@@ -23,15 +23,8 @@ class MatchSettings:
   least_iou: float = LEAST_IOU
 
   def build(self) -> 'Match':
-    """Return the step."""
-    return Match(self.least_iou)
-
-
-class Match:
-  """Renumber the label maps of drafts so that label l is object l; clear all other labels."""
-
-  def __init__(self, least_iou: float = LEAST_IOU):
-    self._least = least_iou
+    """Return the step: it has no model to load, so it is its own settings."""
+    return self
 
   def __call__(self, drafts: Sequence[Draft]) -> list[Draft | Rejected]:
     return [attempt(self._matched, draft, draft) for draft in drafts]
@@ -39,7 +32,7 @@ class Match:
   def _matched(self, draft: Draft) -> Draft:
     if draft.ids is None:
       raise Reject('no masks', 'give a source with masks, or --sam')
-    found = masks_of(draft.boxes, draft.ids[0], self._least)
+    found = masks_of(draft.boxes, draft.ids[0], self.least_iou)
     if lost := [draft.names[obj] for obj in draft.boxes if obj not in found]:
       raise Reject('no mask fits a detected object', ', '.join(lost))
     labels = {label: obj for obj, label in found.items()}
