@@ -138,6 +138,12 @@ def test_a_host_without_pytorch_can_train():
   assert not [name for name in with_torch if not within(name, *allowed)]
 
 
+def test_the_data_tools_leave_pytorch_to_the_package():
+  for path in (ROOT / 'data_tools').rglob('*.py'):
+    imported = imports_of(path.read_text(), name_of(path), FILES)
+    assert not [o for o in imported if within(o, 'torch', 'torchvision', 'transformers')], path
+
+
 def test_an_exported_model_needs_no_jax():
   flat = modules_in(FLAT)
   shared = closure(flat)
