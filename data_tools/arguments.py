@@ -1,5 +1,6 @@
 """Parsing and validation of command line values that several tools share."""
 
+import argparse
 import math
 
 from ttm_jax.errors import InputError
@@ -24,7 +25,41 @@ def is_count(text: str) -> bool:
   return text.isdecimal() and len(text) <= _DIGITS and int(text) > 0
 
 
-def check_rate(name: str, value: float | None) -> None:
-  """Raise InputError unless `value`, in frames per second, is None or positive and finite."""
-  if value is not None and not 0 < value < math.inf:
-    raise InputError(f'{name} {value:g}: give frames per second, a number above 0')
+def add_clip_flags(parser: argparse.ArgumentParser) -> None:
+  """Add the flags that `check_clip_flags` checks: how videos are cut into clips and split."""
+  add = parser.add_argument
+  add(
+    '--fps',
+    type=float,
+    required=True,
+    help='frames per second of the clips; faster videos are subsampled',
+  )
+  add('--source_fps', type=float, help='frames per second of image folders')
+  add(
+    '--stride',
+    type=int,
+    help='frames from the start of one clip to the next; default: the frames of a clip',
+  )
+  add('--validation', type=int, default=0, help='use the last N videos for validation; default 0')
+
+
+def check_clip_flags(args: argparse.Namespace) -> None:
+  """Raise InputError if a flag of `add_clip_flags` is out of range."""
+  for name in ('fps', 'source_fps'):
+    rate = getattr(args, name)
+    if rate is not None and not 0 < rate < math.inf:
+      raise InputError(f'--{name} {rate:g}: give frames per second, a number above 0')
+  for name, least in (('stride', 1), ('validation', 0)):
+    count = getattr(args, name)
+    if count is not None and count < least:
+      raise InputError(f'--{name} {count} must be at least {least}')
+
+
+def training_videos(videos: int, validation: int) -> int:
+  """Return how many of the videos are for training; raise InputError if none is."""
+  if validation >= videos:
+    raise InputError(
+      f'--validation {validation}: no training video remains, since the source has {videos};'
+      ' give a smaller number'
+    )
+  return videos - validation

@@ -28,7 +28,7 @@ from ttm_jax.metrics.video import psnr
 def main() -> None:
   args = parser().parse_args()
   if args.count < 1:
-    raise InputError(f'--count {args.count}: compare one clip at least')
+    raise InputError(f'--count {args.count}: must be at least 1')
   train, held_out = Clips(args.clips, 'train'), Clips(args.clips, 'validation')
   clips = [held_out[i] for i in range(min(args.count, len(held_out)))]
   shapes = sorted({clip.ids.shape for clip in clips})

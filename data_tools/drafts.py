@@ -10,22 +10,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ttm_jax import trajectory
+from ttm_jax.annotation.rejection import Reject
+from ttm_jax.annotation.texts import check_caption
 from ttm_jax.data.schema import MAX_OBJECTS, Clip
-
-MAX_CAPTION_WORDS = 400  # Text encoders truncate earlier; longer texts are not captions.
-
-
-class Reject(Exception):
-  """Raised if a draft cannot become a clip.
-
-  Attributes:
-    reason: short reason, without details of this draft; the report counts drafts by reason.
-    detail: details of this draft.
-  """
-
-  def __init__(self, reason: str, detail: str = ''):
-    super().__init__(f'{reason} ({detail})' if detail else reason)
-    self.reason, self.detail = reason, detail
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +66,6 @@ def remaining(outcomes: Sequence[Draft | Rejected]) -> list[Draft]:
   return [outcome for outcome in outcomes if isinstance(outcome, Draft)]
 
 
-def check_caption(draft: Draft) -> None:
-  """Raise Reject if the caption is empty or longer than `MAX_CAPTION_WORDS`."""
-  if not draft.caption.strip():
-    raise Reject('no caption')
-  if (words := len(draft.caption.split())) > MAX_CAPTION_WORDS:
-    raise Reject(f'caption of more than {MAX_CAPTION_WORDS} words', f'{words} words')
-
-
 def to_clip(draft: Draft) -> tuple[Clip, collections.Counter[str]]:
   """Return the finished clip, and the number of objects that became background, by reason.
 
@@ -98,7 +78,7 @@ def to_clip(draft: Draft) -> tuple[Clip, collections.Counter[str]]:
   """
   if draft.ids is None:
     raise Reject('no masks', 'give a source with masks, or the steps detect and segment')
-  check_caption(draft)
+  check_caption(draft.caption)
   if not draft.motion:
     raise Reject('no motion prompt')
   visible = [int(i) for i in np.unique(draft.ids[0]) if i]
@@ -112,12 +92,10 @@ def to_clip(draft: Draft) -> tuple[Clip, collections.Counter[str]]:
     'no prompt for their id': len(visible) - len(kept),
     "not visible in their clip's first frame": len(late),
   }
-  renumbered = np.zeros(256, np.uint8)
-  renumbered[kept] = np.arange(1, len(kept) + 1)
   clip = Clip(
     key=draft.key,
     video=draft.video,
-    ids=renumbered[draft.ids],
+    ids=trajectory.relabel(draft.ids, {old: new for new, old in enumerate(kept, 1)}),
     fps=draft.fps,
     caption=draft.caption,
     motion=draft.motion,

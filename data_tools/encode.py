@@ -19,10 +19,9 @@ that generation encodes texts the same way.
 import argparse
 from typing import Any
 
-from data_tools.extras import front_door
 from data_tools.steps.text import TextSettings
-from data_tools.steps.weights import DTYPES, ModelSource
 from ttm_jax import trajectory
+from ttm_jax.annotation.model_source import DTYPES, ModelSource
 from ttm_jax.data import records
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import Context, Encoding
@@ -36,7 +35,7 @@ from ttm_jax.data.encode import (
 from ttm_jax.data.latents import write_latents
 from ttm_jax.data.resolve_codec import choose_codec
 from ttm_jax.data.schema import MAX_OBJECTS
-from ttm_jax.errors import InputError
+from ttm_jax.errors import InputError, front_door
 from ttm_jax.models.preset import Preset
 from ttm_jax.outputs import check_apart
 from ttm_jax.presets import DEFAULT, PRESETS, model_config, preset
@@ -96,12 +95,12 @@ def check(args: argparse.Namespace) -> None:
     least |= {'words_length': 1, 'words_prompt_length': 1}
     for name in ('words_length', 'words_prompt_length'):
       if getattr(args, name) > MAX_LENGTH:
-        raise InputError(f'--{name} {getattr(args, name)}: at most {MAX_LENGTH} words can be read')
+        raise InputError(f'--{name} {getattr(args, name)}: must be at most {MAX_LENGTH}')
   for name, lowest in least.items():
     if getattr(args, name) < lowest:
       raise InputError(f'--{name} {getattr(args, name)} must be at least {lowest}')
   if not 0 <= args.corrupt <= 1:
-    raise InputError(f'--corrupt {args.corrupt:g}: is a share, from 0 to 1')
+    raise InputError(f'--corrupt {args.corrupt:g}: must be from 0 to 1')
 
 
 def network(args: argparse.Namespace) -> tuple[Preset, Any]:
@@ -157,7 +156,7 @@ def text_encoders(
   for flag in args.text:
     settings = TextSettings.parse(flag, weights)
     if settings.name == WORDS or settings.name in seen:
-      raise InputError(f'--text {flag}: the name {settings.name} is taken; choose another')
+      raise InputError(f'--text {flag}: the name {settings.name} is already used; choose another')
     seen[settings.name], encoders[settings.name] = settings.build()
     models[settings.name] = settings.weights.model
   return seen, encoders, models

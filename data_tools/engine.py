@@ -21,7 +21,6 @@ from pathlib import Path
 import tqdm
 
 from data_tools import parts
-from data_tools.extras import needed
 from data_tools.shard import Shard, Work, run
 from ttm_jax.errors import InputError
 
@@ -134,12 +133,13 @@ def beam_options(given: Sequence[str]) -> list[str]:
   """Validate Beam options and return those to use.
 
   Raises:
-    InputError: if no runner is named, the runner would listen on all network interfaces, or Beam
-      is not installed.
+    InputError: if no runner is named, or the runner would listen on all network interfaces.
+    ImportError: if Beam is not installed.
   """
   if not given:
     return []
-  options = needed('apache_beam.options.pipeline_options', '--runner')
+  from apache_beam.options import pipeline_options as options
+
   parsed = options.PipelineOptions(list(given))
   runner = parsed.view_as(options.StandardOptions).runner
   mode = parsed.view_as(options.DirectOptions).direct_running_mode
@@ -152,7 +152,7 @@ def beam_options(given: Sequence[str]) -> list[str]:
     return list(given)
   if mode != _IN_MEMORY:
     raise InputError(
-      f'--direct_running_mode={mode}: would serve on all network interfaces of this machine; give'
+      f'--direct_running_mode={mode}: opens ports on all network interfaces of this machine; give'
       ' --workers before -- instead'
     )
   # FnApiRunner in memory is the only local runner that opens no port. The last option wins.
@@ -162,8 +162,9 @@ def beam_options(given: Sequence[str]) -> list[str]:
 def _by_beam(work: Work, shards: Sequence[Shard], options: Sequence[str]) -> None:
   if not shards:
     return
-  beam = needed('apache_beam', '--runner')
-  pipeline_options = needed('apache_beam.options.pipeline_options', '--runner')
+  import apache_beam as beam
+  from apache_beam.options import pipeline_options
+
   logging.getLogger('apache_beam').setLevel(logging.CRITICAL)
   try:
     with beam.Pipeline(options=pipeline_options.PipelineOptions(list(options))) as pipeline:

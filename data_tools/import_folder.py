@@ -19,14 +19,13 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from data_tools.arguments import check_rate, parse_size
-from data_tools.extras import front_door
+from data_tools.arguments import add_clip_flags, check_clip_flags, parse_size, training_videos
 from data_tools.sources.descriptions import Window, read_captions
 from data_tools.sources.importing import Imported, Report
 from data_tools.sources.leftovers import leftovers
 from data_tools.sources.vos import vos_videos
 from ttm_jax.data.clips import write_clips
-from ttm_jax.errors import InputError
+from ttm_jax.errors import front_door
 from ttm_jax.outputs import check_apart
 
 
@@ -39,35 +38,16 @@ def main(argv: list[str] | None = None) -> None:
   add('--captions', required=True, help='JSON file, see above')
   add('--out', required=True, help='folder of the dataset; must be empty or not exist')
   add('--frames', type=int, required=True, help='frames per clip')
-  add(
-    '--fps',
-    type=float,
-    required=True,
-    help='frames per second of the clips; faster videos are subsampled',
-  )
-  add('--source_fps', type=float, help='frames per second of image folders')
   add('--size', required=True, help='side in pixels, or HEIGHTxWIDTH, such as 64x96')
-  add('--stride', type=int, help='frames from the start of one clip to the next; default --frames')
-  add(
-    '--validation',
-    type=int,
-    default=0,
-    help='use the last N videos of the file for validation; default 0',
-  )
+  add_clip_flags(parser)
   args = parser.parse_args(argv)
   with front_door():
-    check_rate('--fps', args.fps)
-    check_rate('--source_fps', args.source_fps)
+    check_clip_flags(args)
     check_apart('--out', [args.out], {'--source': args.source, '--captions': args.captions})
-    stride = args.frames if args.stride is None else args.stride
-    window = Window(args.frames, stride, args.fps, parse_size(args.size))
+    window = Window(args.frames, args.stride or args.frames, args.fps, parse_size(args.size))
     captions = read_captions(args.captions)
-    if not 0 <= args.validation < len(captions):
-      raise InputError(
-        f'--validation {args.validation} leaves nothing of {len(captions)} videos to train on'
-      )
     keys = list(captions)
-    held_out = len(keys) - args.validation
+    held_out = training_videos(len(keys), args.validation)
     parts = {'train': keys[:held_out], 'validation': keys[held_out:]}
     source, out = Path(args.source), Path(args.out)
     videos = vos_videos(source, captions, args.source_fps)

@@ -17,6 +17,7 @@ import filelock
 from data_tools import parts
 from ttm_jax import atomic
 from ttm_jax.errors import InputError
+from ttm_jax.outputs import writing
 
 JOB = 'job.json'
 _REPORTS = ('report.json', 'report.html', parts.SHARDS)
@@ -38,16 +39,15 @@ def alone(out: Path) -> Iterator[None]:
     InputError: if another process holds the lock, or the parent folder cannot be written.
   """
   path = out.parent / f'.{out.name}.lock'
-  try:
+  with writing(out.parent, 'name another --out'):
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path, timeout=0)
-    lock.acquire()
-  except filelock.Timeout as error:
-    raise InputError(
-      f'{out}: another process is preparing it; wait for its end, or name another --out'
-    ) from error
-  except OSError as error:
-    raise InputError(f'cannot write to {out.parent} ({error.strerror or error})') from error
+    try:
+      lock.acquire()
+    except filelock.Timeout as error:
+      raise InputError(
+        f'{out}: another process is preparing it; wait until it ends, or name another --out'
+      ) from error
   try:
     yield
   finally:
@@ -87,8 +87,8 @@ def begin(out: Path, what: dict[str, Any], digests: Sequence[str], buckets: Sequ
       )
     if foreign := _foreign(out, buckets):
       raise InputError(
-        f'{out}: is to be written again since the source has changed, but holds {foreign}, which is'
-        ' not of the dataset; move that away, or name another --out'
+        f'{out}: must be written again since the source has changed, but contains {foreign}, which'
+        ' is not part of the dataset; move it away, or name another --out'
       )
   _resume(incomplete, what)
   before = sum(one.name.isdecimal() for one in _entries(incomplete / 'parts'))
@@ -98,12 +98,8 @@ def begin(out: Path, what: dict[str, Any], digests: Sequence[str], buckets: Sequ
   if before > kept:
     print(f'{before - kept} finished shards are made again, since their sources have changed')
   if finished is not None:
-    try:
+    with writing(incomplete, 'free space, then run the same command again'):
       parts.take_back(out, incomplete, digests, buckets)
-    except OSError as error:
-      raise InputError(
-        f'cannot write {incomplete} ({error.strerror or error}); free space'
-      ) from error
     same = len({*digests} & {part.digest for part in finished[1]})
     print(
       f'{out}: the source has changed; {same} of {len(digests)} shards are kept, the others are'
@@ -159,17 +155,16 @@ def _resume(incomplete: Path, what: dict[str, Any]) -> None:
     differs = _difference(before, what)
     if differs and next(incomplete.rglob('*.array_record*'), None):
       raise InputError(
-        f'{incomplete} holds another job: {differs}; give the same options, or remove the folder'
+        f'{incomplete} belongs to another job: {differs}; give the same options, or remove the'
+        ' folder'
       )
     if differs:
       shutil.rmtree(incomplete, ignore_errors=True)
     for entry in _entries(incomplete):
       if entry.name in _REPORTS:
         entry.unlink()
-  try:
+  with writing(incomplete, 'free space, or name another --out'):
     atomic.write_text(job, json.dumps(what, indent=2))
-  except OSError as error:
-    raise InputError(f'cannot write to {incomplete.parent} ({error.strerror or error})') from error
 
 
 def finish(out: Path) -> None:
@@ -179,20 +174,18 @@ def finish(out: Path) -> None:
     InputError: if `out` cannot be written, or holds something that is not a dataset.
   """
   incomplete = work_folder(out)
-  try:
+  with writing(out, 'run the same command again'):
     shutil.rmtree(incomplete / 'parts', ignore_errors=True)
     (incomplete / JOB).unlink(missing_ok=True)
     atomic.flush_tree(incomplete)
     old = out.with_name(f'.{out.name}.replaced')
     shutil.rmtree(old, ignore_errors=True)
     if _is_taken(out) and parts.read_shards(out) is None:
-      raise InputError(f'{out}: is in use now; move it away, then run the same command again')
+      raise InputError(
+        f'{out}: was created by another process; move it away, then run the same command again'
+      )
     if out.exists():
       out.rename(old)
     incomplete.rename(out)
     atomic.flush(out.parent)
     shutil.rmtree(old, ignore_errors=True)
-  except OSError as error:
-    raise InputError(
-      f'cannot write {out} ({error.strerror or error}); run the same command again'
-    ) from error

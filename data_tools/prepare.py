@@ -20,7 +20,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -28,11 +27,16 @@ from pathlib import Path
 from typing import Any
 
 from data_tools import engine, job, parts, report
-from data_tools.arguments import check_rate, is_count, parse_size
-from data_tools.extras import front_door, needed
+from data_tools.arguments import (
+  add_clip_flags,
+  check_clip_flags,
+  is_count,
+  parse_size,
+  training_videos,
+)
 from data_tools.shard import Settings, Shard, Work, bucket_name
 from data_tools.sources import stamps
-from data_tools.sources.base import VIDEOS, Video
+from data_tools.sources.base import VIDEOS, Video, check_folder
 from data_tools.sources.benchmark import SAV_128, excluded_ids
 from data_tools.sources.captioned import captioned, table_of
 from data_tools.sources.descriptions import Window, read_captions
@@ -44,13 +48,14 @@ from data_tools.steps.aesthetic import AestheticSettings
 from data_tools.steps.caption import CaptionSettings
 from data_tools.steps.detect import DetectSettings
 from data_tools.steps.flow import FlowSettings
-from data_tools.steps.match import MatchSettings
+from data_tools.steps.match import Match
 from data_tools.steps.prompts import PromptSettings
-from data_tools.steps.segment import BACKENDS, SegmentSettings
-from data_tools.steps.weights import DTYPES, ModelSource
+from data_tools.steps.segment import SegmentSettings
+from ttm_jax.annotation.flags import add_device_flags, add_model_flags, templates_of
+from ttm_jax.annotation.model_source import ModelSource
 from ttm_jax.data.schema import MAX_OBJECTS
-from ttm_jax.errors import InputError, nearest
-from ttm_jax.outputs import Reads, check_apart
+from ttm_jax.errors import InputError, front_door, nearest
+from ttm_jax.outputs import Reads, check_apart, writing
 
 LAYOUTS = ('auto', 'captioned', 'vos', 'sav')
 # Options that name a model or a template. A change of such a file also invalidates shards.
@@ -67,12 +72,13 @@ def main(argv: Sequence[str] | None = None) -> None:
   windows = [parse_window(text, args.fps, args.stride) for text in args.clip]
   buckets = [bucket_name(window) for window in windows]
   if len(set(buckets)) < len(windows):
-    raise InputError('--clip names one size twice; leave one out')
+    raise InputError('--clip: two clips have the same size; remove one')
   kind = layout(args)
   measures, finders = steps(args, kind)
   if kind == 'sav':
-    for package in ('pycocotools.mask', 'scipy.ndimage'):
-      needed(package, 'a source of kind sav')
+    # Fail here if one is missing, before the work begins.
+    import pycocotools.mask  # noqa: F401
+    import scipy.ndimage  # noqa: F401
   videos, unread = list_videos(args, kind)
   what = options(args, kind)
   shards = stamped(divide(videos, args.validation, args.videos_per_shard), args, what)
@@ -88,17 +94,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     missing = [s for s in shards if not parts.is_finished(parts.part_folder(incomplete, s.number))]
     with engine.progress(incomplete, shards):
       engine.run_all(work, missing, args.workers, beam_options)
-    try:
+    with writing(incomplete, 'free space, then run the same command again'):
       tally, made = parts.assemble(incomplete, len(shards), buckets, what)
       found = report.write(incomplete, tally, unread, time.monotonic() - start, what)
       if not tally.clips:
         raise InputError(report.why_none(tally, found, incomplete / 'report.html'))
       parts.write_shards(incomplete, what, made, tally)
-    except OSError as error:
-      raise InputError(
-        f'cannot write {incomplete} ({error.strerror or error}); free space, then run the same'
-        ' command again'
-      ) from error
     job.finish(out)
   print('\n'.join(report.lines(out, tally, found, unread)))
 
@@ -134,8 +135,7 @@ def layout(args: argparse.Namespace) -> str:
     InputError: if the source folder does not exist.
   """
   source = Path(args.source)
-  if not os.path.isdir(source):  # Unlike Path.is_dir, does not raise for too long a name.
-    raise InputError(f'{source}: there is no such folder; check the path')
+  check_folder(source)
   if args.kind != 'auto':
     return args.kind
   if next(source.rglob('*_manual.json'), None) or next(source.rglob('*_auto.json'), None):
@@ -191,10 +191,7 @@ def steps(args: argparse.Namespace, kind: str) -> tuple[tuple[Settings, ...], tu
     InputError: if only one of --clip_model and --aesthetic_head is given, or --sam is given for a
       source that has masks.
   """
-
-  def weights(model: str) -> ModelSource:
-    return ModelSource(model, args.device, args.dtype, args.model_batch, args.offline)
-
+  weights = ModelSource.from_flags(args).of
   measures: list[Settings] = []
   finders: list[Settings] = []
   if args.flow:
@@ -207,19 +204,14 @@ def steps(args: argparse.Namespace, kind: str) -> tuple[tuple[Settings, ...], tu
   if args.captioner:
     finders.append(CaptionSettings(weights(args.captioner)))
   if args.llm:
-    templates = {
-      name: value
-      for name in ('motion_template', 'objects_template')
-      if (value := getattr(args, name))
-    }
-    finders.append(PromptSettings(weights(args.llm), args.max_objects, **templates))
+    finders.append(PromptSettings(weights(args.llm), args.max_objects, **templates_of(args)))
   if args.detector:
     finders.append(DetectSettings(weights(args.detector), args.threshold))
     if kind in ('sav', 'vos'):
-      finders.append(MatchSettings())
+      finders.append(Match())
   if args.sam:
     if kind in ('sav', 'vos'):
-      raise InputError(f'--sam: a source of kind {kind} brings its masks; leave it out')
+      raise InputError(f'--sam: a source of kind {kind} has masks already; remove this flag')
     finders.append(SegmentSettings(weights(args.sam), args.sam_backend))
   return tuple(measures), tuple(finders)
 
@@ -232,13 +224,9 @@ def divide(videos: Sequence[Video], validation: int, size: int) -> list[Shard]:
   Raises:
     InputError: if no training video remains, or `size` is below 1.
   """
-  if not 0 <= validation < len(videos):
-    raise InputError(
-      f'--validation {validation} leaves nothing of {len(videos)} videos to train on'
-    )
+  held_out = training_videos(len(videos), validation)
   if size < 1:
     raise InputError(f'--videos_per_shard {size} must be at least 1')
-  held_out = len(videos) - validation
   split = [(v, 'train' if i < held_out else 'validation') for i, v in enumerate(videos)]
   return [
     Shard(number, tuple(split[start : start + size]))
@@ -277,8 +265,7 @@ def _split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   """Parse and validate the command line; return our options and Beam's, which follow `--`."""
   at = argv.index('--') if '--' in argv else len(argv)
   args = parser().parse_args(argv[:at])
-  check_rate('--fps', args.fps)
-  check_rate('--source_fps', args.source_fps)
+  check_clip_flags(args)
   if args.workers < 1:
     raise InputError(f'--workers {args.workers} must be at least 1')
   unknown = [kind for kind in args.masklets.split(',') if kind not in SAV_KINDS]
@@ -301,7 +288,6 @@ def parser() -> argparse.ArgumentParser:
   add('--out', required=True, help='folder of the dataset; must be empty or not exist')
   add('--kind', choices=LAYOUTS, default='auto', help='layout of the source; default auto')
   add('--captions', help='captions: CSV, TSV, JSONL or JSON; for vos and sav a captions.json')
-  add('--source_fps', type=float, help='frames per second of image folders')
   add(
     '--exclude',
     default=SAV_128,
@@ -316,48 +302,27 @@ def parser() -> argparse.ArgumentParser:
     help='FRAMESxHEIGHTxWIDTH; repeat for several buckets: each video goes to the bucket with the'
     ' nearest aspect ratio',
   )
-  add(
-    '--fps',
-    type=float,
-    required=True,
-    help='frames per second of the clips; faster videos are subsampled',
-  )
-  add('--stride', type=int, help='frames from the start of one clip to the next; default FRAMES')
-  add('--validation', type=int, default=0, help='use the last N videos for validation; default 0')
+  add_clip_flags(made)
   add('--videos_per_shard', type=int, default=16, help='videos per shard; default 16')
   add('--workers', type=int, default=1, help='local processes; default 1')
   add('--batch', type=int, default=8, help='clips processed at once; default 8')
   models = made.add_argument_group('models, by folder or hub id; a step runs if its model is given')
   add = models.add_argument
   add('--captioner', help='vision language model: captions of videos that have none')
-  add('--llm', help='language model: motion prompt, object names and prompts')
-  add('--motion_template', help='text file instead of steps/templates/motion.txt')
-  add('--objects_template', help='text file instead of steps/templates/objects.txt')
+  add_model_flags(models)
   add(
     '--max_objects',
     type=int,
     default=MAX_OBJECTS,
     help=f'most objects per clip; default {MAX_OBJECTS}',
   )
-  add('--detector', help='Grounding DINO: boxes of the objects')
-  add('--threshold', type=float, default=0.25, help='minimum score of a box; default 0.25')
-  add('--sam', help='SAM 2: masks of the objects')
-  add('--sam_backend', default='auto', choices=['auto', *BACKENDS], help='default auto')
   add('--flow', help="safetensors file of torchvision's raft_large: motion score")
   add('--min_motion', type=float, default=0.0, help='minimum pixels per frame; default 0')
   add('--max_motion', type=float, default=math.inf, help='maximum pixels per frame; default none')
   add('--clip_model', help='CLIP: image embeddings for the aesthetic score')
   add('--aesthetic_head', help='safetensors file of the head of the aesthetic score')
   add('--min_aesthetic', type=float, default=-math.inf, help='minimum score; default none')
-  add('--device', default='auto', help='PyTorch device; default a GPU if available')
-  add(
-    '--dtype',
-    default='auto',
-    choices=['auto', *DTYPES],
-    help='default bfloat16 on a GPU, float32 on a CPU',
-  )
-  add('--model_batch', type=int, default=8, help='batch size of the models; default 8')
-  add('--offline', action='store_true', help='do not download models')
+  add_device_flags(models)
   return made
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from data_tools.sources import leftovers
@@ -20,6 +19,7 @@ from data_tools.sources.leftovers import Leftover
 from data_tools.stats import Tally
 from ttm_jax import atomic
 from ttm_jax.errors import printable
+from ttm_jax.report.gallery import environment
 
 TEMPLATE = 'report.html.j2'
 BARS = 12
@@ -131,7 +131,7 @@ def why_none(tally: Tally, found: Mapping[str, Any], file: Path) -> str:
     reasons.append(f'{count} {_plural("window", count)} rejected ({said})')
   if count := len(tally.short):
     reasons.append(f'{count} {_plural("video", count)} too short for a window')
-  return shown(f'no clip came out: {", ".join(reasons)}; {file} says more')
+  return shown(f'no clip was accepted: {", ".join(reasons)}; see {file}')
 
 
 def _plural(word: str, count: int) -> str:
@@ -145,19 +145,13 @@ def shown(text: object) -> str:
 
 def page(tally: Tally, found: Mapping[str, Any]) -> str:
   """Return the HTML of the report."""
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  environment.filters['shown'] = shown
+  templates = environment('data_tools')
+  templates.filters['shown'] = shown
   charts = {'objects a clip': _bars(found['objects_per_clip'].items())}
   charts |= {name: _histogram(values) for name, values in _scores(tally).items()}
   windows = collections.Counter(_windows(how) for how in tally.videos.values())
   charts['windows a video'] = _bars(sorted(windows.items()))
-  return environment.get_template(TEMPLATE).render(
+  return templates.get_template(TEMPLATE).render(
     found=found,
     charts=charts,
     accepted=[s for s in tally.strips if not s['reason']],

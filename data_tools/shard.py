@@ -12,14 +12,23 @@ from pathlib import Path
 from typing import Protocol
 
 from data_tools import parts
-from data_tools.drafts import Draft, Reject, Rejected, to_clip
+from data_tools.drafts import Draft, Rejected, to_clip
 from data_tools.sources.base import Video
 from data_tools.sources.descriptions import Window
 from data_tools.sources.windows import Cut, bucket, drafts
 from data_tools.stats import Tally
-from data_tools.steps.base import Step
+from ttm_jax.annotation.rejection import Reject
 from ttm_jax.data.encode import batched
 from ttm_jax.errors import InputError
+from ttm_jax.outputs import writing
+
+
+class Step(Protocol):
+  """A step of the preparation, which completes or rejects drafts."""
+
+  def __call__(self, drafts: Sequence[Draft]) -> list[Draft | Rejected]:
+    """Return one outcome per draft, in order. A draft that fails gives Rejected, not an error."""
+    ...
 
 
 class Settings(Hashable, Protocol):
@@ -95,15 +104,12 @@ def run(shard: Shard, work: Work) -> None:
   for settings in (*work.measures, *work.finders):
     step_of(settings)  # Build first: a model that fails to load must stop the job.
   tally = Tally()
-  try:
-    with parts.new_part(folder, shard.digest, tally) as writer:
-      for some in batched(_drafts(work, shard, tally), work.batch):
-        _finish(work, some, writer, tally)
-  except OSError as error:
-    raise InputError(
-      f'cannot write {folder} ({error.strerror or error}); free space, then run the same command'
-      ' again'
-    ) from error
+  with (
+    writing(folder, 'free space, then run the same command again'),
+    parts.new_part(folder, shard.digest, tally) as writer,
+  ):
+    for some in batched(_drafts(work, shard, tally), work.batch):
+      _finish(work, some, writer, tally)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,9 +132,9 @@ def _drafts(work: Work, shard: Shard, tally: Tally) -> Iterator[_Placed]:
     except Exception as error:  # Video decoders raise many exception types.
       why = str(error) if isinstance(error, InputError) else f'{type(error).__name__}: {error}'
       tally.unused[video.key] = why
-      tally.videos[video.key] = f'{cut.windows} windows, then not used: {why}'
+      tally.videos[video.key] = cut.failed(why)
       continue
-    tally.videos[video.key] = f'{cut.how}, {cut.windows} windows'
+    tally.videos[video.key] = cut.summary
     if not cut.windows:
       tally.short.append(video.key)
 

@@ -29,6 +29,7 @@ from ttm_jax.data.description import DatasetShard
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError, front_door, printable
 from ttm_jax.media import video_io
+from ttm_jax.outputs import writing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
       raise InputError(f'{args.shard}: has the records 0 to {found.count - 1}, not {args.index}')
     out = Path(args.out) if args.out else None
     if out is not None and is_part_of(out, found.folder):
-      raise InputError(f'--out {out}: lies in the dataset; name a file elsewhere')
+      raise InputError(f'--out {out}: is inside the dataset; name a file elsewhere')
     record = found.read(args.index)
     try:
       about = of_clip if found.name == clips.NAME else of_latents
@@ -77,10 +78,8 @@ def main(argv: list[str] | None = None) -> None:
         f'{args.shard}: record {args.index} is damaged ({error}); write the dataset again'
       ) from error
     out = out or free_name(lines[0].split(maxsplit=1)[-1])
-    try:
+    with writing(out, 'name another --out'):
       video_io.write_video(out, video, fps)
-    except OSError as error:
-      raise InputError(f'cannot write {out} ({error.strerror}); name another --out') from error
     where = f', split {found.split}' if found.split else ''
     print(printable(f'{args.shard}{where}: {found.name} record {args.index} of {found.count}'))
     # Texts of a record may contain line breaks; keep one line per text.
@@ -125,7 +124,7 @@ def find(place: Path, split: str | None = None) -> FoundRecord:
       if inside := source.indices_in(place.name):
         return _of_dataset(place.parent, source, inside)
   if place.suffix != '.array_record':
-    raise InputError(f'{place}: no file of a dataset; name the folder, or an array_record file')
+    raise InputError(f'{place}: not a file of a dataset; give the folder, or an array_record file')
   try:
     check_growth(str(place))
     reader = ArrayRecordReader(str(place))
@@ -133,13 +132,17 @@ def find(place: Path, split: str | None = None) -> FoundRecord:
     reader.close()
     raw = ArrayRecordDataSource([DatasetShard(str(place), 0, count, count)])
   except Exception as error:  # ArrayRecord's C++ code raises various types for corrupt files.
-    raise InputError(f'{place}: cannot be read; is it still being written?') from error
+    raise InputError(
+      f'{place}: cannot be read; it may be incomplete, try again when it is written'
+    ) from error
 
   def read(index: int) -> records.Example:
     try:
       return clips.parse(raw[index])
     except Exception as error:
-      raise InputError(f'{place}: record {index} cannot be read; is it damaged?') from error
+      raise InputError(
+        f'{place}: record {index} cannot be read; it may be damaged, write the dataset again'
+      ) from error
 
   return FoundRecord(clips.NAME, place.parent, '', count, read)
 
@@ -150,7 +153,7 @@ def _of_dataset(folder: Path, source: records.Records, inside: range) -> FoundRe
   elif source.name == latents.NAME:
     read = latents.Latents(folder, source.split).record
   else:
-    raise InputError(f'{folder}: holds "{source.name}", not clips or latents')
+    raise InputError(f'{folder}: contains "{source.name}"; give a dataset of clips or latents')
   return FoundRecord(source.name, folder, source.split, len(inside), lambda i: read(inside[i]))
 
 
@@ -190,7 +193,7 @@ def of_latents(record: Mapping[str, Any], folder: Path) -> tuple[list[str], np.n
   for name in ('video', 'trajectory'):
     if record[name].shape != context.latent_shape:
       raise InputError(
-        f'{name} has the shape {record[name].shape}, but by its context {context.latent_shape}'
+        f'{name} has the shape {record[name].shape}, not {context.latent_shape} as in context'
       )
   ids = clips.decode_ids(record['ids'], (e.frames, e.height, e.width))
   decoded = {

@@ -1,5 +1,6 @@
 """Shared by all tests: quick compilation, a tiny dataset, tiny runs trained once per session."""
 
+import functools
 import gc
 import os
 import shutil
@@ -74,6 +75,21 @@ def succeed(command: list[str]) -> None:
   """Run a command, and check that it succeeds."""
   ended = cli.run(*command)
   assert ended.code == 0, ended.err
+
+
+@pytest.fixture(scope='session')
+def tiny_model(tmp_path_factory) -> Callable[..., Path]:
+  """Return the folder of a model of `tiny_models`, made once, by the name of its function."""
+  from tests.helpers import tiny_models
+
+  root = tmp_path_factory.mktemp('models')
+
+  @functools.cache
+  def make(name: str, **options) -> Path:
+    key = f'{name}{"".join(map(str, options.values()))}'.replace(' ', '')
+    return getattr(tiny_models, name)(root / key, **options)
+
+  return make
 
 
 @pytest.fixture(scope='session')

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from ttm_jax.pytorch.sources import NOT_CARRIED
+
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = 'ttm_jax'
 
@@ -20,8 +22,8 @@ FLOORS = (
   ('models', 'codecs', 'text'),
   ('tasks', 'presets', 'exported_folder'),
   ('data', 'scenes'),
-  ('training', 'inference'),
-  ('metrics', 'planning', 'report', 'exporting', 'pytorch'),
+  ('training', 'inference', 'annotation', 'pytorch'),
+  ('metrics', 'planning', 'report', 'exporting'),
 )
 FRONT_DOORS = ('train', 'generate', 'evaluate', 'export', 'plan', 'demo')
 
@@ -118,17 +120,12 @@ def test_no_module_imports_a_front_door():
 
 def test_the_package_does_not_import_the_folders_beside_it():
   beside = ('configs', 'data_tools', 'tests', 'benchmarks')
-  assert {
-    (module, other)
+  assert not [
+    f'{module} imports {other}'
     for module, others in IMPORTS.items()
     for other in others
     if within(other, *beside)
-  } == {
-    # The models that describe an image; they move into the package with its other PyTorch code.
-    ('ttm_jax.inference.command', 'data_tools.describe'),
-    ('ttm_jax.evaluate', 'data_tools.describe'),
-    ('ttm_jax.evaluate', 'data_tools.steps.weights'),
-  }
+  ]
 
 
 def test_a_host_without_pytorch_can_train():
@@ -137,8 +134,14 @@ def test_a_host_without_pytorch_can_train():
     for name, others in IMPORTS.items()
     if any(within(other, 'torch', 'torchvision', 'transformers', 'diffusers') for other in others)
   ]
-  allowed = ('ttm_jax.pytorch', 'ttm_jax.metrics', 'ttm_jax.pretrained')
+  allowed = ('ttm_jax.pytorch', 'ttm_jax.annotation', 'ttm_jax.metrics', 'ttm_jax.pretrained')
   assert not [name for name in with_torch if not within(name, *allowed)]
+
+
+def test_the_data_tools_leave_pytorch_to_the_package():
+  for path in (ROOT / 'data_tools').rglob('*.py'):
+    imported = imports_of(path.read_text(), name_of(path), FILES)
+    assert not [o for o in imported if within(o, 'torch', 'torchvision', 'transformers')], path
 
 
 def test_an_exported_model_needs_no_jax():
@@ -152,9 +155,9 @@ def test_an_exported_model_needs_no_jax():
 
 def test_what_exported_models_share_needs_numpy_alone():
   light = {*sys.stdlib_module_names, 'numpy', 'safetensors', 'PIL', 'av', PACKAGE}
-  for module in closure(modules_in(FLAT)):
-    others = {o for o in IMPORTS[module] if not within(o, 'data_tools.describe')}
-    assert {o.split('.')[0] for o in others} <= light, module
+  carried = [name for name in modules_in(FLAT) if name.split('.')[-1] not in NOT_CARRIED]
+  for module in closure(carried) - {FLAT}:
+    assert {o.split('.')[0] for o in IMPORTS[module]} <= light, module
 
 
 def circle_in(graph):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.sources.descriptions import name_from
 from tests.helpers import cli, tiny
 from ttm_jax import trajectory
+from ttm_jax.annotation.texts import name_from
 from ttm_jax.data.clips import Clips
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Request, Stage, fit
 from ttm_jax.media.video_reader import read_video

@@ -59,9 +59,10 @@ def front_door() -> Iterator[None]:
 def _extra(error: BaseException) -> str | None:
   """Return the extra that installs the module missing in an error or its causes, or None."""
   found = re.search(r"[Nn]o module named '?(\w+)", str(error))
-  if found is None:
-    return None if error.__cause__ is None else _extra(error.__cause__)
-  return _EXTRAS.get(found.group(1))
+  name = found[1] if found else (getattr(error, 'name', None) or '').partition('.')[0]
+  if not name and error.__cause__ is not None:
+    return _extra(error.__cause__)
+  return _EXTRAS.get(name)
 
 
 def printable(text: object) -> str:

@@ -6,7 +6,7 @@ Runs that use pretrained text encoders (CLIP, T5, ...) need PyTorch.
 """
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -14,12 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as RichTable
 
 from ttm_jax import outputs
+from ttm_jax.annotation.model_source import ModelSource
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import read_encoding
-from ttm_jax.data.encode import TEXT_ENCODERS, TextEncoder
 from ttm_jax.errors import InputError, front_door, printable
 from ttm_jax.inference.cli_args import check_seed, check_steps, parse_texts
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
+from ttm_jax.inference.pretrained_texts import load_encoders
 from ttm_jax.media.contact_sheet import save_gif
 from ttm_jax.metrics.evaluation import Evaluation, evaluate
 from ttm_jax.report.results import montage, tables, write_metrics, write_report
@@ -51,7 +52,8 @@ def main() -> None:
   }
   outputs.check('--out', [out / name for name in FILES], reads=reads, needed=2**20)
   clips = Clips(args.clips, args.split)
-  encoders = text_encoders(stages, texts, args.offline)
+  encodings = [read_encoding(stage) for stage in stages]
+  encoders = load_encoders(encodings, ModelSource('', offline=args.offline), texts)
   first, second = (
     Stage(run, task, encoders, steps=args.steps)
     for run, task in zip(stages, (STAGE1, STAGE2), strict=True)
@@ -61,37 +63,6 @@ def main() -> None:
   evaluation = run(pipeline, [clips[i] for i in range(count)], args.seed)
   intro = f'{count} clips of {args.clips}, split {args.split}.'
   write_all(out, 'Through-The-Mask', intro, evaluation, pipeline, *stages, more={})
-
-
-def text_encoders(
-  runs: Iterable[str | Path], places: Mapping[str, str] = {}, offline: bool = False
-) -> dict[str, TextEncoder]:
-  """Return the text encoders that the runs use, by name.
-
-  Args:
-    runs: Run directories or URLs.
-    places: Hub id or folder of an encoder by its name, to override the one that the dataset of
-      the run names.
-    offline: Whether to load models from local files only.
-
-  Raises:
-    InputError: If an encoder or PyTorch is missing.
-  """
-  encodings = [read_encoding(run) for run in runs]
-  if all(set(encoding.encoders) <= set(TEXT_ENCODERS) for encoding in encodings):
-    return TEXT_ENCODERS
-  try:
-    from data_tools.describe import Models
-    from data_tools.describe import text_encoders as load
-    from data_tools.steps.weights import ModelSource
-  except ImportError as error:
-    raise InputError(
-      f"the runs read text by pretrained models, which need the extra 'data' ({error}): install"
-      " 'ttm_jax[data]'"
-    ) from error
-
-  models = Models(texts=places, weights=ModelSource('', offline=offline))
-  return {**TEXT_ENCODERS, **load(encodings, models)}
 
 
 def run(pipeline: Pipeline, clips, seed: int) -> Evaluation:

@@ -24,11 +24,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ttm_jax.annotation.model_source import ModelSource
 from ttm_jax.data.context import Encoding, read_encoding
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.inference import command as animation
+from ttm_jax.inference.cli_args import parse_texts
 from ttm_jax.inference.embedded_texts import encoders_of
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Request, Stage, fit
+from ttm_jax.inference.pretrained_texts import with_embeddings
 from ttm_jax.outputs import parts_of_run
 from ttm_jax.training.orbax_errors import hush
 from ttm_jax.training.runs import read_config
@@ -46,11 +49,16 @@ def main() -> None:
   if args.trajectory is None and args.stage1 is None:
     raise InputError('give --stage1 RUN to generate the motion, or --trajectory FOLDER')
   runs = [args.stage2] if args.trajectory is not None else [args.stage1, args.stage2]
-  encoding = encodings_of(runs)[-1]
+  encodings = encodings_of(runs)
+  encoding = encodings[-1]
   size = encoding.frames, encoding.height, encoding.width
   networks = {'--stage1': parts_of_run(args.stage1), '--stage2': parts_of_run(args.stage2)}
   animation.check_outputs(args, out, size, networks)
-  described = animation.described_by(args, out, lambda: encodings_of(runs))
+  most = min(encoding.max_objects for encoding in encodings)
+  described = animation.described_by(args, out, most)
+  if args.described is None:
+    weights, texts = ModelSource.from_flags(args), parse_texts(args.text)
+    described = with_embeddings(described, encodings, weights, texts)
   request = Request(
     described.picture,
     described.segmentation,

@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ttm_jax.errors import InputError
@@ -75,6 +75,15 @@ def check_apart(option: str, outputs: Iterable[PathLike], reads: Reads) -> None:
           raise InputError(
             f'{output} would overwrite {path}{where}, which {name} reads: name another {option}'
           )
+
+
+@contextlib.contextmanager
+def writing(path: PathLike, remedy: str) -> Iterator[None]:
+  """Raise an OSError of the block as InputError: 'cannot write PATH (reason); REMEDY'."""
+  try:
+    yield
+  except OSError as error:
+    raise InputError(f'cannot write {path} ({error.strerror or error}); {remedy}') from error
 
 
 def files_of(folder: PathLike | None) -> list[str]:

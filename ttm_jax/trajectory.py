@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -50,6 +51,13 @@ def check_ids(ids: np.ndarray, ndim: int | None = 3) -> None:
     raise InputError(f'a label map must be uint8 {kind}, got {ids.dtype} {list(ids.shape)}')
   if (highest := int(ids.max(initial=0))) > MAX_OBJECTS:
     raise InputError(f'a label map holds object {highest}, but objects are numbered 1..8')
+
+
+def relabel(ids: np.ndarray, labels: Mapping[int, int]) -> np.ndarray:
+  """Return a label map uint8 [...] with label l replaced by `labels[l]`, other labels by 0."""
+  table = np.zeros(256, np.uint8)
+  table[list(labels)] = list(labels.values())
+  return table[ids]
 
 
 def _table(palette: str) -> np.ndarray:

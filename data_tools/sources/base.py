@@ -82,6 +82,12 @@ class Video:
     return (self.path, *self.beside, *(self.masks.paths if self.masks else ()))
 
 
+def check_folder(folder: Path) -> None:
+  """Raise InputError unless `folder` is an existing folder."""
+  if not os.path.isdir(folder):  # Unlike Path.is_dir, does not raise for too long a name.
+    raise InputError(f'{folder}: there is no such folder; check the path')
+
+
 def within(root: Path, name: str) -> Path:
   """Return the path of `name` under `root`; see `inside` for the arguments and errors."""
   return root / inside(root, name)
@@ -108,7 +114,7 @@ def inside(root: Path, name: str) -> str:
   if _is_outside(path):  # Perhaps an absolute path that reaches the root through a link.
     path = os.path.relpath(place, real)
   if _is_outside(path) or not Path(os.path.realpath(root / path)).is_relative_to(real):
-    raise InputError(f'{name}: leads out of {root}; give a path inside it')
+    raise InputError(f'{name}: is outside of {root}; give a path inside it')
   return Path(path).as_posix()
 
 
@@ -119,12 +125,12 @@ def _is_outside(path: str) -> bool:
 def unusable(name: str) -> str:
   """Return why a file name is invalid, with the remedy; '' if it is valid."""
   if '\0' in name:
-    return 'a NUL character in the name of a file; correct it'
+    return 'the name of a file contains a NUL character; correct it'
   if not is_unicode(name):
     return 'the name of a file is not valid Unicode; rename it'
   longest = max(len(part.encode()) for part in re.split(r'[/\\]', name))
   if longest > _LONGEST:
-    return f'a file or folder name of {longest} bytes, where {_LONGEST} are possible; shorten it'
+    return f'a file or folder name has {longest} bytes, more than {_LONGEST}; shorten it'
   return ''
 
 
@@ -142,9 +148,9 @@ def unique(videos: Sequence[Video], where: str) -> list[Video]:
       problem = video.problem or f'{key}: {unusable(video.key)}'
       video = dataclasses.replace(video, key=key, problem=problem)
     if video.key in keys:
-      raise InputError(f'{where}: two videos are called "{video.key}"; rename one')
+      raise InputError(f'{where}: two videos have the name "{video.key}"; rename one')
     keys.add(video.key)
     checked.append(video)
   if not checked:
-    raise InputError(f'{where}: holds no videos')
+    raise InputError(f'{where}: contains no videos; check the path')
   return checked

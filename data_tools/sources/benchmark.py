@@ -19,7 +19,7 @@ NONE = 'none'
 _ID = re.compile(r'sav_\d{6}(?!\d)')
 _TEXTS, _PARQUET = ('.csv', '.tsv', '.json', '.jsonl', '.txt', '.yaml'), '.parquet'
 _REMEDY = (
-  'give --exclude FILE with the ids, one a line, or --exclude none if the benchmark does not matter'
+  'give --exclude FILE with one id per line, or --exclude none to include the benchmark videos'
 )
 
 
@@ -50,10 +50,10 @@ def read_list(path: str | Path) -> frozenset[str]:
   try:
     lines = list(lines_of(read_text(path)))
   except InputError as error:
-    raise InputError(f'{path}: cannot be read; give a text file, one id a line') from error
+    raise InputError(f'{path}: cannot be read; give a text file with one id per line') from error
   found = frozenset(line.split('#')[0].strip() for line in lines) - {''}
   if not found:
-    raise InputError(f'{path}: lists no id; write one a line, or --exclude none')
+    raise InputError(f'{path}: contains no id; write one per line, or give --exclude none')
   return found
 
 
@@ -61,14 +61,16 @@ def _on_the_hub(dataset: str, offline: bool) -> frozenset[str]:
   try:
     folder, names = _fetch(dataset, offline)
   except Exception as error:  # The hub client raises its own, HTTP and network errors.
-    reason = 'with --offline, and not in the cache' if offline else type(error).__name__
-    raise InputError(f'the list of {dataset} cannot be had ({reason}); {_REMEDY}') from error
+    reason = '--offline is given, and it is not in the cache' if offline else type(error).__name__
+    raise InputError(
+      f'the ids to exclude cannot be read from {dataset} ({reason}); {_REMEDY}'
+    ) from error
   found = {match for name in names for match in _ID.findall(name)}
   for file in sorted(folder.rglob('*')):
     if file.suffix in (*_TEXTS, _PARQUET):
       found |= set(_ID.findall(_text_of(file)))
   if not found:
-    raise InputError(f'{dataset}: names no video of SA-V, none of the form sav_NNNNNN; {_REMEDY}')
+    raise InputError(f'{dataset}: contains no id of a SA-V video (sav_NNNNNN); {_REMEDY}')
   return frozenset(found)
 
 

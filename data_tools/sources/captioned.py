@@ -22,12 +22,11 @@ A video without a caption is kept for the step `caption`.
 
 import csv
 import io
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_tools.sources.base import NOTHING_SAID, VIDEOS, Video, inside, unique
+from data_tools.sources.base import NOTHING_SAID, VIDEOS, Video, check_folder, inside, unique
 from data_tools.sources.descriptions import Description
 from ttm_jax.data.texts import is_unicode, lines_of, parse_json, read_text
 from ttm_jax.errors import InputError
@@ -46,39 +45,30 @@ _ENDINGS = (*_DELIMITERS, '.jsonl', '.json')
 Row = Mapping[str, Any]
 
 
-def captioned_videos(root: Path, table: Path | None = None) -> list[Video]:
+def captioned(root: Path, table: Path | None = None) -> tuple[list[Video], dict[str, str]]:
   """Return the videos of a folder, in the order of the table or of their names.
 
   Args:
     root: folder of the videos.
     table: CSV, TSV, JSONL or JSON file; by default, see the module docstring.
 
+  Returns:
+    The videos, and the reasons why files are not used, by their path in `root`.
+
   Raises:
     InputError: if the folder does not exist or has no videos, the table cannot be read or names a
       path outside the folder, or two videos have the same name.
   """
-  return captioned(root, table)[0]
-
-
-def captioned(root: Path, table: Path | None = None) -> tuple[list[Video], dict[str, str]]:
-  """Return the videos of `captioned_videos`, and the reasons why files are not used.
-
-  The reasons are keyed by the path of the file in `root`.
-
-  Raises:
-    InputError: see `captioned_videos`.
-  """
-  if not os.path.isdir(root):
-    raise InputError(f'{root}: there is no such folder; check the path')
+  check_folder(root)
   table = table or table_of(root)
   if table:
     rows = _rows(table)
     if rows is None:
-      raise InputError(f'{table}: names no videos; write a list of objects with "video"')
+      raise InputError(f'{table}: lists no videos; write a list of objects with "video"')
     return unique(_by_table(root, table, rows), str(table)), {}
   files = _files(root)
   if not files:
-    raise InputError(f'{root}: holds no videos ({_what_lies_in(root)}); check the path')
+    raise InputError(f'{root}: contains no videos ({_what_lies_in(root)}); check the path')
   unused: dict[str, str] = {}
   chosen = _one_of_each_name(root, files, unused)
   said, missing = _lists(root, chosen, unused)
@@ -101,7 +91,7 @@ def _by_table(root: Path, table: Path, rows: list[Row]) -> list[Video]:
     where = f'{table}: entry {number}'
     name = _column(row, _VIDEO)
     if not name:
-      raise InputError(f'{where} names no video; add a column "video"')
+      raise InputError(f'{where} has no video; add a column "video"')
     try:
       path = inside(root, name)
     except InputError as error:
@@ -121,7 +111,9 @@ def _said(row: Row, where: str) -> Description:
   caption = ' '.join(_column(row, _CAPTION).split())
   motion = ' '.join(_column(row, ('motion',)).split())
   if not is_unicode(caption + motion):
-    raise InputError(f'{where}: a caption holds a lone surrogate, half of a character; correct it')
+    raise InputError(
+      f'{where}: a caption contains a lone surrogate, which is not valid Unicode; correct it'
+    )
   return Description(caption, motion, {}, {}) if caption or motion else NOTHING_SAID
 
 
@@ -151,7 +143,9 @@ def _csv_rows(table: Path, text: str, delimiter: str) -> Iterator[Row]:
       # DictReader collects fields beyond the header under the key None.
       yield {name.strip().lower(): value for name, value in row.items() if isinstance(name, str)}
   except csv.Error as error:
-    raise InputError(f'{table}: line {rows.line_num} is not CSV ({error}); mend it') from error
+    raise InputError(
+      f'{table}: line {rows.line_num} is not valid CSV ({error}); correct it'
+    ) from error
 
 
 def _json_lines(table: Path, text: str) -> Iterator[Row]:
@@ -160,7 +154,7 @@ def _json_lines(table: Path, text: str) -> Iterator[Row]:
       continue
     row = parse_json(line, f'{table}: line {number}')
     if not isinstance(row, dict):
-      raise InputError(f'{table}: line {number} is not a JSON object; write one a line')
+      raise InputError(f'{table}: line {number} is not a JSON object; write one per line')
     yield row
 
 
@@ -191,7 +185,9 @@ def _files(root: Path) -> list[Path]:
 
 def _what_lies_in(root: Path) -> str:
   """Describe a folder by the five most frequent file extensions and their counts."""
-  endings = [path.suffix.lower() or 'without ending' for path in root.rglob('*') if path.is_file()]
+  endings = [
+    path.suffix.lower() or 'without extension' for path in root.rglob('*') if path.is_file()
+  ]
   counts = sorted(((endings.count(e), e) for e in set(endings)), reverse=True)[:5]
   return 'but ' + ', '.join(f'{count} {ending}' for count, ending in counts) if counts else 'empty'
 
@@ -271,12 +267,14 @@ def _candidates(
     if (root / _PATHS).is_file():
       paths = list(lines_of(read_text(root / _PATHS)))
       if len(paths) != len(captions):
-        unused[name] = f'{_PATHS} has another number of lines; make it one video and caption a line'
+        unused[name] = (
+          f'{_PATHS} has a different number of lines; write one video and one caption per line'
+        )
         continue
     elif len(captions) == len(there) == 1:
       paths = list(there)
     else:
-      unused[name] = f'nothing says which caption is whose; add {_PATHS}, with one path a line'
+      unused[name] = f'the video of each caption is not known; add {_PATHS}, with one path per line'
       continue
     rows = [
       {'video': path, 'caption': caption}

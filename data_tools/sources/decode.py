@@ -31,7 +31,7 @@ def probe(path: str | os.PathLike, fps: float | None = None) -> Probe:
     return video_reader.probe(path)
   files = _pictures(path)
   if not fps:
-    raise InputError(f'{path}: pictures have no frame rate; give --source_fps')
+    raise InputError(f'{path}: a folder of images has no frame rate; give --source_fps')
   height, width = read_image(files[0]).shape[:2]
   # Recover NTSC rates from rounded decimals: 29.97 becomes 30000/1001.
   return Probe(len(files), Fraction(fps).limit_denominator(1001), False, (height, width))
@@ -66,5 +66,5 @@ def frames(path: str | os.PathLike, seen: Probe) -> Iterator[Frame]:
 def _pictures(folder: Path) -> list[Path]:
   files = list_pictures(folder)
   if not files:
-    raise InputError(f'{folder}: holds no pictures; give a folder of JPEG or PNG files')
+    raise InputError(f'{folder}: contains no images; give a folder of JPEG or PNG files')
   return files

@@ -16,11 +16,10 @@ import functools
 import posixpath
 from typing import Any
 
+from ttm_jax.annotation.texts import name_from
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.data.texts import PathLike, is_unicode, parse_json, read_text
 from ttm_jax.errors import InputError
-
-_LITTLE_WORDS = {'a', 'an', 'and', 'at', 'in', 'of', 'on', 'that', 'the', 'to', 'with'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +70,14 @@ def read_captions(path: PathLike) -> dict[str, Description]:
   """
   entries = parse_json(read_text(path), str(path), functools.partial(_unique, path))
   if not isinstance(entries, dict):
-    raise InputError(f'{path}: must hold an object with one entry a source')
+    raise InputError(f'{path}: must contain a JSON object with one entry per video')
   described = {
     key: _description(f'{path}: "{key}"', entry)
     for key, entry in _normal(path, entries).items()
     if not key.startswith('_')
   }
   if not described:
-    raise InputError(f'{path}: describes no source; add one')
+    raise InputError(f'{path}: describes no video; add one')
   return described
 
 
@@ -88,7 +87,7 @@ def _unique(path: PathLike, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   if len(entries) < len(pairs):
     keys = [key for key, _ in pairs]
     twice = next(key for key in keys if keys.count(key) > 1)
-    raise InputError(f'{path}: has two entries "{twice}"; leave one out')
+    raise InputError(f'{path}: has two entries "{twice}"; remove one')
   return entries
 
 
@@ -98,7 +97,7 @@ def _normal(path: PathLike, entries: dict[str, Any]) -> dict[str, Any]:
   seen: dict[str, str] = {}
   for key, normal in written.items():
     if normal in seen:
-      raise InputError(f'{path}: "{seen[normal]}" and "{key}" are one source; leave one out')
+      raise InputError(f'{path}: "{seen[normal]}" and "{key}" name the same video; remove one')
     seen[normal] = key
   return {normal: entries[key] for normal, key in seen.items()}
 
@@ -106,23 +105,23 @@ def _normal(path: PathLike, entries: dict[str, Any]) -> dict[str, Any]:
 def _description(where: str, entry: Any) -> Description:
   def text(value: Any, field: str) -> str:
     if not isinstance(value, str) or not value.strip():
-      raise InputError(f'{where}: "{field}" must be a text; write one')
+      raise InputError(f'{where}: "{field}" must be a string with words; write one')
     if not is_unicode(value):
       raise InputError(
-        f'{where}: "{field}" holds a lone surrogate, half of a character; write it again'
+        f'{where}: "{field}" contains a lone surrogate, which is not valid Unicode; correct it'
       )
     return value.strip()
 
   def by_id(field: str) -> dict[int, str]:
     texts = entry.get(field, {})
     if not isinstance(texts, dict):
-      raise InputError(f'{where}: "{field}" must hold one text an object id')
+      raise InputError(f'{where}: "{field}" must be a JSON object with one text per object id')
     for key in texts:
       # int() raises its own error for a string of thousands of digits.
       if not key.isdecimal() or len(key) > 9 or not 1 <= int(key) <= MAX_OBJECTS:
         raise InputError(f'{where}: "{field}" has the object id "{key}"; use 1 to {MAX_OBJECTS}')
     if len({int(key) for key in texts}) < len(texts):
-      raise InputError(f'{where}: "{field}" has two texts for one object id; leave one out')
+      raise InputError(f'{where}: "{field}" has two texts for one object id; remove one')
     return {int(key): text(value, f'{field}.{key}') for key, value in texts.items()}
 
   if not isinstance(entry, dict):
@@ -136,17 +135,3 @@ def _description(where: str, entry: Any) -> Description:
     names={i: names.get(i) or name_from(prompt) for i, prompt in prompts.items()},
     prompts=prompts,
   )
-
-
-def name_from(prompt: str) -> str:
-  """Derive the name of an object from its prompt: 'a man in jeans runs' gives 'man in jeans'.
-
-  Take the first three words after the article, without trailing prepositions and articles. The
-  result may include a verb. If the name is used for detection, give `names` instead.
-  """
-  words = prompt.rstrip('.').split() or prompt.split() or ['']
-  words = words[1:] if words[0].lower() in ('a', 'an', 'the') and len(words) > 1 else words
-  name = words[:3]
-  while len(name) > 1 and name[-1].lower() in _LITTLE_WORDS:
-    name.pop()
-  return ' '.join(name)

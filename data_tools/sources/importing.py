@@ -5,13 +5,15 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from data_tools.drafts import Reject, to_clip
+from data_tools.drafts import to_clip
 from data_tools.report import shown
 from data_tools.sources import leftovers
-from data_tools.sources.descriptions import Description, PathLike, Window
+from data_tools.sources.base import Video
+from data_tools.sources.descriptions import Description, Window
 from data_tools.sources.leftovers import Leftover
 from data_tools.sources.vos import vos_videos
 from data_tools.sources.windows import Cut, drafts, expected
+from ttm_jax.annotation.rejection import Reject
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
 
@@ -43,67 +45,52 @@ class Report:
     return '\n'.join(shown(line) for line in lines)
 
 
+@dataclasses.dataclass(frozen=True)
 class Imported:
-  """Iterable over `import_clips`, with an estimated length for progress bars."""
-
-  def __init__(
-    self,
-    root: PathLike,
-    captions: Mapping[str, Description],
-    window: Window,
-    report: Report,
-    fps: float | None = None,
-  ):
-    """Store the arguments of `import_clips`."""
-    self._given = root, captions, window, report, fps
-
-  def __iter__(self) -> Iterator[Clip]:
-    return import_clips(*self._given)
-
-  def __length_hint__(self) -> int:
-    root, captions, window, _, fps = self._given
-    return sum(expected(video, window) for video in vos_videos(Path(root), captions, fps))
-
-
-def import_clips(
-  root: PathLike,
-  captions: Mapping[str, Description],
-  window: Window,
-  report: Report,
-  fps: float | None = None,
-) -> Iterator[Clip]:
-  """Cut the described videos into clips, one window in memory at a time.
+  """Clips of the described videos, one window in memory at a time.
 
   All clips of a video share its caption and motion prompt. See `drafts.to_clip` for the objects.
+  Iteration raises InputError if `root` is not a folder.
 
-  Args:
+  Attributes:
     root: folder of the videos, in a layout of `sources.vos`.
     captions: descriptions of the videos to read, from `read_captions`.
     window: length, stride, frame rate and size of the clips.
     report: receives the statistics. A video that cannot be used is reported, not raised.
     fps: frames per second of videos that are folders of images.
-
-  Raises:
-    InputError: if `root` is not a folder.
   """
-  for video in vos_videos(Path(root), captions, fps):
-    cut = Cut()
-    report.sources[video.key] = ''  # Insert now to keep the order of the videos.
-    try:
-      for draft in drafts(video, window, cut):
-        try:
-          clip, background = to_clip(draft)
-        except Reject as reject:
-          report.rejected[reject.reason] += 1
-          continue
-        report.backgrounded.update(background)
-        report.clips += 1
-        yield clip
-    except InputError as error:
-      report.sources[video.key] = f'not used: {error}'
-      if cut.windows:
-        report.sources[video.key] = f'{cut.windows} windows, then not used: {error}'
-      continue
-    report.sources[video.key] = f'{cut.how}, {cut.windows} windows'
-    if not cut.windows:
-      report.rejected[f'source shorter than {window.frames} frames at {window.fps:g} fps'] += 1
+
+  root: Path
+  captions: Mapping[str, Description]
+  window: Window
+  report: Report
+  fps: float | None = None
+
+  def __length_hint__(self) -> int:
+    return sum(expected(video, self.window) for video in self._videos())
+
+  def __iter__(self) -> Iterator[Clip]:
+    report = self.report
+    for video in self._videos():
+      cut = Cut()
+      report.sources[video.key] = ''  # Insert now to keep the order of the videos.
+      try:
+        for draft in drafts(video, self.window, cut):
+          try:
+            clip, background = to_clip(draft)
+          except Reject as reject:
+            report.rejected[reject.reason] += 1
+            continue
+          report.backgrounded.update(background)
+          report.clips += 1
+          yield clip
+      except InputError as error:
+        report.sources[video.key] = cut.failed(str(error))
+        continue
+      report.sources[video.key] = cut.summary
+      if not cut.windows:
+        reason = f'source shorter than {self.window.frames} frames at {self.window.fps:g} fps'
+        report.rejected[reason] += 1
+
+  def _videos(self) -> list[Video]:
+    return vos_videos(self.root, self.captions, self.fps)

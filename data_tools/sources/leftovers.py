@@ -70,14 +70,14 @@ def leftovers(
     if any(stem == one or stem.startswith(f'{one}_') for one in excluded):
       return 'of a video that --exclude lists'
     if ending in _PICTURES and os.path.dirname(os.path.realpath(path)) in beside:
-      return 'a picture beside a video'
+      return 'an image beside a video'
     if ending in _PICTURES and not keys.isdisjoint(parts[:-1]):
-      return 'other pictures of a video that is read'
+      return 'other images of a video that is read'
     if ending in (*VIDEOS, *_PICTURES):
-      return f'not in {table.name}' if table else 'a video or picture that does not fit the layout'
+      return f'not in {table.name}' if table else 'a video or image that does not fit the layout'
     if ending in _TEXTS:
       return f'captions come from {table.name}' if table else 'not the captions of a video'
-    return 'not the ending of a video, picture or table'
+    return 'not the extension of a video, image or table'
 
   for folder, names, files in os.walk(root):
     names[:] = sorted(n for n in names if os.path.realpath(os.path.join(folder, n)) not in apart)

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.sources.base import NOTHING_SAID, VIDEOS, Video, unique
+from data_tools.sources.base import NOTHING_SAID, VIDEOS, Video, check_folder, unique
 from data_tools.sources.decode import Probe
 from data_tools.sources.descriptions import Description
 from data_tools.sources.mask_interpolation import between
@@ -52,7 +52,7 @@ class SavMasks:
   def check(self, path: str, seen: Probe) -> None:
     content = _load(self.files)
     if content.size != seen.size:
-      remedy = 'take the files of one video'
+      remedy = 'use the files of one video'
       if content.size == seen.size[::-1]:
         remedy = 'write "size" as [height, width] of the video as shown, for masks of that shape'
       raise InputError(
@@ -63,7 +63,7 @@ class SavMasks:
     if last >= seen.frames:
       raise InputError(
         f'{self.files[0]}: annotates frame {last}, but {path} ends with frame {seen.frames - 1};'
-        ' take the files of one video'
+        ' use the files of one video'
       )
 
   def window(self, numbers: Sequence[int], fit: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -168,7 +168,9 @@ def decode_rle(encoded: Mapping[str, Any]) -> np.ndarray:
 
   height, width = encoded['size']
   counts = encoded['counts']
-  wrong = InputError(f'a mask is not of its {width}x{height} pixels; download it again')
+  wrong = InputError(
+    f'the run lengths of a mask do not give {width}x{height} pixels; download the file again'
+  )
   try:
     if isinstance(counts, str):
       if counts[:2] in ("b'", 'b"'):
@@ -233,11 +235,11 @@ def read_annotations(path: str | Path) -> dict[str, Any]:
   except (TypeError, KeyError) as error:
     raise InputError(f'{path}: not an annotation of SA-V ({error!r} is missing)') from error
   if counts != {number} or not number or not kinds <= {str, list}:
-    raise InputError(f'{path}: a frame has not one mask a masklet; download it again')
+    raise InputError(f'{path}: a frame does not have one mask per masklet; download it again')
   if len(ids) < number:
-    raise InputError(f'{path}: two masklets have one id; download it again')
+    raise InputError(f'{path}: two masklets have the same id; download it again')
   if len(sizes) != 1:
-    raise InputError(f'{path}: masks of {len(sizes)} sizes; download it again')
+    raise InputError(f'{path}: its masks have {len(sizes)} different sizes; download it again')
   (size,) = sizes
   if len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
     raise InputError(f'{path}: its masks have the size {list(size)}; write [height, width]')
@@ -256,10 +258,14 @@ def _load_once(files: tuple[str, ...], _: tuple[float, ...]) -> Masklets:
     next(tuple(mask['size']) for frame in frames for mask in frame if mask) for frames in contents
   ]
   if len({*sizes}) > 1:
-    raise InputError(f'{files[0]} and {files[1]} do not describe one video')
+    raise InputError(
+      f'{files[0]} and {files[1]}: masks of different sizes; use the files of one video'
+    )
   count = sum(len(frames[0]) for frames in contents)
   if count > MAX_LABELS:
-    raise InputError(f'{files[0]}: {count} masklets, at most {MAX_LABELS} can be read')
+    raise InputError(
+      f'{files[0]}: {count} masklets, more than {MAX_LABELS}; read fewer with --masklets manual'
+    )
   return Masklets(contents, sizes[0])
 
 
@@ -290,8 +296,7 @@ def sav_videos(
   Raises:
     InputError: if `root` is not a folder, or no annotated video is found.
   """
-  if not os.path.isdir(root):
-    raise InputError(f'{root}: there is no such folder; check the path')
+  check_folder(root)
   videos, left_out = [], []
   for path in _films(root):
     files = tuple(
@@ -306,7 +311,8 @@ def sav_videos(
     videos.append(Video(path.stem, str(path), said, SavMasks(files)))
   if not videos:
     raise InputError(
-      f'{root}: no ID.mp4 with an ID_manual.json or ID_auto.json beside it'
-      + (f', but for {len(left_out)} excluded ones' if left_out else '')
+      f'{root}: contains no ID.mp4 beside its ID_manual.json or ID_auto.json'
+      + (f', except {len(left_out)} that --exclude lists' if left_out else '')
+      + '; check the path'
     )
   return unique(videos, str(root)), left_out

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.sources.base import NOTHING_SAID, Video, inside, unique, within
+from data_tools.sources.base import NOTHING_SAID, Video, check_folder, inside, unique, within
 from data_tools.sources.decode import Probe
 from data_tools.sources.descriptions import Description
 from ttm_jax.errors import InputError
@@ -34,8 +34,8 @@ from ttm_jax.trajectory import PALETTES
 
 _RESOLUTION = re.compile(r'\d+p|full.?res\w*|\d+x\d+|\dk|u?hd', re.IGNORECASE)
 _MASKS = ('masks', 'Annotations')  # Preferred names of a folder of masks, in order.
-_RENAME = 'give each mask the name of its picture'
-_COMPLETE = 'make the masks that are missing, or leave out the pictures without one'
+_RENAME = 'give each mask the name of its image'
+_COMPLETE = 'add the missing masks, or remove the images without a mask'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,8 @@ class FileMasks:
       )
     if len(files) != seen.frames:
       raise InputError(
-        f'{path}: has {seen.frames} frames, but there are {len(files)} masks; make one mask a frame'
+        f'{path}: has {seen.frames} frames, but there are {len(files)} masks; give one mask per'
+        ' frame'
       )
     if not self.pictures:
       check_numbers(files, path)
@@ -114,7 +115,7 @@ def _listed(folder: str, pictures: str, *_: int) -> Listed:
   """Return the masks of a folder; cached, so that it is not listed again for each window."""
   masks = list_masks(Path(folder))
   if not masks:
-    raise InputError(f'{folder}: holds no masks; put one PNG a frame there')
+    raise InputError(f'{folder}: contains no masks; add one PNG per frame')
   if not pictures:
     return Listed(tuple(masks))
   return pair(list_pictures(Path(pictures)), masks, pictures)
@@ -142,7 +143,7 @@ def pair(pictures: Sequence[Path], masks: Sequence[Path], where: str) -> Listed:
   stems = {mask.stem: mask for mask in masks}
   if len(stems) < len(masks):
     twice = next(mask for mask in masks if stems[mask.stem] != mask)
-    raise InputError(f'{where}: two masks are called {twice.stem}; leave one out')
+    raise InputError(f'{where}: two masks have the name {twice.stem}; remove one')
   wanted: Sequence = [picture.stem for picture in pictures]
   there: Sequence = [mask.stem for mask in masks]
   if not {*wanted} <= {*there}:
@@ -153,15 +154,15 @@ def pair(pictures: Sequence[Path], masks: Sequence[Path], where: str) -> Listed:
   without = [picture for picture, name in zip(pictures, wanted, strict=True) if name not in by_name]
   left = [mask for mask, name in zip(masks, there, strict=True) if name not in {*wanted}]
   if not without:
-    note = f'{len(left)} masks without a picture passed over, as {left[0].name}' if left else ''
+    note = f'{len(left)} masks without an image ignored, such as {left[0].name}' if left else ''
     return Listed(tuple(by_name[name] for name in wanted), note)
   if len(without) == len(pictures) == len(masks):
-    return Listed(tuple(masks), f'masks taken in their order: {masks[0].name} is the first')
-  over = f', and {left[0].name} belongs to no picture' if left else ''
+    return Listed(tuple(masks), f'masks assigned to the images in order, from {masks[0].name}')
+  over = f', and {left[0].name} belongs to no image' if left else ''
   more = f' and {len(without) - 1} others have' if len(without) > 1 else ' has'
   raise InputError(
     f'{where}: has {len(pictures)} frames, but there are {len(masks)} masks:'
-    f' {without[0].name}{more} none{over}; {_RENAME if left else _COMPLETE}'
+    f' {without[0].name}{more} no mask{over}; {_RENAME if left else _COMPLETE}'
   )
 
 
@@ -202,8 +203,7 @@ def vos_videos(
   Raises:
     InputError: if `root` is not a folder or has no videos.
   """
-  if not os.path.isdir(root):
-    raise InputError(f'{root}: there is no such folder; check the path')
+  check_folder(root)
   annotations = root / 'Annotations'
   levels = _levels(annotations)
   if captions is None:
@@ -234,7 +234,7 @@ def _of_levels(root: Path, levels: Sequence[Path], key: str) -> tuple[Path, File
     return None
   path, masks, taken = usable[0]
   names = ', '.join(name for _, _, name in usable)
-  note = f'the resolution {taken} taken of {names}' if len(usable) > 1 else ''
+  note = f'resolution {taken} read, of {names}' if len(usable) > 1 else ''
   return path, FileMasks(str(masks), str(path) if path.is_dir() else '', note)
 
 
@@ -292,7 +292,9 @@ def video_of(folder: Path) -> Path:
     InputError: if the folder does not exist, or there is not exactly one candidate.
   """
   if not folder.is_dir():
-    raise InputError(f'{folder}: there is no such folder; correct its key or its place')
+    raise InputError(
+      f'{folder}: there is no such folder; correct the key in the captions file, or the path'
+    )
   videos = [path for path in folder.iterdir() if is_video(path) and not path.is_dir()]
   mp4s = [path for path in videos if path.suffix.lower() == '.mp4']
   if not mp4s and (folder / 'JPEGImages').is_dir():
@@ -302,7 +304,7 @@ def video_of(folder: Path) -> Path:
   for some in (exact, mp4s, named, videos):
     if len(some) == 1:
       return some[0]
-  raise InputError(f'{folder}: holds {len(videos)} video files; name the right one video.mp4')
+  raise InputError(f'{folder}: contains {len(videos)} video files; name the one to read video.mp4')
 
 
 def masks_of(folder: Path, video: Path) -> Path:
@@ -320,6 +322,6 @@ def masks_of(folder: Path, video: Path) -> Path:
   candidates = candidates or [d for d, e in formats.items() if e not in ('.jpg', '.jpeg')]
   if len(candidates) != 1:
     raise InputError(
-      f'{folder}: {len(candidates)} of its folders hold PNG files; name the right one masks'
+      f'{folder}: {len(candidates)} of its folders contain PNG files; name the one to read masks'
     )
   return candidates[0]

@@ -79,8 +79,8 @@ class Crop:
   def _resized(self, array: np.ndarray, method: Image.Resampling) -> np.ndarray:
     if array.shape[:2] != self.source:
       raise InputError(
-        f'a frame of {array.shape[1]}x{array.shape[0]} among frames of'
-        f' {self.source[1]}x{self.source[0]}; make them one size'
+        f'a frame has {array.shape[1]}x{array.shape[0]} pixels, not'
+        f' {self.source[1]}x{self.source[0]} as the first; give all frames one size'
       )
     return np.asarray(Image.fromarray(array).resize(self.size[::-1], method, self.box))
 
@@ -98,6 +98,15 @@ class Cut:
   how: str = ''
   windows: int = 0
   repeated: int = 0
+
+  @property
+  def summary(self) -> str:
+    """How the video was read, for the report."""
+    return f'{self.how}, {self.windows} windows'
+
+  def failed(self, why: str) -> str:
+    """Return why the video could not be read to its end, for the report."""
+    return f'{self.windows} windows, then not used: {why}' if self.windows else f'not used: {why}'
 
 
 def drafts(video: Video, window: Window, cut: Cut | None = None) -> Iterator[Draft]:
@@ -170,7 +179,8 @@ def check(video: Video, seen: decode.Probe, window: Window) -> None:
   """Raise InputError if the frame rate is too low, or the masks do not match the frames."""
   if seen.fps < _SLOWEST * Fraction(window.fps):
     raise InputError(
-      f'{video.path}: has {float(seen.fps):g} fps; ask for at most that, not {window.fps:g}'
+      f'{video.path}: has {float(seen.fps):g} fps, fewer than the {window.fps:g} of the clips; give'
+      ' a lower --fps'
     )
   if video.masks is not None:
     video.masks.check(video.path, seen)

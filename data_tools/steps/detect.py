@@ -2,24 +2,19 @@
 
     python -m data_tools.steps.detect --model IDEA-Research/grounding-dino-base \\
         --image photo.png --name "left dog" --name ball
-
-Each noun is a separate query, so boxes need not be assigned to one of several labels by their text.
 """
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from data_tools.drafts import Draft, Reject, Rejected, attempt, remaining
-from data_tools.steps.load_sample import still
-from data_tools.steps.weights import ModelSource, add_flags, check_installed, from_flags
+from data_tools.drafts import Draft, Rejected, attempt, remaining
+from data_tools.steps import command
+from ttm_jax.annotation.grounding_dino import THRESHOLD, Found, GroundingDino
+from ttm_jax.annotation.model_source import ModelSource
+from ttm_jax.annotation.rejection import Reject
 from ttm_jax.errors import front_door
 from ttm_jax.inference import position_words
-
-Found = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,45 +27,11 @@ class DetectSettings:
   """
 
   weights: ModelSource
-  threshold: float = 0.25
+  threshold: float = THRESHOLD
 
   def build(self) -> 'Detect':
     """Load the model and return the step."""
     return Detect(GroundingDino(self.weights, self.threshold))
-
-
-class GroundingDino:
-  """Boxes and scores of nouns in images."""
-
-  def __init__(self, weights: ModelSource, threshold: float = 0.25):
-    check_installed()
-    from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
-
-    from ttm_jax.pytorch.detection import detect
-
-    self._batch, self._threshold = weights.batch, threshold
-    self._processor = weights.load_part(AutoProcessor)
-    self._model, self._detect = weights.load(AutoModelForZeroShotObjectDetection), detect
-
-  def __call__(self, pictures: Sequence[np.ndarray], nouns: Sequence[str]) -> list[Found]:
-    """Detect noun i in image i.
-
-    Args:
-      pictures: images uint8 [H, W, 3].
-      nouns: noun phrases, one per image.
-
-    Returns:
-      For each image, boxes float32 [n, 4] (x0, y0, x1, y1), in pixels and clipped to the image, and
-      scores [n].
-    """
-    found: list[Found] = []
-    for start in range(0, len(nouns), self._batch):
-      part = slice(start, start + self._batch)
-      results = self._detect(
-        self._model, self._processor, pictures[part], nouns[part], self._threshold
-      )
-      found += [(result.boxes, result.scores) for result in results]
-    return found
 
 
 class Detect:
@@ -119,21 +80,15 @@ def _boxed(draft: Draft, found: Mapping[str, Found]) -> Draft:
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(
-    'python -m data_tools.steps.detect',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  add_flags(parser)
-  parser.add_argument('--image', required=True, help='image, or video, of which frame 0 is used')
-  parser.add_argument(
-    '--name', required=True, action='append', help='name of an object; repeat for each'
-  )
-  parser.add_argument('--threshold', type=float, default=0.25, help='minimum score; default 0.25')
+  parser = command.parser('detect', __doc__)
+  add = parser.add_argument
+  add('--image', required=True, help='image, or video, of which frame 0 is used')
+  add('--name', required=True, action='append', help='name of an object; repeat for each')
+  add('--threshold', type=float, default=THRESHOLD, help=f'minimum score; default {THRESHOLD}')
   args = parser.parse_args(argv)
   with front_door():
-    step = DetectSettings(from_flags(args), args.threshold).build()
-    (outcome,) = step([still(args.image, names=dict(enumerate(args.name, 1)))])
+    step = DetectSettings(ModelSource.from_flags(args, args.model), args.threshold).build()
+    (outcome,) = step([command.still(args.image, names=dict(enumerate(args.name, 1)))])
     if isinstance(outcome, Rejected):
       print(json.dumps({'rejected': outcome.reason, 'detail': outcome.detail}))
     else:

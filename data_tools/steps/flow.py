@@ -1,12 +1,11 @@
-"""Optical flow between consecutive frames with RAFT, and the motion score of a clip.
+"""Motion score of a clip, from the optical flow between consecutive frames.
 
     python -m data_tools.steps.flow --weights raft_large.safetensors --video dog.mp4 --out flow.mp4
 
-The network is `raft_large` of torchvision, which only this module needs. Convert its weights to
-safetensors once; the paper's metrics use C_T_SKHT_V2. The score `motion` is the mean length of the
-flow over pixels and frame pairs, in pixels at the size of the clip. It is comparable only between
-clips of the same size and frame rate. `render` is the flow representation of the paper's ablation
-(table 4).
+For the network see `ttm_jax.annotation.raft`. The score `motion` is the mean length of the flow
+over pixels and frame pairs, in pixels at the size of the clip. It is comparable only between clips
+of the same size and frame rate. `render` is the flow representation of the paper's ablation (table
+4).
 """
 
 import argparse
@@ -17,15 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.drafts import Draft, Reject, Rejected, attempt
-from data_tools.steps.load_sample import still
-from data_tools.steps.weights import ModelSource, check_installed
+from data_tools.drafts import Draft, Rejected, attempt
+from data_tools.steps import command
+from ttm_jax.annotation.model_source import ModelSource
+from ttm_jax.annotation.raft import Raft
+from ttm_jax.annotation.rejection import Reject
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.media import video_io
 
 NAME = 'motion'
-# RAFT requires sides that are multiples of 8, and at least 128 for its correlation pyramid.
-_MULTIPLE, _LEAST = 8, 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,62 +45,6 @@ class FlowSettings:
     return Flow(Raft(self.weights), self.least, self.most)
 
 
-class Raft:
-  """Optical flow of videos by torchvision's `raft_large`, always computed in float32.
-
-  torchvision builds RAFT's sampling grids in float32, so the network fails with weights of any
-  other dtype. `weights.dtype` is therefore not used.
-  """
-
-  def __init__(self, weights: ModelSource):
-    check_installed()
-    try:
-      from torchvision.models.optical_flow import raft_large
-    except (ImportError, RuntimeError) as error:
-      raise InputError(
-        f'RAFT needs torchvision, which cannot be imported ({error}); install the build that'
-        ' belongs to this torch, from the same index, or leave the step flow out'
-      ) from error
-    import safetensors.torch
-    import torch
-
-    self._model = raft_large(weights=None, progress=False)
-    try:
-      self._model.load_state_dict(safetensors.torch.load_file(weights.model))
-    except Exception as error:  # safetensors and torch raise their own exception types.
-      raise InputError(f'{weights.model}: no weights of raft_large ({error})') from error
-    self._model.to(weights.torch_device, torch.float32).eval()
-    self._batch = weights.batch
-
-  def __call__(self, video: np.ndarray) -> np.ndarray:
-    """Return the flow from each frame to the next.
-
-    Args:
-      video: uint8 [T, H, W, 3].
-
-    Returns:
-      float32 [T - 1, H, W, 2], (x, y) in pixels.
-    """
-    import torch
-
-    device = next(self._model.parameters()).device
-    height, width = video.shape[1:3]
-    padded = np.pad(video, ((0, 0), *map(_padding, (height, width)), (0, 0)), mode='edge')
-    flows = []
-    for start in range(0, len(video) - 1, self._batch):
-      part = torch.from_numpy(padded[start : start + self._batch + 1].transpose(0, 3, 1, 2).copy())
-      frames = part.to(device, torch.float32) / 127.5 - 1
-      with torch.inference_mode():
-        flow = self._model(frames[:-1], frames[1:])[-1]
-      flows.append(flow.cpu().numpy().transpose(0, 2, 3, 1)[:, :height, :width])
-    return np.concatenate(flows) if flows else np.zeros((0, height, width, 2), np.float32)
-
-
-def _padding(side: int) -> tuple[int, int]:
-  wanted = max(_LEAST, -(-side // _MULTIPLE) * _MULTIPLE)
-  return 0, wanted - side
-
-
 class Flow:
   """Measure the motion of drafts, and reject those outside a range."""
 
@@ -120,7 +63,7 @@ class Flow:
     if not self._least <= motion <= self._most:
       side = 'below' if motion < self._least else 'above'
       limit = self._least if motion < self._least else self._most
-      raise Reject(f'motion {side} {limit:g} pixels a frame', f'{motion:.2f}')
+      raise Reject(f'motion {side} {limit:g} pixels per frame', f'{motion:.2f}')
     return dataclasses.replace(draft, scores={**draft.scores, NAME: motion})
 
 
@@ -163,12 +106,12 @@ def main(argv: list[str] | None = None) -> None:
   add('--batch', type=int, default=8, help='batch size in frame pairs; default 8')
   args = parser.parse_args(argv)
   with front_door():
-    draft = still(args.video)
+    draft = command.still(args.video)
     flow = Raft(ModelSource(args.weights, args.device, 'float32', args.batch))(draft.video)
     if not len(flow):
-      raise InputError(f'{args.video}: one frame has no flow; give a video')
+      raise InputError(f'{args.video}: has a single frame, which has no flow; give a video')
     video_io.write_video(Path(args.out), render(flow), draft.fps)
-    print(f'{args.out}: {score(flow):.3f} pixels a frame')
+    print(f'{args.out}: {score(flow):.3f} pixels per frame')
 
 
 if __name__ == '__main__':

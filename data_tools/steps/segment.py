@@ -3,43 +3,23 @@
     python -m data_tools.steps.segment --model facebook/sam2.1-hiera-large --video dog.mp4 \\
         --box "10,20,200,180" --out masks
 
-Each object is tracked from its box in frame 0. There are two backends: the package `sam2`, from
-Meta's repository or from PyPI, and `Sam2VideoModel` of transformers. `auto` selects the first one
-that is installed and can read the given weights, and prints its name. Hub ids require transformers.
+Each object is tracked from its box in frame 0. For the backends see `ttm_jax.annotation.sam2`.
 """
 
-import argparse
 import dataclasses
-import importlib
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from data_tools.drafts import Draft, Reject, Rejected, attempt
-from data_tools.steps.load_sample import still
-from data_tools.steps.weights import ModelSource, add_flags, from_flags, looks_local
+from data_tools.drafts import Draft, Rejected, attempt
+from data_tools.steps import command
 from ttm_jax import trajectory
+from ttm_jax.annotation.model_source import ModelSource
+from ttm_jax.annotation.rejection import Reject
+from ttm_jax.annotation.sam2 import BACKENDS, Tracker, tracker
 from ttm_jax.errors import InputError, front_door
 
-BACKENDS = {'sam2': 'sam2.build_sam', 'transformers': 'transformers'}  # The module that each needs.
 MIN_SEEN = 0.5  # A track that is visible in a smaller fraction of the frames counts as lost.
-
-
-class Tracker(Protocol):
-  """Tracks objects from frame 0 on."""
-
-  def __call__(self, video: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Args:
-      video: uint8 [T, H, W, 3].
-      boxes: float [n, 4] (x0, y0, x1, y1), in pixels of frame 0.
-
-    Returns:
-      Mask logits float32 [T, n, H, W], above 0 inside the object.
-    """
-    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,41 +41,6 @@ class SegmentSettings:
     return Segment(tracker(self.weights, self.backend), self.min_seen)
 
 
-def tracker(weights: ModelSource, backend: str = 'auto') -> Tracker:
-  """Load SAM 2 with a backend of BACKENDS, or with the first usable one for `auto`.
-
-  Raises:
-    InputError: if the backend is unknown or not installed, or the weights cannot be loaded.
-  """
-  if backend == 'auto':
-    backend = next((name for name in BACKENDS if _usable(name, weights)), '')
-    if not backend:
-      raise InputError("SAM 2 needs transformers or sam2: pip install 'ttm_jax[data]'")
-    print(f'SAM 2 by the package {backend}', file=sys.stderr)
-  if backend == 'transformers':
-    from data_tools.steps.sam2_transformers import TransformersTracker
-
-    return TransformersTracker(weights)
-  if backend == 'sam2':
-    from data_tools.steps.sam2_package import PackageTracker
-
-    return PackageTracker(weights)
-  raise InputError(f'--sam_backend {backend}: choose auto, {", ".join(BACKENDS)}')
-
-
-def _usable(backend: str, weights: ModelSource) -> bool:
-  """Return whether a backend is installed and can read the given weights."""
-  if backend == 'sam2' and (
-    not looks_local(weights.model) or (Path(weights.model) / 'config.json').is_file()
-  ):
-    return False
-  try:
-    importlib.import_module(BACKENDS[backend])
-  except (ImportError, RuntimeError):  # RuntimeError: torchvision built for another PyTorch.
-    return False
-  return True
-
-
 class Segment:
   """Fill in the label maps of drafts that have boxes; reject drafts with a lost track."""
 
@@ -111,7 +56,7 @@ class Segment:
     objects = list(draft.boxes)
     logits = self._track(draft.video, np.stack([draft.boxes[i] for i in objects]))
     labels = trajectory.from_logits(logits)
-    ids = np.array([0, *objects], np.uint8)[labels]
+    ids = trajectory.relabel(labels, dict(enumerate(objects, 1)))
     for obj in objects:
       shown = (ids == obj).any((1, 2))
       if not shown[0] or shown.mean() < self._min_seen:
@@ -121,12 +66,7 @@ class Segment:
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(
-    'python -m data_tools.steps.segment',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  add_flags(parser)
+  parser = command.parser('segment', __doc__)
   add = parser.add_argument
   add('--sam_backend', default='auto', choices=['auto', *BACKENDS], help='default auto')
   add('--video', required=True, help='video or image')
@@ -140,8 +80,10 @@ def main(argv: list[str] | None = None) -> None:
   args = parser.parse_args(argv)
   with front_door():
     boxes = {i: parse_box(text) for i, text in enumerate(args.box, 1)}
-    step = SegmentSettings(from_flags(args), args.sam_backend, min_seen=0).build()
-    (outcome,) = step([still(args.video, boxes=boxes)])
+    source = ModelSource.from_flags(args, args.model)
+    (outcome,) = SegmentSettings(source, args.sam_backend, min_seen=0).build()(
+      [command.still(args.video, boxes=boxes)]
+    )
     if isinstance(outcome, Rejected):
       raise InputError(f'{args.video}: {outcome.reason} ({outcome.detail}); try another box')
     assert outcome.ids is not None

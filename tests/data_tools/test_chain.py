@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from data_tools import describe, prepare
-from data_tools.steps import prompts
 from tests.helpers import cli, tiny, tiny_models, video_fixtures
+from ttm_jax.annotation import language_model
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.latents import Latents
 from ttm_jax.inference.image_description import Described
@@ -87,7 +87,7 @@ def planted(monkeypatch, tmp_path):
       for asked in texts
     ]
 
-  monkeypatch.setattr(prompts.LanguageModel, '__call__', answer)
+  monkeypatch.setattr(language_model.LanguageModel, '__call__', answer)
   dino = transformers.GroundingDinoForObjectDetection
   see = dino.forward
 

@@ -49,7 +49,7 @@ def described(entries, tmp_path):
 
 def imported(tmp_path, entries, wanted):
   report = importing.Report()
-  clips = list(importing.import_clips(tmp_path, described(entries, tmp_path), wanted, report))
+  clips = list(importing.Imported(tmp_path, described(entries, tmp_path), wanted, report))
   return clips, report
 
 
@@ -152,28 +152,28 @@ def test_unusable_sources_are_reported_and_passed_over(tmp_path):
   for key, part in {
     'count': 'has 20 frames, but there are 19 masks',
     'size': 'is 48x24, but its masks are 20x24',
-    'slow': 'has 3 fps; ask for at most that, not 4',
-    'two': 'holds 2 video files',
-    'bare': '0 of its folders hold PNG files',
+    'slow': 'has 3 fps, fewer than the 4 of the clips',
+    'two': 'contains 2 video files',
+    'bare': '0 of its folders contain PNG files',
     'none': 'no such folder',
   }.items():
     assert report.sources[key].startswith('not used: ') and part in report.sources[key]
     assert key in report.sources[key]
   with pytest.raises(InputError, match='nowhere: there is no such folder'):
-    next(importing.import_clips(tmp_path / 'nowhere', {}, window(), report))
+    next(iter(importing.Imported(tmp_path / 'nowhere', {}, window(), report)))
 
 
 @pytest.mark.parametrize(
   'change, complaint',
   [
-    ({'c': None}, '"dog": "c" must be a text'),
-    ({'c_motion': ' '}, '"dog": "c_motion" must be a text'),
+    ({'c': None}, '"dog": "c" must be a string'),
+    ({'c_motion': ' '}, '"dog": "c_motion" must be a string'),
     ({'c_local': {}}, '"dog": "c_local" describes no object'),
-    ({'c_local': ['a']}, '"dog": "c_local" must hold one text an object id'),
+    ({'c_local': ['a']}, '"dog": "c_local" must be a JSON object with one text per'),
     ({'c_local': {'9': 'a'}}, '"dog": "c_local" has the object id "9"; use 1 to 8'),
     ({'c_local': {'one': 'a'}}, '"dog": "c_local" has the object id "one"'),
-    ({'c_local': {'1': 5}}, r'"dog": "c_local\.1" must be a text'),
-    ({'names': {'1': ''}}, r'"dog": "names\.1" must be a text'),
+    ({'c_local': {'1': 5}}, r'"dog": "c_local\.1" must be a string'),
+    ({'names': {'1': ''}}, r'"dog": "names\.1" must be a string'),
   ],
 )
 def test_captions_are_checked(tmp_path, change, complaint):
@@ -182,11 +182,11 @@ def test_captions_are_checked(tmp_path, change, complaint):
 
 
 def test_caption_files_are_checked(tmp_path):
-  for content, complaint in [('{"a": ', 'not valid JSON'), ('[]', 'one entry a source')]:
+  for content, complaint in [('{"a": ', 'not valid JSON'), ('[]', 'one entry per video')]:
     (tmp_path / 'c.json').write_text(content)
     with pytest.raises(InputError, match=rf'c\.json: .*{complaint}'):
       descriptions.read_captions(tmp_path / 'c.json')
-  with pytest.raises(InputError, match='describes no source'):
+  with pytest.raises(InputError, match='describes no video'):
     described({'_note': 'x'}, tmp_path)
   with pytest.raises(InputError, match=r'none\.json: cannot be read'):
     descriptions.read_captions(tmp_path / 'none.json')
@@ -233,7 +233,7 @@ def test_real_clips():
   captions = descriptions.read_captions(SHARED / 'captions.json')
   chosen = {key: captions[f'sam2_pseudo/{key}'] for key in ('juggle_a', 'cups_b')}
   report = importing.Report()
-  juggle, cups = importing.import_clips(
+  juggle, cups = importing.Imported(
     SHARED / 'sam2_pseudo', chosen, descriptions.Window(12, 40, 8, (64, 96)), report
   )
   assert juggle.prompts[1] == 'a white soccer ball bouncing up and down'

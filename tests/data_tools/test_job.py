@@ -216,7 +216,7 @@ def test_what_is_not_ours_is_not_removed(tmp_path):
   prepare.main(options(source, out))
   (out / 'notes.md').write_text('mine')
   describe(source, a='A cat.')
-  with pytest.raises(InputError, match=r'holds notes\.md, which is not of the dataset'):
+  with pytest.raises(InputError, match=r'contains notes\.md, which is not part of the dataset'):
     prepare.main(options(source, out))
   assert (out / 'notes.md').read_text() == 'mine' and len(clips(out)) == 2
 
@@ -231,7 +231,7 @@ def test_a_folder_that_appears_meanwhile_is_not_replaced(tmp_path, monkeypatch):
     return write(*arguments)
 
   monkeypatch.setattr(prepare.report, 'write', appears)
-  with pytest.raises(InputError, match='is in use now; move it away'):
+  with pytest.raises(InputError, match='was created by another process; move it away'):
     prepare.main(options(source, out))
   monkeypatch.undo()
   assert (out / 'theirs').read_text() == 'x'
@@ -284,7 +284,7 @@ def test_a_second_job_refuses_while_the_first_lives(tmp_path):
     with pytest.raises(InputError) as caught:
       prepare.main(options(source, out))
     ended = subprocess.run(command(source, out), cwd=ROOT, capture_output=True, text=True)
-  said = f'{out}: another process is preparing it; wait for its end, or name another --out'
+  said = f'{out}: another process is preparing it; wait until it ends, or name another --out'
   assert str(caught.value) == said
   assert (ended.returncode, ended.stderr) == (2, f'error: {said}\n')
   prepare.main(options(source, out))
@@ -413,8 +413,8 @@ def test_frames_without_a_rate(tmp_path, capsys):
   with pytest.raises(InputError) as caught:
     prepare.main(options(source, out))
   assert str(caught.value) == (
-    f'no clip came out: 2 videos not used ({source}/a/JPEGImages: pictures have no frame rate; give'
-    f' --source_fps); {out}.incomplete/report.html says more'
+    f'no clip was accepted: 2 videos not used ({source}/a/JPEGImages: a folder of images has'
+    f' no frame rate; give --source_fps); see {out}.incomplete/report.html'
   )
   prepare.main(options(source, out, '--source_fps=12'))
   assert len(clips(out)) == 4
@@ -434,7 +434,7 @@ def test_what_is_not_read_is_said(tmp_path, capsys):
   prepare.main(options(source, out))
   said = capsys.readouterr().out
   assert 'not read 13: not in captions.json (b/)' in said
-  assert 'not the ending of a video, picture or table (old.xyz)' in said
+  assert 'not the extension of a video, image or table (old.xyz)' in said
   found = report(out)['unread']
   assert (
     found['files'] == 14
@@ -474,7 +474,7 @@ def test_names_that_are_no_text_are_reported(tmp_path, capsys):
   prepare.main(options(source, out))
   said = capsys.readouterr().out
   assert 'not used x\\ud800: ' in said and 'not used y\\x00: ' in said
-  assert 'a file or folder name of 300 bytes, where 255 are possible; shorten it' in said
+  assert 'a file or folder name has 300 bytes, more than 255; shorten it' in said
   assert 'odd\\udcff.xyz' in said and 'odd\\udcff.xyz' in (out / 'report.html').read_text()
   assert report(out)['videos']['unused'] == 3
   # And directly into clips.

@@ -61,12 +61,12 @@ def test_pictures_and_masks_belong_together_by_their_numbers(tmp_path):
   save_masks(tmp_path / 'Annotations' / 'a', [f'{t:05d}' for t in range(9)], ids)
   found, how = read(tmp_path, frames=8)
   np.testing.assert_array_equal(found[0], ids[:8])
-  assert how.endswith('masks: 1 masks without a picture passed over, as 00008.png')
+  assert how.endswith('masks: 1 masks without an image ignored, such as 00008.png')
   # One is missing in the middle: the count is equal, but the numbers differ from the frames'.
   (tmp_path / 'Annotations' / 'a' / '00004.png').unlink()
   assert why_not(tmp_path) == (
-    f'{tmp_path}/JPEGImages/a: has 8 frames, but there are 8 masks: 00004.jpg has none, and'
-    ' 00008.png belongs to no picture; give each mask the name of its picture'
+    f'{tmp_path}/JPEGImages/a: has 8 frames, but there are 8 masks: 00004.jpg has no mask, and'
+    ' 00008.png belongs to no image; give each mask the name of its image'
   )
 
 
@@ -93,22 +93,22 @@ def test_names_that_differ(tmp_path, pictures, masks, order):
 def test_numbers_that_are_shifted_are_not_guessed(tmp_path):
   save_pictures(tmp_path / 'a' / 'JPEGImages', ['f1', 'f2', 'f3', 'f4'])
   save_masks(tmp_path / 'a' / 'Annotations', ['m0', 'm1', 'm2', 'm3'], moving(4))
-  assert 'f4.jpg has none, and m0.png belongs to no picture' in why_not(tmp_path)
+  assert 'f4.jpg has no mask, and m0.png belongs to no image' in why_not(tmp_path)
   for t in range(4):
     (tmp_path / 'a' / 'Annotations' / f'm{t}.png').rename(
       tmp_path / 'a' / 'Annotations' / f'm{t + 5}.png'
     )
   found, how = read(tmp_path)
   np.testing.assert_array_equal(found[0], moving(4))
-  assert how.endswith('masks: masks taken in their order: m5.png is the first')
+  assert how.endswith('masks: masks assigned to the images in order, from m5.png')
 
 
 def test_masks_of_every_other_picture(tmp_path):
   save_pictures(tmp_path / 'a' / 'JPEGImages', [f'{t:05d}' for t in range(6)])
   save_masks(tmp_path / 'a' / 'Annotations', ['00000', '00002', '00004'], moving(3))
   assert why_not(tmp_path).endswith(
-    'has 6 frames, but there are 3 masks: 00001.jpg and 2 others have none; make the masks that are'
-    ' missing, or leave out the pictures without one'
+    'has 6 frames, but there are 3 masks: 00001.jpg and 2 others have no mask; add the missing'
+    ' masks, or remove the images without a mask'
   )
 
 
@@ -116,7 +116,7 @@ def test_two_masks_of_one_picture(tmp_path):
   save_pictures(tmp_path / 'a' / 'JPEGImages', ['0', '1', '2', '3'])
   names = ['0.png', '1.png', '1.PNG', '2.png', '3.png']
   save_masks(tmp_path / 'a' / 'Annotations', names, moving(5))
-  assert 'two masks are called 1; leave one out' in why_not(tmp_path)
+  assert 'two masks have the name 1; remove one' in why_not(tmp_path)
 
 
 def test_masks_of_a_video_have_no_gap(tmp_path):
@@ -150,7 +150,7 @@ def test_what_was_done_is_in_the_report(tmp_path):
   save_masks(tmp_path / 'a' / 'masks', [f'{t}.PNG' for t in range(4)], moving(4, 255))
   report = importing.Report()
   captions = {'a': Description('c', 'm', {1: 'box'}, {1: 'a box'})}
-  (clip,) = importing.import_clips(tmp_path, captions, Window(4, 4, 12, SIZE), report)
+  (clip,) = importing.Imported(tmp_path, captions, Window(4, 4, 12, SIZE), report)
   np.testing.assert_array_equal(clip.ids, moving(4))
   assert report.sources['a'].endswith('masks: white on black read as one object, 1 windows')
 
@@ -196,7 +196,7 @@ def test_both_resolutions_of_davis(tmp_path):
     found, how = read(tmp_path, key)
     np.testing.assert_array_equal(found[0], moving(4))
     assert '48x32' in how
-    assert how.endswith('masks: the resolution 480p taken of 480p, Full-Resolution')
+    assert how.endswith('masks: resolution 480p read, of 480p, Full-Resolution')
 
 
 def test_a_video_that_one_resolution_lacks(tmp_path):
@@ -262,7 +262,7 @@ def test_every_letter_of_an_encoding():
   'counts', [[1, 2], [-1, 1537], ['a'], [2**70], 'zz', "b'zz'", [1536.5], [None]]
 )
 def test_encodings_of_other_lengths(counts):
-  with pytest.raises(InputError, match='a mask is not of its 48x32 pixels; download it again'):
+  with pytest.raises(InputError, match='run lengths of a mask do not give 48x32 pixels'):
     decode_rle({'size': [32, 48], 'counts': counts})
 
 

@@ -123,7 +123,7 @@ def test_the_report_adds_up(undisturbed):
   windows = found['windows']
   assert windows['in'] == windows['accepted'] + windows['rejected'] == len(all_clips(undisturbed))
   assert found['objects_per_clip'] == {'1': windows['accepted']}
-  assert 'v3' in found['sources'] and 'then not used' in found['sources']['v3']
+  assert found['sources']['v3'].startswith('not used: ')
   assert found['sources']['v0'].startswith('12 frames at 12 fps -> 12 at 12, 48x32 cropped')
   page = (undisturbed / 'report.html').read_text()
   assert page.count('data:image/webp;base64,') > 5 and 'damaged, N of N' in page
@@ -202,7 +202,7 @@ def test_another_job_does_not_go_on_with_this_one(source, tmp_path, monkeypatch)
   monkeypatch.setattr(prepare.parts, 'assemble', interrupted)
   with pytest.raises(KeyboardInterrupt):
     prepare.main(options(source, out))
-  with pytest.raises(InputError, match=r'holds another job: fps is 12\.0 there and 6\.0 here'):
+  with pytest.raises(InputError, match=r'belongs to another job: fps is 12\.0 there and 6\.0 here'):
     prepare.main(options(source, out, '--fps=6'))
 
 
@@ -212,10 +212,10 @@ def test_when_no_clip_comes_out_other_options_may_follow(source, tmp_path):
   with pytest.raises(InputError) as caught:
     prepare.main([*options(source, out), f'--captions={none}'])
   said = str(caught.value)
-  assert said.startswith('no clip came out: 1 video not used (')
+  assert said.startswith('no clip was accepted: 1 video not used (')
   assert f'{source}/v7/video.mp4: not a readable video; convert it to mp4' in said
   assert 'windows rejected (no described object is visible in the first frame)' in said
-  assert said.endswith(f'{out}.incomplete/report.html says more')
+  assert said.endswith(f'; see {out}.incomplete/report.html')
   assert not out.exists()
   prepare.main(options(source, out))
   assert len(all_clips(out)) > 20
@@ -395,22 +395,22 @@ def test_tallies_come_back():
     (['--fps=inf'], '--fps inf: give frames per second'),
     (['--source_fps=-1'], '--source_fps -1: give frames per second'),
     (['--source=/' + 'x' * 300], 'xxx: there is no such folder'),
-    (['--clip=6x16x24'], 'names one size twice'),
-    (['--validation=10'], 'leaves nothing of 10 videos to train on'),
+    (['--clip=6x16x24'], 'two clips have the same size'),
+    (['--validation=10'], 'no training video remains, since the source has 10'),
     (['--workers=0'], '--workers 0 must be at least 1'),
     (['--masklets=manuel'], r'--masklets manuel .did you mean "manual"'),
-    (['--kind=sav', '--offline'], r'the list of GuyYariv/SA-V-128-Benchmark cannot be had'),
-    (['--sam=x'], 'a source of kind vos brings its masks'),
+    (['--kind=sav', '--offline'], r'cannot be read from GuyYariv/SA-V-128-Benchmark'),
+    (['--sam=x'], 'a source of kind vos has masks already'),
     (['--clip_model=x'], 'needs both --clip_model and --aesthetic_head'),
     (['--source=/nowhere'], '/nowhere: there is no such folder'),
     (['--', '--direct_num_workers=2'], 'options of Apache Beam need --runner='),
     (
       ['--', '--runner=DirectRunner', '--direct_running_mode=multi_processing'],
-      'multi_processing: would serve on all network interfaces',
+      'multi_processing: opens ports on all network interfaces',
     ),
     (
       ['--', '--runner', 'FnApiRunner', '--direct_running_mode', 'multi_threading'],
-      'multi_threading: would serve on all network interfaces',
+      'multi_threading: opens ports on all network interfaces',
     ),
   ],
 )

@@ -1,14 +1,14 @@
 """Language model answers are parsed strictly, and boxes are assigned to the right objects."""
 
-import re
-
 import numpy as np
 import pytest
 
-from data_tools.drafts import Draft, Reject, Rejected, to_clip
-from data_tools.steps import answers, detect, match, prompts, segment
-from data_tools.steps.weights import ModelSource
+from data_tools.drafts import Draft, Rejected, to_clip
+from data_tools.steps import detect, match, prompts, segment
 from ttm_jax import trajectory
+from ttm_jax.annotation import box_matching
+from ttm_jax.annotation.model_source import ModelSource
+from ttm_jax.annotation.rejection import Reject
 from ttm_jax.errors import InputError
 from ttm_jax.inference import position_words
 
@@ -73,40 +73,6 @@ def test_directions_and_resting_objects_reach_the_clip():
   assert all(text.rstrip().endswith(f'Caption: {CATS}') for text in model.asked)
 
 
-DIRECTIONS = re.compile(r'\b(?:left|right|up|down|over|from|into|past|forward|away)\b')
-
-
-def examples(template):
-  """Return caption and answer of each example of a template."""
-  parts = prompts.read_template(template).split('Caption: ')[1:-1]
-  return [part.strip().split('\n', 1) for part in parts]
-
-
-def test_the_motion_template_keeps_directions():
-  rules = prompts.read_template(prompts.PromptSettings.motion_template).split('Caption: ')[0]
-  kept = next(line for line in rules.splitlines() if 'direction' in line and line.startswith('- '))
-  assert kept.startswith('- Keep') and {'left', 'right', 'up', 'down'} <= set(
-    re.findall(r'\w+', kept)
-  )
-  for caption, answer in examples(prompts.PromptSettings.motion_template):
-    said = answers.parse_motion(answer)
-    assert DIRECTIONS.search(said), said
-    # No appearance, and no direction that the caption does not have.
-    assert set(DIRECTIONS.findall(said)) <= set(DIRECTIONS.findall(caption))
-    assert not re.search(r'\b(?:gray|red|old|blue|wet|white|small|calm|back)\b', said), said
-
-
-def test_the_objects_template_lists_what_keeps_still():
-  listed = [
-    (caption, *answers.parse_objects(answer, 8))
-    for caption, answer in examples(prompts.PromptSettings.objects_template)
-  ]
-  (turtles,) = [names for caption, names, _ in listed if 'turtles' in caption]
-  assert turtles == ('left turtle', 'middle turtle', 'right turtle')
-  assert sum('still' in said for _, _, every in listed for said in every) == 3
-  assert not any('poplar' in name for _, names, _ in listed for name in names)
-
-
 def test_scenes_tell_stage_1_every_direction():
   from ttm_jax.scenes import captions as scene_words
   from ttm_jax.scenes import generator as scenes
@@ -168,24 +134,6 @@ def test_prompts_are_filled_in_and_asked_once():
   assert f.prompts == {2: 'a cat'} and g.motion == 'Given.' and g.names[1] == 'dog'
   assert len(model.asked) == 5  # Motion and objects of a and d, and the objects of g.
   assert 'Caption: A dog (x) (with) a ball. It runs.\n' in model.asked[0]
-
-
-def test_templates_need_their_slot(tmp_path):
-  (tmp_path / 't.txt').write_text('Caption:')
-  with pytest.raises(InputError, match=r't\.txt: must have one slot \{caption\}, has 0'):
-    prompts.read_template(tmp_path / 't.txt')
-  with pytest.raises(InputError, match='none: cannot be read'):
-    prompts.read_template(tmp_path / 'none')
-
-
-def test_examples_of_our_templates_are_answers_themselves():
-  text = prompts.read_template(prompts.PromptSettings.objects_template)
-  parts = text.split('Caption: ')[1:-1]
-  assert len(parts) == 6
-  assert sum(len(answers.parse_objects(example, 8)[0]) for example in parts) == 13
-  text = prompts.read_template(prompts.PromptSettings.motion_template)
-  parts = text.split('Caption: ')[1:-1]
-  assert len(parts) == 3 and all(answers.parse_motion(example) for example in parts)
 
 
 # Positions.
@@ -289,7 +237,7 @@ def true_logits(ids, labels):
 
 def test_true_boxes_and_tracks_give_back_the_true_label_map():
   ids = planted()
-  tight = match.tight_boxes(ids[0])
+  tight = box_matching.tight_boxes(ids[0])
   assert tight[2].tolist() == [2, 4, 10, 12] and tight[5].tolist() == [20, 6, 24, 10]
   seen = []
 

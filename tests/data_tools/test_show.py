@@ -63,8 +63,8 @@ def test_a_shard_of_a_job_that_still_runs(clips, tmp_path, capsys, monkeypatch):
   assert lines[0] == f'{file}: clips record 1 of 3'
   check(lines, some[1], f'{some[1].key}.mp4')
   (folder / 'b.array_record').write_bytes(file.read_bytes()[:100])
-  assert 'cannot be read; is it still being written?' in fails(capsys, folder / 'b.array_record', 0)
-  assert 'no file of a dataset; name the folder' in fails(capsys, folder / 'tally.json', 0)
+  assert 'cannot be read; it may be incomplete' in fails(capsys, folder / 'b.array_record', 0)
+  assert 'not a file of a dataset; give the folder' in fails(capsys, folder / 'tally.json', 0)
 
 
 def test_latents(latents, tmp_path, capsys):
@@ -99,5 +99,5 @@ def test_what_is_not_there(clips, latents, tmp_path, capsys):
   assert 'there is no such dataset or file' in fails(capsys, tmp_path / 'none', 0)
   other = tmp_path / 'other'
   records.write(other, 'others', '1.0.0', {'n': np.int32}, {'train': [('a', {'n': 1})]})
-  assert 'holds "others", not clips or latents' in fails(capsys, other, 0)
+  assert 'contains "others"; give a dataset of clips or latents' in fails(capsys, other, 0)
   assert json.loads((other / 'dataset_info.json').read_text())

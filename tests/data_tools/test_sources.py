@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_tools.sources import benchmark, decode
 from data_tools.sources.base import Video
-from data_tools.sources.captioned import captioned_videos
+from data_tools.sources.captioned import captioned
 from data_tools.sources.descriptions import Window, read_captions
 from data_tools.sources.mask_interpolation import between
 from data_tools.sources.sav import read_annotations, sav_videos
@@ -187,7 +187,7 @@ def test_pixels_that_are_not_square(tmp_path):
 
 def test_slow_videos_are_refused(tmp_path):
   video = Video('a', str(video_fixtures.save(tmp_path / 'a.mp4', video_fixtures.levels(8), 6)))
-  with pytest.raises(InputError, match='has 6 fps; ask for at most that, not 12'):
+  with pytest.raises(InputError, match='has 6 fps, fewer than the 12 of the clips; give a lower'):
     next(drafts(video, window()))
 
 
@@ -225,13 +225,13 @@ def test_tables_of_captions(tmp_path):
   (tmp_path / 'metadata.csv').write_text(
     'video,caption,motion\nvideos/y.mp4,"A dog, brown,  runs.",It runs.\nvideos/x.mp4,,\n'
   )
-  y, x = captioned_videos(tmp_path)
+  y, x = captioned(tmp_path)[0]
   assert (y.key, y.description.caption) == ('videos/y', 'A dog, brown, runs.')
   assert y.description.motion == 'It runs.' and x.description.caption == ''
   lines = [{'file_name': 'videos/x.mp4', 'text': 'A [big] cat.'}, {'path': 'videos/y.mp4'}]
   table = tmp_path / 'other.jsonl'
   table.write_text('\n\n'.join(map(json.dumps, lines)))
-  x, y = captioned_videos(tmp_path, table)
+  x, y = captioned(tmp_path, table)[0]
   assert x.description.caption == 'A [big] cat.' and y.description.caption == ''
 
 
@@ -240,26 +240,26 @@ def test_captions_beside_their_videos(tmp_path):
   (tmp_path / 'labels').mkdir()
   (tmp_path / 'labels' / 'x.txt').write_text('from labels')
   (tmp_path / 'videos' / 'y.txt').write_text('\ufefffrom\nbeside\n')
-  x, y = captioned_videos(tmp_path)
+  x, y = captioned(tmp_path)[0]
   assert (x.description.caption, y.description.caption) == ('from labels', 'from beside')
 
 
 @pytest.mark.parametrize(
   'table, said',
   [
-    ('video,caption\n../a.mp4,x', r'\.\./a\.mp4: leads out of'),
-    ('video,caption\n/etc/passwd,x', '/etc/passwd: leads out of'),
-    ('video,caption\nvideos/x.mp4,a\nvideos/x.mp4,b', 'two videos are called "videos/x"'),
-    ('caption\na', 'entry 1 names no video'),
-    ('video,caption', 'holds no videos'),
-    ('video,caption\nvideos/x.mp4,"a', 'is not CSV'),
+    ('video,caption\n../a.mp4,x', r'\.\./a\.mp4: is outside of'),
+    ('video,caption\n/etc/passwd,x', '/etc/passwd: is outside of'),
+    ('video,caption\nvideos/x.mp4,a\nvideos/x.mp4,b', 'two videos have the name "videos/x"'),
+    ('caption\na', 'entry 1 has no video'),
+    ('video,caption', 'contains no videos'),
+    ('video,caption\nvideos/x.mp4,"a', 'is not valid CSV'),
   ],
 )
 def test_tables_are_checked(tmp_path, table, said):
   stage(tmp_path)
   (tmp_path / 'captions.csv').write_text(table)
   with pytest.raises(InputError, match=said):
-    captioned_videos(tmp_path)
+    captioned(tmp_path)[0]
 
 
 def test_links_may_not_lead_out(tmp_path):
@@ -268,8 +268,8 @@ def test_links_may_not_lead_out(tmp_path):
   inside.mkdir()
   video_fixtures.save(outside / 'x.mp4', video_fixtures.levels(2))
   (inside / 'x.mp4').symlink_to(outside / 'x.mp4')
-  with pytest.raises(InputError, match=r'x\.mp4: leads out of'):
-    captioned_videos(inside)
+  with pytest.raises(InputError, match=r'x\.mp4: is outside of'):
+    captioned(inside)[0]
 
 
 # Mask images.
@@ -297,7 +297,7 @@ def test_layouts_of_label_pictures(tmp_path):
     np.testing.assert_array_equal(draft.ids, wanted)
     assert ((draft.video[..., 0] > 140) == (wanted > 0)).mean() > 0.98
   (video,) = vos_videos(tmp_path / 'b', None)
-  with pytest.raises(InputError, match='pictures have no frame rate; give --source_fps'):
+  with pytest.raises(InputError, match='a folder of images has no frame rate; give --source_fps'):
     next(drafts(video, window()))
 
 
@@ -409,23 +409,23 @@ def test_annotations_that_do_not_fit_are_refused(tmp_path, rle):
   content = json.loads((tmp_path / 'v1_manual.json').read_text())
   content['masklet'][1].append(content['masklet'][1][0])
   (tmp_path / 'v1_manual.json').write_text(json.dumps(content))
-  with pytest.raises(InputError, match='a frame has not one mask a masklet'):
+  with pytest.raises(InputError, match='a frame does not have one mask per masklet'):
     read_annotations(tmp_path / 'v1_manual.json')
   # A mask with fewer pixels than it declares; the decoder would invent the rest.
   write_sav(tmp_path, rle, [moving(2)])
   content = json.loads((tmp_path / 'v1_manual.json').read_text())
   content['masklet'][1][0]['counts'] = encoded(rle, moving(1, (16, 24))[0])['counts']
   (tmp_path / 'v1_manual.json').write_text(json.dumps(content))
-  with pytest.raises(InputError, match=r'annotated frame 1: a mask is not of its 48x32 pixels'):
+  with pytest.raises(InputError, match=r'annotated frame 1: the run lengths of a mask do not give'):
     list(drafts(sav_videos(tmp_path)[0][0], window(8, fps=24)))
   content['masklet'][1][0]['size'] = [16, 24]
   (tmp_path / 'v1_manual.json').write_text(json.dumps(content))
-  with pytest.raises(InputError, match='masks of 2 sizes; download it again'):
+  with pytest.raises(InputError, match='its masks have 2 different sizes; download it again'):
     read_annotations(tmp_path / 'v1_manual.json')
   write_sav(tmp_path, rle, [moving(2)] * 2)
   content = json.loads((tmp_path / 'v1_manual.json').read_text()) | {'masklet_id': [4, 4]}
   (tmp_path / 'v1_manual.json').write_text(json.dumps(content))
-  with pytest.raises(InputError, match='two masklets have one id; download it again'):
+  with pytest.raises(InputError, match='two masklets have the same id; download it again'):
     read_annotations(tmp_path / 'v1_manual.json')
   (tmp_path / 'v1_manual.json').write_text('{"masklet": 3}')
   with pytest.raises(InputError, match='not an annotation of SA-V'):
@@ -441,7 +441,7 @@ def test_benchmark_videos_are_left_out(tmp_path, rle):
     tmp_path, excluded=benchmark.excluded_ids(str(tmp_path / 'list.txt'))
   )
   assert [v.key for v in videos] == ['v2'] and left_out == ['v1']
-  with pytest.raises(InputError, match='but for 2 excluded ones'):
+  with pytest.raises(InputError, match='except 2 that --exclude lists'):
     sav_videos(tmp_path, excluded=frozenset(['v1', 'v2']))
 
 
@@ -470,7 +470,7 @@ def test_the_list_of_the_benchmark_comes_from_the_hub(tmp_path, monkeypatch):
   assert benchmark.excluded_ids('none') == frozenset()
   for file in tmp_path.rglob('*.*'):
     file.write_text('nothing') if file.suffix == '.csv' else file.unlink()
-  with pytest.raises(InputError, match='names no video of SA-V, none of the form sav_NNNNNN; give'):
+  with pytest.raises(InputError, match=r'contains no id of a SA-V video \(sav_NNNNNN\); give'):
     benchmark.excluded_ids('some/one', offline=True)
 
   def refused(**_):
@@ -478,12 +478,12 @@ def test_the_list_of_the_benchmark_comes_from_the_hub(tmp_path, monkeypatch):
 
   monkeypatch.setattr(huggingface_hub, 'list_repo_files', refused)
   monkeypatch.setattr(huggingface_hub, 'snapshot_download', refused)
-  for offline, reason in ((False, 'ConnectionError'), (True, 'with --offline, and not in the')):
-    with pytest.raises(InputError, match=rf'SA-V-128-Benchmark cannot be had \({reason}') as caught:
+  for offline, reason in ((False, 'ConnectionError'), (True, '--offline is given, and it is not')):
+    with pytest.raises(InputError, match=rf'SA-V-128-Benchmark \({reason}') as caught:
       benchmark.excluded_ids(benchmark.SAV_128, offline)
-    assert 'give --exclude FILE with the ids, one a line, or --exclude none' in str(caught.value)
+    assert 'give --exclude FILE with one id per line, or --exclude none' in str(caught.value)
   (tmp_path / 'empty.txt').write_text('# none\n')
-  with pytest.raises(InputError, match=r'empty\.txt: lists no id'):
+  with pytest.raises(InputError, match=r'empty\.txt: contains no id'):
     benchmark.excluded_ids(str(tmp_path / 'empty.txt'))
   with pytest.raises(InputError, match=r'list\.txt: cannot be read; give a text file'):
     benchmark.excluded_ids('no/list.txt')
@@ -505,14 +505,14 @@ def test_ids_are_not_given_twice(tmp_path, rle):
   for folder in ('a', 'b'):
     write_sav(tmp_path / folder, rle, [moving(2)])
     video_fixtures.save(tmp_path / folder / 'v1.mp4', video_fixtures.levels(8), 24)
-  with pytest.raises(InputError, match='two videos are called "v1"; rename one'):
+  with pytest.raises(InputError, match='two videos have the name "v1"; rename one'):
     sav_videos(tmp_path)
   video_fixtures.save(tmp_path / 'a' / 'v1.mov', video_fixtures.levels(2))
-  (video,) = captioned_videos(tmp_path / 'a')
+  (video,) = captioned(tmp_path / 'a')[0]
   assert video.path == str(tmp_path / 'a' / 'v1.mp4')
   entry = '{"c": "A dog.", "c_motion": "It runs.", "c_local": {"1": "a dog"}}'
   (tmp_path / 'c.json').write_text(f'{{"dog": {entry}, "dog": {entry}}}')
-  with pytest.raises(InputError, match=r'c\.json: has two entries "dog"; leave one out'):
+  with pytest.raises(InputError, match=r'c\.json: has two entries "dog"; remove one'):
     read_captions(tmp_path / 'c.json')
 
 
@@ -521,8 +521,8 @@ def test_keys_may_not_lead_out(tmp_path):
   (tmp_path / 'inside').mkdir()
   said = read_entry(tmp_path)
   (video,) = vos_videos(tmp_path / 'inside', {'../outside': said})
-  assert re.match(r'\.\./outside: leads out of .*/inside; give a path inside it', video.problem)
-  with pytest.raises(InputError, match='leads out of'):
+  assert re.match(r'\.\./outside: is outside of .*/inside; give a path inside it', video.problem)
+  with pytest.raises(InputError, match='is outside of'):
     next(drafts(video, window()))
 
 

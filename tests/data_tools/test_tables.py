@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_tools.sources.base import Video, inside, unique
 from data_tools.sources.benchmark import read_list
-from data_tools.sources.captioned import captioned, captioned_videos
+from data_tools.sources.captioned import captioned
 from data_tools.sources.descriptions import Window, read_captions
 from data_tools.sources.leftovers import leftovers, lines
 from data_tools.sources.vos import vos_videos
@@ -33,9 +33,7 @@ def empty_videos(folder, *names):
 
 
 def captions_of(folder, table=None):
-  return {
-    v.key: (v.description.caption, v.description.motion) for v in captioned_videos(folder, table)
-  }
+  return {v.key: (v.description.caption, v.description.motion) for v in captioned(folder, table)[0]}
 
 
 # Records with line breaks.
@@ -112,7 +110,7 @@ def test_paths_of_a_table(tmp_path, monkeypatch):
   assert captions_of(source) == dict.fromkeys(keys, ('x, y', ''))
   monkeypatch.chdir(tmp_path)
   for root in (Path('source'), Path('link'), Path('source/../source')):
-    videos = captioned_videos(root)
+    videos = captioned(root)[0]
     assert [v.key for v in videos] == keys
     assert all(Path(v.path).is_file() for v in videos)
 
@@ -129,12 +127,12 @@ def test_two_endings_of_one_name(tmp_path):
 @pytest.mark.parametrize(
   'name, said',
   [
-    ('a\0b', 'a NUL character in the name of a file'),
+    ('a\0b', 'the name of a file contains a NUL character'),
     ('a\udc80b', 'the name of a file is not valid Unicode'),
-    ('x' * 300, 'a file or folder name of 300 bytes, where 255 are possible; shorten it'),
-    ('ok/' + 'ü' * 128, 'a file or folder name of 256 bytes'),
-    ('..\\a', 'leads out of'),
-    ('/etc/passwd', 'leads out of'),
+    ('x' * 300, 'a file or folder name has 300 bytes, more than 255; shorten it'),
+    ('ok/' + 'ü' * 128, 'a file or folder name has 256 bytes'),
+    ('..\\a', 'is outside of'),
+    ('/etc/passwd', 'is outside of'),
   ],
 )
 def test_names_that_no_file_has(tmp_path, name, said):
@@ -175,8 +173,8 @@ def test_keys_of_a_captions_file(tmp_path, key):
 @pytest.mark.parametrize(
   'entries, said',
   [
-    ({'dog': SAID, './dog': SAID}, '"dog" and "./dog" are one source; leave one out'),
-    ({'dog': SAID | {'c': 'x\ud800'}}, '"dog": "c" holds a lone surrogate'),
+    ({'dog': SAID, './dog': SAID}, '"dog" and "./dog" name the same video; remove one'),
+    ({'dog': SAID | {'c': 'x\ud800'}}, '"dog": "c" contains a lone surrogate'),
     ({'dog': SAID | {'c_local': {'1' * 5000: 'x'}}}, '"c_local" has the object id "1'),
     ({'dog': SAID | {'c_local': {'1': 'x', '01': 'y'}}}, 'two texts for one object id'),
   ],
@@ -201,10 +199,10 @@ def test_json_that_is_nested_too_deeply(tmp_path):
 def test_names_on_disk_that_are_no_text(tmp_path):
   (tmp_path / 'good.mp4').write_bytes(b'')
   Path(os.fsdecode(bytes(tmp_path) + b'/bad\xff.mp4')).write_bytes(b'')
-  bad, good = captioned_videos(tmp_path)
+  bad, good = captioned(tmp_path)[0]
   assert bad.key == 'bad\\udcff' and 'not valid Unicode; rename it' in bad.problem
   assert good.key == 'good' and not good.problem
-  with pytest.raises(InputError, match='two videos are called'):
+  with pytest.raises(InputError, match='two videos have the name'):
     unique([Video('a', 'x'), Video('a', 'y')], 'here')
 
 
@@ -224,10 +222,10 @@ def test_lists_of_prompts(tmp_path):
   videos, unused = captioned(tmp_path)
   assert not any(v.description.caption for v in videos)
   assert unused == {
-    'prompt.txt': 'nothing says which caption is whose; add videos.txt, with one path a line'
+    'prompt.txt': 'the video of each caption is not known; add videos.txt, with one path per line'
   }
   (tmp_path / 'videos.txt').write_text('videos/a.mp4')
-  assert 'another number of lines' in captioned(tmp_path)[1]['prompt.txt']
+  assert 'a different number of lines' in captioned(tmp_path)[1]['prompt.txt']
 
 
 def test_one_prompt_for_one_video(tmp_path):
@@ -257,7 +255,7 @@ def test_captions_in_json(tmp_path, content):
 def test_a_video_of_a_list_that_is_missing_is_reported(tmp_path):
   empty_videos(tmp_path, 'a.mp4')
   (tmp_path / 'metadata.json').write_text(json.dumps({'a.mp4': 'x', 'gone.mp4': 'y'}))
-  gone, _ = captioned_videos(tmp_path)
+  gone, _ = captioned(tmp_path)[0]
   with pytest.raises(InputError, match=r'gone\.mp4: there is no such video file'):
     next(drafts(gone, Window(4, 4, 12, (16, 24))))
 
@@ -291,16 +289,16 @@ def test_all_that_is_not_read_is_named(tmp_path):
   found, said = unread(tmp_path, videos, known=known, outside=[tmp_path / 'out'])
   assert found == {
     'b.gif': ('another video of the same name is used; rename one to use both', 1),
-    'old.xyz': ('not the ending of a video, picture or table', 1),
-    'docs/': ('not the ending of a video, picture or table', 2),
+    'old.xyz': ('not the extension of a video, image or table', 1),
+    'docs/': ('not the extension of a video, image or table', 2),
     '._a.mp4': ('hidden', 1),
     '__MACOSX/': ('hidden', 1),
-    'thumbs/': ('a video or picture that does not fit the layout', 1),
-    'a.png': ('a picture beside a video', 1),
+    'thumbs/': ('a video or image that does not fit the layout', 1),
+    'a.png': ('an image beside a video', 1),
     'c.txt': ('not the captions of a video', 1),
     'metadata.json': ('not a list of the videos in this folder with their captions', 1),
   }
-  assert 'not read 3: not the ending of a video, picture or table (old.xyz, docs/)' in said
+  assert 'not read 3: not the extension of a video, image or table (old.xyz, docs/)' in said
 
 
 def test_what_a_table_does_not_name_is_named(tmp_path):
@@ -308,7 +306,7 @@ def test_what_a_table_does_not_name_is_named(tmp_path):
   (tmp_path / 'prompts.txt').write_text('x')
   table = tmp_path / 'metadata.csv'
   table.write_text('video,caption\nvideos/a.mp4,x\n')
-  found, _ = unread(tmp_path, captioned_videos(tmp_path), table=table)
+  found, _ = unread(tmp_path, captioned(tmp_path)[0], table=table)
   assert found == {
     'videos/b.mp4': ('not in metadata.csv', 1),
     'prompts.txt': ('captions come from metadata.csv', 1),
@@ -323,7 +321,7 @@ def test_videos_with_masks_that_no_caption_describes_are_named(tmp_path):
   table.write_text(json.dumps({'dog': SAID}))
   videos = vos_videos(tmp_path, read_captions(table))
   found, said = unread(tmp_path, videos, table=table)
-  assert found['dog/masks/notes.md'] == ('not the ending of a video, picture or table', 1)
+  assert found['dog/masks/notes.md'] == ('not the extension of a video, image or table', 1)
   assert found['cat/'] == ('not in captions.json', 5)  # A video and its masks.
   assert 'not read 5: not in captions.json (cat/)' in said
 
@@ -332,14 +330,14 @@ def test_masks_that_are_not_read_are_named(tmp_path):
   video_fixtures.object_video(tmp_path / 'dog', np.ones((2, 32, 48), np.uint8))
   empty_videos(tmp_path, 'dog/others/0.png', 'dog/others/1.png')
   found, _ = unread(tmp_path, vos_videos(tmp_path, None))
-  assert found == {'dog/others/': ('other pictures of a video that is read', 2)}
+  assert found == {'dog/others/': ('other images of a video that is read', 2)}
 
 
 def test_a_folder_without_videos_says_what_is_there(tmp_path):
-  with pytest.raises(InputError, match=r'holds no videos \(empty\)'):
+  with pytest.raises(InputError, match=r'contains no videos \(empty\)'):
     captioned(tmp_path)
   empty_videos(tmp_path, 'a.jpg', 'b.JPG', 'c')
-  with pytest.raises(InputError, match=r'holds no videos \(but 2 \.jpg, 1 without ending\)'):
+  with pytest.raises(InputError, match=r'contains no videos \(but 2 \.jpg, 1 without extension\)'):
     captioned(tmp_path)
 
 

@@ -443,5 +443,5 @@ def test_the_video_of_a_folder(tmp_path, names, found):
   if found:
     assert video_of(tmp_path) == tmp_path / found
   else:
-    with pytest.raises(InputError, match=r'holds \d video files; name the right one video\.mp4'):
+    with pytest.raises(InputError, match=r'contains \d video files; name the one to'):
       video_of(tmp_path)

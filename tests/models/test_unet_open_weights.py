@@ -20,11 +20,12 @@ from PIL import Image
 
 from tests.helpers import cli, tiny, tiny_models
 from ttm_jax import trajectory
+from ttm_jax.annotation.model_source import ModelSource
 from ttm_jax.data.clips import Clips
-from ttm_jax.data.context import Context
+from ttm_jax.data.context import Context, read_encoding
 from ttm_jax.data.latents import Latents
-from ttm_jax.evaluate import text_encoders
 from ttm_jax.inference.pipeline import STAGE2, Stage
+from ttm_jax.inference.pretrained_texts import load_encoders
 from ttm_jax.metrics.evaluation import request_of
 from ttm_jax.models.unet import open_weights
 from ttm_jax.models.unet.model import UNetConfig
@@ -134,7 +135,8 @@ def stages(train, adapted):
 
 
 def test_from_open_weights_to_a_video(stages, clips):
-  stage = Stage(stages[1], STAGE2, text_encoders([stages[1]]), steps=2)
+  encoders = load_encoders([read_encoding(stages[1])], ModelSource(''))
+  stage = Stage(stages[1], STAGE2, encoders, steps=2)
   clip = Clips(clips, 'validation')[0]
   video = stage.generate([request_of(clip)], seed=0, ids=clip.ids[None])
   assert video.shape == (1, *clip.video.shape) and video.std() > 1

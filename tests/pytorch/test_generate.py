@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data_tools.test_describe import Planted
 from tests.helpers import cli, exported, tiny
+from tests.helpers.planted import Planted
 from ttm_jax import generate as jax_generate
 from ttm_jax import trajectory
 from ttm_jax.errors import InputError

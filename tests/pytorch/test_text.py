@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from data_tools.steps.text import TransformersText
-from data_tools.steps.weights import ModelSource
 from tests.helpers import exported, tiny_models
+from ttm_jax.annotation.model_source import ModelSource
+from ttm_jax.annotation.text_encoder import TransformersText
 from ttm_jax.errors import InputError
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')

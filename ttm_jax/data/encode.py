@@ -261,9 +261,7 @@ def draw_variant(
   count = len(clip.prompts)
   order = rng.permutation(count) if augmentation.permute else np.arange(count)
   # Object order[i] + 1 becomes object i + 1.
-  table = np.zeros(256, np.uint8)
-  table[order + 1] = np.arange(1, count + 1)
-  ids = true_ids = table[clip.ids]
+  ids = true_ids = trajectory.relabel(clip.ids, {old + 1: new for new, old in enumerate(order, 1)})
   damaged = bool(rng.random() < augmentation.corrupt)
   if damaged:
     ids = trajectory_edits.corrupt(rng, ids)

@@ -7,6 +7,7 @@
 import argparse
 import math
 
+from ttm_jax.annotation.flags import add_device_flags, add_model_flags
 from ttm_jax.errors import InputError
 
 # The flags that name a model.
@@ -32,24 +33,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   models = parser.add_argument_group(
     'models that find what is not given, by folder or hub id; they need PyTorch'
   )
+  add_model_flags(models)
   add = models.add_argument
-  add('--llm', help='language model: motion prompt, object names and prompts')
-  add('--detector', help='Grounding DINO: boxes of the named objects')
-  add('--sam', help='SAM 2: masks of the objects')
-  add('--sam_backend', default='auto', help='sam2, transformers or auto; default auto')
-  add('--threshold', type=float, default=0.25, help='minimum score of a box; default 0.25')
-  add('--motion_template', help='text file instead of data_tools/steps/templates/motion.txt')
-  add('--objects_template', help='text file instead of data_tools/steps/templates/objects.txt')
   add(
     '--text',
     action='append',
     default=[],
     help='NAME=MODEL: hub id or folder of a text encoder; default: as named by the dataset',
   )
-  add('--device', default='auto', help='default: GPU if available')
-  add('--dtype', default='auto', help='default: bfloat16, or float32 on a CPU')
-  add('--model_batch', type=int, default=8, help='batch size of the models; default 8')
-  add('--offline', action='store_true', help='download no models')
+  add_device_flags(models)
 
 
 def check_flags(args: argparse.Namespace) -> None:

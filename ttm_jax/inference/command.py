@@ -1,20 +1,17 @@
 """Shared parts of the generate commands: flags, inputs that are given or detected, and outputs.
 
 `ttm_jax.generate` and `ttm_jax.pytorch.generate` use this module. It depends on neither JAX nor
-PyTorch; the PyTorch models of `data_tools.describe` are only imported if they are needed.
+PyTorch, unless models have to find what is not given.
 """
 
 import argparse
-import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from ttm_jax.atomic import write_bytes
+from ttm_jax.annotation.describe import Models, describe
 from ttm_jax.errors import InputError, printable
 from ttm_jax.inference.cli_args import (
   MODELS,
@@ -121,12 +118,7 @@ def _found(out: Path) -> Path:
   return out.with_name(f'{out.stem}_found.png')
 
 
-def described_by(
-  args: argparse.Namespace,
-  out: Path,
-  encodings: Callable[[], Sequence[Any]] = tuple,
-  max_objects: int = MAX_OBJECTS,
-) -> Described:
+def described_by(args: argparse.Namespace, out: Path, max_objects: int = MAX_OBJECTS) -> Described:
   """Return the image, mask and prompts from a file, flags, and models for what is not given.
 
   If a file or models are used, print the result and write it as an image, out_found.png.
@@ -134,8 +126,6 @@ def described_by(
   Args:
     args: Flags of `add_flags`.
     out: The output video.
-    encodings: Function that returns the `data.context.Encoding`s whose pretrained text encoders
-      embed the texts; by default there are none.
     max_objects: Maximum number of objects that the language model names.
 
   Raises:
@@ -163,42 +153,26 @@ def described_by(
   picture, motion = read_image(args.image, notes), args.motion or ''
   mask = read_mask(args.segmentation, notes) if args.segmentation else None
   say(notes)
-  read = encodings()
   if mask is None and not named:
     raise InputError(
       'give --segmentation MASK.png; or --llm, --detector and --sam to have the objects found; or'
       ' --described FILE'
     )
-  if mask is not None and not named and not any(map(_embedded, read)):
+  if mask is not None and not named:
     check_size(picture, mask)
     return Described(picture, mask, args.prompt, motion or args.prompt, {}, prompts)
-  try:
-    from data_tools.describe import Models, describe
-  except ImportError as error:
-    raise InputError(
-      f"the models need the whole package with its extra 'data' ({error}): install"
-      " 'ttm_jax[data]', or describe the picture elsewhere (python -m data_tools.describe) and give"
-      ' the file with --described'
-    ) from error
-
+  models = Models.from_flags(args)
   found = describe(
     picture,
     args.prompt,
-    Models.from_flags(args),
+    models,
     motion=motion,
     segmentation=mask,
     prompts=prompts,
-    encodings=read,
     max_objects=max_objects,
   )
-  if named:
-    show(found, out)
+  show(found, out)
   return found
-
-
-def _embedded(encoding: Any) -> bool:
-  """Return whether a dataset uses pretrained text encoders; `words` is part of the networks."""
-  return any(name != 'words' for name in encoding.encoders)
 
 
 def read_trajectory(folder: str) -> np.ndarray:
@@ -230,12 +204,7 @@ def show(described: Described, out: Path) -> None:
     InputError: If the PNG cannot be written.
   """
   path = _found(out)
-  file = io.BytesIO()
-  Image.fromarray(described.overlay()).save(file, 'PNG')
-  try:
-    write_bytes(path, file.getvalue())
-  except OSError as error:
-    raise InputError(f'cannot write {path} ({error.strerror}); name another --out') from error
+  described.save_overlay(path)
   print(printable('\n'.join([*described.lines(), f'{path} shows the objects'])), flush=True)
 
 

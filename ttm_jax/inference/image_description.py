@@ -9,11 +9,12 @@ safetensors; its metadata contain the texts as JSON:
     text.E.N.counts  int32 [n], number of tokens of each text that are not padding
 
 `data_tools.describe` writes such files; `ttm_jax.generate --described` reads them. The command of
-`ttm_jax.pytorch` reads them too, but embeds the texts itself. This module only depends on NumPy and
-safetensors.
+`ttm_jax.pytorch` reads them too, but embeds the texts itself. This module only depends on NumPy,
+Pillow and safetensors.
 """
 
 import dataclasses
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -23,11 +24,13 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.numpy
+from PIL import Image
 from safetensors import SafetensorError
 
-from ttm_jax.atomic import new_file
+from ttm_jax.atomic import new_file, write_bytes
 from ttm_jax.errors import InputError, printable
 from ttm_jax.media.label_images import check_size
+from ttm_jax.outputs import writing
 from ttm_jax.trajectory import overlay
 
 PathLike = str | os.PathLike
@@ -107,6 +110,17 @@ class Described:
       *(f'object {i} has no prompt of its own' for i in bare),
     ]
     return [printable(' '.join(line.split())) for line in lines]
+
+  def save_overlay(self, path: PathLike) -> None:
+    """Write `overlay` as PNG, atomically.
+
+    Raises:
+      InputError: If the file cannot be written.
+    """
+    file = io.BytesIO()
+    Image.fromarray(self.overlay()).save(file, 'PNG')
+    with writing(path, 'name another place'):
+      write_bytes(path, file.getvalue())
 
   def but(self, **given: Any) -> 'Described':
     """Return a copy with the given attributes replaced; attributes given as None are kept."""

@@ -22,7 +22,7 @@ from ttm_jax.untrusted import inside
 
 from .conditioning import Condition, Objects, caption_tokens, prompt_tokens
 from .model import Model
-from .pretrained import check_texts, load_model, load_part
+from .pretrained_text import PretrainedText
 from .text import WORDS, EncoderConfig, key
 
 
@@ -68,7 +68,7 @@ class TTMTextEncoder(Model):
       }
     )
     self.local_files_only = False
-    self._loaded: dict[str, _Pretrained] = {}
+    self._loaded: dict[str, PretrainedText] = {}
 
   def forward(
     self,
@@ -129,7 +129,14 @@ class TTMTextEncoder(Model):
       if source.startswith('./'):
         folder = Path(self.config._name_or_path)
         source = str(inside(folder, source[2:], folder / 'config.json'))
-      self._loaded[name] = _Pretrained(name, source, self.device, self.local_files_only)
+      dtype = torch.float32 if self.device.type == 'cpu' else torch.bfloat16
+      try:
+        self._loaded[name] = PretrainedText(source, self.device, dtype, self.local_files_only)
+      except InputError as error:
+        raise InputError(
+          f'the text encoder {name!r} cannot be loaded from {os.path.normpath(source)}: {error}; or'
+          ' correct "models" in config.json of the text encoder'
+        ) from error
     return self._loaded[name]
 
   def _placed(self, embedding: np.ndarray, length: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -157,69 +164,6 @@ class _Empty(nn.Module):
     }
     for name, tensor in zeros.items():
       self.register_buffer(name, tensor)
-
-
-class _Pretrained:
-  """A transformers text encoder: (texts, length) -> embeddings and numbers of tokens.
-
-  Embeddings are the last hidden states, cast to float16 as in the training datasets, and zero on
-  padding. Encoders of the T5 family mask padding. CLIP attends to all positions, so for CLIP no
-  position counts as padding.
-  """
-
-  def __init__(self, name: str, source: str, device: torch.device, local_files_only: bool):
-    import transformers
-
-    kinds: dict[str, Any] = {
-      'clip': transformers.CLIPTextModel,
-      'clip_text_model': transformers.CLIPTextModel,
-      't5': transformers.T5EncoderModel,
-      'umt5': transformers.UMT5EncoderModel,
-      'mt5': transformers.MT5EncoderModel,
-    }
-    dtype = torch.float32 if device.type == 'cpu' else torch.bfloat16
-    try:
-      kind = load_part(transformers.AutoConfig, source, local_files_only).model_type
-      self.tokenizer = load_part(transformers.AutoTokenizer, source, local_files_only)
-      encoder = kinds.get(kind, transformers.AutoModel)
-      model = load_model(encoder, source, local_files_only, dtype=dtype)
-    except InputError as error:
-      raise InputError(
-        f'the text encoder {name!r} cannot be loaded from {os.path.normpath(source)}: {error}; or'
-        ' correct "models" in config.json of the text encoder'
-      ) from error
-    self.model = model.to(device)
-    self.all_count = 'clip' in kind
-
-  def __call__(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Encode n texts.
-
-    Returns:
-      Embeddings float16 [n, length, dim] and numbers of tokens int32 [n].
-
-    Raises:
-      InputError: if a text is not valid Unicode, or an embedding overflows float16.
-    """
-    check_texts(texts)
-    rows = [self._one(text, length) for text in texts]
-    return np.stack([row for row, _ in rows]), np.array([count for _, count in rows], np.int32)
-
-  @torch.inference_mode()
-  def _one(self, text: str, length: int) -> tuple[np.ndarray, int]:
-    tokens = self.tokenizer(
-      [text], padding='max_length', truncation=True, max_length=length, return_tensors='pt'
-    ).to(self.model.device)
-    mask = None if self.all_count else tokens.attention_mask
-    state = self.model(tokens.input_ids, attention_mask=mask).last_hidden_state[0]
-    count = length if self.all_count else int(tokens.attention_mask.sum())
-    state[count:] = 0
-    values = state.float().cpu().numpy()
-    if not np.abs(values).max(initial=0) < np.finfo(np.float16).max:
-      raise InputError(
-        f'the text encoder gives values beyond float16 in {self.model.dtype}: move the pipeline to'
-        ' a device or dtype in which it does not'
-      )
-    return values.astype(np.float16), count
 
 
 def encode_words(texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:

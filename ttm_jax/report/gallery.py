@@ -90,16 +90,10 @@ def write_gallery(
   Raises:
     InputError: a chart has too many series, or the pixels of a panel are invalid.
   """
-  environment = jinja2.Environment(
-    loader=jinja2.PackageLoader('ttm_jax.report', '.'),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  environment.filters['shown'] = _shown
-  environment.tests['number'] = _is_number
-  page = environment.get_template('gallery.html.j2').render(
+  templates = environment('ttm_jax.report')
+  templates.filters['shown'] = _shown
+  templates.tests['number'] = _is_number
+  page = templates.get_template('gallery.html.j2').render(
     title=title,
     paragraphs=[p.strip() for p in intro.split('\n\n') if p.strip()],
     tables=[Table(*table) for table in tables],
@@ -109,6 +103,17 @@ def write_gallery(
   )
   write_bytes(path, page.encode(errors='backslashreplace'))  # Names may contain surrogates.
   return pathlib.Path(path)
+
+
+def environment(package: str) -> jinja2.Environment:
+  """Return the Jinja environment for the HTML templates of a package, with autoescaping."""
+  return jinja2.Environment(
+    loader=jinja2.PackageLoader(package, '.'),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
 
 
 def _embedded(panel: Panel) -> dict[str, Any]:

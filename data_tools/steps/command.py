@@ -1,14 +1,34 @@
-"""Load an image or video as a draft, for the command lines of single steps."""
+"""Shared parts of the commands that run a single step: flags, and reading an image or video."""
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 
 from data_tools.drafts import Draft
+from ttm_jax.annotation.flags import add_device_flags
 from ttm_jax.media import video_reader
 from ttm_jax.media.images import read_image
 
 _PICTURES = ('.png', '.jpg', '.jpeg', '.webp', '.avif', '.bmp', '.tif', '.tiff')
+
+
+def parser(step: str, description: str | None, batch: int = 8) -> argparse.ArgumentParser:
+  """Return a parser with the flags of a model.
+
+  Args:
+    step: name of the module.
+    description: text above the flags.
+    batch: default batch size.
+  """
+  made = argparse.ArgumentParser(
+    f'python -m data_tools.steps.{step}',
+    description=description,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  made.add_argument('--model', required=True, help='folder, or id on the Hugging Face hub')
+  add_device_flags(made, '--batch', batch)
+  return made
 
 
 def still(path: str | None = None, **known: object) -> Draft:

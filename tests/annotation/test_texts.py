@@ -10,10 +10,11 @@ import transformers
 from PIL import Image
 
 from data_tools import describe
-from data_tools.sources.descriptions import name_from
-from data_tools.steps import detect, text
-from data_tools.steps.weights import ModelSource
 from tests.helpers import tiny_models
+from ttm_jax.annotation.grounding_dino import GroundingDino
+from ttm_jax.annotation.model_source import ModelSource
+from ttm_jax.annotation.text_encoder import TransformersText
+from ttm_jax.annotation.texts import name_from
 from ttm_jax.errors import InputError
 from ttm_jax.inference.image_description import Described
 from ttm_jax.pytorch.segmentation import Segmenter
@@ -36,7 +37,7 @@ def made(tmp_path_factory):
 
 @pytest.mark.parametrize('name', ['clip_text', 't5', 'byt5'])
 def test_text_encoders(made, name):
-  encode = text.TransformersText(ModelSource(made[name], 'cpu', offline=True))
+  encode = TransformersText(ModelSource(made[name], 'cpu', offline=True))
   texts = [*EMPTY.values(), *ODD.values(), LONG]
   embeddings, counts = encode(texts, 16)
   assert embeddings.shape == (len(texts), 16, encode.dim) and np.isfinite(embeddings).all()
@@ -47,12 +48,6 @@ def test_text_encoders(made, name):
   for length in (0, -1, 10**11):
     with pytest.raises(InputError, match='give 1 to 65536'):
       encode(['x'], length)
-
-
-def test_lengths_on_the_command_line():
-  for length in ('100000000000', '9' * 5000, '0', '\u00b2'):
-    with pytest.raises(InputError, match='lengths are whole numbers from 1 to 65536'):
-      text.TextSettings.parse(f't5=x:{length}:8', ModelSource(''))
 
 
 def test_words():
@@ -79,7 +74,7 @@ def test_the_exported_text_encoder(made):
 
 
 def test_detection(made):
-  find = detect.GroundingDino(ModelSource(made['grounding_dino'], 'cpu', offline=True), 0.0)
+  find = GroundingDino(ModelSource(made['grounding_dino'], 'cpu', offline=True), 0.0)
   segment = Segmenter(made['grounding_dino'], made['sam2_video'], threshold=0.0)
   for said in EMPTY.values():
     for call in (

@@ -11,11 +11,10 @@ Models often continue with further examples, so only the first answer counts.
 
 import json
 import re
-import unicodedata
 from typing import Any
 
-from data_tools.drafts import Reject
-from data_tools.steps.markup import BULLET, bare, first_line, plain, without_bullet
+from ttm_jax.annotation.markup import BULLET, bare, first_line, plain, without_bullet
+from ttm_jax.annotation.rejection import Reject
 
 MAX_WORDS = 60  # Most words of one prompt; longer answers are degenerate.
 _LEAST_LETTERS = 4  # Fewest letters of a motion prompt without a label.
@@ -91,26 +90,16 @@ def parse_objects(text: str, max_objects: int) -> tuple[tuple[str, ...], tuple[s
     raise Reject('no object in the list of the language model', _short(text))
   names, prompts = zip(*pairs, strict=True)
   if not all(map(_says_something, (*names, *prompts))):
-    raise Reject('the list of objects holds something else than objects', _short(text))
+    raise Reject('the list of objects contains something other than objects', _short(text))
   if len(names) > max_objects:
     raise Reject('too many objects', f'{len(names)}, at most {max_objects}')
   lower = [name.lower() for name in names]
   twice = next((name for name in lower if lower.count(name) > 1), None)
   if twice:
-    raise Reject('two objects with one name', twice)
+    raise Reject('two objects with the same name', twice)
   for prompt in (*names, *prompts):
     _check_length(prompt)
   return names, prompts
-
-
-def for_slot(caption: str) -> str:
-  """Sanitize a caption for a template: one line, without square brackets or braces.
-
-  Brackets could be mistaken for an answer and become parentheses. Control characters and lone
-  surrogates, which tokenizers do not accept, become spaces.
-  """
-  text = ''.join(' ' if unicodedata.category(c) in ('Cc', 'Cs') else c for c in caption)
-  return ' '.join(text.translate(str.maketrans('[]{}', '()()')).split())
 
 
 def _sentence(after: str) -> str:
@@ -167,7 +156,7 @@ def _in_brackets(listed: str) -> list[tuple[str, str]]:
       if not outer and entries and listed[position : position + 1] != '[':
         break
       opened = listed.count('[', position) > listed.count(']', position) or position >= len(listed)
-      reason = 'breaks off' if opened else 'holds something else than objects'
+      reason = 'is truncated' if opened else 'contains something other than objects'
       raise Reject(f'the list of objects {reason}', _short(listed[position:]))
     entries.append((entry[1], entry[2]))
     position = entry.end()

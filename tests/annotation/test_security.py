@@ -14,10 +14,10 @@ import safetensors.torch
 import torch
 import transformers
 
-from data_tools.steps import sam2_config, sam2_package
-from data_tools.steps.text import TransformersText
-from data_tools.steps.weights import ModelSource
 from tests.helpers import tiny_models
+from ttm_jax.annotation import sam2_config, sam2_package
+from ttm_jax.annotation.model_source import ModelSource
+from ttm_jax.annotation.text_encoder import TransformersText
 from ttm_jax.errors import InputError
 from ttm_jax.pytorch.segmentation import Segmenter
 from ttm_jax.pytorch.text_encoder import TTMTextEncoder
@@ -310,7 +310,7 @@ def test_planted_configurations_never_reach_hydra(package, configured):
 
 
 def test_weights_of_another_model_are_refused(package, configured):
-  with pytest.raises(InputError, match='is no model for the package sam2'):
+  with pytest.raises(InputError, match='is not a model for the package sam2'):
     sam2_package.PackageTracker(ModelSource(str(configured(CONFIG)), 'cpu'))
 
 

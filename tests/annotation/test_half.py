@@ -17,10 +17,12 @@ import safetensors.torch
 import torch
 import transformers
 
-from data_tools.drafts import Draft
-from data_tools.steps import aesthetic, caption, detect, flow, prompts, sam2_transformers, text
-from data_tools.steps.weights import DTYPES, ModelSource
+from data_tools.steps import flow
 from tests.helpers import tiny_models
+from ttm_jax.annotation import captioner, clip_score, grounding_dino, language_model, sam2
+from ttm_jax.annotation import raft as flow_network
+from ttm_jax.annotation.model_source import DTYPES, ModelSource
+from ttm_jax.annotation.text_encoder import TransformersText
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -64,10 +66,10 @@ def first_logits(model, run):
 
 @HALF
 def test_language_model(made, monkeypatch, dtype):
-  monkeypatch.setattr(prompts, 'MAX_NEW_TOKENS', 2)
+  monkeypatch.setattr(language_model, 'MAX_NEW_TOKENS', 2)
 
   def logits(dtype):
-    answer = prompts.LanguageModel(made('llama', dtype))
+    answer = language_model.LanguageModel(made('llama', dtype))
     return first_logits(answer._model, lambda: answer(['A dog runs.', 'A cat.']))
 
   check(logits(dtype), logits('float32'), dtype)
@@ -75,11 +77,11 @@ def test_language_model(made, monkeypatch, dtype):
 
 @HALF
 def test_captions(made, monkeypatch, dtype):
-  monkeypatch.setattr(caption, 'MAX_NEW_TOKENS', 2)
+  monkeypatch.setattr(captioner, 'MAX_NEW_TOKENS', 2)
 
   def logits(dtype):
-    settings = caption.CaptionSettings(made('vision_language', dtype))
-    describe = caption.VisionLanguageModel(settings.weights, settings.template)
+    template = str(language_model.TEMPLATES / 'caption.txt')
+    describe = captioner.VisionLanguageModel(made('vision_language', dtype), template)
     return first_logits(describe._model, lambda: describe([VIDEO]))
 
   check(logits(dtype), logits('float32'), dtype)
@@ -95,7 +97,8 @@ def test_boxes(made, monkeypatch, dtype):
   monkeypatch.setattr(torch, 'topk', first)
 
   def found(dtype):
-    ((boxes, scores),) = detect.GroundingDino(made('grounding_dino', dtype), 0.0)([PHOTO], ['dog'])
+    find = grounding_dino.GroundingDino(made('grounding_dino', dtype), 0.0)
+    ((boxes, scores),) = find([PHOTO], ['dog'])
     assert boxes.dtype == scores.dtype == np.float32
     return boxes, scores
 
@@ -110,7 +113,7 @@ def test_masks(made, monkeypatch, dtype):
   seen = []
 
   def logits(dtype):
-    track = sam2_transformers.TransformersTracker(made('sam2_video', dtype))
+    track = sam2.TransformersTracker(made('sam2_video', dtype))
     run = type(track._model)._single_frame_forward
 
     def watched(self, *inputs, input_points=None, **others):
@@ -135,7 +138,9 @@ def test_masks(made, monkeypatch, dtype):
 @HALF
 def test_aesthetic_scores(made, tmp_path, dtype):
   head = str(tiny_models.aesthetic_head(tmp_path / 'head.safetensors'))
-  scores = {d: aesthetic.ClipScore(made('clip_vision', d), head)(VIDEO) for d in (dtype, 'float32')}
+  scores = {
+    d: clip_score.ClipScore(made('clip_vision', d), head)(VIDEO) for d in (dtype, 'float32')
+  }
   check(scores[dtype], scores['float32'], dtype)
 
 
@@ -143,7 +148,7 @@ def test_aesthetic_scores(made, tmp_path, dtype):
 @pytest.mark.parametrize('name', ['clip_text', 't5', 'umt5', 'byt5'])
 def test_texts(made, name, dtype):
   def embeddings(dtype):
-    return text.TransformersText(made(name, dtype))(['a dog', ''], 12)
+    return TransformersText(made(name, dtype))(['a dog', ''], 12)
 
   (found, counts), (wanted, true_counts) = embeddings(dtype), embeddings('float32')
   assert counts.tolist() == true_counts.tolist()
@@ -173,12 +178,10 @@ def test_flow_stays_in_float32(monkeypatch, tmp_path, dtype):
   monkeypatch.setitem(sys.modules, module.__name__, module)
   path = tmp_path / 'raft.safetensors'
   safetensors.torch.save_file({'weight': torch.tensor([3.0, 1.0])}, path)
-  raft = flow.Raft(ModelSource(str(path), 'cpu', dtype))
+  raft = flow_network.Raft(ModelSource(str(path), 'cpu', dtype))
   video = np.full((3, 30, 50, 3), 255, np.uint8)
   found = raft(video)
   assert found.dtype == np.float32 and found.shape == (2, 30, 50, 2)
   np.testing.assert_array_equal(found[..., 0], 3)
   np.testing.assert_array_equal(found[1, 7, :, 1], np.arange(50))
-  (done,) = flow.Flow(raft, least=1)([Draft('a', video, 8.0)])
-  assert isinstance(done, Draft)
-  assert done.scores['motion'] == pytest.approx(np.hypot(3, np.arange(50)).mean(), rel=1e-5)
+  assert flow.score(found) == pytest.approx(np.hypot(3, np.arange(50)).mean(), rel=1e-5)

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_tools.steps.sam2_config import read_config
-from data_tools.steps.weights import ModelSource, check_installed, looks_local
+from ttm_jax.annotation.model_source import ModelSource, check_installed, looks_local
+from ttm_jax.annotation.sam2_config import read_config
 from ttm_jax.errors import InputError
 
 
 class PackageTracker:
-  """Implementation of `segment.Tracker` with the package `sam2`."""
+  """`sam2.Tracker` with the package `sam2`."""
 
   def __init__(self, weights: ModelSource):
     self._predictor = _load(weights)
@@ -87,7 +87,7 @@ def _load(weights: ModelSource):
     except Exception as error:  # Hydra, safetensors and torch raise their own exception types.
       said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
       raise InputError(
-        f'{folder}: is no model for the package sam2 ({said}); the .yaml must be the configuration'
-        ' of the weights in the .safetensors'
+        f'{folder}: is not a model for the package sam2 ({said}); the .yaml must be the'
+        ' configuration of the weights in the .safetensors'
       ) from error
   return predictor

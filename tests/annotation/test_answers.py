@@ -2,8 +2,8 @@
 
 import pytest
 
-from data_tools.drafts import Reject
-from data_tools.steps import answers
+from ttm_jax.annotation import answers, texts
+from ttm_jax.annotation.rejection import Reject
 
 PLAIN = 'Motion-specific prompt: "The dog runs to the left."'
 MOTIONS = {
@@ -129,20 +129,20 @@ def test_objects(dress):
     ('Answer: none', 'no list of objects'),
     ('Some thoughts\n- dog: it runs', 'no list of objects'),
     ('Answer: {"a": 1}', 'no list of objects'),
-    ('Answer: [[dog: a dog] [ball: a ba', 'the list of objects breaks off'),
-    ('Answer: [[dog: a dog] [ball: a ball]', 'the list of objects breaks off'),
-    ('[[dog: a dog', 'the list of objects breaks off'),
-    ('[' * 5000, 'the list of objects breaks off'),
-    ('Answer: [[dog: a dog] and a [ball: a ball]]', 'holds something else than objects'),
-    ('Answer: [[dog] [ball: a ball]]', 'holds something else than objects'),
-    ('Answer: [[dog: a [big] dog]]', 'holds something else than objects'),
-    ('Answer: [[dog: ""]]', 'holds something else than objects'),
-    ('Answer: [[...: ...]]', 'holds something else than objects'),
-    ('Answer: [1, 2]', 'holds something else than objects'),
+    ('Answer: [[dog: a dog] [ball: a ba', 'the list of objects is truncated'),
+    ('Answer: [[dog: a dog] [ball: a ball]', 'the list of objects is truncated'),
+    ('[[dog: a dog', 'the list of objects is truncated'),
+    ('[' * 5000, 'the list of objects is truncated'),
+    ('Answer: [[dog: a dog] and a [ball: a ball]]', 'contains something other than objects'),
+    ('Answer: [[dog] [ball: a ball]]', 'contains something other than objects'),
+    ('Answer: [[dog: a [big] dog]]', 'contains something other than objects'),
+    ('Answer: [[dog: ""]]', 'contains something other than objects'),
+    ('Answer: [[...: ...]]', 'contains something other than objects'),
+    ('Answer: [1, 2]', 'contains something other than objects'),
     ('Answer: [dog: a dog, ball: a red ball]', 'several objects within one pair of brackets'),
     ('Answer: [[object 1: a brown dog]]', 'an object has a number instead of a name'),
     ('Answer: []', 'no object in the list'),
-    ('Answer: [[dog: a brown one] [Dog: a white one]]', 'two objects with one name'),
+    ('Answer: [[dog: a brown one] [Dog: a white one]]', 'two objects with the same name'),
     ('Answer: [[a: x] [b: x] [c: x] [d: x]]', 'too many objects'),
     (f'Answer: [[dog: {"very " * 80}big]]', 'is too long'),
   ],
@@ -155,4 +155,4 @@ def test_lists_that_are_none(text, reason):
 def test_captions_in_templates():
   said = 'A dog {x}\n[with] a\0 ball\ud800.\u2028It\x1b[31m runs \U0001f415\u200d\U0001f9ba.'
   wanted = 'A dog (x) (with) a ball . It (31m runs \U0001f415\u200d\U0001f9ba.'
-  assert answers.for_slot(said) == wanted
+  assert texts.for_slot(said) == wanted

@@ -17,7 +17,9 @@ import torch
 
 from data_tools.drafts import Draft, Rejected
 from data_tools.steps import flow, segment
-from data_tools.steps.weights import ModelSource
+from ttm_jax.annotation.model_source import ModelSource
+from ttm_jax.annotation.raft import Raft
+from ttm_jax.annotation.sam2 import tracker
 from ttm_jax.errors import InputError
 
 pytestmark = pytest.mark.skipif(
@@ -56,7 +58,7 @@ def raft_weights(operators, tmp_path_factory):
 def test_flow_is_that_of_the_library(raft_weights):
   from torchvision.models.optical_flow import raft_large
 
-  raft = flow.Raft(raft_weights)
+  raft = Raft(raft_weights)
   frames = video(3)
   found = raft(frames)
   assert found.shape == (2, 128, 136, 2) and found.dtype == np.float32
@@ -71,14 +73,14 @@ def test_flow_is_that_of_the_library(raft_weights):
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
 def test_flow_is_computed_in_float32(raft_weights, dtype):
   frames = video(3)
-  half = flow.Raft(ModelSource(raft_weights.model, 'cpu', dtype))
-  np.testing.assert_allclose(half(frames), flow.Raft(raft_weights)(frames), atol=1e-3)
+  half = Raft(ModelSource(raft_weights.model, 'cpu', dtype))
+  np.testing.assert_allclose(half(frames), Raft(raft_weights)(frames), atol=1e-3)
   (done,) = flow.Flow(half)([Draft('a', frames, 8.0)])
   assert isinstance(done, Draft) and done.scores['motion'] > 0
 
 
 def test_small_and_odd_videos_are_padded(raft_weights, monkeypatch):
-  raft = flow.Raft(raft_weights)
+  raft = Raft(raft_weights)
   seen = []
 
   def planted(first, second):
@@ -92,15 +94,15 @@ def test_small_and_odd_videos_are_padded(raft_weights, monkeypatch):
   (done,) = flow.Flow(raft)([draft])
   assert done.scores == {'motion': 5.0}
   (still,) = flow.Flow(raft, least=6)([draft])
-  assert (still.reason, still.detail) == ('motion below 6 pixels a frame', '5.00')
+  assert (still.reason, still.detail) == ('motion below 6 pixels per frame', '5.00')
   (wild,) = flow.Flow(raft, most=2)([draft])
-  assert isinstance(wild, Rejected) and wild.reason == 'motion above 2 pixels a frame'
+  assert isinstance(wild, Rejected) and wild.reason == 'motion above 2 pixels per frame'
 
 
 def test_weights_of_raft_are_checked(tmp_path):
   (tmp_path / 'x').write_text('x')
-  with pytest.raises(InputError, match='no weights of raft_large'):
-    flow.Raft(ModelSource(str(tmp_path / 'x'), 'cpu'))
+  with pytest.raises(InputError, match='not the weights of raft_large'):
+    Raft(ModelSource(str(tmp_path / 'x'), 'cpu'))
 
 
 # The package sam2.
@@ -134,7 +136,7 @@ def predictor_folder(operators, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def predictor(predictor_folder):
-  return segment.tracker(ModelSource(str(predictor_folder), 'cpu'), 'sam2')
+  return tracker(ModelSource(str(predictor_folder), 'cpu'), 'sam2')
 
 
 def test_planted_masks_give_the_true_label_map(predictor, monkeypatch):
@@ -171,7 +173,7 @@ def test_planted_masks_give_the_true_label_map(predictor, monkeypatch):
 
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
 def test_masks_in_half_precision(predictor, predictor_folder, dtype):
-  half = segment.tracker(ModelSource(str(predictor_folder), 'cpu', dtype), 'sam2')
+  half = tracker(ModelSource(str(predictor_folder), 'cpu', dtype), 'sam2')
   frames, boxes = video(2, (40, 60)), np.array([[5.0, 8, 25, 30]])
   found, wanted = half(frames, boxes), predictor(frames, boxes)
   assert found.dtype == np.float32
@@ -185,5 +187,5 @@ def test_sizes_come_back(predictor):
 
 def test_auto_takes_the_package_first(predictor, capsys, tmp_path):
   with pytest.raises(InputError, match=r'needs one \.safetensors and one \.yaml'):
-    segment.tracker(ModelSource(str(tmp_path), 'cpu'))
+    tracker(ModelSource(str(tmp_path), 'cpu'))
   assert 'SAM 2 by the package sam2' in capsys.readouterr().err

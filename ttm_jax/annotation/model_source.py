@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ class ModelSource:
   """A pretrained model with its device, dtype and batch size.
 
   Attributes:
-    model: folder, or id on the Hugging Face hub.
+    model: folder, or id on the Hugging Face hub; empty for the settings alone, see `of`.
     device: a PyTorch device; `auto` is a GPU if available, else the CPU.
     dtype: a name of DTYPES; `auto` is bfloat16 on a CUDA GPU, else float32.
     batch: batch size.
@@ -39,6 +40,15 @@ class ModelSource:
       raise InputError(f'--dtype {self.dtype}: choose auto, {", ".join(DTYPES)}')
     if self.batch < 1:
       raise InputError(f'--batch {self.batch} must be at least 1')
+
+  @classmethod
+  def from_flags(cls, args: argparse.Namespace, model: str = '') -> 'ModelSource':
+    """Build from the parsed flags of `flags.add_device_flags`."""
+    return cls(model, args.device, args.dtype, args.model_batch, args.offline)
+
+  def of(self, model: str) -> 'ModelSource':
+    """Return the source of another model, with the same settings."""
+    return dataclasses.replace(self, model=model)
 
   @property
   def torch_device(self) -> str:
@@ -90,9 +100,13 @@ class ModelSource:
     """
     return self._from(pretrained.load_part, kind)
 
-  def _from(self, load: Callable[..., Any], kind: Any, **options: Any) -> Any:
+  def check_folder(self) -> None:
+    """Raise InputError if the model is a local folder that does not exist."""
     if looks_local(self.model) and not Path(self.model).is_dir():
       raise InputError(f'{self.model}: there is no such folder; check the path')
+
+  def _from(self, load: Callable[..., Any], kind: Any, **options: Any) -> Any:
+    self.check_folder()
     return load(kind, self.model, self.offline, **options)
 
 
@@ -108,26 +122,15 @@ def check_installed() -> None:
     ) from error
 
 
+def free_gpu_memory() -> None:
+  """Free the GPU memory of deleted models, for the next model and for JAX."""
+  import torch
+
+  if torch.cuda.is_available():
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 def looks_local(model: str) -> bool:
   """Return whether a name is a local folder: a path, or not of the form OWNER/NAME."""
   return model.startswith((os.sep, '.', '~')) or model.count('/') != 1 or Path(model).exists()
-
-
-def add_flags(parser: argparse.ArgumentParser, batch: int = 8) -> None:
-  """Add the flags that `from_flags` reads to the command line of a step."""
-  add = parser.add_argument
-  add('--model', required=True, help='folder, or id on the Hugging Face hub')
-  add('--device', default='auto', help='cuda, cuda:1, cpu or mps; default a GPU if available')
-  add(
-    '--dtype',
-    default='auto',
-    choices=['auto', *DTYPES],
-    help='default bfloat16 on a GPU, float32 on a CPU',
-  )
-  add('--batch', type=int, default=batch, help=f'batch size; default {batch}')
-  add('--offline', action='store_true', help='do not download models')
-
-
-def from_flags(args: argparse.Namespace) -> ModelSource:
-  """Build a ModelSource from the parsed flags of `add_flags`."""
-  return ModelSource(args.model, args.device, args.dtype, args.batch, args.offline)
