@@ -128,6 +128,16 @@ def test_the_package_does_not_import_the_folders_beside_it():
   ]
 
 
+def test_no_test_imports_another():
+  files = {name_of(path): path.read_text() for path in (ROOT / 'tests').rglob('*.py')}
+  assert not [
+    f'{name} imports {other}'
+    for name, text in files.items()
+    for other in imports_of(text, name, files)
+    if within(other, 'tests') and other != 'tests' and not within(other, 'tests.helpers')
+  ]
+
+
 def test_a_host_without_pytorch_can_train():
   with_torch = [
     name

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import yaml
 
-from tests.test_launch import LAUNCH, SCRIPTS, TRAIN, played
+from tests.helpers.launch_scripts import LAUNCH, SCRIPTS, TRAIN, played
 
 __all__ = ['played']  # A fixture.
 

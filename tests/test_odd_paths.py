@@ -13,8 +13,8 @@ pytest.importorskip('torch', reason="not installed: pip install 'ttm_jax[data]'"
 pytest.importorskip('transformers', reason="not installed: pip install 'ttm_jax[data]'")
 
 from data_tools import compare_codecs, describe, encode, import_folder, make_scenes, prepare, show
-from tests.data_tools.test_folders import DOG, label_maps, make_source
 from tests.helpers import cli, tiny, tiny_models
+from tests.helpers.masked_video import DOG, label_maps, make_source
 from tests.helpers.planted import Planted
 from ttm_jax import trajectory
 from ttm_jax.data.clips import Clips

@@ -38,7 +38,7 @@ from jax._src.state.indexing import NDIndexer
 from jax._src.state.types import AbstractRef, TransposeTransform
 
 from tests.helpers.attention_reference import reference
-from tests.ops.test_object_attention_tpu import label_maps, maps
+from tests.helpers.object_sets import label_maps, maps
 from ttm_jax.ops.object_attention import blocked, gpu, gpu_kernels
 from ttm_jax.ops.object_attention.api import Case
 from ttm_jax.ops.object_attention.blocks import list_blocks
