@@ -4,6 +4,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 LAST = -(1 << 31)  # Bit 31: a negative int32.
+sets = st.integers(LAST, -LAST - 1) | st.sampled_from([0, 1, 2, 4, 6, LAST])
+runs = st.lists(st.tuples(sets, st.integers(1, 200)), min_size=1, max_size=6)
 
 
 def owners(count, *lengths):

@@ -77,10 +77,6 @@ def test_samples_of_every_kind_in_one_batch(kernel, walks):
   assert program.count('name=object_attention') == 1 + walks
 
 
-sets = st.integers(LAST, -LAST - 1) | st.sampled_from([0, 1, 2, 4, 6, LAST])
-runs = st.lists(st.tuples(sets, st.integers(1, 200)), min_size=1, max_size=6)
-
-
 @settings(max_examples=6, deadline=None)
 @given(label_maps(1, 270), label_maps(1, 140), st.integers(0, 99))
 def test_any_label_map(q_bits, k_bits, seed):
