@@ -41,7 +41,7 @@ MOVIE_GEN = {'ul2': TextEncoderSpec(4096, 256, 64), 'byt5': TextEncoderSpec(1472
 PAPER = {
   'CLIP-L': (CLIP, 77, 77, 2),
   'UL2, ByT5, CLIP-L; captions of 40 tokens, 2 prompts of 15': (MOVIE_GEN, 40, 15, 2),
-  'UL2, ByT5, CLIP-L; all places and 8 prompts full': (MOVIE_GEN, 256, 64, 8),
+  'UL2, ByT5, CLIP-L; all tokens and 8 prompts full': (MOVIE_GEN, 256, 64, 8),
 }
 
 
@@ -259,9 +259,9 @@ def paper_record(
     'ids': rng.bytes(60_000),
     'permutation': np.arange(8, dtype=np.uint8),
     'corrupted': np.asarray(0, np.uint8),
-    'places.0.region': rng.integers(0, 3, cells, np.uint8),
-    'places.0.box': rng.integers(0, 8, cells, np.int32),
-    'places.0.seg': rng.integers(0, 8, cells, np.int32),
+    'token_masks.0.region': rng.integers(0, 3, cells, np.uint8),
+    'token_masks.0.box': rng.integers(0, 8, cells, np.int32),
+    'token_masks.0.seg': rng.integers(0, 8, cells, np.int32),
     'first_frame': normal(1, 32, 32, 16),
     'first_mask': normal(1, 32, 32, 16),
   }

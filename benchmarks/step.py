@@ -124,7 +124,7 @@ def array(rng: np.random.Generator, name: str, of_one: inputs.Shapes) -> np.ndar
   if name == 'permutation':
     return np.arange(*shape, dtype=dtype)
   made = np.zeros(shape, dtype)
-  if name.startswith('places.'):
+  if name.startswith('token_masks.'):
     rows, columns = shape[-2:]
     # `region` holds object ids, the other fields hold object sets (bit l for object l).
     first, second = (1, 2) if name.endswith('region') else (2, 4)

@@ -68,9 +68,9 @@ def test_drop_takes_from_chosen_samples():
   for before, after in zip(jax.tree.leaves(condition), jax.tree.leaves(dropped), strict=True):
     assert after.dtype == before.dtype
     np.testing.assert_array_equal(after[1], before[1])
-  (places,), (before,) = dropped.objects.places, condition.objects.places
-  np.testing.assert_array_equal(places.region[0], before.region[0])
-  assert (places.region[2] == 1).all() and (places.present[2] == 0).all()
+  (masks,), (before,) = dropped.objects.token_masks, condition.objects.token_masks
+  np.testing.assert_array_equal(masks.region[0], before.region[0])
+  assert (masks.region[2] == 1).all() and (masks.present[2] == 0).all()
   assert (dropped.visual[2] == 0).all() and (dropped.visual[0] == condition.visual[0]).all()
 
 
@@ -97,9 +97,9 @@ def test_dropout_takes_five_five_five():
     (no_text & no_visual).mean(),
   ]
   np.testing.assert_allclose(shares, 0.05, atol=0.008)
-  (places,) = dropped.objects.places
-  np.testing.assert_array_equal((np.asarray(places.present) == 0).all((1, 2, 3)), no_visual)
-  np.testing.assert_array_equal((np.asarray(places.region) == 1).all((1, 2, 3)), no_visual)
+  (masks,) = dropped.objects.token_masks
+  np.testing.assert_array_equal((np.asarray(masks.present) == 0).all((1, 2, 3)), no_visual)
+  np.testing.assert_array_equal((np.asarray(masks.region) == 1).all((1, 2, 3)), no_visual)
   prompts = np.asarray(dropped.objects.prompts['t5'].embedding)
   np.testing.assert_array_equal((prompts == 9.0).all((1, 2)), no_text)
 
@@ -109,7 +109,7 @@ def three_ways(x_t, t, c):
   visual = c.visual.mean((1, 2, 3, 4), keepdims=True)
   text = c.text['t5'].embedding.mean((1, 2)).reshape(-1, 1, 1, 1, 1)
   prompt = c.objects.prompts['t5'].embedding.mean((1, 2)).reshape(-1, 1, 1, 1, 1)
-  there = (c.objects.places[0].present != 0).mean((1, 2, 3)).reshape(-1, 1, 1, 1, 1)
+  there = (c.objects.token_masks[0].present != 0).mean((1, 2, 3)).reshape(-1, 1, 1, 1, 1)
   return t.reshape(-1, 1, 1, 1, 1) * x_t * (1 + visual + 0.1 * text * prompt) + text * there
 
 

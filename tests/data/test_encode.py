@@ -87,9 +87,9 @@ def expected(clip, order, codec):
     'trajectory': latents(rendered),
     'first_frame': latents(clip.video[:1]),
     'first_mask': latents(rendered[:1]),
-    'places.0.region': trajectory.token_regions(ids, GROUPS, GRID),
-    'places.0.box': trajectory.token_presence(ids, GROUPS, GRID, 'box'),
-    'places.0.seg': trajectory.token_presence(ids, GROUPS, GRID, 'seg'),
+    'token_masks.0.region': trajectory.token_regions(ids, GROUPS, GRID),
+    'token_masks.0.box': trajectory.token_presence(ids, GROUPS, GRID, 'box'),
+    'token_masks.0.seg': trajectory.token_presence(ids, GROUPS, GRID, 'seg'),
   }
   for field, text in (('caption', clip.caption), ('motion', clip.motion)):
     words, count = tokenize(text, 20)
@@ -136,7 +136,7 @@ def test_variants_differ_and_follow_from_the_clip_alone(context):
   assert len(every) == 16
   again = records(scenes(2, 2), batch=3)
   for key, record in again.items():
-    for name in ('ids', 'permutation', 'corrupted', 'text.words.prompts', 'places.0.box'):
+    for name in ('ids', 'permutation', 'corrupted', 'text.words.prompts', 'token_masks.0.box'):
       np.testing.assert_array_equal(record[name], every[key][name])
   assert any((records(scenes(4), seed=1)[k]['ids'] != every[k]['ids']) for k in every)
   assert len({str(r['permutation']) for k, r in every.items() if k.startswith('scene-0-1#')}) > 1
@@ -157,7 +157,7 @@ def test_damaged_masks_reach_latents_and_places_but_not_frame_0(context):
     np.testing.assert_array_equal(record.pop('true_trajectory'), clean[key]['trajectory'])
     for name, value in record.items():
       differ[name] += not np.array_equal(value, clean[key][name])
-  assert min(differ[name] for name in ('ids', 'trajectory', 'places.0.seg')) >= 2
+  assert min(differ[name] for name in ('ids', 'trajectory', 'token_masks.0.seg')) >= 2
   for name in ('video', 'first_frame', 'first_mask', 'text.words.prompts', 'permutation'):
     assert differ[name] == 0
 
@@ -172,16 +172,16 @@ def test_batch(dataset, context):
   for name in ('first_frame', 'first_mask'):
     still = np.broadcast_to(arrays[name].astype(np.float32), (2, 2, 4, 4, 6))
     np.testing.assert_array_equal(getattr(batch, name), still)
-  (places,) = batch.objects.places
-  region = arrays['places.0.region']
-  np.testing.assert_array_equal(places.region, 1 << region.astype(np.int32))
-  np.testing.assert_array_equal(places.present, arrays['places.0.box'])
-  assert places.region.dtype == places.present.dtype == jnp.int32
-  seg = to_batch(arrays, ['words'], 'seg', jax.random.key(0)).objects.places[0]
-  np.testing.assert_array_equal(seg.present, arrays['places.0.seg'])
+  (masks,) = batch.objects.token_masks
+  region = arrays['token_masks.0.region']
+  np.testing.assert_array_equal(masks.region, 1 << region.astype(np.int32))
+  np.testing.assert_array_equal(masks.present, arrays['token_masks.0.box'])
+  assert masks.region.dtype == masks.present.dtype == jnp.int32
+  seg = to_batch(arrays, ['words'], 'seg', jax.random.key(0)).objects.token_masks[0]
+  np.testing.assert_array_equal(seg.present, arrays['token_masks.0.seg'])
   # Tokens get the prompt of the object that owns them.
-  owner = np.asarray(places.region)
-  assert ((owner == 1) | (owner & np.asarray(places.present) != 0)).all() and (owner > 1).any()
+  owner = np.asarray(masks.region)
+  assert ((owner == 1) | (owner & np.asarray(masks.present) != 0)).all() and (owner > 1).any()
   for text, field in ((batch.caption, 'caption'), (batch.motion, 'motion')):
     ids, length = arrays[f'text.words.{field}'], arrays[f'text.words.{field}_length']
     np.testing.assert_array_equal(text['words'].embedding, ids)

@@ -94,7 +94,7 @@ def test_the_loader_of_training_runs_nothing(latents, tmp_path, planted):
   shutil.copytree(latents, tmp_path / 'latents')
   run = Denoising(tiny.shrunk('demo_stage1', tmp_path / 'latents'))
   assert next(run.batches('train', 0))['video'].shape[0] == 4
-  change_feature(tmp_path / 'latents', 'places.0.box', PLANTED)
+  change_feature(tmp_path / 'latents', 'token_masks.0.box', PLANTED)
   with pytest.raises(InputError, match=r"of the class 'planted\.Planted'"):
     run.batches('train', 0)
 

@@ -87,7 +87,7 @@ def reference(params, config, x_t, t, condition):
       y = rms(h, extra['norm']['scale'])
       bits = all_bits
       if condition.objects is not None:
-        bits = condition.objects.places[0].region.reshape(len(t), -1)
+        bits = condition.objects.token_masks[0].region.reshape(len(t), -1)
       y = attend(extra['attention'], y, y, bits, bits, config.heads)
       h = h + np.tanh(extra['gate']) * y
     y = rms(h, layer['norm2']['scale'])
@@ -98,7 +98,7 @@ def reference(params, config, x_t, t, condition):
       context, context_bits, bits = caption, caption_bits, all_bits
       if condition.objects is not None:
         context, context_bits = text(condition.objects.prompts['t5'])
-        bits = condition.objects.places[0].present.reshape(len(t), -1)
+        bits = condition.objects.token_masks[0].present.reshape(len(t), -1)
       y = attend(extra['attention'], y, context, bits, context_bits, config.heads)
       h = h + np.tanh(extra['gate']) * y
     y = rms(h, layer['norm3']['scale']) * (1 + ffn_scale) + ffn_shift

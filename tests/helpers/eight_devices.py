@@ -109,7 +109,7 @@ def drawn(run, rng):
       return rng.integers(0, 256, shape).astype(x.dtype)
     if name.endswith('region'):
       return rng.integers(0, SLOTS + 1, shape).astype(x.dtype)
-    if 'places' in name:
+    if 'token_masks' in name:
       return rng.integers(0, 2 ** (SLOTS + 1), shape).astype(x.dtype)
     if name.endswith('length'):
       return rng.integers(1, 4, shape).astype(x.dtype)
@@ -157,12 +157,14 @@ def trained(run, mesh, late=None):
     return create(jax.tree.unflatten(tree, leaves), optimizer)
 
   with jax.set_mesh(mesh):
-    places = shardings(jax.eval_shape(initial, jax.random.key(1)), objective.sharding, mesh)
-    state = jax.device_put(_initial(run, initial), places)
+    state_shardings = shardings(
+      jax.eval_shape(initial, jax.random.key(1)), objective.sharding, mesh
+    )
+    state = jax.device_put(_initial(run, initial), state_shardings)
     step = jax.jit(
       make_step(objective, graphdef, optimizer, config.train.accumulate, 0.99),
       donate_argnums=0,
-      out_shardings=(places, replicated(mesh)),
+      out_shardings=(state_shardings, replicated(mesh)),
     )
     rng, key = np.random.default_rng(0), jax.random.key(2)
     batches = [jax.device_put(drawn(run, rng), batch_sharding(mesh)) for _ in range(STEPS)]
@@ -175,7 +177,7 @@ def trained(run, mesh, late=None):
       if i == 0:
         gradients.append(_gradients(state))
     late = late or before
-    state, _ = compiled(jax.device_put(late, places), batches[-1], key)
+    state, _ = compiled(jax.device_put(late, state_shardings), batches[-1], key)
     gradients.append(_gradients(state))
   return losses, gradients, late, compiled
 

@@ -34,10 +34,10 @@ def condition(ours):
   """Convert a `ttm_jax.conditioning.Condition` to its PyTorch counterpart."""
   objects = None
   if ours.objects is not None:
-    places = [
-      conditioning.TokenMasks(tensor(p.region), tensor(p.present)) for p in ours.objects.places
+    token_masks = [
+      conditioning.TokenMasks(tensor(p.region), tensor(p.present)) for p in ours.objects.token_masks
     ]
-    objects = conditioning.Objects(tuple(places), text(ours.objects.prompts))
+    objects = conditioning.Objects(tuple(token_masks), text(ours.objects.prompts))
   visual = None if ours.visual is None else channels_first(ours.visual)
   return conditioning.Condition(text(ours.text), visual, objects)
 

@@ -52,7 +52,7 @@ def randomized(config, seed):
   return jax.tree_util.tree_map_with_path(draw, structure(config)[1])
 
 
-def known(config, objects, seed):
+def example_inputs(config, objects, seed):
   """Return x_t, t and a condition of two samples.
 
   Captions are padded; that of the second sample is empty. Object 2 has no prompt, and object 3 none

@@ -67,7 +67,7 @@ class Toy(nnx.Module):
     if self.masked_attn is not None:
       mask = None
       if condition.objects is not None:
-        region = condition.objects.places[0].region.reshape(len(h), -1)
+        region = condition.objects.token_masks[0].region.reshape(len(h), -1)
         mask = AttentionMask.make(region, region, self.config.width // self.config.heads, 'float32')
       h = self.masked_attn(h, None, mask)
     return self.head(h).reshape(x_t.shape).astype(jnp.float32)

@@ -49,7 +49,7 @@ class ToyNetwork(Model):
     if self.masked_attn is not None:
       mask = None
       if condition.objects is not None:
-        region = condition.objects.places[0].region.flatten(1)
+        region = condition.objects.token_masks[0].region.flatten(1)
         mask = AttentionMask.make(region, region)
       h = self.masked_attn(h, None, mask)
     return self.head(h).transpose(1, 2).reshape(x_t.shape).float()

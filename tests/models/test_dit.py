@@ -72,7 +72,7 @@ def filled(config, value):
   return jax.tree_util.tree_map_with_path(fill, structure(config)[1])
 
 
-def known(config, objects=True, seed=2):
+def example_inputs(config, objects=True, seed=2):
   """Return x_t, t and a condition of two samples; the last text token is padding."""
   rng = np.random.default_rng(seed)
 
@@ -84,10 +84,10 @@ def known(config, objects=True, seed=2):
   region = 1 << rng.integers(0, 3, (2, *TOKENS), dtype=np.int32)
   present = 2 * rng.integers(0, 4, (2, *TOKENS), dtype=np.int32)  # Object sets of objects 1 and 2.
   prompts = {'t5': Tokens(array(6, 6), np.array([[2, 2, 0, 4, 4, 4]] * 2, np.int32))}
-  known = Condition(
+  condition = Condition(
     text, visual, Objects((TokenMasks(region, present),), prompts) if objects else None
   )
-  return array(*LATENTS, C), np.array([900.0, 40.0], np.float32), known
+  return array(*LATENTS, C), np.array([900.0, 40.0], np.float32), condition
 
 
 @jax.jit(static_argnums=0)
@@ -108,7 +108,7 @@ def initial(config):
 )
 def test_equations(config, objects):
   params = randomized(config)
-  inputs = known(config, objects)
+  inputs = example_inputs(config, objects)
   wanted = reference(params, config, *inputs)
   assert wanted.std() > 0.5
   got = predict(structure(config)[0], params, *inputs)
@@ -133,7 +133,7 @@ def test_initial_network():
 def test_extra_parts_leave_a_trained_network_as_it_is(config, objects):
   trained = randomized(TINY)
   params = transfer(trained, filled(config, 0.0))
-  x_t, t, condition = known(config, objects)
+  x_t, t, condition = example_inputs(config, objects)
   wanted = predict(structure(TINY)[0], trained, x_t, t, Condition(condition.text))
   got = predict(structure(config)[0], params, x_t, t, condition)
   assert np.std(wanted) > 0.5
@@ -148,7 +148,7 @@ def test_extra_parts_leave_a_trained_network_as_it_is(config, objects):
 def test_extra_parts_can_be_learnt():
   trained = randomized(dataclasses.replace(TINY, layers=1))
   params = transfer(trained, filled(ONE_LAYER, 0.0))
-  found = gradient(structure(ONE_LAYER)[0], params, *known(ONE_LAYER))
+  found = gradient(structure(ONE_LAYER)[0], params, *example_inputs(ONE_LAYER))
   assert np.abs(found['masked_blocks']['masked_attn']['gate']) > 1e-3
   assert np.abs(found['masked_blocks']['masked_cross_attn']['gate']) > 1e-3
   assert np.abs(found['embed_visual']['kernel']).max() > 1e-3
@@ -221,9 +221,9 @@ def test_extra_layers_without_masks_are_plain(layer):
 
 
 def test_numbers_of_objects_carry_no_meaning():
-  x_t, t, condition = known(STAGE2)
+  x_t, t, condition = example_inputs(STAGE2)
   caption = Tokens(np.full((2, 6), 5), condition.objects.prompts['t5'].bits * 0 + EVERYONE)
-  (places,) = condition.objects.places
+  (masks,) = condition.objects.token_masks
   prompts = np.array([[10, 11, 0, 20, 21, 22]] * 2)
   bits = np.array([[2, 2, 0, 4, 4, 4]] * 2, np.int32)
 
@@ -239,13 +239,13 @@ def test_numbers_of_objects_carry_no_meaning():
       Condition({'words': caption}, condition.visual, Objects((p,), {'words': Tokens(ids, b)})),
     )
     for p, ids, b in (
-      (places, prompts, bits),
+      (masks, prompts, bits),
       (
-        TokenMasks(swapped(places.region), swapped(places.present)),
+        TokenMasks(swapped(masks.region), swapped(masks.present)),
         np.roll(prompts, 3, axis=1),
         swapped(np.roll(bits, 3, axis=1)),
       ),
-      (places, np.roll(prompts, 3, axis=1), swapped(np.roll(bits, 3, axis=1))),
+      (masks, np.roll(prompts, 3, axis=1), swapped(np.roll(bits, 3, axis=1))),
     )
   ]
   np.testing.assert_allclose(outputs[1], outputs[0], atol=2e-5)
@@ -254,7 +254,7 @@ def test_numbers_of_objects_carry_no_meaning():
 
 def test_order_of_frames_matters():
   graphdef, params = structure(TINY)[0], randomized(TINY)
-  x_t, t, condition = known(TINY, objects=False)
+  x_t, t, condition = example_inputs(TINY, objects=False)
   out = predict(graphdef, params, x_t, t, condition)
   swapped = predict(graphdef, params, x_t[:, ::-1], t, condition)[:, ::-1]
   assert np.abs(swapped - out).max() > 0.1
@@ -268,7 +268,7 @@ def test_each_patch_comes_back_to_its_place():
   config = dataclasses.replace(TINY, width=4 * C, layers=0, heads=1)
   params = filled(config, 0.0)
   params['embed']['kernel'] = params['head']['kernel'] = np.eye(4 * C, dtype=np.float32)
-  x_t, t, condition = known(config, objects=False)
+  x_t, t, condition = example_inputs(config, objects=False)
   out = predict(structure(config)[0], params, x_t, t, condition)
   # Only the final norm remains, over the values of a patch.
   patches = x_t.reshape(2, 2, 4, 2, 3, 2, C)
@@ -277,7 +277,7 @@ def test_each_patch_comes_back_to_its_place():
 
 
 def test_half_precision_is_close_to_single():
-  params, inputs = randomized(STAGE2), known(STAGE2)
+  params, inputs = randomized(STAGE2), example_inputs(STAGE2)
   exact = predict(structure(STAGE2)[0], params, *inputs)
   half = predict(structure(dataclasses.replace(STAGE2, dtype='bfloat16'))[0], params, *inputs)
   assert half.dtype == jnp.float32 and np.isfinite(half).all()
@@ -285,7 +285,7 @@ def test_half_precision_is_close_to_single():
 
 
 def test_gradients_do_not_depend_on_what_is_kept():
-  params, inputs = randomized(ONE_LAYER), known(ONE_LAYER)
+  params, inputs = randomized(ONE_LAYER), example_inputs(ONE_LAYER)
   exact, *others = (
     gradient(structure(dataclasses.replace(ONE_LAYER, remat=remat))[0], params, *inputs)
     for remat in POLICIES
@@ -423,7 +423,7 @@ def test_errors():
     dataclasses.replace(TINY, heads=5)
   with pytest.raises(ValueError, match='masked_blocks must be 0 to 2, got 3'):
     dataclasses.replace(TINY, masked_blocks=3)
-  x_t, t, condition = known(STAGE2)
+  x_t, t, condition = example_inputs(STAGE2)
 
   def called(config, x_t, condition):
     graphdef, params = structure(config)

@@ -63,7 +63,7 @@ def filled(config, value):
   return jax.tree.map(lambda x: np.full(x.shape, value, np.float32), structure(config)[1])
 
 
-def known(config, objects=True, seed=2):
+def example_inputs(config, objects=True, seed=2):
   """Return x_t, t and a condition of two samples."""
   rng = np.random.default_rng(seed)
 
@@ -163,7 +163,7 @@ def test_equations_of_a_masked_block(by_frame, objects):
 def test_extra_parts_leave_a_trained_network_as_it_is(config, objects):
   trained = drawn(structure(TINY)[1])
   params = transfer(trained, filled(config, 0.0))
-  x_t, t, condition = known(config, objects)
+  x_t, t, condition = example_inputs(config, objects)
   wanted = predict(structure(TINY)[0], trained, x_t, t, Condition(condition.text))
   got = predict(structure(config)[0], params, x_t, t, condition)
   assert np.std(wanted) > 0.3
@@ -177,7 +177,7 @@ def test_extra_parts_leave_a_trained_network_as_it_is(config, objects):
 
 
 def test_gradients_reach_everything_and_do_not_depend_on_what_is_kept():
-  inputs = known(STAGE2)
+  inputs = example_inputs(STAGE2)
   exact, *others = (
     gradient(
       structure(dataclasses.replace(STAGE2, remat=remat))[0], drawn(structure(STAGE2)[1]), *inputs
@@ -193,7 +193,7 @@ def test_gradients_reach_everything_and_do_not_depend_on_what_is_kept():
 
 def test_extra_parts_can_be_learnt():
   params = transfer(drawn(structure(TINY)[1]), filled(STAGE2, 0.0))
-  found = gradient(structure(STAGE2)[0], params, *known(STAGE2))
+  found = gradient(structure(STAGE2)[0], params, *example_inputs(STAGE2))
   block = found['down']['0']['units']['0']['spatial']['block']
   assert np.abs(block['masked_attn']['gate']) > 1e-4
   assert np.abs(block['masked_cross_attn']['gate']) > 1e-4
@@ -201,7 +201,7 @@ def test_extra_parts_can_be_learnt():
 
 
 def test_half_precision_is_close_to_single():
-  params, inputs = drawn(structure(STAGE2)[1]), known(STAGE2)
+  params, inputs = drawn(structure(STAGE2)[1]), example_inputs(STAGE2)
   exact = predict(structure(STAGE2)[0], params, *inputs)
   half = predict(structure(dataclasses.replace(STAGE2, dtype='bfloat16'))[0], params, *inputs)
   assert half.dtype == jnp.float32 and np.isfinite(half).all()
@@ -297,7 +297,7 @@ def test_which_blocks_are_masked():
 
 def test_masked_attention_within_frames():
   whole, by_frame = STAGE2, dataclasses.replace(STAGE2, masked_scope='spatial')
-  params, inputs = drawn(structure(STAGE2)[1]), known(STAGE2)
+  params, inputs = drawn(structure(STAGE2)[1]), example_inputs(STAGE2)
   a, b = (predict(structure(config)[0], params, *inputs) for config in (whole, by_frame))
   assert np.isfinite(b).all() and np.abs(a - b).max() > 1e-3
 
@@ -323,11 +323,11 @@ def test_impossible_sizes(options, message):
     ((5, 4, 6, C), 2 * C, '5 latent frames exceed motion_length 4'),
     ((2, 3, 6, C), 2 * C, '3 x 6 cannot be halved 1 times'),
     ((2, 4, 6, C), C, f'takes {C} channels of noisy latents and {2 * C} of visual condition'),
-    ((2, 8, 6, C), 2 * C, r'places must be on the grids \[\(2, 8, 6\)\]'),
+    ((2, 8, 6, C), 2 * C, r'token_masks must be on the grids \[\(2, 8, 6\)\]'),
   ],
 )
 def test_inputs_that_do_not_fit(shape, visual, message):
-  _, t, condition = known(STAGE2)
+  _, t, condition = example_inputs(STAGE2)
   condition = condition.replace(visual=np.zeros((2, *shape[:3], visual), np.float32))
   graphdef, params = structure(STAGE2)
   with pytest.raises(ValueError, match=message):

@@ -17,7 +17,7 @@ from tests.helpers.small_dit import (
   ENCODERS,
   STAGE2,
   C,
-  known,
+  example_inputs,
   module,
   randomized,
   structure,
@@ -68,7 +68,7 @@ def in_torch(model, x_t, t, condition):
 def test_same_predictions(case):
   config, objects = CASES[case]
   for seed in range(3):
-    params, inputs = randomized(config, seed), known(config, objects, seed + 10)
+    params, inputs = randomized(config, seed), example_inputs(config, objects, seed + 10)
     wanted = predict(structure(config)[0], params, *inputs)
     assert np.std(wanted) > 0.5
     found = parity.drift(in_torch(module(config, params), *inputs), wanted)
@@ -79,14 +79,14 @@ def test_same_predictions(case):
 @pytest.mark.parametrize('implementation', ['dense', 'chunked'])
 def test_same_however_attention_is_computed(implementation, monkeypatch):
   monkeypatch.setattr('ttm_jax.pytorch.attention.CHUNK', 8)
-  model, inputs = module(STAGE2, randomized(STAGE2, 0)), known(STAGE2, True, 1)
+  model, inputs = module(STAGE2, randomized(STAGE2, 0)), example_inputs(STAGE2, True, 1)
   wanted = in_torch(model, *inputs)
   model.attention = implementation
   np.testing.assert_allclose(in_torch(model, *inputs), wanted, atol=1e-4)
 
 
 def test_half_precision_drifts_as_ours():
-  params, inputs = randomized(STAGE2, 0), known(STAGE2, True, 1)
+  params, inputs = randomized(STAGE2, 0), example_inputs(STAGE2, True, 1)
   model = module(STAGE2, params)
   single = in_torch(model, *inputs)
   half = dataclasses.replace(STAGE2, dtype='bfloat16')
@@ -193,7 +193,7 @@ def test_tensors_that_do_not_fit(change, message):
 
 
 def test_saved_and_loaded(tmp_path):
-  params, inputs = randomized(STAGE2, 0), known(STAGE2, True, 1)
+  params, inputs = randomized(STAGE2, 0), example_inputs(STAGE2, True, 1)
   model = module(STAGE2, params)
   model.save_pretrained(tmp_path)
   weights = read(tmp_path)
@@ -235,7 +235,7 @@ def test_begins_as_ours():
 
 
 def test_can_be_trained():
-  params, inputs = randomized(STAGE2, 0), known(STAGE2, True, 1)
+  params, inputs = randomized(STAGE2, 0), example_inputs(STAGE2, True, 1)
   model = module(STAGE2, params)
   x_t, t, condition = inputs
   given = parity.channels_first(x_t), parity.tensor(t), parity.condition(condition)
@@ -255,7 +255,10 @@ def test_can_be_trained():
 
 
 def test_shapes_that_do_not_fit():
-  model, (x_t, t, condition) = module(STAGE2, randomized(STAGE2, 0)), known(STAGE2, True, 0)
+  model, (x_t, t, condition) = (
+    module(STAGE2, randomized(STAGE2, 0)),
+    example_inputs(STAGE2, True, 0),
+  )
   with pytest.raises(ValueError, match=r'latents of \(2, 16, 6\) exceed the grid \(3, 8, 8\)'):
     in_torch(model, np.concatenate([x_t, x_t], 2), t, condition)
   with pytest.raises(ValueError, match=r'3 channels of noisy latents and 6 of visual .* 3 and 0'):
@@ -267,17 +270,17 @@ def toy(x_t, t, condition):
   out = x_t * t[:, None, None, None, None] + 3 * condition.visual[..., :C, :, :, :]
   for tokens in (*condition.text.values(), *condition.objects.prompts.values()):
     out = out + (tokens.embedding.sum((1, 2)) * tokens.bits.sum(1))[:, None, None, None, None]
-  (places,) = condition.objects.places
-  return out + (places.region * 2 + places.present).sum((1, 2, 3))[:, None, None, None, None]
+  (masks,) = condition.objects.token_masks
+  return out + (masks.region * 2 + masks.present).sum((1, 2, 3))[:, None, None, None, None]
 
 
 @pytest.mark.parametrize('scales', [(1, 1, 0), (1.5, 4.0, 0), (2.0, 3.0, 0.7)])
 def test_same_guidance(scales):
-  x_t, t, condition = known(STAGE2, True, 0)
+  x_t, t, condition = example_inputs(STAGE2, True, 0)
   rng = np.random.default_rng(1)
   t5 = {'t5': condition.text['t5']}, {'t5': condition.objects.prompts['t5']}
-  places = condition.objects.places
-  condition = Condition(t5[0], condition.visual, Objects(places, t5[1]))
+  token_masks = condition.objects.token_masks
+  condition = Condition(t5[0], condition.visual, Objects(token_masks, t5[1]))
   null = Condition(
     {'t5': Tokens(rng.normal(size=(1, 5, 6)), np.array([[EVERYONE, 0, 0, 0, 0]], np.int32))},
     objects=Objects((), {'t5': Tokens(rng.normal(size=(1, 6, 6)), np.array([[2, 0, 4, 0, 8, 0]]))}),

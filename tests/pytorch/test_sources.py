@@ -9,7 +9,7 @@ import torch
 from diffusers.utils.dynamic_modules_utils import get_relative_imports
 
 from tests.helpers import pytorch_parity as parity
-from tests.helpers.small_dit import STAGE2, known, module, randomized
+from tests.helpers.small_dit import STAGE2, example_inputs, module, randomized
 from ttm_jax.pytorch.sources import sources
 
 ALONE = """
@@ -33,9 +33,9 @@ model = find('dit.py', 'TTMTransformer').from_pretrained('model')
 Condition, Tokens, Objects, TokenMasks = (
   find('conditioning.py', name) for name in ('Condition', 'Tokens', 'Objects', 'TokenMasks')
 )
-x_t, t, (text, visual, (places, prompts)) = torch.load('inputs.pt')
+x_t, t, (text, visual, (token_masks, prompts)) = torch.load('inputs.pt')
 named = [{k: Tokens(*v) for k, v in x.items()} for x in (text, prompts)]
-objects = Objects(tuple(TokenMasks(*p) for p in places), named[1])
+objects = Objects(tuple(TokenMasks(*p) for p in token_masks), named[1])
 with torch.no_grad():
   torch.save(model(x_t, t, Condition(named[0], visual, objects)), 'output.pt')
 
@@ -61,7 +61,7 @@ def plain(condition):
   """Convert to tuples and dicts, which can be read back without the classes."""
   text, visual, objects = condition
   texts = [{k: tuple(v) for k, v in x.items()} for x in (text, objects.prompts)]
-  return texts[0], visual, ([tuple(p) for p in objects.places], texts[1])
+  return texts[0], visual, ([tuple(p) for p in objects.token_masks], texts[1])
 
 
 def test_runs_alone(tmp_path):
@@ -70,7 +70,7 @@ def test_runs_alone(tmp_path):
     (tmp_path / 'code' / name).write_text(text)
   model = module(STAGE2, randomized(STAGE2, 0))
   model.save_pretrained(tmp_path / 'model')
-  x_t, t, condition = known(STAGE2, True, 1)
+  x_t, t, condition = example_inputs(STAGE2, True, 1)
   given = parity.channels_first(x_t), parity.tensor(t), parity.condition(condition)
   torch.save((*given[:2], plain(given[2])), tmp_path / 'inputs.pt')
   done = subprocess.run(

@@ -89,16 +89,16 @@ def inputs(config, with_objects, seed=0, batch=2):
     return made
 
   grid = (FRAMES, SIDE, SIDE)
-  places = []
+  token_masks = []
   for level in range(len(config.widths) - 1):
     shape = (batch, FRAMES, SIDE >> level, SIDE >> level)
     region = np.left_shift(1, rng.integers(0, OBJECTS + 1, shape)).astype(np.int32)
     present = (2 * rng.integers(0, 2**OBJECTS, shape)).astype(np.int32)
-    places.append(TokenMasks(jnp.asarray(region), jnp.asarray(present)))
+    token_masks.append(TokenMasks(jnp.asarray(region), jnp.asarray(present)))
   condition = Condition(
     texts(),
     normal(batch, *grid, config.visual_channels) if config.visual_channels else None,
-    Objects(tuple(places), texts(OBJECTS)) if with_objects else None,
+    Objects(tuple(token_masks), texts(OBJECTS)) if with_objects else None,
   )
   return normal(batch, *grid, config.channels), np.array([999, 20], np.float32)[:batch], condition
 
@@ -148,7 +148,7 @@ def test_masks_and_prompts_reach_it():
   with torch.no_grad():
     first = model(x, t, one)
     for objects in (
-      one.objects._replace(places=parity.condition(changed).objects.places),
+      one.objects._replace(token_masks=parity.condition(changed).objects.token_masks),
       one.objects._replace(prompts=parity.condition(changed).objects.prompts),
     ):
       assert parity.drift(model(x, t, one._replace(objects=objects)), first) > 1e-3

@@ -10,8 +10,8 @@ for `words`).
                                                           encodes the corrupted masks)
     video_logvar, ...          float16, like the means    only if the codec is stochastic
     first_frame, first_mask    float16 [1, H', W', C]     x0 and s0, encoded as images
-    places.G.region            uint8 [t, h, w]            label of each token on grid G
-    places.G.{box,seg}         int32 [t, h, w]            object set of each token
+    token_masks.G.region       uint8 [t, h, w]            label of each token on grid G
+    token_masks.G.{box,seg}    int32 [t, h, w]            object set of each token
     text.E.{caption,motion}    [N, ...]                   and text.E.{...}_length int32 []
     text.E.prompts             [L, N, ...]                and text.E.prompts_length int32 [L]
 """
@@ -75,23 +75,23 @@ def to_batch(
     first_mask=repeated('first_mask'),
     caption=caption.text,
     motion=text_condition(arrays, encoders, 'motion').text,
-    objects=Objects(places(arrays, cross_mask), caption.objects.prompts),
+    objects=Objects(token_masks(arrays, cross_mask), caption.objects.prompts),
   )
 
 
-def places(arrays: Mapping[str, Array], cross_mask: str) -> tuple[TokenMasks, ...]:
+def token_masks(arrays: Mapping[str, Array], cross_mask: str) -> tuple[TokenMasks, ...]:
   """Return the token masks of all grids, finest first.
 
   Raises:
     InputError: the dataset has no token masks of kind `cross_mask`.
   """
-  if f'places.0.{cross_mask}' not in arrays:
+  if f'token_masks.0.{cross_mask}' not in arrays:
     raise InputError(f"config.data.cross_mask must be 'box' or 'seg', got {cross_mask!r}")
   grids = sum(name.endswith('.region') for name in arrays)
   return tuple(
     TokenMasks(
-      region=jnp.left_shift(1, arrays[f'places.{g}.region'].astype(jnp.int32)),
-      present=arrays[f'places.{g}.{cross_mask}'],
+      region=jnp.left_shift(1, arrays[f'token_masks.{g}.region'].astype(jnp.int32)),
+      present=arrays[f'token_masks.{g}.{cross_mask}'],
     )
     for g in range(grids)
   )

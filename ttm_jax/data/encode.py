@@ -129,9 +129,9 @@ def place_arrays(ids: np.ndarray, context: Context) -> Arrays:
   arrays: Arrays = {}
   for g, grid in enumerate(context.encoding.grids):
     regions = trajectory.token_regions(ids, groups, grid)
-    arrays[f'places.{g}.region'] = regions
-    arrays[f'places.{g}.box'] = trajectory.token_presence(ids, groups, grid, 'box', regions)
-    arrays[f'places.{g}.seg'] = trajectory.token_presence(ids, groups, grid, 'seg', regions)
+    arrays[f'token_masks.{g}.region'] = regions
+    arrays[f'token_masks.{g}.box'] = trajectory.token_presence(ids, groups, grid, 'box', regions)
+    arrays[f'token_masks.{g}.seg'] = trajectory.token_presence(ids, groups, grid, 'seg', regions)
   return arrays
 
 

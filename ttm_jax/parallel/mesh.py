@@ -219,10 +219,10 @@ def shardings(tree: Any, table: Sequence[tuple[str, tuple]], mesh: AnyMesh) -> A
         return NamedSharding(mesh, PartitionSpec(*fits), memory_kind=kind)
     return NamedSharding(mesh, PartitionSpec(), memory_kind=kind)
 
-  places = jax.tree_util.tree_map_with_path(place, tree)
+  chosen = jax.tree_util.tree_map_with_path(place, tree)
   for axis, arrays in wanted.items():
     _check_split(axis, mesh.shape[axis], arrays)
-  return places
+  return chosen
 
 
 def _check_split(axis: str, count: int, arrays: Sequence[tuple[str, int, Any]]) -> None:

@@ -145,9 +145,11 @@ def abstract_inputs(run: Run, mesh: AnyMesh) -> tuple[TrainState, inputs.Shapes]
 
 def abstract_state(run: Run, mesh: AnyMesh) -> TrainState:
   """Return the train state as shapes with shardings."""
-  places = shardings(run.shapes, run.objective.sharding, mesh)
+  state_shardings = shardings(run.shapes, run.objective.sharding, mesh)
   return jax.tree.map(
-    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), run.shapes, places
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    run.shapes,
+    state_shardings,
   )
 
 
@@ -164,8 +166,8 @@ def lower_step(run: Run, mesh: Mesh) -> jax.stages.Lowered:
       settings.ema,
       settings.spike,
     )
-    places = jax.tree.map(lambda x: x.sharding, state)
-    jitted = _jit(step, run, donate_argnums=0, out_shardings=(places, replicated(mesh)))
+    state_shardings = jax.tree.map(lambda x: x.sharding, state)
+    jitted = _jit(step, run, donate_argnums=0, out_shardings=(state_shardings, replicated(mesh)))
     return jitted.lower(state, arrays, _key(mesh))
 
 

@@ -49,12 +49,12 @@ class Objects(NamedTuple):
   """Token masks and prompts of the objects.
 
   Attributes:
-    places: token masks, one entry per token grid of the backbone, finest first. A DiT has one grid,
-      the U-Net three.
+    token_masks: one entry per token grid of the backbone, finest first. A DiT has one grid, the
+      U-Net three.
     prompts: the prompts of all objects, concatenated along N.
   """
 
-  places: tuple[TokenMasks, ...]
+  token_masks: tuple[TokenMasks, ...]
   prompts: Text
 
 
@@ -126,11 +126,11 @@ def without(condition: Condition, null_text: Condition, *, visual: bool) -> Cond
   if objects is not None:
     if null_text.objects is None:
       raise ValueError('null_text must hold object prompts where the condition holds objects')
-    places = objects.places
+    token_masks = objects.token_masks
     if visual:
-      nowhere = [(torch.ones_like(p.region), torch.zeros_like(p.present)) for p in places]
-      places = tuple(TokenMasks(*masks) for masks in nowhere)
-    objects = Objects(places, _like(null_text.objects.prompts, objects.prompts))
+      nowhere = [(torch.ones_like(p.region), torch.zeros_like(p.present)) for p in token_masks]
+      token_masks = tuple(TokenMasks(*masks) for masks in nowhere)
+    objects = Objects(token_masks, _like(null_text.objects.prompts, objects.prompts))
   return Condition(_like(null_text.text, condition.text), picture, objects)
 
 
@@ -151,7 +151,7 @@ def stacked(*conditions: Condition) -> Condition:
     Objects(
       tuple(
         TokenMasks(*map(torch.cat, zip(*grids, strict=True)))
-        for grids in zip(*(o.places for o in objects), strict=True)
+        for grids in zip(*(o.token_masks for o in objects), strict=True)
       ),
       texts([o.prompts for o in objects]),
     )

@@ -189,7 +189,7 @@ class TTMTransformer(Model):
       x_t: noisy latents, float [B, C, T', H', W'].
       t: diffusion time, float32 [B]: 1000 at noise, 0 at data.
       condition: text, visual condition and objects. `visual` must be given iff the model has visual
-        channels. `objects.places` must have one entry.
+        channels. `objects.token_masks` must have one entry.
 
     Returns:
       float32, shaped like x_t.
@@ -244,9 +244,9 @@ class TTMTransformer(Model):
   def _object_masks(self, condition: Condition, dtype: torch.dtype) -> ObjectMasks | None:
     if condition.objects is None or not self.config.num_masked_blocks:
       return None
-    (places,) = condition.objects.places
+    (masks,) = condition.objects.token_masks
     prompts, bits = self.text(condition.objects.prompts, dtype, prompts=True)
-    region, present = places.region.flatten(1), places.present.flatten(1)
+    region, present = masks.region.flatten(1), masks.present.flatten(1)
     order = sort_by_object(region, present)
     region, present = sort(region, order), sort(present, order)
     own = AttentionMask.make(region, region, self.attention)

@@ -460,7 +460,7 @@ class TTMPipeline(DiffusionPipeline):
   def _places(self, ids: np.ndarray, settings: Mapping[str, Any]) -> tuple[TokenMasks, ...]:
     """Return the token masks of label maps uint8 [B, T, H, W], one entry per token grid."""
     groups = np.arange(ids.shape[1]) // self.codec.stride[0]
-    places = []
+    token_masks = []
     for grid in map(tuple, settings['grids']):
       regions = [token_regions(clip, groups, grid) for clip in ids]
       present = [
@@ -468,8 +468,10 @@ class TTMPipeline(DiffusionPipeline):
         for clip, region in zip(ids, regions, strict=True)
       ]
       owners = torch.from_numpy(np.stack(regions).astype(np.int32))
-      places.append(TokenMasks(1 << owners, torch.from_numpy(np.stack(present).astype(np.int32))))
-    return tuple(places)
+      token_masks.append(
+        TokenMasks(1 << owners, torch.from_numpy(np.stack(present).astype(np.int32)))
+      )
+    return tuple(token_masks)
 
   def _sample(
     self,

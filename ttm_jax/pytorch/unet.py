@@ -145,7 +145,7 @@ class TTMUNet(Model, UNetMotionModel):
       x_t: noisy latents, float [B, C, T', H', W'].
       t: diffusion time, float32 [B]: the index of the noising step.
       condition: text, visual condition and objects. `visual` must be given iff the model has visual
-        channels. `objects.places` must have one entry per level with transformers; entries of
+        channels. `objects.token_masks` must have one entry per level with transformers; entries of
         coarser levels are ignored.
 
     Returns:
@@ -294,7 +294,7 @@ class TTMUNet(Model, UNetMotionModel):
     for number in range(len(self.down_blocks)):
       masks = None
       if objects is not None and prompts is not None and any(self._masked.get((number, 0), ())):
-        masks = self._masks(objects.places[number], *prompts)
+        masks = self._masks(objects.token_masks[number], *prompts)
       levels.append(Level(text, read, by_frame, masks))
     return levels
 
@@ -303,10 +303,10 @@ class TTMUNet(Model, UNetMotionModel):
     embedding, bits = self.text(text, self.dtype, prompts)
     return embedding.to(self.dtype), bits
 
-  def _masks(self, places: TokenMasks, prompts: Tensor, bits: Tensor) -> ObjectMasks:
-    b, frames = places.region.shape[:2]
+  def _masks(self, masks: TokenMasks, prompts: Tensor, bits: Tensor) -> ObjectMasks:
+    b, frames = masks.region.shape[:2]
     rows = b * frames if self.config.masked_scope == 'spatial' else b
-    region, present = (x.reshape(rows, -1) for x in places)
+    region, present = (x.reshape(rows, -1) for x in masks)
     order = sort_by_object(region, present)
     region, present = sort(region, order), sort(present, order).reshape(b, -1)
     own = AttentionMask.make(region, region, self.attention)

@@ -302,7 +302,7 @@ class Denoising:
     shares = jnp.ones(count)
     if condition.objects is not None:
       by_frame = self.denoiser.preset.masked_within_frames(self.denoiser.model_config)
-      shares = allowed_pairs(condition.objects.places[0].region, by_frame)
+      shares = allowed_pairs(condition.objects.token_masks[0].region, by_frame)
     return (least + shares * (most - least)).sum(), jnp.asarray(float(count))
 
   def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:

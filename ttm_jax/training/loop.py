@@ -87,7 +87,7 @@ def train(
     connect(mesh)
     closing.callback(checkpoints.close)
     optimizer = make_optimizer(config.optimizer, settings.steps)
-    graphdef, state, places, restored = _start(
+    graphdef, state, state_shardings, restored = _start(
       config, objective, optimizer, mesh, checkpoints, peers
     )
     if first:
@@ -109,7 +109,7 @@ def train(
       make_step(objective, graphdef, optimizer, settings.accumulate, settings.ema, settings.spike),
       gather=objective.gather,
       donate_argnums=0,
-      out_shardings=(places, replicated(mesh)),
+      out_shardings=(state_shardings, replicated(mesh)),
     )
     watch = Evaluator(config, objective, graphdef, mesh, workdir, telemetry, peers)
     root = jax.random.key(config.seed)
@@ -170,9 +170,9 @@ def _start(config, objective, optimizer, mesh, checkpoints, peers):
 
   graphdef = nnx.graphdef(nnx.eval_shape(lambda: objective.build(config.seed)))
   abstract = jax.eval_shape(initial)
-  places = shardings(abstract, objective.sharding, mesh)
+  state_shardings = shardings(abstract, objective.sharding, mesh)
   like = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, places
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, state_shardings
   )
   check = partial(
     runs.check_same_parameters,
@@ -181,9 +181,9 @@ def _start(config, objective, optimizer, mesh, checkpoints, peers):
   )
   restored = checkpoints.restore_newest(like, check, peers.agree, _tell)
   if restored is not None:
-    return graphdef, restored, places, True
+    return graphdef, restored, state_shardings, True
   source = objective.source(config.init_from) if config.init_from else None
-  state = compiler.jit(initial, once=True, out_shardings=places)()
+  state = compiler.jit(initial, once=True, out_shardings=state_shardings)()
   if source is not None:
     # Each process has the whole source and copies its own shards to its devices.
     source = jax.tree.map(
@@ -191,8 +191,8 @@ def _start(config, objective, optimizer, mesh, checkpoints, peers):
       source,
       shardings(source, objective.sharding, mesh),
     )
-    state = jax.jit(brought, out_shardings=places, donate_argnums=0)(state, source)
-  return graphdef, state, places, False
+    state = jax.jit(brought, out_shardings=state_shardings, donate_argnums=0)(state, source)
+  return graphdef, state, state_shardings, False
 
 
 def _greet(telemetry: Telemetry, workdir: epath.Path, state: TrainState, restored: bool) -> None:

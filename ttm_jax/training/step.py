@@ -54,8 +54,8 @@ def make_step(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1:
       return grads
-    places = shardings(grads, objective.sharding, mesh)
-    return jax.tree.map(jax.lax.with_sharding_constraint, grads, places)
+    wanted = shardings(grads, objective.sharding, mesh)
+    return jax.tree.map(jax.lax.with_sharding_constraint, grads, wanted)
 
   def accumulated(params, arrays, key):
     # Microbatch i takes every accumulate-th row, so that each device splits its own rows.

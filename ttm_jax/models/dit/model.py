@@ -200,7 +200,7 @@ class DiT(nnx.Module):
       x_t: noisy latents, float32 [B, T', H', W', C].
       t: diffusion time, float32 [B]: 1000 at noise, 0 at data.
       condition: see `Condition`. `visual` must be given iff the model has visual channels. If
-        objects are given, `places` has one entry.
+        objects are given, `token_masks` has one entry.
 
     Returns:
       float32, the shape of x_t.
@@ -253,9 +253,9 @@ class DiT(nnx.Module):
     """Return the inputs of the masked layers, in sorted token order, or None without objects."""
     if condition.objects is None or not self.config.masked_blocks:
       return None
-    (places,) = condition.objects.places
+    (masks,) = condition.objects.token_masks
     prompts, bits = self.text(condition.objects.prompts, prompts=True)
-    region, present = (x.reshape(x.shape[0], -1) for x in (places.region, places.present))
+    region, present = (x.reshape(x.shape[0], -1) for x in (masks.region, masks.present))
     order = sort_by_object(region, present)
     region, present = sort(region, order), sort(present, order)
     return ObjectMasks(order, self._mask(region, region), prompts, self._mask(present, bits))

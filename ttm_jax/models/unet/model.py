@@ -223,7 +223,7 @@ class UNet(nnx.Module):
       x_t: noisy latents, float32 [B, T', H', W', C].
       t: diffusion time, float32 [B]: the index of the noising step.
       condition: see `Condition`. `visual` must be given iff the model has visual channels. If
-        objects are given, `places` has an entry for each level with transformers; entries of
+        objects are given, `token_masks` has an entry for each level with transformers; entries of
         coarser levels are ignored.
 
     Returns:
@@ -279,17 +279,17 @@ class UNet(nnx.Module):
       masks, parts = None, self.config.masked(i, 0)
       has_masks = parts.self_attention or parts.cross_attention
       if objects is not None and prompts is not None and has_masks:
-        masks = self._object_masks(i, objects.places[i], *prompts)
+        masks = self._object_masks(i, objects.token_masks[i], *prompts)
       levels.append(LevelInputs(text, self._mask(i, everyone, text_bits), masks))
     return levels
 
   def _object_masks(
-    self, level: int, places: TokenMasks, prompts: Array, bits: Array
+    self, level: int, masks: TokenMasks, prompts: Array, bits: Array
   ) -> ObjectMasks:
     """Return the masks and prompts of the masked layers of one level, in sorted token order."""
-    b, frames = places.region.shape[:2]
+    b, frames = masks.region.shape[:2]
     rows = b * frames if self.config.masked_scope == 'spatial' else b
-    region, present = (x.reshape(rows, -1) for x in (places.region, places.present))
+    region, present = (x.reshape(rows, -1) for x in (masks.region, masks.present))
     order = sort_by_object(region, present)
     region, present = sort(region, order), sort(present, order).reshape(b, -1)
     self_mask = self._mask(level, region, region)
@@ -316,9 +316,9 @@ class UNet(nnx.Module):
     objects: Objects | None = condition.objects
     if objects is not None and config.masked_blocks:
       wanted = [(frames, height >> i, width >> i) for i in range(halvings)]
-      found = [p.region.shape[1:] for p in objects.places]
+      found = [p.region.shape[1:] for p in objects.token_masks]
       if found[:halvings] != wanted:
-        raise ValueError(f'places must be on the grids {wanted}, got {found}')
+        raise ValueError(f'token_masks must be on the grids {wanted}, got {found}')
 
 
 def create(
