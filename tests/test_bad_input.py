@@ -70,12 +70,12 @@ def generate(given, stage1, stage2, tmp_path):
 @pytest.mark.parametrize(
   'option, value, said',
   [
-    ('image', Path('nope.png'), 'nope.png: there is no such picture; check the path'),
-    ('image', Path('text.png'), 'text.png: not a readable picture; use PNG or JPEG'),
-    ('image', Path('half.png'), 'half.png: not a readable picture; use PNG or JPEG'),
+    ('image', Path('nope.png'), 'nope.png: there is no such image; check the path'),
+    ('image', Path('text.png'), 'text.png: not a readable image; use PNG or JPEG'),
+    ('image', Path('half.png'), 'half.png: not a readable image; use PNG or JPEG'),
     ('image', Path('empty'), 'empty: cannot be read (Is a directory); check the path'),
-    ('segmentation', Path('nope.png'), 'nope.png: there is no such picture; check the path'),
-    ('segmentation', Path('text.png'), 'text.png: not a readable picture; save the mask as PNG'),
+    ('segmentation', Path('nope.png'), 'nope.png: there is no such image; check the path'),
+    ('segmentation', Path('text.png'), 'text.png: not a readable image; save the mask as PNG'),
     (
       'segmentation',
       Path('photo.png'),
@@ -102,7 +102,7 @@ def generate(given, stage1, stage2, tmp_path):
       'the trajectory has 5 frames of 16 x 16, this run takes 4 of 16 x 16',
     ),
     ('stage1', None, 'give --stage1 RUN to generate the motion, or --trajectory FOLDER'),
-    ('stage2', Path('nope'), 'nope is no run directory: nope/config.json is missing'),
+    ('stage2', Path('nope'), 'nope is not a run directory: nope/config.json is missing'),
     ('out', 'video.gif', '--out video.gif: give a name that ends in .mp4'),
     ('steps', 3, 'config.process: steps must be even and at most emulated_steps=250, got 3'),
   ],
@@ -209,7 +209,7 @@ def train(latents, tmp_path):
     ('--config=configs/none.py', 'config file configs/none.py does not exist'),
     ('--config.data.path=', 'give the latents dataset: --config.data.path=DIR'),
     ('--config.data.path=/nope', '/nope is neither a latents dataset nor a run: /nope/context/'),
-    ('--config.init_from=/nope', '/nope is no run directory: /nope/config.json is missing'),
+    ('--config.init_from=/nope', '/nope is not a run directory: /nope/config.json is missing'),
     ('--config.task=image_to_vide', "task 'image_to_vide' is unknown: choose one of"),
     ('--config.model.channels=16', 'the codec of the dataset has 6 channels: set --config.model'),
     (
@@ -327,7 +327,7 @@ def test_a_disk_that_is_full_leaves_the_previous_checkpoint(
   ended = cli.run(*stage1_command(run), before=trouble)
   assert last_sentence(ended) == (
     f'cannot write to {run} {reason}: free space or choose another --workdir, then run the same'
-    ' command again; the checkpoint of step 60 is whole'
+    ' command again; the checkpoint of step 60 is complete'
   )
   after = read_parameters(run)
   np.testing.assert_array_equal(after['embed']['kernel'], before['embed']['kernel'])

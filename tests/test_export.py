@@ -264,7 +264,7 @@ def test_runs_that_cannot_be_exported(dit_pair, tmp_path):
   out = tmp_path / 'out'
   refused("was trained for 'image_to_motion', 'motion_to_video' is needed", one, one, out)
   refused("was trained for 'motion_to_video', 'image_to_motion' is needed", two, two, out)
-  refused('is no run directory', one, tmp_path, out)
+  refused('is not a run directory', one, tmp_path, out)
   empty = shutil.copytree(two, tmp_path / 'empty')
   shutil.rmtree(empty / 'checkpoints')
   refused('has no checkpoint yet', one, empty, out)

@@ -172,7 +172,7 @@ def test_training_keeps_what_it_reads(latents, stage1_command, tmp_path):
   assert {p: p.read_bytes() for p in data.rglob('*') if p.is_file()} == before
   run = tmp_path / 'run'
   said = sentence(cli.run(*tiny.train_command('demo_stage1', run, data, init_from=str(run))))
-  assert '/nope' not in said and said.startswith(f'{run} is no run directory')
+  assert '/nope' not in said and said.startswith(f'{run} is not a run directory')
   # A run may be in the folder of its dataset.
   ended = cli.run(*tiny.train_command('demo_stage1', data / 'run', data, train__steps=1))
   assert ended.code == 0, ended.err

@@ -124,7 +124,7 @@ def test_flags_override_a_file(parse):
     ([], 'flag --config=None: Flag --config must have a value other than None.'),
     (
       [f'--config={CONFIGS}/base.py'],
-      f'{CONFIGS}/base.py is no configuration: it has no get_config()',
+      f'{CONFIGS}/base.py is not a configuration: it has no get_config()',
     ),
     (
       [f'--config={STAGE2}', '--config.train.stepz=7'],

@@ -415,7 +415,7 @@ class TestFiles:
       trajectory.read_folder(tmp_path / 'nowhere')
     with pytest.raises(InputError, match='no PNG files'):
       trajectory.read_folder(tmp_path)
-    with pytest.raises(InputError, match=r'gone\.png: there is no such picture'):
+    with pytest.raises(InputError, match=r'gone\.png: there is no such image'):
       trajectory.read_mask(tmp_path / 'gone.png')
 
   def test_refuses_broken_files(self, tmp_path):
@@ -424,7 +424,7 @@ class TestFiles:
     whole = (tmp_path / '00000.png').read_bytes()
     for broken in (b'', b'no picture', whole[: len(whole) // 2], whole[:40] + b'?' * 60):
       (tmp_path / '00000.png').write_bytes(broken)
-      with pytest.raises(InputError, match=r'00000\.png: not a readable picture; save the'):
+      with pytest.raises(InputError, match=r'00000\.png: not a readable image; save the'):
         trajectory.read_folder(tmp_path)
 
   def test_refuses_lossy_formats(self, tmp_path):

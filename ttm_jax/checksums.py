@@ -38,16 +38,16 @@ def check_sums(folder: Path, component: str = '') -> None:
   try:
     lines = (folder / SUMS).read_text().splitlines()
   except UnicodeDecodeError as error:
-    raise InputError(f'{folder / SUMS} is damaged: copy the folder again, whole') from error
+    raise InputError(f'{folder / SUMS} is damaged: copy the complete folder again') from error
   except OSError as error:
     raise InputError(
-      f'{folder} has no {SUMS} ({error.strerror}): it was not copied whole; verify=False of'
-      ' TTMPipeline.from_pretrained loads what is no export'
+      f'{folder} has no {SUMS} ({error.strerror}): it was not copied completely; verify=False of'
+      ' TTMPipeline.from_pretrained loads a folder without checksums'
     ) from error
   listed = set()
   for number, line in enumerate(lines, 1):
     if not (found := _LINE.fullmatch(line)):
-      raise InputError(f'{folder / SUMS}: line {number} is damaged: copy the folder again, whole')
+      raise InputError(f'{folder / SUMS}: line {number} is damaged: copy the complete folder again')
     path = inside(folder, found[2], folder / SUMS)
     listed.add(path)
     if component and folder / component not in path.parents:
@@ -56,7 +56,7 @@ def check_sums(folder: Path, component: str = '') -> None:
       digest = _digest(path)
     except OSError as error:
       raise InputError(
-        f'{path} cannot be read ({error.strerror}): copy the folder again, whole'
+        f'{path} cannot be read ({error.strerror}): copy the complete folder again'
       ) from error
     if digest != found[1]:
       raise InputError(
@@ -65,7 +65,7 @@ def check_sums(folder: Path, component: str = '') -> None:
   read = files_read(folder, [component] if component else COMPONENTS)
   if unknown := [path for path in read if path not in listed]:
     raise InputError(
-      f'{unknown[0]} is not listed in {SUMS}: it is no part of the export; remove it, or copy the'
+      f'{unknown[0]} is not listed in {SUMS}: it is not part of the export; remove it, or copy the'
       ' folder again'
     )
 

@@ -48,7 +48,7 @@ def main() -> None:
   seconds = {}
   for name, done, command in steps(root, args.preset):
     if done is not None and done.exists():
-      print(f'\n{name}: {done} is there already', flush=True)
+      print(f'\n{name}: {done} exists already', flush=True)
       continue
     print(f'\n{name}\n  python -m {shlex.join(command)}', flush=True)
     started = time.perf_counter()

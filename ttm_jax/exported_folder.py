@@ -96,7 +96,7 @@ def read_network(folder: Path) -> Network:
   try:
     abstract = nnx.eval_shape(lambda: preset.build(config, encoders))
   except (ValueError, TypeError, ArithmeticError) as error:
-    raise InputError(f'{folder / CONFIG} is no configuration of a {kind}: {error}') from error
+    raise InputError(f'{folder / CONFIG} is not a configuration of a {kind}: {error}') from error
   like = nnx.to_pure_dict(nnx.state(abstract, nnx.Param))
   return Network(preset, config, encoders, preset.torch.from_torch(weights, like))
 

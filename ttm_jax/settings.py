@@ -107,7 +107,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     raise InputError(str(error)) from error
   except AttributeError as error:
     if "'get_config'" in str(error):
-      raise InputError(f'{path} is no configuration: it has no get_config()') from error
+      raise InputError(f'{path} is not a configuration: it has no get_config()') from error
     raise _unknown_key(error) from error
   except KeyError as error:
     raise _unknown_key(error) from error

@@ -54,7 +54,9 @@ def inside(folder: Path, name: object, where: object) -> Path:
     InputError: If the name is not a relative path, or leads out of the folder.
   """
   if not isinstance(name, str) or not name.isprintable() or not name.strip('./') or '\\' in name:
-    raise InputError(f'{where} names {_short(name)}, which is no file name: copy the folder again')
+    raise InputError(
+      f'{where} names {_short(name)}, which is not a file name: copy the folder again'
+    )
   if os.path.isabs(name) or '..' in Path(name).parts:
     raise InputError(
       f'{where} names {_short(name)}, which leads out of {folder}: only files in that folder are'

@@ -241,8 +241,8 @@ def test_files_are_checked(photo, tmp_path, how):
   content = path.read_bytes()
   said = {
     'missing': 'there is no such file; make it with python -m data_tools.describe',
-    'text': 'not a whole safetensors file',
-    'cut': 'not a whole safetensors file',
+    'text': 'not a complete safetensors file',
+    'cut': 'not a complete safetensors file',
     'other': 'describes no picture; make one with',
     'newer': r'damaged \(version 2, this program reads 1\); describe the picture again',
     'bare': r"damaged \('segmentation'\); describe the picture again",

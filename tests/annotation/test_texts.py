@@ -43,7 +43,7 @@ def test_text_encoders(made, name):
   assert embeddings.shape == (len(texts), 16, encode.dim) and np.isfinite(embeddings).all()
   assert counts[-1] == 16 and (counts >= 1).all()
   assert (embeddings[0] != embeddings[2]).any(), 'a dot is a text of its own'
-  with pytest.raises(InputError, match=r"'a\\ud800b' holds bytes that are no UTF-8"):
+  with pytest.raises(InputError, match=r"'a\\ud800b' holds bytes that are not valid UTF-8"):
     encode(['x', BROKEN], 16)
   for length in (0, -1, 10**11):
     with pytest.raises(InputError, match='give 1 to 65536'):
@@ -69,7 +69,7 @@ def test_the_exported_text_encoder(made):
   texts = [*EMPTY.values(), *ODD.values(), LONG]
   condition = encode('stage2', texts, [{1: said} for said in texts])
   assert condition.text['t5'].embedding.isfinite().all()
-  with pytest.raises(InputError, match='holds bytes that are no UTF-8'):
+  with pytest.raises(InputError, match='holds bytes that are not valid UTF-8'):
     encode('stage2', [BROKEN], [{}])
 
 
@@ -89,7 +89,7 @@ def test_detection(made):
     assert len(boxes) == len(scores) and (boxes <= [120, 90, 120, 90]).all()
   with pytest.raises(InputError, match=r'has \d+ tokens, and the detector reads at most 256'):
     find([PHOTO], [LONG])
-  with pytest.raises(InputError, match='holds bytes that are no UTF-8'):
+  with pytest.raises(InputError, match='holds bytes that are not valid UTF-8'):
     find([PHOTO], [BROKEN])
 
 

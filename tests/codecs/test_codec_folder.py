@@ -47,7 +47,7 @@ def test_saving_replaces_a_codec_whole_but_nothing_else(tmp_path):
   assert sorted(p.name for p in tmp_path.iterdir()) == ['codec']
   (tmp_path / 'holiday').mkdir()
   (tmp_path / 'holiday' / 'photo').write_text('precious')
-  with pytest.raises(InputError, match='holiday exists and is no codec folder'):
+  with pytest.raises(InputError, match='holiday exists and is not a codec folder'):
     save_codec(tmp_path / 'holiday', linear())
   assert (tmp_path / 'holiday' / 'photo').read_text() == 'precious'
 
@@ -96,7 +96,7 @@ def with_description(**values):
     (with_description(config={'patch': [2, 4, 4]}), 'no configuration of a linear codec'),
     (with_description(kind='tae'), 'no configuration of a tae codec'),
     (lambda p: (p / 'codec.safetensors').unlink(), 'codec.safetensors is missing'),
-    (lambda p: (p / 'codec.safetensors').write_bytes(b'abc'), 'not a whole safetensors file'),
+    (lambda p: (p / 'codec.safetensors').write_bytes(b'abc'), 'not a complete safetensors file'),
     (with_tensors(lambda t: t.pop('mean')), 'lacks the tensor mean'),
     (with_tensors(lambda t: t.update(extra=t['mean'])), 'tensor extra has no place'),
     (

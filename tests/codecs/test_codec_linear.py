@@ -126,7 +126,7 @@ def test_weights_are_arguments_of_a_jitted_function(codec):
   'clips, channels, message',
   [
     ([], 5, 'no videos'),
-    ([np.zeros((2, 8, 8, 3), np.uint8)], 5, 'width 8 is no multiple of the codec stride 3'),
+    ([np.zeros((2, 8, 8, 3), np.uint8)], 5, 'width 8 is not a multiple of the codec stride 3'),
     ([np.zeros((2, 8, 9, 3), np.float32)], 5, 'must be uint8, got float32'),
     ([np.zeros((2, 8, 9, 3), np.uint8)], 5, 'one constant patch'),
     (videos(), 73, 'has 72 values'),

@@ -234,5 +234,5 @@ def test_impossible_sizes_are_refused(options, message):
 
 
 def test_pixels_that_do_not_divide_are_refused():
-  with pytest.raises(InputError, match='height 9 is no multiple of the codec stride 2'):
+  with pytest.raises(InputError, match='height 9 is not a multiple of the codec stride 2'):
     small().encode(video(1, size=9))

@@ -66,7 +66,7 @@ def test_frames_go_through_one_by_one_however_they_are_sliced():
     np.testing.assert_allclose(decode(sliced, moments.mean, 5), shown, atol=1e-5)
   with pytest.raises(ValueError, match='5 latent frames of 1 are not those of 4 frames'):
     codec.decode(moments.mean, 4)
-  with pytest.raises(InputError, match='height 9 is no multiple of the codec stride 2'):
+  with pytest.raises(InputError, match='height 9 is not a multiple of the codec stride 2'):
     codec.encode(np.zeros((1, 1, 9, 8, 3), np.float32))
 
 

@@ -75,7 +75,7 @@ def test_the_tool_writes_file_and_overlay(monkeypatch, tmp_path, capsys):
     (['--prompt='], 'give --image, the picture, and --prompt'),
     (['--text=clip'], '--text clip: write NAME=MODEL'),
     (['--run=/none'], '/none is neither a latents dataset nor a run'),
-    (['--image=/none.png'], '/none.png: there is no such picture'),
+    (['--image=/none.png'], '/none.png: there is no such image'),
     (['--image={}/o_found.png'], 'o_found.png would overwrite '),
     (['--segmentation={}/deep/../o_found.png'], 'which --segmentation reads: name another --out'),
     (['--out={}/photo.png/o.safetensors'], '(not a directory): name another --out'),

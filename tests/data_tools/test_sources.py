@@ -312,7 +312,7 @@ def test_layouts_of_label_pictures(tmp_path):
       Image.fromarray(np.full((32, 48, 3), (200, 30, 30), np.uint8)),
       'masks: no pixel is black, so that its colors do not tell the background',
     ),
-    (None, r'masks/00002\.png: not a readable picture; save the mask as PNG'),
+    (None, r'masks/00002\.png: not a readable image; save the mask as PNG'),
   ],
 )
 def test_label_pictures_are_checked(tmp_path, picture, said):

@@ -69,9 +69,9 @@ E, HUGE = 'text.t5.4', 10**9
       r'has the shape \[1, 1000000000, 0\]',
     ),
     ({}, {'encoders': {'t5': {'model': 'x', 'texts': {'9' * 5000: ['A dog.']}}}}, 'damaged'),
-    ({}, {'caption': 3}, "'3' is no text"),
-    ({}, {'motion': None}, "'None' is no text"),
-    ({}, {'prompts': {'1': ['a']}}, 'is no text'),
+    ({}, {'caption': 3}, "'3' is not a text"),
+    ({}, {'motion': None}, "'None' is not a text"),
+    ({}, {'prompts': {'1': ['a']}}, 'is not a text'),
     ({}, {'prompts': {'one': 'a'}}, 'damaged'),
     ({}, {'names': []}, 'damaged'),
     ({}, {'version': 2}, 'version 2, this program reads 1'),
@@ -97,5 +97,5 @@ def test_a_dtype_that_numpy_does_not_have(saved):
   length = int.from_bytes(content[:8], 'little')
   header = content[8 : 8 + length].replace(b'"F16"', b'"BF16"').rstrip()
   saved.write_bytes(len(header).to_bytes(8, 'little') + header + content[8 + length :])
-  with pytest.raises(InputError, match=r'not a whole safetensors file|damaged'):
+  with pytest.raises(InputError, match=r'not a complete safetensors file|damaged'):
     Described.load(saved)

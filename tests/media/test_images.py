@@ -163,9 +163,9 @@ POSTSCRIPT = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\ns
 @pytest.mark.parametrize(
   'content, said',
   [
-    (None, 'there is no such picture; check the path'),
-    (b'', 'not a readable picture; use PNG or JPEG'),
-    (b'nothing', 'not a readable picture; use PNG or JPEG'),
+    (None, 'there is no such image; check the path'),
+    (b'', 'not a readable image; use PNG or JPEG'),
+    (b'nothing', 'not a readable image; use PNG or JPEG'),
     (POSTSCRIPT, 'a vector graphic, not a picture of pixels; export it as PNG'),
     (b'<svg xmlns="http://www.w3.org/2000/svg"/>', 'a vector graphic, not a picture of pixels'),
     (b'\0\0\0\x1cftypheic' + b'\0' * 99, 'a HEIC picture, which is not read; convert it to JPEG'),
@@ -186,7 +186,7 @@ def test_a_damaged_picture(tmp_path):
     Image.fromarray(noise).save(tmp_path / name)
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=rf'{name}: not a readable picture; use PNG or JPEG'):
+    with pytest.raises(InputError, match=rf'{name}: not a readable image; use PNG or JPEG'):
       images.read_image(tmp_path / name)
 
 

@@ -72,7 +72,7 @@ def test_a_process_that_never_starts_ends_the_others():
   processes = job(4, start=3.0, present=present)
   for who, ended in zip(present, [process.wait() for process in processes], strict=True):
     assert ended.code == 2
-    assert f'process {who} is there, but not all 4 of the job came to 127.0.0.1:' in ended.err
+    assert f'process {who} started, but not all 4 processes reached 127.0.0.1:' in ended.err
     assert ended.err.endswith(' or raise --config.job.start_limit\n')
 
 

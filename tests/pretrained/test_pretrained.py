@@ -253,7 +253,7 @@ SENTENCES = {
   'a lost shard': (
     sharded,
     '{folder}/diffusion_pytorch_model-00002-of-00002.safetensors is missing, which'
-    ' diffusion_pytorch_model.safetensors.index.json lists: copy the folder again, whole',
+    ' diffusion_pytorch_model.safetensors.index.json lists: copy the complete folder again',
   ),
 }
 
@@ -288,7 +288,10 @@ def test_what_users_of_other_adapters_and_checkpoints_read(image, adapter, tmp_p
   file.write_bytes(file.read_bytes()[:-100])
   with pytest.raises(InputError) as caught:
     open_weights.load(str(tmp_path / 'sd'), CONFIG)
-  begin, end = f'{file} is no whole safetensors file (', '): it was perhaps cut off, copy it again'
+  begin, end = (
+    f'{file} is not a complete safetensors file (',
+    '): it was perhaps cut off, copy it again',
+  )
   assert str(caught.value).startswith(begin) and str(caught.value).endswith(end)
 
 
@@ -296,7 +299,7 @@ def test_what_users_of_other_adapters_and_checkpoints_read(image, adapter, tmp_p
   'source, message',
   [
     ('v3_sd15_mm.ckpt', 'v3_sd15_mm.ckpt is a pickled checkpoint, which can run code'),
-    ('/nowhere/at/all', '/nowhere/at/all is no folder with config.json'),
+    ('/nowhere/at/all', '/nowhere/at/all is not a folder with config.json'),
     ('a,b,c', 'give the U-Net and, after a comma, the motion adapter'),
   ],
 )
@@ -354,4 +357,4 @@ def test_the_front_door_refuses_in_one_sentence(unet_latents, latents, tmp_path)
   assert (ended.code, ended.out) == (2, '')
   assert ended.err.startswith('error: v3_sd15_mm.ckpt is a pickled checkpoint')
   ended = cli.run(*tiny.train_command('stage1_dit', tmp_path / 'run', latents, **changes))
-  assert ended.err.startswith('error: v3_sd15_mm.ckpt is no exported folder')
+  assert ended.err.startswith('error: v3_sd15_mm.ckpt is not an exported folder')

@@ -208,7 +208,7 @@ def test_linear_codec_is_saved_and_read_back(tmp_path):
 
 @pytest.mark.parametrize('model', [TTMTemporalAutoencoder(**SMALL), TTMLinearCodec((2, 2, 2), 4)])
 def test_what_does_not_fit(model):
-  with pytest.raises(InputError, match='frame width 9 is no multiple of the codec stride 2'):
+  with pytest.raises(InputError, match='frame width 9 is not a multiple of the codec stride 2'):
     model.encode(torch.zeros(1, 3, 2, 8, 9))
   with pytest.raises(InputError, match=r'needs video \[B, 3, T, H, W\]'):
     model.encode(torch.zeros(1, 2, 8, 8, 3))

@@ -106,7 +106,7 @@ def check_pixels(video: Array, stride: tuple[int, int]) -> None:
   for name, size, step in zip(('height', 'width'), video.shape[2:4], stride, strict=True):
     if size % step:
       raise InputError(
-        f'frame {name} {size} is no multiple of the codec stride {step}: resize or crop the video'
+        f'frame {name} {size} is not a multiple of the codec stride {step}: resize or crop it'
       )
 
 

@@ -44,7 +44,7 @@ def save_codec(path: str | Path, codec: Codec) -> None:
   with contextlib.suppress(FileNotFoundError):  # Another process may be replacing it.
     found = {entry.name for entry in path.iterdir()} if not path.is_file() else {path.name}
     if found and _CONFIG not in found:
-      raise InputError(f'{path} exists and is no codec folder: choose another path')
+      raise InputError(f'{path} exists and is not a codec folder: choose another path')
   with replaced_folder(path) as fresh:
     names, leaves, _ = _flatten(codec)
     # Safetensors ignores strides and writes raw memory: a transposed view would be read back wrong.
@@ -82,16 +82,18 @@ def load_codec(path: str | Path) -> Codec:
     abstract = ENTRIES[name].abstract(description['config'])
     strides = abstract.stride
   except Exception as error:  # Layers raise various exceptions for inconsistent sizes.
-    raise InputError(f'{path / _CONFIG} is no configuration of a {name} codec: {error}') from error
+    raise InputError(
+      f'{path / _CONFIG} is not a configuration of a {name} codec: {error}'
+    ) from error
   if min(strides) < 1:
-    raise InputError(f'{path / _CONFIG} is no configuration of a {name} codec: stride {strides}')
+    raise InputError(f'{path / _CONFIG} is not a configuration of a {name} codec: stride {strides}')
   weights = path / _WEIGHTS
   if not weights.is_file():
-    raise InputError(f'{weights} is missing: the codec was not copied whole, copy it again')
+    raise InputError(f'{weights} is missing: the codec was not copied completely, copy it again')
   try:
     tensors = safetensors.numpy.load_file(weights)
   except Exception as error:  # Safetensors raises various exceptions for corrupt headers.
-    raise InputError(f'{weights} is not a whole safetensors file ({error})') from error
+    raise InputError(f'{weights} is not a complete safetensors file ({error})') from error
   names, leaves, treedef = _flatten(abstract)
   for key, leaf in zip(names, leaves, strict=True):
     if key not in tensors:

@@ -174,8 +174,8 @@ def _config(weights: Weights) -> SDVAEConfig:
   check(folder, weights.config, fields(len(widths)))
   if not widths[0] or any(width % widths[0] for width in widths):
     raise InputError(
-      f'{folder} is no autoencoder as that of Stable Diffusion 1.5: block_out_channels'
-      f' {list(widths)} are no multiples of the first'
+      f'{folder} is not an autoencoder like that of Stable Diffusion 1.5: block_out_channels'
+      f' {list(widths)} are not multiples of the first'
     )
   if not 0 < given.scaling_factor < math.inf:
     raise InputError(f'{folder}/config.json: scaling_factor must be above 0: copy it again')

@@ -176,11 +176,11 @@ def _read_layout(source: records.Records) -> _Layout:
     dtype, stored = arrays[name]
     if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**31 for n in shape):
       raise bad(
-        f'"padded" in metadata.json has {shape!r:.100} for {name!r:.100}, which is no shape'
+        f'"padded" in metadata.json has {shape!r:.100} for {name!r:.100}, which is not a shape'
       )
     counts = arrays.get(name + _COUNT)
     if counts is None or counts[0].kind not in 'iu' or len(counts[1]) > 1 or -1 in counts[1]:
-      raise bad(f'the number of tokens of {name!r:.100} is missing or no whole number')
+      raise bad(f'the number of tokens of {name!r:.100} is missing or not an integer')
     lead = 1 + len(counts[1])
     if shape[: lead - 1] != list(counts[1]) or [-1, *shape[lead:]] != list(stored):
       raise bad(f'{name!r:.100} has the padded shape {shape}, but records have {list(stored)}')

@@ -174,7 +174,9 @@ class Described:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     # TypeError and AttributeError: a dtype that NumPy does not support.
     except (OSError, SafetensorError, TypeError, ValueError, AttributeError) as error:
-      raise InputError(f'{path}: not a whole safetensors file ({error}); copy it again') from error
+      raise InputError(
+        f'{path}: not a complete safetensors file ({error}); copy it again'
+      ) from error
     if _KEY not in metadata:
       raise InputError(f'{path}: describes no picture; make one with python -m data_tools.describe')
     try:
@@ -223,5 +225,5 @@ def _pixels(array: np.ndarray, name: str, channels: tuple[int, ...]) -> np.ndarr
 def _text(value: Any) -> str:
   """Return the value; raise ValueError unless it is a string."""
   if not isinstance(value, str):
-    raise ValueError(f'{str(value)[:80]!r} is no text')
+    raise ValueError(f'{str(value)[:80]!r} is not a text')
   return value

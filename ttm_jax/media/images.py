@@ -60,7 +60,7 @@ def read_image(path: PathLike, notes: list[str] | None = None) -> np.ndarray:
     except InputError:
       raise
     except Exception as error:  # Decoders raise many types of exceptions.
-      raise InputError(f'{path}: not a readable picture; use PNG or JPEG') from error
+      raise InputError(f'{path}: not a readable image; use PNG or JPEG') from error
 
 
 @contextlib.contextmanager
@@ -81,9 +81,9 @@ def open_image(path: PathLike, remedy: str = 'use PNG or JPEG') -> Iterator[Imag
     try:
       image = stack.enter_context(_opened(path))
     except FileNotFoundError as error:
-      raise InputError(f'{path}: there is no such picture; check the path') from error
+      raise InputError(f'{path}: there is no such image; check the path') from error
     except Exception as error:
-      raise InputError(f'{path}: {_hint(path) or f"not a readable picture; {remedy}"}') from error
+      raise InputError(f'{path}: {_hint(path) or f"not a readable image; {remedy}"}') from error
     if image.width * image.height > MAX_PIXELS:
       raise InputError(f'{path}: has more than {MAX_PIXELS / 1e6:.0f} megapixels; scale it down')
     yield image

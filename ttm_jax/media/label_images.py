@@ -212,7 +212,7 @@ def decode_file(file: Path) -> Coded:
     except InputError:
       raise
     except Exception as error:  # Decoders raise many types of exceptions.
-      raise InputError(f'{file}: not a readable picture; {_AS_PNG}') from error
+      raise InputError(f'{file}: not a readable image; {_AS_PNG}') from error
 
 
 def decode(image: Image.Image, where: str) -> Coded:

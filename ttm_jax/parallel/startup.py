@@ -136,7 +136,7 @@ def initialize(start_limit: float = 300.0, peer_limit: float = 60.0) -> None:
 def _give_up(place: Place, limit: float) -> None:
   """Exit because a process is missing."""
   said = (
-    f'error: process {place.index} is there, but not all {place.count} of the job came to'
+    f'error: process {place.index} started, but not all {place.count} processes reached'
     f' {place.address} within {limit:g} seconds: see whether each started and can reach this'
     ' address, or raise --config.job.start_limit'
   )

@@ -140,7 +140,7 @@ def sizes(
   try:
     return kind(**found)
   except (ValueError, ArithmeticError) as error:
-    raise InputError(f'{folder}/config.json is no configuration of it: {error}') from error
+    raise InputError(f'{folder}/config.json is not a configuration of it: {error}') from error
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:

@@ -56,7 +56,7 @@ def locate(source: str, part: str = '') -> Path:
   if not path.is_dir():
     if path.exists() or '/' not in source or not is_repository(source):
       raise InputError(
-        f'{source} is no folder with {CONFIG} and {WEIGHTS}, and no id of a repository (owner/name)'
+        f'{source} is not a folder with {CONFIG} and {WEIGHTS}, nor a repository id (owner/name)'
       )
     path = _fetch(source, part)
   return path / part if part and (path / part).is_dir() else path
@@ -107,7 +107,7 @@ def pickled(path: Path) -> str:
 
 def _missing(folder: Path, name: str) -> str:
   if name != WEIGHTS:
-    return f'{folder / name} is missing, which {INDEX} lists: copy the folder again, whole'
+    return f'{folder / name} is missing, which {INDEX} lists: copy the complete folder again'
   for found in sorted(folder.iterdir()):
     if found.suffix in PICKLES:
       return pickled(found)
@@ -132,7 +132,7 @@ def _tensors(path: Path, half: bool) -> dict[str, np.ndarray]:
       return {name: np.asarray(file.get_tensor(name), np.float32) for name in names}
   except (SafetensorError, OSError) as error:
     raise InputError(
-      f'{path} is no whole safetensors file ({error}): it was perhaps cut off, copy it again'
+      f'{path} is not a complete safetensors file ({error}): it was perhaps cut off, copy it again'
     ) from error
 
 
@@ -141,7 +141,7 @@ def _fetch(repository: str, part: str) -> Path:
     from huggingface_hub import snapshot_download
   except ImportError as error:
     raise InputError(
-      f'{repository} is no folder here; to fetch it from the hub, pip install huggingface_hub'
+      f'{repository} is not a folder here; to fetch it from the hub, pip install huggingface_hub'
     ) from error
   files = [CONFIG, WEIGHTS, INDEX, 'diffusion_pytorch_model-*-of-*.safetensors']
   wanted = [*files, *(f'{part}/{file}' for file in files if part)]
@@ -150,7 +150,7 @@ def _fetch(repository: str, part: str) -> Path:
   except Exception as error:  # The exceptions of the hub client depend on its version.
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     raise InputError(
-      f'{repository} is no folder here and could not be fetched from the hub ({reason}):'
+      f'{repository} is not a folder here and could not be fetched from the hub ({reason}):'
       ' download it elsewhere and give the folder'
     ) from error
 

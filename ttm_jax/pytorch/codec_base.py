@@ -55,7 +55,7 @@ def check_pixels(video: Tensor, stride: tuple[int, int, int]) -> None:
   for name, size, step in zip(('height', 'width'), video.shape[3:], stride[1:], strict=True):
     if size % step:
       raise InputError(
-        f'frame {name} {size} is no multiple of the codec stride {step}: resize or crop the video'
+        f'frame {name} {size} is not a multiple of the codec stride {step}: resize or crop it'
       )
 
 

@@ -123,7 +123,7 @@ def read_texts(folder: Path) -> dict[str, Any]:
       inside(path.parent, model[2:], path)
     elif not is_repository(model):
       raise InputError(
-        f'{path}: models.{name} must be the id of a repository, or a folder beside it that begins'
+        f'{path}: models.{name} must be a repository id, or a folder beside it that begins'
         ' with "./"; give another model with --text'
       )
   return config
@@ -211,7 +211,7 @@ def find_folder(name: str, local_files_only: bool = False) -> Path:
   if Path(name).is_dir():
     folder = Path(name)
   elif Path(name).exists() or name.count('/') != 1:
-    raise InputError(f'{name} is no exported folder, and no id of a repository (owner/name)')
+    raise InputError(f'{name} is not an exported folder, nor a repository id (owner/name)')
   else:
     from huggingface_hub import snapshot_download
 
@@ -219,9 +219,9 @@ def find_folder(name: str, local_files_only: bool = False) -> Path:
       folder = Path(snapshot_download(name, local_files_only=local_files_only))
     except Exception as error:  # The exception types of huggingface_hub differ by version.
       reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-      raise InputError(f'{name} is no folder here and cannot be fetched ({reason})') from error
+      raise InputError(f'{name} is not a folder here and cannot be fetched ({reason})') from error
   if not (folder / INDEX).is_file():
-    raise InputError(f'{folder} is no exported folder: {INDEX} is missing')
+    raise InputError(f'{folder} is not an exported folder: {INDEX} is missing')
   return folder
 
 
@@ -255,7 +255,7 @@ def load_component(folder: Path, name: str, kind: str | None, dtype: torch.dtype
     )
   except Exception as error:  # diffusers raises many types for invalid values.
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    raise InputError(f'{where} cannot be loaded ({reason}): copy it again, whole') from error
+    raise InputError(f'{where} cannot be loaded ({reason}): copy all of it again') from error
   for what in ('missing_keys', 'unexpected_keys', 'mismatched_keys'):
     if found := info[what]:
       raise InputError(

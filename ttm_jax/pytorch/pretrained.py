@@ -30,7 +30,7 @@ def load_part(kind: Any, source: str, local_files_only: bool = False, **options:
     said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     if 'trust_remote_code' in str(error):
       raise InputError(
-        f'{source}: brings Python code of its own, which is not run; give a model whose class is in'
+        f'{source}: contains Python code, which is never run; give a model whose class is in'
         ' transformers'
       ) from error
     raise InputError(
@@ -75,7 +75,7 @@ def check_texts(texts: Iterable[str]) -> None:
       text.encode()
     except UnicodeEncodeError as error:
       raise InputError(
-        f'the text {text[:80]!a} holds bytes that are no UTF-8; write it again'
+        f'the text {text[:80]!a} holds bytes that are not valid UTF-8; write it again'
       ) from error
 
 

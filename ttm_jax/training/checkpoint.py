@@ -393,7 +393,7 @@ class Checkpoints:
       self._manager.wait_until_finished()
     last = self.latest()
     whole = (
-      'there is no checkpoint yet' if last is None else f'the checkpoint of step {last} is whole'
+      'there is no checkpoint yet' if last is None else f'the checkpoint of step {last} is complete'
     )
     return InputError(
       f'cannot write to {self.directory.parent} ({reason}): free space or choose another --workdir,'

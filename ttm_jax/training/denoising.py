@@ -244,7 +244,7 @@ class Denoising:
       read = exported_folder.load
     if read is None:
       raise InputError(
-        f'{names} is no exported folder, and preset {self.config.preset!r} has no open weights:'
+        f'{names} is not an exported folder, and preset {self.config.preset!r} has no open weights:'
         ' --config.init_from takes a run, or pretrained:FOLDER'
       )
     params = read(names, self.denoiser.model_config)

@@ -112,7 +112,7 @@ def read_config(run: epath.PathLike) -> ConfigDict:
   """
   path = epath.Path(run) / CONFIG
   if not path.exists():
-    raise InputError(f'{run} is no run directory: {path} is missing')
+    raise InputError(f'{run} is not a run directory: {path} is missing')
   try:
     return from_json(path.read_text())
   except (OSError, TypeError, ValueError, RecursionError) as error:
