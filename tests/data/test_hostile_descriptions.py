@@ -253,5 +253,5 @@ def test_texts_that_are_not_unicode(dataset, capsys, monkeypatch):
 def test_show_writes_nothing_into_the_dataset(dataset, capsys, monkeypatch):
   (shard,) = dataset.glob('*array_record*')
   before = shard.read_bytes()
-  assert 'lies in the dataset' in fails(capsys, monkeypatch, show, shard, 0, f'--out={shard}')
+  assert 'is inside the dataset' in fails(capsys, monkeypatch, show, shard, 0, f'--out={shard}')
   assert shard.read_bytes() == before
