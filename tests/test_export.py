@@ -334,9 +334,9 @@ def test_what_a_killed_export_left_is_replaced(dit_pair, tmp_path):
 @pytest.mark.parametrize(
   'change, message',
   [
-    (lambda data: data[: len(data) // 2], 'no whole safetensors file'),
+    (lambda data: data[: len(data) // 2], 'not a complete safetensors file'),
     (lambda data: data.replace(b'head.bias', b'head.bios'), 'tensor head.bias is missing'),
-    (lambda data: data.replace(b'"BF16"', b'"BOOL"', 1), 'no whole safetensors file|is BOOL'),
+    (lambda data: data.replace(b'"BF16"', b'"BOOL"', 1), 'not a complete safetensors file|is BOOL'),
   ],
 )
 def test_damaged_weights_are_refused_on_the_way_back(dit_folder, tmp_path, change, message):

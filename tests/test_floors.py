@@ -13,7 +13,16 @@ PACKAGE = 'ttm_jax'
 
 # From bottom to top. No module imports a command.
 FLOORS = (
-  ('errors', 'atomic', 'untrusted', 'checksums', 'json_file', 'json_lines', 'outputs'),
+  (
+    'errors',
+    'atomic',
+    'untrusted',
+    'checksums',
+    'json_file',
+    'json_lines',
+    'outputs',
+    'tensor_file',
+  ),
   (
     *('settings', 'media', 'trajectory', 'trajectory_edits', 'conditioning', 'parallel'),
     *('processes', 'ops'),

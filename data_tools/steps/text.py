@@ -10,6 +10,7 @@ from data_tools.steps import command
 from ttm_jax.annotation.model_source import ModelSource
 from ttm_jax.annotation.text_encoder import MAX_TOKENS, TransformersText
 from ttm_jax.errors import InputError, front_door
+from ttm_jax.tensor_file import save_tensors
 from ttm_jax.text.encoders import TextEncoderSpec
 
 
@@ -63,11 +64,9 @@ def main(argv: list[str] | None = None) -> None:
   add('--out', required=True, help='output file, .safetensors, with embeddings and lengths')
   args = parser.parse_args(argv)
   with front_door():
-    import safetensors.numpy
-
     encode = TransformersText(ModelSource.from_flags(args, args.model))
     embeddings, lengths = encode(args.text, args.length)
-    safetensors.numpy.save_file({'embeddings': embeddings, 'lengths': lengths}, args.out)
+    save_tensors(args.out, {'embeddings': embeddings, 'lengths': lengths})
     print(f'{args.out}: {embeddings.shape}, tokens {lengths.tolist()}')
 
 

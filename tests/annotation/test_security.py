@@ -73,7 +73,7 @@ def test_code_of_a_folder_is_not_run(trap, name):
   weights = ModelSource(str(folder), 'cpu', offline=True)
   load = weights.load if 'Model' in name else weights.load_part
   with pytest.raises(
-    InputError, match=r'Python code of its own, which is not run|cannot be loaded'
+    InputError, match=r'contains Python code, which is never run|cannot be loaded'
   ):
     load(getattr(transformers, name))
   assert not mark.exists()
@@ -81,7 +81,7 @@ def test_code_of_a_folder_is_not_run(trap, name):
 
 def test_code_is_not_run_by_the_exported_pipeline(trap):
   folder, mark = trap
-  with pytest.raises(InputError, match='Python code of its own, which is not run'):
+  with pytest.raises(InputError, match='contains Python code, which is never run'):
     Segmenter(str(folder), str(folder))
   encoder = {'name': 'clip', 'dim': 8, 'length': 4, 'prompt_length': 4}
   stages = {'stage2': {'encoders': [encoder], 'max_objects': 1, 'prefix': ''}}

@@ -211,8 +211,8 @@ def test_texts_are_padded_to_what_the_context_says(encoded):
   refused('more than 1073741824 bytes', **{'text.words.caption': [2**30]})
   refused(r'shape \[21\], but its context says \[20\]', **{'text.words.caption': [21]})
   refused(r'shape \[4, 7\], but records have', **{'text.words.prompts': [4, 7]})
-  refused('no shape', **{'text.words.caption': [-1]})
-  refused('no shape', **{'text.words.caption': '20'})
+  refused('not a shape', **{'text.words.caption': [-1]})
+  refused('not a shape', **{'text.words.caption': '20'})
   refused('does not have the texts', **{'text.others.caption': [20]})
   # Sizes are limited even if the context of a dataset is missing.
   (encoded / 'context' / 'context.json').unlink()

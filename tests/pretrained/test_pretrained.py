@@ -155,7 +155,7 @@ def test_files_that_cannot_be_read(image, tmp_path):
   image()
   whole = (folder / WEIGHTS).read_bytes()
   (folder / WEIGHTS).write_bytes(whole[:-100])
-  with pytest.raises(InputError, match=r'no whole safetensors file .*copy it again'):
+  with pytest.raises(InputError, match=r'not a complete safetensors file .*copy it again'):
     open_weights.load(str(tmp_path / 'sd'), CONFIG)
   (folder / WEIGHTS).unlink()
   with pytest.raises(InputError, match=rf'holds no weights: {WEIGHTS} is missing'):

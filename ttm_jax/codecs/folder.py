@@ -1,22 +1,20 @@
 """Save and load a codec as a folder of `codec.json` (configuration) and `codec.safetensors`."""
 
 import contextlib
-import errno
 import json
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError
 
 from ttm_jax.atomic import replaced_folder
 from ttm_jax.codecs.base import Codec
 from ttm_jax.codecs.registry import ENTRIES, entry_of
 from ttm_jax.errors import InputError, nearest
 from ttm_jax.json_file import read_object
+from ttm_jax.tensor_file import save_tensors
 
 _CONFIG, _WEIGHTS = 'codec.json', 'codec.safetensors'
 
@@ -47,12 +45,7 @@ def save_codec(path: str | Path, codec: Codec) -> None:
       raise InputError(f'{path} exists and is not a codec folder: choose another path')
   with replaced_folder(path) as fresh:
     names, leaves, _ = _flatten(codec)
-    # Safetensors ignores strides and writes raw memory: a transposed view would be read back wrong.
-    arrays = [np.ascontiguousarray(leaf).reshape(leaf.shape) for leaf in leaves]
-    try:
-      safetensors.numpy.save_file(dict(zip(names, arrays, strict=True)), fresh / _WEIGHTS)
-    except SafetensorError as error:  # Safetensors raises it if the disk is full.
-      raise OSError(errno.EIO, str(error), str(path)) from error
+    save_tensors(fresh / _WEIGHTS, dict(zip(names, leaves, strict=True)))
     description = {'kind': entry.name, 'config': entry.describe(codec)}
     (fresh / _CONFIG).write_text(json.dumps(description, indent=2) + '\n')
 

@@ -9,7 +9,6 @@ supports (gs://):
 """
 
 import dataclasses
-import errno
 import json
 import math
 import re
@@ -19,7 +18,6 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 from etils import epath
-from safetensors import SafetensorError
 
 from ttm_jax import trajectory
 from ttm_jax.atomic import replaced_folder
@@ -30,6 +28,7 @@ from ttm_jax.data.schema import check_size
 from ttm_jax.errors import InputError, nearest
 from ttm_jax.json_file import read_object
 from ttm_jax.presets import PRESETS
+from ttm_jax.tensor_file import save_tensors
 from ttm_jax.text.encoders import TextEncoderSpec
 
 FOLDER = 'context'
@@ -154,12 +153,8 @@ class Context:
     with replaced_folder(directory / FOLDER) as partial:
       text = json.dumps(dataclasses.asdict(self.encoding), indent=2)
       (partial / 'context.json').write_text(text + '\n')
-      arrays = {name: np.ascontiguousarray(array) for name, array in self.null_text.items()}
-      try:
-        safetensors.numpy.save_file(arrays, partial / 'null_text.safetensors')
-        save_codec(partial / 'codec', self.codec)
-      except SafetensorError as error:  # Safetensors raises this on a full disk.
-        raise OSError(errno.EIO, str(error), str(partial)) from error
+      save_tensors(partial / 'null_text.safetensors', self.null_text)
+      save_codec(partial / 'codec', self.codec)
 
   @classmethod
   def load(cls, directory: epath.PathLike) -> 'Context':
@@ -232,7 +227,7 @@ def read_encoding(directory: epath.PathLike, name: epath.PathLike | None = None)
 
 def _whole(field: str, value: Any, least: int, most: int) -> None:
   if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-    raise InputError(f'"{field}" is {value!r:.100}, not a whole number from {least} to {most}')
+    raise InputError(f'"{field}" is {value!r:.100}, not an integer from {least} to {most}')
 
 
 def _damaged(directory: epath.PathLike, error: Exception | str) -> InputError:

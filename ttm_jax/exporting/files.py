@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import json
 import math
 import shutil
@@ -11,13 +10,13 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import safetensors.numpy
 
 from ttm_jax.atomic import check_free, new_folder
 from ttm_jax.errors import InputError
 from ttm_jax.pretrained.weights import INDEX, WEIGHTS
+from ttm_jax.tensor_file import save_tensors
 
-SHARD = 5 * 10**9  # Maximum bytes of tensors per file, the default of diffusers.
+SHARD = 2 * 10**9  # Maximum bytes of tensors per file; an export holds one file in memory.
 DTYPES = {'bf16': np.dtype(ml_dtypes.bfloat16), 'fp32': np.dtype(np.float32)}
 
 
@@ -91,25 +90,10 @@ def write_tensors(
       found, value = next(coming)
       if (found, value.shape) != (spec.name, spec.shape):
         raise ValueError(f'{found} {value.shape} came where {spec} was announced')
-      held[found] = np.asarray(value, dtype, order='C')
-    _save(folder / name, held)
+      held[found] = np.asarray(value, dtype)
+    save_tensors(folder / name, held, {'format': 'pt'})
   if (rest := next(coming, None)) is not None:
     raise ValueError(f'{rest[0]} was not announced')
-
-
-def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
-  """Write one safetensors file.
-
-  Raises:
-    OSError: the file cannot be written.
-  """
-  path.touch()
-  mode = path.stat().st_mode
-  try:
-    safetensors.numpy.save_file(tensors, path, {'format': 'pt'})
-  except safetensors.SafetensorError as error:
-    raise OSError(errno.EIO, str(error), str(path)) from error
-  path.chmod(mode)  # The library makes files that only their owner can read.
 
 
 @contextlib.contextmanager

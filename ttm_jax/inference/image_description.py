@@ -31,6 +31,7 @@ from ttm_jax.atomic import new_file, write_bytes
 from ttm_jax.errors import InputError, printable
 from ttm_jax.media.label_images import check_size
 from ttm_jax.outputs import writing
+from ttm_jax.tensor_file import save_tensors
 from ttm_jax.trajectory import overlay
 
 PathLike = str | os.PathLike
@@ -152,11 +153,10 @@ class Described:
       'prompts': {str(i): prompt for i, prompt in self.prompts.items()},
       'encoders': listed,
     }
-    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     try:
       with new_file(path) as partial:
-        safetensors.numpy.save_file(arrays, partial, {_KEY: json.dumps(said)})
-    except (OSError, SafetensorError) as error:
+        save_tensors(partial, tensors, {_KEY: json.dumps(said)})
+    except OSError as error:
       raise InputError(f'cannot write {path} ({error}); name another place') from error
 
   @classmethod
