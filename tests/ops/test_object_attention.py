@@ -165,14 +165,17 @@ def test_half_precision(name):
 
 
 @every_implementation
-def test_huge_logits_stay_finite(name):
+def test_huge_logits(name):
   q, k, v, dy = inputs(21, 13)
   q, k = 300 * q, 300 * k
   # One key per query: logits of all sizes and both signs are the largest of their row.
   q_bits, k_bits = cycle([ONE, 0], 21), cycle([ONE, *[TWO] * 12], 13)
   got = with_gradients(q, k, v, q_bits, k_bits, dy, name)
-  assert_close(got[:1], reference(q, k, v, q_bits, k_bits, dy)[:1])
-  assert all(np.isfinite(x).all() for x in got)
+  y, dq, dk, dv = reference(q, k, v, q_bits, k_bits, dy)
+  assert_close((got[0], got[3]), (y, dv))
+  # A softmax over one key does not depend on its logit.
+  np.testing.assert_allclose(got[1], dq, atol=1e-5 * np.abs(k).max())
+  np.testing.assert_allclose(got[2], dk, atol=1e-5 * np.abs(q).max())
 
 
 def case(n, platform='cpu', **changes):
