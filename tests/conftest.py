@@ -2,7 +2,9 @@
 
 import functools
 import gc
+import hashlib
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -25,9 +27,25 @@ def pytest_configure(config: pytest.Config) -> None:
   """Set the flags before anything imports JAX."""
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   os.environ['XLA_FLAGS'] = f'{QUICK} {os.environ.get("XLA_FLAGS", "")}'.strip()
-  # Share compiled programs between processes and sessions.
-  os.environ['JAX_COMPILATION_CACHE_DIR'] = str(config.cache.mkdir('xla'))
+  # Share compiled programs between processes, sessions and checkouts.
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = str(compilation_cache())
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
+  os.environ['JAX_COMPILATION_CACHE_MAX_SIZE'] = str(4 << 30)  # Bytes; the oldest programs go.
+
+
+def compilation_cache() -> Path:
+  """Return the folder of compiled programs in the user's cache, one for each kind of CPU.
+
+  A program that was compiled for one CPU may use instructions that another one lacks.
+  """
+  info = Path('/proc/cpuinfo')
+  lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
+  features = sorted(
+    {line for line in lines if line.startswith(('flags', 'Features', 'model name'))}
+  )
+  cpu = hashlib.sha256('\n'.join([platform.machine(), *features]).encode()).hexdigest()[:12]
+  root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+  return Path(root) / 'ttm_jax' / f'tests-{cpu}'
 
 
 WORKER_GB = 2.5  # Memory of a worker with the processes that its tests start.

@@ -474,9 +474,8 @@ def test_pytorch_refuses_fields_that_are_not_computed(folder, part, name, value)
     ('clip_sample', True),
   ],
 )
-def test_pytorch_refuses_fields_of_diffusers_that_are_not_computed(tmp_path, name, value):
-  runs = exported.make_runs(tmp_path / 'runs', 'unet')
-  export(*runs, tmp_path / 'folder')
+def test_pytorch_refuses_fields_of_diffusers_that_are_not_computed(folders, tmp_path, name, value):
+  shutil.copytree(folders['unet'][1], tmp_path / 'folder')
   part = 'stage2/config.json' if name == 'act_fn' else 'scheduler/scheduler_config.json'
   path = tmp_path / 'folder' / part
   path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))

@@ -179,6 +179,7 @@ def test_describe(root, monkeypatch):
   assert Described.load(out).names == {1: 'right dog', 2: 'ball', 3: 'left dog'}
 
 
+@pytest.mark.slow
 def test_train_a_codec(root, scenes):
   workdir = root / 'runs' / 'codec'
   run(*tiny.train_command('scenes_codec', workdir, scenes, train__steps=2))
@@ -203,11 +204,13 @@ def test_evaluate(root, runs, scenes):
   assert json.loads((root / 'report' / 'metrics.json').read_text())['clips'] == 2
 
 
+@pytest.mark.slow
 def test_export(root, folder, asked):
   run('ttm_jax.pytorch.generate', folder, *asked, '--device=cpu', f'--out={root}/torch/film.mp4')
   check_results(root / 'torch', 'film')
 
 
+@pytest.mark.slow
 def test_train_from_an_exported_folder(root, folder, encoded):
   options = {'init_from': f'pretrained:{folder}', 'train__steps': 2}
   run(*tiny.train_command('demo_stage1', root / 'runs' / 'tuned', encoded, **options))

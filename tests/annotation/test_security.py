@@ -199,7 +199,7 @@ ATTACKS = {
   'the environment': ('image_size: 256', 'image_size: ${oc.env:SECRET}'),
   'python': ('image_size: 256', 'image_size: !!python/object/apply:os.system [touch MARK]'),
   'aliases': ('image_size: 256', 'a: &a [1]\n  b: *a'),
-  'depth': ('image_size: 256', 'a: ' + '[' * 5000 + ']' * 5000),
+  'depth': ('image_size: 256', 'a: ' + '[' * 2000 + ']' * 2000),
   'no section': ('model:', 'trainer:'),
   'size': ('image_size: 256', '#' * 70_000),
   'not text': ('image_size: 256', '\0'),

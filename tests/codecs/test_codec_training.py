@@ -126,6 +126,7 @@ def test_latents_are_normalized(encoded):
   np.testing.assert_allclose((mean**2 + variance).mean(), 1, atol=0.1)
 
 
+@pytest.mark.slow
 def test_the_small_configuration_trains(clips, tmp_path):
   changes = {'train__steps': 1, 'data__image_every': 0, 'data__batch_size': 2}
   ended = cli.run(*tiny.train_command('scenes_codec', tmp_path / 'run', clips, **changes))

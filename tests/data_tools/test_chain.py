@@ -29,6 +29,7 @@ CLIP = f'--clip={tiny.FRAMES}x{tiny.SIDE}x{tiny.SIDE}'
 
 
 @real_data
+@pytest.mark.slow
 def test_real_videos_to_training(tmp_path):
   captions = json.loads((SHARED / 'captions.json').read_text())
   entries = {k.split('/')[1]: v for k, v in captions.items() if k.startswith('sam2_pseudo/')}

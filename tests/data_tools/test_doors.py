@@ -1,5 +1,6 @@
 """Commands of the data tools: one error message for a missing package or a number out of range."""
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -7,18 +8,11 @@ from pathlib import Path
 import pytest
 
 from data_tools import encode
-from tests.helpers import video_fixtures
+from tests.helpers import cli, video_fixtures
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.text.words import check_width
 
 ROOT = Path(__file__).parents[2]
-# Runs a module as `python -m` does, on a machine without one package.
-WITHOUT = (
-  'import runpy, sys; sys.modules[sys.argv[1]] = None; del sys.argv[:2];'
-  ' sys.path.insert(0, ""); sys.argv[0:0] = [""];'
-  ' module = sys.argv[1]; del sys.argv[0];'
-  ' runpy.run_module(module, run_name="__main__", alter_sys=True)'
-)
 # What the extra `data` installs.
 EXTRA = ('apache_beam', 'pycocotools', 'scipy', 'torch', 'transformers')
 PREPARE = ['--source={videos}', '--out={out}/out', '--clip=6x16x24', '--fps=12', '--offline']
@@ -93,21 +87,24 @@ def places(tmp_path_factory, clips):
   return {'tmp': tmp, 'videos': videos, 'model': model, 'clips': clips}
 
 
+def hide(package: str) -> None:
+  """Make the import of a package fail, as on a machine without it."""
+  for name in list(sys.modules):
+    # Our own modules are imported again.
+    if name.split('.')[0] in (package, 'ttm_jax', 'data_tools'):
+      del sys.modules[name]
+  sys.modules[package] = None
+
+
 @pytest.mark.parametrize('case', CASES)
 def test_a_missing_package_is_one_sentence(case, places, tmp_path):
   package, module, arguments = CASES[case]
   arguments = [argument.format(**places, out=tmp_path) for argument in arguments]
-  ended = subprocess.run(
-    [sys.executable, '-c', WITHOUT, package, f'data_tools.{module}', *arguments],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=200,
-  )
-  assert ended.returncode == 2, ended.stderr
-  assert 'Traceback' not in ended.stderr
-  said = [line for line in ended.stderr.split('\n') if line.startswith('error: ')]
-  assert len(said) == 1 and package in said[0] and "'ttm_jax[data]'" in said[0], ended.stderr
+  ended = cli.run(f'data_tools.{module}', *arguments, before=functools.partial(hide, package))
+  assert ended.code == 2, ended.err
+  assert 'Traceback' not in ended.err
+  said = [line for line in ended.err.split('\n') if line.startswith('error: ')]
+  assert len(said) == 1 and package in said[0] and "'ttm_jax[data]'" in said[0], ended.err
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,7 @@ def test_texts_are_all_of_clips_places(latents):
   assert context.latent_shape == (tiny.FRAMES, tiny.SIDE // 2, tiny.SIDE // 2, 4)
 
 
+@pytest.mark.slow
 def test_training_starts_from_the_folders(adapted, folders):
   config = from_config(UNetConfig, read_config(adapted).model, 'model')
   wanted = open_weights.load(f'{folders}/sd,{folders}/motion', config)
@@ -134,6 +135,7 @@ def stages(train, adapted):
   return train('stage1_unet', adapted), train('stage2_unet', adapted)
 
 
+@pytest.mark.slow
 def test_from_open_weights_to_a_video(stages, clips):
   encoders = load_encoders([read_encoding(stages[1])], ModelSource(''))
   stage = Stage(stages[1], STAGE2, encoders, steps=2)
@@ -146,6 +148,7 @@ def test_from_open_weights_to_a_video(stages, clips):
   assert np.abs(first.astype(int) - other).mean() > 1
 
 
+@pytest.mark.slow
 def test_runs_that_read_clip_are_evaluated(stages, clips, tmp_path):
   ended = cli.run(
     'ttm_jax.evaluate',
@@ -160,6 +163,7 @@ def test_runs_that_read_clip_are_evaluated(stages, clips, tmp_path):
   assert 'PSNR' in ended.out and (tmp_path / 'report' / 'report.html').is_file()
 
 
+@pytest.mark.slow
 def test_the_export_reads_clip_from_where_it_is_said_to_lie(stages, folders, clips, tmp_path):
   clip = Clips(clips, 'validation')[0]
   Image.fromarray(clip.video[0]).save(tmp_path / 'photo.png')

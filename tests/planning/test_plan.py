@@ -422,6 +422,7 @@ def test_nearest_setting_that_fits(run):
   assert len(planner.asked) <= 2 + search.TRIES
 
 
+@pytest.mark.slow
 def test_no_setting_fits(run):
   planner = Planned(topology('h100x8'), run, lambda s: 1e12)
   setting = planner.setting(run)

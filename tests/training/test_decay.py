@@ -16,7 +16,7 @@ from ttm_jax.training.state import make_optimizer
 
 
 def parameters(name, context=None):
-  config = tiny.shipped(name) if context is None else tiny.shrunk(name)
+  config = tiny.shrunk(name)
   if config.task == 'codec':
     config.loss.adversarial = 0.5
     objective = CodecTraining(config, (64, 64))

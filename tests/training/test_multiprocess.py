@@ -184,6 +184,7 @@ def test_only_one_process_writes(together):
   assert not (together / 'run/in_use.lock').exists()
 
 
+@pytest.mark.slow
 def test_two_processes_continue_what_one_began(alone, command, tmp_path):
   run = tmp_path / 'run'
   shutil.copytree(alone / 'run', run)
