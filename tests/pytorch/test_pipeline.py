@@ -325,7 +325,7 @@ def test_a_damaged_folder_is_refused(folders, tmp_path, part, change, message):
 
 def test_what_is_no_folder_is_refused(tmp_path):
   for name, message in (
-    (tmp_path / 'none', 'is not an exported folder, and no id'),
+    (tmp_path / 'none', 'is neither an exported folder nor a repository id'),
     (tmp_path, 'model_index.json is missing'),
   ):
     with pytest.raises(InputError, match=message):

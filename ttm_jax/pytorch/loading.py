@@ -211,7 +211,7 @@ def find_folder(name: str, local_files_only: bool = False) -> Path:
   if Path(name).is_dir():
     folder = Path(name)
   elif Path(name).exists() or name.count('/') != 1:
-    raise InputError(f'{name} is not an exported folder, nor a repository id (owner/name)')
+    raise InputError(f'{name} is neither an exported folder nor a repository id (owner/name)')
   else:
     from huggingface_hub import snapshot_download
 
