@@ -97,8 +97,14 @@ def test_evaluation_keeps_the_report_of_the_dataset(evaluated, no_work, clips, t
 def planted(clips):
   """Return an evaluation of clips that shows the clips themselves."""
   videos, ids = [clip.video for clip in clips], [clip.ids for clip in clips]
-  row = {'iou': 0.5, 'direction': float('nan'), 'as_told': 1.0}
-  video = {'psnr': 20.0, 'ssim': float('nan'), 'adherence': 0.5, 'direction': 0.1, 'as_told': 0.2}
+  row = {'iou': 0.5, 'direction': float('nan'), 'all_motions': 1.0}
+  video = {
+    'psnr': 20.0,
+    'ssim': float('nan'),
+    'adherence': 0.5,
+    'direction': 0.1,
+    'all_motions': 0.2,
+  }
   return Evaluation({'a': row}, {'b': video}, clips, ids, videos, videos)
 
 

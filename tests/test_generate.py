@@ -305,10 +305,10 @@ def test_an_evaluation_writes_its_report(clips, stage1, stage2, tmp_path):
   truth = [held_out[i].video for i in range(len(held_out))]
   still = np.mean([psnr(video, np.broadcast_to(video[:1], video.shape)) for video in truth])
   assert figures['clips'] == tiny.VALIDATION_CLIPS
-  np.testing.assert_allclose(figures['video']['frame 0 repeated (floor)']['psnr'], still)
+  np.testing.assert_allclose(figures['video']['first frame repeated (lower bound)']['psnr'], still)
   masks = [held_out[i].ids for i in range(len(held_out))]
   kept = np.mean([mean_iou(np.broadcast_to(ids[:1], ids.shape), ids) for ids in masks])
-  np.testing.assert_allclose(figures['motion']['frame-0 masks held still (floor)']['iou'], kept)
+  np.testing.assert_allclose(figures['motion']['first masks repeated (lower bound)']['iou'], kept)
   assert 0 <= figures['motion']['stage 1']['iou'] <= 1
   page = (tmp_path / 'report' / 'report.html').read_text()
   assert held_out[0].caption in page and 'Loss of stage 2' in page

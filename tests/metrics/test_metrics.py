@@ -10,7 +10,7 @@ from skimage.metrics import structural_similarity
 
 from ttm_jax.errors import InputError
 from ttm_jax.metrics.adherence import adherence, find_by_color
-from ttm_jax.metrics.motion import DIRECTIONAL, centroids, goes_as_told, mean_iou, object_iou
+from ttm_jax.metrics.motion import DIRECTIONAL, centroids, mean_iou, moves_as_prompted, object_iou
 from ttm_jax.metrics.video import psnr, ssim
 from ttm_jax.scenes.captions import MOTIONS
 from ttm_jax.scenes.generator import SceneConfig, layout, scene
@@ -114,7 +114,7 @@ STEPS = {'left': (0, -2), 'right': (0, 2), 'up': (-2, 0), 'down': (2, 0)}
 def test_directions(motion):
   start = np.array([20, 28])
   told = {
-    m: goes_as_told(boxes([start + t * np.array(STEPS[motion]) for t in range(8)]), 1, m)
+    m: moves_as_prompted(boxes([start + t * np.array(STEPS[motion]) for t in range(8)]), 1, m)
     for m in (*DIRECTIONAL, 'stay', 'spin', 'grow', 'bounce', 'circle')
   }
   assert told == {m: m == motion for m in told}
@@ -122,17 +122,17 @@ def test_directions(motion):
 
 def test_a_direction_must_prevail_be_long_enough_and_last():
   diagonal = boxes([(10 + 2 * t, 10 + 3 * t) for t in range(8)])
-  assert goes_as_told(diagonal, 1, 'right') and not goes_as_told(diagonal, 1, 'down')
+  assert moves_as_prompted(diagonal, 1, 'right') and not moves_as_prompted(diagonal, 1, 'down')
   # Three pixels are 4.7 % of the width of 64, four are 6.3 %; either is above 5 % of the height.
-  assert not goes_as_told(boxes([(10, 10)] * 7 + [(10, 13)]), 1, 'right')
-  assert goes_as_told(boxes([(10, 10)] * 7 + [(10, 14)]), 1, 'right')
+  assert not moves_as_prompted(boxes([(10, 10)] * 7 + [(10, 13)]), 1, 'right')
+  assert moves_as_prompted(boxes([(10, 10)] * 7 + [(10, 14)]), 1, 'right')
   # The width limits a move to the right, the height a move down.
-  assert goes_as_told(boxes([(10, 10)] * 7 + [(13, 10)]), 1, 'down')
+  assert moves_as_prompted(boxes([(10, 10)] * 7 + [(13, 10)]), 1, 'down')
   leaves = boxes([(20, 40 + 4 * t) for t in range(8)])
-  assert not leaves[6:].any() and not goes_as_told(leaves, 1, 'right')
+  assert not leaves[6:].any() and not moves_as_prompted(leaves, 1, 'right')
   late = boxes([(20, 20 + 4 * t) for t in range(8)])
   late[0] = 0
-  assert not goes_as_told(late, 1, 'right') and not goes_as_told(late, 2, 'right')
+  assert not moves_as_prompted(late, 1, 'right') and not moves_as_prompted(late, 2, 'right')
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_sizes(sizes, true):
   ids = boxes([(20 - s / 2, 30 - s / 2) for s in sizes], size=sizes)
   if sizes[-1] == 11:
     true = true | {'grow'}
-  found = {m for m in ('grow', 'shrink', 'stay', 'spin') if goes_as_told(ids, 1, m)}
+  found = {m for m in ('grow', 'shrink', 'stay', 'spin') if moves_as_prompted(ids, 1, m)}
   assert found == true
 
 
@@ -159,29 +159,29 @@ def arc(degrees, frames=8, radius=9):
 
 def test_bounce_and_circle():
   hop = [(30 - h, 20 + 2 * t) for t, h in enumerate([0, 4, 7, 8, 7, 4, 0, 4])]
-  assert goes_as_told(boxes(hop), 1, 'bounce') and not goes_as_told(boxes(hop), 1, 'stay')
+  assert moves_as_prompted(boxes(hop), 1, 'bounce') and not moves_as_prompted(boxes(hop), 1, 'stay')
   tremble = [(30 + t % 2, 20) for t in range(8)]
-  assert not goes_as_told(boxes(tremble), 1, 'bounce')
+  assert not moves_as_prompted(boxes(tremble), 1, 'bounce')
   drop = [(10 + 3 * t, 20) for t in range(8)]
-  assert not goes_as_told(boxes(drop), 1, 'bounce')
+  assert not moves_as_prompted(boxes(drop), 1, 'bounce')
   for degrees, told in ((360, True), (-330, True), (200, True), (100, False), (0, False)):
-    assert goes_as_told(boxes(arc(degrees)), 1, 'circle') is told, degrees
+    assert moves_as_prompted(boxes(arc(degrees)), 1, 'circle') is told, degrees
   to_and_fro = [(20 + t % 2, 10 + 4 * min(t, 8 - t)) for t in range(9)]
-  assert not goes_as_told(boxes(to_and_fro), 1, 'circle')
-  assert not goes_as_told(boxes(arc(360, radius=1.5)), 1, 'circle')
+  assert not moves_as_prompted(boxes(to_and_fro), 1, 'circle')
+  assert not moves_as_prompted(boxes(arc(360, radius=1.5)), 1, 'circle')
 
 
 def test_spin_forgives_a_lopsided_object_its_moving_centroid():
   # The box moves 5 pixels away, 10 % of the height: more than rest, less than its size.
   half_turn = boxes([(20 + y, 28) for y in (0, 2, 4, 5)])
-  assert goes_as_told(half_turn, 1, 'spin') and not goes_as_told(half_turn, 1, 'stay')
-  assert not goes_as_told(boxes([(20 + y, 28) for y in (0, 3, 5, 7)]), 1, 'spin')
+  assert moves_as_prompted(half_turn, 1, 'spin') and not moves_as_prompted(half_turn, 1, 'stay')
+  assert not moves_as_prompted(boxes([(20 + y, 28) for y in (0, 3, 5, 7)]), 1, 'spin')
 
 
 def test_motions_without_an_answer():
-  assert goes_as_told(boxes([(1, 1)] * 4), 1, 'follow') is None
+  assert moves_as_prompted(boxes([(1, 1)] * 4), 1, 'follow') is None
   with pytest.raises(InputError, match='did you mean "left"'):
-    goes_as_told(boxes([(1, 1)] * 4), 1, 'lefft')
+    moves_as_prompted(boxes([(1, 1)] * 4), 1, 'lefft')
 
 
 def painted(ids, colors, strength=8):
@@ -240,7 +240,7 @@ def test_procedural_scenes_do_as_they_say_and_show_it():
     found = find_by_color(clip.video, clip.video[0], clip.ids[0])
     ious.append(mean_iou(found, clip.ids))
     for obj, thing in enumerate(objects, start=1):
-      told.append(goes_as_told(clip.ids, obj, thing.motion) is True)
-      told_in_pixels.append(goes_as_told(found, obj, thing.motion) is True)
+      told.append(moves_as_prompted(clip.ids, obj, thing.motion) is True)
+      told_in_pixels.append(moves_as_prompted(found, obj, thing.motion) is True)
   assert np.mean(ious) > 0.93 and min(ious) > 0.8  # On 256 scenes 0.96 and 0.81.
   assert np.mean(told) > 0.95 and np.mean(told_in_pixels) > 0.92

@@ -21,7 +21,7 @@ from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
 from ttm_jax.inference.pipeline import Pipeline, Request
 from ttm_jax.metrics.adherence import adherence, find_by_color
-from ttm_jax.metrics.motion import DIRECTIONAL, goes_as_told, mean_iou
+from ttm_jax.metrics.motion import DIRECTIONAL, mean_iou, moves_as_prompted
 from ttm_jax.metrics.video import WINDOW, psnr, ssim
 from ttm_jax.scenes.captions import motion_of
 
@@ -36,11 +36,11 @@ class Evaluation:
     motion: trajectory metrics by row name, means over the clips:
       `iou`: IoU with the ground truth over frames 2..T, 0..1.
       `direction`: fraction of objects prompted to go left, right, up or down that do so, 0..1.
-      `as_told`: the same for all motions that prompts can name.
+      `all_motions`: the same for all motions that prompts can name.
     video: video metrics by row name, means over the clips:
       `psnr` (dB), `ssim`: compared with the ground truth.
       `adherence`: IoU of the objects found in the video by color with its input trajectory.
-      `direction`, `as_told`: as in `motion`, of the objects found in the video.
+      `direction`, `all_motions`: as in `motion`, of the objects found in the video.
     clips: the evaluated clips.
     trajectories: generated trajectories, uint8 [T, H, W] each.
     from_truth: videos generated from ground-truth trajectories, uint8 [T, H, W, 3] each.
@@ -108,15 +108,15 @@ def evaluate(
   truth_ids = [clip.ids for clip in clips]
   return Evaluation(
     motion={
-      'frame-0 masks held still (floor)': motion_row(clips, held),
+      'first masks repeated (lower bound)': motion_row(clips, held),
       'stage 1': motion_row(clips, trajectories),
-      'truth through the codec (ceiling)': motion_row(clips, ceiling),
+      'ground truth through the codec (upper bound)': motion_row(clips, ceiling),
     },
     video={
-      'frame 0 repeated (floor)': video_row(clips, still, truth_ids),
-      'stage 2 from the true trajectory': video_row(clips, from_truth, truth_ids),
-      'chained: stage 1, then stage 2': video_row(clips, chained, trajectories),
-      'truth through the codec (ceiling)': video_row(clips, decoded, truth_ids),
+      'first frame repeated (lower bound)': video_row(clips, still, truth_ids),
+      'stage 2 from the ground-truth trajectory': video_row(clips, from_truth, truth_ids),
+      'both stages': video_row(clips, chained, trajectories),
+      'ground truth through the codec (upper bound)': video_row(clips, decoded, truth_ids),
     },
     clips=clips,
     trajectories=trajectories,
@@ -161,7 +161,7 @@ def motion_row(clips: Sequence[Clip], ids: Sequence[np.ndarray]) -> Row:
     ids: trajectories to evaluate, uint8 [T, H, W] each.
 
   Returns:
-    `iou`, `direction` and `as_told`; see `Evaluation`.
+    `iou`, `direction` and `all_motions`; see `Evaluation`.
   """
   pairs = list(zip(clips, ids, strict=True))
   iou = mean([mean_iou(found, clip.ids) for clip, found in pairs])
@@ -179,7 +179,7 @@ def video_row(
     given: their input trajectories, uint8 [T, H, W] each.
 
   Returns:
-    `psnr`, `ssim`, `adherence`, `direction` and `as_told`; see `Evaluation`.
+    `psnr`, `ssim`, `adherence`, `direction` and `all_motions`; see `Evaluation`.
   """
   found = [
     find_by_color(video, clip.video[0], clip.ids[0])
@@ -222,19 +222,19 @@ def told(pairs: Sequence[tuple[Clip, np.ndarray]]) -> Row:
     pairs: clips with prompts, and label maps uint8 [T, H, W] to evaluate.
 
   Returns:
-    `direction`, over objects prompted to go left, right, up or down, and `as_told`, over all
+    `direction`, over objects prompted to go left, right, up or down, and `all_motions`, over all
     motions that can be checked. NaN if no prompt names such a motion.
   """
   judged: list[tuple[str, bool]] = []
   for clip, ids in pairs:
     for obj, prompt in enumerate(clip.prompts, 1):
       motion = motion_of(prompt)
-      agrees = None if motion is None else goes_as_told(ids, obj, motion)
+      agrees = None if motion is None else moves_as_prompted(ids, obj, motion)
       if motion is not None and agrees is not None:
         judged.append((motion, agrees))
   directed = [agrees for motion, agrees in judged if motion in DIRECTIONAL]
   every = [agrees for _, agrees in judged]
-  return {'direction': mean(directed), 'as_told': mean(every)}
+  return {'direction': mean(directed), 'all_motions': mean(every)}
 
 
 def round_trip(codec: Codec, videos: Sequence[np.ndarray]) -> Iterator[np.ndarray]:

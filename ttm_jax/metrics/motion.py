@@ -78,7 +78,7 @@ def centroids(ids: np.ndarray, obj: int) -> np.ndarray:
   return np.divide(sums, area[:, None], out=np.full(sums.shape, np.nan), where=area[:, None] > 0)
 
 
-def goes_as_told(ids: np.ndarray, obj: int, motion: str) -> bool | None:
+def moves_as_prompted(ids: np.ndarray, obj: int, motion: str) -> bool | None:
   """Return whether an object of a label map performs a named motion.
 
   The object must be visible in frame 0 and again in the last quarter of the frames, otherwise the

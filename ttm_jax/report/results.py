@@ -17,8 +17,8 @@ from ttm_jax.report.gallery import Panel, Row, Table, write_gallery
 
 NAMES = {
   'iou': 'IoU',
-  'direction': 'direction right',
-  'as_told': 'motion as told',
+  'direction': 'motion accuracy (direction)',
+  'all_motions': 'motion accuracy (all)',
   'psnr': 'PSNR (dB)',
   'ssim': 'SSIM',
   'adherence': 'adherence (IoU)',
@@ -27,7 +27,7 @@ NAMES = {
 # Name in the loss chart -> key in metrics.jsonl.
 _CURVES = {
   'training': 'train/loss',
-  'held-out': 'validation/loss',
+  'validation': 'validation/loss',
   'fixed training records': 'train_subset/loss',
 }
 
@@ -93,13 +93,13 @@ def write_report(
     given = clip.video[0]
     masks = trajectory.render(clip.ids[:1], palette)[0]
     pictures = {
-      'picture': given,
+      'image': given,
       'masks': masks,
       'trajectory': trajectory.render(evaluation.trajectories[i], palette),
       'video': evaluation.chained[i],
-      'video from the true trajectory': evaluation.from_truth[i],
-      'true trajectory': trajectory.render(clip.ids, palette),
-      'truth': clip.video,
+      'video from the ground-truth trajectory': evaluation.from_truth[i],
+      'ground-truth trajectory': trajectory.render(clip.ids, palette),
+      'ground truth': clip.video,
     }
     texts = {'caption': clip.caption, 'motion': clip.motion, 'objects': '; '.join(clip.prompts)}
     rows.append(Row(clip.key, texts, [Panel(name, p, fps) for name, p in pictures.items()]))
@@ -153,8 +153,8 @@ def montage(
   clips = evaluation.clips
   still = [np.broadcast_to(clip.video[:1], clip.video.shape) for clip in clips]
   return [
-    ('picture', column(still)),
+    ('image', column(still)),
     ('trajectory', column([trajectory.render(ids, palette) for ids in evaluation.trajectories])),
     ('video', column(evaluation.chained)),
-    ('truth', column([clip.video for clip in clips])),
+    ('ground truth', column([clip.video for clip in clips])),
   ]
