@@ -66,8 +66,8 @@ class Mean:
   def begin(self, directory):
     pass
 
-  def finish(self, directory, model):
-    self.finished.append(np.asarray(model.w[...]))
+  def finish(self, directory, average):
+    self.finished.append(np.asarray(average().w[...]))
 
 
 def rows(step):

@@ -17,10 +17,12 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from flax import nnx
 from PIL import Image
 
 from launch.local import environments, free_port
 from tests.helpers import cli, tiny
+from ttm_jax.codecs.folder import load_codec
 from ttm_jax.errors import InputError
 from ttm_jax.training.lock import exclusive
 from ttm_jax.training.runs import read_parameters
@@ -279,3 +281,17 @@ def test_a_frozen_process_ends_the_job(command, tmp_path):
   assert ended.code == -signal.SIGABRT and LOST.format(1) in ended.err
   os.kill(processes[1].pid, signal.SIGKILL)
   processes[1].wait()
+
+
+@pytest.mark.slow
+def test_a_codec_is_written_from_the_shards_of_all_processes(clips, tmp_path):
+  changes = {'mesh__data': 1, 'mesh__fsdp': 2, 'train__steps': 2}
+  run = tmp_path / 'run'
+  end_well(
+    start(tiny.train_command('codec_tae', run, clips, **changes), tmp_path, before=(None, None))
+  )
+  codec, ema = load_codec(run / 'codec'), read_parameters(run)['codec']
+  written = nnx.to_pure_dict(nnx.state(codec, nnx.Param))
+  # The codec also has the statistics of its latents.
+  written = {name: written[name] for name in ema}
+  assert jax.tree.all(jax.tree.map(np.array_equal, written, ema))

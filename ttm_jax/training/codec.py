@@ -1,7 +1,7 @@
 """Training objective of the temporal autoencoder: reconstruct videos, trajectories and images."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -199,10 +199,9 @@ class CodecTraining:
   def begin(self, directory: Path) -> None:
     """Do nothing: a codec run writes no files before training."""
 
-  def finish(self, directory: Path, model: nnx.Module) -> None:
+  def finish(self, directory: Path, average: Callable[[], nnx.Module]) -> None:
     """Measure latent statistics on training clips and write the codec to `directory/codec`."""
-    # Copy the parameters to one device; this process must be able to address every shard.
-    graphdef, state = nnx.split(model)
+    graphdef, state = nnx.split(average())  # Copied to one device.
     model = nnx.merge(graphdef, jax.device_put(jax.device_get(state)))
     assert isinstance(model, Trained)
     clips = Clips(self.config.data.path, 'train')

@@ -337,7 +337,7 @@ class Denoising:
         f' {self.directory}; give the dataset it was begun with, or another --workdir'
       )
 
-  def finish(self, directory: Path, model: nnx.Module) -> None:
+  def finish(self, directory: Path, average: Callable[[], nnx.Module]) -> None:
     """Do nothing: a denoiser is read from its checkpoints."""
 
   def generate(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Array]:

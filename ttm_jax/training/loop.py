@@ -152,9 +152,15 @@ def train(
         break
     checkpoints.wait()
   if first and int(state.step) >= settings.steps:
+
+    def average() -> nnx.Module:
+      # A process cannot read the shards of another one, but all are in the last checkpoint.
+      ema = state.ema if jax.process_count() == 1 else runs.read_parameters(workdir)
+      return nnx.merge(graphdef, ema)
+
     # Outside the mesh, because only this process computes here.
     with _writing(checkpoints), mirrored(workdir) as folder:
-      objective.finish(folder, nnx.merge(graphdef, state.ema))
+      objective.finish(folder, average)
   return state
 
 

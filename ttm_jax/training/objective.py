@@ -1,7 +1,7 @@
 """The interface between the training loop and what it trains: a denoiser or a codec."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -98,10 +98,11 @@ class Objective(Protocol):
     """
     ...
 
-  def finish(self, directory: Path, model: nnx.Module) -> None:
+  def finish(self, directory: Path, average: Callable[[], nnx.Module]) -> None:
     """Write to the run directory what is derived from the final EMA weights.
 
-    Only process 0 calls this, outside the mesh.
+    Only process 0 calls this, outside the mesh. `average` returns the network with these weights,
+    all of which this process can read.
     """
     ...
 
