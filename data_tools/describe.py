@@ -15,11 +15,11 @@ import argparse
 from pathlib import Path
 
 from ttm_jax import outputs, trajectory
-from ttm_jax.annotation.describe import Models, describe
 from ttm_jax.data.context import read_encoding
 from ttm_jax.errors import InputError, front_door, printable
 from ttm_jax.inference import cli_args
 from ttm_jax.inference.pretrained_texts import with_embeddings
+from ttm_jax.pytorch.annotation.describe import Models, describe
 
 
 def main(argv: list[str] | None = None) -> None:

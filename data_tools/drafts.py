@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ttm_jax import trajectory
-from ttm_jax.annotation.rejection import Reject
-from ttm_jax.annotation.texts import check_caption
 from ttm_jax.data.schema import MAX_OBJECTS, Clip
+from ttm_jax.pytorch.annotation.rejection import Reject
+from ttm_jax.pytorch.annotation.texts import check_caption
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,6 @@ from typing import Any
 
 from data_tools.steps.text import TextSettings
 from ttm_jax import trajectory
-from ttm_jax.annotation.model_source import DTYPES, ModelSource
 from ttm_jax.data import records
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import Context, Encoding
@@ -39,6 +38,7 @@ from ttm_jax.errors import InputError, front_door
 from ttm_jax.models.preset import Preset
 from ttm_jax.outputs import check_apart
 from ttm_jax.presets import DEFAULT, PRESETS, model_config, preset
+from ttm_jax.pytorch.annotation.model_source import DTYPES, ModelSource
 from ttm_jax.settings import load_config
 from ttm_jax.text.encoders import WORDS, TextEncoderSpec
 from ttm_jax.text.word_ids import MAX_LENGTH

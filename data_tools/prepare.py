@@ -51,11 +51,11 @@ from data_tools.steps.flow import FlowSettings
 from data_tools.steps.match import Match
 from data_tools.steps.prompts import PromptSettings
 from data_tools.steps.segment import SegmentSettings
-from ttm_jax.annotation.flags import add_device_flags, add_model_flags, templates_of
-from ttm_jax.annotation.model_source import ModelSource
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.errors import InputError, front_door, nearest
 from ttm_jax.outputs import Reads, check_apart, writing
+from ttm_jax.pytorch.annotation.flags import add_device_flags, add_model_flags, templates_of
+from ttm_jax.pytorch.annotation.model_source import ModelSource
 
 LAYOUTS = ('auto', 'captioned', 'vos', 'sav')
 # Options that name a model or a template. A change of such a file also invalidates shards.

@@ -17,10 +17,10 @@ from data_tools.sources.base import Video
 from data_tools.sources.descriptions import Window
 from data_tools.sources.windows import Cut, bucket, drafts
 from data_tools.stats import Tally
-from ttm_jax.annotation.rejection import Reject
 from ttm_jax.data.encode import batched
 from ttm_jax.errors import InputError
 from ttm_jax.outputs import writing
+from ttm_jax.pytorch.annotation.rejection import Reject
 
 
 class Step(Protocol):

@@ -31,7 +31,7 @@ FLOORS = (
   ('models', 'codecs', 'text'),
   ('tasks', 'presets', 'exported_folder'),
   ('data', 'scenes'),
-  ('training', 'inference', 'annotation', 'pytorch'),
+  ('training', 'inference', 'pytorch'),
   ('metrics', 'planning', 'report', 'exporting'),
 )
 FRONT_DOORS = ('train', 'generate', 'evaluate', 'export', 'plan', 'demo')
@@ -153,7 +153,7 @@ def test_a_host_without_pytorch_can_train():
     for name, others in IMPORTS.items()
     if any(within(other, 'torch', 'torchvision', 'transformers', 'diffusers') for other in others)
   ]
-  allowed = ('ttm_jax.pytorch', 'ttm_jax.annotation', 'ttm_jax.metrics', 'ttm_jax.pretrained')
+  allowed = ('ttm_jax.pytorch', 'ttm_jax.metrics', 'ttm_jax.pretrained')
   assert not [name for name in with_torch if not within(name, *allowed)]
 
 

@@ -10,12 +10,12 @@ from PIL import Image
 
 from tests.helpers import cli, tiny
 from ttm_jax import trajectory
-from ttm_jax.annotation.texts import name_from
 from ttm_jax.data.clips import Clips
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Request, Stage, fit
 from ttm_jax.media.video_reader import read_video
 from ttm_jax.metrics.motion import mean_iou
 from ttm_jax.metrics.video import psnr
+from ttm_jax.pytorch.annotation.texts import name_from
 
 STEPS = 4  # Sampling steps, as set in tests/helpers/tiny.py.
 

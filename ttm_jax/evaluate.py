@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as RichTable
 
 from ttm_jax import outputs
-from ttm_jax.annotation.model_source import ModelSource
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import read_encoding
 from ttm_jax.errors import InputError, front_door, printable
@@ -23,6 +22,7 @@ from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
 from ttm_jax.inference.pretrained_texts import load_encoders
 from ttm_jax.media.contact_sheet import save_gif
 from ttm_jax.metrics.evaluation import Evaluation, evaluate
+from ttm_jax.pytorch.annotation.model_source import ModelSource
 from ttm_jax.report.results import montage, tables, write_metrics, write_report
 from ttm_jax.training.orbax_errors import hush
 

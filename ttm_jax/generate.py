@@ -24,7 +24,6 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ttm_jax.annotation.model_source import ModelSource
 from ttm_jax.data.context import Encoding, read_encoding
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.inference import command as animation
@@ -33,6 +32,7 @@ from ttm_jax.inference.embedded_texts import encoders_of
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Request, Stage, fit
 from ttm_jax.inference.pretrained_texts import with_embeddings
 from ttm_jax.outputs import parts_of_run
+from ttm_jax.pytorch.annotation.model_source import ModelSource
 from ttm_jax.training.orbax_errors import hush
 from ttm_jax.training.runs import read_config
 

@@ -16,10 +16,10 @@ import functools
 import posixpath
 from typing import Any
 
-from ttm_jax.annotation.texts import name_from
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.data.texts import PathLike, is_unicode, parse_json, read_text
 from ttm_jax.errors import InputError
+from ttm_jax.pytorch.annotation.texts import name_from
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,9 @@ from data_tools.sources.descriptions import Description, Window
 from data_tools.sources.leftovers import Leftover
 from data_tools.sources.vos import vos_videos
 from data_tools.sources.windows import Cut, drafts, expected
-from ttm_jax.annotation.rejection import Reject
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
+from ttm_jax.pytorch.annotation.rejection import Reject
 
 
 @dataclasses.dataclass

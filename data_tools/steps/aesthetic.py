@@ -3,7 +3,7 @@
     python -m data_tools.steps.aesthetic --model openai/clip-vit-large-patch14 \\
         --head aesthetic.safetensors --image photo.png
 
-For the model and its head see `ttm_jax.annotation.clip_score`.
+For the model and its head see `ttm_jax.pytorch.annotation.clip_score`.
 """
 
 import dataclasses
@@ -13,10 +13,10 @@ import numpy as np
 
 from data_tools.drafts import Draft, Rejected, attempt
 from data_tools.steps import command
-from ttm_jax.annotation.clip_score import ClipScore
-from ttm_jax.annotation.model_source import ModelSource
-from ttm_jax.annotation.rejection import Reject
 from ttm_jax.errors import front_door
+from ttm_jax.pytorch.annotation.clip_score import ClipScore
+from ttm_jax.pytorch.annotation.model_source import ModelSource
+from ttm_jax.pytorch.annotation.rejection import Reject
 
 NAME = 'aesthetic'
 

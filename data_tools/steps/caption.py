@@ -4,8 +4,8 @@
         --video dog.mp4
 
 The model gets the first, middle and last frame (paper, section 11) and the instruction in
-`ttm_jax/annotation/templates/caption.txt`. Any image-text-to-text model of transformers with a chat
-template works.
+`ttm_jax/pytorch/annotation/templates/caption.txt`. Any image-text-to-text model of transformers
+with a chat template works.
 """
 
 import dataclasses
@@ -15,11 +15,11 @@ import numpy as np
 
 from data_tools.drafts import Draft, Rejected, attempt
 from data_tools.steps import command
-from ttm_jax.annotation.captioner import VisionLanguageModel
-from ttm_jax.annotation.language_model import TEMPLATES
-from ttm_jax.annotation.model_source import ModelSource
-from ttm_jax.annotation.rejection import Reject
 from ttm_jax.errors import front_door
+from ttm_jax.pytorch.annotation.captioner import VisionLanguageModel
+from ttm_jax.pytorch.annotation.language_model import TEMPLATES
+from ttm_jax.pytorch.annotation.model_source import ModelSource
+from ttm_jax.pytorch.annotation.rejection import Reject
 
 Describe = Callable[[Sequence[Sequence[np.ndarray]]], list[str]]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.drafts import Draft
-from ttm_jax.annotation.flags import add_device_flags
 from ttm_jax.media import video_reader
 from ttm_jax.media.images import read_image
+from ttm_jax.pytorch.annotation.flags import add_device_flags
 
 _PICTURES = ('.png', '.jpg', '.jpeg', '.webp', '.avif', '.bmp', '.tif', '.tiff')
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 
 from data_tools.drafts import Draft, Rejected, attempt, remaining
 from data_tools.steps import command
-from ttm_jax.annotation.grounding_dino import THRESHOLD, Found, GroundingDino
-from ttm_jax.annotation.model_source import ModelSource
-from ttm_jax.annotation.rejection import Reject
 from ttm_jax.errors import front_door
 from ttm_jax.inference import position_words
+from ttm_jax.pytorch.annotation.grounding_dino import THRESHOLD, Found, GroundingDino
+from ttm_jax.pytorch.annotation.model_source import ModelSource
+from ttm_jax.pytorch.annotation.rejection import Reject
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
     python -m data_tools.steps.flow --weights raft_large.safetensors --video dog.mp4 --out flow.mp4
 
-For the network see `ttm_jax.annotation.raft`. The score `motion` is the mean length of the flow
-over pixels and frame pairs, in pixels at the size of the clip. It is comparable only between clips
+For the network see `ttm_jax.pytorch.annotation.raft`. The score `motion` is the mean length of the
+flow over pixels and frame pairs, in pixels at the size of the clip. It is comparable only between clips
 of the same size and frame rate. `render` is the flow representation of the paper's ablation (table
 4).
 """
@@ -18,11 +18,11 @@ import numpy as np
 
 from data_tools.drafts import Draft, Rejected, attempt
 from data_tools.steps import command
-from ttm_jax.annotation.model_source import ModelSource
-from ttm_jax.annotation.raft import Raft
-from ttm_jax.annotation.rejection import Reject
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.media import video_io
+from ttm_jax.pytorch.annotation.model_source import ModelSource
+from ttm_jax.pytorch.annotation.raft import Raft
+from ttm_jax.pytorch.annotation.rejection import Reject
 
 NAME = 'motion'
 

@@ -1,6 +1,6 @@
 """Match detected objects to masks from the source, such as the masklets of SA-V.
 
-See `ttm_jax.annotation.box_matching`; boxes and masks are those of frame 0.
+See `ttm_jax.pytorch.annotation.box_matching`; boxes and masks are those of frame 0.
 """
 
 import dataclasses
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from data_tools.drafts import Draft, Rejected, attempt
 from ttm_jax import trajectory
-from ttm_jax.annotation.box_matching import LEAST_IOU, masks_of
-from ttm_jax.annotation.rejection import Reject
+from ttm_jax.pytorch.annotation.box_matching import LEAST_IOU, masks_of
+from ttm_jax.pytorch.annotation.rejection import Reject
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
     python -m data_tools.steps.prompts --model meta-llama/Llama-3.1-8B-Instruct \\
         --caption "A boy throws a ball and his dog leaps up to catch it."
 
-For the model and its templates see `ttm_jax.annotation.language_model`.
+For the model and its templates see `ttm_jax.pytorch.annotation.language_model`.
 """
 
 import dataclasses
@@ -12,12 +12,18 @@ from collections.abc import Sequence
 
 from data_tools.drafts import Draft, Rejected, attempt, remaining
 from data_tools.steps import command
-from ttm_jax.annotation import answers
-from ttm_jax.annotation.language_model import MOTION, OBJECTS, Generate, LanguageModel, Questions
-from ttm_jax.annotation.model_source import ModelSource
-from ttm_jax.annotation.texts import check_for_language_model
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.errors import front_door
+from ttm_jax.pytorch.annotation import answers
+from ttm_jax.pytorch.annotation.language_model import (
+  MOTION,
+  OBJECTS,
+  Generate,
+  LanguageModel,
+  Questions,
+)
+from ttm_jax.pytorch.annotation.model_source import ModelSource
+from ttm_jax.pytorch.annotation.texts import check_for_language_model
 
 
 @dataclasses.dataclass(frozen=True)

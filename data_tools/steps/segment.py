@@ -3,7 +3,8 @@
     python -m data_tools.steps.segment --model facebook/sam2.1-hiera-large --video dog.mp4 \\
         --box "10,20,200,180" --out masks
 
-Each object is tracked from its box in frame 0. For the backends see `ttm_jax.annotation.sam2`.
+Each object is tracked from its box in frame 0. For the backends see
+`ttm_jax.pytorch.annotation.sam2`.
 """
 
 import dataclasses
@@ -14,10 +15,10 @@ import numpy as np
 from data_tools.drafts import Draft, Rejected, attempt
 from data_tools.steps import command
 from ttm_jax import trajectory
-from ttm_jax.annotation.model_source import ModelSource
-from ttm_jax.annotation.rejection import Reject
-from ttm_jax.annotation.sam2 import BACKENDS, Tracker, tracker
 from ttm_jax.errors import InputError, front_door
+from ttm_jax.pytorch.annotation.model_source import ModelSource
+from ttm_jax.pytorch.annotation.rejection import Reject
+from ttm_jax.pytorch.annotation.sam2 import BACKENDS, Tracker, tracker
 
 MIN_SEEN = 0.5  # A track that is visible in a smaller fraction of the frames counts as lost.
 

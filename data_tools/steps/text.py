@@ -7,9 +7,9 @@
 import dataclasses
 
 from data_tools.steps import command
-from ttm_jax.annotation.model_source import ModelSource
-from ttm_jax.annotation.text_encoder import MAX_TOKENS, TransformersText
 from ttm_jax.errors import InputError, front_door
+from ttm_jax.pytorch.annotation.model_source import ModelSource
+from ttm_jax.pytorch.annotation.text_encoder import MAX_TOKENS, TransformersText
 from ttm_jax.tensor_file import save_tensors
 from ttm_jax.text.encoders import TextEncoderSpec
 

@@ -15,10 +15,10 @@ from PIL import Image
 
 from data_tools import describe, prepare
 from tests.helpers import cli, tiny, tiny_models, video_fixtures
-from ttm_jax.annotation import language_model
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.latents import Latents
 from ttm_jax.inference.image_description import Described
+from ttm_jax.pytorch.annotation import language_model
 
 SHARED = Path(os.environ.get('TTM_SHARED_DATA', '../shared/data'))
 real_data = pytest.mark.skipif(

@@ -17,9 +17,9 @@ import transformers
 from data_tools.drafts import Draft, Rejected
 from data_tools.steps import aesthetic, caption, detect, prompts, segment, text
 from tests.helpers import tiny_models
-from ttm_jax.annotation import captioner, language_model, sam2, text_encoder
-from ttm_jax.annotation.model_source import ModelSource
 from ttm_jax.errors import InputError
+from ttm_jax.pytorch.annotation import captioner, language_model, sam2, text_encoder
+from ttm_jax.pytorch.annotation.model_source import ModelSource
 
 transformers.utils.logging.disable_progress_bar()
 

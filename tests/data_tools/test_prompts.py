@@ -6,11 +6,11 @@ import pytest
 from data_tools.drafts import Draft, Rejected, to_clip
 from data_tools.steps import detect, match, prompts, segment
 from ttm_jax import trajectory
-from ttm_jax.annotation import box_matching
-from ttm_jax.annotation.model_source import ModelSource
-from ttm_jax.annotation.rejection import Reject
 from ttm_jax.errors import InputError
 from ttm_jax.inference import position_words
+from ttm_jax.pytorch.annotation import box_matching
+from ttm_jax.pytorch.annotation.model_source import ModelSource
+from ttm_jax.pytorch.annotation.rejection import Reject
 
 
 def draft(key='a', size=(20, 30), frames=3, **known):

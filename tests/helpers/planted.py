@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ttm_jax.annotation import describe
+from ttm_jax.pytorch.annotation import describe
 
 
 def photo():

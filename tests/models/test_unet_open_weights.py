@@ -20,7 +20,6 @@ from PIL import Image
 
 from tests.helpers import cli, tiny, tiny_models
 from ttm_jax import trajectory
-from ttm_jax.annotation.model_source import ModelSource
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import Context, read_encoding
 from ttm_jax.data.latents import Latents
@@ -29,6 +28,7 @@ from ttm_jax.inference.pretrained_texts import load_encoders
 from ttm_jax.metrics.evaluation import request_of
 from ttm_jax.models.unet import open_weights
 from ttm_jax.models.unet.model import UNetConfig
+from ttm_jax.pytorch.annotation.model_source import ModelSource
 from ttm_jax.report.results import read_metrics
 from ttm_jax.settings import from_config
 from ttm_jax.training.runs import read_config, read_parameters

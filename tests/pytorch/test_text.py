@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.helpers import exported, tiny_models
-from ttm_jax.annotation.model_source import ModelSource
-from ttm_jax.annotation.text_encoder import TransformersText
 from ttm_jax.errors import InputError
+from ttm_jax.pytorch.annotation.model_source import ModelSource
+from ttm_jax.pytorch.annotation.text_encoder import TransformersText
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
 diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed (extra dev)')

@@ -7,8 +7,8 @@
 import argparse
 import math
 
-from ttm_jax.annotation.flags import add_device_flags, add_model_flags
 from ttm_jax.errors import InputError
+from ttm_jax.pytorch.annotation.flags import add_device_flags, add_model_flags
 
 # The flags that name a model.
 MODELS = ('llm', 'detector', 'sam')

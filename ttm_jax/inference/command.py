@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ttm_jax.annotation.describe import Models, describe
 from ttm_jax.errors import InputError, printable
 from ttm_jax.inference.cli_args import (
   MODELS,
@@ -30,6 +29,7 @@ from ttm_jax.media.label_images import check_size
 from ttm_jax.media.video_io import write_video
 from ttm_jax.outputs import Reads, files_of
 from ttm_jax.outputs import check as check_outputs_of
+from ttm_jax.pytorch.annotation.describe import Models, describe
 from ttm_jax.trajectory import (
   MAX_OBJECTS,
   check_folder,

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ttm_jax.annotation.describe import Tell, check_host, to_stderr
-from ttm_jax.annotation.model_source import ModelSource, free_gpu_memory
-from ttm_jax.annotation.text_encoder import TransformersText
 from ttm_jax.data.context import Encoding
 from ttm_jax.data.encode import TEXT_ENCODERS, TextEncoder, text_arrays
 from ttm_jax.errors import InputError
 from ttm_jax.inference.image_description import Described, Embeddings
+from ttm_jax.pytorch.annotation.describe import Tell, check_host, to_stderr
+from ttm_jax.pytorch.annotation.model_source import ModelSource, free_gpu_memory
+from ttm_jax.pytorch.annotation.text_encoder import TransformersText
 
 
 def load_encoders(

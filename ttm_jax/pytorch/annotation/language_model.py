@@ -7,9 +7,9 @@ and 11); the wording and examples of `templates/` are our own. A template contai
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ttm_jax.annotation.model_source import ModelSource, check_installed
-from ttm_jax.annotation.texts import for_slot
 from ttm_jax.errors import InputError
+from ttm_jax.pytorch.annotation.model_source import ModelSource, check_installed
+from ttm_jax.pytorch.annotation.texts import for_slot
 
 TEMPLATES = Path(__file__).parent / 'templates'
 MOTION, OBJECTS = str(TEMPLATES / 'motion.txt'), str(TEMPLATES / 'objects.txt')

@@ -17,10 +17,16 @@ import torch
 import transformers
 
 from tests.helpers import tiny_models
-from ttm_jax.annotation import clip_score, grounding_dino, language_model, sam2, text_encoder
-from ttm_jax.annotation.model_source import ModelSource
 from ttm_jax.errors import InputError
 from ttm_jax.pytorch import tracking
+from ttm_jax.pytorch.annotation import (
+  clip_score,
+  grounding_dino,
+  language_model,
+  sam2,
+  text_encoder,
+)
+from ttm_jax.pytorch.annotation.model_source import ModelSource
 
 transformers.utils.logging.disable_progress_bar()
 

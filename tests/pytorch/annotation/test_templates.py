@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from ttm_jax.annotation import answers
-from ttm_jax.annotation.language_model import MOTION, OBJECTS, read_template
 from ttm_jax.errors import InputError
+from ttm_jax.pytorch.annotation import answers
+from ttm_jax.pytorch.annotation.language_model import MOTION, OBJECTS, read_template
 
 DIRECTIONS = re.compile(r'\b(?:left|right|up|down|over|from|into|past|forward|away)\b')
 

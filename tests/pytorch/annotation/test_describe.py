@@ -11,15 +11,15 @@ pytest.importorskip('transformers', reason="not installed: pip install 'ttm_jax[
 from tests.helpers import tiny_models
 from tests.helpers.planted import Planted
 from tests.helpers.planted import photo as make_photo
-from ttm_jax.annotation.describe import Models, describe
-from ttm_jax.annotation.model_source import ModelSource
-from ttm_jax.annotation.text_encoder import TransformersText
 from ttm_jax.data.context import Encoding
 from ttm_jax.data.encode import text_arrays
 from ttm_jax.errors import InputError
 from ttm_jax.inference.embedded_texts import encoders_of
 from ttm_jax.inference.image_description import Described, Embeddings
 from ttm_jax.inference.pretrained_texts import with_embeddings
+from ttm_jax.pytorch.annotation.describe import Models, describe
+from ttm_jax.pytorch.annotation.model_source import ModelSource
+from ttm_jax.pytorch.annotation.text_encoder import TransformersText
 from ttm_jax.text.encoders import TextEncoderSpec
 
 CPU = ModelSource('', device='cpu', offline=True)

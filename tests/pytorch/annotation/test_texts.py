@@ -11,12 +11,12 @@ from PIL import Image
 
 from data_tools import describe
 from tests.helpers import tiny_models
-from ttm_jax.annotation.grounding_dino import GroundingDino
-from ttm_jax.annotation.model_source import ModelSource
-from ttm_jax.annotation.text_encoder import TransformersText
-from ttm_jax.annotation.texts import name_from
 from ttm_jax.errors import InputError
 from ttm_jax.inference.image_description import Described
+from ttm_jax.pytorch.annotation.grounding_dino import GroundingDino
+from ttm_jax.pytorch.annotation.model_source import ModelSource
+from ttm_jax.pytorch.annotation.text_encoder import TransformersText
+from ttm_jax.pytorch.annotation.texts import name_from
 from ttm_jax.pytorch.segmentation import Segmenter
 from ttm_jax.pytorch.text_encoder import TTMTextEncoder, encode_words
 

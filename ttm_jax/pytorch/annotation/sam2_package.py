@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ttm_jax.annotation.model_source import ModelSource, check_installed, looks_local
-from ttm_jax.annotation.sam2_config import read_config
 from ttm_jax.errors import InputError
+from ttm_jax.pytorch.annotation.model_source import ModelSource, check_installed, looks_local
+from ttm_jax.pytorch.annotation.sam2_config import read_config
 
 
 class PackageTracker:

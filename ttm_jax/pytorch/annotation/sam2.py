@@ -12,9 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
-from ttm_jax.annotation.model_source import ModelSource, check_installed, looks_local
-from ttm_jax.annotation.sam2_package import PackageTracker
 from ttm_jax.errors import InputError
+from ttm_jax.pytorch.annotation.model_source import ModelSource, check_installed, looks_local
+from ttm_jax.pytorch.annotation.sam2_package import PackageTracker
 
 BACKENDS = {'sam2': 'sam2.build_sam', 'transformers': 'transformers'}  # The module that each needs.
 

@@ -6,8 +6,8 @@ the paper's metrics use C_T_SKHT_V2.
 
 import numpy as np
 
-from ttm_jax.annotation.model_source import ModelSource, check_installed
 from ttm_jax.errors import InputError
+from ttm_jax.pytorch.annotation.model_source import ModelSource, check_installed
 
 # RAFT requires sides that are multiples of 8, and at least 128 for its correlation pyramid.
 _MULTIPLE, _LEAST = 8, 128

@@ -15,10 +15,10 @@ import torch
 import transformers
 
 from tests.helpers import tiny_models
-from ttm_jax.annotation import sam2_config, sam2_package
-from ttm_jax.annotation.model_source import ModelSource
-from ttm_jax.annotation.text_encoder import TransformersText
 from ttm_jax.errors import InputError
+from ttm_jax.pytorch.annotation import sam2_config, sam2_package
+from ttm_jax.pytorch.annotation.model_source import ModelSource
+from ttm_jax.pytorch.annotation.text_encoder import TransformersText
 from ttm_jax.pytorch.segmentation import Segmenter
 from ttm_jax.pytorch.text_encoder import TTMTextEncoder
 

@@ -13,20 +13,20 @@ from pathlib import Path
 import numpy as np
 
 from ttm_jax import trajectory
-from ttm_jax.annotation import answers
-from ttm_jax.annotation.box_matching import masks_of
-from ttm_jax.annotation.flags import templates_of
-from ttm_jax.annotation.grounding_dino import THRESHOLD, GroundingDino
-from ttm_jax.annotation.language_model import LanguageModel, Questions
-from ttm_jax.annotation.model_source import ModelSource, check_installed, free_gpu_memory
-from ttm_jax.annotation.rejection import Reject
-from ttm_jax.annotation.sam2 import tracker
-from ttm_jax.annotation.texts import check_for_language_model, name_from
 from ttm_jax.errors import InputError, printable
 from ttm_jax.inference import position_words
 from ttm_jax.inference.image_description import Described
 from ttm_jax.media.images import read_image
 from ttm_jax.media.label_images import check_size
+from ttm_jax.pytorch.annotation import answers
+from ttm_jax.pytorch.annotation.box_matching import masks_of
+from ttm_jax.pytorch.annotation.flags import templates_of
+from ttm_jax.pytorch.annotation.grounding_dino import THRESHOLD, GroundingDino
+from ttm_jax.pytorch.annotation.language_model import LanguageModel, Questions
+from ttm_jax.pytorch.annotation.model_source import ModelSource, check_installed, free_gpu_memory
+from ttm_jax.pytorch.annotation.rejection import Reject
+from ttm_jax.pytorch.annotation.sam2 import tracker
+from ttm_jax.pytorch.annotation.texts import check_for_language_model, name_from
 
 Tell = Callable[[str], None]
 

@@ -2,7 +2,7 @@
 
 import unicodedata
 
-from ttm_jax.annotation.rejection import Reject
+from ttm_jax.pytorch.annotation.rejection import Reject
 
 MAX_CAPTION_WORDS = 400  # Text encoders truncate earlier; longer texts are not captions.
 MAX_CAPTION_CHARACTERS = 8000

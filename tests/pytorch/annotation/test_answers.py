@@ -2,8 +2,8 @@
 
 import pytest
 
-from ttm_jax.annotation import answers, texts
-from ttm_jax.annotation.rejection import Reject
+from ttm_jax.pytorch.annotation import answers, texts
+from ttm_jax.pytorch.annotation.rejection import Reject
 
 PLAIN = 'Motion-specific prompt: "The dog runs to the left."'
 MOTIONS = {

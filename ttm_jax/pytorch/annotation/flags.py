@@ -2,8 +2,8 @@
 
 import argparse
 
-from ttm_jax.annotation.grounding_dino import THRESHOLD
-from ttm_jax.annotation.sam2 import BACKENDS
+from ttm_jax.pytorch.annotation.grounding_dino import THRESHOLD
+from ttm_jax.pytorch.annotation.sam2 import BACKENDS
 
 
 def add_model_flags(parser: argparse._ActionsContainer) -> None:
@@ -11,7 +11,10 @@ def add_model_flags(parser: argparse._ActionsContainer) -> None:
   add = parser.add_argument
   add('--llm', help='language model: motion prompt, object names and prompts')
   for name in ('motion', 'objects'):
-    add(f'--{name}_template', help=f'text file instead of ttm_jax/annotation/templates/{name}.txt')
+    add(
+      f'--{name}_template',
+      help=f'text file instead of ttm_jax/pytorch/annotation/templates/{name}.txt',
+    )
   add('--detector', help='Grounding DINO: boxes of the named objects')
   add(
     '--threshold',

@@ -17,10 +17,10 @@ import torch
 
 from data_tools.drafts import Draft, Rejected
 from data_tools.steps import flow, segment
-from ttm_jax.annotation.model_source import ModelSource
-from ttm_jax.annotation.raft import Raft
-from ttm_jax.annotation.sam2 import tracker
 from ttm_jax.errors import InputError
+from ttm_jax.pytorch.annotation.model_source import ModelSource
+from ttm_jax.pytorch.annotation.raft import Raft
+from ttm_jax.pytorch.annotation.sam2 import tracker
 
 pytestmark = pytest.mark.skipif(
   importlib.util.find_spec('torchvision') is None, reason='torchvision is not installed'

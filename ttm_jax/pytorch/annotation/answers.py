@@ -13,8 +13,8 @@ import json
 import re
 from typing import Any
 
-from ttm_jax.annotation.markup import BULLET, bare, first_line, plain, without_bullet
-from ttm_jax.annotation.rejection import Reject
+from ttm_jax.pytorch.annotation.markup import BULLET, bare, first_line, plain, without_bullet
+from ttm_jax.pytorch.annotation.rejection import Reject
 
 MAX_WORDS = 60  # Most words of one prompt; longer answers are degenerate.
 _LEAST_LETTERS = 4  # Fewest letters of a motion prompt without a label.

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ttm_jax.annotation.model_source import ModelSource, check_installed
 from ttm_jax.errors import InputError
+from ttm_jax.pytorch.annotation.model_source import ModelSource, check_installed
 
 MAX_NEW_TOKENS = 160
 

@@ -19,10 +19,10 @@ import transformers
 
 from data_tools.steps import flow
 from tests.helpers import tiny_models
-from ttm_jax.annotation import captioner, clip_score, grounding_dino, language_model, sam2
-from ttm_jax.annotation import raft as flow_network
-from ttm_jax.annotation.model_source import DTYPES, ModelSource
-from ttm_jax.annotation.text_encoder import TransformersText
+from ttm_jax.pytorch.annotation import captioner, clip_score, grounding_dino, language_model, sam2
+from ttm_jax.pytorch.annotation import raft as flow_network
+from ttm_jax.pytorch.annotation.model_source import DTYPES, ModelSource
+from ttm_jax.pytorch.annotation.text_encoder import TransformersText
 
 transformers.utils.logging.disable_progress_bar()
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ttm_jax.annotation.model_source import ModelSource, check_installed
 from ttm_jax.errors import InputError
+from ttm_jax.pytorch.annotation.model_source import ModelSource, check_installed
 from ttm_jax.pytorch.pretrained import check_texts
 
 MAX_TOKENS = 1 << 16  # Most tokens of one text; datasets of longer ones would be too large.

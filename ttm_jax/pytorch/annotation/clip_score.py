@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ttm_jax.annotation.model_source import ModelSource, check_installed
 from ttm_jax.errors import InputError
+from ttm_jax.pytorch.annotation.model_source import ModelSource, check_installed
 
 
 class ClipScore:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ttm_jax.annotation.model_source import ModelSource, check_installed
+from ttm_jax.pytorch.annotation.model_source import ModelSource, check_installed
 
 THRESHOLD = 0.25  # Default minimum score of a box.
 
