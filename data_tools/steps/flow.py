@@ -3,9 +3,9 @@
     python -m data_tools.steps.flow --weights raft_large.safetensors --video dog.mp4 --out flow.mp4
 
 For the network see `ttm_jax.pytorch.annotation.raft`. The score `motion` is the mean length of the
-flow over pixels and frame pairs, in pixels at the size of the clip. It is comparable only between clips
-of the same size and frame rate. `render` is the flow representation of the paper's ablation (table
-4).
+flow over pixels and frame pairs, in pixels at the size of the clip. It is comparable only between
+clips of the same size and frame rate. `render` is the flow representation of the paper's ablation
+(table 4).
 """
 
 import argparse
