@@ -17,19 +17,12 @@ import transformers
 from data_tools.drafts import Draft, Rejected
 from data_tools.steps import aesthetic, caption, detect, prompts, segment, text
 from tests.helpers import tiny_models
+from tests.helpers.model_inputs import video, weights
 from ttm_jax.errors import InputError
 from ttm_jax.pytorch.annotation import captioner, language_model, sam2, text_encoder
 from ttm_jax.pytorch.annotation.model_source import ModelSource
 
 transformers.utils.logging.disable_progress_bar()
-
-
-def weights(path, **options):
-  return ModelSource(str(path), device='cpu', offline=True, **options)
-
-
-def video(frames=3, size=(40, 60), seed=0):
-  return np.random.default_rng(seed).integers(0, 255, (frames, *size, 3), np.uint8)
 
 
 def test_a_model_that_talks_nonsense_gives_reasons(tiny_model, monkeypatch):

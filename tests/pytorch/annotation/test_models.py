@@ -5,7 +5,7 @@ expects, and that outputs are mapped back to the coordinates of the images. Grou
 the model's outputs: results must then equal it exactly, to the pixel.
 """
 
-import importlib
+import types
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ import torch
 import transformers
 
 from tests.helpers import tiny_models
+from tests.helpers.model_inputs import video, weights
 from ttm_jax.errors import InputError
 from ttm_jax.pytorch import tracking
 from ttm_jax.pytorch.annotation import (
@@ -29,14 +30,6 @@ from ttm_jax.pytorch.annotation import (
 from ttm_jax.pytorch.annotation.model_source import ModelSource
 
 transformers.utils.logging.disable_progress_bar()
-
-
-def weights(path, **options):
-  return ModelSource(str(path), device='cpu', offline=True, **options)
-
-
-def video(frames=3, size=(40, 60), seed=0):
-  return np.random.default_rng(seed).integers(0, 255, (frames, *size, 3), np.uint8)
 
 
 def test_weights_are_refused_with_the_remedy(tiny_model, tmp_path):
@@ -151,7 +144,8 @@ def test_boxes_reach_sam2_in_its_frame_and_masks_come_back(tiny_model, monkeypat
 
 
 def test_auto_takes_what_reads_the_weights(tiny_model, monkeypatch, tmp_path, capsys):
-  monkeypatch.setattr(importlib, 'import_module', lambda name: None)  # Both backends are installed.
+  installed = types.SimpleNamespace(import_module=lambda name: None)  # Both backends.
+  monkeypatch.setattr(sam2, 'importlib', installed)
   assert sam2.tracker(weights(tiny_model('sam2_video'))) is not None
   assert 'SAM 2 by the package transformers' in capsys.readouterr().err
   assert sam2._usable('sam2', weights(tmp_path)) and not sam2._usable('sam2', weights('a/b'))
