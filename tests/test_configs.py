@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 
 from tests.helpers import cli, tiny
-from ttm_jax.models.dit.transfer import SIBLINGS
+from ttm_jax.models.stacked_transfer import SIBLINGS
 from ttm_jax.presets import model_config
 from ttm_jax.report.results import read_metrics
 from ttm_jax.settings import from_json, to_json

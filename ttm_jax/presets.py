@@ -13,10 +13,11 @@ from ttm_jax.errors import InputError, nearest
 from ttm_jax.models.dit.preset import PRESET as DIT
 from ttm_jax.models.preset import Preset
 from ttm_jax.models.unet.preset import PRESET as UNET
+from ttm_jax.models.wan.preset import PRESET as WAN
 from ttm_jax.settings import from_config
 from ttm_jax.tasks import TASKS
 
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in (DIT, UNET)}
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (DIT, UNET, WAN)}
 
 # The preset that the data tools use by default.
 DEFAULT = DIT.name

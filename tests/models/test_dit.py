@@ -13,9 +13,8 @@ from tests.helpers.dit_reference import reference
 from tests.helpers.networks import gradient, predict, same
 from ttm_jax.conditioning import EVERYONE, Condition, Objects, TokenMasks, Tokens
 from ttm_jax.configs import stage2_dit, ti2v_dit
-from ttm_jax.models.dit.flops import forward_flops
 from ttm_jax.models.dit.model import DiT, DiTConfig
-from ttm_jax.models.dit.transfer import transfer
+from ttm_jax.models.stacked_transfer import transfer
 from ttm_jax.nn import masked_attention
 from ttm_jax.nn.attention import Attention, AttentionMask
 from ttm_jax.nn.masked_attention import MaskedLayer, ObjectMasks
@@ -357,14 +356,15 @@ def test_counted_operations_are_those_of_the_compiled_program(masked):
     tokens(16), shape(2, 16, 16, 2 * C), Objects((TokenMasks(place, place),), tokens(3 * 24))
   )
   compiled = predict.lower(graphdef, params, shape(2, 16, 16, C), shape(), condition).compile()
-  counted = forward_flops(config, tokens=128, text=16, prompts=72, allowed=1.0)
+  counted = preset('dit').forward_flops(config, (2, 16, 16), 16, 72, 1.0)
   assert compiled.cost_analysis()['flops'] / 2 == pytest.approx(counted, rel=0.1)
 
 
 def test_counted_operations_by_hand():
   config = DiTConfig(masked_blocks=10, visual_channels=32)
-  total = forward_flops(config, tokens=4096, text=868, prompts=8 * 269, allowed=0.5)
-  plain = forward_flops(DiTConfig(), tokens=4096, text=868, prompts=0, allowed=0)
+  forward_flops, latents = preset('dit').forward_flops, (16, 32, 32)
+  total = forward_flops(config, latents, 868, 8 * 269, 0.5)
+  plain = forward_flops(DiTConfig(), latents, 868, 0, 0.0)
   assert plain == pytest.approx(37.6e12, rel=0.05)  # As estimated for the paper's run.
   d, n = 2560, 4096
   masked_self = 8 * n * d * d + 0.5 * 4 * n * n * d

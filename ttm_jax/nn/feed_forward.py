@@ -1,4 +1,4 @@
-"""Feed-forward networks: SwiGLU (Llama 3) and GEGLU (Stable Diffusion)."""
+"""Feed-forward networks: SwiGLU (Llama 3), GEGLU (Stable Diffusion) and MLP (Wan)."""
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,18 @@ class GEGLU(nnx.Module):
     """Map x [..., d] to [..., d]."""
     value, gate = jnp.split(self.up(x), 2, -1)
     return self.down(value * gelu(gate))
+
+
+class MLP(nnx.Module):
+  """gelu(x W1 + b1) W2 + b2, with the tanh approximation of GELU."""
+
+  def __init__(self, d_in: int, hidden: int, d_out: int, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    self.up = Linear(d_in, hidden, rngs=rngs, dtype=dtype, bias=True)
+    self.down = Linear(hidden, d_out, rngs=rngs, dtype=dtype, bias=True)
+
+  def __call__(self, x: Array) -> Array:
+    """Map x [..., d_in] to [..., d_out]."""
+    return self.down(jax.nn.gelu(self.up(x), approximate=True))
 
 
 def gelu(x: Array) -> Array:

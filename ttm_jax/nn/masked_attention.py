@@ -13,7 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ttm_jax.conditioning import TokenMasks
 from ttm_jax.nn.attention import AttentionMask
+from ttm_jax.nn.rope import Rotation
+from ttm_jax.ops.object_attention import sort, sort_by_object
 
 Array = jax.Array
 
@@ -34,13 +37,35 @@ class ObjectMasks:
   prompts: Array
   prompt_mask: AttentionMask
 
+  @classmethod
+  def make(
+    cls, masks: TokenMasks, prompts: Array, prompt_bits: Array, head_dim: int, dtype: str
+  ) -> 'ObjectMasks':
+    """Sort the tokens of a grid by object and return the masks in sorted order.
+
+    Args:
+      masks: the object sets on the grid.
+      prompts: [B, M, d], the projected prompts of all objects.
+      prompt_bits: int32 [B, M], the object of each prompt token.
+      head_dim, dtype: see `AttentionMask.make`.
+    """
+    region, present = (x.reshape(x.shape[0], -1) for x in (masks.region, masks.present))
+    order = sort_by_object(region, present)
+    region, present = sort(region, order), sort(present, order)
+    return cls(
+      order,
+      AttentionMask.make(region, region, head_dim, dtype),
+      prompts,
+      AttentionMask.make(present, prompt_bits, head_dim, dtype),
+    )
+
 
 class MaskedLayer(nnx.Module):
   """h + tanh(gate) * attention(norm(h)), with a scalar gate (as in GLIGEN).
 
   Attributes:
     norm: a norm without time modulation.
-    attention: called as (x, context, mask).
+    attention: called as (x, context, mask), and with a rotation if one is given.
     gate: float32 [], initialized to 0.
   """
 
@@ -50,29 +75,41 @@ class MaskedLayer(nnx.Module):
     self.gate = nnx.Param(jnp.zeros((), jnp.float32))
 
   def __call__(
-    self, h: Array, context: Array | None = None, mask: AttentionMask | None = None
+    self,
+    h: Array,
+    context: Array | None = None,
+    mask: AttentionMask | None = None,
+    rotation: Rotation | None = None,
   ) -> Array:
     """Map h [B, N, d] to [B, N, d]; context is [B, M, D], or h if None."""
-    y = self.attention(self.norm(h), context, mask)
+    rotated = {} if rotation is None else {'rotation': rotation}
+    y = self.attention(self.norm(h), context, mask, **rotated)
     return h + (jnp.tanh(self.gate[...]) * y.astype(jnp.float32)).astype(h.dtype)
 
 
-def masked_self_attention(layer: MaskedLayer, h: Array, objects: ObjectMasks | None) -> Array:
+def masked_self_attention(
+  layer: MaskedLayer, h: Array, objects: ObjectMasks | None, rotation: Rotation | None = None
+) -> Array:
   """Apply self-attention within each object, or among all tokens if objects is None (TI2V).
 
   Args:
     layer: the masked layer.
     h: [B, N, d], in the order of `objects.order`.
     objects: object sets; None for the TI2V baseline.
+    rotation: rotary position embedding, for backbones that have one.
 
   Returns:
     [B, N, d].
   """
-  return layer(h) if objects is None else layer(h, None, objects.self_mask)
+  return layer(h, None, None if objects is None else objects.self_mask, rotation)
 
 
 def masked_cross_attention(
-  layer: MaskedLayer, h: Array, objects: ObjectMasks | None, text: Array, text_mask: AttentionMask
+  layer: MaskedLayer,
+  h: Array,
+  objects: ObjectMasks | None,
+  text: Array,
+  text_mask: AttentionMask | None,
 ) -> Array:
   """Apply cross-attention to the prompts at each token, or to the caption if objects is None.
 
@@ -81,7 +118,7 @@ def masked_cross_attention(
     h: [B, N, d].
     objects: object sets and prompts; None for the TI2V baseline.
     text: [B, M, d], the projected caption.
-    text_mask: which tokens may attend to which caption tokens.
+    text_mask: which tokens may attend to which caption tokens; all if None.
 
   Returns:
     [B, N, d].

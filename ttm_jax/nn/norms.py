@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ttm_jax.nn.modulation import rms_norm
+from ttm_jax.nn.modulation import layer_norm, rms_norm
 
 Array = jax.Array
 
@@ -26,18 +26,32 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-  """Normalize the last axis, with scale and bias (eps 1e-5), in float32."""
+  """Normalize the last axis, in float32.
 
-  def __init__(self, d: int):
-    self.scale = nnx.Param(jnp.ones((d,), jnp.float32))
-    self.bias = nnx.Param(jnp.zeros((d,), jnp.float32))
+  Attributes:
+    scale, bias: float32 [d]; None without `affine`.
+    eps: added to the variance.
+  """
+
+  def __init__(self, d: int, eps: float = 1e-5, affine: bool = True):
+    self.scale = nnx.Param(jnp.ones((d,), jnp.float32)) if affine else None
+    self.bias = nnx.Param(jnp.zeros((d,), jnp.float32)) if affine else None
+    self.eps = eps
 
   def __call__(self, x: Array) -> Array:
     """Normalize x [..., d]."""
-    y = x.astype(jnp.float32)
-    y = y - y.mean(-1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + 1e-5)
-    return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+    if self.scale is None or self.bias is None:
+      return layer_norm(x, jnp.ones(()), jnp.zeros(()), self.eps)
+    return layer_norm(x, self.scale[...], self.bias[...], self.eps)
+
+  def modulated(self, x: Array, shift: Array, scale: Array) -> Array:
+    """Return normalized x * (1 + scale) + shift, for a norm without parameters of its own.
+
+    Args:
+      x: [B, N, d].
+      shift, scale: float32 [B, 1, d] or [B, N, d].
+    """
+    return layer_norm(x, 1 + scale, shift, self.eps)
 
 
 class GroupNorm(nnx.Module):

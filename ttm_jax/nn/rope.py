@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ttm_jax.ops.object_attention import sort
+
 Array = jax.Array
 
 
@@ -20,6 +22,14 @@ class Rotation:
 
   cos: Array
   sin: Array
+
+  def sorted(self, order: Array) -> 'Rotation':
+    """Return the rotation of tokens in another order, int32 [B, N]; see `sort`."""
+
+    def moved(table: Array) -> Array:
+      return sort(jnp.broadcast_to(table, (*order.shape, table.shape[-1])), order)
+
+    return Rotation(moved(self.cos), moved(self.sin))
 
 
 def grid_rotation(

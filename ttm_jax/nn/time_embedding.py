@@ -24,9 +24,9 @@ class TimeEmbedding(nnx.Module):
     self.width = width
 
   def __call__(self, t: Array) -> Array:
-    """Map t, float32 [B], to float32 [B, d]."""
+    """Map t, float32 [...], to float32 [..., d]."""
     half = self.width // 2
     frequencies = jnp.exp(-math.log(10_000) * jnp.arange(half, dtype=jnp.float32) / half)
-    angles = t[:, None] * frequencies
+    angles = t[..., None] * frequencies
     waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
     return self.out(jax.nn.silu(self.hidden(waves)))

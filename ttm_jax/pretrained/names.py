@@ -38,6 +38,13 @@ LAYOUTS = {
   'conv': TensorLayout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),
   # A 1-D convolution: [out, in, t] <-> [t, in, out].
   'conv1d': TensorLayout(np.transpose, np.transpose),
+  # A convolution over patches of 1 x 2 x 2, linear here: [out, in, 1, 2, 2] <-> [2 * 2 * in, out].
+  'patch': TensorLayout(
+    lambda x: x[:, :, 0].transpose(2, 3, 1, 0).reshape(-1, len(x)),
+    lambda x: x.reshape(2, 2, -1, x.shape[-1]).transpose(3, 2, 0, 1)[:, :, None],
+  ),
+  # A table with a leading axis of one: [1, ...] <-> [...].
+  'row': TensorLayout(lambda x: x[0], lambda x: x[None]),
 }
 
 

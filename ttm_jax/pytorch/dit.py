@@ -14,7 +14,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from .attention import AttentionMask, sort, sort_by_object, unsort
+from .attention import AttentionMask, sort, unsort
 from .conditioning import EVERYONE, Condition
 from .layers import INIT_STD, Attention, Linear, RMSNorm, SwiGLU, TimeEmbedding
 from .masked_attention import (
@@ -66,10 +66,10 @@ class Block(nn.Module):
     table[[2, 5]] += 1
     self.table = nn.Parameter(table)
     self.norm1 = RMSNorm(width)
-    self.attn = Attention(width, heads, qk_norm=qk_norm)
+    self.attn = Attention(width, heads, qk_norm='head' if qk_norm else None)
     self.masked_attn: nn.Module | None = None
     self.norm2 = RMSNorm(width)
-    self.cross_attn = Attention(width, heads, qk_norm=qk_norm)
+    self.cross_attn = Attention(width, heads, qk_norm='head' if qk_norm else None)
     self.masked_cross_attn: nn.Module | None = None
     self.norm3 = RMSNorm(width)
     self.ffn = SwiGLU(width, ffn)
@@ -246,11 +246,7 @@ class TTMTransformer(Model):
       return None
     (masks,) = condition.objects.token_masks
     prompts, bits = self.text(condition.objects.prompts, dtype, prompts=True)
-    region, present = masks.region.flatten(1), masks.present.flatten(1)
-    order = sort_by_object(region, present)
-    region, present = sort(region, order), sort(present, order)
-    own = AttentionMask.make(region, region, self.attention)
-    return ObjectMasks(order, own, prompts, AttentionMask.make(present, bits, self.attention))
+    return ObjectMasks.make(masks, prompts, bits, self.attention)
 
   def _check(self, x_t: Tensor, condition: Condition) -> None:
     config = self.config

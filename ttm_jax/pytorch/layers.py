@@ -85,9 +85,11 @@ class Attention(nn.Module):
   Args:
     d: channels of the queries and of the output.
     heads: number of heads.
-    qk_norm: whether each head of queries and keys is normalized (RMSNorm).
+    qk_norm: RMSNorm of queries and keys: 'head' over each head, 'width' over all heads together, or
+      None.
     d_context: channels of the context, d by default.
-    out_bias: whether the output projection has a bias.
+    qkv_bias, out_bias: whether the input projections and the output projection have biases.
+    eps: epsilon of the RMSNorms.
   """
 
   def __init__(
@@ -95,22 +97,29 @@ class Attention(nn.Module):
     d: int,
     heads: int,
     *,
-    qk_norm: bool = True,
+    qk_norm: str | None = 'head',
     d_context: int | None = None,
+    qkv_bias: bool = False,
     out_bias: bool = False,
+    eps: float = 1e-5,
   ):
     super().__init__()
     d_context = d_context or d
-    self.query = Linear(d, d)
-    self.key = Linear(d_context, d)
-    self.value = Linear(d_context, d)
+    self.query = Linear(d, d, bias=qkv_bias)
+    self.key = Linear(d_context, d, bias=qkv_bias)
+    self.value = Linear(d_context, d, bias=qkv_bias)
     self.out = Linear(d, d, bias=out_bias)
-    self.query_norm = RMSNorm(d // heads) if qk_norm else None
-    self.key_norm = RMSNorm(d // heads) if qk_norm else None
-    self.heads = heads
+    normed = d if qk_norm == 'width' else d // heads
+    self.query_norm = RMSNorm(normed, eps) if qk_norm else None
+    self.key_norm = RMSNorm(normed, eps) if qk_norm else None
+    self.heads, self.qk_norm = heads, qk_norm
 
   def forward(
-    self, x: Tensor, context: Tensor | None = None, pairs: AttentionMask | None = None
+    self,
+    x: Tensor,
+    context: Tensor | None = None,
+    pairs: AttentionMask | None = None,
+    rotation: tuple[Tensor, Tensor] | None = None,
   ) -> Tensor:
     """Return attention of x to the context, [B, N, d].
 
@@ -119,20 +128,40 @@ class Attention(nn.Module):
       context: keys and values, float [B, M, d_context]; None for self-attention.
       pairs: the allowed pairs; None for all. A query without any allowed key gets exactly 0, even
         if there is an output bias.
+      rotation: cosine and sine of the rotary position embedding, see `rotate`.
     """
     context = x if context is None else context
-    q, k, v = (
-      y.unflatten(-1, (self.heads, -1))
-      for y in (self.query(x), self.key(context), self.value(context))
-    )
-    if self.query_norm is not None and self.key_norm is not None:
-      q, k = self.query_norm(q), self.key_norm(k)
+    q = self._normed(self.query(x), self.query_norm)
+    k = self._normed(self.key(context), self.key_norm)
+    v = self.value(context).unflatten(-1, (self.heads, -1))
+    if rotation is not None:
+      q, k = rotate(q, rotation), rotate(k, rotation)
     q, k, v = (y.transpose(1, 2) for y in (q, k, v))
     y = object_attention(q, k, v, pairs)
     y = self.out(y.transpose(1, 2).flatten(2))
     if pairs is not None and self.out.bias is not None:
       y = torch.where(pairs.reads[..., None], y, 0)
     return y
+
+  def _normed(self, y: Tensor, norm: nn.Module | None) -> Tensor:
+    """Normalize y [B, N, d] and split it into heads, in the order that `qk_norm` asks for."""
+    if norm is None:
+      return y.unflatten(-1, (self.heads, -1))
+    if self.qk_norm == 'width':
+      return norm(y).unflatten(-1, (self.heads, -1))
+    return norm(y.unflatten(-1, (self.heads, -1)))
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+  """Rotate each pair of neighboring channels (2 i, 2 i + 1) by an angle (rotary embedding).
+
+  Args:
+    x: [B, N, H, D].
+    rotation: cosine and sine of the angles, float32 [B or 1, N, 1, D / 2] each.
+  """
+  cos, sin = rotation
+  even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+  return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
 
 
 class TimeEmbedding(nn.Module):

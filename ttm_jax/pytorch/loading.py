@@ -24,12 +24,14 @@ from .schedulers import FlowMatchingScheduler, ZeroSNRScheduler
 from .tae import TTMTemporalAutoencoder
 from .text_encoder import TTMTextEncoder
 from .unet import TTMUNet
+from .wan import TTMWanTransformer
 
 CLASSES: dict[str, Any] = {
   kind.__name__: kind
   for kind in (
     TTMTransformer,
     TTMUNet,
+    TTMWanTransformer,
     TTMLinearCodec,
     TTMTemporalAutoencoder,
     TTMImageCodec,

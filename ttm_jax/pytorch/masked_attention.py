@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .attention import AttentionMask
+from .attention import AttentionMask, sort, sort_by_object
+from .conditioning import TokenMasks
 
 
 class ObjectMasks(NamedTuple):
@@ -29,13 +30,31 @@ class ObjectMasks(NamedTuple):
   prompts: Tensor
   prompt_mask: AttentionMask
 
+  @classmethod
+  def make(
+    cls, masks: TokenMasks, prompts: Tensor, prompt_bits: Tensor, implementation: str | None
+  ) -> 'ObjectMasks':
+    """Sort the tokens of a grid by object and return the masks in sorted order.
+
+    Args:
+      masks: the object sets on the grid.
+      prompts: float [B, M, d], the projected prompts of all objects.
+      prompt_bits: int32 [B, M], the object of each prompt token.
+      implementation: of the attention, see `AttentionMask.make`.
+    """
+    region, present = masks.region.flatten(1), masks.present.flatten(1)
+    order = sort_by_object(region, present)
+    region, present = sort(region, order), sort(present, order)
+    own = AttentionMask.make(region, region, implementation)
+    return cls(order, own, prompts, AttentionMask.make(present, prompt_bits, implementation))
+
 
 class MaskedLayer(nn.Module):
   """h + tanh(alpha) * attention(norm(h)), with a scalar gate (as in GLIGEN).
 
   Args:
     norm: normalization without time modulation.
-    attention: attention layer, called as (x, context, mask).
+    attention: attention layer, called as (x, context, mask), and with a rotation if one is given.
 
   Attributes:
     alpha: float32 scalar, the gate before tanh (GLIGEN's name); starts at 0.
@@ -48,7 +67,11 @@ class MaskedLayer(nn.Module):
     self.alpha = nn.Parameter(torch.zeros(()))
 
   def forward(
-    self, h: Tensor, context: Tensor | None = None, mask: AttentionMask | None = None
+    self,
+    h: Tensor,
+    context: Tensor | None = None,
+    mask: AttentionMask | None = None,
+    rotation: tuple[Tensor, Tensor] | None = None,
   ) -> Tensor:
     """Apply the layer to tokens h [B, N, d]; the result is like h.
 
@@ -56,21 +79,32 @@ class MaskedLayer(nn.Module):
       h: the tokens.
       context: keys and values, float [B, M, D]; None for self-attention.
       mask: the allowed pairs; None for all.
+      rotation: rotary position embedding, for backbones that have one.
     """
-    y = self.attention(self.norm(h), context, mask)
+    rotated = {} if rotation is None else {'rotation': rotation}
+    y = self.attention(self.norm(h), context, mask, **rotated)
     return h + (self.alpha.float().tanh() * y.float()).to(h.dtype)
 
 
-def masked_self_attention(layer: nn.Module, h: Tensor, objects: ObjectMasks | None) -> Tensor:
+def masked_self_attention(
+  layer: nn.Module,
+  h: Tensor,
+  objects: ObjectMasks | None,
+  rotation: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
   """Apply masked self-attention: h [B, N, d], sorted as `objects.order`; the result is like h.
 
   If `objects` is None, every token attends to all tokens (the TI2V baseline).
   """
-  return layer(h) if objects is None else layer(h, None, objects.self_mask)
+  return layer(h, None, None if objects is None else objects.self_mask, rotation)
 
 
 def masked_cross_attention(
-  layer: nn.Module, h: Tensor, objects: ObjectMasks | None, text: Tensor, text_mask: AttentionMask
+  layer: nn.Module,
+  h: Tensor,
+  objects: ObjectMasks | None,
+  text: Tensor,
+  text_mask: AttentionMask | None,
 ) -> Tensor:
   """Apply masked cross-attention to tokens h [B, N, d]; the result is like h.
 

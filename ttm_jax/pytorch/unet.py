@@ -333,7 +333,7 @@ def _extra(
   norm: nn.LayerNorm, sibling: Any, d: int, heads: int, d_context: int | None
 ) -> MaskedLayer:
   """Return a masked layer initialized from a norm and an attention, behind a gate of 0."""
-  attention = Attention(d, heads, qk_norm=False, d_context=d_context, out_bias=True)
+  attention = Attention(d, heads, qk_norm=None, d_context=d_context, out_bias=True)
   pairs = (
     (attention.query, sibling.to_q),
     (attention.key, sibling.to_k),

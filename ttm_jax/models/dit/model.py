@@ -15,6 +15,7 @@ from einops import rearrange
 from flax import nnx
 
 from ttm_jax.conditioning import EVERYONE, Condition
+from ttm_jax.models.patches import from_patches, patches
 from ttm_jax.nn.attention import Attention, AttentionMask
 from ttm_jax.nn.feed_forward import SwiGLU
 from ttm_jax.nn.linear import Linear, normal_init, zeros_init
@@ -29,7 +30,7 @@ from ttm_jax.nn.norms import RMSNorm
 from ttm_jax.nn.scan import scan_blocks, stack
 from ttm_jax.nn.time_embedding import TimeEmbedding
 from ttm_jax.ops import rematerialization
-from ttm_jax.ops.object_attention import sort, sort_by_object, unsort
+from ttm_jax.ops.object_attention import sort, unsort
 from ttm_jax.text.encoders import TextEncoderSpec, TextProjector
 
 Array = jax.Array
@@ -211,9 +212,9 @@ class DiT(nnx.Module):
     self._check(x_t, condition)
     _, frames, height, width, _ = x_t.shape
     grid = (frames, height // self.config.patch[0], width // self.config.patch[1])
-    h = self.embed(self._patches(x_t))
+    h = self.embed(patches(x_t, self.config.patch))
     if self.embed_visual is not None and condition.visual is not None:
-      h = h + self.embed_visual(self._patches(condition.visual))
+      h = h + self.embed_visual(patches(condition.visual, self.config.patch))
     text, text_bits = self.text(condition.text)
     time = jax.nn.silu(self.time(t))
     objects, positions = self._object_masks(condition), self._positions(grid)
@@ -233,15 +234,7 @@ class DiT(nnx.Module):
       h = unsort(h, objects.order)
     shift, scale = jnp.split(self.final_modulation(time)[:, None], 2, -1)
     out = self.head(self.norm.modulated(h, shift, scale)).astype(jnp.float32)
-    (p, q), (_, rows, columns) = self.config.patch, grid
-    return rearrange(
-      out, 'b (t h w) (p q c) -> b t (h p) (w q) c', t=frames, h=rows, w=columns, p=p, q=q
-    )
-
-  def _patches(self, x: Array) -> Array:
-    """Flatten x [B, T', H', W', C] to patches [B, N, p q C]."""
-    p, q = self.config.patch
-    return rearrange(x, 'b t (h p) (w q) c -> b (t h w) (p q c)', p=p, q=q)
+    return from_patches(out, (frames, height, width), self.config.patch)
 
   def _positions(self, grid: tuple[int, int, int]) -> Array:
     """Return the position embedding of a token grid, float32 [N, d]."""
@@ -255,10 +248,8 @@ class DiT(nnx.Module):
       return None
     (masks,) = condition.objects.token_masks
     prompts, bits = self.text(condition.objects.prompts, prompts=True)
-    region, present = (x.reshape(x.shape[0], -1) for x in (masks.region, masks.present))
-    order = sort_by_object(region, present)
-    region, present = sort(region, order), sort(present, order)
-    return ObjectMasks(order, self._mask(region, region), prompts, self._mask(present, bits))
+    config = self.config
+    return ObjectMasks.make(masks, prompts, bits, config.width // config.heads, config.dtype)
 
   def _mask(self, q_bits: Array, k_bits: Array) -> AttentionMask:
     config = self.config

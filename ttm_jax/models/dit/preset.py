@@ -8,11 +8,12 @@ from flax import nnx
 from ttm_jax.codecs.tae import TAE, TAEConfig
 from ttm_jax.errors import InputError
 from ttm_jax.models.dit import convert
-from ttm_jax.models.dit.flops import forward_flops
 from ttm_jax.models.dit.model import DiT, DiTConfig
 from ttm_jax.models.dit.sharding import SHARDING
-from ttm_jax.models.dit.transfer import transfer
+from ttm_jax.models.patches import token_grid
 from ttm_jax.models.preset import Grid, Latents, Preset, TorchModel, TypicalInput
+from ttm_jax.models.stacked_transfer import transfer
+from ttm_jax.models.transformer_flops import forward_flops
 from ttm_jax.processes.flow_matching import FlowMatching
 from ttm_jax.text.encoders import TextEncoderSpec
 
@@ -23,13 +24,7 @@ def grids(config: DiTConfig, height: int, width: int) -> tuple[Grid, ...]:
   Raises:
     InputError: if the latents do not divide into tokens.
   """
-  p, q = config.patch
-  if height % p or width % q:
-    raise InputError(
-      f'latents of {height} x {width} do not divide into tokens of {p} x {q}: choose another'
-      ' size of the clips, or another codec'
-    )
-  return ((height // p, width // q),)
+  return (token_grid(height, width, config.patch),)
 
 
 def check_latents(config: DiTConfig, latents: Latents) -> None:
@@ -42,9 +37,7 @@ def check_latents(config: DiTConfig, latents: Latents) -> None:
 
 
 def _flops(config: DiTConfig, latents: Latents, text: int, prompts: int, allowed: float) -> float:
-  frames, height, width = latents
-  tokens = frames * (height // config.patch[0]) * (width // config.patch[1])
-  return forward_flops(config, tokens, text, prompts, allowed)
+  return forward_flops(config, latents, text, prompts, allowed, patch=config.patch, ffn_kernels=3)
 
 
 def _specs(params: Mapping[str, Any], config: DiTConfig) -> list[tuple[str, tuple[int, ...]]]:

@@ -1,4 +1,8 @@
-"""Initialize one DiT from the parameters of another."""
+"""Initialize a transformer of stacked blocks from the parameters of another.
+
+The parameters of such a network are `masked_blocks` and `blocks`, stacked along the layers, and
+others that are shared by all tasks.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +12,7 @@ SIBLINGS = {'masked_attn': ('norm1', 'attn'), 'masked_cross_attn': ('norm2', 'cr
 
 
 def transfer(source: dict, target: dict) -> dict:
-  """Return the parameters of a DiT, initialized from a DiT with another task or masked blocks.
+  """Return parameters initialized from a network with another task or other masked blocks.
 
   The layers of the source are redistributed between masked blocks and the rest. Parameters that the
   source lacks, or that belong to another visual condition, keep their initial values: zero input
@@ -46,7 +50,9 @@ def _masked_blocks(source: dict, target: dict, plain: dict) -> dict:
     if same_number and name in source['masked_blocks']:
       blocks[name] = source['masked_blocks'][name]
     else:
-      blocks[name] = {**blocks[name], 'norm': plain[norm], 'attention': plain[sibling]}
+      # A norm without parameters leaves the norm of the masked layer as it is.
+      norms = {'norm': plain[norm]} if norm in plain else {}
+      blocks[name] = {**blocks[name], **norms, 'attention': plain[sibling]}
   return blocks
 
 
