@@ -45,7 +45,8 @@ def test_tasks_see_what_the_paper_gives_them():
   assert condition.visual is None and condition.objects is None
   target, condition = tasks.IMAGE_TO_VIDEO.split(batch)
   assert target is batch.video and condition.text is batch.caption
-  assert condition.visual is batch.first_frame and condition.objects is None
+  np.testing.assert_array_equal(condition.visual, batch.first_frame)
+  assert condition.objects is None
   target, condition = tasks.IMAGE_TO_MOTION.split(batch)
   assert target is batch.trajectory and condition.text is batch.motion and condition.objects is None
   np.testing.assert_array_equal(condition.visual[..., :3], batch.first_frame)

@@ -15,7 +15,7 @@ from ttm_jax.models.preset import Preset
 from ttm_jax.models.unet.preset import PRESET as UNET
 from ttm_jax.models.wan.preset import PRESET as WAN
 from ttm_jax.settings import from_config
-from ttm_jax.tasks import TASKS
+from ttm_jax.tasks import CLEAN, CONCAT, FIRST_FRAME, TASKS
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (DIT, UNET, WAN)}
 
@@ -55,7 +55,8 @@ def preset_of_network(class_name: str) -> Preset | None:
 def model_config(config: ConfigDict) -> Any:
   """Return the model config dataclass of a run.
 
-  `visual_channels` is set by the task: its number of visual latents times the latent channels.
+  `visual_channels` is set by the task and `config.first_frame`: the number of visual latents times
+  the latent channels.
 
   Raises:
     InputError: If the task, the preset or a field of `config.model` is unknown, or a value is
@@ -65,6 +66,14 @@ def model_config(config: ConfigDict) -> Any:
     raise InputError(
       f'task {config.task!r} is unknown: choose one of {sorted(TASKS)}{nearest(config.task, TASKS)}'
     )
-  sizes: Any = from_config(preset(config.preset).config, config.model, 'model')
-  visual = TASKS[config.task].visual_latents * sizes.channels
+  first, chosen = config.get('first_frame', CONCAT), preset(config.preset)
+  if first not in FIRST_FRAME:
+    raise InputError(f'config.first_frame must be one of {FIRST_FRAME}, got {first!r}')
+  if first == CLEAN and not chosen.frame_times:
+    raise InputError(
+      f'preset {chosen.name!r} has one time for all frames, so that it cannot take a first frame'
+      f' without noise: set --config.first_frame={CONCAT}'
+    )
+  sizes: Any = from_config(chosen.config, config.model, 'model')
+  visual = len(TASKS[config.task].concatenated(first)) * sizes.channels
   return dataclasses.replace(sizes, visual_channels=visual)

@@ -6,7 +6,6 @@ images are encoded as one-frame clips and repeated along T'.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -45,47 +44,81 @@ class Batch:
   objects: Objects
 
 
+CONCAT, CLEAN = 'concat', 'clean'
+FIRST_FRAME = (CONCAT, CLEAN)
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
   """A training task of a denoiser.
 
   Attributes:
     name: Name of the task in `config.task`.
-    visual_latents: Number of latents that the visual condition concatenates along channels.
-    split: Function from a batch to (target latents, condition).
+    target: Name of the target latents in a `Batch`.
+    text: Name of the text in a `Batch`.
+    visual: Names of the latents that the visual condition concatenates along channels.
+    first: Which of `visual` is the first frame of the target; None if the target has no given first
+      frame.
+    has_objects: Whether the condition has token masks and object prompts.
   """
 
   name: str
-  visual_latents: int
-  split: Callable[[Batch], tuple[Array, Condition]]
+  target: str
+  text: str
+  visual: tuple[str, ...] = ()
+  first: str | None = None
+  has_objects: bool = False
 
+  def concatenated(self, first_frame: str) -> tuple[str, ...]:
+    """Return the names of the latents that are concatenated along channels.
 
-def _text_to_video(batch: Batch) -> tuple[Array, Condition]:
-  return batch.video, Condition(text=batch.caption)
+    Args:
+      first_frame: How the first frame of the target is given: CONCAT, as channels (the paper), or
+        CLEAN, as a latent frame without noise (Wan 2.2 TI2V).
+    """
+    return tuple(name for name in self.visual if first_frame == CONCAT or name != self.first)
 
+  def split(self, batch: Batch, first_frame: str = CONCAT) -> tuple[Array, Condition]:
+    """Return the target latents and the condition of a batch.
 
-def _image_to_video(batch: Batch) -> tuple[Array, Condition]:
-  return batch.video, Condition(text=batch.caption, visual=batch.first_frame)
-
-
-def _image_to_motion(batch: Batch) -> tuple[Array, Condition]:
-  visual = jnp.concatenate([batch.first_frame, batch.first_mask], axis=-1)
-  return batch.trajectory, Condition(text=batch.motion, visual=visual)
-
-
-def _motion_to_video(batch: Batch) -> tuple[Array, Condition]:
-  visual = jnp.concatenate([batch.first_frame, batch.given_trajectory], axis=-1)
-  return batch.video, Condition(text=batch.caption, visual=visual, objects=batch.objects)
+    Args:
+      batch: A batch of B samples.
+      first_frame: See `concatenated`.
+    """
+    visual = [getattr(batch, name) for name in self.concatenated(first_frame)]
+    clean = first_frame == CLEAN and self.first is not None
+    condition = Condition(
+      text=getattr(batch, self.text),
+      visual=jnp.concatenate(visual, axis=-1) if visual else None,
+      objects=batch.objects if self.has_objects else None,
+      clean_frame=getattr(batch, self.first)[:, :1] if clean and self.first else None,
+    )
+    return getattr(batch, self.target), condition
 
 
 # Pretraining, and fine-tuning of open weights.
-TEXT_TO_VIDEO = Task('text_to_video', 0, _text_to_video)
+TEXT_TO_VIDEO = Task('text_to_video', 'video', 'caption')
 # The single-stage TI2V baseline (paper, section 4.2).
-IMAGE_TO_VIDEO = Task('image_to_video', 1, _image_to_video)
+IMAGE_TO_VIDEO = Task(
+  'image_to_video', 'video', 'caption', visual=('first_frame',), first='first_frame'
+)
 # Stage 1 (paper, section 3.2).
-IMAGE_TO_MOTION = Task('image_to_motion', 2, _image_to_motion)
+IMAGE_TO_MOTION = Task(
+  'image_to_motion',
+  'trajectory',
+  'motion',
+  visual=('first_frame', 'first_mask'),
+  first='first_mask',
+)
 # Stage 2 (paper, section 3.3).
-MOTION_TO_VIDEO = Task('motion_to_video', 2, _motion_to_video)
+MOTION_TO_VIDEO = Task(
+  'motion_to_video',
+  'video',
+  'caption',
+  visual=('first_frame', 'given_trajectory'),
+  first='first_frame',
+  has_objects=True,
+)
 
 TASKS: dict[str, Task] = {
   task.name: task for task in (TEXT_TO_VIDEO, IMAGE_TO_VIDEO, IMAGE_TO_MOTION, MOTION_TO_VIDEO)

@@ -16,6 +16,7 @@ from ttm_jax.errors import InputError
 from ttm_jax.exporting.files import Spec
 from ttm_jax.models.preset import TorchModel
 from ttm_jax.presets import preset
+from ttm_jax.tasks import CONCAT
 from ttm_jax.text.encoders import WORDS
 from ttm_jax.training import runs
 from ttm_jax.training.checkpoint import Checkpoints
@@ -108,6 +109,7 @@ class StageRun:
       'palette': self.context.encoding.palette,
       'grids': [list(grid) for grid in self.context.encoding.grids],
       'cross_mask': self.config.data.cross_mask,
+      'first_frame': self.config.get('first_frame', CONCAT),
       'steps': self.config.process.steps,
       'visual_scale': sampling.visual_scale,
       'text_scale': sampling.text_scale,

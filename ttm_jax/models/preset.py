@@ -97,6 +97,8 @@ class Preset:
     text_prefix: prepended to captions and motion prompts for pretrained text encoders; `{fps}` is
       replaced by the frame rate of the clips.
     splits_tokens: whether mesh axis `sequence` may split the tokens.
+    frame_times: whether the network takes a time for each latent frame, as a clean first frame
+      needs (`config.first_frame`).
     gathers_weights: whether its layers are so narrow that an all-gather of weights is faster than
       communicating activations, see `parallel.compiler`.
   """
@@ -118,6 +120,7 @@ class Preset:
   task_fields: frozenset[str] = TASK_FIELDS
   text_prefix: str = ''
   splits_tokens: bool = True
+  frame_times: bool = False
   gathers_weights: bool = False
 
   def build(

@@ -67,12 +67,19 @@ class Condition(NamedTuple):
       None.
     objects: inputs of the masked layers. With None the masked layers of a network are unmasked:
       self-attention among all tokens, cross-attention to `text` (the TI2V baseline).
+    clean_frame: the first latent frame [B, C, 1, H', W'], if it is given without noise (as in Wan
+      2.2 TI2V), or None; see `predict_frames`.
   """
 
   text: Text
   visual: Tensor | None = None
   objects: Objects | None = None
+  clean_frame: Tensor | None = None
 
+
+# How the image is given: as channels (the paper), or as a first latent frame without noise.
+CONCAT, CLEAN = 'concat', 'clean'
+FIRST_FRAME = (CONCAT, CLEAN)
 
 Predict = Callable[[Tensor, Tensor, Condition], Tensor]
 
@@ -105,6 +112,28 @@ def prompt_tokens(embedding: Tensor, length: Tensor) -> Tokens:
   return Tokens(embedding.flatten(1, 2), bits.flatten(1, 2))
 
 
+def with_clean_frame(latents: Tensor, condition: Condition) -> Tensor:
+  """Replace the first frame of latents [B, C, T', H', W'] by the clean one, if there is one."""
+  clean = condition.clean_frame
+  return latents if clean is None else torch.cat([clean, latents[:, :, 1:]], 2)
+
+
+def predict_frames(model: Predict, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+  """Call a network; a clean first frame replaces that of x_t and has time 0 (data).
+
+  Args:
+    model: the network.
+    x_t: noisy latents [B, C, T', H', W'].
+    t: time as the network takes it, float32 [B], 1000 at noise and 0 at data.
+    condition: a batch of B samples.
+  """
+  if condition.clean_frame is None:
+    return model(x_t, t, condition)
+  times = t[:, None].repeat(1, x_t.shape[2])
+  times[:, 0] = 0
+  return model(with_clean_frame(x_t, condition), times, condition)
+
+
 def without(condition: Condition, null_text: Condition, *, visual: bool) -> Condition:
   """Return a condition without its text and, with `visual`, without its visual condition.
 
@@ -131,7 +160,7 @@ def without(condition: Condition, null_text: Condition, *, visual: bool) -> Cond
       nowhere = [(torch.ones_like(p.region), torch.zeros_like(p.present)) for p in token_masks]
       token_masks = tuple(TokenMasks(*masks) for masks in nowhere)
     objects = Objects(token_masks, _like(null_text.objects.prompts, objects.prompts))
-  return Condition(_like(null_text.text, condition.text), picture, objects)
+  return Condition(_like(null_text.text, condition.text), picture, objects, condition.clean_frame)
 
 
 def stacked(*conditions: Condition) -> Condition:
@@ -143,11 +172,14 @@ def stacked(*conditions: Condition) -> Condition:
       for name in all_texts[0]
     }
 
-  visual = [c.visual for c in conditions if c.visual is not None]
+  def joined(tensors: list[Tensor | None]) -> Tensor | None:
+    given = [x for x in tensors if x is not None]
+    return torch.cat(given) if given else None
+
   objects = [c.objects for c in conditions if c.objects is not None]
   return Condition(
     texts([c.text for c in conditions]),
-    torch.cat(visual) if visual else None,
+    joined([c.visual for c in conditions]),
     Objects(
       tuple(
         TokenMasks(*map(torch.cat, zip(*grids, strict=True)))
@@ -157,6 +189,7 @@ def stacked(*conditions: Condition) -> Condition:
     )
     if objects
     else None,
+    joined([c.clean_frame for c in conditions]),
   )
 
 

@@ -17,6 +17,7 @@ from ttm_jax.errors import InputError
 from ttm_jax.json_file import read_object
 from ttm_jax.untrusted import check_links, identifier, inside, is_repository
 
+from .conditioning import FIRST_FRAME
 from .dit import TTMTransformer
 from .image_codec import TTMImageCodec
 from .linear import TTMLinearCodec
@@ -150,6 +151,7 @@ _SETTINGS: dict[str, Callable[[Any], bool]] = {
   'palette': lambda value: isinstance(value, str),
   'grids': lambda value: isinstance(value, list) and all(_are_sizes(pair, 2) for pair in value),
   'cross_mask': lambda value: isinstance(value, str),
+  'first_frame': lambda value: value in FIRST_FRAME,
   'steps': _is_size,
   'visual_scale': _is_number,
   'text_scale': _is_number,

@@ -9,6 +9,7 @@
 """
 
 import dataclasses
+import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,15 @@ from ttm_jax.media.images import to_rgb
 from ttm_jax.media.label_images import read_mask_image
 from ttm_jax.trajectory import PALETTES, decode, render, token_presence, token_regions
 
-from .conditioning import Condition, Objects, TokenMasks, guided
+from .conditioning import (
+  CLEAN,
+  Condition,
+  Objects,
+  TokenMasks,
+  guided,
+  predict_frames,
+  with_clean_frame,
+)
 from .loading import (
   check_paths,
   find_folder,
@@ -438,11 +447,16 @@ class TTMPipeline(DiffusionPipeline):
       masks = ids
     painted = self._encode(render(masks, settings['palette']))
     frames = self.config.video['latents'][1]
-    repeated = [x.expand(-1, -1, frames, -1, -1) for x in (first, painted)]
+    clean = None
+    visual = [first, painted]
+    if settings['first_frame'] == CLEAN:  # The first frame of the target is given as it is.
+      clean = painted if ids is None else first
+      visual = [first] if ids is None else [painted]
+    repeated = [x.expand(-1, -1, frames, -1, -1) for x in visual]
     objects = None
     if ids is not None:
       objects = Objects(self._places(ids, settings), texts.objects.prompts)
-    condition = Condition(texts.text, torch.cat(repeated, 1), objects)
+    condition = Condition(texts.text, torch.cat(repeated, 1), objects, clean)
     return _placed(condition, device)
 
   def _check_objects(
@@ -492,7 +506,7 @@ class TTMPipeline(DiffusionPipeline):
     _set_timesteps(scheduler, chosen('steps'), device)
     scales = [chosen(name) for name in ('visual_scale', 'text_scale', 'rescale')]
     null = _placed(self.text_encoder.null(stage), device)
-    predict = guided(model, condition, null, *scales)
+    predict = guided(functools.partial(predict_frames, model), condition, null, *scales)
     x = noise.to(device, torch.float32) * scheduler.init_noise_sigma
     self.stage = stage
     with self.progress_bar(total=len(scheduler.timesteps)) as bar:
@@ -504,7 +518,7 @@ class TTMPipeline(DiffusionPipeline):
         x = told(step, t, scheduler.step(prediction, t, x).prev_sample)
         bar.update()
     self.stage = ''
-    return x
+    return with_clean_frame(x, condition)
 
   def _encode(self, pixels: np.ndarray) -> Tensor:
     """Encode uint8 pixels [B, T, H, W, 3] to float32 latents [B, C, T', H', W']."""

@@ -27,7 +27,7 @@ from ttm_jax.parallel import compiler
 from ttm_jax.parallel.mesh import check_heads
 from ttm_jax.presets import model_config, preset
 from ttm_jax.settings import first_difference, from_config
-from ttm_jax.tasks import TASKS
+from ttm_jax.tasks import CONCAT, TASKS
 from ttm_jax.text.encoders import total_tokens
 from ttm_jax.training.objective import Arrays, Metrics, gather, has_validation, held_out
 from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
@@ -52,6 +52,7 @@ class Denoiser:
     self.model_config: Any = model_config(config)  # Checks task and preset.
     self.preset = preset(config.preset)
     self.task = TASKS[config.task]
+    self.first_frame = config.get('first_frame', CONCAT)
     self.process: Any = from_config(self.preset.process, config.process, 'process')
     self.encoders = context.encoding.encoders
     self.null_text = text_condition(
@@ -68,7 +69,7 @@ class Denoiser:
     """Return the network as the process calls it: (x_t, t in 0..1, condition) -> prediction."""
 
     def predict(x_t: Array, t: Array, condition: Condition) -> Array:
-      return model(x_t, self.process.network_time(t), condition)
+      return conditioning.predict_frames(model, self.process.network_time, x_t, t, condition)
 
     return predict
 
@@ -80,7 +81,7 @@ class Denoiser:
       key: for drawing the target latents from the codec's posterior.
     """
     batch = to_batch(arrays, list(self.encoders), self.config.data.cross_mask, key)
-    return self.task.split(batch)
+    return self.task.split(batch, self.first_frame)
 
   def sample(
     self,
@@ -119,7 +120,7 @@ class Denoiser:
       after_step()
       return prediction
 
-    return self.process.sample(predict, noise)
+    return conditioning.with_clean_frame(self.process.sample(predict, noise), condition)
 
 
 class Denoising:
@@ -278,7 +279,7 @@ class Denoising:
     )
 
   def loss(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Metrics]:
-    """Return the mean squared error of the prediction, uniform over all latents, and metrics.
+    """Return the mean squared error of the prediction, uniform over generated latents, and metrics.
 
     Metrics are the loss, the loss in each interval of t (`by_time`) and 'gflops' per sample.
     """
@@ -293,6 +294,8 @@ class Denoising:
     x_t, wanted = process.corrupt(target, noise, t)
     with exact_gradients(self.config.train.gradient_dtype == 'float32'):
       error = self.denoiser.predictor(model)(x_t, t, condition) - wanted
+    if condition.clean_frame is not None:  # That frame is given, not generated.
+      error = error[:, 1:]
     losses = jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
     return losses.mean(), by_time(losses, t) | {'gflops': self._gflops(condition, len(losses))}
 

@@ -62,6 +62,7 @@ PRESET = Preset(
   forward_flops=_flops,
   check_latents=check_latents,
   open_weights=convert.open_weights,
+  frame_times=True,
   typical=TypicalInput(
     codec=lambda config: TAE(TAEConfig(channels=config.channels), rngs=nnx.Rngs(0)),
     encoders={'umt5': UMT5},
