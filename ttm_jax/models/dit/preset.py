@@ -13,7 +13,7 @@ from ttm_jax.models.dit.model import DiT, DiTConfig
 from ttm_jax.models.dit.sharding import SHARDING
 from ttm_jax.models.dit.transfer import transfer
 from ttm_jax.models.preset import Grid, Latents, Preset, TorchModel, TypicalInput
-from ttm_jax.processes.flow_matching import FlowMatching
+from ttm_jax.processes.flow_matching import FlowMatching, scheduler_config
 from ttm_jax.text.encoders import TextEncoderSpec
 
 
@@ -51,14 +51,6 @@ def _specs(params: Mapping[str, Any], config: DiTConfig) -> list[tuple[str, tupl
   return [(name, e.tensor_shape()) for e in convert.table(params) for name in e.theirs]
 
 
-def _scheduler_config(process: FlowMatching) -> dict[str, Any]:
-  return {
-    'emulated_steps': process.emulated_steps,
-    'sigma_min': process.sigma_min,
-    'prediction_type': process.prediction,
-  }
-
-
 PRESET = Preset(
   name='dit',
   config=DiTConfig,
@@ -87,6 +79,6 @@ PRESET = Preset(
     specs=_specs,
     to_torch=lambda params, config: convert.to_torch(params),
     from_torch=convert.from_torch,
-    scheduler_config=_scheduler_config,
+    scheduler_config=scheduler_config,
   ),
 )
