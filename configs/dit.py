@@ -43,6 +43,10 @@ def dit(task: str, masked_blocks: int = 0) -> ConfigDict:
       'emulated_steps': 250,
       'prediction': 'velocity',
       'mean': 0.0,
+      'shift': 1.0,  # Of training times, and of the shifted schedule.
+      'schedule': 'linear_quadratic',  # Or 'shifted'.
+      'solver': 'euler',  # Or 'unipc'.
+      'time_range': (0.0, 1.0),  # Noise levels of training.
     }
   )
   # Dtype in which weight gradients are summed: 'compute', or 'float32' at twice the bytes.

@@ -451,7 +451,7 @@ def test_the_generator_in_pytorch_reads_a_damaged_folder(folder, tmp_path):
   'part, name, value',
   [
     ('stage2', 'sparse', True),
-    ('motion_scheduler', 'shift', 3.0),
+    ('motion_scheduler', 'shift_terminal', 0.1),
     ('motion_scheduler', 'prediction_type', 'epsilon'),
     ('codec', 'shift_factor', 0.1),
   ],

@@ -26,6 +26,7 @@ WORDS = {'words': TextEncoderSpec(16, 16, 8)}
 NAMES = {
   'dit': ('demo_stage1', 'demo_stage2', 'ti2v_dit'),
   'unet': ('demo_unet_stage1', 'demo_unet_stage2', 'ti2v_unet'),
+  'wan': ('demo_wan_stage1', 'demo_wan_stage2', 'ti2v_wan'),
 }
 STAGE1, STAGE2, TI2V = range(3)
 
@@ -39,7 +40,7 @@ def card_packages(folder: Path) -> set[str]:
 
 def codec(preset: str, seed: int = 0) -> LinearCodec:
   """Return a linear codec fitted to random videos."""
-  patch = (2, 4, 4) if preset == 'dit' else (2, 2, 2)
+  patch = (2, 2, 2) if preset == 'unet' else (2, 4, 4)
   rng = np.random.default_rng(seed)
   small = rng.integers(0, 256, (3, tiny.FRAMES, 4, 4, 3)).astype(np.uint8)
   return LinearCodec.fit(small.repeat(4, 2).repeat(4, 3), patch, tiny.CHANNELS)

@@ -23,16 +23,22 @@ SHIPPED = (
   'demo_stage2',
   'demo_unet_stage1',
   'demo_unet_stage2',
+  'demo_wan_pretrain',
+  'demo_wan_stage1',
+  'demo_wan_stage2',
   'pretrain_dit',
   'scenes_codec',
   'scenes_stage1',
   'scenes_stage2',
   'stage1_dit',
   'stage1_unet',
+  'stage1_wan',
   'stage2_dit',
   'stage2_unet',
+  'stage2_wan',
   'ti2v_dit',
   'ti2v_unet',
+  'ti2v_wan',
 )
 
 FRAMES, SIDE, FPS = 4, 16, 8
@@ -58,6 +64,8 @@ _UNET = {
   'text_width': 16,
   'channels': CHANNELS,
 }
+_WAN = {'width': 32, 'layers': 2, 'heads': 2, 'ffn': 48, 'channels': CHANNELS}
+_SIZES = {'dit': _DIT, 'unet': _UNET, 'wan': _WAN}
 _TAE = {
   'channels': 4,
   'base_channels': 8,
@@ -70,8 +78,9 @@ _TAE = {
 
 
 def shipped(name: str) -> ConfigDict:
-  """Return a configuration as shipped."""
-  return importlib.import_module(f'ttm_jax.configs.{name}').get_config()
+  """Return a configuration as shipped; NAME:SIZE is one of its sizes."""
+  module, *size = name.split(':')
+  return importlib.import_module(f'ttm_jax.configs.{module}').get_config(*size)
 
 
 def shrunk(name: str, data: Path | str = '', **changes: Any) -> ConfigDict:
@@ -89,8 +98,7 @@ def shrunk(name: str, data: Path | str = '', **changes: Any) -> ConfigDict:
     config.data.frames = FRAMES
   else:
     masked = min(model.masked_blocks, 1)
-    sizes = _UNET if config.preset == 'unet' else _DIT
-    model.update(sizes | {'masked_blocks': masked})
+    model.update(_SIZES[config.preset] | {'masked_blocks': masked})
     config.process.steps = 4
     if config.init_from.startswith('pretrained:'):
       config.init_from = ''

@@ -22,7 +22,7 @@ from ttm_jax.nn.time_embedding import TimeEmbedding
 from ttm_jax.presets import register as register_preset
 from ttm_jax.pretrained.names import import_parameters, iterate_tensors
 from ttm_jax.pretrained.weights import Weights
-from ttm_jax.processes.flow_matching import FlowMatching
+from ttm_jax.processes.flow_matching import FlowMatching, scheduler_config
 from ttm_jax.text.encoders import TextEncoderSpec, TextProjector
 
 
@@ -157,11 +157,7 @@ PRESET = Preset(
     ],
     to_torch=lambda params, config: iterate_tensors(names(params), params),
     from_torch=lambda weights, like: import_parameters(names(like), weights),
-    scheduler_config=lambda process: {
-      'emulated_steps': process.emulated_steps,
-      'sigma_min': process.sigma_min,
-      'prediction_type': process.prediction,
-    },
+    scheduler_config=scheduler_config,
   ),
 )
 

@@ -2,11 +2,16 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ttm_jax.models.unet.preset import PRESET
-from ttm_jax.processes.flow_matching import FlowMatching, linear_quadratic_schedule
+from ttm_jax.processes.flow_matching import (
+  FlowMatching,
+  linear_quadratic_schedule,
+  scheduler_config,
+)
 from ttm_jax.processes.zero_snr import ZeroSNRDiffusion
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
@@ -15,7 +20,7 @@ diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed 
 from ttm_jax.pytorch.schedulers import FlowMatchingScheduler, ZeroSNRScheduler  # noqa: E402
 
 
-@pytest.mark.parametrize('prediction', ['velocity', 'data'])
+@pytest.mark.parametrize('prediction', ['velocity', 'data', 'flow'])
 def test_flow_matching_steps_as_ours(prediction):
   rng = np.random.default_rng(0)
   x, goal = rng.normal(size=(2, 2, 3, 4)).astype(np.float32)
@@ -34,6 +39,54 @@ def test_flow_matching_steps_as_ours(prediction):
     np.testing.assert_allclose(y, wanted, atol=2e-5)
   with pytest.raises(ValueError, match='even and at most 100, got 7'):
     scheduler.set_timesteps(7)
+
+
+@pytest.mark.parametrize('solver', ['euler', 'unipc'])
+@pytest.mark.parametrize('prediction', ['velocity', 'data', 'flow'])
+def test_shifted_flow_matching_steps_as_ours(prediction, solver):
+  rng = np.random.default_rng(1)
+  x, goal = rng.normal(size=(2, 2, 3, 4)).astype(np.float32)
+  for steps, shift in ((1, 5.0), (7, 1.0), (20, 5.0)):
+    process = FlowMatching(
+      0.0, steps, prediction=prediction, shift=shift, schedule='shifted', solver=solver
+    )
+    scheduler = FlowMatchingScheduler(**scheduler_config(process))
+
+    def predict(x, t, process=process):
+      return jnp.sin(2 * x + process.network_time(t[:, None, None]) / 500) + goal
+
+    wanted = process.sample(predict, x)
+    for _ in range(2):  # A second video starts anew.
+      scheduler.set_timesteps(steps)
+      y = torch.from_numpy(x)
+      for t in scheduler.timesteps:
+        seen = torch.sin(2 * y + t.float() / 500) + torch.from_numpy(goal)
+        y = scheduler.step(seen, t, y).prev_sample
+      np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-5)
+  with pytest.raises(ValueError, match='1 to 1000, got 0'):
+    scheduler.set_timesteps(0)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'prediction_type': 'epsilon'}, 'prediction_type must be one of'),
+    ({'schedule': 'karras'}, 'schedule must be one of'),
+    ({'solver': 'heun'}, 'solver must be one of'),
+    ({'shift': -1.0}, 'shift must be above 0 and at most 100, got -1'),
+    ({'solver': 'unipc'}, "needs schedule 'shifted' and sigma_min 0"),
+  ],
+)
+def test_values_that_flow_matching_refuses(changes, message):
+  with pytest.raises(ValueError, match=message):
+    FlowMatchingScheduler(**changes)
+
+
+def test_the_scheduler_is_saved_with_its_fields(tmp_path):
+  process = FlowMatching(0.0, 8, shift=3.0, schedule='shifted', solver='unipc', prediction='flow')
+  FlowMatchingScheduler(**scheduler_config(process)).save_pretrained(tmp_path)
+  found = FlowMatchingScheduler.from_pretrained(tmp_path)
+  assert {k: found.config[k] for k in scheduler_config(process)} == scheduler_config(process)
 
 
 @pytest.mark.parametrize('schedule, prediction', [('linear', 'v'), ('scaled_linear', 'data')])

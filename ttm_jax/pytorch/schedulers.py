@@ -1,19 +1,26 @@
 """The noise processes as diffusers schedulers: flow matching, and DDIM with zero terminal SNR.
 
-Both are first-order and draw no noise, so the initial noise determines the video. Tables are
-computed in float64 and stored in float32. `step` computes in float32, whatever the dtype of the
-network.
+Neither draws noise, so the initial noise determines the video. Tables are computed in float64 and
+stored in float32. `step` computes in float32, whatever the dtype of the network.
 """
 
 import dataclasses
 
 import numpy as np
 import torch
-from diffusers import ConfigMixin, DDIMScheduler, SchedulerMixin
+from diffusers import (
+  ConfigMixin,
+  DDIMScheduler,
+  FlowMatchEulerDiscreteScheduler,
+  SchedulerMixin,
+  UniPCMultistepScheduler,
+)
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 
-PREDICTIONS = ('velocity', 'data')
+PREDICTIONS = ('velocity', 'data', 'flow')
+SCHEDULES = ('linear_quadratic', 'shifted')
+SOLVERS = ('euler', 'unipc')
 
 
 @dataclasses.dataclass
@@ -28,7 +35,7 @@ class StepOutput(BaseOutput):
 
 
 class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
-  """Euler steps along the straight path from noise (t = 0) to data (t = 1).
+  """Steps along the straight path from noise (t = 0) to data (t = 1), like the JAX process.
 
   The path is x_t = t x + (1 - (1 - sigma_min) t) noise (Lipman et al. 2023). `timesteps` are the
   times as the network takes them: 1000 (1 - t), falling from 1000 at noise.
@@ -37,10 +44,16 @@ class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
     emulated_steps: number of steps of the linear schedule that the first half of the steps follows,
       see `linear_quadratic`.
     sigma_min: standard deviation of the noise that is left at t = 1.
-    prediction_type: prediction of the network, 'velocity' or 'data'.
+    prediction_type: prediction of the network: 'velocity' (data - noise), 'data', or 'flow' (noise
+      - data).
+    shift: of the shifted schedule.
+    schedule: 'linear_quadratic', or 'shifted': that of `FlowMatchEulerDiscreteScheduler` or
+      `UniPCMultistepScheduler`.
+    solver: 'euler', or 'unipc': the steps of `UniPCMultistepScheduler`, which must be taken in
+      order.
 
   Raises:
-    ValueError: if the prediction type is unknown, or sigma_min is not in [0, 1).
+    ValueError: if a value is unknown or out of range.
   """
 
   order = 1
@@ -51,26 +64,58 @@ class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
     emulated_steps: int = 250,
     sigma_min: float = 1e-5,
     prediction_type: str = 'velocity',
+    shift: float = 1.0,
+    schedule: str = 'linear_quadratic',
+    solver: str = 'euler',
   ):
-    if prediction_type not in PREDICTIONS:
-      raise ValueError(f'prediction_type must be one of {PREDICTIONS}, got {prediction_type!r}')
+    for name, value, known in (
+      ('prediction_type', prediction_type, PREDICTIONS),
+      ('schedule', schedule, SCHEDULES),
+      ('solver', solver, SOLVERS),
+    ):
+      if value not in known:
+        raise ValueError(f'{name} must be one of {known}, got {value!r}')
     if not 0 <= sigma_min < 1:
       raise ValueError(f'sigma_min must be 0 to below 1, got {sigma_min}')
+    if not 0 < shift <= 100:
+      raise ValueError(f'shift must be above 0 and at most 100, got {shift}')
+    if solver == 'unipc' and (schedule, sigma_min) != ('shifted', 0):
+      raise ValueError(
+        f"solver 'unipc' needs schedule 'shifted' and sigma_min 0, got {schedule!r} and {sigma_min}"
+      )
     self.init_noise_sigma = 1.0
+    self._multistep = UniPCMultistepScheduler(
+      prediction_type='sample' if prediction_type == 'data' else 'flow_prediction',
+      use_flow_sigmas=True,
+      flow_shift=shift,
+    )
 
   def set_timesteps(self, num_inference_steps: int, device=None) -> None:
     """Set `times`, `timesteps` and `num_inference_steps` for sampling.
 
     Args:
-      num_inference_steps: number of steps, even and at most `emulated_steps`.
+      num_inference_steps: number of steps: even and at most `emulated_steps` for the
+        linear-quadratic schedule, 1 to 1000 for the shifted one.
       device: of `timesteps`.
 
     Raises:
-      ValueError: if the number is odd, below 1 or above `emulated_steps`.
+      ValueError: if the number is out of range.
     """
-    self.num_inference_steps = num_inference_steps
-    times = linear_quadratic(num_inference_steps, self.config.emulated_steps)
-    self.times = times.astype(np.float32)
+    steps, shifted = num_inference_steps, self.config.schedule == 'shifted'
+    if shifted and not 0 < steps <= 1000:
+      raise ValueError(f'the number of steps must be 1 to 1000, got {steps}')
+    self.num_inference_steps = steps
+    if self.config.solver == 'unipc':
+      self._multistep.set_timesteps(steps, device)
+      self._multistep.set_begin_index(0)  # Otherwise it looks for it; timesteps may repeat.
+      self.times, self.timesteps = 1 - self._multistep.sigmas.numpy(), self._multistep.timesteps
+      return
+    if shifted:
+      theirs = FlowMatchEulerDiscreteScheduler(shift=self.config.shift)
+      theirs.set_timesteps(steps)
+      self.times = 1 - theirs.sigmas.numpy()
+    else:
+      self.times = linear_quadratic(steps, self.config.emulated_steps).astype(np.float32)
     self.timesteps = torch.from_numpy(np.float32(1000) * (1 - self.times[:-1])).to(device)
 
   def scale_model_input(self, sample: torch.Tensor, timestep=None) -> torch.Tensor:
@@ -80,22 +125,26 @@ class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
   def step(
     self, model_output: torch.Tensor, timestep, sample: torch.Tensor, return_dict: bool = True
   ) -> StepOutput | tuple[torch.Tensor]:
-    """Take one Euler step towards the data.
+    """Take one step towards the data.
 
     Args:
-      model_output: prediction of the network for `sample`, velocity or data.
+      model_output: prediction of the network for `sample`: velocity, data or flow.
       timestep: the current timestep, one of `timesteps`.
       sample: latents at this timestep.
       return_dict: whether to return a `StepOutput` or a tuple.
     """
+    kind, x, prediction = self.config.prediction_type, sample.float(), model_output.float()
+    if self.config.solver == 'unipc':
+      flow = -prediction if kind == 'velocity' else prediction
+      x = self._multistep.step(flow, timestep, x).prev_sample
+      return StepOutput(x) if return_dict else (x,)
     index = _index(self.timesteps, timestep)
     t, size = float(self.times[index]), float(self.times[index + 1] - self.times[index])
-    x, prediction = sample.float(), model_output.float()
-    if self.config.prediction_type == 'data':
+    if kind == 'data':
       keep = 1 - self.config.sigma_min
       noise = (x - t * prediction) / (1 - keep * t)
       prediction = prediction - keep * noise
-    x = x + size * prediction
+    x = x - size * prediction if kind == 'flow' else x + size * prediction
     return StepOutput(x) if return_dict else (x,)
 
   def add_noise(

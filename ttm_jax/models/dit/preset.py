@@ -14,7 +14,7 @@ from ttm_jax.models.patches import token_grid
 from ttm_jax.models.preset import Grid, Latents, Preset, TorchModel, TypicalInput
 from ttm_jax.models.stacked_transfer import transfer
 from ttm_jax.models.transformer_flops import forward_flops
-from ttm_jax.processes.flow_matching import FlowMatching
+from ttm_jax.processes.flow_matching import FlowMatching, scheduler_config
 from ttm_jax.text.encoders import TextEncoderSpec
 
 
@@ -42,14 +42,6 @@ def _flops(config: DiTConfig, latents: Latents, text: int, prompts: int, allowed
 
 def _specs(params: Mapping[str, Any], config: DiTConfig) -> list[tuple[str, tuple[int, ...]]]:
   return [(name, e.tensor_shape()) for e in convert.table(params) for name in e.theirs]
-
-
-def _scheduler_config(process: FlowMatching) -> dict[str, Any]:
-  return {
-    'emulated_steps': process.emulated_steps,
-    'sigma_min': process.sigma_min,
-    'prediction_type': process.prediction,
-  }
 
 
 PRESET = Preset(
@@ -80,6 +72,6 @@ PRESET = Preset(
     specs=_specs,
     to_torch=lambda params, config: convert.to_torch(params),
     from_torch=convert.from_torch,
-    scheduler_config=_scheduler_config,
+    scheduler_config=scheduler_config,
   ),
 )

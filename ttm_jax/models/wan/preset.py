@@ -1,7 +1,5 @@
 """The preset `wan`: the transformer of Wan 2.1 and 2.2, from open text-to-video weights."""
 
-from typing import Any
-
 from flax import nnx
 
 from ttm_jax.codecs.tae import TAE, TAEConfig
@@ -13,7 +11,7 @@ from ttm_jax.models.transformer_flops import forward_flops
 from ttm_jax.models.wan import convert
 from ttm_jax.models.wan.model import MOST_POSITIONS, PATCH, Wan, WanConfig
 from ttm_jax.models.wan.sharding import SHARDING
-from ttm_jax.processes.flow_matching import FlowMatching
+from ttm_jax.processes.flow_matching import FlowMatching, scheduler_config
 from ttm_jax.text.encoders import TextEncoderSpec
 
 # umT5-XXL (google/umt5-xxl), padded to 512 tokens as in training of Wan.
@@ -43,14 +41,6 @@ def _flops(config: WanConfig, latents: Latents, text: int, prompts: int, allowed
   return forward_flops(config, latents, text, prompts, allowed, patch=PATCH, ffn_kernels=2)
 
 
-def _scheduler_config(process: FlowMatching) -> dict[str, Any]:
-  return {
-    'emulated_steps': process.emulated_steps,
-    'sigma_min': process.sigma_min,
-    'prediction_type': process.prediction,
-  }
-
-
 PRESET = Preset(
   name='wan',
   config=WanConfig,
@@ -63,6 +53,7 @@ PRESET = Preset(
   check_latents=check_latents,
   open_weights=convert.open_weights,
   frame_times=True,
+  demo_configs=('demo_wan_stage1', 'demo_wan_stage2'),
   typical=TypicalInput(
     codec=lambda config: TAE(TAEConfig(channels=config.channels), rngs=nnx.Rngs(0)),
     encoders={'umt5': UMT5},
@@ -78,6 +69,6 @@ PRESET = Preset(
     specs=lambda params, config: convert.specs(params),
     to_torch=lambda params, config: convert.to_torch(params),
     from_torch=convert.from_torch,
-    scheduler_config=_scheduler_config,
+    scheduler_config=scheduler_config,
   ),
 )

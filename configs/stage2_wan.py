@@ -1,0 +1,18 @@
+"""Stage 2 with Wan (paper, section 3.3): image, trajectory, prompts -> video.
+
+    python -m ttm_jax.train --config=stage2_wan --workdir=runs/stage2 --config.data.path=DATASET
+
+Sizes are 1.3b (the default), 5b and 14b: --config=stage2_wan:5b. Training starts from the open
+text-to-video weights; --config.init_from=pretrained:FOLDER takes them from a folder. The first
+quarter of the blocks has the masked layers.
+
+Score: not trained at this size yet; demo_wan_stage2 is the small one.
+"""
+
+from ml_collections import ConfigDict
+
+from ttm_jax.configs.wan import wan
+
+
+def get_config(size: str = '1.3b') -> ConfigDict:
+  return wan('motion_to_video', size, masked=True)
