@@ -1,6 +1,7 @@
 """Stage 1 of the small Wan on procedural scenes (see `configs/demo_wan.py`).
 
-    python -m ttm_jax.train --config=demo_wan_stage1 --workdir=runs/stage1 --config.data.path=DATASET
+    python -m ttm_jax.train --config=demo_wan_stage1 --workdir=runs/stage1 \\
+        --config.data.path=DATASET
 
 Hardware: two CPU cores (`ttm_jax.demo --preset wan` runs everything). Score:
 docs/measurements.md.

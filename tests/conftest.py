@@ -117,17 +117,28 @@ def clips(shared) -> Path:
 
 
 @pytest.fixture(scope='session')
-def latents(shared, clips) -> Path:
-  """The same clips, encoded by a linear codec."""
-  options = (f'--codec={tiny.CODEC}',)
-  return shared('latents', lambda path: succeed(tiny.encode_command(clips, path, *options)))
+def encoded(shared, clips) -> Callable[[str], Path]:
+  """Return the clips as a latents dataset of a linear codec, by the name of a preset."""
+
+  def for_preset(preset: str) -> Path:
+    options = f'--codec={tiny.CODECS[preset]}', f'--preset={preset}'
+    return shared(
+      f'latents_{preset}', lambda path: succeed(tiny.encode_command(clips, path, *options))
+    )
+
+  return for_preset
 
 
 @pytest.fixture(scope='session')
-def unet_latents(shared, clips) -> Path:
-  """The same clips, encoded for the U-Net."""
-  options = f'--codec={tiny.UNET_CODEC}', '--preset=unet'
-  return shared('unet_latents', lambda path: succeed(tiny.encode_command(clips, path, *options)))
+def latents(encoded) -> Path:
+  """The clips, encoded for the default preset."""
+  return encoded('dit')
+
+
+@pytest.fixture(scope='session')
+def unet_latents(encoded) -> Path:
+  """The clips, encoded for the U-Net."""
+  return encoded('unet')
 
 
 @pytest.fixture(scope='session')

@@ -61,7 +61,7 @@ def test_the_figures_of_the_paper():
 
 
 @pytest.fixture(scope='module')
-def trained(latents, unet_latents, stage1, stage2, tmp_path_factory):
+def trained(encoded, stage1, stage2, tmp_path_factory):
   """Train a configuration by name at test size, with `ttm_jax.train`; return the run."""
   folder = tmp_path_factory.mktemp('configs')
   known = {'demo_stage1': stage1, 'demo_stage2': stage2}
@@ -70,7 +70,7 @@ def trained(latents, unet_latents, stage1, stage2, tmp_path_factory):
     path = folder / (out or name)
     if not changes and name in known:
       return known[name]
-    data = unet_latents if tiny.shipped(name).preset == 'unet' else latents
+    data = encoded(tiny.shipped(name).preset)
     ended = cli.run(*tiny.train_command(name, path, data, **changes))
     assert ended.code == 0, ended.err
     return known.setdefault(out or name, path)
@@ -79,14 +79,13 @@ def trained(latents, unet_latents, stage1, stage2, tmp_path_factory):
 
 
 @pytest.mark.parametrize('name', tiny.SHIPPED)
-def test_the_train_step_of_each_can_be_traced(clips, latents, unet_latents, name):
+def test_the_train_step_of_each_can_be_traced(clips, encoded, name):
   """Trace the step, which checks shapes and dtypes; `test_each_trains` compiles and runs it."""
   shipped = tiny.shipped(name)
   if shipped.task == 'codec':
     objective: Objective = CodecTraining(tiny.shrunk(name, clips))
   else:
-    data = unet_latents if shipped.preset == 'unet' else latents
-    objective = Denoising(tiny.shrunk(name, data))
+    objective = Denoising(tiny.shrunk(name, encoded(shipped.preset)))
   optimizer = make_optimizer(shipped.optimizer, 4)
   graphdef, _ = nnx.split(nnx.eval_shape(lambda: objective.build(0)))
 
@@ -116,8 +115,8 @@ def test_each_trains(trained, name):
   assert [m['step'] for m in lines[:4]] == [1, 2, 3, 4]
   assert np.isfinite([m['train/loss'] for m in lines]).all()
   # An untrained network predicts 0: the loss is the mean square of the target.
-  # Data and v have unit variance; flow matching's velocity is the difference of two such variables.
-  target = 2.0 if tiny.shipped(name).process.get('prediction') == 'velocity' else 1.0
+  # Data and v have unit variance; velocity and flow are the difference of two such variables.
+  target = 2.0 if tiny.shipped(name).process.get('prediction') in ('velocity', 'flow') else 1.0
   assert 0.5 * target < lines[0]['train/loss'] < 1.5 * target
 
 

@@ -46,6 +46,7 @@ CHANNELS, LATENTS = 6, (2, 4, 4)  # Channels and (T', H', W') of CODEC.
 WORDS = {'words_dim': 16, 'words_length': 16, 'words_prompt_length': 8, 'max_objects': 3}
 CODEC = f'linear:2x4x4x{CHANNELS}'
 UNET_CODEC = f'linear:2x2x2x{CHANNELS}'  # The full-size U-Net downsamples latents three times.
+CODECS = {'dit': CODEC, 'unet': UNET_CODEC, 'wan': CODEC}
 TRAIN_CLIPS, VALIDATION_CLIPS = 12, 4
 
 _DIT = {

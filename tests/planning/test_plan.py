@@ -257,9 +257,9 @@ def tiny_run(name, context, **changes):
   return Run.make(config, context=context)
 
 
-@pytest.mark.parametrize('preset', ['dit', 'unet'])
-def test_typical_record_has_the_shapes_of_a_dataset(preset, latents, unet_latents):
-  directory = unet_latents if preset == 'unet' else latents
+@pytest.mark.parametrize('preset', ['dit', 'unet', 'wan'])
+def test_typical_record_has_the_shapes_of_a_dataset(preset, encoded):
+  directory = encoded(preset)
   context = Context.load(directory)
   real = Latents(directory, 'train')[0]
   shapes = {k: (v.shape, v.dtype) for k, v in inputs.record(context, stochastic=False).items()}

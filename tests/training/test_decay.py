@@ -52,12 +52,14 @@ def check(found: dict[str, bool]) -> None:
     assert decays == (name.endswith('.kernel') or name in TABLES), name
 
 
-@pytest.mark.parametrize('name', ['demo_stage1', 'demo_stage2', 'demo_unet_stage2', 'ti2v_dit'])
-def test_kernels_decay_and_gates_norms_and_biases_do_not(name, latents, unet_latents):
-  unet = tiny.shipped(name).preset == 'unet'
-  found = decaying(parameters(name, Context.load(unet_latents if unet else latents)))
+@pytest.mark.parametrize(
+  'name', ['demo_stage1', 'demo_stage2', 'demo_unet_stage2', 'demo_wan_stage2', 'ti2v_dit']
+)
+def test_kernels_decay_and_gates_norms_and_biases_do_not(name, encoded):
+  preset = tiny.shipped(name).preset
+  found = decaying(parameters(name, Context.load(encoded(preset))))
   check(found)
-  if not unet:
+  if preset != 'unet':
     assert found['blocks.table'] is False
     assert found['blocks.attn.query.kernel'] is True
   assert any('norm' in n for n in found) and any(n.endswith('.bias') for n in found)

@@ -120,5 +120,5 @@ def _decays(path: tuple, param: Array) -> bool:
   name = jax.tree_util.keystr(path, simple=True, separator='.').split('.')
   # Stacked blocks have a leading layer axis: their vectors have two axes but are not kernels.
   stacked = any('blocks' in part for part in name)
-  modulates = stacked and name[-1] == 'table'
+  modulates = name[-1] == 'table' and 'words' not in name
   return param.ndim - stacked > 1 and not modulates

@@ -1,0 +1,137 @@
+"""The given first frame is treated alike in training and sampling, as channels or without noise.
+
+Fine-tuned image-to-video models drift if the loss counts noise on the given frame, or if training
+and sampling give it differently. These tests see what the network gets and what the loss counts.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers import tiny
+from ttm_jax.data.batch import to_batch
+from ttm_jax.errors import InputError
+from ttm_jax.presets import model_config
+from ttm_jax.training.denoising import Denoising
+
+# The channels of the visual condition, as multiples of those of the latents, and the latents of the
+# clean frame.
+TASKS = {
+  'ti2v_wan': {'concat': 1, 'clean': 0, 'frame': 'first_frame'},
+  'demo_wan_stage1': {'concat': 2, 'clean': 1, 'frame': 'first_mask'},
+  'demo_wan_stage2': {'concat': 2, 'clean': 1, 'frame': 'first_frame'},
+}
+
+
+class Recorder:
+  """A network that stores its inputs and returns a constant, plus `noise` in the first frame."""
+
+  def __init__(self, noise=0.0):
+    self.noise, self.seen = noise, []
+
+  def __call__(self, x_t, t, condition):
+    self.seen.append((x_t, t, condition))
+    return jnp.ones_like(x_t).at[:, 0].add(self.noise)
+
+
+@pytest.fixture(scope='module')
+def objective(encoded):
+  """Return the objective of a configuration with a kind of first frame, and a batch."""
+
+  def make(name, first_frame):
+    config = tiny.shrunk(name, encoded('wan'), first_frame=first_frame, train__dropout=0.0)
+    config.sample.update({'visual_scale': 1.0, 'text_scale': 1.0})
+    made = Denoising(config)
+    return made, jax.tree.map(jnp.asarray, next(made.batches('train', 0)))
+
+  return make
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_number_of_channels(name, encoded):
+  for kind in ('concat', 'clean'):
+    sizes = model_config(tiny.shrunk(name, encoded('wan'), first_frame=kind))
+    assert sizes.visual_channels == TASKS[name][kind] * tiny.CHANNELS
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_a_clean_frame_is_never_noised(name, objective):
+  made, arrays = objective(name, 'clean')
+  batch = to_batch(arrays, ['words'], 'box', jax.random.key(0))
+  given = getattr(batch, TASKS[name]['frame'])[:, :1]
+  training, sampling = Recorder(), Recorder()
+  with jax.disable_jit():
+    made.loss(training, arrays, jax.random.key(1))
+    _, condition = made.denoiser.known(arrays, jax.random.key(2))
+    latents = made.denoiser.sample(sampling, condition, jax.random.key(3))
+  assert len(training.seen) == 1 and len(sampling.seen) == made.denoiser.process.steps
+  for x_t, t, _ in (*training.seen, *sampling.seen):
+    np.testing.assert_array_equal(x_t[:, :1], given)
+    assert t.shape == x_t.shape[:2]
+    assert (t[:, 0] == 0).all() and (t[:, 1:] > 0).all()
+    np.testing.assert_array_equal(t[:, 1:], np.broadcast_to(t[:, 1:2], t[:, 1:].shape))
+  np.testing.assert_array_equal(latents[:, :1], given)  # It comes out as it was given.
+  # The network of training and that of sampling get the same conditions.
+  one, two = training.seen[0][2], sampling.seen[0][2]
+  assert jax.tree.structure(one) == jax.tree.structure(two)
+  assert jax.tree.all(jax.tree.map(np.array_equal, one, two))
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_the_loss_does_not_count_a_clean_frame(name, objective):
+  losses = {}
+  for kind in ('clean', 'concat'):
+    made, arrays = objective(name, kind)
+    losses[kind] = [
+      float(made.loss(Recorder(noise), arrays, jax.random.key(0))[0]) for noise in (0.0, 5.0)
+    ]
+  assert losses['clean'][0] == losses['clean'][1]
+  assert losses['concat'][1] > losses['concat'][0] + 1  # There, all frames are generated.
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_channels_are_the_same_in_training_and_sampling(name, objective):
+  made, arrays = objective(name, 'concat')
+  training, sampling = Recorder(), Recorder()
+  with jax.disable_jit():
+    made.loss(training, arrays, jax.random.key(1))
+    _, condition = made.denoiser.known(arrays, jax.random.key(2))
+    made.denoiser.sample(sampling, condition, jax.random.key(3))
+  still = np.asarray(arrays['first_frame'], np.float32)
+  for x_t, t, condition in (*training.seen, *sampling.seen):
+    assert t.shape == x_t.shape[:1]  # One time for all frames.
+    assert condition.clean_frame is None
+    first = condition.visual[..., : tiny.CHANNELS]
+    np.testing.assert_array_equal(first, np.broadcast_to(still, first.shape))
+    np.testing.assert_array_equal(condition.visual, training.seen[0][2].visual)
+
+
+def test_guidance_keeps_the_clean_frame(objective):
+  made, arrays = objective('demo_wan_stage2', 'clean')
+  made.denoiser.config.sample.update({'visual_scale': 1.5, 'text_scale': 3.0})
+  network = Recorder()
+  with jax.disable_jit():
+    _, condition = made.denoiser.known(arrays, jax.random.key(2))
+    made.denoiser.sample(network, condition, jax.random.key(3))
+  x_t, t, stacked = network.seen[0]
+  count = len(condition.clean_frame)
+  assert len(x_t) == 3 * count and (t[:, 0] == 0).all()
+  for part in range(3):
+    rows = slice(part * count, (part + 1) * count)
+    np.testing.assert_array_equal(x_t[rows, :1], condition.clean_frame)
+  assert np.abs(stacked.visual[:count]).max() > 0 == np.abs(stacked.visual[2 * count :]).max()
+
+
+@pytest.mark.parametrize(
+  'name, value, message',
+  [
+    ('demo_wan_stage1', 'noisy', r"config.first_frame must be one of \('concat', 'clean'\)"),
+    ('demo_stage1', 'clean', "preset 'dit' has one time for all frames, so that it cannot take"),
+  ],
+)
+def test_refused(name, value, message):
+  config = tiny.shrunk(name)
+  config.first_frame = value
+  with pytest.raises(InputError, match=message):
+    model_config(config)
