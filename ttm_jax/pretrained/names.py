@@ -38,6 +38,15 @@ LAYOUTS = {
   'conv': TensorLayout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),
   # A 1-D convolution: [out, in, t] <-> [t, in, out].
   'conv1d': TensorLayout(np.transpose, np.transpose),
+  # A 3-D convolution: [out, in, t, h, w] <-> [t, h, w, in, out].
+  'conv3d': TensorLayout(lambda x: x.transpose(2, 3, 4, 1, 0), lambda x: x.transpose(4, 3, 0, 1, 2)),
+  # A 1 x 1 x 1 convolution: [out, in, 1, 1, 1] <-> [in, out].
+  'pointwise3d': TensorLayout(
+    lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T[..., None, None, None]
+  ),
+  # Scales of a norm of images or videos: [channels, 1, 1] or [channels, 1, 1, 1] <-> [channels].
+  'scale2d': TensorLayout(lambda x: x.reshape(-1), lambda x: x[:, None, None]),
+  'scale3d': TensorLayout(lambda x: x.reshape(-1), lambda x: x[:, None, None, None]),
 }
 
 

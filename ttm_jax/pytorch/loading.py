@@ -24,6 +24,7 @@ from .schedulers import FlowMatchingScheduler, ZeroSNRScheduler
 from .tae import TTMTemporalAutoencoder
 from .text_encoder import TTMTextEncoder
 from .unet import TTMUNet
+from .wan_codec import TTMWanCodec
 
 CLASSES: dict[str, Any] = {
   kind.__name__: kind
@@ -33,6 +34,7 @@ CLASSES: dict[str, Any] = {
     TTMLinearCodec,
     TTMTemporalAutoencoder,
     TTMImageCodec,
+    TTMWanCodec,
     TTMTextEncoder,
     FlowMatchingScheduler,
     ZeroSNRScheduler,
