@@ -180,7 +180,11 @@ def parser() -> argparse.ArgumentParser:
     help='training configuration (path or name) that the dataset is for; its model determines the'
     ' token grids; default: the default configuration of the preset',
   )
-  made.add_argument('--codec', required=True, help='codec folder, training run, linear:TxHxWxC or NAME:SOURCE')
+  made.add_argument(
+    '--codec',
+    required=True,
+    help='codec folder, training run, linear:TxHxWxC, or NAME:SOURCE for open weights',
+  )
   made.add_argument(
     '--palette',
     choices=sorted(trajectory.PALETTES),

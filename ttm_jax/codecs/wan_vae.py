@@ -90,14 +90,15 @@ class WanVAEConfig:
       )
     for name in ('mean', 'std'):
       if len(values := getattr(self, name)) != self.channels or not np.isfinite(values).all():
-        raise InputError(f'the {name} of the latents must be {self.channels} numbers, one a channel')
+        raise InputError(f'the {name} of the latents must be {self.channels} numbers')
     if min(self.std) <= 0:
-      raise InputError('the standard deviations of the latents must be above 0')
+      raise InputError('the std of the latents must be above 0')
     if self.dtype not in ('float32', 'bfloat16'):
       raise InputError(f'dtype must be float32 or bfloat16, got {self.dtype}')
     if any(size < 1 or size % (4 * self.side) for size in self.tile):
       raise InputError(
-        f'tile {self.tile} must divide by {4 * self.side} pixels, so that overlaps are whole latents'
+        f'tile {self.tile} must divide by {4 * self.side} pixels, so that overlaps are whole'
+        ' latents'
       )
     self._check_widths()
 

@@ -68,11 +68,10 @@ def table(config: WanVAEConfig, original: bool = False) -> list[Entry]:
   for path, leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(model, nnx.Param))):
     keys = tuple(key.key for key in path)
     ours = '.'.join(map(str, keys))
-    theirs = re.sub(
-      r'^(\w+)\.levels\.(\d+)\.layers\.(\d+)',
-      lambda found: f'{found[1]}.{_layer(config, original, found[1], int(found[2]), int(found[3]))}',
-      ours,
-    )
+    theirs = ours
+    if found := re.match(r'(\w+)\.levels\.(\d+)\.layers\.(\d+)', ours):
+      layer = _layer(config, original, found[1], int(found[2]), int(found[3]))
+      theirs = f'{found[1]}.{layer}{ours[found.end() :]}'
     for pattern, name in (*(_ORIGINAL if original else _DIFFUSERS), *_BOTH):
       theirs = re.sub(pattern, name, theirs)
     entries.append(Entry(keys, (theirs,), leaf.shape, _layout(ours, leaf.ndim)))
@@ -140,7 +139,7 @@ def load(source: str, expected: WanVAEConfig | None = None) -> WanVAE:
     if expected is not None:
       _check_generation(folder, bool(config.get('is_residual')), expected)
   weights = read(folder, half=True)
-  found = _config(weights)
+  found = config_from_diffusers(weights)
   return _built(found, import_parameters(table(found), weights))
 
 
@@ -239,7 +238,12 @@ def fields(levels: int, pixels: int) -> Table:
   }
 
 
-def _config(weights: Weights) -> WanVAEConfig:
+def config_from_diffusers(weights: Weights) -> WanVAEConfig:
+  """Return the configuration of an `AutoencoderKLWan`.
+
+  Raises:
+    InputError: a field is unknown, invalid or has an unsupported value.
+  """
   found: dict[str, Any] = {**_DEFAULTS, **weights.config}
   if found['patch_size'] is None:
     found['patch_size'] = 1

@@ -39,7 +39,9 @@ LAYOUTS = {
   # A 1-D convolution: [out, in, t] <-> [t, in, out].
   'conv1d': TensorLayout(np.transpose, np.transpose),
   # A 3-D convolution: [out, in, t, h, w] <-> [t, h, w, in, out].
-  'conv3d': TensorLayout(lambda x: x.transpose(2, 3, 4, 1, 0), lambda x: x.transpose(4, 3, 0, 1, 2)),
+  'conv3d': TensorLayout(
+    lambda x: x.transpose(2, 3, 4, 1, 0), lambda x: x.transpose(4, 3, 0, 1, 2)
+  ),
   # A 1 x 1 x 1 convolution: [out, in, 1, 1, 1] <-> [in, out].
   'pointwise3d': TensorLayout(
     lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T[..., None, None, None]
