@@ -4,7 +4,9 @@
         --codec linear:2x6x6x32
 
 --codec names a codec folder or the run that trained the codec. `linear:TxHxWxC` fits a linear codec
-to the training clips, with patches of T x H x W pixels and C latent channels.
+to the training clips, with patches of T x H x W pixels and C latent channels. `sd_vae:SOURCE`,
+`wan21_vae:SOURCE` and `wan22_vae:SOURCE` take open weights from a folder or a hub id. The codecs of
+Wan need clips of 4 n + 1 frames.
 
 By default, texts are stored as word ids, whose embeddings are trained with the network. --text adds
 embeddings from pretrained text encoders, which need PyTorch:
@@ -52,9 +54,10 @@ def main() -> None:
   records.check_unused(args.out)  # Fail before the long computation.
   train = Clips(args.clips, 'train')
   codec = choose_codec(args.codec, train, args.palette)
-  given, encoders, models = text_encoders(args)
   first = train[0]
   frames, height, width = first.ids.shape
+  codec.frame_groups(frames)  # Raises InputError if the codec cannot encode this many frames.
+  given, encoders, models = text_encoders(args)
   chosen, model = network(args)
   down, right = codec.stride
   encoding = Encoding(
@@ -177,7 +180,11 @@ def parser() -> argparse.ArgumentParser:
     help='training configuration (path or name) that the dataset is for; its model determines the'
     ' token grids; default: the default configuration of the preset',
   )
-  made.add_argument('--codec', required=True, help='codec folder, training run, or linear:TxHxWxC')
+  made.add_argument(
+    '--codec',
+    required=True,
+    help='codec folder, training run, linear:TxHxWxC, or NAME:SOURCE for open weights',
+  )
   made.add_argument(
     '--palette',
     choices=sorted(trajectory.PALETTES),

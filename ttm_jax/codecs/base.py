@@ -57,8 +57,17 @@ class Codec(Protocol):
     """Spatial downsampling: pixels per latent along (height, width)."""
     ...
 
+  def num_frames(self, latents: int) -> int:
+    """Return the largest number of pixel frames that encode to `latents` latent frames."""
+    ...
+
   def frame_groups(self, num_frames: int) -> np.ndarray:
-    """Return the index of the latent frame of each pixel frame: int [T], non-decreasing from 0."""
+    """Return the index of the latent frame of each pixel frame: int [T], non-decreasing from 0.
+
+    Raises:
+      InputError: the codec cannot encode this number of frames. Some codecs accept only certain
+        numbers, such as 4 n + 1; the message names the nearest.
+    """
     ...
 
   def encode(self, video: Array) -> Moments:
@@ -71,7 +80,8 @@ class Codec(Protocol):
       Moments of shape [B, T', H', W', C].
 
     Raises:
-      InputError: the shape is wrong, or H or W is not a multiple of `stride`.
+      InputError: the shape is wrong, H or W is not a multiple of `stride`, or the codec cannot
+        encode T frames (see `frame_groups`).
     """
     ...
 

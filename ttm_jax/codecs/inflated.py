@@ -12,6 +12,8 @@ All layers take activations [B, T, H, W, C] and return them in `dtype`. Weights 
 to `dtype`. Normalization statistics are float32 and computed per frame.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -182,12 +184,21 @@ class PixelAttention(nnx.Module):
   Args:
     channels: input and output channels.
     temporal: whether to attend over the frames of each pixel instead of the pixels of each frame.
+    norm: normalization of the input; by default a FrameNorm.
     dtype: compute dtype.
     rngs: random number generators for the initial kernels.
   """
 
-  def __init__(self, channels: int, *, temporal: bool, dtype: DTypeLike, rngs: nnx.Rngs):
-    self.norm = FrameNorm(channels, dtype=dtype)
+  def __init__(
+    self,
+    channels: int,
+    *,
+    temporal: bool,
+    norm: Callable[[Array], Array] | None = None,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    self.norm = FrameNorm(channels, dtype=dtype) if norm is None else norm
     self.qkv = Pointwise(channels, 3 * channels, dtype=dtype, rngs=rngs)
     self.out = Pointwise(channels, channels, dtype=dtype, zero=True, rngs=rngs)
     self.temporal = temporal

@@ -52,6 +52,9 @@ class LinearCodec:
   def stride(self) -> tuple[int, int]:
     return self.patch[1:]
 
+  def num_frames(self, latents: int) -> int:
+    return latents * self.patch[0]
+
   def frame_groups(self, num_frames: int) -> np.ndarray:
     return np.arange(num_frames) // self.patch[0]
 

@@ -5,6 +5,7 @@ to `ENTRIES`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ttm_jax.codecs import linear_convert, sd_vae_convert, tae_convert
+from ttm_jax.codecs import linear_convert, sd_vae_convert, tae_convert, wan_vae_convert
 from ttm_jax.codecs.base import Codec
 from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.codecs.sd_vae import SDVAE, SDVAEConfig
 from ttm_jax.codecs.tae import TAE, TAEConfig
+from ttm_jax.codecs.wan_vae import WAN21, WAN22, WanVAE, WanVAEConfig
 from ttm_jax.pretrained.names import Entry
 from ttm_jax.pretrained.weights import read
 
@@ -57,7 +59,8 @@ class CodecEntry:
     abstract: that object -> a codec whose leaves are `jax.ShapeDtypeStruct`. Raises ValueError or
       TypeError if the object is not valid.
     torch: the PyTorch counterpart.
-    open_weights: folder or hub id of open weights -> codec; None if there are no open weights.
+    open_weights: folder, file or hub id of open weights -> codec; None if there are none.
+    of_kind: codec of the class -> whether it is of this kind, for kinds that share a class.
   """
 
   name: str
@@ -66,6 +69,7 @@ class CodecEntry:
   abstract: Callable[[Mapping[str, Any]], Codec]
   torch: TorchCodec
   open_weights: Callable[[str], Codec] | None = None
+  of_kind: Callable[[Any], bool] = lambda codec: True
 
 
 def _described_network(codec: Any) -> dict[str, Any]:
@@ -81,6 +85,27 @@ def _abstract_network(network: Callable[..., Any], config: Callable[..., Any]) -
     return nnx.eval_shape(lambda: network(made, rngs=nnx.Rngs(0)))
 
   return make
+
+
+def _wan_vae(name: str, release: WanVAEConfig) -> CodecEntry:
+  """Return the entry of one generation of the autoencoder of Wan."""
+  return CodecEntry(
+    name=name,
+    codec=WanVAE,
+    of_kind=lambda codec: codec.config.residual == release.residual,
+    describe=_described_network,
+    abstract=_abstract_network(WanVAE, WanVAEConfig),
+    torch=TorchCodec(
+      network='TTMWanCodec',
+      module='ttm_jax.pytorch.wan_codec',
+      saved_as=wan_vae_convert.CLASS,
+      config=lambda codec: wan_vae_convert.config_to_diffusers(codec.config),
+      table=lambda codec: wan_vae_convert.table(codec.config),
+      parameters=wan_vae_convert.parameters,
+      load=lambda folder: wan_vae_convert.load(str(folder)),
+    ),
+    open_weights=functools.partial(wan_vae_convert.load, expected=release),
+  )
 
 
 def _abstract_linear(values: Mapping[str, Any]) -> LinearCodec:
@@ -146,6 +171,8 @@ ENTRIES: dict[str, CodecEntry] = {
       ),
       open_weights=sd_vae_convert.load,
     ),
+    _wan_vae('wan21_vae', WAN21),
+    _wan_vae('wan22_vae', WAN22),
   )
 }
 
@@ -157,12 +184,15 @@ def entry_of(codec: Codec) -> CodecEntry:
     ValueError: the class of the codec is not registered.
   """
   for entry in ENTRIES.values():
-    if isinstance(codec, entry.codec):
+    if isinstance(codec, entry.codec) and entry.of_kind(codec):
       return entry
   raise ValueError(f'{type(codec).__name__} is not a registered codec')
 
 
 def entry_saved_as(class_name: str) -> CodecEntry | None:
-  """Return the entry whose exported `config.json` has the given class name, or None."""
+  """Return an entry whose exported `config.json` has the given class name, or None.
+
+  Kinds that share a class also share how it is loaded.
+  """
   found = (entry for entry in ENTRIES.values() if entry.torch.saved_as == class_name)
   return next(found, None)

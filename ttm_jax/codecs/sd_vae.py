@@ -74,6 +74,9 @@ class SDVAE(nnx.Module):
   def stride(self) -> tuple[int, int]:
     return (self.config.image.stride[1],) * 2
 
+  def num_frames(self, latents: int) -> int:
+    return latents
+
   def frame_groups(self, num_frames: int) -> np.ndarray:
     return np.arange(num_frames)
 

@@ -233,6 +233,9 @@ class TAE(nnx.Module):
   def stride(self) -> tuple[int, int]:
     return (self.config.stride[1],) * 2
 
+  def num_frames(self, latents: int) -> int:
+    return latents * self.config.stride[0]
+
   def frame_groups(self, num_frames: int) -> np.ndarray:
     return np.arange(num_frames) // self.config.stride[0]
 

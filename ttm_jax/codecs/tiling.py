@@ -54,7 +54,8 @@ def blended(
     tile: (t, h, w), the size of a tile, clipped to the size of the latents.
     overlap: overlap of neighboring tiles along each axis, less than the tile. The last tile ends at
       the end of the latents and may overlap more.
-    factor: (ft, fh, fw), upsampling factors.
+    factor: (ft, fh, fw), upsampling factors. If a tile has all T' frames, ft is not used: the
+      function may then return any number of frames.
 
   Returns:
     float32 [B, T' * ft, H' * fh, W' * fw, D].
@@ -63,15 +64,17 @@ def blended(
   tile = (min(tile[0], sizes[0]), min(tile[1], sizes[1]), min(tile[2], sizes[2]))
   if tile == sizes:
     return function(latents)
+  shape = jax.eval_shape(function, latents[:, : tile[0], : tile[1], : tile[2]]).shape
   axes = [windows(*args) for args in zip(sizes, tile, overlap, factor, strict=True)]
+  full = [size * f for size, f in zip(sizes, factor, strict=True)]
+  if tile[0] == sizes[0]:
+    axes[0], full[0] = (np.zeros(1, int), np.ones((1, shape[1]))), shape[1]
   places = list(itertools.product(*[range(len(starts)) for starts, _ in axes]))
   chosen = [np.array(index) for index in zip(*places, strict=True)]
   starts = np.stack([axis[0][index] for axis, index in zip(axes, chosen, strict=True)], 1)
   weights = tuple(
     jnp.asarray(axis[1][index], jnp.float32) for axis, index in zip(axes, chosen, strict=True)
   )
-  shape = jax.eval_shape(function, latents[:, : tile[0], : tile[1], : tile[2]]).shape
-  full = tuple(size * f for size, f in zip(sizes, factor, strict=True))
 
   def add(result, of_tile):
     start, (wt, wh, ww) = of_tile

@@ -191,7 +191,11 @@ def _check_null_text(arrays: dict[str, np.ndarray], encoding: Encoding) -> None:
 
 
 def _check_codec(codec: Codec, encoding: Encoding, directory: epath.PathLike) -> None:
-  """Raise InputError unless the codec stride divides the frame size."""
+  """Raise InputError unless the codec can encode clips of the encoding's frames and size."""
+  try:
+    codec.frame_groups(encoding.frames)
+  except InputError as error:
+    raise _damaged(directory, error) from error
   down, right = codec.stride
   if encoding.height % down or encoding.width % right:
     raise _damaged(

@@ -26,7 +26,8 @@ def choose_codec(name: str, clips: Sequence[Clip], palette: str) -> Codec:
 
       - a codec folder, or the run that trained a codec,
       - a dataset, run or exported folder that contains a codec,
-      - `sd_vae:SOURCE`, the autoencoder of Stable Diffusion in a folder or on the Hugging Face Hub,
+      - `sd_vae:SOURCE`, `wan21_vae:SOURCE` or `wan22_vae:SOURCE`, the autoencoder of Stable
+        Diffusion, Wan 2.1 or Wan 2.2 in a folder or on the Hugging Face Hub,
       - `linear:TxHxWxC`, a linear codec with patches of T x H x W pixels and C channels.
     clips: the clips to fit a linear codec to.
     palette: name of the color palette of rendered trajectories.

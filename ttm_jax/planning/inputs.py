@@ -38,6 +38,9 @@ def typical_context(config: ConfigDict, clip: Size | None = None) -> Context:
   Args:
     config: the configuration of the run.
     clip: (frames, height, width) in pixels; by default the largest clip that the network accepts.
+
+  Raises:
+    InputError: the codec or the network does not accept the clip.
   """
   chosen = preset(config.preset)
   typical = chosen.typical
@@ -45,9 +48,8 @@ def typical_context(config: ConfigDict, clip: Size | None = None) -> Context:
   codec = nnx.eval_shape(lambda: typical.codec(model))
   if clip is None:
     t, h, w = typical.latents(model)
-    # The largest number of frames that encodes to t latent frames.
-    frames = int(np.searchsorted(codec.frame_groups(64 * t), t))
-    clip = frames, h * codec.stride[0], w * codec.stride[1]
+    clip = codec.num_frames(t), h * codec.stride[0], w * codec.stride[1]
+  codec.frame_groups(clip[0])  # Raises InputError if the codec cannot encode this many frames.
   encoding = Encoding(
     preset=config.preset,
     frames=clip[0],

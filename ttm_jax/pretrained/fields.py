@@ -155,7 +155,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     if not isinstance(value, list | tuple) or len(value) != (length or len(value)) or not value:
       raise InputError(f'{where} is {_short(value)}, a list of numbers is needed')
     found = tuple(_typed(item, inner[0], where) for item in value)
-    if 0 in found:
+    if inner[0] is int and 0 in found:
       raise InputError(f'{where} is {_short(value)}, sizes must be above 0: copy it again')
     return found
   if hint is float and isinstance(value, int | float) and not isinstance(value, bool):

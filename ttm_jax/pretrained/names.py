@@ -45,6 +45,17 @@ LAYOUTS = {
   ),
   # A table with a leading axis of one: [1, ...] <-> [...].
   'row': TensorLayout(lambda x: x[0], lambda x: x[None]),
+  # A 3-D convolution: [out, in, t, h, w] <-> [t, h, w, in, out].
+  'conv3d': TensorLayout(
+    lambda x: x.transpose(2, 3, 4, 1, 0), lambda x: x.transpose(4, 3, 0, 1, 2)
+  ),
+  # A 1 x 1 x 1 convolution: [out, in, 1, 1, 1] <-> [in, out].
+  'pointwise3d': TensorLayout(
+    lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T[..., None, None, None]
+  ),
+  # Scales of a norm of images or videos: [channels, 1, 1] or [channels, 1, 1, 1] <-> [channels].
+  'scale2d': TensorLayout(lambda x: x.reshape(-1), lambda x: x[:, None, None]),
+  'scale3d': TensorLayout(lambda x: x.reshape(-1), lambda x: x[:, None, None, None]),
 }
 
 

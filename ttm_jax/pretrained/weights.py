@@ -28,8 +28,8 @@ class Weights:
   """The configuration and tensors of one model, under their original names.
 
   Attributes:
-    folder: folder that they were read from.
-    config: contents of `config.json`.
+    folder: folder or single file that they were read from.
+    config: contents of `config.json`; empty for a single file.
     tensors: float32 NumPy arrays by name.
   """
 
@@ -94,6 +94,22 @@ def read(folder: Path, half: bool = False) -> Weights:
   if listed is not None and (lost := sorted(set(listed) - set(tensors))):
     raise InputError(f'{folder / INDEX} lists the tensor {lost[0]}, which {listed[lost[0]]} lacks')
   return Weights(folder, config, tensors)
+
+
+def read_file(path: Path, half: bool = False) -> Weights:
+  """Read a checkpoint of a single safetensors file, which has no configuration.
+
+  Args:
+    path: the file.
+    half: whether to accept bfloat16 and float16 tensors, which are converted to float32.
+
+  Raises:
+    InputError: the file is corrupt or a pickle. Also if a tensor is in half precision and `half` is
+      false.
+  """
+  if path.suffix in PICKLES:
+    raise InputError(pickled(path))
+  return Weights(path, {}, _tensors(path, half))
 
 
 def pickled(path: Path) -> str:

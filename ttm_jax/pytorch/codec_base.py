@@ -1,12 +1,15 @@
 """The interface of the video codecs, as in diffusers: pixels <-> normalized latents.
 
     encode(video).latent_dist.mode()            video float32 [B, 3, T, H, W] in [-1, 1] ->
-                                                latents [B, C, T', H', W'], T' = ceil(T / st)
+                                                latents [B, C, T', H', W']
     decode(latents, num_frames).sample          latents -> video, clipped to [-1, 1]
+    frame_groups(num_frames)                    latent frame of each frame, int [T]; an InputError
+                                                if the codec does not take this number of frames
+    stride                                      pixels per latent along (time, height, width)
 
 The codec normalizes latents itself, to about zero mean and unit variance: there is no scaling
 factor to apply. An image is a video of T = 1. `num_frames` is the number of frames to decode; the
-default is T' st, all frames that the latents can hold.
+default is all frames that the latents can hold.
 """
 
 from typing import TypeAlias

@@ -1,5 +1,6 @@
 """The Stable Diffusion 1.5 autoencoder of diffusers, applied to each frame of a video."""
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from diffusers.utils.accelerate_utils import apply_forward_hook
@@ -16,6 +17,10 @@ class TTMImageCodec(AutoencoderKL):
     """Pixels per latent along (time, height, width)."""
     side = 2 ** (len(self.config.block_out_channels) - 1)
     return 1, side, side
+
+  def frame_groups(self, num_frames: int) -> np.ndarray:
+    """Return the latent frame of each frame, int [T], see `codec_base`."""
+    return np.arange(num_frames) // self.stride[0]
 
   @apply_forward_hook
   def encode(self, video: Tensor) -> Encoded:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils.accelerate_utils import apply_forward_hook
@@ -52,6 +53,10 @@ class TTMLinearCodec(Model):
     """Pixels per latent along (time, height, width)."""
     st, sh, sw = self.config.patch
     return st, sh, sw
+
+  def frame_groups(self, num_frames: int) -> np.ndarray:
+    """Return the latent frame of each frame, int [T], see `codec_base`."""
+    return np.arange(num_frames) // self.stride[0]
 
   @apply_forward_hook  # Moves the codec to the GPU if the pipeline offloads models.
   def encode(self, video: Tensor) -> Encoded:

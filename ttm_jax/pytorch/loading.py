@@ -26,6 +26,7 @@ from .tae import TTMTemporalAutoencoder
 from .text_encoder import TTMTextEncoder
 from .unet import TTMUNet
 from .wan import TTMWanTransformer
+from .wan_codec import TTMWanCodec
 
 CLASSES: dict[str, Any] = {
   kind.__name__: kind
@@ -36,6 +37,7 @@ CLASSES: dict[str, Any] = {
     TTMLinearCodec,
     TTMTemporalAutoencoder,
     TTMImageCodec,
+    TTMWanCodec,
     TTMTextEncoder,
     FlowMatchingScheduler,
     ZeroSNRScheduler,

@@ -473,7 +473,7 @@ class TTMPipeline(DiffusionPipeline):
 
   def _places(self, ids: np.ndarray, settings: Mapping[str, Any]) -> tuple[TokenMasks, ...]:
     """Return the token masks of label maps uint8 [B, T, H, W], one entry per token grid."""
-    groups = np.arange(ids.shape[1]) // self.codec.stride[0]
+    groups = self.codec.frame_groups(ids.shape[1])
     token_masks = []
     for grid in map(tuple, settings['grids']):
       regions = [token_regions(clip, groups, grid) for clip in ids]

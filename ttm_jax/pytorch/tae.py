@@ -12,6 +12,7 @@ along for temporal layers. Matrix products run in the dtype of their weights, no
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils.accelerate_utils import apply_forward_hook
@@ -408,6 +409,10 @@ class TTMTemporalAutoencoder(Model):
   def disable_slicing(self) -> None:
     """Process all samples of a batch at once."""
     self.use_slicing = False
+
+  def frame_groups(self, num_frames: int) -> np.ndarray:
+    """Return the latent frame of each frame, int [T], see `codec_base`."""
+    return np.arange(num_frames) // self.stride[0]
 
   @apply_forward_hook  # Moves the codec to the GPU if the pipeline offloads models.
   def encode(self, video: Tensor) -> Encoded:

@@ -1,8 +1,10 @@
 """The preset `wan`: the transformer of Wan 2.1 and 2.2, from open text-to-video weights."""
 
+import dataclasses
+
 from flax import nnx
 
-from ttm_jax.codecs.tae import TAE, TAEConfig
+from ttm_jax.codecs.wan_vae import WAN21, WAN22, WanVAE
 from ttm_jax.errors import InputError
 from ttm_jax.models.patches import token_grid
 from ttm_jax.models.preset import Grid, Latents, Preset, TorchModel, TypicalInput
@@ -41,6 +43,15 @@ def _flops(config: WanConfig, latents: Latents, text: int, prompts: int, allowed
   return forward_flops(config, latents, text, prompts, allowed, patch=PATCH, ffn_kernels=2)
 
 
+def _codec(config: WanConfig) -> WanVAE:
+  """Return the autoencoder of the release with this number of latent channels."""
+  sizes = WAN22 if config.channels == WAN22.channels else WAN21
+  if config.channels != sizes.channels:  # Another network than a published one.
+    even = {'mean': (0.0,) * config.channels, 'std': (1.0,) * config.channels}
+    sizes = dataclasses.replace(sizes, channels=config.channels, **even)
+  return WanVAE(sizes, rngs=nnx.Rngs(0))
+
+
 PRESET = Preset(
   name='wan',
   config=WanConfig,
@@ -55,9 +66,10 @@ PRESET = Preset(
   frame_times=True,
   demo_configs=('demo_wan_stage1', 'demo_wan_stage2'),
   typical=TypicalInput(
-    codec=lambda config: TAE(TAEConfig(channels=config.channels), rngs=nnx.Rngs(0)),
+    codec=_codec,
     encoders={'umt5': UMT5},
-    latents=lambda config: (32, 32, 32),
+    # Five seconds of 256 x 256 pixels: 125 frames for Wan 2.1, 121 for Wan 2.2.
+    latents=lambda config: (31, 16, 16) if config.channels == WAN22.channels else (32, 32, 32),
     fps=16,
   ),
   torch=TorchModel(
