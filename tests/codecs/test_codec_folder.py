@@ -8,6 +8,7 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
+from tests.helpers import small_wan
 from ttm_jax.codecs.folder import load_codec, save_codec
 from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.codecs.tae import TAE, TAEConfig
@@ -28,7 +29,15 @@ def tae():
   return codec
 
 
-@pytest.mark.parametrize('make', [linear, tae])
+def wan21():
+  return small_wan.drawn(small_wan.CONFIGS['wan21_vae'])
+
+
+def wan22():
+  return small_wan.drawn(small_wan.CONFIGS['wan22_vae'])
+
+
+@pytest.mark.parametrize('make', [linear, tae, wan21, wan22])
 def test_a_codec_comes_back_as_it_was(tmp_path, make):
   codec = make()
   save_codec(tmp_path / 'a' / 'codec', codec)

@@ -1,20 +1,18 @@
 """The autoencoders of Wan against diffusers, through their files in both formats."""
 
 import inspect
-import json
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from tests.helpers.small_wan_vae import CONFIGS, decode, drawn, encode, video
+from tests.helpers.small_wan_vae import CONFIGS, decode, drawn, encode, tensors, video, write
 from ttm_jax.codecs import wan_vae_convert as convert
 from ttm_jax.codecs.registry import ENTRIES
 from ttm_jax.codecs.wan_vae import WAN21, WAN22
 from ttm_jax.errors import InputError
 from ttm_jax.pretrained.fields import Free, Only
-from ttm_jax.pretrained.names import export_tensors
 from ttm_jax.pretrained.weights import WEIGHTS, Weights, read_file
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
@@ -32,24 +30,11 @@ def arguments(config):
   return {k: v for k, v in convert.config_to_diffusers(config).items() if k != '_class_name'}
 
 
-def tensors(codec, original=False):
-  return export_tensors(convert.table(codec.config, original), convert.parameters(codec))
-
-
 def theirs(codec):
   """Return diffusers' model with the weights of a codec."""
   model = diffusers.AutoencoderKLWan(**arguments(codec.config)).eval()
   model.load_state_dict({name: parity.tensor(x) for name, x in tensors(codec).items()})
   return model
-
-
-def write(folder, codec, **changes):
-  """Write a folder in the format of diffusers."""
-  folder.mkdir(parents=True, exist_ok=True)
-  config = convert.config_to_diffusers(codec.config) | changes
-  (folder / 'config.json').write_text(json.dumps(config))
-  safetensors.numpy.save_file(tensors(codec), folder / WEIGHTS)
-  return str(folder)
 
 
 def same(a, b):

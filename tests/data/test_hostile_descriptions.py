@@ -187,6 +187,12 @@ def test_an_empty_text_of_another_size(encoded):
     ('tae', {'dtype': 'O'}),
     ('sd_vae', {'res_blocks': 10**9}),
     ('sd_vae', []),
+    ('wan21_vae', {'res_blocks': 10**9}),
+    ('wan21_vae', {'std': [0.0] * 16}),
+    ('wan21_vae', {'multipliers': [0, 0, 0]}),
+    ('wan22_vae', {'patch': 0}),
+    ('wan22_vae', {'channels': 2**20}),
+    ('wan22_vae', {'tile': 'large'}),
     (['tae'], {}),
   ],
 )

@@ -46,7 +46,9 @@ def codec(preset: str, seed: int = 0) -> LinearCodec:
   return LinearCodec.fit(small.repeat(4, 2).repeat(4, 3), patch, tiny.CHANNELS)
 
 
-def context(preset: str, encoders=WORDS, texts=TEXT_ENCODERS, made=None) -> Context:
+def context(
+  preset: str, encoders=WORDS, texts=TEXT_ENCODERS, made=None, frames=tiny.FRAMES
+) -> Context:
   """Return a context at the size of the tests.
 
   Args:
@@ -54,13 +56,14 @@ def context(preset: str, encoders=WORDS, texts=TEXT_ENCODERS, made=None) -> Cont
     encoders: sizes of the text encoders by name.
     texts: the text encoders by name.
     made: the codec; by default a linear codec.
+    frames: frames of a clip.
   """
   made = made or codec(preset)
   down, right = made.stride
   sizes = model_config(tiny.shrunk(NAMES[preset][0]))
   encoding = Encoding(
     preset=preset,
-    frames=tiny.FRAMES,
+    frames=frames,
     height=tiny.SIDE,
     width=tiny.SIDE,
     fps=tiny.FPS,

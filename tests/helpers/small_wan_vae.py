@@ -1,13 +1,18 @@
 """Small autoencoders of Wan for tests, with all weights random."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 from flax import nnx
 
+from ttm_jax.codecs import wan_vae_convert as convert
 from ttm_jax.codecs.wan_vae import WanVAE, WanVAEConfig
+from ttm_jax.pretrained.names import export_tensors
+from ttm_jax.pretrained.weights import WEIGHTS
 
 _COMMON = {'channels': 3, 'multipliers': (1, 2, 2), 'res_blocks': 1, 'base_channels': 8}
 _COMMON |= {'mean': (0.1, -0.2, 0.3), 'std': (0.5, 1.5, 2.0), 'tile': (64, 64)}
@@ -45,6 +50,20 @@ def drawn(config, seed=0):
     return jnp.asarray(value, jnp.float32)
 
   return jax.tree_util.tree_map_with_path(draw, abstract(config))
+
+
+def tensors(codec, original=False):
+  """Return the tensors of a codec by their names in diffusers or in the original repository."""
+  return export_tensors(convert.table(codec.config, original), convert.parameters(codec))
+
+
+def write(folder, codec, **changes):
+  """Write a folder in the format of diffusers, with changes to config.json; return its path."""
+  folder.mkdir(parents=True, exist_ok=True)
+  config = convert.config_to_diffusers(codec.config) | changes
+  (folder / 'config.json').write_text(json.dumps(config))
+  safetensors.numpy.save_file(tensors(codec), folder / WEIGHTS)
+  return str(folder)
 
 
 def video(frames, height=16, width=16, batch=1, seed=0):

@@ -229,6 +229,10 @@ def test_open_weights_of_the_original_repository(folder, tmp_path):
   )
   got = jax.tree.map(np.asarray, convert.open_weights(str(tmp_path), PLAIN))
   assert same(got, imported(model))
+  (tmp_path / 'config.json').unlink()
+  # A file alone does not tell the number of heads: those of published sizes have 128 channels.
+  with pytest.raises(InputError, match='heads is 0 there|num_attention_heads is 0'):
+    convert.open_weights(str(tmp_path / 'diffusion_pytorch_model.safetensors'), PLAIN)
 
 
 def test_an_image_to_video_checkpoint_is_refused(tmp_path):

@@ -16,6 +16,7 @@ from flax import nnx
 
 from tests.helpers import cli, tiny
 from ttm_jax.codecs.tae import TAE, TAEConfig, forward_flops
+from ttm_jax.codecs.wan_vae import WanVAE, WanVAEConfig
 from ttm_jax.data.context import Context
 from ttm_jax.data.latents import Latents
 from ttm_jax.errors import InputError
@@ -29,6 +30,7 @@ from ttm_jax.planning.costs import Communication, Costs, costs, first_group
 from ttm_jax.planning.hardware import topology
 from ttm_jax.planning.report import analytic_report
 from ttm_jax.planning.search import Planner, Setting
+from ttm_jax.presets import PRESETS
 
 
 def test_topologies():
@@ -279,6 +281,22 @@ def test_typical_context_has_the_sizes_of_the_paper():
   assert unet.latent_shape == (16, 64, 64, 4) and unet.encoding.frames == 16
   with pytest.raises(InputError, match='must be FRAMESxHEIGHTxWIDTH'):
     inputs.clip_size('128x256')
+
+
+def test_typical_context_of_a_codec_with_certain_numbers_of_frames(monkeypatch):
+  wan = dataclasses.replace(
+    PRESETS['dit'].typical,
+    codec=lambda model: WanVAE(WanVAEConfig(res_blocks=1), rngs=nnx.Rngs(0)),
+    latents=lambda model: (32, 32, 32),
+  )
+  monkeypatch.setitem(PRESETS, 'dit', dataclasses.replace(PRESETS['dit'], typical=wan))
+  context = inputs.typical_context(tiny.shipped('stage2_dit'))
+  assert context.encoding.frames == 125 and context.latent_shape == (32, 32, 32, 16)
+  record = inputs.record(context)
+  assert record['video'].shape == (32, 32, 32, 16)
+  assert record['token_masks.0.region'].shape[0] == 32
+  with pytest.raises(InputError, match=r'128 frames do not fit the codec.* use 125 or 129'):
+    inputs.typical_context(tiny.shipped('stage2_dit'), inputs.clip_size('128x256x256'))
 
 
 def test_flops_of_attention_by_rematerialization():

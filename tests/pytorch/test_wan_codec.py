@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers import exported
 from tests.helpers import pytorch_parity as parity
 from tests.helpers.small_wan_vae import CONFIGS, decode, drawn, encode, video
 from ttm_jax.errors import InputError
 from ttm_jax.exported_folder import read_codec
 from ttm_jax.exporting import codecs
 from ttm_jax.exporting.files import DTYPES, write_tensors
+from ttm_jax.exporting.folder import export
+from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
 from ttm_jax.pytorch.loading import check_fields, load_component
+from ttm_jax.pytorch.pipeline import TTMPipeline
 from ttm_jax.pytorch.wan_codec import TTMWanCodec
 
 NAMES = sorted(CONFIGS)
@@ -91,6 +95,30 @@ def test_memory_options_and_half_precision(folder):
   found = half.encode(pixels).latent_dist.mode()
   assert found.dtype == half.decode(latents).sample.dtype == torch.float32
   assert 1e-4 < (found - latents).std() / latents.std() < 0.1
+
+
+def test_a_pipeline_gives_the_video_of_ours(tmp_path, capsys):
+  codec, frames = drawn(CONFIGS['wan21_vae']), 5
+  where = exported.context('dit', made=codec, frames=frames)
+  paths = []
+  for number in (exported.STAGE1, exported.STAGE2):
+    settings = exported.config('dit', number, model__channels=codec.channels)
+    params = exported.parameters(settings, where, number)
+    paths.append(exported.save_run(tmp_path / f'stage{number + 1}', settings, where, params))
+  export(*paths, tmp_path / 'pair', dtype='fp32')
+  ours = Pipeline(Stage(paths[0], STAGE1), Stage(paths[1], STAGE2))
+  request = exported.request()
+  ids = np.stack([np.roll(request.mask, shift, 1) for shift in range(frames)])
+  wanted = ours.videos([request], ids[None], 6)
+  pipe = TTMPipeline.from_pretrained(tmp_path / 'pair')
+  pipe.set_progress_bar_config(disable=True)
+  assert isinstance(pipe.codec, TTMWanCodec) and pipe.config.video['latents'] == [3, 2, 4, 4]
+  begin = parity.channels_first(jax.random.normal(ours.stage2.key(6), (1, 2, 4, 4, 3)))
+  output = pipe(**exported.arguments(), trajectory=ids, latents=begin, output_type='np')
+  difference = np.abs(np.round(output.frames * 255) - wanted).mean()
+  with capsys.disabled():
+    print(f'\npipeline with wan21_vae: mean difference in levels of 255: {difference:.4f}')
+  assert difference < 0.1 and wanted.std() > 10 and wanted.shape[1] == frames
 
 
 def test_what_does_not_fit(folder):

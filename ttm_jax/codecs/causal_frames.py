@@ -8,7 +8,7 @@ import numpy as np
 from ttm_jax.errors import InputError
 
 
-def check_count(num_frames: int, stride: int) -> None:
+def check_frame_count(num_frames: int, stride: int) -> None:
   """Raise InputError unless `num_frames` is stride * n + 1; the message has the nearest counts."""
   if num_frames < 1 or (num_frames - 1) % stride:
     below = max(num_frames - 1, 0) // stride * stride + 1
@@ -18,7 +18,7 @@ def check_count(num_frames: int, stride: int) -> None:
     )
 
 
-def frame_groups(num_frames: int, stride: int) -> np.ndarray:
+def groups_of(num_frames: int, stride: int) -> np.ndarray:
   """Return the index of the latent frame of each frame: int [T], 0 for frame 0.
 
   Args:
@@ -28,7 +28,7 @@ def frame_groups(num_frames: int, stride: int) -> np.ndarray:
   Raises:
     InputError: T is not stride * n + 1. The message names the nearest counts.
   """
-  check_count(num_frames, stride)
+  check_frame_count(num_frames, stride)
   return (np.arange(num_frames) + stride - 1) // stride
 
 

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ttm_jax.codecs import causal_frames
 from ttm_jax.codecs.base import Moments, check_pixels
 from ttm_jax.codecs.causal import (
   Cache,
@@ -26,6 +25,7 @@ from ttm_jax.codecs.causal import (
   duplicated,
   streamed,
 )
+from ttm_jax.codecs.causal_frames import check_frame_count, frames_of, groups_of
 from ttm_jax.codecs.inflated import PixelAttention, Pointwise
 from ttm_jax.codecs.tae import fold, unfold
 from ttm_jax.codecs.tiling import blended
@@ -293,14 +293,14 @@ class WanVAE(nnx.Module):
     return (self.config.side,) * 2
 
   def num_frames(self, latents: int) -> int:
-    return causal_frames.frames_of(latents, STRIDE)
+    return frames_of(latents, STRIDE)
 
   def frame_groups(self, num_frames: int) -> np.ndarray:
-    return causal_frames.frame_groups(num_frames, STRIDE)
+    return groups_of(num_frames, STRIDE)
 
   def encode(self, video: Array) -> Moments:
     check_pixels(video, self.stride)
-    causal_frames.check_count(video.shape[1], STRIDE)
+    check_frame_count(video.shape[1], STRIDE)
 
     def moments(cells: Array) -> Array:
       pixels = patches(unfold(cells, self.config.side), self.config.patch)
@@ -310,7 +310,7 @@ class WanVAE(nnx.Module):
     cells = fold(video, self.config.side)
     out = self._in_tiles(moments, cells, (1, 1, 1))
     mean, logvar = jnp.split(out, 2, axis=-1)
-    shift, scale = np.float32(self.config.mean), np.float32(self.config.std)
+    shift, scale = self._statistics()
     return Moments((mean - shift) / scale, jnp.clip(logvar, -30, 20) - 2 * np.log(scale))
 
   def decode(self, latents: Array, num_frames: int) -> Array:
@@ -324,9 +324,13 @@ class WanVAE(nnx.Module):
       out = streamed(self.decoder, self.post_quant(raw), 1)
       return unpatched(out.astype(jnp.float32), self.config.patch)
 
-    raw = latents * np.float32(self.config.std) + np.float32(self.config.mean)
-    side = self.config.side
+    shift, scale = self._statistics()
+    raw, side = latents * scale + shift, self.config.side
     return jnp.clip(self._in_tiles(pixels, raw, (STRIDE, side, side)), -1, 1)
+
+  def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of raw latents, float32 [C] each."""
+    return np.array(self.config.mean, np.float32), np.array(self.config.std, np.float32)
 
   def _in_tiles(
     self, function: Callable[[Array], Array], x: Array, factor: tuple[int, int, int]

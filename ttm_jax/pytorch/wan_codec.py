@@ -6,7 +6,7 @@ from diffusers import AutoencoderKLWan
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 
-from ttm_jax.codecs import causal_frames
+from ttm_jax.codecs.causal_frames import check_frame_count, frames_of, groups_of
 
 from .codec_base import Decoded, Encoded, check_pixels, encoded
 
@@ -29,7 +29,7 @@ class TTMWanCodec(AutoencoderKLWan):
     Raises:
       InputError: if T is not 4 n + 1.
     """
-    return causal_frames.frame_groups(num_frames, self.stride[0])
+    return groups_of(num_frames, self.stride[0])
 
   def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of raw latents, float32 [C, 1, 1, 1]."""
@@ -45,7 +45,7 @@ class TTMWanCodec(AutoencoderKLWan):
       InputError: if H or W is not a multiple of the stride, or T is not 4 n + 1.
     """
     check_pixels(video, self.stride)
-    causal_frames.check_count(video.shape[2], self.stride[0])
+    check_frame_count(video.shape[2], self.stride[0])
     raw = super().encode(video.to(self.dtype)).latent_dist.parameters.float()
     mean, logvar = raw.chunk(2, 1)
     shift, scale = self._statistics(raw)
@@ -58,7 +58,7 @@ class TTMWanCodec(AutoencoderKLWan):
     Raises:
       ValueError: if num_frames is given and is not 4 T' - 3.
     """
-    held = causal_frames.frames_of(latents.shape[2], self.stride[0])
+    held = frames_of(latents.shape[2], self.stride[0])
     if num_frames not in (None, held):
       raise ValueError(
         f'{latents.shape[2]} latent frames are those of {held} frames, not of {num_frames}'

@@ -8,6 +8,7 @@ masked blocks, then the rest. In PyTorch, each layer has its own tensors.
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from ttm_jax.models.wan import original
 from ttm_jax.models.wan.model import EPS, MOST_POSITIONS, PATCH, Wan, WanConfig
 from ttm_jax.pretrained.fields import NONE, Free, Only, Read, check, sizes
 from ttm_jax.pretrained.names import Entry, import_parameters, iterate_tensors
-from ttm_jax.pretrained.weights import Weights, locate, read
+from ttm_jax.pretrained.weights import Weights, locate, read, read_file
 from ttm_jax.text.encoders import TextEncoderSpec
 from ttm_jax.text.from_config import encoders
 
@@ -107,7 +108,11 @@ def open_weights(source: str, config: WanConfig) -> dict[str, Any]:
   Raises:
     InputError: if a file is missing or damaged, or the architecture differs.
   """
-  weights = original.to_diffusers(read(locate(source, 'transformer'), half=True))
+  path = Path(source)
+  weights = (
+    read_file(path, half=True) if path.is_file() else read(locate(source, 'transformer'), half=True)
+  )
+  weights = original.to_diffusers(weights)
   kind = weights.config.get('_class_name')
   if kind != KIND:
     raise InputError(f'{weights.folder} holds a {kind}, a {KIND} is needed')
