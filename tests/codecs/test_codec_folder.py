@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from tests.helpers import small_wan
+from tests.helpers import small_wan_vae
 from ttm_jax.codecs.folder import load_codec, save_codec
 from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.codecs.tae import TAE, TAEConfig
@@ -30,11 +30,11 @@ def tae():
 
 
 def wan21():
-  return small_wan.drawn(small_wan.CONFIGS['wan21_vae'])
+  return small_wan_vae.drawn(small_wan_vae.CONFIGS['wan21_vae'])
 
 
 def wan22():
-  return small_wan.drawn(small_wan.CONFIGS['wan22_vae'])
+  return small_wan_vae.drawn(small_wan_vae.CONFIGS['wan22_vae'])
 
 
 @pytest.mark.parametrize('make', [linear, tae, wan21, wan22])

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+from ttm_jax.errors import InputError
 from ttm_jax.pretrained.weights import Weights
 
 # Regular expressions from names of the original repository to names in diffusers, in this order.
@@ -36,13 +37,18 @@ def to_diffusers(weights: Weights) -> Weights:
 
   Args:
     weights: a checkpoint of the original repository; any other is returned as it is.
+
+  Raises:
+    InputError: if `num_heads` is not a size.
   """
   tensors = weights.tensors
   if MARK not in tensors:
     return weights
   width, channels = tensors['patch_embedding.weight'].shape[:2]
   layers = {int(found[1]) for name in tensors if (found := re.match(r'blocks\.(\d+)\.', name))}
-  heads = weights.config.get('num_heads', width // 128)
+  heads = weights.config.get('num_heads', max(width // 128, 1))
+  if type(heads) is not int or heads < 1:
+    raise InputError(f'{weights.folder}/config.json: num_heads is {heads!r:.50}, a size is needed')
   image = any(name.startswith(IMAGE) for name in tensors)
   config = {
     '_class_name': 'WanTransformer3DModel',
