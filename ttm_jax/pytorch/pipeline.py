@@ -515,10 +515,11 @@ class TTMPipeline(DiffusionPipeline):
           break
         scaled = scheduler.scale_model_input(x, t)
         prediction = predict(scaled, t.float().expand(len(x)))
-        x = told(step, t, scheduler.step(prediction, t, x).prev_sample)
+        x = with_clean_frame(scheduler.step(prediction, t, x).prev_sample, condition)
+        x = told(step, t, x)
         bar.update()
     self.stage = ''
-    return with_clean_frame(x, condition)
+    return x
 
   def _encode(self, pixels: np.ndarray) -> Tensor:
     """Encode uint8 pixels [B, T, H, W, 3] to float32 latents [B, C, T', H', W']."""
