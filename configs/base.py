@@ -9,6 +9,7 @@ def common() -> ConfigDict:
   config.task = ''
   config.seed = 0
   config.init_from = ''  # Run to start from, or pretrained:FOLDER_OR_HUB_ID.
+  config.init_cache = ''  # Folder for a converted copy of open weights, for later runs.
   config.data = ConfigDict(
     {
       'path': '',  # The dataset; required.

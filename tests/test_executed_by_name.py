@@ -39,6 +39,7 @@ SAFE = {('re', 'compile'), ('lowered', 'compile')}
 KNOWN = {
   'benchmarks/data.py': {'subprocess'},
   'benchmarks/export.py': {'from_pretrained', 'subprocess'},
+  'benchmarks/load_weights.py': {'subprocess'},
   'benchmarks/object_attention.py': {'getattr(torch, ...)', 'torch.compile'},
   'benchmarks/scale.py': {'subprocess'},
   'benchmarks/step.py': {'config_flags'},

@@ -128,7 +128,8 @@ def test_export_import_export_gives_the_same_bytes(preset, made, tmp_path):
     network = read_network(first / f'stage{number}')
     where = exported.context(preset, made=read_codec(first))
     path = tmp_path / f'stage{number}'
-    again.append(exported.save_run(path, read_config(run), where, network.params))
+    params = jax.tree.map(np.asarray, network.params)
+    again.append(exported.save_run(path, read_config(run), where, params))
   export(*again, tmp_path / 'second', DTYPES[preset])
   assert content(first) == content(tmp_path / 'second')
 
@@ -138,7 +139,7 @@ def test_a_transformer_starts_from_an_exported_one(made, latents):
   assert is_exported(str(out)) and not is_exported(str(out.parent))
   for number, run in enumerate(runs):
     objective = Denoising(exported.config('dit', number, data__path=str(latents)))
-    source = objective.source(f'pretrained:{out}')
+    source = jax.tree.map(np.asarray, objective.source(f'pretrained:{out}').params)
     rounded = jax.tree.map(
       lambda x: np.asarray(x.astype(ml_dtypes.bfloat16), np.float32), read_parameters(run)
     )
@@ -150,7 +151,7 @@ def test_a_transformer_starts_from_an_exported_one(made, latents):
 def test_a_unet_starts_from_an_exported_one(made, unet_latents):
   (_, run), out = made('unet')
   objective = Denoising(exported.config('unet', exported.STAGE2, data__path=str(unet_latents)))
-  source = objective.source(f'pretrained:{out}')
+  source = jax.tree.map(np.asarray, objective.source(f'pretrained:{out}').params)
   jax.tree.map(np.testing.assert_array_equal, source, read_parameters(run))
   brought = objective.transfer(source, jax.tree.map(np.zeros_like, source))
   jax.tree.map(np.testing.assert_array_equal, brought, source)

@@ -26,7 +26,7 @@ class Network:
     preset: Its preset, which defines the backbone.
     config: The preset's model config dataclass.
     encoders: The text encoders that it uses, by name.
-    params: Nested dict of float32 arrays.
+    params: Nested dict of parameters, read when they are used (`pretrained.names`).
   """
 
   preset: Preset
@@ -56,7 +56,7 @@ def load(source: str, config: Any) -> dict[str, Any]:
     config: Model config of the network to initialize. Fields that depend on the task may differ.
 
   Returns:
-    Nested dict of float32 arrays.
+    Nested dict of parameters, read when they are used (`pretrained.names.StoredParameter`).
 
   Raises:
     InputError: If a file is missing or damaged, or the architectures differ.

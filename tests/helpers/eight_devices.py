@@ -1,6 +1,7 @@
 """Compare attention and training on eight devices with one device; print the errors as JSON.
 
     python -m tests.helpers.eight_devices attention
+    python -m tests.helpers.eight_devices placing
     python -m tests.helpers.eight_devices training stage2_dit '{"fsdp": 8}' '{"data": 2}' ...
 
 Run by `test_sharded.py` in a subprocess, since the number of devices is fixed when JAX starts.
@@ -15,6 +16,7 @@ import json
 import os
 import re
 import sys
+from typing import Any
 
 os.environ.setdefault('XLA_FLAGS', '')
 os.environ['XLA_FLAGS'] += ' --xla_force_host_platform_device_count=8'
@@ -42,6 +44,7 @@ from ttm_jax.planning import hlo
 from ttm_jax.planning.compile import Run
 from ttm_jax.presets import model_config, preset
 from ttm_jax.text.encoders import TextEncoderSpec
+from ttm_jax.training import digests, placing
 from ttm_jax.training.packing import unpack
 from ttm_jax.training.state import create, make_optimizer
 from ttm_jax.training.step import make_step
@@ -318,6 +321,59 @@ def collectives() -> dict[str, int]:
   return {name: len(re.findall(rf' {name}(?:-start)?\(', program)) for name in names}
 
 
+def placings() -> dict:
+  """Place parameters in parts on each mesh.
+
+  Returns:
+    By mesh, the largest error of the values, whether all shardings and checksums are as wanted, and
+    the most bytes read at a time.
+  """
+  placing.PART = 2**11
+  rng = np.random.default_rng(0)
+  shapes = {'stack': (6, 16, 32), 'kernel': (16, 64), 'whole': (64, 16), 'vector': (8,), 'one': ()}
+  values = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+  table = (('stack', (None, 'fsdp', 'tensor')), ('kernel', ('fsdp', 'tensor')))
+  found = {}
+  for name, sizes in {**MESHES, 'both': {'fsdp': 4, 'tensor': 2}}.items():
+    mesh, read = make_mesh(sizes), Reads()
+    places = shardings(values, table, mesh)
+    source = {key: read.of(value) for key, value in values.items()}
+    dtypes = {key: jnp.bfloat16 if key == 'stack' else jnp.float32 for key in values}
+    got, sums = placing.place(source, places, dtypes)
+    wanted = {key: value.astype(dtypes[key]) for key, value in values.items()}
+    found[name] = {
+      'error': max(float(abs(got[k] - wanted[k]).max()) for k in values),
+      'same': all(got[k].sharding == places[k] and got[k].dtype == dtypes[k] for k in values)
+      and sums == [digests.sum_on_host(values[k]) for k in sorted(values)],
+      'most': read.most,
+    }
+  return found
+
+
+class Reads:
+  """Makes lazily read arrays, and remembers the most bytes read at a time."""
+
+  def __init__(self):
+    self.most = 0
+
+  def of(self, array: np.ndarray) -> Any:
+    reads = self
+
+    class Lazy:
+      shape, dtype = array.shape, array.dtype
+
+      def __getitem__(self, index):
+        part = np.asarray(array[index])
+        reads.most = max(reads.most, part.nbytes)
+        return part
+
+      def __array__(self, dtype=None, copy=None):
+        return self[()]
+
+    return Lazy()
+
+
 if __name__ == '__main__':
   what, *rest = sys.argv[1:]
-  print(json.dumps({'attention': attentions, 'training': training}[what](*rest)))
+  measured = {'attention': attentions, 'training': training, 'placing': placings}
+  print(json.dumps(measured[what](*rest)))

@@ -37,6 +37,12 @@ def test_tokens_are_exchanged_for_heads_and_never_gathered(found):
   assert found['collectives']['all-gather'] == 0, found['collectives']
 
 
+def test_parameters_are_placed_in_parts_on_every_mesh():
+  for mesh, got in eight_devices('placing').items():
+    # A part has at most 2 kB, but a kernel that is sharded along all of its axes is one part.
+    assert got == {'error': 0, 'same': True, 'most': 2**12 if mesh == 'both' else 2**11}, mesh
+
+
 # In float64; the autoencoder in float32.
 EXACT, NEAR = 1e-9, 1e-5
 ALONE = [{'data': 8}, {'fsdp': 8}, {'sequence': 8}, {'tensor': 8}]

@@ -253,7 +253,7 @@ def network():
 
 
 def ours(source):
-  params = open_weights.load(source, SIZES)
+  params = jax.tree.map(np.asarray, open_weights.load(source, SIZES))
   whole, predict = network()
   return np.asarray(predict(put(whole, params)))
 

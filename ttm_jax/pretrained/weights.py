@@ -1,11 +1,14 @@
 """Read folders of open weights in the format of diffusers: `config.json` and safetensors files.
 
-The weights are one file `diffusion_pytorch_model.safetensors`, or several files that an index file
-lists. Pickled checkpoints are never opened, because unpickling can run arbitrary code.
+`read` checks all files by their headers. The values are read later, tensor by tensor and slice by
+slice, so that host memory need not hold a model. The weights are one file
+`diffusion_pytorch_model.safetensors`, or several files that an index file lists. Pickled
+checkpoints are never opened, because unpickling can run arbitrary code.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,42 @@ _HALF = ('F32', 'BF16', 'F16')
 PICKLES = ('.ckpt', '.bin', '.pt', '.pth', '.pkl')
 
 
+class StoredTensor:
+  """A tensor of a safetensors file, read as float32 when it is sliced or converted by NumPy.
+
+  The value is not cached, and the file is open only while it is read.
+
+  Attributes:
+    path: the file.
+    name: name of the tensor in it.
+    shape: shape of the tensor.
+    dtype: float32, also for tensors stored in half precision.
+  """
+
+  dtype = np.dtype(np.float32)
+
+  def __init__(self, path: Path, name: str, shape: Sequence[int]):
+    self.path, self.name, self.shape = path, name, tuple(shape)
+
+  @property
+  def ndim(self) -> int:
+    """The number of axes."""
+    return len(self.shape)
+
+  def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+    """Read a part of the tensor: one slice of step 1 per axis.
+
+    Raises:
+      InputError: if the file has changed since its header was read.
+    """
+    with _opened(self.path) as file:
+      # NumPy reads bfloat16 through ml_dtypes.
+      return np.asarray(file.get_slice(self.name)[index or ...], np.float32)
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    return np.asarray(self[()], dtype)
+
+
 @dataclasses.dataclass(frozen=True)
 class Weights:
   """The configuration and tensors of one model, under their original names.
@@ -30,12 +69,12 @@ class Weights:
   Attributes:
     folder: folder or single file that they were read from.
     config: contents of `config.json`; empty for a single file.
-    tensors: float32 NumPy arrays by name.
+    tensors: float32 tensors by name: each a `StoredTensor` or a NumPy array.
   """
 
   folder: Path
   config: Mapping[str, Any]
-  tensors: Mapping[str, np.ndarray]
+  tensors: Mapping[str, StoredTensor | np.ndarray]
 
 
 def locate(source: str, part: str = '') -> Path:
@@ -63,11 +102,11 @@ def locate(source: str, part: str = '') -> Path:
 
 
 def read(folder: Path, half: bool = False) -> Weights:
-  """Read a folder of weights.
+  """Read and check a folder of weights, except for the values of its tensors.
 
   Args:
     folder: folder with `config.json` and safetensors files.
-    half: whether to accept bfloat16 and float16 tensors, which are converted to float32.
+    half: whether to accept bfloat16 and float16 tensors, which are read as float32.
 
   Raises:
     InputError: a file is missing, corrupt, a pickle, or outside of the folder. Also if a tensor is
@@ -83,7 +122,7 @@ def read(folder: Path, half: bool = False) -> Weights:
     places = {str(name): inside(folder, name, folder / INDEX) for name in listed.values()}
   else:
     listed, places = None, {WEIGHTS: folder / WEIGHTS}
-  tensors: dict[str, np.ndarray] = {}
+  tensors: dict[str, StoredTensor | np.ndarray] = {}
   for name, place in sorted(places.items()):
     if not place.is_file():
       raise InputError(_missing(folder, name))
@@ -134,18 +173,26 @@ def _missing(folder: Path, name: str) -> str:
   return f'{folder} holds no weights: {WEIGHTS} is missing'
 
 
-def _tensors(path: Path, half: bool) -> dict[str, np.ndarray]:
+def _tensors(path: Path, half: bool) -> dict[str, StoredTensor]:
+  found = {}
+  with _opened(path) as file:
+    for name in file.keys():  # noqa: SIM118, a file is no dict.
+      header = file.get_slice(name)
+      if (dtype := header.get_dtype()) not in (_HALF if half else ('F32',)):
+        raise InputError(
+          f'{path}: tensor {name} is {dtype}, training starts from full precision (F32): take the'
+          f' files without "fp16" in their names'
+        )
+      found[name] = StoredTensor(path, name, header.get_shape())
+  return found
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+  """Open a safetensors file, and convert the errors of the block to InputError."""
   try:
     with safe_open(path, framework='np') as file:
-      names = list(file.keys())
-      for name in names:
-        if (dtype := file.get_slice(name).get_dtype()) not in (_HALF if half else ('F32',)):
-          raise InputError(
-            f'{path}: tensor {name} is {dtype}, training starts from full precision (F32): take the'
-            f' files without "fp16" in their names'
-          )
-      # NumPy reads bfloat16 through ml_dtypes.
-      return {name: np.asarray(file.get_tensor(name), np.float32) for name in names}
+      yield file
   except (SafetensorError, OSError) as error:
     raise InputError(
       f'{path} is not a complete safetensors file ({error}): it was perhaps cut off, copy it again'

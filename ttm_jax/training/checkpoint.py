@@ -24,7 +24,7 @@ from ttm_jax.training.unmerged import merged, unmerged
 
 _PARTS = ('params', 'ema', 'optimizer', 'guard')
 _DIGESTS = 'digests'
-_DESCRIPTION = '_CHECKPOINT_METADATA'
+DESCRIPTION = '_CHECKPOINT_METADATA'
 DAMAGED = 'damaged'  # Folder for corrupt checkpoints, next to the checkpoints folder.
 _TIMEOUT = 600  # Seconds for all processes to write their shards of a checkpoint.
 
@@ -32,7 +32,7 @@ _TIMEOUT = 600  # Seconds for all processes to write their shards of a checkpoin
 _Layout = dict[str, tuple[tuple[int, ...], str]]
 
 
-class _Durable(ocp.path.atomicity.AtomicRenameTemporaryPath):
+class Durable(ocp.path.atomicity.AtomicRenameTemporaryPath):
   """An Orbax temporary folder that is flushed to disk when it gets its final name.
 
   Orbax removes older checkpoints only after that, so a complete one is on disk at all times.
@@ -88,7 +88,7 @@ class Checkpoints:
       async_options=ocp.AsyncOptions(
         timeout_secs=_TIMEOUT, post_finalization_callback=self._confirm
       ),
-      temporary_path_class=_Durable if is_local(self.directory) else None,
+      temporary_path_class=Durable if is_local(self.directory) else None,
     )
 
   @functools.cached_property
@@ -227,7 +227,7 @@ class Checkpoints:
         wrong = [p for p in _PARTS if int(digests.of_tree(getattr(state, p))) != sums.get(p)]
         problem = self._damaged(step, wrong[0]) if wrong else ''
         if not sums:
-          problem = f'checkpoint {self.directory}/{step} is damaged: {_DESCRIPTION} has no sums'
+          problem = f'checkpoint {self.directory}/{step} is damaged: {DESCRIPTION} has no sums'
       if not problem:
         if step in self._views:
           say(f'checkpoint {self.directory}/{step} was never merged: read from its parts')
@@ -259,7 +259,7 @@ class Checkpoints:
         found.append(step)
     found = [step for step in agree('damaged descriptions', found)[0] if step not in known]
     for step in found:
-      say(f'checkpoint {self.directory}/{step} is damaged: {_DESCRIPTION}; it is set aside')
+      say(f'checkpoint {self.directory}/{step} is damaged: {DESCRIPTION}; it is set aside')
     return found
 
   def restore(self, step: int, like: TrainState) -> TrainState:
@@ -288,28 +288,36 @@ class Checkpoints:
 
     Raises:
       InputError: if the checkpoint is corrupt, here or when an array is read. The checksum is
-        verified when the last array has been read.
+        verified when the last array has been read whole; for arrays read in slices, call
+        `check_ema`.
     """
     with self._reading(step):
       folder = self._folder(step) / 'ema'
       leaves, structure = jax.tree.flatten(self._tree(folder))
       stores = open_arrays(folder, [leaf.name for leaf in leaves])
-    wanted = self._sums(step).get('ema')
     sums: dict[int, int] = {}
 
-    def read(place: int) -> np.ndarray:
+    def read(place: int, index: tuple[slice, ...] | None) -> np.ndarray:
       with self._reading(step):
-        array = stores[place].read().result()
-      sums[place] = digests.of_array(array, place)
-      # Checkpoints of the first versions have no checksums.
-      if len(sums) == len(leaves) and wanted not in (None, sum(sums.values()) % 2**32):
-        raise InputError(self._damaged(step, 'ema'))
+        array = stores[place][... if index is None else index].read().result()
+      if index is None:
+        sums[place] = digests.of_array(array, place)
+        if len(sums) == len(leaves):
+          self.check_ema(step, sum(sums.values()) % 2**32)
       return array
 
     stored = [
       StoredArray(store.shape, functools.partial(read, i)) for i, store in enumerate(stores)
     ]
     return jax.tree.unflatten(structure, stored)
+
+  def check_ema(self, step: int, found: int) -> None:
+    """Raise InputError unless the EMA parameters of a step have this checksum.
+
+    Checkpoints of the first versions have no checksums.
+    """
+    if self._sums(step).get('ema') not in (None, found):
+      raise InputError(self._damaged(step, 'ema'))
 
   def shapes(self, step: int) -> dict[str, Any]:
     """Return the parameter shapes of a step as a nested dict of tuples.
@@ -352,7 +360,7 @@ class Checkpoints:
   def _sums(self, step: int) -> dict[str, int]:
     """Return the stored checksum of each item of a step; empty if there are none."""
     with self._reading(step):
-      path = self._folder(step) / _DESCRIPTION
+      path = self._folder(step) / DESCRIPTION
       try:
         found = json.loads(path.read_text())['custom_metadata'][_DIGESTS]
       except (OSError, ValueError, LookupError, TypeError, RecursionError):

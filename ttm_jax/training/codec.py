@@ -26,6 +26,7 @@ from ttm_jax.parallel import compiler
 from ttm_jax.settings import from_config
 from ttm_jax.training.objective import Arrays, Metrics, gather, has_validation, held_out
 from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
+from ttm_jax.training.sources import Source
 from ttm_jax.training.state import placement
 
 Array = jax.Array
@@ -113,7 +114,7 @@ class CodecTraining:
     """Return a `Trained` with initial parameters."""
     return Trained(self.model_config, self.config.loss.adversarial > 0, nnx.Rngs(seed))
 
-  def source(self, init_from: str) -> dict:
+  def source(self, init_from: str) -> Source:
     """Load the autoencoder's EMA parameters of a codec run.
 
     Raises:
@@ -122,7 +123,7 @@ class CodecTraining:
     expected = self.config.model.to_dict()
     found = read_config(init_from).model.to_dict()
     check_same_architecture(expected, found, init_from, ('dtype', 'remat'))
-    return {'codec': read_parameters(init_from)['codec']}
+    return Source({'codec': read_parameters(init_from)['codec']})
 
   def transfer(self, source: dict, params: dict) -> dict:
     """Return `params` with the autoencoder replaced; the discriminator keeps initial parameters."""

@@ -30,7 +30,8 @@ from ttm_jax.settings import first_difference, from_config
 from ttm_jax.tasks import CONCAT, TASKS
 from ttm_jax.text.encoders import total_tokens
 from ttm_jax.training.objective import Arrays, Metrics, gather, has_validation, held_out
-from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
+from ttm_jax.training.runs import check_same_architecture, read_config
+from ttm_jax.training.sources import Source, of_run
 from ttm_jax.training.state import placement
 
 Array = jax.Array
@@ -208,8 +209,8 @@ class Denoising:
         ' --config.mesh.sequence=1, and take fsdp or tensor'
       )
 
-  def source(self, init_from: str) -> dict:
-    """Load the parameters to initialize from, as NumPy arrays.
+  def source(self, init_from: str) -> Source:
+    """Return the parameters to initialize from, checked except for their values.
 
     Args:
       init_from: a run directory, or 'pretrained:' followed by open weights or an exported folder.
@@ -236,10 +237,10 @@ class Denoising:
       raise InputError(
         f'run {init_from} reads other texts: {key} is {old!r} there and {new!r} in {self.directory}'
       )
-    return read_parameters(init_from)
+    return of_run(init_from)
 
-  def _open_weights(self, names: str) -> dict:
-    """Load open weights or an exported folder, and check that its text encoders match."""
+  def _open_weights(self, names: str) -> Source:
+    """Open open weights or an exported folder, and check that its text encoders match."""
     read = self.denoiser.preset.open_weights
     if exported_folder.is_exported(names):
       read = exported_folder.load
@@ -259,7 +260,7 @@ class Denoising:
       raise InputError(
         f'{names} reads other texts: parameter {key} is {old} there and {new} for {self.directory}'
       )
-    return params
+    return Source.of_weights(params)
 
   def transfer(self, source: dict, params: dict) -> dict:
     """Return `params` with values replaced from `source`, as the preset defines; inside jit."""

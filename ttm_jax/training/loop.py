@@ -5,7 +5,6 @@ import itertools
 import math
 import sys
 from collections.abc import Iterator
-from functools import partial
 
 import jax
 import optax
@@ -22,11 +21,10 @@ from ttm_jax.parallel.mesh import (
   check_batch,
   make_mesh,
   replicated,
-  shardings,
 )
 from ttm_jax.parallel.peers import Peers
 from ttm_jax.parallel.startup import connect
-from ttm_jax.training import runs
+from ttm_jax.training import runs, start
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.evaluator import Evaluator
 from ttm_jax.training.lock import exclusive
@@ -34,7 +32,7 @@ from ttm_jax.training.objective import Objective
 from ttm_jax.training.orbax_errors import refusal
 from ttm_jax.training.profile import Profile
 from ttm_jax.training.spike_guard import NotFinite
-from ttm_jax.training.state import TrainState, create, make_optimizer
+from ttm_jax.training.state import TrainState, make_optimizer
 from ttm_jax.training.step import make_step
 from ttm_jax.training.step_timer import StepTimer
 from ttm_jax.training.stop import StopOnSignal
@@ -87,8 +85,8 @@ def train(
     connect(mesh)
     closing.callback(checkpoints.close)
     optimizer = make_optimizer(config.optimizer, settings.steps)
-    graphdef, state, state_shardings, restored = _start(
-      config, objective, optimizer, mesh, checkpoints, peers
+    graphdef, state, state_shardings, restored = start.begin(
+      config, objective, optimizer, mesh, checkpoints, peers, _tell
     )
     if first:
       with mirrored(workdir, *objective.parts) as folder:
@@ -162,43 +160,6 @@ def train(
     with _writing(checkpoints), mirrored(workdir) as folder:
       objective.finish(folder, average)
   return state
-
-
-def _start(config, objective, optimizer, mesh, checkpoints, peers):
-  """Return the graphdef, the initial or restored state, its shardings, and whether restored."""
-
-  def initial() -> TrainState:
-    _, params = nnx.split(objective.build(config.seed))
-    return create(nnx.to_pure_dict(params), optimizer)
-
-  def brought(state: TrainState, source: dict) -> TrainState:
-    return create(objective.transfer(source, state.params), optimizer)
-
-  graphdef = nnx.graphdef(nnx.eval_shape(lambda: objective.build(config.seed)))
-  abstract = jax.eval_shape(initial)
-  state_shardings = shardings(abstract, objective.sharding, mesh)
-  like = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, state_shardings
-  )
-  check = partial(
-    runs.check_same_parameters,
-    jax.tree.map(lambda x: x.shape, abstract.params),
-    run=checkpoints.directory.parent,
-  )
-  restored = checkpoints.restore_newest(like, check, peers.agree, _tell)
-  if restored is not None:
-    return graphdef, restored, state_shardings, True
-  source = objective.source(config.init_from) if config.init_from else None
-  state = compiler.jit(initial, once=True, out_shardings=state_shardings)()
-  if source is not None:
-    # Each process has the whole source and copies its own shards to its devices.
-    source = jax.tree.map(
-      lambda x, s: jax.make_array_from_callback(x.shape, s, lambda index: x[index]),
-      source,
-      shardings(source, objective.sharding, mesh),
-    )
-    state = jax.jit(brought, out_shardings=state_shardings, donate_argnums=0)(state, source)
-  return graphdef, state, state_shardings, False
 
 
 def _greet(telemetry: Telemetry, workdir: epath.Path, state: TrainState, restored: bool) -> None:

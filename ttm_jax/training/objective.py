@@ -11,6 +11,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 from ttm_jax.data import records
+from ttm_jax.training.sources import Source
 
 Array = jax.Array
 Arrays = dict[str, Array]
@@ -53,14 +54,11 @@ class Objective(Protocol):
     """Return the network with initial parameters."""
     ...
 
-  def source(self, init_from: str) -> dict:
-    """Load the parameters to initialize from.
+  def source(self, init_from: str) -> Source:
+    """Return the parameters to initialize from.
 
     Args:
       init_from: a run directory, or another source that the objective supports.
-
-    Returns:
-      A nested dict of NumPy arrays.
 
     Raises:
       InputError: if the source does not fit this network.

@@ -61,7 +61,7 @@ def default_workdir(config_path: str) -> Path:
 def check_run(workdir: epath.Path, config: ConfigDict) -> None:
   """Check that a run directory is new or holds a run of the same configuration.
 
-  Fields in `FREE` and the sections mesh and job may differ.
+  Fields in `FREE`, init_cache and the sections mesh and job may differ.
 
   Raises:
     InputError: if it holds a run of another configuration, or cannot be accessed.
@@ -99,8 +99,8 @@ def _bound(config: ConfigDict) -> dict[str, Any]:
   for section, keys in FREE.items():
     if isinstance(values.get(section), dict):
       values[section] = {k: v for k, v in values[section].items() if k not in keys}
-  values.pop('mesh', None)
-  values.pop('job', None)
+  for name in ('mesh', 'job', 'init_cache'):
+    values.pop(name, None)
   return values
 
 

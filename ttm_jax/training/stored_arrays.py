@@ -13,18 +13,27 @@ from ttm_jax.data.storage import is_local
 class StoredArray:
   """A lazily loaded array.
 
-  NumPy loads it through `__array__`; the value is not cached.
+  NumPy loads it through `__array__`; slices load only what they need. Values are not cached.
 
   Attributes:
     shape: shape of the array.
   """
 
-  def __init__(self, shape: tuple[int, ...], read: Callable[[], np.ndarray]):
+  def __init__(
+    self, shape: tuple[int, ...], read: Callable[[tuple[slice, ...] | None], np.ndarray]
+  ):
+    """Args:
+    shape: shape of the array.
+    read: reads a part of it, or all of it for None.
+    """
     self.shape = shape
     self._read = read
 
+  def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+    return self._read(index)
+
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-    array = self._read()
+    array = self._read(None)
     return array if dtype is None else array.astype(dtype, copy=False)
 
 

@@ -140,13 +140,13 @@ def from_torch(weights: Weights, like: Mapping[str, Any]) -> dict[str, Any]:
   entries, tensors = table(like), dict(weights.tensors)
   shapes = {e.theirs[0]: e.tensor_shape() for e in entries}
   if VISUAL in shapes and INPUT in tensors:
-    whole, channels = tensors[INPUT], shapes[INPUT][1]
+    whole, channels = np.asarray(tensors[INPUT]), shapes[INPUT][1]
     tensors[INPUT], tensors[VISUAL] = whole[:, :channels], whole[:, channels:]
   sinusoids = _sinusoids(like)
   for name, d in sinusoids.items():
-    found = tensors.get(name)
+    found = np.asarray(tensors.get(name, np.nan))
     # bfloat16 has 8 significant bits.
-    if found is None or not np.allclose(found[0], positions(found.shape[1], d), atol=1e-2):
+    if found.ndim != 3 or not np.allclose(found[0], positions(found.shape[1], d), atol=1e-2):
       raise InputError(f'{weights.folder}: {name} is not the sinusoid that belongs there')
   changed = dataclasses.replace(weights, tensors=tensors)
   return import_parameters(entries, changed, ignored=sinusoids)

@@ -98,7 +98,7 @@ def their_name(ours: str) -> str:
 
 
 def load(source: str, config: UNetConfig) -> dict[str, Any]:
-  """Return the parameters of open weights: a nested dict of float32 arrays.
+  """Return the parameters of open weights: a nested dict of `StoredParameter`.
 
   Args:
     source: folders or hub ids, separated by a comma: the U-Net, then its motion modules if they are
@@ -285,7 +285,7 @@ def _positions(weights: Weights, config: UNetConfig) -> list[str]:
         f' {values.shape[1] if values.ndim > 1 else 0} frames apart; set'
         ' --config.model.motion_length to at most that'
       )
-    if not np.allclose(values[0], positions(*values.shape[1:]), atol=1e-3):
+    if not np.allclose(np.asarray(values)[0], positions(*values.shape[1:]), atol=1e-3):
       raise InputError(f'{weights.folder}: {name} is not the sinusoid that AnimateDiff has there')
   return names
 
