@@ -55,7 +55,7 @@ def imported(model):
   """Return our parameters of a module of diffusers."""
   tensors = {name: x.detach().numpy() for name, x in model.state_dict().items()}
   weights = convert.Weights('here', dict(model.config), tensors)
-  return convert.from_torch(weights, structure(PLAIN)[1])
+  return jax.tree.map(np.asarray, convert.from_torch(weights, structure(PLAIN)[1]))
 
 
 @torch.no_grad()
