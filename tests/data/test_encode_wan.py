@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.helpers import cli, small_wan, tiny
+from tests.helpers import cli, small_wan_vae, tiny
 from tests.helpers.sentences import last_sentence
 from ttm_jax.codecs.base import to_float
 from ttm_jax.data.clips import Clips
@@ -18,14 +18,14 @@ FRAMES = 5
 
 @pytest.fixture(scope='module')
 def codec():
-  return small_wan.drawn(small_wan.CONFIGS['wan21_vae'])
+  return small_wan_vae.drawn(small_wan_vae.CONFIGS['wan21_vae'])
 
 
 @pytest.fixture(scope='module')
 def weights(codec, tmp_path_factory):
   """A pipeline of diffusers with the autoencoder in `vae`."""
   path = tmp_path_factory.mktemp('weights')
-  small_wan.write(path / 'vae', codec)
+  small_wan_vae.write(path / 'vae', codec)
   return path
 
 
@@ -43,10 +43,10 @@ def test_a_dataset(codec, weights, tmp_path):
   context, found = Context.load(out), Latents(out, 'validation')[0]
   assert context.latent_shape == (2, 4, 4, 3)
   clip = Clips(clips, 'validation')[0]
-  wanted = small_wan.encode(codec, to_float(clip.video)[None])
+  wanted = small_wan_vae.encode(codec, to_float(clip.video)[None])
   np.testing.assert_allclose(found['video'], wanted.mean[0], atol=2e-3)
   np.testing.assert_allclose(found['video_logvar'], wanted.logvar[0], atol=2e-3)
-  first = small_wan.encode(codec, to_float(clip.video)[None, :1]).mean[0]
+  first = small_wan_vae.encode(codec, to_float(clip.video)[None, :1]).mean[0]
   np.testing.assert_allclose(found['first_frame'], first, atol=2e-3)
   # The first latent frame is the first frame, so its tokens are those of frame 0 alone.
   assert found['token_masks.0.region'].shape == (2, 2, 2)
