@@ -172,7 +172,11 @@ class Stage:
     batch = {name: jnp.asarray(array) for name, array in batch.items()}
     _, condition = self.denoiser.known(batch, key)
     latents = self.denoiser.sample(
-      model, condition, key, lambda: jax.debug.callback(lambda: self._progress())
+      model,
+      condition,
+      key,
+      self.context.latent_shape,
+      lambda: jax.debug.callback(lambda: self._progress()),
     )
     return codec.decode(latents, self.context.encoding.frames)
 

@@ -75,6 +75,7 @@ def train(
   settings, workdir = config.train, absolute(workdir)
   first = jax.process_index() == 0
   runs.check_run(workdir, config)
+  objective.check_run(workdir)
   mesh = make_mesh(config.mesh)
   check_batch(config.data.batch_size, settings.accumulate, mesh)
   checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, settings.keep_last, settings.keep_every)
@@ -169,10 +170,10 @@ def _start(config, objective, optimizer, mesh, checkpoints, peers):
 
   def initial() -> TrainState:
     _, params = nnx.split(objective.build(config.seed))
-    return create(nnx.to_pure_dict(params), optimizer)
+    return create(nnx.to_pure_dict(params), optimizer, objective.kinds)
 
   def brought(state: TrainState, source: dict) -> TrainState:
-    return create(objective.transfer(source, state.params), optimizer)
+    return create(objective.transfer(source, state.params), optimizer, objective.kinds)
 
   graphdef = nnx.graphdef(nnx.eval_shape(lambda: objective.build(config.seed)))
   abstract = jax.eval_shape(initial)
