@@ -3,6 +3,10 @@
     python -m data_tools.encode --clips datasets/scenes --out datasets/scenes-dit --preset dit \\
         --codec linear:2x6x6x32
 
+--clips may be a folder of several datasets, such as the buckets of `data_tools.prepare`. Each is
+encoded into a folder of the same name in --out, with one codec, so that --config.data.path=OUT
+trains on all (see `ttm_jax.data.mixture`).
+
 --codec names a codec folder or the run that trained the codec. `linear:TxHxWxC` fits a linear codec
 to the training clips, with patches of T x H x W pixels and C latent channels.
 
@@ -19,11 +23,15 @@ that generation encodes texts the same way.
 import argparse
 from typing import Any
 
+from etils import epath
+
 from data_tools.steps.text import TextSettings
 from ttm_jax import trajectory
+from ttm_jax.codecs.base import Codec
 from ttm_jax.data import records
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import Context, Encoding
+from ttm_jax.data.description import INFO
 from ttm_jax.data.encode import (
   TEXT_ENCODERS,
   Augmentation,
@@ -49,11 +57,51 @@ def main() -> None:
   args = parser().parse_args()
   check(args)
   check_apart('--out', [args.out], {'--clips': args.clips, '--codec': args.codec})
-  records.check_unused(args.out)  # Fail before the long computation.
-  train = Clips(args.clips, 'train')
-  codec = choose_codec(args.codec, train, args.palette)
-  given, encoders, models = text_encoders(args)
-  first = train[0]
+  places = buckets(args.clips, args.out)
+  for _, out in places:
+    records.check_unused(out)  # Fail before the long computation.
+  source = next((clips for clips, _ in places if records.count(clips, 'train')), args.clips)
+  codec = choose_codec(args.codec, Clips(source, 'train'), args.palette)
+  texts = text_encoders(args)
+  for clips, out in places:
+    encode(args, clips, out, codec, *texts)
+
+
+def buckets(clips: str, out: str) -> list[tuple[str, str]]:
+  """Return the clips datasets to encode, each with the folder of its latents.
+
+  Args:
+    clips: a clips dataset, or the folder of the buckets that `data_tools.prepare` makes.
+    out: folder of the latents; of buckets, their folders lie in it, named as those of the clips.
+  """
+  place = epath.Path(clips)
+  if not (place / INFO).exists() and place.is_dir():
+    names = sorted(inner.name for inner in place.iterdir() if (inner / INFO).exists())
+    if names:
+      return [(f'{clips}/{name}', f'{out}/{name}') for name in names]
+  return [(clips, out)]
+
+
+def encode(
+  args: argparse.Namespace,
+  clips: str,
+  out: str,
+  codec: Codec,
+  given: dict[str, TextEncoderSpec],
+  encoders: dict[str, TextEncoder],
+  models: dict[str, str],
+) -> None:
+  """Encode one clips dataset.
+
+  Args:
+    args: parsed command line.
+    clips: the clips dataset.
+    out: folder of the latents dataset.
+    codec: the autoencoder.
+    given, encoders, models: see `text_encoders`.
+  """
+  splits = records.splits(clips)
+  first = Clips(clips, splits[0])[0]
   frames, height, width = first.ids.shape
   chosen, model = network(args)
   down, right = codec.stride
@@ -71,18 +119,18 @@ def main() -> None:
     models=models,
   )
   context = Context(encoding, codec, null_text(encoding, encoders))
-  splits = {}
-  for split in records.splits(args.clips):
+  encoded = {}
+  for split in splits:
     # Validation clips are encoded once, without augmentation.
     augmentation = (
       Augmentation(args.variants, args.permute, args.corrupt, args.corrupt > 0)
       if split == 'train'
       else Augmentation(1, False, true_masks=args.corrupt > 0)
     )
-    splits[split] = EncodedClips(Clips(args.clips, split), context, encoders, augmentation)
-  write_latents(args.out, context, splits)
+    encoded[split] = EncodedClips(Clips(clips, split), context, encoders, augmentation)
+  write_latents(out, context, encoded)
   t, h, w, c = context.latent_shape
-  print(f'{args.out}: latents {t} x {h} x {w} x {c}, token grids {encoding.grids}')
+  print(f'{out}: latents {t} x {h} x {w} x {c}, token grids {encoding.grids}')
   if encoding.prefix:
     print(f'captions and motion prompts begin with "{encoding.prefix}" (--text_prefix)')
 
@@ -169,7 +217,7 @@ def parser() -> argparse.ArgumentParser:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  made.add_argument('--clips', required=True, help='clips dataset')
+  made.add_argument('--clips', required=True, help='clips dataset, or a folder of several')
   made.add_argument('--out', required=True, help='folder of the latents dataset; must not exist')
   made.add_argument('--preset', choices=sorted(PRESETS), help=f'backbone; default {DEFAULT}')
   made.add_argument(
