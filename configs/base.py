@@ -12,7 +12,7 @@ def common() -> ConfigDict:
   config.init_cache = ''  # Folder for a converted copy of open weights, for later runs.
   config.data = ConfigDict(
     {
-      'path': '',  # The dataset; required.
+      'path': '',  # The dataset, or a mixture, DIR_A:0.7,DIR_B:0.3; required.
       'batch_size': 32,  # Global batch, over all processes.
       'seed': 0,  # Seed of the data order.
       'threads': 16,  # Reader threads of each process.

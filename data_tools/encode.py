@@ -3,6 +3,10 @@
     python -m data_tools.encode --clips datasets/scenes --out datasets/scenes-dit --preset dit \\
         --codec linear:2x6x6x32
 
+--clips may be a folder of several datasets, such as the buckets of `data_tools.prepare`. Each is
+encoded into a folder of the same name in --out, with one codec, so that --config.data.path=OUT
+trains on all (see `ttm_jax.data.mixture`).
+
 --codec names a codec folder or the run that trained the codec. `linear:TxHxWxC` fits a linear codec
 to the training clips, with patches of T x H x W pixels and C latent channels. `sd_vae:SOURCE`,
 `wan21_vae:SOURCE` and `wan22_vae:SOURCE` take open weights from a folder or a hub id. The codecs of
@@ -21,11 +25,15 @@ that generation encodes texts the same way.
 import argparse
 from typing import Any
 
+from etils import epath
+
 from data_tools.steps.text import TextSettings
 from ttm_jax import trajectory
+from ttm_jax.codecs.base import Codec
 from ttm_jax.data import records
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import Context, Encoding
+from ttm_jax.data.description import INFO
 from ttm_jax.data.encode import (
   TEXT_ENCODERS,
   Augmentation,
@@ -35,7 +43,7 @@ from ttm_jax.data.encode import (
 )
 from ttm_jax.data.latents import write_latents
 from ttm_jax.data.resolve_codec import choose_codec
-from ttm_jax.data.schema import MAX_OBJECTS
+from ttm_jax.data.schema import MAX_OBJECTS, Clip
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.models.preset import Preset
 from ttm_jax.outputs import check_apart
@@ -51,13 +59,58 @@ def main() -> None:
   args = parser().parse_args()
   check(args)
   check_apart('--out', [args.out], {'--clips': args.clips, '--codec': args.codec})
-  records.check_unused(args.out)  # Fail before the long computation.
-  train = Clips(args.clips, 'train')
-  codec = choose_codec(args.codec, train, args.palette)
-  first = train[0]
+  places = buckets(args.clips, args.out)
+  for _, out in places:
+    records.check_unused(out)  # Fail before the long computation.
+  source = next((clips for clips, _ in places if records.count(clips, 'train')), args.clips)
+  codec = choose_codec(args.codec, Clips(source, 'train'), args.palette)
+  for clips, _ in places:
+    # Raises InputError if the codec cannot encode this many frames.
+    codec.frame_groups(len(_first(clips).ids))
+  texts = text_encoders(args)
+  for clips, out in places:
+    encode(args, clips, out, codec, *texts)
+
+
+def buckets(clips: str, out: str) -> list[tuple[str, str]]:
+  """Return the clips datasets to encode, each with the folder of its latents.
+
+  Args:
+    clips: a clips dataset, or the folder of the buckets that `data_tools.prepare` makes.
+    out: folder of the latents; of buckets, their folders lie in it, named as those of the clips.
+  """
+  place = epath.Path(clips)
+  if not (place / INFO).exists() and place.is_dir():
+    names = sorted(inner.name for inner in place.iterdir() if (inner / INFO).exists())
+    if names:
+      return [(f'{clips}/{name}', f'{out}/{name}') for name in names]
+  return [(clips, out)]
+
+
+def _first(clips: str) -> Clip:
+  return Clips(clips, records.splits(clips)[0])[0]
+
+
+def encode(
+  args: argparse.Namespace,
+  clips: str,
+  out: str,
+  codec: Codec,
+  given: dict[str, TextEncoderSpec],
+  encoders: dict[str, TextEncoder],
+  models: dict[str, str],
+) -> None:
+  """Encode one clips dataset.
+
+  Args:
+    args: parsed command line.
+    clips: the clips dataset.
+    out: folder of the latents dataset.
+    codec: the autoencoder.
+    given, encoders, models: see `text_encoders`.
+  """
+  splits, first = records.splits(clips), _first(clips)
   frames, height, width = first.ids.shape
-  codec.frame_groups(frames)  # Raises InputError if the codec cannot encode this many frames.
-  given, encoders, models = text_encoders(args)
   chosen, model = network(args)
   down, right = codec.stride
   encoding = Encoding(
@@ -74,18 +127,18 @@ def main() -> None:
     models=models,
   )
   context = Context(encoding, codec, null_text(encoding, encoders))
-  splits = {}
-  for split in records.splits(args.clips):
+  encoded = {}
+  for split in splits:
     # Validation clips are encoded once, without augmentation.
     augmentation = (
       Augmentation(args.variants, args.permute, args.corrupt, args.corrupt > 0)
       if split == 'train'
       else Augmentation(1, False, true_masks=args.corrupt > 0)
     )
-    splits[split] = EncodedClips(Clips(args.clips, split), context, encoders, augmentation)
-  write_latents(args.out, context, splits)
+    encoded[split] = EncodedClips(Clips(clips, split), context, encoders, augmentation)
+  write_latents(out, context, encoded)
   t, h, w, c = context.latent_shape
-  print(f'{args.out}: latents {t} x {h} x {w} x {c}, token grids {encoding.grids}')
+  print(f'{out}: latents {t} x {h} x {w} x {c}, token grids {encoding.grids}')
   if encoding.prefix:
     print(f'captions and motion prompts begin with "{encoding.prefix}" (--text_prefix)')
 
@@ -172,7 +225,7 @@ def parser() -> argparse.ArgumentParser:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  made.add_argument('--clips', required=True, help='clips dataset')
+  made.add_argument('--clips', required=True, help='clips dataset, or a folder of several')
   made.add_argument('--out', required=True, help='folder of the latents dataset; must not exist')
   made.add_argument('--preset', choices=sorted(PRESETS), help=f'backbone; default {DEFAULT}')
   made.add_argument(

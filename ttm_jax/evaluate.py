@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 
 from ttm_jax import outputs
 from ttm_jax.data.clips import Clips
-from ttm_jax.data.context import read_encoding
+from ttm_jax.data.context import read_encoding, read_mixed
 from ttm_jax.errors import InputError, front_door, printable
 from ttm_jax.inference.cli_args import check_seed, check_steps, parse_texts
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
@@ -54,8 +54,11 @@ def main() -> None:
   clips = Clips(args.clips, args.split)
   encodings = [read_encoding(stage) for stage in stages]
   encoders = load_encoders(encodings, ModelSource('', offline=args.offline), texts)
+  size = clips[0].ids.shape
+  # Runs on mixtures sample at the size of the clips, others at their own.
+  known = all(size in [shape.size for shape in read_mixed(stage)] for stage in stages)
   first, second = (
-    Stage(run, task, encoders, steps=args.steps)
+    Stage(run, task, encoders, steps=args.steps, size=size if known else None)
     for run, task in zip(stages, (STAGE1, STAGE2), strict=True)
   )
   pipeline = Pipeline(first, second)

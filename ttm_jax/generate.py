@@ -24,9 +24,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ttm_jax.data.context import Encoding, read_encoding
+from ttm_jax.data.context import Context, Encoding, read_encoding
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.inference import command as animation
+from ttm_jax.inference import sizes
 from ttm_jax.inference.cli_args import parse_texts
 from ttm_jax.inference.embedded_texts import encoders_of
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Request, Stage, fit
@@ -49,11 +50,13 @@ def main() -> None:
   if args.trajectory is None and args.stage1 is None:
     raise InputError('give --stage1 RUN to generate the motion, or --trajectory FOLDER')
   runs = [args.stage2] if args.trajectory is not None else [args.stage1, args.stage2]
-  encodings = encodings_of(runs)
+  encodings, size = encodings_of(runs), None
+  if args.size is not None or args.frames is not None:
+    encodings, size = encodings_at(runs, args)
   encoding = encodings[-1]
-  size = encoding.frames, encoding.height, encoding.width
+  shape = encoding.frames, encoding.height, encoding.width
   networks = {'--stage1': parts_of_run(args.stage1), '--stage2': parts_of_run(args.stage2)}
-  animation.check_outputs(args, out, size, networks)
+  animation.check_outputs(args, out, shape, networks)
   most = min(encoding.max_objects for encoding in encodings)
   described = animation.described_by(args, out, most)
   if args.described is None:
@@ -75,7 +78,7 @@ def main() -> None:
 
   def load(run, task):
     encoders = encoders_of(described, read_encoding(run), run)
-    return Stage(run, task, encoders, sample=given, steps=args.steps)
+    return Stage(run, task, encoders, sample=given, steps=args.steps, size=size)
 
   pipeline = Pipeline(
     None if ids is not None else load(args.stage1, STAGE1), load(args.stage2, STAGE2)
@@ -113,6 +116,34 @@ def encodings_of(runs: Sequence[str]) -> list[Encoding]:
   return [read_encoding(run) for run in runs]
 
 
+def encodings_at(
+  runs: Sequence[str], args: argparse.Namespace
+) -> tuple[list[Encoding], sizes.Size]:
+  """Return how the clips of each run are encoded at the size that --size and --frames ask for.
+
+  Print a note if a run was not trained at it.
+
+  Args:
+    runs: The runs; the last one gives what the flags leave open.
+    args: The flags.
+
+  Returns:
+    The encodings, and frames, height and width.
+
+  Raises:
+    InputError: If a flag has another form, or a run cannot sample at this size.
+  """
+  sides = None if args.size is None else sizes.parse_size(args.size)
+  contexts = [Context.load(run) for run in runs]
+  size = sizes.choose(contexts[-1], args.frames, sides)
+  found = []
+  for run, context in zip(runs, contexts, strict=True):
+    found.append(sizes.context_at(run, read_config(run), context, size).encoding)
+    if size not in [shape.size for shape in context.shapes]:
+      print(f'run {run} was not trained at this size, but on {sizes.trained(context)}')
+  return found, size
+
+
 def fitted(
   request: Request, ids: np.ndarray | None, encoding: Encoding
 ) -> tuple[Request, np.ndarray | None]:
@@ -143,6 +174,12 @@ def parser() -> argparse.ArgumentParser:
   )
   made.add_argument('--stage1', help='run of the image-to-motion stage')
   made.add_argument('--stage2', required=True, help='run of the motion-to-video stage')
+  made.add_argument(
+    '--size',
+    help='WIDTHxHEIGHT of the video in pixels: one that the runs were trained on, or another that'
+    ' their networks can place; default: as trained',
+  )
+  made.add_argument('--frames', type=int, help='frames of the video, likewise')
   animation.add_flags(made)
   return made
 

@@ -86,14 +86,16 @@ class Task:
       first_frame: See `concatenated`.
     """
     visual = [getattr(batch, name) for name in self.concatenated(first_frame)]
-    clean = first_frame == CLEAN and self.first is not None
+    target = getattr(batch, self.target)
+    # A clip of one latent frame has no clean frame, since that would be all of it.
+    clean = first_frame == CLEAN and self.first is not None and target.shape[1] > 1
     condition = Condition(
       text=getattr(batch, self.text),
       visual=jnp.concatenate(visual, axis=-1) if visual else None,
       objects=batch.objects if self.has_objects else None,
       clean_frame=getattr(batch, self.first)[:, :1] if clean and self.first else None,
     )
-    return getattr(batch, self.target), condition
+    return target, condition
 
 
 # Pretraining, and fine-tuning of open weights.

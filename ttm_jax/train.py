@@ -13,6 +13,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from ttm_jax import outputs
+from ttm_jax.data import mixture
 from ttm_jax.errors import EXIT_CODE, InputError, front_door
 from ttm_jax.parallel.peers import Peers
 from ttm_jax.parallel.startup import initialize
@@ -61,14 +62,19 @@ def main(argv: list[str]) -> None:
         raise InputError('give the processes of a job one --workdir')
       config_file = config_flags.get_config_filename(flags.FLAGS['config'])
       workdir = _WORKDIR.value or default_workdir(config_file)
-      data = config.data.path
+      data = [dataset.path for dataset in mixture.datasets(config.data.path)]
+      files = [file for path in data for file in outputs.files_of(path)]
       reads: outputs.Reads = {
         '--config': config_file,
-        '--config.data.path': [*outputs.files_of(data), data and f'{data}/context'],
+        '--config.data.path': [*files, *(f'{path}/context' for path in data if path)],
         '--config.init_from': outputs.parts_of_run(config.init_from),
       }
       outputs.check_apart('--workdir', [f'{workdir}/{name}' for name in _WRITTEN], reads)
       codec = config.task == 'codec'
+      if codec and len(data) > 1:
+        raise InputError(
+          f'config.data.path names {len(data)} datasets: a codec is trained on one of clips'
+        )
       objective: Objective = CodecTraining(config) if codec else Denoising(config)
       train(config, objective, workdir, peers, _PROFILE.value)
   except NotFinite as error:

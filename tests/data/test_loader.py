@@ -115,3 +115,65 @@ def test_rows_reach_the_device():
   placed = loader.to_device(batch, sharding)
   assert placed['square'].sharding == sharding
   np.testing.assert_array_equal(placed['square'], batch['square'])
+
+
+class Lettered(Numbers):
+  """A data source whose record i of dataset `name` holds (name, i)."""
+
+  def __init__(self, name, length):
+    self.name, self.length = name, length
+
+  def __len__(self):
+    return self.length
+
+  def __getitem__(self, index):
+    return self.name, index
+
+
+WEIGHTS = {'a': 0.6, 'b': 0.3, 'c': 0.1}
+
+
+def take_mixed(count, start=0):
+  """Return the first `count` batches of a mixture, as (dataset, record indices)."""
+  sources = [Lettered(name, length) for name, length in zip(WEIGHTS, (10, 7, 30), strict=True)]
+
+  def collate(records):
+    names, numbers = zip(*records, strict=True)
+    assert len(set(names)) == 1
+    return {'from': names[0], 'numbers': list(numbers)}
+
+  stream = loader.mixed_batches(
+    sources, [collate] * 3, list(WEIGHTS.values()), 4, seed=3, start=start, threads=2
+  )
+  return [(batch['from'], batch['numbers']) for batch in itertools.islice(stream, count)]
+
+
+def test_weights_of_a_mixture():
+  read = [name for name, _ in take_mixed(1000)]
+  for name, weight in WEIGHTS.items():
+    counts = np.cumsum([one == name for one in read])
+    assert counts[-1] == pytest.approx(1000 * weight, rel=0.02)
+    # They are kept all the time, not only in the end.
+    assert np.abs(counts - weight * np.arange(1, 1001)).max() < 2
+
+
+def test_each_dataset_of_a_mixture_keeps_its_own_order():
+  mixed = take_mixed(60)
+  for name, length in zip(WEIGHTS, (10, 7, 30), strict=True):
+    own = [numbers for one, numbers in mixed if one == name]
+    source = Lettered(name, length)
+    alone = loader.batches(source, 4, 3, collate=lambda records: {'n': [i for _, i in records]})
+    assert own == [batch['n'] for batch in itertools.islice(alone, len(own))]
+
+
+@pytest.mark.parametrize('start', [1, 7, 31])
+def test_a_mixture_resumes_at_any_step(start):
+  assert take_mixed(60 - start, start) == take_mixed(60)[start:]
+
+
+def test_processes_share_each_batch_of_a_mixture(monkeypatch):
+  whole = take_mixed(20)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  for process, rows in ((0, slice(0, 2)), (1, slice(2, 4))):
+    monkeypatch.setattr(jax, 'process_index', lambda process=process: process)
+    assert take_mixed(20) == [(name, numbers[rows]) for name, numbers in whole]

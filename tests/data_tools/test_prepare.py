@@ -1,6 +1,7 @@
 """The engine: each input comes out once despite kills, and every rejection has a reason."""
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -25,9 +26,10 @@ from data_tools.sources.descriptions import Window, read_captions
 from data_tools.sources.windows import Crop, drafts
 from data_tools.stats import Tally
 from tests.helpers import tiny, video_fixtures
-from ttm_jax.data import records
+from ttm_jax.data import mixture, records
 from ttm_jax.data.clips import Clips
 from ttm_jax.errors import InputError
+from ttm_jax.training.denoising import Denoising
 from ttm_jax.trajectory import read_folder
 
 ROOT = Path(__file__).parents[2]
@@ -228,7 +230,7 @@ def _captions(source, folder, prompts):
   return path
 
 
-def test_buckets_become_datasets_of_their_own(tmp_path):
+def test_buckets_become_datasets_of_their_own(tmp_path, monkeypatch):
   source = tmp_path / 'source'
   for key, size in (('wide', (16, 32)), ('tall', (32, 16))):
     ids = np.zeros((8, *size), np.uint8)
@@ -249,6 +251,21 @@ def test_buckets_become_datasets_of_their_own(tmp_path):
   assert [c.key for c in Clips(out / '4x8x16', 'train')] == ['wide/00000', 'wide/00004']
   (tall,) = Clips(out / '8x16x8', 'train')
   assert tall.video.shape == (8, 16, 8, 3)
+  # All buckets are encoded at once, and the folder of the latents is a mixture of them.
+  latents = tmp_path / 'latents'
+  options = [f'--clips={out}', f'--out={latents}', f'--codec={tiny.CODEC}']
+  monkeypatch.setattr(sys, 'argv', ['encode', *options])
+  encode.main()
+  parts = mixture.datasets(str(latents))
+  assert [(part.path, round(3 * part.weight)) for part in parts] == [
+    (f'{latents}/4x8x16', 2),
+    (f'{latents}/8x16x8', 1),
+  ]
+  objective = Denoising(tiny.shrunk('demo_stage1', latents, model__grid=(4, 4, 4)))
+  shapes = [batch['video'].shape for batch in itertools.islice(objective.batches('train', 0), 6)]
+  assert sorted(shapes) == 4 * [(4, 2, 2, 4, 6)] + 2 * [(4, 4, 4, 2, 6)]
+  with pytest.raises(InputError, match='latents/4x8x16: already in use'):
+    encode.main()
 
 
 # Steps within the engine.

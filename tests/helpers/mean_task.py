@@ -36,6 +36,7 @@ class Mean:
   has_validation = True
   flops_per_sample = 1.0
   fps = 8.0
+  kinds = 1
 
   def __init__(self, noise: float = 0.0, poisoned: tuple[int, ...] = ()):
     """Args:
@@ -53,6 +54,15 @@ class Mean:
     for step in itertools.count(start):
       x = rows(step) + (100 if split == 'validation' else 0)
       yield {'x': np.where(step in self.poisoned, np.nan, x).astype(np.float32)}
+
+  def kind(self, arrays):
+    return 0
+
+  def validation(self, count):
+    return [(1.0, list(itertools.islice(self.batches('validation', 0), count)))]
+
+  def check_run(self, run):
+    pass
 
   def loss(self, model, arrays, key):
     losses = jnp.mean((model.w[...] - arrays['x']) ** 2, axis=1)

@@ -83,7 +83,9 @@ def test_a_fresh_network_samples_finite_values(preset):
   condition = type(denoiser.null_text)(text, np.zeros((1, *where.latent_shape), np.float32))
   assert settings.sample.rescale == 0.5
   latents = jax.jit(
-    lambda params: denoiser.sample(nnx.merge(graphdef, params), condition, jax.random.key(0))
+    lambda params: denoiser.sample(
+      nnx.merge(graphdef, params), condition, jax.random.key(0), where.latent_shape
+    )
   )(params)
   assert np.isfinite(latents).all() and np.std(latents) > 0.1
 

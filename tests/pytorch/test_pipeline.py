@@ -103,9 +103,9 @@ def test_ten_steps_of_the_baseline(preset, capsys):
     {'words': text['words'].replace(embedding=text['words'].embedding + 5)}, visual
   )
   key = jax.random.key(3)
-  latents = jax.jit(lambda params: denoiser.sample(nnx.merge(graphdef, params), condition, key))(
-    params
-  )
+  latents = jax.jit(
+    lambda params: denoiser.sample(nnx.merge(graphdef, params), condition, key, where.latent_shape)
+  )(params)
   wanted = to_uint8(where.codec.decode(latents, tiny.FRAMES))
   model = CLASSES[backbone.network](
     **backbone.config_to_torch(denoiser.model_config, denoiser.encoders)

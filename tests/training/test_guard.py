@@ -92,3 +92,24 @@ def test_a_resumed_run_judges_as_an_undisturbed_one(tmp_path):
   parts = train(config(8), objective, tmp_path / 'parts')
   assert int(parts.guard.skipped) == 2
   jax.tree.map(np.testing.assert_array_equal, parts, whole)
+
+
+def test_each_kind_of_batch_has_its_own_usual_loss():
+  """Rare batches of a higher loss are no spikes, and their own spikes are found."""
+  rng = np.random.default_rng(0)
+  judge = jax.jit(spike_guard.judge, static_argnums=(3, 4))
+  alone, both = spike_guard.create(), spike_guard.create(2)
+  good: dict[str, list[bool]] = {'alone': [], 'both': []}
+  for step in range(4000):
+    kind = int(step % 20 == 0)
+    loss = jnp.float32((1.5 if kind else 1.0) + 0.005 * rng.normal())
+    counts, alone = judge(alone, loss, jnp.float32(1), 5.0)
+    good['alone'].append(bool(counts))
+    counts, both = judge(both, loss, jnp.float32(1), 5.0, kind)
+    good['both'].append(bool(counts))
+  assert not any(good['alone'][200::20]) and all(good['both'])
+  np.testing.assert_allclose(both.mean, [1.0, 1.5], atol=0.01)
+  np.testing.assert_array_equal(both.counted, [3800, 200])
+  counts, after = judge(both, jnp.float32(1.5), jnp.float32(1), 5.0, 0)
+  assert not counts and (int(after.skipped), int(after.in_row)) == (1, 1)
+  np.testing.assert_array_equal(after.counted, both.counted)

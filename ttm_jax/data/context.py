@@ -4,6 +4,7 @@ Every run and export carries a copy. The context is a folder, on disk or at a UR
 supports (gs://):
 
     context.json            how the clips were encoded
+    shapes.json             of a run on several datasets: the shape of each (see `data.mixture`)
     null_text.safetensors   embeddings of the empty text, for condition dropout and guidance
     codec/                  the autoencoder
 """
@@ -32,6 +33,7 @@ from ttm_jax.tensor_file import save_tensors
 from ttm_jax.text.encoders import TextEncoderSpec
 
 FOLDER = 'context'
+_SHAPES = 'shapes.json'
 
 # Encoder names become parts of record field names and file names.
 _IDENTIFIER = re.compile(r'\w[\w.-]{0,99}')
@@ -118,19 +120,74 @@ class Encoding:
 
 
 @dataclasses.dataclass(frozen=True)
+class Shape:
+  """The shape of the clips of one dataset of a mixture.
+
+  Attributes:
+    frames: frames of a clip.
+    height: height of a clip in pixels.
+    width: width of a clip in pixels.
+    grids: token grids, see `Encoding`.
+    weight: share of the batches that come from the dataset, 0 to 1.
+  """
+
+  frames: int
+  height: int
+  width: int
+  grids: tuple[tuple[int, int], ...]
+  weight: float = 1.0
+
+  @classmethod
+  def of(cls, encoding: Encoding, weight: float = 1.0) -> 'Shape':
+    """Return the shape of the clips of an encoding."""
+    return cls(encoding.frames, encoding.height, encoding.width, encoding.grids, weight)
+
+  @property
+  def size(self) -> tuple[int, int, int]:
+    """Frames, height and width."""
+    return self.frames, self.height, self.width
+
+  def __str__(self) -> str:
+    return f'{self.frames}x{self.height}x{self.width}'
+
+
+@dataclasses.dataclass(frozen=True)
 class Context:
-  """Encoding, codec and null text of one dataset.
+  """Encoding, codec and null text of one dataset, or of several that a run mixes.
 
   Attributes:
     encoding: the settings by which the clips were encoded.
     codec: the autoencoder.
     null_text: the text arrays of the empty text, named as in a record (see `data.batch`), with a
       leading batch axis of 1.
+    mixed: the shapes of the datasets of a mixture, in its order; empty for one dataset. The
+      encoding then has one of them, at which videos are sampled by default.
   """
 
   encoding: Encoding
   codec: Codec
   null_text: dict[str, np.ndarray]
+  mixed: tuple[Shape, ...] = ()
+
+  @property
+  def shapes(self) -> tuple[Shape, ...]:
+    """The shapes of all datasets, at least one."""
+    return self.mixed or (Shape.of(self.encoding),)
+
+  def at(self, shape: Shape) -> 'Context':
+    """Return the context of one dataset with clips of this shape, otherwise encoded alike.
+
+    Raises:
+      InputError: a size is out of range.
+    """
+    encoding = dataclasses.replace(
+      self.encoding,
+      frames=shape.frames,
+      height=shape.height,
+      width=shape.width,
+      grids=shape.grids,
+    )
+    return dataclasses.replace(self, encoding=encoding, mixed=())
 
   @property
   def latent_shape(self) -> tuple[int, int, int, int]:
@@ -153,6 +210,9 @@ class Context:
     with replaced_folder(directory / FOLDER) as partial:
       text = json.dumps(dataclasses.asdict(self.encoding), indent=2)
       (partial / 'context.json').write_text(text + '\n')
+      if self.mixed:
+        shapes = {'shapes': [dataclasses.asdict(shape) for shape in self.mixed]}
+        (partial / _SHAPES).write_text(json.dumps(shapes, indent=2) + '\n')
       save_tensors(partial / 'null_text.safetensors', self.null_text)
       save_codec(partial / 'codec', self.codec)
 
@@ -171,8 +231,14 @@ class Context:
       except Exception as error:  # Safetensors raises many exception types for corrupt headers.
         raise _damaged(directory, error) from error
       codec = load_codec(folder / 'codec')
-      _check_codec(codec, encoding, directory)
-      return cls(encoding, codec, null_text)
+      context = cls(encoding, codec, null_text, read_mixed(folder.parent, directory))
+      for shape in context.shapes:
+        try:
+          found = context.at(shape).encoding
+        except InputError as error:
+          raise _damaged(directory, error) from error
+        _check_codec(codec, found, directory)
+      return context
 
 
 def _check_null_text(arrays: dict[str, np.ndarray], encoding: Encoding) -> None:
@@ -227,6 +293,34 @@ def read_encoding(directory: epath.PathLike, name: epath.PathLike | None = None)
     return Encoding.from_dict(values)
   except (InputError, AttributeError, TypeError, KeyError) as error:
     raise _damaged(name, error) from error
+
+
+def read_mixed(directory: epath.PathLike, name: epath.PathLike | None = None) -> tuple[Shape, ...]:
+  """Read the shapes of the mixture that a run was trained on; empty for a single dataset.
+
+  Args:
+    directory: the folder that contains `context/`.
+    name: the name of the folder in error messages; by default `directory`.
+
+  Raises:
+    InputError: the file is corrupt.
+  """
+  name = directory if name is None else name
+  file = epath.Path(directory) / FOLDER / _SHAPES
+  if not file.exists():
+    return ()
+  values = read_object(file, 'take it from a copy of the run')
+  try:
+    entries = values['shapes']
+    shapes = [
+      Shape(**{**entry, 'grids': tuple((int(h), int(w)) for h, w in entry['grids'])})
+      for entry in entries
+    ]
+    if not all(0 < shape.weight <= 1 for shape in shapes):
+      raise ValueError('a weight is not from 0 to 1')
+  except (TypeError, ValueError, KeyError) as error:
+    raise _damaged(name, error) from error
+  return tuple(shapes)
 
 
 def _whole(field: str, value: Any, least: int, most: int) -> None:

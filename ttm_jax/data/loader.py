@@ -3,6 +3,9 @@
 Row b of the batch of step s is element `s * batch_size + b` of the dataset repeated forever, with
 a new shuffle in each epoch. Each process reads its own rows. The step is the only loader state: a
 resumed run sees the same batches as an uninterrupted one, and the number of processes may change.
+
+A mixture reads each batch from one of several datasets. Which one depends only on the step and the
+weights, and batch number n of a dataset is what it would be without the others.
 """
 
 import contextlib
@@ -66,15 +69,61 @@ def batches(
       records = [transform(record) for record in records]
     return (collate or stack)(records)
 
-  # Grain passes record indices, one batch at a time: passing each record separately took longer
-  # than reading it.
-  order = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
+  return _iterate(_Rows(_order(source, seed), batch_size, rows).map(read), start, threads)
+
+
+def mixed_batches(
+  sources: Sequence[Source],
+  collates: Sequence[Callable[[Sequence[Any]], Arrays]],
+  weights: Sequence[float],
+  batch_size: int,
+  seed: int,
+  start: int = 0,
+  threads: int = 4,
+) -> Iterator[Arrays]:
+  """Yield the rows of this process of an endless sequence of batches, each from one dataset.
+
+  After any number of steps, each dataset has had its share of them up to about one batch.
+
+  Args:
+    sources: the datasets.
+    collates: for each dataset, combines records into a batch.
+    weights: for each dataset, its share of the batches; kept to 1 %.
+    batch_size, seed, start, threads: see `batches`.
+
+  Yields:
+    Stacked arrays [rows, ...].
+
+  Raises:
+    ValueError: see `share`.
+  """
+  rows = share(batch_size)
+
+  def reading(source: Source, collate: Callable[[Sequence[Any]], Arrays]) -> grain.MapDataset:
+    order = _Rows(_order(source, seed), batch_size, rows)
+    return order.map(lambda numbers: collate([source[number] for number in numbers]))
+
+  parts = [reading(*pair) for pair in zip(sources, collates, strict=True)]
+  whole = grain.MapDataset.mix(parts, weights) if len(parts) > 1 else parts[0]
+  return _iterate(whole, start, threads)
+
+
+def _order(source: Source, seed: int) -> grain.MapDataset:
+  """Return the endless sequence of record indices of a dataset."""
+  return grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
+
+
+def _iterate(batches: grain.MapDataset, start: int, threads: int) -> Iterator[Arrays]:
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-  return iter(_Rows(order, batch_size, rows)[start:].map(read).to_iter_dataset(options))
+  return iter(batches[start:].to_iter_dataset(options))
 
 
 class _Rows(grain.MapDataset):
-  """Element `step` holds the record indices of the given rows of the batch of that step."""
+  """Element `step` holds the record indices of the given rows of the batch of that step.
+
+  Grain passes record indices, one batch at a time: passing each record separately took longer than
+  reading it.
+  """
 
   def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int]):
     super().__init__(parent)

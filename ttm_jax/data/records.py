@@ -379,3 +379,12 @@ def splits(directory: epath.PathLike) -> tuple[str, ...]:
     InputError: there is no dataset, or its description is corrupt.
   """
   return tuple(read_description(directory).splits)
+
+
+def count(directory: epath.PathLike, split: str) -> int:
+  """Return the number of records of a split, 0 if there is no such split.
+
+  Raises:
+    InputError: there is no dataset, or its description is corrupt.
+  """
+  return sum(shard.take for shard in read_description(directory).splits.get(split, ()))

@@ -19,6 +19,7 @@ from ttm_jax.data.encode import TEXT_ENCODERS, LatentEncoder, TextEncoder, place
 from ttm_jax.errors import InputError
 from ttm_jax.inference.request import Request as Request
 from ttm_jax.inference.request import fit as fit
+from ttm_jax.inference.sizes import Size, context_at
 from ttm_jax.training import runs
 from ttm_jax.training.denoising import Denoiser
 from ttm_jax.training.objective import stream
@@ -32,7 +33,7 @@ class Stage:
   """A trained run, loaded for sampling.
 
   Attributes:
-    context: Codec and encoding of the run's dataset.
+    context: Codec and encoding of the run's dataset, at the size of this stage.
     denoiser: Network with its process, task and context.
   """
 
@@ -43,6 +44,7 @@ class Stage:
     encoders: Mapping[str, TextEncoder] = TEXT_ENCODERS,
     sample: Mapping[str, float] | None = None,
     steps: int | None = None,
+    size: Size | None = None,
   ):
     """Load a run.
 
@@ -52,10 +54,11 @@ class Stage:
       encoders: Text encoders by name; they must include those that the run uses.
       sample: Overrides of the configured guidance (visual_scale, text_scale, rescale).
       steps: Override of the configured number of sampling steps.
+      size: Frames, height and width of the videos; by default those of the run's context.
 
     Raises:
-      InputError: If there is no such run, it was trained for another task, or a text encoder is
-        missing.
+      InputError: If there is no such run, it was trained for another task, a text encoder is
+        missing, or the network cannot place this size.
     """
     config = runs.read_config(run)
     tasks = [task] if isinstance(task, str) else list(task)
@@ -65,6 +68,8 @@ class Stage:
     if steps is not None:
       config.process.steps = steps
     self.context = Context.load(run)
+    if size is not None:
+      self.context = context_at(run, config, self.context, size)
     self.denoiser = Denoiser(config, self.context)
     missing = set(self.context.encoding.encoders) - set(encoders)
     if missing:
@@ -172,7 +177,11 @@ class Stage:
     batch = {name: jnp.asarray(array) for name, array in batch.items()}
     _, condition = self.denoiser.known(batch, key)
     latents = self.denoiser.sample(
-      model, condition, key, lambda: jax.debug.callback(lambda: self._progress())
+      model,
+      condition,
+      key,
+      self.context.latent_shape,
+      lambda: jax.debug.callback(lambda: self._progress()),
     )
     return codec.decode(latents, self.context.encoding.frames)
 

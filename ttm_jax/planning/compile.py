@@ -74,7 +74,7 @@ class Run:
 
     def initial() -> TrainState:
       _, params = nnx.split(objective.build(config.seed))
-      return create(nnx.to_pure_dict(params), optimizer)
+      return create(nnx.to_pure_dict(params), optimizer, objective.kinds)
 
     state = functools.cache(lambda: jax.eval_shape(initial))
     return cls(config, objective, of_one, tokens, state, clip)

@@ -147,7 +147,8 @@ class TTMWanTransformer(Model, WanTransformer3DModel):
     self.blocks = nn.ModuleList(
       Block(width, ffn_dim, num_attention_heads) for _ in range(num_layers)
     )
-    for block in self.blocks[:num_masked_blocks]:
+    for block in list(self.blocks)[:num_masked_blocks]:
+      assert isinstance(block, Block)
       block.add_masked_layers(width, num_attention_heads, masked_self, masked_cross)
     self.patch_embedding_visual = None
     if visual_channels:

@@ -1,6 +1,7 @@
 """Training objective of the temporal autoencoder: reconstruct videos, trajectories and images."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -24,7 +26,14 @@ from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
 from ttm_jax.parallel import compiler
 from ttm_jax.settings import from_config
-from ttm_jax.training.objective import Arrays, Metrics, gather, has_validation, held_out
+from ttm_jax.training.objective import (
+  VALIDATION,
+  Arrays,
+  Metrics,
+  gather,
+  has_validation,
+  held_out,
+)
 from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
 from ttm_jax.training.sources import Source
 from ttm_jax.training.state import placement
@@ -56,6 +65,7 @@ class CodecTraining:
 
   parts: tuple[str, ...] = ()
   gather = True
+  kinds = 1
 
   def __init__(self, config: ConfigDict, size: tuple[int, int] | None = None):
     """Build the objective.
@@ -163,6 +173,14 @@ class CodecTraining:
       )
       yield {'pixels': pixels[:, first : first + length]}
 
+  def kind(self, arrays: Arrays) -> int:
+    """Return 0: clips and images are of one kind."""
+    return 0
+
+  def validation(self, count: int) -> list[tuple[float, list[dict[str, np.ndarray]]]]:
+    """Return `count` batches for evaluation, as the only entry, with the weight 1."""
+    return [(1.0, list(itertools.islice(self.batches(VALIDATION, 0), count)))]
+
   def record(self, frames: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the array specs of one sample of `frames` frames; needs the `size` of `__init__`."""
     assert self.size is not None
@@ -196,6 +214,9 @@ class CodecTraining:
       'truth': to_uint8(gather(truth)),
       'reconstructed': to_uint8(gather(reconstructed)),
     }
+
+  def check_run(self, run: epath.Path) -> None:
+    """Do nothing: all codec runs have one kind of batches."""
 
   def begin(self, directory: Path) -> None:
     """Do nothing: a codec run writes no files before training."""

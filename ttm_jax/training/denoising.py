@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from ttm_jax import conditioning, exported_folder
-from ttm_jax.codecs.base import Codec, to_uint8
+from ttm_jax.codecs.base import to_uint8
 from ttm_jax.conditioning import Condition
-from ttm_jax.data import loader
+from ttm_jax.data import loader, mixture
 from ttm_jax.data.batch import text_condition, to_batch
-from ttm_jax.data.context import FOLDER, Context
+from ttm_jax.data.context import FOLDER, Context, Shape, read_mixed
 from ttm_jax.data.latents import Latents
+from ttm_jax.data.mixture import same_codec
 from ttm_jax.errors import InputError
 from ttm_jax.models.preset import COMPUTE_FIELDS
 from ttm_jax.nn.linear import exact_gradients
@@ -29,12 +31,20 @@ from ttm_jax.presets import model_config, preset
 from ttm_jax.settings import first_difference, from_config
 from ttm_jax.tasks import CONCAT, TASKS
 from ttm_jax.text.encoders import total_tokens
-from ttm_jax.training.objective import Arrays, Metrics, gather, has_validation, held_out
+from ttm_jax.training.objective import (
+  VALIDATION,
+  Arrays,
+  Metrics,
+  gather,
+  has_validation,
+  held_out,
+)
 from ttm_jax.training.runs import check_same_architecture, read_config
 from ttm_jax.training.sources import Source, of_run
 from ttm_jax.training.state import placement
 
 Array = jax.Array
+Size = tuple[int, int, int]
 
 TIME_BUCKETS = 4  # Equal intervals of t for which the loss is also reported separately.
 
@@ -89,6 +99,7 @@ class Denoiser:
     model: nnx.Module,
     condition: Condition,
     key: Array,
+    shape: Sequence[int],
     after_step: Callable[[], None] = lambda: None,
   ) -> Array:
     """Sample latents for a condition with two-scale classifier-free guidance; inside jit.
@@ -97,6 +108,7 @@ class Denoiser:
       model: the network.
       condition: the condition, for B samples.
       key: for the initial noise.
+      shape: (T', H', W', C) of the latents.
       after_step: called while tracing, after each evaluation of the network; inserts a host
         callback, for example for progress.
 
@@ -104,9 +116,7 @@ class Denoiser:
       Latents [B, T', H', W', C].
     """
     sampling = self.config.sample
-    noise = jax.random.normal(
-      key, (conditioning.batch_size(condition), *self.context.latent_shape), jnp.float32
-    )
+    noise = jax.random.normal(key, (conditioning.batch_size(condition), *shape), jnp.float32)
     guided = conditioning.guided(
       self.predictor(model),
       condition,
@@ -125,26 +135,31 @@ class Denoiser:
 
 
 class Denoising:
-  """The `Objective` of a denoiser, on a latents dataset."""
+  """The `Objective` of a denoiser, on a latents dataset or a mixture of them (`data.mixture`).
+
+  Attributes:
+    context: what the datasets share, with the shape of each.
+  """
 
   parts: tuple[str, ...] = (FOLDER,)
 
   def __init__(self, config: ConfigDict, context: Context | None = None):
-    """Build the objective and check that the network fits the dataset.
+    """Build the objective and check that the network fits the datasets.
 
     Args:
       config: configuration of the run.
-      context: context of the clips; by default that of the dataset. If given, the dataset is needed
-        for batches only.
+      context: context of the clips; by default that of the datasets. If given, these are needed for
+        batches only.
 
     Raises:
-      InputError: if there is neither a dataset nor a context, or the network does not fit it.
+      InputError: if there is neither a dataset nor a context, the network does not fit them, or the
+        datasets do not fit each other.
     """
-    self.directory = epath.Path(config.data.path)
+    self.directory = config.data.path
     if context is None:
       if not config.data.path:
         raise InputError('give the latents dataset: --config.data.path=DIR')
-      context = Context.load(self.directory)
+      context = mixture.load(mixture.datasets(config.data.path))
     self.context = context
     self.denoiser = Denoiser(config, self.context)
     self.config = config
@@ -155,9 +170,19 @@ class Denoising:
       )
     self.sharding = placement(self.denoiser.preset.sharding, config.optimizer)
     self.gather = self.denoiser.preset.gathers_weights
-    _check_model(self.denoiser)
+    # The shapes of clips by that of their latents, by which batches are told apart.
+    self._shapes: dict[Size, Shape] = {}
+    for shape in context.shapes:
+      one = context.at(shape)
+      try:
+        _check_model(self.denoiser, one)
+      except InputError as error:
+        if not context.mixed:
+          raise
+        raise InputError(f'clips of {shape}: {error}') from error
+      self._shapes.setdefault(one.latent_shape[:3], shape)
     self._decode = jax.jit(
-      lambda codec, latents: codec.decode(latents, self.context.encoding.frames)
+      lambda codec, latents, frames: codec.decode(latents, frames), static_argnums=2
     )
 
   @functools.cached_property
@@ -170,22 +195,41 @@ class Denoising:
     """Frames per second of the clips."""
     return self.context.encoding.fps
 
+  @functools.cached_property
+  def datasets(self) -> tuple[mixture.Dataset, ...]:
+    """The datasets of the mixture, in the order of the context's shapes."""
+    return mixture.datasets(self.config.data.path)
+
+  @property
+  def kinds(self) -> int:
+    """Number of different shapes of latents."""
+    return len(self._shapes)
+
+  def kind(self, arrays: Arrays) -> int:
+    """Return the number of the shape of a batch, from 0."""
+    return list(self._shapes).index(_size(arrays['video'])) if self.kinds > 1 else 0
+
   @property
   def has_validation(self) -> bool:
-    """Whether the dataset has a validation split."""
-    return has_validation(self.directory)
+    """Whether a dataset has a validation split."""
+    return any(has_validation(dataset.path) for dataset in self.datasets)
 
   @property
   def flops_per_sample(self) -> float:
-    """FLOPs of one sample, forward and backward; masked self-attention counts all pairs."""
-    return self._flops(1.0)
+    """FLOPs of one sample, forward and backward, averaged over the datasets.
 
-  def _flops(self, allowed: float) -> float:
+    Masked self-attention counts all pairs.
+    """
+    return sum(
+      shape.weight * self._flops(1.0, self.context.at(shape).latent_shape[:3])
+      for shape in self.context.shapes
+    )
+
+  def _flops(self, allowed: float, latents: Size) -> float:
     """Return the FLOPs of one sample if masked self-attention computes this share of all pairs."""
     d = self.denoiser
     text, prompts = total_tokens(d.encoders, self.context.encoding.max_objects)
-    grid = self.context.latent_shape[:3]
-    return 3 * d.preset.forward_flops(d.model_config, grid, text, prompts, allowed)
+    return 3 * d.preset.forward_flops(d.model_config, latents, text, prompts, allowed)
 
   def build(self, seed: int) -> nnx.Module:
     """Return the network with initial parameters.
@@ -268,21 +312,39 @@ class Denoising:
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
     """Yield this process's rows of the batches of latents, starting with step `start`."""
+    return self._batches(self.datasets, split, start)
+
+  def _batches(
+    self, datasets: Sequence[mixture.Dataset], split: str, start: int
+  ) -> Iterator[dict[str, np.ndarray]]:
     data = self.config.data
-    source = Latents(self.directory, held_out(self.directory, split))
-    return loader.batches(
-      source.stored,
+    sources = [Latents(one.path, held_out(one.path, split)) for one in datasets]
+    return loader.mixed_batches(
+      [source.stored for source in sources],
+      [source.collate for source in sources],
+      [one.weight for one in datasets],
       data.batch_size,
       data.seed,
       start,
-      threads=data.threads,
-      collate=source.collate,
+      data.threads,
     )
+
+  def validation(self, count: int) -> list[tuple[float, list[dict[str, np.ndarray]]]]:
+    """Return the weight and `count` batches of each dataset that has a validation split.
+
+    If none has, return training batches of all.
+    """
+    chosen = [one for one in self.datasets if has_validation(one.path)] or self.datasets
+    return [
+      (one.weight, list(itertools.islice(self._batches([one], VALIDATION, 0), count)))
+      for one in chosen
+    ]
 
   def loss(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Metrics]:
     """Return the mean squared error of the prediction, uniform over generated latents, and metrics.
 
-    Metrics are the loss, the loss in each interval of t (`by_time`) and 'gflops' per sample.
+    Metrics are the loss, the loss in each interval of t (`by_time`), of a mixture the loss of each
+    shape, and 'gflops' per sample.
     """
     keys = jax.random.split(key, 4)
     process = self.denoiser.process
@@ -298,23 +360,46 @@ class Denoising:
     if condition.clean_frame is not None:  # That frame is given, not generated.
       error = error[:, 1:]
     losses = jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
-    return losses.mean(), by_time(losses, t) | {'gflops': self._gflops(condition, len(losses))}
+    metrics = by_time(losses, t) | self._by_shape(losses, _size(target))
+    return losses.mean(), metrics | {'gflops': self._gflops(condition, target)}
 
-  def _gflops(self, condition: Condition, count: int) -> tuple[Array, Array]:
+  def _by_shape(self, losses: Array, latents: Size) -> Metrics:
+    """Return the mean loss of each shape of a mixture as metrics; the others have count 0."""
+    if self.kinds == 1:
+      return {}
+    count = jnp.float32(len(losses))
+    return {
+      f'loss_{shape}': (losses.sum(), count) if one == latents else (jnp.float32(0), jnp.float32(0))
+      for one, shape in self._shapes.items()
+    }
+
+  def _gflops(self, condition: Condition, target: Array) -> tuple[Array, Array]:
     """Return the GFLOPs per sample as a metric; masked self-attention counts allowed pairs only."""
-    least, most = self._flops(0.0) / 1e9, self._flops(1.0) / 1e9
-    shares = jnp.ones(count)
+    least, most = (self._flops(share, _size(target)) / 1e9 for share in (0.0, 1.0))
+    shares = jnp.ones(len(target))
     if condition.objects is not None:
       by_frame = self.denoiser.preset.masked_within_frames(self.denoiser.model_config)
       shares = allowed_pairs(condition.objects.token_masks[0].region, by_frame)
-    return (least + shares * (most - least)).sum(), jnp.asarray(float(count))
+    return (least + shares * (most - least)).sum(), jnp.asarray(float(len(target)))
 
   def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:
     """Return 'truth' and 'generated' videos, uint8 [sample.count, T, H, W, 3] each."""
     generated, target = self._generate(model, arrays, key)
     codec = self.context.codec
+    frames = self._shapes.get(_size(target), self.context.shapes[0]).frames
     videos = {'truth': target, 'generated': generated}
-    return {name: to_uint8(gather(self._decode(codec, x))) for name, x in videos.items()}
+    return {name: to_uint8(gather(self._decode(codec, x, frames))) for name, x in videos.items()}
+
+  def check_run(self, run: epath.Path) -> None:
+    """Raise InputError if a run was begun with a mixture of other shapes or weights."""
+    if not (run / FOLDER).exists():
+      return
+    theirs, ours = read_mixed(run), self.context.mixed
+    if theirs != ours:
+      raise InputError(
+        f'{run} was begun with {_listed(theirs)}, and {self.directory} is {_listed(ours)}: give the'
+        ' datasets and weights that it was begun with, or another --workdir'
+      )
 
   def begin(self, directory: Path) -> None:
     """Save the context (codec, encodings of the empty text) to the run directory.
@@ -325,6 +410,7 @@ class Denoising:
     if not (directory / FOLDER).exists():
       self.context.save(directory)
       return
+    self.check_run(epath.Path(directory))
     begun, ours = Context.load(directory), self.context
     found = first_difference(dataclasses.asdict(begun.encoding), dataclasses.asdict(ours.encoding))
     if not found and not same_codec(begun.codec, ours.codec):
@@ -352,7 +438,8 @@ class Denoising:
     """
     arrays = jax.tree.map(lambda x: x[: self.config.sample.count], arrays)
     target, condition = self.denoiser.known(arrays, key)
-    return self.denoiser.sample(model, condition, jax.random.fold_in(key, 1)), target
+    sampled = self.denoiser.sample(model, condition, jax.random.fold_in(key, 1), target.shape[1:])
+    return sampled, target
 
 
 def allowed_pairs(region: Array, by_frame: bool) -> Array:
@@ -386,27 +473,9 @@ def by_time(losses: Array, t: Array) -> Metrics:
   return metrics
 
 
-def same_codec(a: Codec, b: Codec) -> bool:
-  """Return whether two codecs produce the same latents, up to rounding.
-
-  Compare sizes and weights, not the recorded statistics of a fit.
-  """
-  ours, theirs = jax.tree.leaves_with_path(a), jax.tree.leaves_with_path(b)
-  if type(a) is not type(b) or a.stride != b.stride or len(ours) != len(theirs):
-    return False
-  for (path, x), (other, y) in zip(ours, theirs, strict=True):
-    x, y = np.asarray(x), np.asarray(y)
-    if path != other or x.shape != y.shape or x.dtype != y.dtype:
-      return False
-    # A codec fitted to the same clips on another machine differs in the last bits.
-    if not np.allclose(x, y, rtol=1e-3, atol=1e-3 * float(np.abs(x).max(initial=0))):
-      return False
-  return True
-
-
-def _check_model(denoiser: Denoiser) -> None:
-  """Raise InputError if the network does not fit the dataset."""
-  context, model = denoiser.context, denoiser.model_config
+def _check_model(denoiser: Denoiser, context: Context) -> None:
+  """Raise InputError if the network does not fit the dataset of a context."""
+  model = denoiser.model_config
   if context.encoding.preset != denoiser.config.preset:
     raise InputError(
       f'the dataset was encoded for preset {context.encoding.preset!r},'
@@ -425,6 +494,18 @@ def _check_model(denoiser: Denoiser) -> None:
       f'the dataset has token masks for grids {_sizes(context.encoding.grids)}, the network has'
       f' {_sizes(grids)}: encode the clips with --config of this run'
     )
+
+
+def _size(latents: Array) -> Size:
+  """Return (T', H', W') of latents [B, T', H', W', C]."""
+  _, frames, height, width, _ = latents.shape
+  return frames, height, width
+
+
+def _listed(shapes: Sequence[Shape]) -> str:
+  if not shapes:
+    return 'one dataset'
+  return 'a mixture of ' + ', '.join(f'{shape}:{shape.weight:.4g}' for shape in shapes)
 
 
 def _sizes(grids: Sequence[tuple[int, int]]) -> str:

@@ -1,7 +1,8 @@
 """Periodic evaluation of a run with the EMA weights: validation loss, and samples of fixed noise.
 
 If the dataset has no validation split, the loss is computed on fixed training records and logged
-as `train_subset/`.
+as `train_subset/`. Of a mixture, every dataset with a validation split is evaluated on as many
+batches, and the loss is the mean by the weights of the mixture.
 """
 
 import jax
@@ -25,7 +26,7 @@ from ttm_jax.training.step import make_evaluation
 from ttm_jax.training.telemetry import Telemetry, means
 
 SUBSET = 'train_subset'  # Metric prefix if the dataset has no validation split.
-PANELS, SIDE = 4, 128  # Number of videos in the animation, and their longer side in pixels.
+PANELS, SIDE = 4, 128  # Videos in the animation (two of each dataset, if that is more), their side.
 
 
 class Evaluator:
@@ -52,10 +53,12 @@ class Evaluator:
         f'the dataset has no split "{VALIDATION}": the loss called {self._prefix} is of fixed'
         ' records that the run trains on'
       )
-    batches = objective.batches(VALIDATION, 0)
     place = batch_sharding(mesh)
-    count = max(1, config.train.evaluate_batches)
-    self._batches = [to_device(next(batches), place) for _ in range(count)]
+    # The weight and the batches of each dataset.
+    self._parts = [
+      (weight, [to_device(batch, place) for batch in batches])
+      for weight, batches in objective.validation(max(1, config.train.evaluate_batches))
+    ]
 
   def look(self, step: int, state: TrainState, last: bool = False) -> None:
     """Write the validation loss and samples that are due after a step.
@@ -74,23 +77,42 @@ class Evaluator:
       return
     with self._telemetry.pause():
       if evaluate:
-        found = []
-        for i, arrays in enumerate(self._batches):
-          self._peers.progress()
-          found.append(self._evaluate(state.ema, arrays, jax.random.fold_in(self._key, i)))
-        values = means(jax.device_get(found))
+        values = _weighted([(weight, self._means(state, some)) for weight, some in self._parts])
         values.pop('gflops', None)
         self._telemetry.write(step, values, self._prefix)
       if sample:
-        self._peers.progress()
-        model = nnx.merge(self._graphdef, state.ema)
-        videos = self._objective.samples(model, self._batches[0], self._key)
-        if jax.process_index() == 0:
-          shown = _beside_truth(videos)
-          folder = self._workdir / 'samples'
-          _write(folder / f'step_{step:07d}.png', png(contact_sheet(shown)))
-          panels = [(label, shrunk(video, SIDE)) for label, video in shown[:PANELS]]
-          _write(folder / 'newest.gif', gif(animated(panels), self._objective.fps))
+        self._show(step, nnx.merge(self._graphdef, state.ema))
+
+  def _means(self, state: TrainState, batches: list[dict]) -> dict[str, float]:
+    """Return the means of the metrics on batches of one dataset."""
+    found = []
+    for i, arrays in enumerate(batches):
+      self._peers.progress()
+      found.append(self._evaluate(state.ema, arrays, jax.random.fold_in(self._key, i)))
+    return means(jax.device_get(found))
+
+  def _show(self, step: int, model: nnx.Module) -> None:
+    """Write samples of each dataset."""
+    shown, panels = [], []
+    for _, batches in self._parts:
+      self._peers.progress()
+      videos = _beside_truth(self._objective.samples(model, batches[0], self._key))
+      shown += videos
+      panels += videos[: max(2, PANELS // len(self._parts))]
+    if jax.process_index() == 0:
+      folder = self._workdir / 'samples'
+      _write(folder / f'step_{step:07d}.png', png(contact_sheet(shown)))
+      small = [(label, shrunk(video, SIDE)) for label, video in panels]
+      _write(folder / 'newest.gif', gif(animated(small), self._objective.fps))
+
+
+def _weighted(parts: list[tuple[float, dict[str, float]]]) -> dict[str, float]:
+  """Return the weighted mean of each metric over the parts that have it."""
+  values = {}
+  for name in dict.fromkeys(name for _, found in parts for name in found):
+    having = [(weight, found[name]) for weight, found in parts if name in found]
+    values[name] = sum(w * value for w, value in having) / sum(w for w, _ in having)
+  return values
 
 
 def _write(path: epath.Path, content: bytes) -> None:

@@ -73,6 +73,7 @@ def train(
   settings, workdir = config.train, absolute(workdir)
   first = jax.process_index() == 0
   runs.check_run(workdir, config)
+  objective.check_run(workdir)
   mesh = make_mesh(config.mesh)
   check_batch(config.data.batch_size, settings.accumulate, mesh)
   checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, settings.keep_last, settings.keep_every)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import jax
 import numpy as np
+from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
 
@@ -34,6 +35,15 @@ class Objective(Protocol):
   sharding: tuple
   gather: bool
   parts: tuple[str, ...]
+
+  @property
+  def kinds(self) -> int:
+    """Number of kinds of batches whose losses differ, such as the shapes of a mixture."""
+    ...
+
+  def kind(self, arrays: Arrays) -> int:
+    """Return the kind of a batch, from 0; it depends on the shapes of the arrays only."""
+    ...
 
   @property
   def fps(self) -> float:
@@ -73,6 +83,10 @@ class Objective(Protocol):
     """Yield this process's rows of each batch of a split, starting with step `start`."""
     ...
 
+  def validation(self, count: int) -> list[tuple[float, list[dict[str, np.ndarray]]]]:
+    """Return `count` batches of each dataset for evaluation, with the weight of the dataset."""
+    ...
+
   def loss(self, model: nnx.Module, arrays: Arrays, key: Array) -> tuple[Array, Metrics]:
     """Return the loss of one batch, float32 [], and metrics with at least 'loss'; inside jit."""
     ...
@@ -85,6 +99,14 @@ class Objective(Protocol):
     """Return videos to log, uint8 [n, T, H, W, 3], by label.
 
     All processes call this together; `arrays` is one batch.
+    """
+    ...
+
+  def check_run(self, run: epath.Path) -> None:
+    """Check before its checkpoints are read that a run, which need not exist, has the same kinds.
+
+    Raises:
+      InputError: if it has others.
     """
     ...
 

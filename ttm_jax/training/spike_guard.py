@@ -5,6 +5,8 @@ data advance. The running statistics are part of the checkpointed state, so a re
 like an uninterrupted one.
 """
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ Array = jax.Array
 
 MEMORY = 100  # Time constant of the running means in steps; no spikes before as many steps.
 _LEAST = 0.01  # Lower bound of the deviation, as a share of the mean.
+_OWN = ('mean', 'deviation', 'counted')  # Fields that each kind of batches has for itself.
 
 
 class NotFinite(RuntimeError):
@@ -22,6 +25,9 @@ class NotFinite(RuntimeError):
 @flax.struct.dataclass
 class SpikeGuard:
   """Running statistics of the loss.
+
+  If there are several kinds of batches, the first three have an entry for each. Otherwise rare
+  batches of a higher loss, such as images among videos, would all be spikes.
 
   Attributes:
     mean: float32 [], running mean of the loss; spikes are clipped to the threshold first.
@@ -38,14 +44,23 @@ class SpikeGuard:
   in_row: Array
 
 
-def create() -> SpikeGuard:
-  """Return the statistics before the first step."""
+def create(kinds: int = 1) -> SpikeGuard:
+  """Return the statistics before the first step, for a number of kinds of batches."""
+  shape = () if kinds == 1 else (kinds,)
+
   # Separate arrays, because one buffer cannot be donated twice.
-  number, count = (lambda: jnp.zeros((), jnp.float32)), (lambda: jnp.zeros((), jnp.int32))
-  return SpikeGuard(number(), number(), count(), count(), count())
+  def number() -> Array:
+    return jnp.zeros(shape, jnp.float32)
+
+  def count(shape: tuple[int, ...] = ()) -> Array:
+    return jnp.zeros(shape, jnp.int32)
+
+  return SpikeGuard(number(), number(), count(shape), count(), count())
 
 
-def judge(guard: SpikeGuard, loss: Array, norm: Array, spike: float) -> tuple[Array, SpikeGuard]:
+def judge(
+  guard: SpikeGuard, loss: Array, norm: Array, spike: float, kind: int = 0
+) -> tuple[Array, SpikeGuard]:
   """Decide whether to apply a step, and update the statistics; inside jit.
 
   Args:
@@ -53,10 +68,16 @@ def judge(guard: SpikeGuard, loss: Array, norm: Array, spike: float) -> tuple[Ar
     loss: float32 [].
     norm: float32 [], global norm of the gradients; finite only if all gradients are.
     spike: number of deviations above the mean beyond which a loss is a spike; 0 disables this.
+    kind: the kind of the batch.
 
   Returns:
     Whether to apply the step, bool [], and the updated statistics.
   """
+  if guard.mean.ndim:
+    own = {name: getattr(guard, name)[kind] for name in _OWN}
+    good, after = judge(dataclasses.replace(guard, **own), loss, norm, spike)
+    every = {name: getattr(guard, name).at[kind].set(getattr(after, name)) for name in _OWN}
+    return good, dataclasses.replace(after, **every)
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   most = jnp.float32(jnp.inf)
   if spike:

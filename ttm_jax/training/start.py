@@ -58,10 +58,10 @@ def begin(
     return nnx.to_pure_dict(nnx.split(objective.build(config.seed))[1])
 
   def fresh() -> TrainState:
-    return create(initial(), optimizer)
+    return create(initial(), optimizer, objective.kinds)
 
   def brought(source: dict) -> TrainState:
-    return create(objective.transfer(source, initial()), optimizer)
+    return create(objective.transfer(source, initial()), optimizer, objective.kinds)
 
   graphdef = nnx.graphdef(nnx.eval_shape(lambda: objective.build(config.seed)))
   abstract = jax.eval_shape(fresh)

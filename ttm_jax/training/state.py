@@ -36,11 +36,11 @@ class TrainState:
   guard: spike_guard.SpikeGuard
 
 
-def create(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-  """Return the state before the first step."""
+def create(params: Params, optimizer: optax.GradientTransformation, kinds: int = 1) -> TrainState:
+  """Return the state before the first step, for a number of kinds of batches."""
   ema = jax.tree.map(jnp.copy, params)
   begin = optimizer.init(pack(params))
-  return TrainState(jnp.zeros((), jnp.int32), params, ema, begin, spike_guard.create())
+  return TrainState(jnp.zeros((), jnp.int32), params, ema, begin, spike_guard.create(kinds))
 
 
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:

@@ -80,7 +80,7 @@ def make_step(
     grads, metrics = whole(state.params, arrays, key)
     norm = optax.global_norm(grads)
     total, count = metrics['loss']
-    good, guard = judge(state.guard, total / count, norm, spike)
+    good, guard = judge(state.guard, total / count, norm, spike, objective.kind(arrays))
     metrics = {**metrics, 'grad_norm': (norm, jnp.ones(()))}
     metrics = jax.tree.map(lambda x: jnp.where(good, x, 0), metrics)
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))

@@ -47,8 +47,8 @@ def _codec(config: WanConfig) -> WanVAE:
   """Return the autoencoder of the release with this number of latent channels."""
   sizes = WAN22 if config.channels == WAN22.channels else WAN21
   if config.channels != sizes.channels:  # Another network than a published one.
-    even = {'mean': (0.0,) * config.channels, 'std': (1.0,) * config.channels}
-    sizes = dataclasses.replace(sizes, channels=config.channels, **even)
+    count = config.channels
+    sizes = dataclasses.replace(sizes, channels=count, mean=(0.0,) * count, std=(1.0,) * count)
   return WanVAE(sizes, rngs=nnx.Rngs(0))
 
 
