@@ -64,7 +64,9 @@ def test_a_clean_frame_is_never_noised(name, objective):
   with jax.disable_jit():
     made.loss(training, arrays, jax.random.key(1))
     _, condition = made.denoiser.known(arrays, jax.random.key(2))
-    latents = made.denoiser.sample(sampling, condition, jax.random.key(3))
+    latents = made.denoiser.sample(
+      sampling, condition, jax.random.key(3), made.context.latent_shape
+    )
   assert len(training.seen) == 1 and len(sampling.seen) == made.denoiser.process.steps
   for x_t, t, _ in (*training.seen, *sampling.seen):
     np.testing.assert_array_equal(x_t[:, :1], given)
@@ -97,7 +99,7 @@ def test_channels_are_the_same_in_training_and_sampling(name, objective):
   with jax.disable_jit():
     made.loss(training, arrays, jax.random.key(1))
     _, condition = made.denoiser.known(arrays, jax.random.key(2))
-    made.denoiser.sample(sampling, condition, jax.random.key(3))
+    made.denoiser.sample(sampling, condition, jax.random.key(3), made.context.latent_shape)
   still = np.asarray(arrays['first_frame'], np.float32)
   for x_t, t, condition in (*training.seen, *sampling.seen):
     assert t.shape == x_t.shape[:1]  # One time for all frames.
@@ -113,7 +115,7 @@ def test_guidance_keeps_the_clean_frame(objective):
   network = Recorder()
   with jax.disable_jit():
     _, condition = made.denoiser.known(arrays, jax.random.key(2))
-    made.denoiser.sample(network, condition, jax.random.key(3))
+    made.denoiser.sample(network, condition, jax.random.key(3), made.context.latent_shape)
   x_t, t, stacked = network.seen[0]
   count = len(condition.clean_frame)
   assert len(x_t) == 3 * count and (t[:, 0] == 0).all()
