@@ -180,8 +180,13 @@ class Context:
     Raises:
       InputError: a size is out of range.
     """
-    values = {'frames': shape.frames, 'height': shape.height, 'width': shape.width}
-    encoding = dataclasses.replace(self.encoding, grids=shape.grids, **values)
+    encoding = dataclasses.replace(
+      self.encoding,
+      frames=shape.frames,
+      height=shape.height,
+      width=shape.width,
+      grids=shape.grids,
+    )
     return dataclasses.replace(self, encoding=encoding, mixed=())
 
   @property

@@ -5,6 +5,8 @@ data advance. The running statistics are part of the checkpointed state, so a re
 like an uninterrupted one.
 """
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -73,9 +75,9 @@ def judge(
   """
   if guard.mean.ndim:
     own = {name: getattr(guard, name)[kind] for name in _OWN}
-    good, after = judge(guard.replace(**own), loss, norm, spike)
+    good, after = judge(dataclasses.replace(guard, **own), loss, norm, spike)
     every = {name: getattr(guard, name).at[kind].set(getattr(after, name)) for name in _OWN}
-    return good, after.replace(**every)
+    return good, dataclasses.replace(after, **every)
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   most = jnp.float32(jnp.inf)
   if spike:
