@@ -1,7 +1,7 @@
 """Training objective of the temporal autoencoder: reconstruct videos, trajectories and images."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from ttm_jax.errors import InputError
 from ttm_jax.parallel import compiler
 from ttm_jax.settings import from_config
 from ttm_jax.training.objective import Arrays, Metrics, gather, has_validation, held_out
-from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
-from ttm_jax.training.sources import Source
+from ttm_jax.training.runs import check_same_architecture, read_config
+from ttm_jax.training.sources import Source, read_parameters
 from ttm_jax.training.state import placement
 
 Array = jax.Array
@@ -56,6 +56,7 @@ class CodecTraining:
 
   parts: tuple[str, ...] = ()
   gather = True
+  frozen: Mapping[str, Any] = {}
 
   def __init__(self, config: ConfigDict, size: tuple[int, int] | None = None):
     """Build the objective.

@@ -77,13 +77,13 @@ class Evaluator:
         found = []
         for i, arrays in enumerate(self._batches):
           self._peers.progress()
-          found.append(self._evaluate(state.ema, arrays, jax.random.fold_in(self._key, i)))
+          found.append(self._evaluate(state.average, arrays, jax.random.fold_in(self._key, i)))
         values = means(jax.device_get(found))
         values.pop('gflops', None)
         self._telemetry.write(step, values, self._prefix)
       if sample:
         self._peers.progress()
-        model = nnx.merge(self._graphdef, state.ema)
+        model = nnx.merge(self._graphdef, state.average)
         videos = self._objective.samples(model, self._batches[0], self._key)
         if jax.process_index() == 0:
           shown = _beside_truth(videos)
