@@ -55,5 +55,14 @@ def common() -> ConfigDict:
       'wandb': '',  # A Weights & Biases project that the metrics go to besides.
     }
   )
+  config.lora = ConfigDict(
+    {
+      'rank': 0,  # Above 0: train adapters and new parts alone, and freeze the rest.
+      'alpha': 16.0,  # Adapters are scaled by alpha / rank.
+      'dropout': 0.0,  # Of the inputs of adapters.
+      'targets': (),  # Regular expressions of layers to adapt; empty for those of the preset.
+      'base_dtype': 'bfloat16',  # Of frozen kernels; or 'float32'.
+    }
+  )
   config.mesh = ConfigDict({'data': 1, 'fsdp': -1, 'sequence': 1, 'tensor': 1})
   return config

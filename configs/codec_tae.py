@@ -52,5 +52,5 @@ def get_config() -> ConfigDict:
   config.optimizer.learning_rate = 1e-4
   config.train.accumulate = 2
   config.sample = ConfigDict({'count': 4})
-  del config.init_cache  # There are no open weights.
+  del config.init_cache, config.lora  # There are no open weights to start from.
   return config

@@ -14,7 +14,7 @@ from tests.helpers import cli, tiny
 from tests.helpers.sentences import last_sentence, sentence
 from ttm_jax import trajectory
 from ttm_jax.training import checkpoint
-from ttm_jax.training.runs import read_parameters
+from ttm_jax.training.sources import read_parameters
 
 # Generation.
 

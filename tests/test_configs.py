@@ -24,7 +24,7 @@ from ttm_jax.settings import from_json, to_json
 from ttm_jax.training.codec import CodecTraining
 from ttm_jax.training.denoising import Denoising
 from ttm_jax.training.objective import Objective
-from ttm_jax.training.runs import read_parameters
+from ttm_jax.training.sources import read_parameters
 from ttm_jax.training.state import create, make_optimizer
 from ttm_jax.training.step import make_step
 

@@ -30,7 +30,8 @@ from ttm_jax.settings import from_config
 from ttm_jax.text.encoders import TextEncoderSpec
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.denoising import Denoising
-from ttm_jax.training.runs import read_config, read_parameters
+from ttm_jax.training.runs import read_config
+from ttm_jax.training.sources import read_parameters
 
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
 

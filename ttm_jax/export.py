@@ -4,7 +4,11 @@
 
 The export has the EMA weights of the newest checkpoints, of any preset and any training mesh. It
 needs neither PyTorch nor an accelerator, and only memory for a few tensors at a time. README.md in
-the folder explains its use.
+the folder explains its use. The adapters of LoRA runs are merged.
+
+    python -m ttm_jax.export --adapters_only --stage2 RUN --out FOLDER
+
+writes the adapters alone, for `load_lora_weights` of diffusers, and the parts trained in full.
 """
 
 import argparse
@@ -12,6 +16,7 @@ from pathlib import Path
 
 from ttm_jax import outputs
 from ttm_jax.errors import InputError, front_door
+from ttm_jax.exporting.adapters import export_adapters
 from ttm_jax.exporting.files import DTYPES
 from ttm_jax.exporting.folder import export
 from ttm_jax.training.orbax_errors import hush
@@ -40,7 +45,17 @@ def main() -> None:
     '--text': list(models.values()),
   }
   outputs.check_apart('--out', [out], reads)
-  export(Path(args.stage1), Path(args.stage2), out, args.dtype, models, samples, args.license)
+  runs = {name: Path(run) for name in ('stage1', 'stage2') if (run := getattr(args, name))}
+  if args.adapters_only:
+    if not runs:
+      raise InputError('give the runs of the adapters: --stage1 RUN, --stage2 RUN, or both')
+    export_adapters(runs, out, args.dtype)
+    print(f'adapters of {" and ".join(runs)} are in {out}')
+    return
+  for name in ('stage1', 'stage2'):
+    if name not in runs:
+      raise InputError(f'give the run of the other stage, too: --{name} RUN')
+  export(runs['stage1'], runs['stage2'], out, args.dtype, models, samples, args.license)
   print(f'{out}/README.md says how to use it')
 
 
@@ -52,9 +67,10 @@ def parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = made.add_argument
-  add('--stage1', required=True, help='run of the image-to-motion stage')
-  add('--stage2', required=True, help='run of the motion-to-video stage')
+  add('--stage1', default='', help='run of the image-to-motion stage')
+  add('--stage2', default='', help='run of the motion-to-video stage')
   add('--out', required=True, help='output folder; must be empty or not exist')
+  add('--adapters_only', action='store_true', help='write the adapters of LoRA runs alone')
   add('--dtype', choices=sorted(DTYPES), default='bf16', help='dtype of the weights; default bf16')
   add(
     '--text',

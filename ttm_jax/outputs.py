@@ -104,7 +104,7 @@ def parts_of_run(run: PathLike | None) -> list[str]:
   return [f'{os.fspath(run)}/{part}' for part in _RUN]
 
 
-_RUN = ('config.json', 'context', 'checkpoints', 'metrics.jsonl', 'codec.json')
+_RUN = ('config.json', 'base.json', 'context', 'checkpoints', 'metrics.jsonl', 'codec.json')
 
 
 def _paths(given: PathLike | Iterable[PathLike] | None) -> list[PathLike]:

@@ -37,7 +37,16 @@ _NOT_FINITE = 3  # Exit code.
 
 # The files and folders that training writes or replaces in a run directory.
 _WRITTEN = (
-  *('config.json', 'metrics.jsonl', 'in_use.lock', 'checkpoints', 'damaged', 'context', 'codec'),
+  *(
+    'config.json',
+    'base.json',
+    'metrics.jsonl',
+    'in_use.lock',
+    'checkpoints',
+    'damaged',
+    'context',
+    'codec',
+  ),
   *('samples', 'tensorboard', 'profile'),
 )
 

@@ -24,7 +24,7 @@ import numpy as np
 from launch.local import environments, free_port
 from tests.helpers import cli, tiny
 from ttm_jax.training.checkpoint import Checkpoints
-from ttm_jax.training.runs import read_parameters
+from ttm_jax.training.sources import read_parameters
 
 KEPT = 3
 SPLIT = {'model__layers': 1, 'optimizer__schedule': 'constant', 'train__keep_last': KEPT}

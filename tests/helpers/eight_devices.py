@@ -157,7 +157,7 @@ def trained(run, mesh, late=None):
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     leaves = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return create(jax.tree.unflatten(tree, leaves), optimizer)
+    return create(jax.tree.unflatten(tree, leaves), optimizer, objective.frozen)
 
   with jax.set_mesh(mesh):
     state_shardings = shardings(
@@ -245,7 +245,7 @@ def whole(run, compiled) -> list[str]:
   """Return the shapes of stacked parameters that appear unsharded in the program."""
   stacked = {
     tuple(x.shape)
-    for path, x in jax.tree_util.tree_leaves_with_path(run.shapes.params)
+    for path, x in jax.tree_util.tree_leaves_with_path((run.shapes.params, run.shapes.frozen))
     if 'blocks' in jax.tree_util.keystr(path) and x.ndim == 3 and min(x.shape[1:]) >= 32
   }
   read = hlo.parse(compiled.as_text())

@@ -1,6 +1,7 @@
 """A task that trains three numbers to the mean of random data, so that a run takes seconds."""
 
 import itertools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,7 @@ class Mean:
 
   sharding = ()
   parts = ()
+  frozen: ClassVar[dict] = {}
   gather = False
   has_validation = True
   flops_per_sample = 1.0

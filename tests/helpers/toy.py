@@ -133,6 +133,7 @@ PRESET = Preset(
   grids=lambda config, height, width: ((height, width),),
   transfer=transfer,
   forward_flops=flops,
+  lora_targets=(r'^attn\.',),
   typical=TypicalInput(
     codec=lambda config: LinearCodec(
       basis=jnp.zeros((2 * 4 * 4 * 3, config.channels)),
@@ -152,6 +153,7 @@ PRESET = Preset(
     scheduler='FlowMatchingScheduler',
     config_to_torch=config_to_torch,
     config_from_torch=config_from_torch,
+    table=lambda params, config: names(params),
     specs=lambda params, config: [
       (name, e.tensor_shape()) for e in names(params) for name in e.theirs
     ],

@@ -31,7 +31,8 @@ from ttm_jax.models.unet.model import UNetConfig
 from ttm_jax.pytorch.annotation.model_source import ModelSource
 from ttm_jax.report.results import read_metrics
 from ttm_jax.settings import from_config
-from ttm_jax.training.runs import read_config, read_parameters
+from ttm_jax.training.runs import read_config
+from ttm_jax.training.sources import read_parameters
 
 WIDTHS, TEXT, GROUPS, HEADS = [8, 16], 12, 4, 2
 

@@ -15,7 +15,7 @@ from ttm_jax.data import storage
 from ttm_jax.errors import InputError
 from ttm_jax.parallel.mesh import make_mesh
 from ttm_jax.report.results import read_metrics
-from ttm_jax.training import checkpoint, digests, runs
+from ttm_jax.training import checkpoint, digests, runs, sources
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.loop import train
 from ttm_jax.training.state import placement
@@ -136,7 +136,7 @@ def test_a_reader_is_told_of_damage(four, tmp_path):
   with pytest.raises(
     InputError, match='checkpoints/4 is damaged: ema is not what was saved; remove'
   ):
-    runs.read_parameters(run)
+    sources.read_parameters(run)
 
 
 def test_digests_know_bits_and_places():

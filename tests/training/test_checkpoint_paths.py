@@ -13,7 +13,7 @@ from etils import epath
 
 from tests.helpers.mean_task import EVERY, Mean, settings
 from ttm_jax.errors import InputError
-from ttm_jax.training import checkpoint, runs
+from ttm_jax.training import checkpoint, sources
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.loop import train
 from ttm_jax.training.place import PlainPath
@@ -66,7 +66,7 @@ def test_a_run_under_any_path_is_saved_and_continued(tmp_path, plain, name, monk
   trained(Path(name) / 'run', 4)
   state = trained(tmp_path / name / 'run', 6)
   same(state, plain[1])
-  same(runs.read_parameters(Path(name) / 'run'), runs.read_parameters(plain[0]))
+  same(sources.read_parameters(Path(name) / 'run'), sources.read_parameters(plain[0]))
   stored = Checkpoints(Path(name) / 'run' / 'checkpoints', read_only=True).stored_ema(6)
   same(jax.tree.map(np.asarray, stored), plain[1].ema)
   # No other folder was made.
@@ -79,14 +79,14 @@ def test_a_path_that_is_no_text_is_saved_and_continued(tmp_path, plain):
   checkpoints.save(plain[1])
   checkpoints.wait()
   checkpoints.close()
-  same(runs.read_parameters(folder), plain[1].ema)
+  same(sources.read_parameters(folder), plain[1].ema)
 
 
 def test_links_are_taken_away_again(tmp_path, monkeypatch):
   monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'tmp'))
   (tmp_path / 'tmp').mkdir()
   trained(tmp_path / ODD / 'run', 2)
-  runs.read_parameters(tmp_path / ODD / 'run')
+  sources.read_parameters(tmp_path / ODD / 'run')
   assert list((tmp_path / 'tmp').iterdir()) == []
   assert (tmp_path / ODD / 'run' / 'checkpoints' / '2').is_dir()
 
@@ -120,7 +120,7 @@ def test_a_run_that_was_never_merged_is_continued(damaged, tmp_path, plain, capf
 def test_a_run_that_was_never_merged_is_read_where_it_lies(damaged, plain, tmp_path):
   before = listed(damaged)
   whole = trained(tmp_path / 'run', 4)
-  same(runs.read_parameters(damaged), whole.ema)
+  same(sources.read_parameters(damaged), whole.ema)
   stored = Checkpoints(damaged / 'checkpoints', read_only=True).stored_ema(4)
   same(jax.tree.map(np.asarray, stored), whole.ema)
   assert listed(damaged) == before
@@ -236,4 +236,4 @@ def test_no_damaged_description_blocks_a_run(tmp_path, plain, capfd, step, kind)
   if step == 4:
     assert f'checkpoint {run}/checkpoints/4 is damaged' in said
     assert (run / checkpoint.DAMAGED / '4').is_dir()
-  same(runs.read_parameters(run), plain[1].ema)
+  same(sources.read_parameters(run), plain[1].ema)

@@ -33,7 +33,7 @@ class FromWeights(Mean):
         return super().__getitem__(index)
 
     params['w'].__class__ = Counted
-    return Source.of_weights(params)
+    return Source(params, files=frozenset(params['w'].files))
 
   def transfer(self, source, params):
     return {**params, **source}

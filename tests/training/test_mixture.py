@@ -166,7 +166,7 @@ def test_one_compiled_step_a_shape_that_donates_its_state(paths):
 
   def initial():
     _, params = nnx.split(objective.build(0))
-    return create(nnx.to_pure_dict(params), optimizer, objective.kinds)
+    return create(nnx.to_pure_dict(params), optimizer, kinds=objective.kinds)
 
   wanted = shardings(jax.eval_shape(initial), objective.sharding, mesh)
   traced = []

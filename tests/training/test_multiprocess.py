@@ -25,7 +25,7 @@ from tests.helpers import cli, tiny
 from ttm_jax.codecs.folder import load_codec
 from ttm_jax.errors import InputError
 from ttm_jax.training.lock import exclusive
-from ttm_jax.training.runs import read_parameters
+from ttm_jax.training.sources import read_parameters
 
 STEPS = 12
 LOST = 'tasks are unhealthy (stopped sending heartbeats):\n{}\n'  # JAX's message.

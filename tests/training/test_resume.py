@@ -18,7 +18,7 @@ import pytest
 
 from tests.helpers import cli
 from ttm_jax.training import loop
-from ttm_jax.training.runs import read_parameters
+from ttm_jax.training.sources import read_parameters
 
 LIMIT = 240  # Seconds.
 

@@ -19,8 +19,8 @@ from ttm_jax.presets import preset
 from ttm_jax.tasks import CONCAT
 from ttm_jax.text.encoders import WORDS
 from ttm_jax.training import runs
-from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.denoising import Denoiser
+from ttm_jax.training.sources import of_run
 from ttm_jax.untrusted import identifier, is_repository
 
 Tensors = Iterator[tuple[str, np.ndarray]]
@@ -34,7 +34,8 @@ class StageRun:
     config: training configuration.
     context: encoding of the clips, with the codec and the encoded empty text.
     step: step of the newest checkpoint, which is exported.
-    params: nested dict of the EMA parameters; each is read when it is converted to NumPy.
+    params: nested dict of the plain EMA parameters; each is read, and merged with its adapter if
+      it has one, when it is converted to NumPy.
     torch: the PyTorch counterpart of the network.
     sizes: configuration of the network.
     process: noise process of the stage.
@@ -84,16 +85,13 @@ class StageRun:
     self.context = Context.load(run)
     for name in self.context.encoding.encoders:
       identifier(name, f'{run}/context/context.json: encoders')
-    checkpoints = Checkpoints(run / runs.CHECKPOINTS, read_only=True)
-    step = checkpoints.latest()
-    if step is None:
-      raise InputError(f'run {run} has no checkpoint yet: train it longer, or give another run')
-    self.step = step
+    source = of_run(run)
+    self.step, self.params = source.step, source.params
     denoiser = Denoiser(self.config, self.context)
     abstract = nnx.eval_shape(lambda: denoiser.build(0))
     wanted = jax.tree.map(lambda x: x.shape, nnx.to_pure_dict(nnx.state(abstract, nnx.Param)))
-    runs.check_same_parameters(wanted, checkpoints.shapes(step), run)
-    self.params = checkpoints.stored_ema(step)
+    found = jax.tree.map(lambda x: tuple(x.shape), self.params)
+    runs.check_same_parameters(wanted, found, run)
     self.sizes, self.process = denoiser.model_config, denoiser.process
     self.specs = [Spec(*pair) for pair in torch.specs(self.params, self.sizes)]
     self.settings = self._settings()

@@ -23,6 +23,7 @@ from ttm_jax.inference.sizes import Size, context_at
 from ttm_jax.training import runs
 from ttm_jax.training.denoising import Denoiser
 from ttm_jax.training.objective import stream
+from ttm_jax.training.sources import read_parameters
 
 Arrays = dict[str, np.ndarray]
 
@@ -77,7 +78,7 @@ class Stage:
     self._encoders = encoders
     abstract = nnx.eval_shape(lambda: self.denoiser.build(0))
     self._graphdef = nnx.graphdef(abstract)
-    self._params = jax.device_put(runs.read_parameters(run))
+    self._params = jax.device_put(read_parameters(run))
     wanted = jax.tree.map(lambda x: x.shape, nnx.to_pure_dict(nnx.state(abstract, nnx.Param)))
     runs.check_same_parameters(wanted, jax.tree.map(lambda x: x.shape, self._params), run)
     self._latents = LatentEncoder(self.context.codec, self.context.encoding.palette)

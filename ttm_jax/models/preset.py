@@ -12,6 +12,10 @@ import numpy as np
 from flax import nnx
 
 from ttm_jax.codecs.base import Codec
+from ttm_jax.errors import InputError
+from ttm_jax.nn import lora
+from ttm_jax.nn.lora import LoRAConfig
+from ttm_jax.pretrained.names import Entry
 from ttm_jax.text.encoders import TextEncoderSpec
 
 Shape = tuple[int, ...]
@@ -52,10 +56,12 @@ class TorchModel:
     config_to_torch: (model config, text encoders) -> constructor arguments of the network.
     config_from_torch: the inverse, from `pretrained.weights.Weights`; raises InputError if a field
       is missing or unknown.
+    table: (parameters or their shapes, model config) -> name table, see `pretrained.names`.
     specs: (parameters or their shapes, model config) -> names and shapes of the tensors.
     to_torch: (parameters, model config) -> names and tensors in the order of `specs`.
     from_torch: (Weights, nested dict of parameter shapes) -> parameters.
     scheduler_config: process -> constructor arguments of the scheduler.
+    component: name of the network in a pipeline of diffusers, which its adapters are saved under.
   """
 
   network: str
@@ -63,10 +69,12 @@ class TorchModel:
   scheduler: str
   config_to_torch: Callable[[Any, Mapping[str, TextEncoderSpec]], dict[str, Any]]
   config_from_torch: Callable[[Any], tuple[Any, dict[str, TextEncoderSpec]]]
+  table: Callable[[Mapping[str, Any], Any], list[Entry]]
   specs: Callable[[Mapping[str, Any], Any], list[tuple[str, Shape]]]
   to_torch: Callable[[Mapping[str, Any], Any], Iterator[tuple[str, np.ndarray]]]
   from_torch: Callable[[Any, Mapping[str, Any]], dict[str, Any]]
   scheduler_config: Callable[[Any], dict[str, Any]]
+  component: str = 'transformer'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +101,9 @@ class Preset:
     check_latents: (config, (T', H', W')); raises InputError if the network does not support them.
     masked_within_frames: config -> whether masked self-attention stays within single frames.
     demo_configs: names of the stage 1 and stage 2 configurations that `ttm_jax.demo` trains.
+    lora_targets: regular expressions of the paths of the linear layers that LoRA adapts by default.
+    new_parts: regular expression of the paths of the parts that a stage adds to a text-to-video
+      network; LoRA runs train them in full.
     task_fields: config fields that may differ between a network and the one it is initialized from.
     text_prefix: prepended to captions and motion prompts for pretrained text encoders; `{fps}` is
       replaced by the frame rate of the clips.
@@ -117,6 +128,8 @@ class Preset:
   check_latents: Callable[[Any, Latents], None] = lambda config, latents: None
   masked_within_frames: Callable[[Any], bool] = lambda config: False
   demo_configs: tuple[str, str] | None = None
+  lora_targets: tuple[str, ...] = ()
+  new_parts: str = r'masked_(cross_)?attn'
   task_fields: frozenset[str] = TASK_FIELDS
   text_prefix: str = ''
   splits_tokens: bool = True
@@ -134,3 +147,33 @@ class Preset:
       seed: of the initial parameters.
     """
     return self.model(config, encoders, rngs=nnx.Rngs(seed))
+
+  def adapt(self, model: nnx.Module, config: LoRAConfig, seed: int = 0) -> None:
+    """Give a network its adapters, in place.
+
+    Args:
+      model: a network of this preset.
+      config: settings of the adapters; the rank is above 0.
+      seed: of the initial values.
+
+    Raises:
+      InputError: if there are no targets, or no layer for one.
+    """
+    targets = config.targets or self.lora_targets
+    if not targets:
+      raise InputError(
+        f'preset {self.name!r} does not say which layers LoRA adapts: set --config.lora.targets'
+      )
+    lora.attach(model, config, targets, self.new_parts, seed)
+
+  def frozen(self, model: nnx.Module, sizes: Any, config: LoRAConfig) -> dict[str, Any]:
+    """Return the dtype of each parameter that a LoRA run does not train, by dotted path.
+
+    Args:
+      model: a network of this preset, with or without adapters.
+      sizes: its model config.
+      config: settings of the adapters; with rank 0 all parameters are trained.
+    """
+    if not config.rank:
+      return {}
+    return lora.frozen(model, self.new_parts, sizes.dtype, config.base_dtype)

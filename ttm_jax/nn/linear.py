@@ -22,13 +22,23 @@ uniform_init = initializer(nnx.initializers.variance_scaling(1 / 3, 'fan_in', 'u
 
 
 class Linear(nnx.Module):
-  """y = x W (+ b) over the last axis.
+  """y = x W (+ b) over the last axis, with a low-rank adapter if `nn.lora` attached one.
 
   Attributes:
-    kernel: float32 [in, out].
+    kernel: float32 [in, out]; a frozen kernel may be bfloat16.
     bias: float32 [out], or None.
     dtype: compute dtype of the product and of y.
+    lora_a, lora_b: the adapter, float32 [in, rank] and [rank, out]; None without one.
+    lora_scale: factor of the adapter's product.
+    lora_dropout: share of the adapter's inputs that are dropped if there is a `lora_key`.
+    lora_key: random key of the inputs to drop; None outside of training.
   """
+
+  lora_a: nnx.Param | None = None
+  lora_b: nnx.Param | None = None
+  lora_scale: float = 1.0
+  lora_dropout: float = 0.0
+  lora_key: nnx.Variable | None = None
 
   def __init__(
     self, d_in: int, d_out: int, *, rngs: nnx.Rngs, dtype=jnp.float32, bias=False, init=normal_init
@@ -39,12 +49,22 @@ class Linear(nnx.Module):
 
   def __call__(self, x: Array) -> Array:
     """Map x [..., in] to [..., out] in `dtype`."""
-    y = matmul(x.astype(self.dtype), self.kernel[...])
+    x = x.astype(self.dtype)
+    y = matmul(x, self.kernel[...])
+    if self.lora_a is not None and self.lora_b is not None:
+      y = y + matmul(self.lora_scale * matmul(self._dropped(x), self.lora_a[...]), self.lora_b[...])
     return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+  def _dropped(self, x: Array) -> Array:
+    """Return the inputs of the adapter: some of them zero, the others scaled up."""
+    if self.lora_key is None:
+      return x
+    kept = 1 - self.lora_dropout
+    return jnp.where(jax.random.bernoulli(self.lora_key[...], kept, x.shape), x / kept, 0)
 
 
 def with_cast_kernels(module: nnx.Module) -> nnx.Module:
-  """Return a copy of a module whose Linear kernels are cast to their compute dtype.
+  """Return a copy of a module whose Linear kernels are cast to a narrower compute dtype.
 
   Use it before a loop over layers. Otherwise every iteration casts its kernels, the backward pass
   casts them again, and the gradients of all layers are stored in float32. Under `exact_gradients`
@@ -54,7 +74,8 @@ def with_cast_kernels(module: nnx.Module) -> nnx.Module:
     return module
   copy = nnx.clone(module)
   for _, part in nnx.iter_modules(copy):
-    if isinstance(part, Linear):
+    # Frozen bfloat16 kernels of a layer that computes in float32 are cast layer by layer.
+    if isinstance(part, Linear) and part.kernel.dtype.itemsize > jnp.dtype(part.dtype).itemsize:
       part.kernel.set_value(part.kernel[...].astype(part.dtype))
   return copy
 

@@ -18,6 +18,7 @@ from ttm_jax.planning.compile import Run, abstract_inputs
 from ttm_jax.planning.costs import Communication, Costs
 from ttm_jax.planning.flops import count
 from ttm_jax.planning.hardware import Topology
+from ttm_jax.training.partial import merged
 from ttm_jax.training.state import TrainState
 
 # FLOPs are counted on programs traced for this chip, whose Pallas kernels state their cost.
@@ -85,10 +86,13 @@ def _of_loss(run: Run, derive: Any, measure: Any, samples: int = 1) -> float:
   with jax.sharding.use_abstract_mesh(abstract_mesh((1,) * len(AXES), _COUNTED_ON)):
     graphdef = run.graphdef()
 
-    def of_samples(params, arrays, key):
-      return derive(lambda p: objective.loss(nnx.merge(graphdef, p), arrays, key))(params)
+    def of_samples(params, frozen, arrays, key):
+      def loss(params):
+        return objective.loss(nnx.merge(graphdef, merged(frozen, params)), arrays, key)
 
-    return measure(of_samples, run.shapes.params, arrays, key)
+      return derive(loss)(params)
+
+    return measure(of_samples, run.shapes.params, run.shapes.frozen, arrays, key)
 
 
 def communication(
@@ -97,21 +101,24 @@ def communication(
   """Return the communication of one device in one train step, by kind of collective.
 
   Counts the all-gather of parameters for each pass and the reduce-scatter of gradients along
-  `fsdp`, and the all-reduce of gradients along `data`. Parameters are float32.
+  `fsdp`, and the all-reduce of gradients along `data`. Trained parameters are float32.
   """
   config = run.config
   dtype = config.model.get('dtype', 'float32')
   size = 4 if dtype == 'float32' else 2
-  split = memory.share(
-    x for x in jax.tree.leaves(state.params) if not x.sharding.is_fully_replicated
+  trained, frozen = (
+    [x for x in jax.tree.leaves(tree) if not x.sharding.is_fully_replicated]
+    for tree in (state.params, state.frozen)
   )
+  split = memory.share(trained)
   elements = split / 4
+  gathered = elements + sum(memory.share([x]) / x.dtype.itemsize for x in frozen)
   remat = config.model.get('remat', 'none')
   passes = 2 + (remat not in ('none', 'dots'))
   fsdp, data = mesh.shape['fsdp'], mesh.shape['data']
   parts = config.train.accumulate
   found = {
-    'all-gather': Communication(passes * parts, passes * parts * elements * size * (fsdp - 1)),
+    'all-gather': Communication(passes * parts, passes * parts * gathered * size * (fsdp - 1)),
     'reduce-scatter': Communication(parts, parts * elements * size * (fsdp - 1)),
   }
   if data > 1:

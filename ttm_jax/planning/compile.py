@@ -74,7 +74,7 @@ class Run:
 
     def initial() -> TrainState:
       _, params = nnx.split(objective.build(config.seed))
-      return create(nnx.to_pure_dict(params), optimizer, objective.kinds)
+      return create(nnx.to_pure_dict(params), optimizer, objective.frozen, objective.kinds)
 
     state = functools.cache(lambda: jax.eval_shape(initial))
     return cls(config, objective, of_one, tokens, state, clip)
@@ -180,7 +180,7 @@ def lower_sampler(run: Run, mesh: Mesh) -> jax.stages.Lowered:
     def generate(params, arrays, key):
       return run.objective.generate(nnx.merge(graphdef, params), arrays, key)
 
-    return _jit(generate, run).lower(state.ema, arrays, _key(mesh))
+    return _jit(generate, run).lower(state.average, arrays, _key(mesh))
 
 
 def _jit(function: Callable[..., Any], run: Run, **options: Any) -> Any:

@@ -17,7 +17,7 @@ class Memory:
   """The memory of one device in bytes.
 
   Attributes:
-    parameters: the parameters.
+    parameters: the parameters, frozen ones included.
     ema: the EMA of the parameters.
     optimizer: the optimizer state.
     batch: the input arrays of one step.
@@ -46,7 +46,8 @@ def held(state: TrainState, batch: dict[str, Any], temporaries: float) -> Memory
     batch: arrays or shapes with shardings.
     temporaries: bytes of all other device memory.
   """
-  kinds = {'parameters': state.params, 'ema': state.ema, 'optimizer': state.optimizer}
+  weights = state.params, state.frozen
+  kinds = {'parameters': weights, 'ema': state.ema, 'optimizer': state.optimizer}
   leaves = {kind: jax.tree.leaves(tree) for kind, tree in kinds.items()}
   return Memory(
     **{kind: share(x for x in arrays if not _on_host(x)) for kind, arrays in leaves.items()},

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ from ttm_jax.training.objective import (
   has_validation,
   held_out,
 )
-from ttm_jax.training.runs import check_same_architecture, read_config, read_parameters
-from ttm_jax.training.sources import Source
+from ttm_jax.training.runs import check_same_architecture, read_config
+from ttm_jax.training.sources import Source, read_parameters
 from ttm_jax.training.state import placement
 
 Array = jax.Array
@@ -66,6 +66,7 @@ class CodecTraining:
   parts: tuple[str, ...] = ()
   gather = True
   kinds = 1
+  frozen: Mapping[str, Any] = {}
 
   def __init__(self, config: ConfigDict, size: tuple[int, int] | None = None):
     """Build the objective.

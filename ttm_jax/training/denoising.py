@@ -14,7 +14,7 @@ from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ttm_jax import conditioning, exported_folder
+from ttm_jax import conditioning
 from ttm_jax.codecs.base import to_uint8
 from ttm_jax.conditioning import Condition
 from ttm_jax.data import loader, mixture
@@ -24,6 +24,7 @@ from ttm_jax.data.latents import Latents
 from ttm_jax.data.mixture import same_codec
 from ttm_jax.errors import InputError
 from ttm_jax.models.preset import COMPUTE_FIELDS
+from ttm_jax.nn import lora
 from ttm_jax.nn.linear import exact_gradients
 from ttm_jax.parallel import compiler
 from ttm_jax.parallel.mesh import check_heads
@@ -39,8 +40,9 @@ from ttm_jax.training.objective import (
   has_validation,
   held_out,
 )
+from ttm_jax.training.partial import by_name, merged, split
 from ttm_jax.training.runs import check_same_architecture, read_config
-from ttm_jax.training.sources import Source, of_run
+from ttm_jax.training.sources import PRETRAINED, Source, of_run, open_weights, settings
 from ttm_jax.training.state import placement
 
 Array = jax.Array
@@ -50,9 +52,6 @@ TIME_BUCKETS = 4  # Equal intervals of t for which the loss is also reported sep
 
 # Dtype in which gradients of kernels are summed over devices, see `nn.linear.exact_gradients`.
 GRADIENT_DTYPES = ('compute', 'float32')
-
-# Prefix of `init_from` values that name open weights instead of a run.
-PRETRAINED = 'pretrained:'
 
 
 class Denoiser:
@@ -168,7 +167,9 @@ class Denoising:
         f'config.train.gradient_dtype must be one of {GRADIENT_DTYPES},'
         f' got {config.train.gradient_dtype!r}'
       )
-    self.sharding = placement(self.denoiser.preset.sharding, config.optimizer)
+    self.lora = settings(config)
+    rules = (*self.denoiser.preset.sharding, *(lora.SHARDING if self.lora.rank else ()))
+    self.sharding = placement(rules, config.optimizer)
     self.gather = self.denoiser.preset.gathers_weights
     # The shapes of clips by that of their latents, by which batches are told apart.
     self._shapes: dict[Size, Shape] = {}
@@ -184,6 +185,13 @@ class Denoising:
     self._decode = jax.jit(
       lambda codec, latents, frames: codec.decode(latents, frames), static_argnums=2
     )
+
+  @functools.cached_property
+  def frozen(self) -> Mapping[str, Any]:
+    """The dtype of each parameter that is not trained, by dotted path; empty without LoRA."""
+    denoiser = self.denoiser
+    model = nnx.eval_shape(lambda: denoiser.build(0))
+    return denoiser.preset.frozen(model, denoiser.model_config, self.lora)
 
   @functools.cached_property
   def _generate(self) -> Any:
@@ -218,7 +226,8 @@ class Denoising:
   def flops_per_sample(self) -> float:
     """FLOPs of one sample, forward and backward, averaged over the datasets.
 
-    Masked self-attention counts all pairs.
+    Masked self-attention counts all pairs. LoRA computes no gradients of kernels; the products of
+    the adapters are not counted.
     """
     return sum(
       shape.weight * self._flops(1.0, self.context.at(shape).latent_shape[:3])
@@ -229,16 +238,21 @@ class Denoising:
     """Return the FLOPs of one sample if masked self-attention computes this share of all pairs."""
     d = self.denoiser
     text, prompts = total_tokens(d.encoders, self.context.encoding.max_objects)
-    return 3 * d.preset.forward_flops(d.model_config, latents, text, prompts, allowed)
+    passes = 2 if self.lora.rank else 3
+    return passes * d.preset.forward_flops(d.model_config, latents, text, prompts, allowed)
 
   def build(self, seed: int) -> nnx.Module:
-    """Return the network with initial parameters.
+    """Return the network with initial parameters, and its adapters with LoRA.
 
     Raises:
-      InputError: if the network cannot be sharded over the current mesh.
+      InputError: if the network cannot be sharded over the current mesh, or LoRA has no layers to
+        adapt.
     """
     self.check_mesh(jax.sharding.get_abstract_mesh().shape)
-    return self.denoiser.build(seed)
+    model = self.denoiser.build(seed)
+    if self.lora.rank:
+      self.denoiser.preset.adapt(model, self.lora, seed)
+    return model
 
   def check_mesh(self, sizes: Mapping[str, int]) -> None:
     """Raise InputError if the network cannot be sharded over a mesh.
@@ -285,18 +299,11 @@ class Denoising:
 
   def _open_weights(self, names: str) -> Source:
     """Open open weights or an exported folder, and check that its text encoders match."""
-    read = self.denoiser.preset.open_weights
-    if exported_folder.is_exported(names):
-      read = exported_folder.load
-    if read is None:
-      raise InputError(
-        f'{names} is not an exported folder, and preset {self.config.preset!r} has no open weights:'
-        ' --config.init_from takes a run, or pretrained:FOLDER'
-      )
-    params = read(names, self.denoiser.model_config)
-    abstract = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: self.build(0)), nnx.Param))
+    source = open_weights(names, self.denoiser.preset, self.denoiser.model_config)
+    model = nnx.eval_shape(lambda: self.denoiser.build(0))
+    abstract = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     ours, theirs = (
-      jax.tree.map(lambda x: x.shape, tree.get('text', {})) for tree in (abstract, params)
+      jax.tree.map(lambda x: x.shape, tree.get('text', {})) for tree in (abstract, source.params)
     )
     found = first_difference(theirs, ours) if theirs else None
     if found:
@@ -304,11 +311,16 @@ class Denoising:
       raise InputError(
         f'{names} reads other texts: parameter {key} is {old} there and {new} for {self.directory}'
       )
-    return Source.of_weights(params)
+    return source
 
   def transfer(self, source: dict, params: dict) -> dict:
-    """Return `params` with values replaced from `source`, as the preset defines; inside jit."""
-    return self.denoiser.preset.transfer(source, params)
+    """Return `params` with values replaced from `source`, as the preset defines; inside jit.
+
+    Adapters are not replaced.
+    """
+    adapters = {name for name in by_name(params) if lora.is_adapter(name)}
+    plain, kept = split(params, adapters)
+    return merged(self.denoiser.preset.transfer(source, plain), kept)
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
     """Yield this process's rows of the batches of latents, starting with step `start`."""

@@ -81,14 +81,14 @@ class Evaluator:
         values.pop('gflops', None)
         self._telemetry.write(step, values, self._prefix)
       if sample:
-        self._show(step, nnx.merge(self._graphdef, state.ema))
+        self._show(step, nnx.merge(self._graphdef, state.average))
 
   def _means(self, state: TrainState, batches: list[dict]) -> dict[str, float]:
     """Return the means of the metrics on batches of one dataset."""
     found = []
     for i, arrays in enumerate(batches):
       self._peers.progress()
-      found.append(self._evaluate(state.ema, arrays, jax.random.fold_in(self._key, i)))
+      found.append(self._evaluate(state.average, arrays, jax.random.fold_in(self._key, i)))
     return means(jax.device_get(found))
 
   def _show(self, step: int, model: nnx.Module) -> None:

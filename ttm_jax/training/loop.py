@@ -24,13 +24,14 @@ from ttm_jax.parallel.mesh import (
 )
 from ttm_jax.parallel.peers import Peers
 from ttm_jax.parallel.startup import connect
-from ttm_jax.training import runs, start
+from ttm_jax.training import fingerprint, runs, start
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.evaluator import Evaluator
 from ttm_jax.training.lock import exclusive
 from ttm_jax.training.objective import Objective
 from ttm_jax.training.orbax_errors import refusal
 from ttm_jax.training.profile import Profile
+from ttm_jax.training.sources import read_parameters
 from ttm_jax.training.spike_guard import NotFinite
 from ttm_jax.training.state import TrainState, make_optimizer
 from ttm_jax.training.step import make_step
@@ -76,6 +77,7 @@ def train(
   objective.check_run(workdir)
   mesh = make_mesh(config.mesh)
   check_batch(config.data.batch_size, settings.accumulate, mesh)
+  start.check_base(config, objective)
   checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, settings.keep_last, settings.keep_every)
   with _writing(checkpoints), jax.set_mesh(mesh), contextlib.ExitStack() as closing:
     peers = peers or closing.enter_context(contextlib.closing(Peers()))
@@ -86,13 +88,14 @@ def train(
     connect(mesh)
     closing.callback(checkpoints.close)
     optimizer = make_optimizer(config.optimizer, settings.steps)
-    graphdef, state, state_shardings, restored = start.begin(
-      config, objective, optimizer, mesh, checkpoints, peers, _tell
-    )
+    begun = start.begin(config, objective, optimizer, mesh, checkpoints, peers, _tell)
+    graphdef, state = begun.graphdef, begun.state
     if first:
       with mirrored(workdir, *objective.parts) as folder:
         objective.begin(folder)
       runs.write_config(workdir, config)
+      if begun.base is not None:
+        fingerprint.write(workdir, begun.base)
     begin = int(state.step)
     clock = StepTimer()
     closing.callback(clock.close)
@@ -103,12 +106,12 @@ def train(
     tracing = closing.enter_context(
       contextlib.closing(Profile(profile if first else '', workdir, clock))
     )
-    _greet(telemetry, workdir, state, restored)
+    _greet(telemetry, workdir, state, begun.restored)
     step_fn = compiler.jit(
       make_step(objective, graphdef, optimizer, settings.accumulate, settings.ema, settings.spike),
       gather=objective.gather,
       donate_argnums=0,
-      out_shardings=(state_shardings, replicated(mesh)),
+      out_shardings=(begun.places, replicated(mesh)),
     )
     watch = Evaluator(config, objective, graphdef, mesh, workdir, telemetry, peers)
     root = jax.random.key(config.seed)
@@ -117,7 +120,7 @@ def train(
     batches = closing.enter_context(
       contextlib.closing(Prefetch(stream, lambda batch: to_device(batch, place)))
     )
-    if not restored:
+    if not begun.restored:
       watch.look(0, state)
     for step in range(begin + 1, settings.steps + 1):
       tracing.before(step)
@@ -154,8 +157,8 @@ def train(
 
     def average() -> nnx.Module:
       # A process cannot read the shards of another one, but all are in the last checkpoint.
-      ema = state.ema if jax.process_count() == 1 else runs.read_parameters(workdir)
-      return nnx.merge(graphdef, ema)
+      params = state.average if jax.process_count() == 1 else read_parameters(workdir)
+      return nnx.merge(graphdef, params)
 
     # Outside the mesh, because only this process computes here.
     with _writing(checkpoints), mirrored(workdir) as folder:
@@ -164,10 +167,13 @@ def train(
 
 
 def _greet(telemetry: Telemetry, workdir: epath.Path, state: TrainState, restored: bool) -> None:
-  count = sum(x.size for x in jax.tree.leaves(state.params))
+  trained, frozen = (
+    sum(x.size for x in jax.tree.leaves(tree)) / 1e6 for tree in (state.params, state.frozen)
+  )
+  share = f'{trained:.2f} M of ' if frozen else ''
   begin = f'continues after step {int(state.step)}' if restored else 'starts'
   telemetry.say(
-    f'{workdir}: {count / 1e6:.2f} M parameters on {jax.device_count()} x'
+    f'{workdir}: {share}{trained + frozen:.2f} M parameters on {jax.device_count()} x'
     f' {jax.devices()[0].device_kind}; {begin}'
   )
 

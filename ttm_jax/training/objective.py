@@ -1,9 +1,9 @@
 """The interface between the training loop and what it trains: a denoiser or a codec."""
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -35,6 +35,11 @@ class Objective(Protocol):
   sharding: tuple
   gather: bool
   parts: tuple[str, ...]
+
+  @property
+  def frozen(self) -> Mapping[str, Any]:
+    """The dtype of each parameter that is not trained, by dotted path; empty without LoRA."""
+    ...
 
   @property
   def kinds(self) -> int:

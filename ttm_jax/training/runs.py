@@ -1,6 +1,7 @@
 """Layout of a run directory, and functions to read and check one.
 
 config.json        the fully resolved configuration
+base.json          describes the parameters that LoRA adapts (see `fingerprint`); LoRA runs only
 context/           codec and encodings of the empty text (see `data.context`); denoisers only
 codec/             the trained codec; codec runs only
 checkpoints/       Orbax, one folder per step
@@ -15,12 +16,9 @@ profile/           profiler traces, if requested
 
 import datetime
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -28,7 +26,6 @@ from ttm_jax.atomic import write_text
 from ttm_jax.data.storage import is_local
 from ttm_jax.errors import InputError
 from ttm_jax.settings import first_difference, from_json, to_json
-from ttm_jax.training.checkpoint import Checkpoints
 
 CONFIG = 'config.json'
 CHECKPOINTS = 'checkpoints'
@@ -61,7 +58,8 @@ def default_workdir(config_path: str) -> Path:
 def check_run(workdir: epath.Path, config: ConfigDict) -> None:
   """Check that a run directory is new or holds a run of the same configuration.
 
-  Fields in `FREE`, init_cache and the sections mesh and job may differ.
+  Fields in `FREE`, init_cache and the sections mesh and job may differ. So may the place of the
+  base of a LoRA run (init_from), and the section lora of other runs.
 
   Raises:
     InputError: if it holds a run of another configuration, or cannot be accessed.
@@ -101,6 +99,10 @@ def _bound(config: ConfigDict) -> dict[str, Any]:
       values[section] = {k: v for k, v in values[section].items() if k not in keys}
   for name in ('mesh', 'job', 'init_cache'):
     values.pop(name, None)
+  if (values.get('lora') or {}).get('rank'):
+    values.pop('init_from')  # The fingerprint tells whether it is the same base.
+  else:
+    values.pop('lora', None)  # Runs of earlier versions have none.
   return values
 
 
@@ -117,26 +119,6 @@ def read_config(run: epath.PathLike) -> ConfigDict:
     return from_json(path.read_text())
   except (OSError, TypeError, ValueError, RecursionError) as error:
     raise InputError(f'{path} is damaged ({error}); take it from a copy of the run') from error
-
-
-def read_parameters(run: epath.PathLike) -> dict:
-  """Return the EMA parameters of the newest checkpoint of a run, as NumPy arrays.
-
-  Raises:
-    InputError: if there is no checkpoint, or it is corrupt.
-  """
-  checkpoints = Checkpoints(epath.Path(run) / CHECKPOINTS, read_only=True)
-  step = checkpoints.latest()
-  if step is None:
-    raise InputError(f'run {run} has no checkpoint yet: train it longer, or give another run')
-  try:
-    leaves, structure = jax.tree.flatten(checkpoints.stored_ema(step))
-    with ThreadPoolExecutor() as pool:  # Several arrays are read and decompressed at a time.
-      return jax.tree.unflatten(structure, pool.map(np.asarray, leaves))
-  except InputError as error:
-    raise InputError(f'{error}; remove it to use the one before') from error
-  finally:
-    checkpoints.close()
 
 
 def check_same_architecture(

@@ -1,5 +1,6 @@
 """Begin a run: resume from its newest checkpoint, or initialize it, also from other parameters."""
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -12,17 +13,50 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ttm_jax.errors import InputError
 from ttm_jax.parallel import compiler
 from ttm_jax.parallel.mesh import shardings
 from ttm_jax.parallel.peers import Peers
-from ttm_jax.training import runs
+from ttm_jax.training import fingerprint, runs
 from ttm_jax.training.checkpoint import Checkpoints
+from ttm_jax.training.fingerprint import Fingerprint
 from ttm_jax.training.init_cache import InitCache, key
 from ttm_jax.training.objective import Objective
+from ttm_jax.training.partial import dotted
 from ttm_jax.training.placing import place
+from ttm_jax.training.sources import PRETRAINED
 from ttm_jax.training.state import TrainState, create
+from ttm_jax.training.transfers import Transfer
 
 Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+  """The state of a run before its next step.
+
+  Attributes:
+    graphdef: structure of the network.
+    state: the state.
+    places: its shardings.
+    restored: whether it was restored from a checkpoint.
+    base: fingerprint of the parameters that a new LoRA run adapts; None for other runs.
+  """
+
+  graphdef: nnx.GraphDef
+  state: TrainState
+  places: Any
+  restored: bool
+  base: Fingerprint | None = None
+
+
+def check_base(config: ConfigDict, objective: Objective) -> None:
+  """Raise InputError if LoRA has no parameters to adapt."""
+  if objective.frozen and not config.init_from:
+    raise InputError(
+      f'config.lora.rank is {config.lora.rank}, but there is nothing to adapt: set'
+      f' --config.init_from to a run, or to {PRETRAINED}FOLDER_OR_HUB_ID'
+    )
 
 
 def begin(
@@ -33,8 +67,8 @@ def begin(
   checkpoints: Checkpoints,
   peers: Peers,
   say: Say,
-) -> tuple[nnx.GraphDef, TrainState, Any, bool]:
-  """Return the state of a run before its next step.
+) -> Begun:
+  """Restore the newest checkpoint of a run, or initialize its state.
 
   All processes of a job call this together, inside the mesh.
 
@@ -47,50 +81,67 @@ def begin(
     peers: the processes of this job.
     say: called with each message for the user.
 
-  Returns:
-    Structure of the network, the state, its shardings, and whether it was restored.
-
   Raises:
-    InputError: if a checkpoint or the parameters to start from do not fit the network.
+    InputError: if a checkpoint or the parameters to start from do not fit the network, or the base
+      of a LoRA run is another one than before.
   """
 
   def initial() -> dict[str, Any]:
     return nnx.to_pure_dict(nnx.split(objective.build(config.seed))[1])
 
+  def begun(params: dict) -> TrainState:
+    return create(params, optimizer, objective.frozen, objective.kinds)
+
   def fresh() -> TrainState:
-    return create(initial(), optimizer, objective.kinds)
+    return begun(initial())
 
   def brought(source: dict) -> TrainState:
-    return create(objective.transfer(source, initial()), optimizer, objective.kinds)
+    return begun(objective.transfer(source, initial()))
 
   graphdef = nnx.graphdef(nnx.eval_shape(lambda: objective.build(config.seed)))
   abstract = jax.eval_shape(fresh)
   places = shardings(abstract, objective.sharding, mesh)
+  run = checkpoints.directory.parent
   check = partial(
-    runs.check_same_parameters,
-    jax.tree.map(lambda x: x.shape, abstract.params),
-    run=checkpoints.directory.parent,
+    runs.check_same_parameters, jax.tree.map(lambda x: x.shape, abstract.params), run=run
   )
-  restored = checkpoints.restore_newest(_specs(abstract, places), check, peers.agree, say)
-  if restored is not None:
-    return graphdef, restored, places, True
+  like = dataclasses.replace(_specs(abstract, places), frozen={})
+  restored = checkpoints.restore_newest(like, check, peers.agree, say)
+  if restored is not None and not objective.frozen:
+    return Begun(graphdef, restored, places, True)
   if not config.init_from:
-    return graphdef, compiler.jit(fresh, once=True, out_shardings=places)(), places, False
-  source = _loaded(config, objective, mesh, peers, say)
+    state = compiler.jit(fresh, once=True, out_shardings=places)()
+    return Begun(graphdef, state, places, False)
+
+  source, base = _loaded(config, objective, jax.eval_shape(initial), mesh, peers, say)
   # One program, in which the initial values that the source replaces are never computed.
-  program = compiler.jit(brought, once=True, out_shardings=places, donate_argnums=0)
+  build = partial(compiler.jit, once=True, donate_argnums=0)
   with warnings.catch_warnings():
     # Layers that move between stacks need new memory.
     warnings.filterwarnings('ignore', message='Some donated buffers were not usable')
-    return graphdef, program(source), places, False
+    if restored is None:
+      state = build(brought, out_shardings=places)(source)
+      return Begun(graphdef, state, places, False, base if objective.frozen else None)
+    fingerprint.check(base, fingerprint.read(run), run, config.init_from)
+    frozen = build(lambda x: brought(x).frozen, out_shardings=places.frozen)(source)
+    return Begun(graphdef, dataclasses.replace(restored, frozen=frozen), places, True)
 
 
 def _loaded(
-  config: ConfigDict, objective: Objective, mesh: Mesh, peers: Peers, say: Say
-) -> dict[str, Any]:
-  """Return the parameters to start from, sharded, from their files or from the converted copy."""
+  config: ConfigDict,
+  objective: Objective,
+  initial: dict[str, Any],
+  mesh: Mesh,
+  peers: Peers,
+  say: Say,
+) -> tuple[dict[str, Any], Fingerprint]:
+  """Return the parameters to start from, sharded, and their fingerprint.
+
+  They are read from their files or from the converted copy. `initial` has the shapes of all
+  parameters of the network.
+  """
   source = objective.source(config.init_from)
-  dtypes = jax.tree.map(lambda x: jnp.dtype('float32'), source.params)
+  dtypes = _dtypes(config, objective, source.params, initial)
   shapes = jax.tree.map(lambda x, d: jax.ShapeDtypeStruct(x.shape, d), source.params, dtypes)
   places = shardings(shapes, objective.sharding, mesh)
   cache = None
@@ -110,7 +161,37 @@ def _loaded(
   finally:
     if cache:
       cache.close()
-  return found[0]
+  return found[0], fingerprint.of(shapes, found[1])
+
+
+def _dtypes(
+  config: ConfigDict, objective: Objective, source: dict[str, Any], initial: dict[str, Any]
+) -> Any:
+  """Return the dtype of each source parameter on the devices.
+
+  It is that of the frozen parameters that it becomes, and float32 if these differ or are trained.
+
+  Raises:
+    InputError: if the source has no values for a frozen parameter.
+  """
+  wanted: dict[str, set[Any]] = {}
+  if objective.frozen:
+    transfer = Transfer(objective.transfer, source, initial)
+    for name, dtype in objective.frozen.items():
+      needed, new = transfer.needs(name)
+      if new:
+        raise InputError(
+          f'{config.init_from} has no values for parameter {name}, which LoRA does not train: give'
+          ' a base that has them, or set --config.lora.rank=0'
+        )
+      for other in needed:
+        wanted.setdefault(other, set()).add(jnp.dtype(dtype))
+
+  def chosen(path: tuple[Any, ...], _: Any) -> Any:
+    found = wanted.get(dotted(path), set())
+    return found.pop() if len(found) == 1 else jnp.dtype('float32')
+
+  return jax.tree.map_with_path(chosen, source)
 
 
 def _specs(tree: Any, places: Any) -> Any:

@@ -1,5 +1,6 @@
 """The training state (parameters, EMA, optimizer state, step) and the optimizer."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -12,21 +13,22 @@ from ttm_jax.errors import InputError
 from ttm_jax.parallel.mesh import HOST
 from ttm_jax.training import spike_guard
 from ttm_jax.training.packing import pack
+from ttm_jax.training.partial import Params, dotted, merged, split
 
 Array = jax.Array
-Params = dict[str, Any]
 
 
 @flax.struct.dataclass
 class TrainState:
-  """The state of a run; a checkpoint holds all of it.
+  """The state of a run; a checkpoint holds all of it but the frozen parameters.
 
   Attributes:
     step: int32 [], number of steps done, skipped ones included.
-    params: nested dict of float32 arrays.
+    params: the trained parameters, a nested dict of float32 arrays.
     ema: exponential moving average of `params`, used for sampling.
     optimizer: optimizer state, for the parameters as packed by `packing.pack`.
     guard: running statistics of the loss.
+    frozen: the parameters that are not trained, a nested dict; empty without LoRA.
   """
 
   step: Array
@@ -34,13 +36,35 @@ class TrainState:
   ema: Params
   optimizer: Any
   guard: spike_guard.SpikeGuard
+  frozen: Params = flax.struct.field(default_factory=dict)
+
+  @property
+  def average(self) -> Params:
+    """All parameters of the network, with the EMA of those that are trained."""
+    return merged(self.frozen, self.ema)
 
 
-def create(params: Params, optimizer: optax.GradientTransformation, kinds: int = 1) -> TrainState:
-  """Return the state before the first step, for a number of kinds of batches."""
+def create(
+  params: Params,
+  optimizer: optax.GradientTransformation,
+  frozen: Mapping[str, Any] = {},
+  kinds: int = 1,
+) -> TrainState:
+  """Return the state before the first step.
+
+  Args:
+    params: nested dict of all parameters.
+    optimizer: for the trained parameters.
+    frozen: the dtype of each parameter that is not trained, by dotted path.
+    kinds: number of kinds of batches, whose losses have statistics of their own.
+  """
+  params, base = split(params, frozen)
+  base = jax.tree.map_with_path(lambda path, x: x.astype(frozen[dotted(path)]), base)
+  params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
   ema = jax.tree.map(jnp.copy, params)
   begin = optimizer.init(pack(params))
-  return TrainState(jnp.zeros((), jnp.int32), params, ema, begin, spike_guard.create(kinds))
+  guard = spike_guard.create(kinds)
+  return TrainState(jnp.zeros((), jnp.int32), params, ema, begin, guard, base)
 
 
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:

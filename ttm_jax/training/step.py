@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from ttm_jax.nn.lora import add_dropout
 from ttm_jax.parallel.mesh import shardings
 from ttm_jax.training.objective import Arrays, Metrics, Objective, stream
 from ttm_jax.training.packing import pack, unpack
+from ttm_jax.training.partial import merged
 from ttm_jax.training.spike_guard import judge
 from ttm_jax.training.state import TrainState
 
@@ -42,9 +44,11 @@ def make_step(
   """
   optimizer = optax.with_extra_args_support(optimizer)
 
-  def gradients(params, arrays, key):
+  def gradients(params, frozen, arrays, key):
     def loss(params):
-      return objective.loss(nnx.merge(graphdef, params), arrays, key)
+      model = nnx.merge(graphdef, merged(frozen, params))
+      add_dropout(model, stream(key, 'lora', 0))
+      return objective.loss(model, arrays, key)
 
     (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
     return like_parameters(pack(grads)), metrics
@@ -57,7 +61,7 @@ def make_step(
     wanted = shardings(grads, objective.sharding, mesh)
     return jax.tree.map(jax.lax.with_sharding_constraint, grads, wanted)
 
-  def accumulated(params, arrays, key):
+  def accumulated(params, frozen, arrays, key):
     # Microbatch i takes every accumulate-th row, so that each device splits its own rows.
     parts = jax.tree.map(
       lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), arrays
@@ -65,10 +69,10 @@ def make_step(
 
     def add(total, part):
       index, arrays = part
-      new = gradients(params, arrays, jax.random.fold_in(key, index))
+      new = gradients(params, frozen, arrays, jax.random.fold_in(key, index))
       return jax.tree.map(jnp.add, total, new), None
 
-    shapes = jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], parts), key)
+    shapes = jax.eval_shape(gradients, params, frozen, jax.tree.map(lambda x: x[0], parts), key)
     zero, none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     begin = like_parameters(zero), none
     (grads, metrics), _ = jax.lax.scan(add, begin, (jnp.arange(accumulate), parts))
@@ -77,7 +81,7 @@ def make_step(
   def step(state: TrainState, arrays: Arrays, root: Array) -> tuple[TrainState, Metrics]:
     key = stream(root, 'train', state.step)
     whole = gradients if accumulate == 1 else accumulated
-    grads, metrics = whole(state.params, arrays, key)
+    grads, metrics = whole(state.params, state.frozen, arrays, key)
     norm = optax.global_norm(grads)
     total, count = metrics['loss']
     good, guard = judge(state.guard, total / count, norm, spike, objective.kind(arrays))
@@ -99,7 +103,7 @@ def make_step(
       kept, (new, average, opt_state), (params, ema, state.optimizer)
     )
     params, ema = unpack(params, state.params), unpack(ema, state.ema)
-    return TrainState(state.step + 1, params, ema, opt_state, guard), metrics
+    return TrainState(state.step + 1, params, ema, opt_state, guard, state.frozen), metrics
 
   return step
 

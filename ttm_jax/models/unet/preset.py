@@ -64,6 +64,9 @@ PRESET = Preset(
   transfer=transfer,
   forward_flops=forward_flops,
   check_latents=check_latents,
+  lora_targets=(r'\.(spatial\.block|motion)\.(attn\d?|cross_attn|ffn)\.',),
+  # Stable Diffusion reads CLIP as it is; projections of other texts are new.
+  new_parts=r'masked_(cross_)?attn|conv_visual|^text\.',
   masked_within_frames=lambda config: config.masked_scope == 'spatial',
   demo_configs=('demo_unet_stage1', 'demo_unet_stage2'),
   task_fields=TASK_FIELDS | {'masked_scope'},
@@ -79,10 +82,12 @@ PRESET = Preset(
     scheduler='ZeroSNRScheduler',
     config_to_torch=convert.config_to_torch,
     config_from_torch=convert.config_from_torch,
+    table=lambda params, config: convert.table(params),
     specs=lambda params, config: convert.specs(params, config.motion_length),
     to_torch=lambda params, config: convert.to_torch(params, config.motion_length),
     from_torch=convert.from_torch,
     scheduler_config=_scheduler_config,
+    component='unet',
   ),
   open_weights=open_weights.load,
   # If tokens are split, XLA's partitioner (jax 0.10.2) fails, or the losses differ from those of
