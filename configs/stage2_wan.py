@@ -2,11 +2,14 @@
 
     python -m ttm_jax.train --config=stage2_wan --workdir=runs/stage2 --config.data.path=DATASET
 
-Sizes are 1.3b (the default), 5b and 14b: --config=stage2_wan:5b. Training starts from the open
-text-to-video weights; --config.init_from=pretrained:FOLDER takes them from a folder. The first
-quarter of the blocks has the masked layers.
+Sizes are 1.3b (the default), 5b and 14b: --config=stage2_wan:5b. With LoRA:
+--config=stage2_wan:5b,lora. Training starts from the open text-to-video weights;
+--config.init_from=pretrained:FOLDER takes them from a folder. The first quarter of the blocks has
+the masked layers.
 
-Score: not trained at this size yet; demo_wan_stage2 is the small one.
+Hardware: 1.3b on one 80 GB GPU or 4 chips of v5e, 5b on 8 chips of v5e, 14b on 8 H100s; plans of
+stage 2 say at least 3.1, 3.9, 1.1 and 2.9 days (docs/measurements.md). Score: not trained at this
+size yet; demo_wan_stage2 is the small one.
 """
 
 from ml_collections import ConfigDict
@@ -14,5 +17,5 @@ from ml_collections import ConfigDict
 from ttm_jax.configs.wan import wan
 
 
-def get_config(size: str = '1.3b') -> ConfigDict:
-  return wan('motion_to_video', size, masked=True)
+def get_config(form: str = '1.3b') -> ConfigDict:
+  return wan('motion_to_video', form, masked=True)

@@ -1,13 +1,15 @@
 """Wan 2.1 and 2.2 (open weights, Apache-2.0) at its published sizes.
 
-Other configurations of this backbone derive from it. The size follows the name after a colon:
-`--config=stage2_wan:5b`. At 256 x 256, 125 frames are 32 x 32 x 32 latents of 16 channels (8,192
-tokens) for 1.3b and 14b; 121 frames are 31 x 16 x 16 latents of 48 channels (1,984 tokens) for 5b.
+Other configurations of this backbone derive from it. The size follows the name after a colon, and
+`,lora` trains adapters instead of all weights: `--config=stage2_wan:5b,lora`. At 256 x 256, 125
+frames are 32 x 32 x 32 latents of 16 channels (8,192 tokens) for 1.3b and 14b; 121 frames are 31 x
+16 x 16 latents of 48 channels (1,984 tokens) for 5b.
 """
 
 from ml_collections import ConfigDict
 
 from ttm_jax.configs.base import common
+from ttm_jax.errors import InputError
 
 # K is a quarter of the blocks, as in the paper: 10 of 40.
 SIZES = {
@@ -23,19 +25,21 @@ WEIGHTS = {
 }
 
 
-def wan(task: str, size: str = '1.3b', masked: bool = False) -> ConfigDict:
+def wan(task: str, form: str = '1.3b', masked: bool = False) -> ConfigDict:
   """Return the configuration of one task, initialized from open weights.
 
   Args:
     task: name of the task.
-    size: a key of SIZES.
+    form: a key of SIZES, or one followed by ',lora' to train adapters and the new parts only.
     masked: whether the first quarter of the blocks has the masked layers.
 
   Raises:
-    ValueError: if the size is unknown.
+    InputError: if the form is unknown.
   """
-  if size not in SIZES:
-    raise ValueError(f'size {size!r} is unknown: choose one of {sorted(SIZES)}')
+  size, comma, kind = form.partition(',')
+  if size not in SIZES or (comma and kind != 'lora'):
+    forms = [*SIZES, *(f'{size},lora' for size in SIZES)]
+    raise InputError(f'size {form!r} of the configuration is unknown: choose one of {forms}')
   config = common()
   config.preset = 'wan'
   config.task = task
@@ -70,5 +74,9 @@ def wan(task: str, size: str = '1.3b', masked: bool = False) -> ConfigDict:
   config.train.gradient_dtype = 'compute'
   config.train.dropout = 0.05  # Of text, of image, and of both (InstructPix2Pix).
   config.data.cross_mask = 'box'  # Masked cross-attention by boxes (the paper) or by 'seg'.
+  if kind == 'lora':
+    config.lora.update({'rank': 32, 'alpha': 32.0})
+    config.optimizer.update({'learning_rate': 1e-4, 'warmup': 200})
+    config.train.steps = 10_000
   config.sample = ConfigDict({'count': 4, 'visual_scale': 1.5, 'text_scale': 5.0, 'rescale': 0.0})
   return config
