@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ttm_jax.nn.linear import Linear, uniform_init
+from ttm_jax.nn.linear import Linear, normal_init, uniform_init
 
 Array = jax.Array
 
@@ -38,9 +38,18 @@ class GEGLU(nnx.Module):
 class MLP(nnx.Module):
   """gelu(x W1 + b1) W2 + b2, with the tanh approximation of GELU."""
 
-  def __init__(self, d_in: int, hidden: int, d_out: int, *, rngs: nnx.Rngs, dtype=jnp.float32):
-    self.up = Linear(d_in, hidden, rngs=rngs, dtype=dtype, bias=True)
-    self.down = Linear(hidden, d_out, rngs=rngs, dtype=dtype, bias=True)
+  def __init__(
+    self,
+    d_in: int,
+    hidden: int,
+    d_out: int,
+    *,
+    rngs: nnx.Rngs,
+    dtype=jnp.float32,
+    init=normal_init,
+  ):
+    self.up = Linear(d_in, hidden, rngs=rngs, dtype=dtype, bias=True, init=init)
+    self.down = Linear(hidden, d_out, rngs=rngs, dtype=dtype, bias=True, init=init)
 
   def __call__(self, x: Array) -> Array:
     """Map x [..., d_in] to [..., d_out]."""

@@ -17,6 +17,8 @@ Array = jax.Array
 
 normal_init = initializer(nnx.initializers.normal(0.02))
 zeros_init = nnx.initializers.zeros_init()
+# Keeps the variance of inputs of unit variance (LeCun).
+lecun_init = initializer(nnx.initializers.lecun_normal())
 # Uniform in +-1 / sqrt(fan_in), PyTorch's default.
 uniform_init = initializer(nnx.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform'))
 

@@ -9,6 +9,7 @@ from flax import nnx
 from ttm_jax.conditioning import Text
 from ttm_jax.errors import InputError
 from ttm_jax.nn.feed_forward import MLP
+from ttm_jax.nn.linear import lecun_init
 from ttm_jax.text.encoders import WORDS, TextEncoderSpec
 from ttm_jax.text.words import WordEncoder
 
@@ -37,7 +38,8 @@ class TextEmbedder(nnx.Module):
         f' ({", ".join(encoders)}): encode it with one --text, or with the built-in `words`'
       )
     ((name, spec),) = encoders.items()
-    self.mlp = MLP(spec.dim, d, d, rngs=rngs, dtype=dtype)
+    # Smaller kernels make all texts alike, so that a network trained from scratch ignores them.
+    self.mlp = MLP(spec.dim, d, d, rngs=rngs, dtype=dtype, init=lecun_init)
     self.words = WordEncoder(spec.dim, rngs=rngs) if name == WORDS else None
     self.encoder = (name, spec)
 
