@@ -98,7 +98,7 @@ def attach(
   for pattern in targets:
     if not any(re.search(pattern, name) for name, _ in layers):
       raise InputError(
-        f'config.lora.targets: no linear layer has {pattern!r} in its path; there are, for example,'
+        f'config.lora.targets: no linear layer has "{pattern}" in its path; there are, for example,'
         f' {", ".join(name for name, _ in layers[:3])}'
       )
   for name, layer in layers:
