@@ -211,7 +211,10 @@ def train(latents, tmp_path):
     ('--config.data.path=/nope', '/nope is neither a latents dataset nor a run: /nope/context/'),
     ('--config.init_from=/nope', '/nope is not a run directory: /nope/config.json is missing'),
     ('--config.task=image_to_vide', "task 'image_to_vide' is unknown: choose one of"),
-    ('--config.model.channels=16', 'the codec of the dataset has 6 channels: set --config.model'),
+    (
+      '--config.model.channels=16',
+      'the codec of the dataset has 6 channels, the network 16: set --config.model',
+    ),
     (
       '--config.model.patch=(1, 1)',
       'the dataset has token masks for grids 2 x 2, the network has 4 x 4: encode the clips with',

@@ -125,7 +125,7 @@ def test_other_weights_are_refused(latents, folders, tmp_path):
   # The network of Wan 2.2 has other channels than the autoencoder of Wan 2.1.
   ended = cli.run(*command('stage2_wan', tmp_path / 'run', latents, folders[0], model__channels=48))
   assert ended.code == 2
-  assert 'the codec of the dataset has 3 channels: set' in last_sentence(ended)
+  assert 'the codec of the dataset has 3 channels, the network 48: set' in last_sentence(ended)
   other = tmp_path / 'wan'
   small_wan.original(SIZES, text_dim=UMT5_WIDTH + 1).save_pretrained(other)
   ended = cli.run(*command('stage2_wan', tmp_path / 'run', latents, other))

@@ -496,7 +496,9 @@ def _check_model(denoiser: Denoiser, context: Context) -> None:
   *latents, channels = context.latent_shape
   if channels != model.channels:
     raise InputError(
-      f'the codec of the dataset has {channels} channels: set --config.model.channels={channels}'
+      f'the codec of the dataset has {channels} channels, the network {model.channels}: set'
+      f' --config.model.channels={channels} (other open weights may have that many), or encode the'
+      ' clips with a codec of the network'
     )
   frames, height, width = latents
   denoiser.preset.check_latents(model, (frames, height, width))
