@@ -1,4 +1,4 @@
-"""Adapters: initial values, the function they compute, dropout under scan, and no full gradients."""
+"""Adapters: initial values, what they compute, dropout under scan, and no full gradients."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Runs that train adapters and new parts: what they hold, resume, the base, and how they are read."""
+"""Runs that train adapters and new parts: what they hold, resume, the base, how they are read."""
 
 import functools
 import json
@@ -123,7 +123,7 @@ def test_it_begins_as_the_network_it_came_from(runs):
 
 @every_backbone
 def test_what_trains_is_small_and_the_rest_stays(runs):
-  objective, state = runs.whole
+  _, state = runs.whole
   trained, frozen = by_name(state.params), by_name(state.frozen)
   assert not trained.keys() & frozen.keys()
   assert {n for n in trained if 'masked_attn' in n} and {n for n in trained if 'visual' in n}
