@@ -242,6 +242,7 @@ def test_the_card_names_the_base_weights(dit_pair, tmp_path):
   settings = json.loads((one / 'config.json').read_text())
   name = 'stable-diffusion-v1-5/stable-diffusion-v1-5'
   settings['init_from'] = f'pretrained:{name}, someone/adapter'
+  settings['init_cache'] = str(tmp_path / 'cache')
   (one / 'config.json').write_text(json.dumps(settings))
   other = json.loads((two / 'config.json').read_text())
   other['init_from'] = str(one)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from flax import nnx
 
 from tests.helpers import tiny
@@ -16,9 +17,11 @@ from ttm_jax.data.encode import TEXT_ENCODERS, null_text
 from ttm_jax.inference.pipeline import Request
 from ttm_jax.presets import PRESETS, model_config
 from ttm_jax.text.encoders import TextEncoderSpec
-from ttm_jax.training import runs, spike_guard
+from ttm_jax.training import digests, fingerprint, runs, spike_guard
 from ttm_jax.training.checkpoint import Checkpoints
-from ttm_jax.training.denoising import Denoiser
+from ttm_jax.training.denoising import Denoiser, Denoising
+from ttm_jax.training.partial import split
+from ttm_jax.training.sources import read_parameters
 from ttm_jax.training.state import TrainState
 
 STEPS = 10  # Sampling steps.
@@ -120,6 +123,30 @@ def save_run(
   checkpoints.save(state)
   checkpoints.wait()
   checkpoints.close()
+  return path
+
+
+def save_adapted_run(path: Path, preset: str, base: Path, **changes: Any) -> Path:
+  """Write a LoRA run of stage 2 with random trained parameters; return the folder.
+
+  Args:
+    path: the folder.
+    preset: name of the preset.
+    base: the run that it adapts.
+    **changes: see `tiny.shrunk`.
+  """
+  changes = {'lora__rank': 2, 'lora__alpha': 3.0, 'lora__base_dtype': 'float32'} | changes
+  changes['init_from'] = str(base)
+  settings, where = config(preset, STAGE2, **changes), context(preset)
+  objective = Denoising(settings, where)
+  model = nnx.eval_shape(lambda: objective.build(0))
+  shapes, _ = split(nnx.to_pure_dict(nnx.state(model, nnx.Param)), objective.frozen)
+  rng = np.random.default_rng(7)
+  drawn = jax.tree.map(lambda x: np.asarray(0.1 * rng.normal(size=x.shape), np.float32), shapes)
+  save_run(path, settings, where, drawn)
+  params = read_parameters(base)
+  sums = [digests.sum_on_host(x) for x in jax.tree.leaves(params)]
+  fingerprint.write(epath.Path(path), fingerprint.of(params, sums))
   return path
 
 

@@ -1,4 +1,4 @@
-"""Adapters: initial values, what they compute, dropout under scan, and no full gradients."""
+"""Adapters: initial values, the function they compute, dropout under scan, no full gradients."""
 
 import functools
 
@@ -55,12 +55,11 @@ def randomized(model):
   graphdef, state = nnx.split(model)
   params = nnx.to_pure_dict(state)
   rng = np.random.default_rng(0)
-  return graphdef, jax.tree.map_with_path(
-    lambda path, x: (
-      jnp.asarray(rng.normal(size=x.shape), x.dtype) if path[-1].key == 'lora_b' else x
-    ),
-    params,
-  )
+
+  def drawn(path, leaf):
+    return jnp.asarray(rng.normal(size=leaf.shape)) if path[-1].key == 'lora_b' else leaf
+
+  return graphdef, jax.tree.map_with_path(drawn, params)
 
 
 x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5, D)), jnp.float32)

@@ -1,4 +1,4 @@
-"""Runs that train adapters and new parts: what they hold, resume, the base, how they are read."""
+"""Runs that train adapters and new parts: what they hold, how they resume and are read."""
 
 import functools
 import json
@@ -123,7 +123,7 @@ def test_it_begins_as_the_network_it_came_from(runs):
 
 @every_backbone
 def test_what_trains_is_small_and_the_rest_stays(runs):
-  _, state = runs.whole
+  state = runs.whole[1]
   trained, frozen = by_name(state.params), by_name(state.frozen)
   assert not trained.keys() & frozen.keys()
   assert {n for n in trained if 'masked_attn' in n} and {n for n in trained if 'visual' in n}
@@ -263,7 +263,7 @@ def test_another_rank_is_refused(dit, tmp_path):
   [
     (
       {'init_from': ''},
-      r'config\.lora\.rank is 2, but there is nothing to adapt: set --config\.in',
+      r'config\.lora\.rank is 2, but there is nothing to adapt: set --config\.',
     ),
     ({'lora__targets': ('attn', 'mlp')}, 'no linear layer has "mlp" in its path; there are, for'),
     ({'lora__rank': -1}, r'config\.lora: rank must be 0 \(no adapters\) or above, got -1'),

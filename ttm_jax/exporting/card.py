@@ -19,10 +19,11 @@ LICENCES = {
 
 
 def public(config: ConfigDict) -> dict[str, Any]:
-  """Return a configuration without machine-specific values: data path, mesh, and local folders."""
+  """Return a configuration without machine-specific values: mesh, and paths of local folders."""
   values = json.loads(json.dumps(config.to_dict()))
   values['data'].pop('path', None)
   values.pop('mesh', None)
+  values.pop('init_cache', None)
   start = values['init_from']
   if start.startswith('pretrained:'):
     parts = start.removeprefix('pretrained:').split(',')

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.interpreters import partial_eval
+from jax.extend.core import Literal
 
-from ttm_jax.training.partial import by_name
+from ttm_jax.training.partial import by_name, dotted
 
 
 class Transfer:
@@ -29,19 +30,20 @@ class Transfer:
       transfer: called as (source, target); returns a tree of the structure of target.
       source, target: nested dicts of arrays or of objects with `shape`.
     """
-    shapes = [
+    self._transfer = transfer
+    self._shapes = [
       jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.float32), tree)
       for tree in (source, target)
     ]
-    self._traced, results = jax.make_jaxpr(transfer, return_shape=True)(*shapes)
-    self._source = list(by_name(source))
+    closed, results = jax.make_jaxpr(transfer, return_shape=True)(*self._shapes)
+    self._program, self._source = closed.jaxpr, list(by_name(source))
     self.names = list(by_name(results))
 
   def needs(self, name: str) -> tuple[set[str], bool]:
     """Return what a result depends on: source parameters, and whether on initial values."""
-    _, _, used = self._of(name)
+    used = self._used(name)
     count = len(self._source)
-    found = {source for source, is_used in zip(self._source, used, strict=False) if is_used}
+    found = {source for source, use in zip(self._source, used[:count], strict=True) if use}
     return found, any(used[count:])
 
   def value(self, name: str, source: Mapping[str, Any]) -> np.ndarray:
@@ -51,13 +53,26 @@ class Transfer:
       name: its dotted path; it must not depend on initial values.
       source: the source parameters by dotted path. Only those that it depends on are read.
     """
-    program, constants, used = self._of(name)
-    known = [np.asarray(source[n]) for n, u in zip(self._source, used, strict=False) if u]
-    return np.asarray(jax.core.eval_jaxpr(program, constants, *known)[0])
+    known = {other: np.asarray(source[other]) for other in self.needs(name)[0]}
+    result = self._program.outvars[self.names.index(name)]
+    if result in self._program.invars:  # One source parameter as it is.
+      return known.popitem()[1]
 
-  def _of(self, name: str) -> tuple[Any, list[Any], list[bool]]:
-    """Return the program of one result, its constants, and which inputs it has."""
-    wanted = [name == other for other in self.names]
-    program, kept, used = partial_eval.dce_jaxpr_consts(self._traced.jaxpr, wanted)
-    constants = [x for x, keep in zip(self._traced.consts, kept, strict=True) if keep]
-    return program, constants, list(used)
+    @jax.jit
+    def computed(known: dict[str, jax.Array]) -> jax.Array:
+      # The zeros have no influence, so that the compiler removes them.
+      own, target = (
+        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree) for tree in self._shapes
+      )
+      given = jax.tree.map_with_path(lambda path, x: known.get(dotted(path), x), own)
+      return by_name(self._transfer(given, target))[name]
+
+    return np.asarray(computed(known))
+
+  def _used(self, name: str) -> list[bool]:
+    """Return whether a result depends on each input of the program."""
+    needed = {self._program.outvars[self.names.index(name)]}
+    for equation in reversed(self._program.eqns):
+      if not needed.isdisjoint(equation.outvars):
+        needed |= {atom for atom in equation.invars if not isinstance(atom, Literal)}
+    return [variable in needed for variable in self._program.invars]
