@@ -21,6 +21,7 @@ from ttm_jax.training.sources import adapted_run, read_parameters
 KEYS = {
   'dit': ('transformer.blocks.0.attn.query', (32, 32)),
   'unet': ('unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q', (8, 8)),
+  'wan': ('transformer.blocks.0.attn1.to_q', (32, 32)),
 }
 NETWORK = 'diffusion_pytorch_model.safetensors'
 
