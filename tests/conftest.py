@@ -117,7 +117,7 @@ def clips(shared) -> Path:
 
 
 @pytest.fixture(scope='session')
-def encoded(shared, clips) -> Callable[[str], Path]:
+def latents_for(shared, clips) -> Callable[[str], Path]:
   """Return the clips as a latents dataset of a linear codec, by the name of a preset."""
 
   def for_preset(preset: str) -> Path:
@@ -130,15 +130,15 @@ def encoded(shared, clips) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope='session')
-def latents(encoded) -> Path:
+def latents(latents_for) -> Path:
   """The clips, encoded for the default preset."""
-  return encoded('dit')
+  return latents_for('dit')
 
 
 @pytest.fixture(scope='session')
-def unet_latents(encoded) -> Path:
+def unet_latents(latents_for) -> Path:
   """The clips, encoded for the U-Net."""
-  return encoded('unet')
+  return latents_for('unet')
 
 
 @pytest.fixture(scope='session')

@@ -61,7 +61,7 @@ def test_the_figures_of_the_paper():
 
 
 @pytest.fixture(scope='module')
-def trained(encoded, stage1, stage2, tmp_path_factory):
+def trained(latents_for, stage1, stage2, tmp_path_factory):
   """Train a configuration by name at test size, with `ttm_jax.train`; return the run."""
   folder = tmp_path_factory.mktemp('configs')
   known = {'demo_stage1': stage1, 'demo_stage2': stage2}
@@ -70,7 +70,7 @@ def trained(encoded, stage1, stage2, tmp_path_factory):
     path = folder / (out or name)
     if not changes and name in known:
       return known[name]
-    data = encoded(tiny.shipped(name).preset)
+    data = latents_for(tiny.shipped(name).preset)
     ended = cli.run(*tiny.train_command(name, path, data, **changes))
     assert ended.code == 0, ended.err
     return known.setdefault(out or name, path)
@@ -79,13 +79,13 @@ def trained(encoded, stage1, stage2, tmp_path_factory):
 
 
 @pytest.mark.parametrize('name', tiny.SHIPPED)
-def test_the_train_step_of_each_can_be_traced(clips, encoded, name):
+def test_the_train_step_of_each_can_be_traced(clips, latents_for, name):
   """Trace the step, which checks shapes and dtypes; `test_each_trains` compiles and runs it."""
   shipped = tiny.shipped(name)
   if shipped.task == 'codec':
     objective: Objective = CodecTraining(tiny.shrunk(name, clips))
   else:
-    objective = Denoising(tiny.shrunk(name, encoded(shipped.preset)))
+    objective = Denoising(tiny.shrunk(name, latents_for(shipped.preset)))
   optimizer = make_optimizer(shipped.optimizer, 4)
   graphdef, _ = nnx.split(nnx.eval_shape(lambda: objective.build(0)))
 

@@ -260,8 +260,8 @@ def tiny_run(name, context, **changes):
 
 
 @pytest.mark.parametrize('preset', ['dit', 'unet', 'wan'])
-def test_typical_record_has_the_shapes_of_a_dataset(preset, encoded):
-  directory = encoded(preset)
+def test_typical_record_has_the_shapes_of_a_dataset(preset, latents_for):
+  directory = latents_for(preset)
   context = Context.load(directory)
   real = Latents(directory, 'train')[0]
   shapes = {k: (v.shape, v.dtype) for k, v in inputs.record(context, stochastic=False).items()}

@@ -32,9 +32,9 @@ def trained(name, data, run, **changes):
 
 
 @pytest.fixture(scope='module')
-def runs(encoded, tmp_path_factory):
+def runs(latents_for, tmp_path_factory):
   """A text-to-video run, and stage 2 as a LoRA run on top of it."""
-  root, data = tmp_path_factory.mktemp('runs'), encoded('wan')
+  root, data = tmp_path_factory.mktemp('runs'), latents_for('wan')
   trained('demo_wan_pretrain', data, root / 'base')
   changes = {'init_from': str(root / 'base'), 'lora__rank': RANK, 'lora__alpha': 3.0}
   exact = {'lora__base_dtype': 'float32'}

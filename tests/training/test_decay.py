@@ -55,9 +55,9 @@ def check(found: dict[str, bool]) -> None:
 @pytest.mark.parametrize(
   'name', ['demo_stage1', 'demo_stage2', 'demo_unet_stage2', 'demo_wan_stage2', 'ti2v_dit']
 )
-def test_kernels_decay_and_gates_norms_and_biases_do_not(name, encoded):
+def test_kernels_decay_and_gates_norms_and_biases_do_not(name, latents_for):
   preset = tiny.shipped(name).preset
-  found = decaying(parameters(name, Context.load(encoded(preset))))
+  found = decaying(parameters(name, Context.load(latents_for(preset))))
   check(found)
   if preset != 'unet':
     assert found['blocks.table'] is False

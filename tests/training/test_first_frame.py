@@ -36,11 +36,11 @@ class Recorder:
 
 
 @pytest.fixture(scope='module')
-def objective(encoded):
+def objective(latents_for):
   """Return the objective of a configuration with a kind of first frame, and a batch."""
 
   def make(name, first_frame):
-    config = tiny.shrunk(name, encoded('wan'), first_frame=first_frame, train__dropout=0.0)
+    config = tiny.shrunk(name, latents_for('wan'), first_frame=first_frame, train__dropout=0.0)
     config.sample.update({'visual_scale': 1.0, 'text_scale': 1.0})
     made = Denoising(config)
     return made, jax.tree.map(jnp.asarray, next(made.batches('train', 0)))
@@ -49,9 +49,9 @@ def objective(encoded):
 
 
 @pytest.mark.parametrize('name', TASKS)
-def test_number_of_channels(name, encoded):
+def test_number_of_channels(name, latents_for):
   for kind in ('concat', 'clean'):
-    sizes = model_config(tiny.shrunk(name, encoded('wan'), first_frame=kind))
+    sizes = model_config(tiny.shrunk(name, latents_for('wan'), first_frame=kind))
     assert sizes.visual_channels == TASKS[name][kind] * tiny.CHANNELS
 
 
