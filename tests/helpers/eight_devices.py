@@ -189,7 +189,7 @@ _states: dict = {}
 
 
 def _initial(run, initial):
-  name = run.config.task, run.config.get('preset')
+  name = run.config.task, run.config.get('preset'), bool(run.objective.frozen)
   if name not in _states:
     _states[name] = jax.device_get(jax.jit(initial)(jax.random.key(1)))
   return _states[name]
@@ -209,15 +209,16 @@ def training(name, *settings) -> dict:
   one = make_mesh({}, jax.devices()[:1])
 
   @functools.cache
-  def alone(parts):
-    return trained(run_of(name, {'train.accumulate': parts}), one)[:3]
+  def alone(parts, adapters):
+    return trained(run_of(name, {'train.accumulate': parts, **dict(adapters)}), one)[:3]
 
   found = {}
   for text in settings:
     changes = json.loads(text)
     sizes = {axis: changes.pop(axis) for axis in AXES if axis in changes}
     run = run_of(name, changes)
-    wanted_losses, wanted, late = alone(run.config.train.accumulate)
+    adapters = tuple((key, value) for key, value in changes.items() if key.startswith('lora.'))
+    wanted_losses, wanted, late = alone(run.config.train.accumulate, adapters)
     losses, gradients, _, compiled = trained(run, make_mesh(sizes), late)
     found[text] = {
       'loss': max(abs(a / b - 1) for a, b in zip(losses, wanted_losses, strict=True)),

@@ -58,12 +58,15 @@ OFFLOAD = {'optimizer.offload': True, 'model.remat': 'offload'}
 QUICK = [('stage2_dit', [MIXED[0] | PARTS])]
 # The U-Net refuses to be split by tokens.
 ONE = [{'data': 8}, {'fsdp': 8}, {'tensor': 8}, {'fsdp': 4, 'tensor': 2}, {'data': 2, 'fsdp': 4}]
+LORA = {'lora.rank': 2, 'lora.dropout': 0.2, 'lora.base_dtype': 'float32'}
 ALL = [(name, [*ALONE, *MIXED]) for name in ('stage1_dit', 'stage2_dit')]
 ALL += [
   ('stage2_dit', [{'fsdp': 8} | PARTS | OFFLOAD]),
+  ('stage2_dit', [mesh | PARTS | LORA for mesh in MIXED[:2]]),
   ('codec_tae', [{'fsdp': 8}]),
   ('stage1_unet', ONE),
   ('stage2_unet', [*ONE, ONE[-1] | PARTS, {'fsdp': 8} | OFFLOAD]),
+  ('stage2_unet', [ONE[-1] | LORA]),
 ]
 
 

@@ -384,6 +384,22 @@ def test_memory_by_kind(latents):
   assert kinds == {HOST}
 
 
+def test_a_lora_run_adds_little_to_its_base(latents):
+  full = tiny_run('stage2_dit', Context.load(latents), mesh__fsdp=2, model__width=64)
+  run = tiny_run('stage2_dit', Context.load(latents), mesh__fsdp=2, model__width=64, lora__rank=2)
+  mesh = analytic.abstract_mesh((1, 2, 1, 1))
+  state = abstract_state(run, mesh)
+  whole, held = memory.held(abstract_state(full, mesh), {}, 0.0), memory.held(state, {}, 0.0)
+  trained, frozen = (memory.share(jax.tree.leaves(t)) for t in (state.params, state.frozen))
+  assert (held.parameters, held.ema) == (trained + frozen, trained)
+  assert held.optimizer == 2 * trained + 8
+  # Frozen kernels are bfloat16; half of this network is the table of words, which is not.
+  assert trained < 0.2 * whole.parameters and frozen < 0.7 * whole.parameters
+  # Gradients of kernels are a third of the FLOPs, adapters and new parts a little.
+  assert 0.6 < analytic.step_flops(run) / analytic.step_flops(full) < 0.9
+  assert run.objective.flops_per_sample == pytest.approx(full.objective.flops_per_sample * 2 / 3)
+
+
 def test_roofline():
   chip = CHIPS['v5e']
   needed = Costs(

