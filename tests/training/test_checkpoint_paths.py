@@ -13,7 +13,7 @@ from etils import epath
 
 from tests.helpers.mean_task import EVERY, Mean, settings
 from ttm_jax.errors import InputError
-from ttm_jax.training import checkpoint, sources
+from ttm_jax.training import checkpoint, runs, sources
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.loop import train
 from ttm_jax.training.place import PlainPath
@@ -79,6 +79,7 @@ def test_a_path_that_is_no_text_is_saved_and_continued(tmp_path, plain):
   checkpoints.save(plain[1])
   checkpoints.wait()
   checkpoints.close()
+  runs.write_config(epath.Path(folder), settings())
   same(sources.read_parameters(folder), plain[1].ema)
 
 

@@ -45,12 +45,14 @@ class Source:
       raises InputError if these are not the values that were saved.
     files: the files of open weights; empty for a run.
     step: the step of the checkpoint; 0 for open weights.
+    close: called after all parameters are read; they cannot be read later.
   """
 
   params: dict[str, Any]
   check: Callable[[Sequence[int]], None] = lambda sums: None
   files: frozenset[Path] = frozenset()
   step: int = 0
+  close: Callable[[], None] = lambda: None
 
 
 def settings(config: ConfigDict) -> LoRAConfig:
@@ -99,12 +101,13 @@ def of_run(run: epath.PathLike, adapting: tuple[str, ...] = ()) -> Source:
   if settings(config).rank:
     if (path := str(checkpoints.directory)) in adapting:
       raise InputError(f'run {run} is its own base: correct init_from in {run}/{runs.CONFIG}')
-    return Source(AdaptedRun(run, config, stored).plain((*adapting, path)), step=step)
+    plain = AdaptedRun(run, config, stored).plain((*adapting, path))
+    return Source(plain, step=step, close=checkpoints.close)
 
   def check(sums: Sequence[int]) -> None:
     checkpoints.check_ema(step, digests.of_sums(sums))
 
-  return Source(stored, check, step=step)
+  return Source(stored, check, step=step, close=checkpoints.close)
 
 
 def adapted_run(run: epath.PathLike) -> 'AdaptedRun | None':
@@ -135,12 +138,15 @@ def read_parameters(run: epath.PathLike) -> dict[str, Any]:
   Raises:
     InputError: see `of_run`.
   """
-  leaves, structure = jax.tree.flatten(of_run(run).params)
+  source = of_run(run)
+  leaves, structure = jax.tree.flatten(source.params)
   try:
     with ThreadPoolExecutor() as pool:  # Several arrays are read and decompressed at a time.
       return jax.tree.unflatten(structure, pool.map(np.asarray, leaves))
   except InputError as error:
     raise InputError(f'{error}; remove it to use the one before') from error
+  finally:
+    source.close()
 
 
 class AdaptedRun:

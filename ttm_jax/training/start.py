@@ -159,6 +159,7 @@ def _loaded(
       if cache:
         cache.save(*found)
   finally:
+    source.close()
     if cache:
       cache.close()
   return found[0], fingerprint.of(shapes, found[1])
