@@ -114,6 +114,7 @@ class InitCache:
       jax.tree.unflatten(structure, map(stored, stores)),
       jax.tree.map(lambda x: x.sharding, like),
       jax.tree.map(lambda x: x.dtype, like),
+      self._peers.progress,
     )
 
   def save(self, arrays: Any, sums: list[int]) -> None:

@@ -6,6 +6,7 @@ one tensor of a checkpoint. It does not grow with the depth of the network.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,7 +22,9 @@ PART = 2**26  # Bytes of a part, if the parameter can be split into parts as sma
 Index = tuple[slice, ...]
 
 
-def place(tree: Any, places: Any, dtypes: Any) -> tuple[Any, list[int]]:
+def place(
+  tree: Any, places: Any, dtypes: Any, progress: Callable[[], None] = lambda: None
+) -> tuple[Any, list[int]]:
   """Return the parameters as sharded arrays, and the checksum of each.
 
   All processes of a job call this together. Each reads parameters of up to `PART` bytes whole, and
@@ -32,6 +35,7 @@ def place(tree: Any, places: Any, dtypes: Any) -> tuple[Any, list[int]]:
       `__getitem__` are read in slices.
     places: a tree of NamedSharding with the structure of `tree`.
     dtypes: a tree of the dtypes on the devices.
+    progress: called after each part.
 
   Returns:
     A tree of arrays, and the checksums of the values as they were read (see `digests`), in the
@@ -40,18 +44,21 @@ def place(tree: Any, places: Any, dtypes: Any) -> tuple[Any, list[int]]:
   sums: list[int] = []
 
   def placed(x: Any, where: NamedSharding, dtype: Any) -> jax.Array:
-    array, total = _placed(x, where, dtype)
+    array, total = _placed(x, where, dtype, progress)
     sums.append(total)
     return array
 
   return jax.tree.map(placed, tree, places, dtypes), sums
 
 
-def _placed(x: Any, where: NamedSharding, dtype: Any) -> tuple[jax.Array, int]:
+def _placed(
+  x: Any, where: NamedSharding, dtype: Any, progress: Callable[[], None]
+) -> tuple[jax.Array, int]:
   """Return one parameter on the devices, and its checksum."""
   shape = tuple(x.shape)
   if 4 * math.prod(shape) <= PART or not hasattr(x, '__getitem__'):
     x = np.asarray(x)
+    progress()
     return _sharded(x.astype(dtype), where), digests.sum_on_host(x)
   axis, rows = _split(shape, where)
   put = _program(where, axis)
@@ -64,6 +71,7 @@ def _placed(x: Any, where: NamedSharding, dtype: Any) -> tuple[jax.Array, int]:
     whole, new = put(whole, _sharded(part, where), begin)
     # Wait for the part before, so that no more than two are in memory.
     sums = [sum(map(int, sums)), new]
+    progress()
   return whole, sum(map(int, sums)) % 2**32
 
 

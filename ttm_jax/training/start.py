@@ -153,8 +153,7 @@ def _loaded(
   try:
     found = cache.restore(_specs(shapes, places)) if cache else None
     if found is None:
-      peers.progress()
-      found = place(source.params, places, dtypes)
+      found = place(source.params, places, dtypes, peers.progress)
       source.check(found[1])
       if cache:
         cache.save(*found)
