@@ -43,6 +43,7 @@ KNOWN = {
   'benchmarks/object_attention.py': {'getattr(torch, ...)', 'torch.compile'},
   'benchmarks/scale.py': {'subprocess'},
   'benchmarks/step.py': {'config_flags'},
+  'benchmarks/wan_step.py': {'config_flags', 'subprocess'},
   'launch/local.py': {'subprocess'},
   'ttm_jax/pytorch/annotation/model_source.py': {'getattr(torch, ...)'},
   'ttm_jax/pytorch/annotation/sam2.py': {'importlib', 'import_module'},

@@ -39,13 +39,14 @@ def command(tmp_path_factory):
 
 
 def test_the_flags_are_those_of_jax():
-  """Except for the locations of the networks, and for CPU offload, which JAX does not have."""
+  """Except for networks, sizes (a folder has one), and CPU offload, which JAX does not have."""
 
   def flags(parser):
     return {option: a.default for a in parser._actions for option in a.option_strings}
 
   ours, theirs = flags(generate.parser()), flags(jax_generate.parser())
-  assert set(theirs) - set(ours) == {'--stage1', '--stage2'}  # The folder replaces them.
+  # The folder decides these.
+  assert set(theirs) - set(ours) == {'--stage1', '--stage2', '--size', '--frames'}
   assert set(ours) - set(theirs) == {'--offload'}
   assert all(theirs[name] == default for name, default in ours.items() if name in theirs)
 
