@@ -3,8 +3,8 @@
     python -m ttm_jax.train --config=demo_wan_stage1 --workdir=runs/stage1 \\
         --config.data.path=DATASET
 
-Hardware: two CPU cores (`ttm_jax.demo --preset wan` runs everything). Score:
-docs/measurements.md.
+Hardware: two CPU cores (`ttm_jax.demo --preset wan` runs everything). Score: trajectory
+IoU .54, motion accuracy .60 (docs/measurements.md).
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
     python -m ttm_jax.train --config=demo_wan_stage2 --workdir=runs/stage2 \\
         --config.data.path=DATASET
 
-Hardware: two CPU cores (`ttm_jax.demo --preset wan` runs everything). Score:
-docs/measurements.md.
+Hardware: two CPU cores (`ttm_jax.demo --preset wan` runs everything). Score: 27.2 dB
+from ground-truth trajectories (docs/measurements.md).
 """
 
 from ml_collections import ConfigDict
