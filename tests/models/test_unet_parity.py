@@ -102,6 +102,7 @@ def ours(case, params, **changes):
   encoders = {'clip_l': TextEncoderSpec(config.text_width, 7, 7)}
   graphdef = nnx.graphdef(nnx.eval_shape(lambda: UNet(config, encoders, rngs=nnx.Rngs(0))))
   x, text, t = inputs(case)
+  params = jax.tree.map(np.asarray, params)  # They are read now.
   condition = Condition({'clip_l': caption_tokens(text, np.array([7, 7]))})
   return jax.jit(lambda params, *args: nnx.merge(graphdef, params)(*args))(params, x, t, condition)
 

@@ -22,7 +22,7 @@ from ttm_jax.metrics.evaluation import request_of
 from ttm_jax.models.wan import convert
 from ttm_jax.pytorch.annotation.model_source import ModelSource
 from ttm_jax.report.results import read_metrics
-from ttm_jax.training.runs import read_parameters
+from ttm_jax.training.sources import read_parameters
 
 FRAMES, LENGTH = 5, 240
 SIZES = dataclasses.replace(small_wan.PLAIN, layers=2)

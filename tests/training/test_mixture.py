@@ -19,7 +19,7 @@ from ttm_jax.report.results import read_metrics
 from ttm_jax.training import loop
 from ttm_jax.training.denoising import Denoising
 from ttm_jax.training.evaluator import _weighted
-from ttm_jax.training.runs import read_parameters
+from ttm_jax.training.sources import read_parameters
 from ttm_jax.training.state import create, make_optimizer
 from ttm_jax.training.step import make_step
 
