@@ -101,8 +101,14 @@ def of_run(run: epath.PathLike, adapting: tuple[str, ...] = ()) -> Source:
   if settings(config).rank:
     if (path := str(checkpoints.directory)) in adapting:
       raise InputError(f'run {run} is its own base: correct init_from in {run}/{runs.CONFIG}')
-    plain = AdaptedRun(run, config, stored).plain((*adapting, path))
-    return Source(plain, step=step, close=checkpoints.close)
+    adapted = AdaptedRun(run, config, stored)
+    base = adapted.base((*adapting, path))
+
+    def close() -> None:
+      base.close()
+      checkpoints.close()
+
+    return Source(adapted.plain(base.params), step=step, close=close)
 
   def check(sums: Sequence[int]) -> None:
     checkpoints.check_ema(step, digests.of_sums(sums))
@@ -186,20 +192,23 @@ class AdaptedRun:
     wanted, found = (jax.tree.map(lambda x: tuple(x.shape), tree) for tree in (wanted, trained))
     runs.check_same_parameters(wanted, found, run)
 
-  def base(self, adapting: tuple[str, ...] = ()) -> Source:
+  def base(self, adapting: tuple[str, ...]) -> Source:
     """Return the parameters that the run started from; see `of_run`."""
     start = self.config.init_from
     if start.startswith(PRETRAINED):
       return open_weights(start.removeprefix(PRETRAINED), self.preset, self.sizes)
     return of_run(start, adapting)
 
-  def plain(self, adapting: tuple[str, ...] = ()) -> dict[str, Any]:
+  def plain(self, base: dict[str, Any]) -> dict[str, Any]:
     """Return the plain parameters, merged with the adapters one by one, when they are used.
 
+    Args:
+      base: the parameters that the run started from.
+
     Raises:
-      InputError: if the base is missing or another one; here, or when a parameter is read.
+      InputError: if that is another base; here, or when a parameter is read.
     """
-    base, wanted = self.base(adapting).params, fingerprint.read(self.run)
+    wanted = fingerprint.read(self.run)
     named, start = by_name(base), self.config.init_from
     found = {name: [list(x.shape)] for name, x in named.items()}
     fingerprint.check(found, wanted, self.run, start)
