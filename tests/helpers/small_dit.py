@@ -10,6 +10,7 @@ from tests.helpers import pytorch_parity as parity
 from ttm_jax.conditioning import Condition, Objects, TokenMasks
 from ttm_jax.models.dit import convert as pretrained
 from ttm_jax.models.dit.model import DiT, DiTConfig
+from ttm_jax.models.dit.preset import PRESET
 from ttm_jax.pytorch.dit import TTMTransformer
 from ttm_jax.text.encoders import TextEncoderSpec, caption_tokens, prompt_tokens
 
@@ -82,7 +83,17 @@ def example_inputs(config, objects, seed):
   return array(*LATENTS, C), np.array([900.0, 40.0], np.float32), Condition(text, visual, found)
 
 
+def to_torch(params):
+  """Return the names and tensors of the PyTorch network, one at a time."""
+  return PRESET.torch.to_torch(params, None)
+
+
+def from_torch(weights, like):
+  """Return the parameters of a network with these shapes."""
+  return PRESET.torch.from_torch(weights, like)
+
+
 def module(config, params):
   model = TTMTransformer(**pretrained.config_to_torch(config, ENCODERS))
-  model.load_state_dict({k: parity.tensor(v) for k, v in pretrained.to_torch(params)})
+  model.load_state_dict({k: parity.tensor(v) for k, v in to_torch(params)})
   return model

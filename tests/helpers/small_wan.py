@@ -12,6 +12,7 @@ from tests.helpers import pytorch_parity as parity
 from ttm_jax.conditioning import Condition, Objects, TokenMasks
 from ttm_jax.models.wan import convert
 from ttm_jax.models.wan.model import Wan, WanConfig
+from ttm_jax.models.wan.preset import PRESET
 from ttm_jax.pytorch.wan import TTMWanTransformer
 from ttm_jax.text.encoders import TextEncoderSpec, caption_tokens, prompt_tokens
 
@@ -71,7 +72,7 @@ def module(config, params, words=False):
   """Return the PyTorch network with these parameters."""
   made = convert.config_to_torch(config, WORDS if words else UMT5)
   model = TTMWanTransformer(**made)
-  model.load_state_dict({k: parity.tensor(v) for k, v in convert.to_torch(params)})
+  model.load_state_dict({k: parity.tensor(v) for k, v in PRESET.torch.to_torch(params, config)})
   return model.eval()
 
 

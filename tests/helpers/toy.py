@@ -20,7 +20,6 @@ from ttm_jax.nn.masked_attention import MaskedLayer
 from ttm_jax.nn.norms import RMSNorm
 from ttm_jax.nn.time_embedding import TimeEmbedding
 from ttm_jax.presets import register as register_preset
-from ttm_jax.pretrained.names import import_parameters, iterate_tensors
 from ttm_jax.pretrained.weights import Weights
 from ttm_jax.processes.flow_matching import FlowMatching, scheduler_config
 from ttm_jax.text.encoders import TextEncoderSpec, TextProjector
@@ -153,12 +152,7 @@ PRESET = Preset(
     scheduler='FlowMatchingScheduler',
     config_to_torch=config_to_torch,
     config_from_torch=config_from_torch,
-    table=lambda params, config: names(params),
-    specs=lambda params, config: [
-      (name, e.tensor_shape()) for e in names(params) for name in e.theirs
-    ],
-    to_torch=lambda params, config: iterate_tensors(names(params), params),
-    from_torch=lambda weights, like: import_parameters(names(like), weights),
+    table=names,
     scheduler_config=scheduler_config,
   ),
 )

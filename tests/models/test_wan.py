@@ -22,6 +22,7 @@ from ttm_jax.errors import InputError
 from ttm_jax.models.stacked_transfer import transfer
 from ttm_jax.models.wan import convert, original
 from ttm_jax.models.wan.model import Wan, WanConfig
+from ttm_jax.models.wan.preset import PRESET
 from ttm_jax.models.wan.preset import UMT5 as REAL_UMT5
 from ttm_jax.nn.rope import grid_rotation, rotate
 
@@ -55,7 +56,7 @@ def imported(model):
   """Return our parameters of a module of diffusers."""
   tensors = {name: x.detach().numpy() for name, x in model.state_dict().items()}
   weights = convert.Weights('here', dict(model.config), tensors)
-  return jax.tree.map(np.asarray, convert.from_torch(weights, structure(PLAIN)[1]))
+  return jax.tree.map(np.asarray, PRESET.torch.from_torch(weights, structure(PLAIN)[1]))
 
 
 @torch.no_grad()

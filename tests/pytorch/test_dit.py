@@ -18,9 +18,11 @@ from tests.helpers.small_dit import (
   STAGE2,
   C,
   example_inputs,
+  from_torch,
   module,
   randomized,
   structure,
+  to_torch,
 )
 from ttm_jax import conditioning
 from ttm_jax.conditioning import EVERYONE, Condition, Objects, Tokens
@@ -117,7 +119,7 @@ def half_precision(model):
 
 
 def test_names():
-  names = [name for name, _ in pretrained.to_torch(randomized(STAGE2, 0))]
+  names = [name for name, _ in to_torch(randomized(STAGE2, 0))]
   assert len(set(names)) == len(names)
   for name in (
     'blocks.0.attn.query.weight',
@@ -142,11 +144,11 @@ def tree_bytes(params):
 @pytest.mark.parametrize('config', [STAGE2, PLAIN], ids=['stage 2', 'plain'])
 def test_round_trip_is_exact(config, dtype):
   params = jax.tree.map(lambda x: x.astype(dtype), randomized(config, 0))
-  tensors = dict(pretrained.to_torch(params))
+  tensors = dict(to_torch(params))
   assert all(x.flags.c_contiguous for x in tensors.values())
-  back = pretrained.from_torch(Weights('there', {}, tensors), structure(config)[1])
+  back = from_torch(Weights('there', {}, tensors), structure(config)[1])
   assert tree_bytes(back) == tree_bytes(jax.tree.map(lambda x: x.astype(np.float32), params))
-  again = dict(pretrained.to_torch(back))
+  again = dict(to_torch(back))
   assert list(again) == list(tensors)
   assert all(again[k].astype(dtype).tobytes() == x.tobytes() for k, x in tensors.items())
 
@@ -165,14 +167,12 @@ def test_one_tensor_is_held_at_a_time():
 
   params = randomized(STAGE2, 0)
   lazy = jax.tree_util.tree_map_with_path(lambda p, x: Lazy(jax.tree_util.keystr(p), x), params)
-  stream = pretrained.to_torch(lazy)
+  stream = to_torch(lazy)
   name, first = next(stream)
   assert len(asked) == 1 and not np.shares_memory(first, params['blocks']['ffn']['up']['kernel'])
   rest = dict(stream)
   assert len(asked) == len(set(asked)) == len(jax.tree.leaves(params))
-  for found, wanted in zip(
-    [(name, first), *rest.items()], pretrained.to_torch(params), strict=True
-  ):
+  for found, wanted in zip([(name, first), *rest.items()], to_torch(params), strict=True):
     assert found[0] == wanted[0]
     np.testing.assert_array_equal(found[1], wanted[1])
 
@@ -186,10 +186,10 @@ def test_one_tensor_is_held_at_a_time():
   ],
 )
 def test_tensors_that_do_not_fit(change, message):
-  tensors = dict(pretrained.to_torch(randomized(PLAIN, 0)))
+  tensors = dict(to_torch(randomized(PLAIN, 0)))
   change(tensors)
   with pytest.raises(InputError, match=message):
-    pretrained.from_torch(Weights('there', {}, tensors), structure(PLAIN)[1])
+    from_torch(Weights('there', {}, tensors), structure(PLAIN)[1])
 
 
 def test_saved_and_loaded(tmp_path):
@@ -202,7 +202,7 @@ def test_saved_and_loaded(tmp_path):
     ENCODERS,
   )
   assert list(pretrained.config_from_torch(weights)[1]) == ['words', 't5']
-  assert tree_bytes(pretrained.from_torch(weights, structure(STAGE2)[1])) == tree_bytes(params)
+  assert tree_bytes(from_torch(weights, structure(STAGE2)[1])) == tree_bytes(params)
   loaded = TTMTransformer.from_pretrained(tmp_path)
   np.testing.assert_array_equal(in_torch(loaded, *inputs), in_torch(model, *inputs))
   half = TTMTransformer.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
@@ -213,7 +213,7 @@ def test_saved_and_loaded(tmp_path):
 
 
 def test_written_by_numpy_read_by_torch(tmp_path):
-  tensors = dict(pretrained.to_torch(randomized(STAGE2, 0)))
+  tensors = dict(to_torch(randomized(STAGE2, 0)))
   safetensors.numpy.save_file(tensors, tmp_path / 'x.safetensors')
   found = safetensors.torch.load_file(tmp_path / 'x.safetensors')
   model = TTMTransformer(**pretrained.config_to_torch(STAGE2, ENCODERS))

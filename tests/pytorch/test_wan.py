@@ -14,6 +14,7 @@ from tests.helpers import small_wan
 from tests.helpers.networks import predict, same
 from tests.helpers.small_wan import PLAIN, STAGE2, C, example_inputs, randomized, structure
 from ttm_jax.models.wan import convert
+from ttm_jax.models.wan.preset import PRESET
 from ttm_jax.pretrained.weights import read
 from ttm_jax.pytorch.wan import TTMWanTransformer
 
@@ -59,7 +60,7 @@ def test_a_saved_network_is_read_back_and_loads_in_diffusers(tmp_path):
   config, encoders = convert.config_from_torch(weights)
   assert dataclasses.replace(config, dtype='float32', remat='none') == STAGE2
   assert encoders == small_wan.UMT5
-  read_back = jax.tree.map(np.asarray, convert.from_torch(weights, structure(STAGE2)[1]))
+  read_back = jax.tree.map(np.asarray, PRESET.torch.from_torch(weights, structure(STAGE2)[1]))
   assert same(read_back, params)
   # All weights of diffusers' own class are there, under its names.
   theirs = WanTransformer3DModel(

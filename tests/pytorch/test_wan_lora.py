@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from tests.helpers import tiny
 from ttm_jax.exporting.adapters import METADATA, NEW_PARTS, WEIGHTS, export_adapters
-from ttm_jax.models.wan import convert
+from ttm_jax.models.wan.preset import PRESET
 from ttm_jax.nn import lora
 from ttm_jax.training.denoising import Denoising
 from ttm_jax.training.loop import train
@@ -51,7 +51,8 @@ def folder(runs, tmp_path_factory):
 
 def in_diffusers(objective, params):
   """Return the tensors of a network by their names in diffusers, and the module with them."""
-  tensors = {name: torch.from_numpy(x.copy()) for name, x in convert.to_torch(params)}
+  converted = PRESET.torch.to_torch(params, objective.denoiser.model_config)
+  tensors = {name: torch.from_numpy(x.copy()) for name, x in converted}
   sizes = objective.denoiser.model_config
   model = WanTransformer3DModel(
     num_layers=sizes.layers,

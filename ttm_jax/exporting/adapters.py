@@ -125,7 +125,7 @@ def _checked(run: Path) -> AdaptedRun:
 
 def _table(run: AdaptedRun) -> list[Entry]:
   assert run.preset.torch is not None
-  return run.preset.torch.table(run.shapes, run.sizes)
+  return run.preset.torch.table(run.shapes)
 
 
 def _prefix(run: AdaptedRun) -> Any:

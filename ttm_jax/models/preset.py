@@ -15,7 +15,8 @@ from ttm_jax.codecs.base import Codec
 from ttm_jax.errors import InputError
 from ttm_jax.nn import lora
 from ttm_jax.nn.lora import LoRAConfig
-from ttm_jax.pretrained.names import Entry
+from ttm_jax.pretrained.names import Entry, import_parameters, iterate_tensors
+from ttm_jax.pretrained.weights import Weights
 from ttm_jax.text.encoders import TextEncoderSpec
 
 Shape = tuple[int, ...]
@@ -56,10 +57,7 @@ class TorchModel:
     config_to_torch: (model config, text encoders) -> constructor arguments of the network.
     config_from_torch: the inverse, from `pretrained.weights.Weights`; raises InputError if a field
       is missing or unknown.
-    table: (parameters or their shapes, model config) -> name table, see `pretrained.names`.
-    specs: (parameters or their shapes, model config) -> names and shapes of the tensors.
-    to_torch: (parameters, model config) -> names and tensors in the order of `specs`.
-    from_torch: (Weights, nested dict of parameter shapes) -> parameters.
+    table: parameters or their shapes -> name table, see `pretrained.names`.
     scheduler_config: process -> constructor arguments of the scheduler.
     component: name of the network in a pipeline of diffusers, which its adapters are saved under.
   """
@@ -69,12 +67,41 @@ class TorchModel:
   scheduler: str
   config_to_torch: Callable[[Any, Mapping[str, TextEncoderSpec]], dict[str, Any]]
   config_from_torch: Callable[[Any], tuple[Any, dict[str, TextEncoderSpec]]]
-  table: Callable[[Mapping[str, Any], Any], list[Entry]]
-  specs: Callable[[Mapping[str, Any], Any], list[tuple[str, Shape]]]
-  to_torch: Callable[[Mapping[str, Any], Any], Iterator[tuple[str, np.ndarray]]]
-  from_torch: Callable[[Any, Mapping[str, Any]], dict[str, Any]]
+  table: Callable[[Mapping[str, Any]], list[Entry]]
   scheduler_config: Callable[[Any], dict[str, Any]]
   component: str = 'transformer'
+
+  def specs(self, params: Mapping[str, Any], config: Any) -> list[tuple[str, Shape]]:
+    """Return names and shapes of the tensors, in the order of `to_torch`.
+
+    Args:
+      params: nested dict of the parameters, or of their shapes.
+      config: the model config.
+    """
+    return [(name, entry.tensor_shape()) for entry in self.table(params) for name in entry.theirs]
+
+  def to_torch(self, params: Mapping[str, Any], config: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the names and tensors, contiguous, one at a time.
+
+    Args:
+      params: nested dict of arrays. Lazy arrays are allowed: they need a `shape` and conversion by
+        NumPy.
+      config: the model config.
+    """
+    return iterate_tensors(self.table(params), params)
+
+  def from_torch(self, weights: Weights, like: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters from tensors; they are read when they are used.
+
+    Args:
+      weights: the tensors.
+      like: nested dict of the shapes of the parameters.
+
+    Raises:
+      InputError: if a tensor is missing, has the wrong shape, or is unexpected; the message names
+        it.
+    """
+    return import_parameters(self.table(like), weights)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,15 +6,14 @@ and kernels are [out, in].
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from ttm_jax.models.dit.model import DiTConfig
 from ttm_jax.pretrained.fields import Read, check, sizes
-from ttm_jax.pretrained.names import Entry, import_parameters, iterate_tensors
+from ttm_jax.pretrained.names import Entry
 from ttm_jax.pretrained.weights import Weights
 from ttm_jax.text.encoders import TextEncoderSpec
 from ttm_jax.text.from_config import encoders
@@ -74,26 +73,3 @@ def table(params: Mapping[str, Any]) -> list[Entry]:
     layout = 'linear' if keys[-1] == 'kernel' else 'same'
     entries.append(Entry(keys, tuple(names), leaf.shape, layout, stacked))
   return entries
-
-
-def to_torch(params: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-  """Yield the names and tensors for PyTorch, contiguous, one at a time; see `iterate_tensors`.
-
-  Args:
-    params: nested dict of arrays, as `nnx.to_pure_dict` returns it. Lazy arrays are allowed: they
-      need a `shape` and conversion by NumPy.
-  """
-  return iterate_tensors(table(params), params)
-
-
-def from_torch(weights: Weights, like: Mapping[str, Any]) -> dict[str, Any]:
-  """Return the JAX parameters from PyTorch tensors.
-
-  Args:
-    weights: the PyTorch tensors.
-    like: nested dict of the shapes of the JAX parameters.
-
-  Raises:
-    InputError: if a tensor is missing, has the wrong shape, or is unexpected; the message names it.
-  """
-  return import_parameters(table(like), weights)

@@ -1,8 +1,5 @@
 """The preset `dit`: a Movie Gen-style transformer with flow matching (paper, section 10)."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from flax import nnx
 
 from ttm_jax.codecs.tae import TAE, TAEConfig
@@ -40,10 +37,6 @@ def _flops(config: DiTConfig, latents: Latents, text: int, prompts: int, allowed
   return forward_flops(config, latents, text, prompts, allowed, patch=config.patch, ffn_kernels=3)
 
 
-def _specs(params: Mapping[str, Any], config: DiTConfig) -> list[tuple[str, tuple[int, ...]]]:
-  return [(name, e.tensor_shape()) for e in convert.table(params) for name in e.theirs]
-
-
 PRESET = Preset(
   name='dit',
   config=DiTConfig,
@@ -71,10 +64,7 @@ PRESET = Preset(
     scheduler='FlowMatchingScheduler',
     config_to_torch=convert.config_to_torch,
     config_from_torch=convert.config_from_torch,
-    table=lambda params, config: convert.table(params),
-    specs=_specs,
-    to_torch=lambda params, config: convert.to_torch(params),
-    from_torch=convert.from_torch,
+    table=convert.table,
     scheduler_config=scheduler_config,
   ),
 )

@@ -1,17 +1,28 @@
 """The preset `unet`: Stable Diffusion 1.5 with AnimateDiff v3, diffusion with zero terminal SNR."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from ttm_jax.codecs.sd_vae import SDVAE, SDVAEConfig
 from ttm_jax.errors import InputError
-from ttm_jax.models.preset import TASK_FIELDS, Grid, Latents, Preset, TorchModel, TypicalInput
+from ttm_jax.models.preset import (
+  TASK_FIELDS,
+  Grid,
+  Latents,
+  Preset,
+  Shape,
+  TorchModel,
+  TypicalInput,
+)
 from ttm_jax.models.unet import convert, open_weights
 from ttm_jax.models.unet.flops import forward_flops
 from ttm_jax.models.unet.model import UNetConfig, create
 from ttm_jax.models.unet.sharding import SHARDING
 from ttm_jax.models.unet.transfer import transfer
+from ttm_jax.pretrained.weights import Weights
 from ttm_jax.processes.zero_snr import ZeroSNRDiffusion
 from ttm_jax.text.encoders import CLIP_L
 
@@ -54,6 +65,24 @@ def _scheduler_config(process: ZeroSNRDiffusion) -> dict[str, Any]:
   }
 
 
+class TorchUNet(TorchModel):
+  """The conversion of the U-Net: its tensors are not just those of the name table."""
+
+  def specs(self, params: Mapping[str, Any], config: UNetConfig) -> list[tuple[str, Shape]]:
+    """See `TorchModel` and `convert.specs`."""
+    return convert.specs(params, config.motion_length)
+
+  def to_torch(
+    self, params: Mapping[str, Any], config: UNetConfig
+  ) -> Iterator[tuple[str, np.ndarray]]:
+    """See `TorchModel` and `convert.to_torch`."""
+    return convert.to_torch(params, config.motion_length)
+
+  def from_torch(self, weights: Weights, like: Mapping[str, Any]) -> dict[str, Any]:
+    """See `TorchModel` and `convert.from_torch`."""
+    return convert.from_torch(weights, like)
+
+
 PRESET = Preset(
   name='unet',
   config=UNetConfig,
@@ -76,16 +105,13 @@ PRESET = Preset(
     latents=lambda config: (16, 64, 64),
     fps=6,
   ),
-  torch=TorchModel(
+  torch=TorchUNet(
     network='TTMUNet',
     module='ttm_jax.pytorch.unet',
     scheduler='ZeroSNRScheduler',
     config_to_torch=convert.config_to_torch,
     config_from_torch=convert.config_from_torch,
-    table=lambda params, config: convert.table(params),
-    specs=lambda params, config: convert.specs(params, config.motion_length),
-    to_torch=lambda params, config: convert.to_torch(params, config.motion_length),
-    from_torch=convert.from_torch,
+    table=convert.table,
     scheduler_config=_scheduler_config,
     component='unet',
   ),

@@ -7,19 +7,18 @@ masked blocks, then the rest. In PyTorch, each layer has its own tensors.
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 
 from ttm_jax.errors import InputError
 from ttm_jax.models.wan import original
 from ttm_jax.models.wan.model import EPS, MOST_POSITIONS, PATCH, Wan, WanConfig
 from ttm_jax.pretrained.fields import NONE, Free, Only, Read, check, sizes
-from ttm_jax.pretrained.names import Entry, import_parameters, iterate_tensors
+from ttm_jax.pretrained.names import Entry, import_parameters
 from ttm_jax.pretrained.weights import Weights, locate, read, read_file
 from ttm_jax.text.encoders import TextEncoderSpec
 from ttm_jax.text.from_config import encoders
@@ -207,26 +206,3 @@ def _layout(theirs: str, keys: tuple[str, ...]) -> str:
   if theirs.endswith('scale_shift_table'):
     return 'row'
   return 'linear' if keys[-1] == 'kernel' else 'same'
-
-
-def specs(params: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
-  """Return names and shapes of the PyTorch tensors, in the order of `to_torch`."""
-  return [(name, entry.tensor_shape()) for entry in table(params) for name in entry.theirs]
-
-
-def to_torch(params: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-  """Yield the names and tensors for PyTorch, contiguous, one at a time; see `iterate_tensors`."""
-  return iterate_tensors(table(params), params)
-
-
-def from_torch(weights: Weights, like: Mapping[str, Any]) -> dict[str, Any]:
-  """Return the JAX parameters from PyTorch tensors.
-
-  Args:
-    weights: the PyTorch tensors.
-    like: nested dict of the shapes of the JAX parameters.
-
-  Raises:
-    InputError: if a tensor is missing, has the wrong shape, or is unexpected; the message names it.
-  """
-  return import_parameters(table(like), weights)

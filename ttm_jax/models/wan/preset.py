@@ -80,10 +80,7 @@ PRESET = Preset(
     scheduler='FlowMatchingScheduler',
     config_to_torch=convert.config_to_torch,
     config_from_torch=convert.config_from_torch,
-    table=lambda params, config: convert.table(params),
-    specs=lambda params, config: convert.specs(params),
-    to_torch=lambda params, config: convert.to_torch(params),
-    from_torch=convert.from_torch,
+    table=convert.table,
     scheduler_config=scheduler_config,
   ),
 )
