@@ -19,7 +19,8 @@ from ttm_jax.presets import PRESETS, model_config
 from ttm_jax.text.encoders import TextEncoderSpec
 from ttm_jax.training import digests, fingerprint, runs, spike_guard
 from ttm_jax.training.checkpoint import Checkpoints
-from ttm_jax.training.denoising import Denoiser, Denoising
+from ttm_jax.training.denoiser import Denoiser
+from ttm_jax.training.denoising import Denoising
 from ttm_jax.training.partial import split
 from ttm_jax.training.sources import read_parameters
 from ttm_jax.training.state import TrainState

@@ -10,7 +10,7 @@ from tests.helpers import exported
 from ttm_jax import conditioning
 from ttm_jax.processes.flow_matching import FlowMatching
 from ttm_jax.processes.zero_snr import ZeroSNRDiffusion
-from ttm_jax.training.denoising import Denoiser
+from ttm_jax.training.denoiser import Denoiser
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
 pytest.importorskip('diffusers', reason='diffusers is not installed (extra dev)')

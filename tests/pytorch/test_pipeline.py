@@ -15,7 +15,7 @@ from ttm_jax.codecs.base import to_uint8
 from ttm_jax.errors import InputError
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
 from ttm_jax.presets import PRESETS
-from ttm_jax.training.denoising import Denoiser
+from ttm_jax.training.denoiser import Denoiser
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
 diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed (extra dev)')

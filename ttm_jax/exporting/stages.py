@@ -19,7 +19,7 @@ from ttm_jax.presets import preset
 from ttm_jax.tasks import CONCAT
 from ttm_jax.text.encoders import WORDS
 from ttm_jax.training import runs
-from ttm_jax.training.denoising import Denoiser
+from ttm_jax.training.denoiser import Denoiser
 from ttm_jax.training.sources import of_run
 from ttm_jax.untrusted import identifier, is_repository
 

@@ -21,7 +21,7 @@ from ttm_jax.inference.request import Request as Request
 from ttm_jax.inference.request import fit as fit
 from ttm_jax.inference.sizes import Size, context_at
 from ttm_jax.training import runs
-from ttm_jax.training.denoising import Denoiser
+from ttm_jax.training.denoiser import Denoiser
 from ttm_jax.training.objective import stream
 from ttm_jax.training.sources import read_parameters
 

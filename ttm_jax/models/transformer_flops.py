@@ -1,10 +1,10 @@
 """Floating-point operations of a transformer with self- and cross-attention."""
 
-from typing import Any
+from ttm_jax.models.transformer_config import TransformerConfig
 
 
 def forward_flops(
-  config: Any,
+  config: TransformerConfig,
   latents: tuple[int, int, int],
   text: int,
   prompts: int,
@@ -16,8 +16,7 @@ def forward_flops(
   """Return the floating-point operations of one forward pass of one sample (matrix products only).
 
   Args:
-    config: sizes of the transformer: width, ffn, layers, masked_blocks, masked_self, masked_cross,
-      channels and visual_channels.
+    config: sizes of the transformer.
     latents: (T', H', W').
     text: number of caption tokens.
     prompts: number of tokens of all object prompts.

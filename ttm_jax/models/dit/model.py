@@ -16,6 +16,7 @@ from flax import nnx
 
 from ttm_jax.conditioning import EVERYONE, Condition
 from ttm_jax.models.patches import from_patches, patches
+from ttm_jax.models.transformer_config import TransformerConfig
 from ttm_jax.nn.attention import Attention, AttentionMask
 from ttm_jax.nn.feed_forward import SwiGLU
 from ttm_jax.nn.linear import Linear, normal_init, zeros_init
@@ -29,7 +30,6 @@ from ttm_jax.nn.modulation import gated_residual
 from ttm_jax.nn.norms import RMSNorm
 from ttm_jax.nn.scan import scan_blocks, stack
 from ttm_jax.nn.time_embedding import TimeEmbedding
-from ttm_jax.ops import rematerialization
 from ttm_jax.ops.object_attention import sort, unsort
 from ttm_jax.text.encoders import TextEncoderSpec, TextProjector
 
@@ -37,51 +37,22 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class DiTConfig:
+class DiTConfig(TransformerConfig):
   """Sizes of the transformer; the defaults are the 4B model.
 
   Attributes:
-    width, layers, heads, ffn: d, number of layers, number of heads, and hidden width of the
-      feed-forward network.
-    masked_blocks: K, the number of leading blocks with the extra layers.
-    masked_self, masked_cross: whether these blocks have each of the two layers (ablations).
-    channels: C of the generated latents.
-    visual_channels: channels of the visual condition; their input weights are initialized to zero.
     grid: the largest latent video (T', H', W') that the position tables cover.
     patch: latents per token along (height, width).
     qk_norm: whether queries and keys have an RMSNorm.
-    dtype: compute dtype, 'bfloat16' or 'float32'.
-    remat: what the backward pass recomputes of each block: 'none', 'dots' (all but matrix products
-      and attention), 'full', or 'offload' (all; block inputs are offloaded to host memory).
-    unroll: blocks per iteration of the layer loop. CPUs run fastest with all blocks; accelerators
-      compile fastest with 1.
-
-  Raises:
-    ValueError: if a field is out of range.
   """
 
   width: int = 2560
   layers: int = 40
   heads: int = 20
   ffn: int = 6144
-  masked_blocks: int = 0
-  masked_self: bool = True
-  masked_cross: bool = True
-  channels: int = 16
-  visual_channels: int = 0
   grid: tuple[int, int, int] = (16, 32, 32)
   patch: tuple[int, int] = (2, 2)
   qk_norm: bool = True
-  dtype: str = 'bfloat16'
-  remat: str = 'full'
-  unroll: int = 1
-
-  def __post_init__(self):
-    rematerialization.check(self.remat)
-    if self.width % self.heads:
-      raise ValueError(f'width {self.width} must be a multiple of heads {self.heads}')
-    if not 0 <= self.masked_blocks <= self.layers:
-      raise ValueError(f'masked_blocks must be 0 to {self.layers}, got {self.masked_blocks}')
 
   @property
   def token_grid(self) -> tuple[int, int, int]:
@@ -249,11 +220,11 @@ class DiT(nnx.Module):
     (masks,) = condition.objects.token_masks
     prompts, bits = self.text(condition.objects.prompts, prompts=True)
     config = self.config
-    return ObjectMasks.make(masks, prompts, bits, config.width // config.heads, config.dtype)
+    return ObjectMasks.make(masks, prompts, bits, config.head_dim, config.dtype)
 
   def _mask(self, q_bits: Array, k_bits: Array) -> AttentionMask:
     config = self.config
-    return AttentionMask.make(q_bits, k_bits, config.width // config.heads, config.dtype)
+    return AttentionMask.make(q_bits, k_bits, config.head_dim, config.dtype)
 
   def _check(self, x_t: Array, condition: Condition) -> None:
     config = self.config

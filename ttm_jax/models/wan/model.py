@@ -18,6 +18,7 @@ from flax import nnx
 
 from ttm_jax.conditioning import Condition
 from ttm_jax.models.patches import from_patches, patches
+from ttm_jax.models.transformer_config import TransformerConfig
 from ttm_jax.models.wan.text import TextEmbedder
 from ttm_jax.nn.attention import Attention
 from ttm_jax.nn.feed_forward import MLP
@@ -33,7 +34,6 @@ from ttm_jax.nn.norms import LayerNorm
 from ttm_jax.nn.rope import Rotation, grid_rotation
 from ttm_jax.nn.scan import scan_blocks, stack
 from ttm_jax.nn.time_embedding import TimeEmbedding
-from ttm_jax.ops import rematerialization
 from ttm_jax.ops.object_attention import sort, unsort
 from ttm_jax.text.encoders import TextEncoderSpec
 
@@ -45,52 +45,20 @@ MOST_POSITIONS = 1024  # Tokens along one axis of a video.
 
 
 @dataclasses.dataclass(frozen=True)
-class WanConfig:
-  """Sizes of the transformer; the defaults are Wan 2.1 T2V 1.3B.
-
-  Attributes:
-    width, layers, heads, ffn: d, number of layers, number of heads, and hidden width of the
-      feed-forward network.
-    masked_blocks: K, the number of leading blocks with the extra layers.
-    masked_self, masked_cross: whether these blocks have each of the two layers (ablations).
-    channels: C of the generated latents.
-    visual_channels: channels of the visual condition; their input weights are initialized to zero.
-    dtype: compute dtype, 'bfloat16' or 'float32'.
-    remat: what the backward pass recomputes of each block: 'none', 'dots' (all but matrix products
-      and attention), 'full', or 'offload' (all; block inputs are offloaded to host memory).
-    unroll: blocks per iteration of the layer loop. CPUs run fastest with all blocks; accelerators
-      compile fastest with 1.
-
-  Raises:
-    ValueError: if a field is out of range.
-  """
+class WanConfig(TransformerConfig):
+  """Sizes of the transformer; the defaults are Wan 2.1 T2V 1.3B."""
 
   width: int = 1536
   layers: int = 30
   heads: int = 12
   ffn: int = 8960
-  masked_blocks: int = 0
-  masked_self: bool = True
-  masked_cross: bool = True
-  channels: int = 16
-  visual_channels: int = 0
-  dtype: str = 'bfloat16'
-  remat: str = 'full'
-  unroll: int = 1
 
   def __post_init__(self):
-    if self.width % self.heads or self.width // self.heads % 2:
+    super().__post_init__()
+    if self.head_dim % 2:
       raise ValueError(
         f'width {self.width} must be an even multiple of the number of heads, {self.heads}'
       )
-    if not 0 <= self.masked_blocks <= self.layers:
-      raise ValueError(f'masked_blocks must be 0 to {self.layers}, got {self.masked_blocks}')
-    rematerialization.check(self.remat)
-
-  @property
-  def head_dim(self) -> int:
-    """Channels of one head."""
-    return self.width // self.heads
 
   @property
   def rotated(self) -> tuple[int, int, int]:
