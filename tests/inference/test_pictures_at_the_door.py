@@ -10,7 +10,7 @@ from ttm_jax import trajectory
 from ttm_jax.errors import InputError
 from ttm_jax.inference import command as animation
 from ttm_jax.inference.request import Request
-from ttm_jax.pytorch import pipeline
+from ttm_jax.pytorch import pipeline_arguments
 
 EXIF_ROTATED = 6  # Shown rotated by a clockwise quarter turn.
 
@@ -36,22 +36,24 @@ def turned(image, path):
 
 def test_pipeline_turns_pictures_upright(tmp_path):
   turned(Image.fromarray(photo()), tmp_path / 'a.png')
-  np.testing.assert_array_equal(pipeline._rgb(Image.open(tmp_path / 'a.png')), photo())
+  np.testing.assert_array_equal(pipeline_arguments._rgb(Image.open(tmp_path / 'a.png')), photo())
   turned(Image.fromarray(mask()), tmp_path / 'b.png')
-  np.testing.assert_array_equal(pipeline._labels(Image.open(tmp_path / 'b.png')), mask())
+  np.testing.assert_array_equal(pipeline_arguments._labels(Image.open(tmp_path / 'b.png')), mask())
 
 
 def test_pipeline_reads_deep_and_transparent_pictures():
   grey = photo()[..., 0]
   deep = Image.fromarray(grey.astype(np.uint16) * 257)
-  np.testing.assert_array_equal(pipeline._rgb(deep), np.repeat(grey[..., None], 3, axis=-1))
+  np.testing.assert_array_equal(
+    pipeline_arguments._rgb(deep), np.repeat(grey[..., None], 3, axis=-1)
+  )
   cut_out = Image.fromarray(np.dstack([photo(), mask() * 255]))
   with pytest.warns(UserWarning, match='image: transparent pixels became white'):
-    pixels = pipeline._rgb(cut_out)
+    pixels = pipeline_arguments._rgb(cut_out)
   np.testing.assert_array_equal(pixels, np.where(mask()[..., None] > 0, photo(), 255))
   for channels in (1, 2, 4):
     with pytest.raises(InputError, match=f'image has {channels} channels; give RGB'):
-      pipeline._rgb(np.zeros((4, 4, channels), np.uint8))
+      pipeline_arguments._rgb(np.zeros((4, 4, channels), np.uint8))
 
 
 def test_pipeline_reads_masks_of_any_kind():
@@ -64,13 +66,13 @@ def test_pipeline_reads_masks_of_any_kind():
     notes = image.mode in ('L', 'RGB')
     if notes:
       with pytest.warns(UserWarning, match='segmentation: white on black read as one object'):
-        ids = pipeline._labels(image)
+        ids = pipeline_arguments._labels(image)
     else:
-      ids = pipeline._labels(image)
+      ids = pipeline_arguments._labels(image)
     assert ids.dtype == np.uint8
     np.testing.assert_array_equal(ids, mask())
   with pytest.raises(InputError, match='segmentation: holds 99 values, as smoothing'):
-    pipeline._labels(Image.fromarray(np.arange(100, dtype=np.uint8)[None]))
+    pipeline_arguments._labels(Image.fromarray(np.arange(100, dtype=np.uint8)[None]))
 
 
 def described(tmp_path, *more):

@@ -11,7 +11,6 @@
 import dataclasses
 import functools
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,8 @@ from torch.utils._pytree import tree_map
 
 from ttm_jax.checksums import COMPONENTS, check_sums
 from ttm_jax.errors import InputError
-from ttm_jax.inference.request import Request, fit
-from ttm_jax.media.images import to_rgb
-from ttm_jax.media.label_images import read_mask_image
-from ttm_jax.trajectory import PALETTES, decode, render, token_presence, token_regions
+from ttm_jax.inference.request import Request
+from ttm_jax.trajectory import decode, render, token_presence, token_regions
 
 from .conditioning import (
   CLEAN,
@@ -47,11 +44,11 @@ from .loading import (
   load_component,
   read_index,
 )
+from .pipeline_arguments import Pictures, Segment, given_trajectory, requests_of
 
 STAGE1, STAGE2 = 'stage1', 'stage2'
 OUTPUT_TYPES = ('pil', 'np', 'pt', 'latent')
 
-Pictures = Image.Image | np.ndarray | Sequence[Image.Image | np.ndarray]
 Generator = torch.Generator | Sequence[torch.Generator] | None
 
 
@@ -117,7 +114,7 @@ class TTMPipeline(DiffusionPipeline):
       text_encoder=text_encoder,
     )
     self.register_to_config(video=video, stages=stages)
-    self.segmenter: Callable[[np.ndarray, str], tuple[np.ndarray, dict[int, str]]] | None = None
+    self.segmenter: Segment | None = None
     self.stage = ''
     self._interrupt = False
 
@@ -286,7 +283,7 @@ class TTMPipeline(DiffusionPipeline):
     if trajectory is None:
       ids = self._trajectories(requests, sampling, noise[STAGE1], told)
     else:
-      ids = self._given(trajectory, len(requests))
+      ids = given_trajectory(trajectory, len(requests), self.config.video)
     condition = self._condition(STAGE2, requests, ids)
     generated = self._sample(STAGE2, condition, sampling, noise[STAGE2], told)
     frames = generated if output_type == 'latent' else self._output(generated, output_type)
@@ -295,40 +292,10 @@ class TTMPipeline(DiffusionPipeline):
 
   def _requests(self, image, prompt, segmentation, motion_prompt, object_prompts) -> list[Request]:
     """Return one request per image, resized and cropped to the size of the networks."""
-    images = image if isinstance(image, list | tuple) else [image]
-    count = len(images)
-
-    def each(value: Any, name: str) -> list:
-      if not isinstance(value, list | tuple):
-        return [value] * count
-      if len(value) != count:
-        raise InputError(f'{name} has {len(value)} entries for {count} pictures: give one each')
-      return list(value)
-
-    columns = zip(
-      images,
-      each(prompt, 'prompt'),
-      each(segmentation, 'segmentation'),
-      each(motion_prompt, 'motion_prompt'),
-      each(object_prompts, 'object_prompts'),
-      strict=True,
-    )
     size = self.config.video['height'], self.config.video['width']
-    requests = []
-    for picture, caption, mask, motion, prompts in columns:
-      pixels = _rgb(picture)
-      if mask is None:
-        if self.segmenter is None:
-          raise InputError(
-            'no segmentation was given: pass the label map of the picture, or set'
-            ' pipe.segmenter = Segmenter(detector, sam) to have the objects found'
-          )
-        mask, found = self.segmenter(pixels, motion or caption)
-        prompts = found if prompts is None else prompts
-      requests.append(
-        Request(pixels, _labels(mask), caption, motion or caption, prompts or {}).fitted(*size)
-      )
-    return requests
+    return requests_of(
+      image, prompt, segmentation, motion_prompt, object_prompts, size, self.segmenter
+    )
 
   def _sampling(
     self,
@@ -414,23 +381,6 @@ class TTMPipeline(DiffusionPipeline):
     return np.stack(
       [decode(rgb, r.mask, palette) for rgb, r in zip(painted, requests, strict=True)]
     )
-
-  def _given(self, trajectory: np.ndarray, count: int) -> np.ndarray:
-    """Return the user's trajectory as uint8 [B, T, H, W] at the size of the networks."""
-    ids = np.asarray(trajectory)
-    ids = ids[None] if ids.ndim == 3 else ids
-    video = self.config.video
-    if ids.ndim != 4 or ids.dtype != np.uint8:
-      raise InputError(
-        f'a trajectory must be uint8 [T, H, W] or [B, T, H, W], got {ids.dtype} {list(ids.shape)}'
-      )
-    if ids.shape[:2] != (count, video['frames']):
-      raise InputError(
-        f'the trajectory has {ids.shape[0]} clips of {ids.shape[1]} frames, needed are {count} of'
-        f' {video["frames"]}'
-      )
-    size = video['height'], video['width']
-    return np.stack([np.stack([fit(frame, *size, nearest=True) for frame in clip]) for clip in ids])
 
   def _condition(
     self, stage: str, requests: Sequence[Request], ids: np.ndarray | None
@@ -554,48 +504,6 @@ def _set_timesteps(scheduler: Any, steps: int, device: torch.device | None = Non
 
 def _placed(tree: Any, device: torch.device) -> Any:
   return tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, tree)
-
-
-def _rgb(picture: Image.Image | np.ndarray) -> np.ndarray:
-  """Return an image as uint8 [H, W, 3].
-
-  A PIL image is rotated as its EXIF data says, and transparent pixels become white.
-
-  Raises:
-    InputError: if the input is neither a PIL image nor uint8 [H, W, 3].
-  """
-  if isinstance(picture, Image.Image):
-    notes: list[str] = []
-    pixels = to_rgb(picture, notes, 'image')
-    _warn(notes)
-    return pixels
-  if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3:
-    raise InputError('image must be a PIL picture or a uint8 array [H, W, 3]')
-  if picture.shape[2] != 3:
-    raise InputError(
-      f'image has {picture.shape[2]} channels; give RGB, or a PIL picture, which is converted'
-    )
-  return picture
-
-
-def _labels(mask: Image.Image | np.ndarray) -> np.ndarray:
-  """Return a label map as uint8 [H, W]; PIL images are read as in `label_images`.
-
-  Raises:
-    InputError: if the input is neither a PIL image nor uint8 [H, W], or it is ambiguous.
-  """
-  if isinstance(mask, Image.Image):
-    notes: list[str] = []
-    mask = read_mask_image(mask, PALETTES['spread8'], 'segmentation', notes)
-    _warn(notes)
-  if not isinstance(mask, np.ndarray) or mask.dtype != np.uint8 or mask.ndim != 2:
-    raise InputError('segmentation must be a PIL picture or a uint8 array [H, W]')
-  return mask
-
-
-def _warn(notes: Sequence[str]) -> None:
-  for note in notes:
-    warnings.warn(note, stacklevel=2)
 
 
 def _uint8(video: Tensor) -> np.ndarray:
