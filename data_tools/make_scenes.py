@@ -13,6 +13,7 @@ from ttm_jax.data.clips import write_clips
 from ttm_jax.errors import front_door
 from ttm_jax.scenes.captions import MOTIONS
 from ttm_jax.scenes.generator import SceneConfig, scene_splits
+from ttm_jax.scenes.lookalikes import LookalikeConfig, lookalike_scene
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -22,6 +23,12 @@ def main(argv: list[str] | None = None) -> None:
   )
   add = parser.add_argument
   add('--out', required=True, help='folder of the dataset; must be empty or not exist')
+  add(
+    '--lookalike',
+    action='store_true',
+    help='scenes of look-alike objects that change their color, which only their prompts tell apart'
+    ' (ttm_jax/scenes/lookalikes.py); 2 to --max_objects each; --motions and --shapes do not apply',
+  )
   add('--train', type=int, default=4096, help='number of training clips; default 4096')
   add('--validation', type=int, default=64, help='number of validation clips; default 64')
   add('--size', default='48', help='side in pixels, or HEIGHTxWIDTH, such as 48x64; default 48')
@@ -41,17 +48,25 @@ def main(argv: list[str] | None = None) -> None:
   )
   args = parser.parse_args(argv)
   with front_door():
-    config = SceneConfig(
-      size=parse_size(args.size),
-      frames=args.frames,
-      fps=args.fps,
-      min_objects=args.min_objects,
-      max_objects=args.max_objects,
-      motions=tuple(args.motions.split(',')),
-      shapes=tuple(args.shapes.split(',')),
-      seed=args.seed,
-    )
-    splits = scene_splits(config, args.train, args.validation)
+    common = {
+      'size': parse_size(args.size),
+      'frames': args.frames,
+      'fps': args.fps,
+      'max_objects': args.max_objects,
+      'seed': args.seed,
+    }
+    config: SceneConfig | LookalikeConfig
+    if args.lookalike:
+      config = LookalikeConfig(**common, min_objects=max(args.min_objects, 2))
+      splits = scene_splits(config, args.train, args.validation, lookalike_scene)
+    else:
+      config = SceneConfig(
+        **common,
+        min_objects=args.min_objects,
+        motions=tuple(args.motions.split(',')),
+        shapes=tuple(args.shapes.split(',')),
+      )
+      splits = scene_splits(config, args.train, args.validation)
     write_clips(args.out, splits, {'scenes': dataclasses.asdict(config)}, args.workers)
     print(f'wrote {args.out}: ' + ', '.join(f'{len(s)} {name}' for name, s in splits.items()))
 

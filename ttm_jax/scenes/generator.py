@@ -6,8 +6,8 @@ configuration (including the seed) and its index, so that any process can genera
 """
 
 import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +16,11 @@ from ttm_jax.errors import InputError, nearest
 from ttm_jax.scenes import captions as scene_words
 from ttm_jax.scenes import shapes as scene_shapes
 from ttm_jax.scenes.captions import MOTIONS
+from ttm_jax.scenes.movement import DIRECTIONS, body, choice, origins, path_of
 
 MOST_OBJECTS = 4
 VALIDATION_START = 1 << 32  # Index of the first validation scene; training scenes start at 0.
 
-_DIRECTIONS = {'left': (-1, 0), 'right': (1, 0), 'up': (0, -1), 'down': (0, 1)}  # x right, y down.
-_PLACES_TRIED = 24
 # Distance of two objects in frame 0, relative to the sum of their radii: the preferred minimum, and
 # the minimum for crowded scenes.
 _CLEARANCE = 0.95
@@ -140,14 +139,8 @@ def scene(config: SceneConfig, index: int) -> Clip:
   video = np.repeat(still[None], config.frames, axis=0)
   ids = np.zeros(video.shape[:3], np.uint8)
   for i in sorted(range(len(things)), key=lambda i: -things[i].radius.max()):
-    thing = things[i]
-    where, coverage, light = scene_shapes.coverage_and_light(
-      thing.noun, thing.texture, config.size, thing.center, thing.radius, thing.angle
-    )
-    color = np.array(scene_shapes.COLORS[thing.color], np.float32)
-    under = video[:, *where]
-    under += coverage[..., None] * (light[..., None] * color - under)
-    ids[:, *where][coverage >= 0.5] = i + 1
+    color = np.array(scene_shapes.COLORS[things[i].color], np.float32)
+    draw(video, ids, i + 1, things[i], color)
   return Clip(
     key=f'scene-{config.seed}-{index}',
     video=np.rint(video).astype(np.uint8),
@@ -160,6 +153,26 @@ def scene(config: SceneConfig, index: int) -> Clip:
   )
 
 
+def draw(
+  video: np.ndarray, ids: np.ndarray, label: int, thing: SceneObject, color: np.ndarray
+) -> None:
+  """Draw an object over a video and its label map, in place.
+
+  Args:
+    video: float32 [T, H, W, 3] in 0..255.
+    ids: uint8 [T, H, W].
+    label: the object's label.
+    thing: the object.
+    color: its color, float32 [3], or [T, 1, 1, 3] if it changes in time.
+  """
+  where, coverage, light = scene_shapes.coverage_and_light(
+    thing.noun, thing.texture, ids.shape[1:], thing.center, thing.radius, thing.angle
+  )
+  under = video[:, *where]
+  under += coverage[..., None] * (light[..., None] * color - under)
+  ids[:, *where][coverage >= 0.5] = label
+
+
 class Scenes(Sequence[Clip]):
   """The sequence of scenes `start` to `start + count - 1`, generated on access.
 
@@ -168,10 +181,13 @@ class Scenes(Sequence[Clip]):
   Attributes:
     config: Configuration of the scenes.
     start: Index of the first scene.
+    make: What makes a clip of the configuration and an index.
   """
 
-  def __init__(self, config: SceneConfig, count: int, start: int = 0):
-    self.config, self.start, self._count = config, start, count
+  def __init__(
+    self, config: Any, count: int, start: int = 0, make: Callable[[Any, int], Clip] = scene
+  ):
+    self.config, self.start, self.make, self._count = config, start, make, count
 
   def __len__(self) -> int:
     return self._count
@@ -179,14 +195,17 @@ class Scenes(Sequence[Clip]):
   def __getitem__(self, index):
     if not 0 <= index < len(self):
       raise IndexError(f'there is no scene {index} among {len(self)}')
-    return scene(self.config, self.start + index)
+    return self.make(self.config, self.start + index)
 
 
-def scene_splits(config: SceneConfig, train: int, validation: int) -> dict[str, Scenes]:
+def scene_splits(
+  config: Any, train: int, validation: int, make: Callable[[Any, int], Clip] = scene
+) -> dict[str, Scenes]:
   """Return the splits 'train' and 'validation', whose scene indices do not overlap.
 
   Args:
     config: Configuration of the scenes.
+    make: What makes a clip of the configuration and an index, such as `scene`.
     train: Number of training scenes, 1 to 2^32.
     validation: Number of validation scenes; 0 leaves out the split.
 
@@ -197,9 +216,9 @@ def scene_splits(config: SceneConfig, train: int, validation: int) -> dict[str, 
     raise InputError(
       f'training needs at least 1 scene, validation at least 0, got {train}, {validation}'
     )
-  splits = {'train': Scenes(config, train)}
+  splits = {'train': Scenes(config, train, 0, make)}
   if validation:
-    splits['validation'] = Scenes(config, validation, VALIDATION_START)
+    splits['validation'] = Scenes(config, validation, VALIDATION_START, make)
   return splits
 
 
@@ -208,8 +227,8 @@ def _layout(config: SceneConfig, rng: np.random.Generator) -> SceneLayout:
   while True:
     objects = _place(config, rng, crowding)
     if objects is not None:
-      color = _choice(rng, scene_shapes.BACKGROUND_COLORS)
-      return SceneLayout(objects, color, _choice(rng, scene_shapes.BACKGROUNDS))
+      color = choice(rng, scene_shapes.BACKGROUND_COLORS)
+      return SceneLayout(objects, color, choice(rng, scene_shapes.BACKGROUNDS))
     crowding *= 0.95
 
 
@@ -226,11 +245,11 @@ def _place(
   for i, (motion, leader) in enumerate(zip(motions, leaders, strict=True)):
     used = {thing.noun for thing in objects}
     fit = (n for n in nouns if n not in used and (motion != 'spin' or n not in scene_shapes.ROUND))
-    radius, angle = _body(config, rng, motion, crowding)
+    radius, angle = body(config.size, config.frames, rng, motion, crowding)
     if leader is None:
-      path = _path(config, rng, motion)
+      path = path_of(config.size, config.frames, rng, motion)
     else:
-      ahead = np.array(_DIRECTIONS[motions[leader]])
+      ahead = np.array(DIRECTIONS[motions[leader]])
       gap = rng.uniform(1.0, 1.25) * (radius[0] + objects[leader].radius[0])
       path = paths[leader] - gap * ahead
     paths.append(path)
@@ -241,9 +260,9 @@ def _place(
         color=str(colors[i]),
         size='small' if start < 0.128 else 'large' if start > 0.165 else '',
         motion=motion,
-        phrase=_choice(rng, scene_words.PHRASES[motion]),
+        phrase=choice(rng, scene_words.PHRASES[motion]),
         leader=leader,
-        texture=_choice(rng, scene_shapes.TEXTURES),
+        texture=choice(rng, scene_shapes.TEXTURES),
         center=path,
         radius=radius,
         angle=angle,
@@ -253,7 +272,11 @@ def _place(
   for i, leader in enumerate(leaders):
     if leader is None:
       group = [i] + [j for j in range(count) if leaders[j] == i]
-      origin, clearance = _origin(config, rng, [objects[j] for j in group], [*placed.values()])
+      bodies = [objects[j] for j in group]
+      places, clearances = origins(config.size, rng, bodies, [*placed.values()])
+      enough = clearances >= _CLEARANCE
+      best = int(enough.argmax() if enough.any() else clearances.argmax())
+      origin, clearance = places[best], clearances[best]
       if clearance < _LEAST_CLEARANCE:
         return None
       for j in group:
@@ -268,87 +291,20 @@ def _motions(
 
   The followed object comes earlier and moves in a direction; its motion is changed if it does not.
   """
-  directions = [motion for motion in config.motions if motion in _DIRECTIONS]
+  directions = [motion for motion in config.motions if motion in DIRECTIONS]
   others = [motion for motion in config.motions if motion != 'follow']
   motions: list[str] = []
   leaders: list[int | None] = []
   for i in range(count):
-    motion, leader = _choice(rng, config.motions), None
+    motion, leader = choice(rng, config.motions), None
     if motion == 'follow':
       free = [j for j in range(i) if leaders[j] is None and j not in leaders]
       if free and directions:
-        leader = _choice(rng, free)
+        leader = choice(rng, free)
         if motions[leader] not in directions:
-          motions[leader] = _choice(rng, directions)
+          motions[leader] = choice(rng, directions)
       else:
-        motion = _choice(rng, others)
+        motion = choice(rng, others)
     motions.append(motion)
     leaders.append(leader)
   return motions, leaders
-
-
-def _progress(config: SceneConfig) -> np.ndarray:
-  """Return the relative time of each frame, float64 [T], 0 to 1."""
-  return np.arange(config.frames) / max(config.frames - 1, 1)
-
-
-def _body(
-  config: SceneConfig, rng: np.random.Generator, motion: str, crowding: float
-) -> tuple[np.ndarray, np.ndarray]:
-  """Draw radius in pixels and angle in radians over time, float64 [T] each."""
-  s = _progress(config)
-  low, high = {'grow': (0.105, 0.14), 'shrink': (0.155, 0.2)}.get(motion, (0.115, 0.18))
-  gain = {'grow': 0.8, 'shrink': -0.5}.get(motion, 0.0)
-  radius = rng.uniform(low, high) * crowding * min(config.size) * (1 + gain * s)
-  turn = rng.choice((-1, 1)) * rng.uniform(0.9, 1.2) * math.pi * (motion == 'spin')
-  return radius, rng.uniform(-0.15, 0.15) + turn * s
-
-
-def _path(config: SceneConfig, rng: np.random.Generator, motion: str) -> np.ndarray:
-  """Draw the object's position relative to its start, float64 [T, 2] in pixels."""
-  s = _progress(config)
-  height, width = config.size
-  if motion in _DIRECTIONS:
-    travel = rng.uniform(0.32, 0.38) * np.array([width, height]) * _DIRECTIONS[motion]
-    return s[:, None] * travel
-  if motion == 'bounce':
-    hops = -rng.uniform(0.2, 0.26) * height * np.abs(np.sin(2 * math.pi * s))
-    return np.stack([0 * s, hops], axis=-1)
-  if motion == 'circle':
-    turn = rng.uniform(0, 2 * math.pi) + rng.choice((-1, 1)) * 2 * math.pi * s
-    round_ = np.stack([np.cos(turn), np.sin(turn)], axis=-1)
-    return rng.uniform(0.13, 0.17) * min(config.size) * (round_ - round_[0])
-  return np.zeros((config.frames, 2))
-
-
-def _origin(
-  config: SceneConfig,
-  rng: np.random.Generator,
-  group: list[SceneObject],
-  placed: list[SceneObject],
-) -> tuple[np.ndarray, float]:
-  """Draw an origin for a group that keeps it in the frame and, in frame 0, apart from others.
-
-  Returns:
-    The origin, float64 [2], and its clearance: the smallest distance in frame 0 to an object
-    already placed, relative to the sum of the two radii.
-  """
-  frame = np.array(config.size[::-1])
-  low = np.max([(0.95 * t.radius[:, None] - t.center).max(0) for t in group], axis=0)
-  high = np.min([(frame - 0.95 * t.radius[:, None] - t.center).min(0) for t in group], axis=0)
-  middle = (low + high) / 2
-  low, high = np.minimum(low, middle), np.maximum(high, middle)
-  places = rng.uniform(low, high, size=(_PLACES_TRIED, 2))
-  clearance = np.full(_PLACES_TRIED, np.inf)
-  for thing in group:
-    for other in placed:
-      distance = np.linalg.norm(places + thing.center[0] - other.center[0], axis=-1)
-      clearance = np.minimum(clearance, distance / (thing.radius[0] + other.radius[0]))
-  enough = clearance >= _CLEARANCE
-  best = int(enough.argmax() if enough.any() else clearance.argmax())
-  return places[best], float(clearance[best])
-
-
-def _choice(rng: np.random.Generator, options):
-  options = list(options)
-  return options[rng.integers(len(options))]
