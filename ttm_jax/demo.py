@@ -10,17 +10,14 @@ interrupted demo.
 
 import argparse
 import json
-import os
-import shlex
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from ttm_jax import outputs
 from ttm_jax.atomic import write_text
-from ttm_jax.errors import InputError, front_door
+from ttm_jax.errors import front_door
 from ttm_jax.presets import DEFAULT, PRESETS
+from ttm_jax.steps import run_step
 
 CONFIGS = {name: preset.demo_configs for name, preset in PRESETS.items() if preset.demo_configs}
 
@@ -50,11 +47,8 @@ def main() -> None:
     if done is not None and done.exists():
       print(f'\n{name}: {done} exists already', flush=True)
       continue
-    print(f'\n{name}\n  python -m {shlex.join(command)}', flush=True)
     started = time.perf_counter()
-    code = subprocess.run([sys.executable, '-m', *command], env=environment()).returncode
-    if code:
-      raise InputError(f'step "{name}" failed with exit code {code}; see above')
+    run_step(name, command)
     seconds[name] = round(time.perf_counter() - started, 1)
   seconds['all'] = round(time.perf_counter() - begin, 1)
   path = root / 'metrics.json'
@@ -118,15 +112,6 @@ def steps(root: Path, preset: str) -> list[tuple[str, Path | None, list[str]]]:
       ],
     ),
   ]
-
-
-def environment() -> dict[str, str]:
-  """Return the environment of this process, plus defaults for the CPU that it may override.
-
-  Each training step on a CPU allocates its memory anew; huge pages reduce that cost. With glibc
-  2.35 or newer, throughput on two cores is 36 % higher; other C libraries ignore the setting.
-  """
-  return {'JAX_PLATFORMS': 'cpu', 'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1', **os.environ}
 
 
 def cli() -> None:

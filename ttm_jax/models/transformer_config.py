@@ -14,6 +14,7 @@ class TransformerConfig:
       feed-forward network.
     masked_blocks: K, the number of leading blocks with the extra layers.
     masked_self, masked_cross: whether these blocks have each of the two layers (ablations).
+    masked_init: how these layers are initialized, a name in `nn.masked_attention.MASKED_INITS`.
     channels: C of the generated latents.
     visual_channels: channels of the visual condition; their input weights are initialized to zero.
     dtype: compute dtype, 'bfloat16' or 'float32'.
@@ -33,6 +34,7 @@ class TransformerConfig:
   masked_blocks: int = 0
   masked_self: bool = True
   masked_cross: bool = True
+  masked_init: str = 'gate'
   channels: int = 16
   visual_channels: int = 0
   dtype: str = 'bfloat16'

@@ -3,7 +3,8 @@
 Masked self-attention (eq. 3): a token attends to the tokens of its own object, over all frames.
 Masked cross-attention (eq. 1-2): a token attends to the prompts of the objects at its location. A
 token without objects passes unchanged. Both layers are residual, with their own parameters and a
-gate initialized to 0. A pretrained network therefore computes the same function at the start.
+gate, and initialized to add nothing. A pretrained network therefore computes the same function at
+the start.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ttm_jax.conditioning import TokenMasks
-from ttm_jax.nn.attention import AttentionMask
+from ttm_jax.nn.attention import Attention, AttentionMask
 from ttm_jax.nn.rope import Rotation
 from ttm_jax.ops.object_attention import sort, sort_by_object
 
@@ -60,19 +61,45 @@ class ObjectMasks:
     )
 
 
+# How a masked layer is initialized to add nothing, see `MaskedLayer`.
+MASKED_INITS = ('gate', 'output')
+
+
 class MaskedLayer(nnx.Module):
   """h + tanh(gate) * attention(norm(h)), with a scalar gate (as in GLIGEN).
+
+  The attention begins as a copy of its unmasked sibling. Of the two ways to let it add nothing at
+  first, 'gate' sets the gate to 0 (GLIGEN), and 'output' opens the gate and sets the output
+  projection to 0. A scalar moves by the learning rate per step, and no parameter behind it learns
+  before it has moved; a matrix moves its output by much more. docs/evidence.md compares them.
 
   Attributes:
     norm: a norm without time modulation.
     attention: called as (x, context, mask), and with a rotation if one is given.
-    gate: float32 [], initialized to 0.
+    gate: float32 [].
   """
 
-  def __init__(self, norm: Callable, attention: nnx.Module):
+  def __init__(self, norm: Callable, sibling: Attention, init: str):
+    """Copy the sibling.
+
+    Args:
+      norm: see above.
+      sibling: the unmasked attention to start from.
+      init: a name of MASKED_INITS.
+
+    Raises:
+      ValueError: `init` is unknown.
+    """
+    if init not in MASKED_INITS:
+      raise ValueError(f'masked_init must be one of {MASKED_INITS}, got {init!r}')
     self.norm = norm
-    self.attention = attention
-    self.gate = nnx.Param(jnp.zeros((), jnp.float32))
+    self.attention = nnx.clone(sibling)
+    self.gate = nnx.Param(jnp.full((), 1.0 if init == 'output' else 0.0, jnp.float32))
+    if init == 'output':
+      out = self.attention.out
+      out.kernel[...] = jnp.zeros_like(out.kernel[...])
+      if out.bias is not None:
+        out.bias[...] = jnp.zeros_like(out.bias[...])
 
   def __call__(
     self,
@@ -85,6 +112,24 @@ class MaskedLayer(nnx.Module):
     rotated = {} if rotation is None else {'rotation': rotation}
     y = self.attention(self.norm(h), context, mask, **rotated)
     return h + (jnp.tanh(self.gate[...]) * y.astype(jnp.float32)).astype(h.dtype)
+
+
+def copied(own: dict, norms: dict, sibling: dict) -> dict:
+  """Return the parameters of a new masked layer of a network that starts from another one.
+
+  Args:
+    own: initial parameters of the layer.
+    norms: `{'norm': parameters}` to copy; empty if the norm of the other network has none.
+    sibling: parameters of the unmasked attention in the other network. The output projection is
+      copied only behind a gate of 0, so that the layer adds nothing.
+  """
+  closed = own['gate'] == 0
+
+  def choose(theirs: Array, mine: Array) -> Array:
+    return jnp.where(closed.reshape(*closed.shape, *[1] * (mine.ndim - closed.ndim)), theirs, mine)
+
+  out = jax.tree.map(choose, sibling['out'], own['attention']['out'])
+  return {**own, **norms, 'attention': {**sibling, 'out': out}}
 
 
 def masked_self_attention(

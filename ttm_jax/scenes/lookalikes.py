@@ -8,6 +8,7 @@ trajectory is known. These scenes ask what masked attention is for:
   in random order and does not say which object has which; the prompt of the object does.
 * No text names the color that an object has at first; its own pixels in the first image do.
 * Objects move far and towards each other, so that they cross and hide each other.
+* Backgrounds are plain, so that small networks learn about objects.
 
 The motion prompt counts the objects from left to right, since they have no other names.
 """
@@ -28,6 +29,7 @@ CHANGES = ('turn', 'blink', 'keep')
 MOTIONS = (*DIRECTIONS, 'stay')
 NUMBERS = ('', 'one', 'two', 'three', 'four')
 ORDINALS = ('first', 'second', 'third', 'fourth')
+BACKGROUND = 'plain'
 DIM = 0.4  # Brightness of a blinking object when it is dark.
 BLINK = 2  # Frames that it stays bright, then dark.
 _TRAVEL = (0.45, 0.6)
@@ -121,8 +123,7 @@ def lookalike_scene(config: LookalikeConfig, index: int) -> Clip:
   rng = np.random.default_rng([config.seed, index, 1])
   things = _things(config, rng)
   color = choice(rng, scene_shapes.BACKGROUND_COLORS)
-  kind = choice(rng, scene_shapes.BACKGROUNDS)
-  still = scene_shapes.background(rng, color, kind, config.size)
+  still = scene_shapes.background(rng, color, BACKGROUND, config.size)
   video = np.repeat(still[None], config.frames, axis=0)
   ids = np.zeros(video.shape[:3], np.uint8)
   for i in sorted(range(len(things)), key=lambda i: -things[i].radius.max()):
@@ -133,7 +134,7 @@ def lookalike_scene(config: LookalikeConfig, index: int) -> Clip:
     video=np.rint(video).astype(np.uint8),
     ids=ids,
     fps=config.fps,
-    caption=_caption(things[0].noun, said, f'{kind} {color}'),
+    caption=_caption(things[0].noun, said, f'{BACKGROUND} {color}'),
     motion=_motion(things),
     names=tuple(thing.noun for thing in things),
     prompts=tuple(thing.prompt for thing in things),

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ttm_jax.errors import InputError
 from ttm_jax.parallel.mesh import HOST
 from ttm_jax.training import spike_guard
-from ttm_jax.training.packing import pack
+from ttm_jax.training.packing import GATE, pack
 from ttm_jax.training.partial import Params, dotted, merged, split
 
 Array = jax.Array
@@ -75,7 +75,8 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
 
   Args:
     config: learning_rate, warmup (steps), schedule, b1, b2, eps, weight_decay, clip (global norm),
-      offload (whether the optimizer state is in host memory).
+      gate_rate (learning rate of the gates of masked layers, relative to that of the rest), offload
+      (whether the optimizer state is in host memory).
     steps: number of steps of the run, after which the cosine schedule reaches zero.
 
   Raises:
@@ -100,6 +101,10 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
       eps=config.eps,
       weight_decay=config.weight_decay,
       mask=lambda params: jax.tree_util.tree_map_with_path(_decays, params),
+    ),
+    optax.masked(
+      optax.scale(config.gate_rate),
+      lambda params: {name: bool(GATE.search(name)) for name in params},
     ),
   )
   return _fetching(made) if config.offload else made

@@ -74,11 +74,13 @@ class MaskedParts:
 
   Attributes:
     self_attention, cross_attention: whether it has each of the two layers.
+    init: how they are initialized, see `MaskedLayer`.
     within_frames: whether masked self-attention stays within single frames.
   """
 
   self_attention: bool = False
   cross_attention: bool = False
+  init: str = 'gate'
   within_frames: bool = False
 
 
@@ -114,7 +116,7 @@ class TransformerBlock(nnx.Module):
     self.within_frames = masked.within_frames
 
     def masked_layer(sibling: Attention) -> MaskedLayer:
-      return MaskedLayer(LayerNorm(d), nnx.clone(sibling))
+      return MaskedLayer(LayerNorm(d), sibling, masked.init)
 
     self.masked_attn = masked_layer(self.attn) if masked.self_attention else None
     self.masked_cross_attn = masked_layer(self.cross_attn) if masked.cross_attention else None

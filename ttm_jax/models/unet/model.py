@@ -52,6 +52,7 @@ class UNetConfig:
     masked_blocks: K, the number of encoder transformers with the extra layers, from the first on;
       at most units * (levels - 1), 6 by default.
     masked_self, masked_cross: whether these transformers have each of the two layers (ablations).
+    masked_init: how these layers are initialized, a name in `nn.masked_attention.MASKED_INITS`.
     masked_scope: scope of masked self-attention: 'spatiotemporal' (over all frames, the paper's
       equations), 'spatial' (within each frame), or 'skip_level0' (over all frames, but omitted at
       the finest level).
@@ -78,6 +79,7 @@ class UNetConfig:
   masked_blocks: int = 0
   masked_self: bool = True
   masked_cross: bool = True
+  masked_init: str = 'gate'
   masked_scope: str = 'spatiotemporal'
   motion_norm: str = 'clip'
   motion_length: int = 32
@@ -115,6 +117,7 @@ class UNetConfig:
     return MaskedParts(
       self_attention=has_masks and self.masked_self and not skipped,
       cross_attention=has_masks and self.masked_cross,
+      init=self.masked_init,
       within_frames=self.masked_scope == 'spatial',
     )
 

@@ -140,16 +140,18 @@ class Block(nnx.Module):
 class MaskedBlock(Block):
   """A block with masked self-attention and masked cross-attention (paper, section 3.3).
 
-  Each masked layer is initialized as a copy of the corresponding unmasked attention, behind a gate
-  of 0.
+  Each masked layer is initialized as a copy of the corresponding unmasked attention that adds
+  nothing yet.
   """
 
   def __init__(self, config: WanConfig, rngs: nnx.Rngs):
     super().__init__(config, rngs)
     if config.masked_self:
-      self.masked_attn = MaskedLayer(LayerNorm(config.width, EPS), nnx.clone(self.attn))
+      self.masked_attn = MaskedLayer(LayerNorm(config.width, EPS), self.attn, config.masked_init)
     if config.masked_cross:
-      self.masked_cross_attn = MaskedLayer(LayerNorm(config.width, EPS), nnx.clone(self.cross_attn))
+      self.masked_cross_attn = MaskedLayer(
+        LayerNorm(config.width, EPS), self.cross_attn, config.masked_init
+      )
 
 
 class Wan(nnx.Module):

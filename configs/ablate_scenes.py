@@ -1,0 +1,67 @@
+"""Table 3 of the paper on scenes of look-alike objects: what do the two masked layers add?
+
+    python -m ttm_jax.ablate --config=ablate_scenes --workdir=runs/ablation
+
+Rows: TI2V, the baseline without trajectory (its extra layers are plain attention, so that it has
+the parameters of the full method); stage 2 without masked layers (none), with masked cross-
+attention (cross), masked self-attention (self), or both. All see the same scenes for the same
+number of steps, from scratch.
+
+Hardware: two CPU cores; docs/evidence.md has the time and the scores.
+"""
+
+from ml_collections import ConfigDict
+
+STEPS = 4_000
+
+
+def get_config() -> ConfigDict:
+  config = ConfigDict()
+  config.title = 'Masked attention on scenes of look-alike objects'
+  config.seeds = 3
+  config.clips_to_score = 256  # Validation clips.
+  config.metrics = (
+    *('attributes', 'attributes_told', 'attributes_kept'),
+    *('object_psnr', 'psnr', 'foreground_iou'),
+  )
+  config.clips = ''  # Clips dataset and latents dataset; empty to make them in the work directory.
+  config.latents = ''
+  config.prepare = ConfigDict(
+    {
+      'clips': (
+        'data_tools.make_scenes',
+        '--out={clips}',
+        '--lookalike',
+        '--train=8192',
+        '--validation=256',
+        '--workers=2',
+      ),
+      'latents': (
+        'data_tools.encode',
+        '--clips={clips}',
+        '--out={latents}',
+        '--preset=dit',
+        '--codec=linear:2x6x6x32',
+        '--max_objects=3',
+        '--words_length=32',
+        '--words_prompt_length=12',
+        '--no-permute',
+      ),
+    }
+  )
+  length = f'train.steps={STEPS}'
+  few = ('train.sample_every=0', 'train.checkpoint_every=1000')
+  stage2 = ('demo_stage2', length, *few)
+  # Configuration and changes of stage 1, whose trajectories are the second table; empty for none.
+  config.stage1 = ('demo_stage1', length, *few)
+  config.rows = ConfigDict(
+    {
+      'TI2V': ('demo_ti2v', length, *few),
+      'none': (*stage2, 'model.masked_blocks=0'),
+      'cross': (*stage2, 'model.masked_self=False'),
+      'self': (*stage2, 'model.masked_cross=False'),
+      'both': stage2,
+    }
+  )
+  config.reference = 'none'
+  return config

@@ -1,0 +1,269 @@
+"""The rows of an ablation table: which runs they need, and their scores over seeds and clips."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from ttm_jax import trajectory as maps
+from ttm_jax.atomic import new_file
+from ttm_jax.data.schema import Clip
+from ttm_jax.errors import InputError, nearest
+from ttm_jax.inference.pipeline import STAGE1, STAGE2, Stage
+from ttm_jax.metrics.base import Metric, Sample
+from ttm_jax.metrics.evaluation import request_of
+from ttm_jax.metrics.registry import MetricOptions, make
+from ttm_jax.settings import load_config
+
+TI2V = 'image_to_video'
+TRUE, GENERATED = 'true trajectory', 'generated trajectory'
+BATCH = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One training run of an ablation.
+
+  Attributes:
+    name: row and seed, such as 'both/seed0'.
+    row: the row of the table, or 'stage1'.
+    seed: seed of parameters, noise and data order.
+    folder: run directory.
+    command: module and arguments that train it.
+    steps: number of training steps.
+  """
+
+  name: str
+  row: str
+  seed: int
+  folder: Path
+  command: list[str]
+  steps: int
+
+  @property
+  def complete(self) -> bool:
+    """Whether the checkpoint of the last step exists."""
+    return (self.folder / 'checkpoints' / str(self.steps)).exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+  """What to train and how to score it.
+
+  Attributes:
+    workdir: folder of all runs and results.
+    title: what the table is about.
+    rows: names of the rows, in order.
+    reference: the row that the others are compared with.
+    seeds: number of seeds per row.
+    count: number of validation clips that are scored.
+    metrics: the columns.
+    clips: clips dataset with a split 'validation'.
+    preparation: (name, folder, command) of the datasets to make where they do not exist.
+    runs: all runs; those of stage 1 first, if there are any.
+  """
+
+  workdir: Path
+  title: str
+  rows: tuple[str, ...]
+  reference: str
+  seeds: int
+  count: int
+  metrics: tuple[Metric, ...]
+  clips: str
+  preparation: tuple[tuple[str, Path, list[str]], ...]
+  runs: tuple[Run, ...]
+
+  @classmethod
+  def read(
+    cls,
+    config: ConfigDict,
+    workdir: Path,
+    seeds: int | None = None,
+    rows: Sequence[str] | None = None,
+  ) -> 'Ablation':
+    """Return the ablation of a configuration (see `configs/ablate_scenes.py`).
+
+    Args:
+      config: the configuration.
+      workdir: folder of all runs and results.
+      seeds: number of seeds; by default as configured.
+      rows: the rows to train and score; by default all.
+
+    Raises:
+      InputError: a row, its configuration or a metric is unknown, or a number is out of range.
+    """
+    known = list(config.rows)
+    for row in rows or ():
+      if row not in known:
+        raise InputError(f'no row {row!r}{nearest(row, known)}; there are {", ".join(known)}')
+    chosen = tuple(row for row in known if not rows or row in rows)
+    count, seeds = config.clips_to_score, config.seeds if seeds is None else seeds
+    if min(seeds, count) < 1:
+      raise InputError(f'an ablation needs at least 1 seed and 1 clip, got {seeds} and {count}')
+    folders = {name: str(workdir / name) for name in ('clips', 'latents')}
+    folders |= {name: config[name] for name in folders if config[name]}
+    preparation = tuple(
+      (name, workdir / name, [part.format(**folders) for part in config.prepare[name]])
+      for name in folders
+      if not config[name]
+    )
+    lines = {'stage1': tuple(config.stage1)} if config.stage1 else {}
+    lines |= {row: tuple(config.rows[row]) for row in chosen}
+    runs = tuple(
+      _run(workdir, row, seed, line, folders['latents'])
+      for row, line in lines.items()
+      for seed in range(seeds)
+    )
+    return cls(
+      workdir,
+      config.title,
+      chosen,
+      config.reference,
+      seeds,
+      count,
+      tuple(make(config.metrics, MetricOptions())),
+      folders['clips'],
+      preparation,
+      runs,
+    )
+
+  def run(self, row: str, seed: int) -> Run:
+    """Return the run of a row."""
+    return next(run for run in self.runs if (run.row, run.seed) == (row, seed))
+
+  @property
+  def chained(self) -> bool:
+    """Whether videos are also made from the trajectories of a stage 1."""
+    return any(run.row == 'stage1' for run in self.runs)
+
+
+# Rows of numbers by (row, source of the trajectory, metric): float64 [seeds, clips, D].
+Scores = dict[tuple[str, str, str], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+  """Scores, and videos to look at.
+
+  Attributes:
+    clips: the scored clips.
+    scores: see `Scores`.
+    videos: videos of the first seed for the first clips, by (row, source): uint8
+      [shown, T, H, W, 3].
+  """
+
+  clips: list[Clip]
+  scores: Scores
+  videos: dict[tuple[str, str], np.ndarray]
+
+
+def score(plan: Ablation, clips: Sequence[Clip], shown: int = 12) -> Results:
+  """Generate the videos of all runs and score them; what was scored before is read.
+
+  Args:
+    plan: the ablation; all of its runs must be complete.
+    clips: the clips to generate for.
+    shown: number of videos to keep for the report.
+
+  Raises:
+    InputError: a run cannot be read, or does not fit the clips.
+  """
+  scores: Scores = {}
+  videos: dict[tuple[str, str], np.ndarray] = {}
+  jobs = [(row, seed) for row in plan.rows for seed in range(plan.seeds)]
+  for row, seed in tqdm(jobs, 'score', unit='run'):
+    run = plan.run(row, seed)
+    given = {TRUE: np.stack([clip.ids for clip in clips])}
+    if plan.chained:
+      given[GENERATED] = _trajectories(plan.run('stage1', seed), clips)
+    stage: Stage | None = None
+    for source, ids in given.items():
+      path = run.folder / f'scores-{source.split()[0]}.npz'
+      saved = _read(path, plan.metrics, len(clips), min(shown, len(clips)))
+      if saved is None:
+        stage = stage or Stage(run.folder, (STAGE2, TI2V))
+        made = _videos(stage, clips, ids, seed)
+        samples = [Sample(c, v, i) for c, v, i in zip(clips, made, ids, strict=True)]
+        saved = {metric.name: metric.measure(samples) for metric in plan.metrics}
+        saved |= {'videos': made[:shown]}
+        _write(path, saved, plan.metrics)
+      for metric in plan.metrics:
+        key = (row, source, metric.name)
+        before = scores.get(key, np.empty((0, *saved[metric.name].shape)))
+        scores[key] = np.concatenate([before, saved[metric.name][None]])
+      if seed == 0:
+        videos[row, source] = saved['videos']
+  return Results(list(clips), scores, videos)
+
+
+def _run(workdir: Path, row: str, seed: int, line: tuple[str, ...], latents: str) -> Run:
+  name, *changes = line
+  folder = workdir / row / f'seed{seed}'
+  flags = [
+    f'--config={name}',
+    f'--workdir={folder}',
+    f'--config.data.path={latents}',
+    f'--config.seed={seed}',
+    f'--config.data.seed={seed}',
+    *(f'--config.{change}'.format(workdir=workdir, seed=seed) for change in changes),
+  ]
+  steps = [change.split('=')[1] for change in changes if change.startswith('train.steps=')]
+  configured = int(steps[-1]) if steps else load_config(name.partition(':')[0]).train.steps
+  return Run(f'{row}/seed{seed}', row, seed, folder, ['ttm_jax.train', *flags], configured)
+
+
+def _trajectories(run: Run, clips: Sequence[Clip]) -> np.ndarray:
+  """Return the trajectories that stage 1 generates, uint8 [N, T, H, W]; kept beside the run."""
+  path = run.folder / 'trajectories.npz'
+  if path.exists():
+    with np.load(path, allow_pickle=False) as saved:
+      if len(saved['ids']) == len(clips):
+        return saved['ids']
+  stage = Stage(run.folder, STAGE1)
+  rendered = _generate(stage, clips, None, run.seed)
+  palette = stage.context.encoding.palette
+  ids = np.stack([maps.decode(r, c.ids[0], palette) for r, c in zip(rendered, clips, strict=True)])
+  with new_file(path) as new, new.open('wb') as file:
+    np.savez_compressed(file, ids=ids)
+  return ids
+
+
+def _videos(stage: Stage, clips: Sequence[Clip], ids: np.ndarray, seed: int) -> np.ndarray:
+  needs = stage.denoiser.config.task == STAGE2
+  return _generate(stage, clips, ids if needs else None, seed)
+
+
+def _generate(stage: Stage, clips: Sequence[Clip], ids: np.ndarray | None, seed: int) -> np.ndarray:
+  """Return uint8 [N, T, H, W, 3], generated in batches of one size, so that one program does it."""
+  requests = [request_of(clip) for clip in clips]
+  made = []
+  for first in range(0, len(clips), BATCH):
+    # The last batch is filled with its last clip.
+    places = np.minimum(np.arange(first, first + BATCH), len(clips) - 1)
+    some = [requests[i] for i in places]
+    given = None if ids is None else ids[places]
+    made.append(stage.generate(some, seed * 1_000_003 + first, given))
+  return np.concatenate(made)[: len(clips)]
+
+
+def _read(path: Path, metrics: Sequence[Metric], clips: int, shown: int) -> dict | None:
+  """Return the scores of a run, or None if some are missing or of another protocol."""
+  if not path.exists():
+    return None
+  with np.load(path, allow_pickle=False) as file:
+    saved = {name: file[name] for name in file.files}
+  right = len(saved['videos']) == shown and all(
+    str(saved.get(f'{m.name}.protocol')) == m.protocol and len(saved[m.name]) == clips
+    for m in metrics
+  )
+  return saved if right else None
+
+
+def _write(path: Path, saved: dict, metrics: Sequence[Metric]) -> None:
+  protocols = {f'{m.name}.protocol': np.array(m.protocol) for m in metrics}
+  with new_file(path) as new, new.open('wb') as file:
+    np.savez_compressed(file, **saved, **protocols)
