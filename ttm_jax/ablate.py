@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
   """
   del argv
   hush()
-  plan = Ablation.read(_CONFIG.value, Path(_WORKDIR.value), _SEEDS.value, _ROWS.value)
+  plan = Ablation.read(_CONFIG.value, Path(_WORKDIR.value or ''), _SEEDS.value, _ROWS.value)
   if _PRINT.value:
     for run in plan.runs:
       print(f'python -m {shlex.join(run.command)}')

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -264,6 +265,6 @@ def _read(path: Path, metrics: Sequence[Metric], clips: int, shown: int) -> dict
 
 
 def _write(path: Path, saved: dict, metrics: Sequence[Metric]) -> None:
-  protocols = {f'{m.name}.protocol': np.array(m.protocol) for m in metrics}
+  arrays: dict[str, Any] = {f'{m.name}.protocol': np.array(m.protocol) for m in metrics}
   with new_file(path) as new, new.open('wb') as file:
-    np.savez_compressed(file, **saved, **protocols)
+    np.savez_compressed(file, **arrays, **saved)

@@ -5,11 +5,10 @@ the generated and in the true video. An object is right if its color at the end 
 true one of the palette, and if it blinks exactly when the true one does.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from ttm_jax.metrics.base import Sample, mean_of_rows
+from ttm_jax.metrics.base import Sample
+from ttm_jax.metrics.per_sample import PerSample
 from ttm_jax.scenes.lookalikes import BLINK, CHANGES, change_of
 from ttm_jax.scenes.shapes import COLORS
 
@@ -19,61 +18,50 @@ _DARK = 0.7  # Brightness below which an object counts as dark; scenes have 0.4.
 _SATURATION = 0.52  # Objects have at least 0.75 and backgrounds at most 0.3.
 
 
-class Attributes:
-  """The share of objects with the right attributes, over all or over those with certain changes.
+class Attributes(PerSample):
+  """The share of a clip's objects that have the right attributes."""
 
-  Attributes:
-    changes: the changes that count, of `scenes.lookalikes.CHANGES`. What an object turns into, or
-      that it blinks, stands in its own prompt alone; the color that it keeps, in its own earlier
-      pixels alone.
-  """
+  name, title, higher_is_better = 'attributes', 'right attributes', True
+  changes: tuple[str, ...] = CHANGES
+  protocol = (
+    'right attributes: color at the end of the clip and blinking, read inside the target masks, of'
+    ' all objects; per clip, then over clips'
+  )
 
-  higher_is_better = True
-  least = 1
-
-  def __init__(self, name: str, title: str, changes: tuple[str, ...] = CHANGES):
-    self.name, self.title, self.changes = name, title, changes
-    self.protocol = (
-      f'{title}: color at the end of the clip and blinking, read inside the target masks, of'
-      f' objects that {", ".join(changes)}; per clip, then over clips'
-    )
-
-  def measure(self, samples: Sequence[Sample]) -> np.ndarray:
-    """Return float64 [N, 1] in 0..1; NaN for clips without such objects at their end."""
-    return np.array([[self._share(sample)] for sample in samples])
-
-  def summarize(self, rows: np.ndarray) -> float:
-    """Return the mean."""
-    return mean_of_rows(rows)
-
-  def _share(self, sample: Sample) -> float:
+  def value(self, sample: Sample) -> float:
     right = []
     for label, prompt in enumerate(sample.clip.prompts, 1):
-      if change_of(prompt) not in self.changes:
-        continue
       truth = attributes(sample.clip.video, sample.clip.ids, label)
-      if truth is not None:
+      if truth is not None and change_of(prompt) in self.changes:
         right.append(attributes(sample.video, sample.target, label) == truth)
     return float(np.mean(right)) if right else float('nan')
 
 
-class ObjectPSNR:
+class AttributesTold(Attributes):
+  """The same for objects that change, as only their own prompt says."""
+
+  name, title = 'attributes_told', 'right, told by own prompt'
+  changes = ('turn', 'blink')
+  protocol = 'right, told by own prompt: right attributes of objects that turn or blink'
+
+
+class AttributesKept(Attributes):
+  """The same for objects that keep the color which only their own earlier pixels show."""
+
+  name, title = 'attributes_kept', 'right, told by own pixels'
+  changes = ('keep',)
+  protocol = 'right, told by own pixels: right attributes of objects that keep their color'
+
+
+class ObjectPSNR(PerSample):
   """PSNR over the pixels of objects in frames 2..T, without the background around them."""
 
-  name, title = 'object_psnr', 'object PSNR (dB)'
-  higher_is_better = True
-  least = 1
-  protocol = 'object PSNR: over the pixels that are objects in the ground truth, frames 2..T'
+  name, title, higher_is_better = 'object_psnr', 'object PSNR (dB)', True
+  protocol = (
+    'object PSNR: over the pixels that are objects in the ground truth, frames 2..T, at most 60 dB'
+  )
 
-  def measure(self, samples: Sequence[Sample]) -> np.ndarray:
-    """Return float64 [N, 1] in dB; NaN for clips without objects, at most 60."""
-    return np.array([[self._psnr(sample)] for sample in samples])
-
-  def summarize(self, rows: np.ndarray) -> float:
-    """Return the mean."""
-    return mean_of_rows(rows)
-
-  def _psnr(self, sample: Sample) -> float:
+  def value(self, sample: Sample) -> float:
     where = sample.clip.ids[1:] > 0
     if not where.any():
       return float('nan')
@@ -81,26 +69,16 @@ class ObjectPSNR:
     return float(10 * np.log10(255**2 / max(np.mean(difference**2), 255**2 / 1e6)))
 
 
-class ForegroundIoU:
+class ForegroundIoU(PerSample):
   """IoU of saturated pixels with the target's objects: adherence where all objects look alike."""
 
-  name, title = 'foreground_iou', 'foreground IoU'
-  higher_is_better = True
-  least = 1
+  name, title, higher_is_better = 'foreground_iou', 'foreground IoU', True
   protocol = (
-    'foreground IoU: pixels of HSV saturation above 0.52 against the target masks, all objects'
-    ' together, frames 2..T'
+    f'foreground IoU: pixels of HSV saturation above {_SATURATION} against the target masks, all'
+    ' objects together, frames 2..T; for scenes only'
   )
 
-  def measure(self, samples: Sequence[Sample]) -> np.ndarray:
-    """Return float64 [N, 1] in 0..1; NaN where neither has objects."""
-    return np.array([[self._iou(sample)] for sample in samples])
-
-  def summarize(self, rows: np.ndarray) -> float:
-    """Return the mean."""
-    return mean_of_rows(rows)
-
-  def _iou(self, sample: Sample) -> float:
+  def value(self, sample: Sample) -> float:
     target = sample.target[1:] > 0
     video = sample.video[1:].astype(float)
     high, low = video.max(-1), video.min(-1)
@@ -144,14 +122,3 @@ def _inner(mask: np.ndarray) -> np.ndarray:
   h, w = mask.shape[1:]
   inner = np.all([padded[:, y : y + h, x : x + w] for y in range(3) for x in range(3)], axis=0)
   return np.where(inner.any((1, 2), keepdims=True), inner, mask)
-
-
-def scene_metrics() -> list:
-  """Return the metrics of scenes with look-alike objects."""
-  return [
-    Attributes('attributes', 'right attributes'),
-    Attributes('attributes_told', 'right, told by its own prompt', ('turn', 'blink')),
-    Attributes('attributes_kept', 'right, told by its own pixels', ('keep',)),
-    ObjectPSNR(),
-    ForegroundIoU(),
-  ]

@@ -4,6 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ttm_jax.errors import InputError, nearest
 from ttm_jax.metrics.base import Metric
+from ttm_jax.metrics.lookalike import (
+  Attributes,
+  AttributesKept,
+  AttributesTold,
+  ForegroundIoU,
+  ObjectPSNR,
+)
 from ttm_jax.metrics.networks import NETWORKS
 from ttm_jax.metrics.options import MetricOptions
 from ttm_jax.metrics.pixels import FirstFrame, Psnr, Ssim
@@ -14,6 +21,11 @@ METRICS: Mapping[str, Callable[[MetricOptions], Metric]] = {
     Psnr,
     Ssim,
     FirstFrame,
+    Attributes,
+    AttributesTold,
+    AttributesKept,
+    ObjectPSNR,
+    ForegroundIoU,
   )
 }
 """Makers of metrics by name. Making one is cheap: weights are loaded by the first `measure`."""
