@@ -6,7 +6,13 @@ import pytest
 from ttm_jax.errors import InputError
 from ttm_jax.metrics.base import mean_of_rows
 from ttm_jax.metrics.frechet import frechet_distance
-from ttm_jax.metrics.intervals import Interval, bootstrap, bootstrap_difference, table_cell
+from ttm_jax.metrics.intervals import (
+  Interval,
+  _student,
+  bootstrap,
+  bootstrap_difference,
+  table_cell,
+)
 
 
 def generic_mean(rows):
@@ -142,3 +148,33 @@ def test_what_cannot_be_drawn():
     bootstrap(rows, mean_of_rows, draws=1)
   with pytest.raises(InputError, match=r'inside 0\.\.1'):
     bootstrap(rows, mean_of_rows, level=95)
+
+
+@pytest.mark.parametrize('freedom, wanted', [(1, 12.706), (2, 4.303), (3, 3.182), (9, 2.262)])
+def test_quantiles_of_student(freedom, wanted):
+  assert _student(0.95, freedom) == pytest.approx(wanted, rel=0.01)
+
+
+@pytest.mark.parametrize('runs', [2, 3, 5])
+def test_runs_that_differ_are_covered(runs):
+  """Runs have an effect on all of their clips, clips one in all runs, and both one of their own."""
+  rng, inside, narrow = np.random.default_rng(3), 0, 0
+  for case in range(200):
+    rows = 0.7 + 0.1 * rng.normal(size=(runs, 1, 1)) + 0.5 * rng.normal(size=(1, 60, 1))
+    rows = rows + 0.3 * rng.normal(size=(runs, 60, 1))
+    found = bootstrap(rows, mean_of_rows, draws=200, seed=case, runs=True)
+    inside += found.low <= 0.7 <= found.high
+    found = bootstrap(rows, mean_of_rows, draws=200, seed=case)
+    narrow += found.low <= 0.7 <= found.high
+  assert inside / 200 >= 0.93
+  assert narrow < inside
+
+
+def test_a_difference_of_runs_is_paired_by_seed():
+  rng = np.random.default_rng(4)
+  a = rng.normal(size=(3, 40, 1)) + 10 * rng.normal(size=(3, 1, 1))
+  b = a + 1 + 0.01 * rng.normal(size=a.shape)
+  found = bootstrap_difference(b, a, mean_of_rows, runs=True)
+  assert 0.98 < found.low < 1 < found.high < 1.02
+  with pytest.raises(InputError, match='3 and 2 training runs cannot be paired'):
+    bootstrap_difference(a, a[:2], mean_of_rows, runs=True)

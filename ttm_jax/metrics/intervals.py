@@ -12,10 +12,12 @@ Three choices differ from the plain percentile interval (Efron & Tibshirani 1993
   given number of clips, with a probability above the nominal one where the distance is near 0.
 * The interval is widened as for the Student distribution of N - 1 degrees of freedom, which matters
   below 50 clips (Hesterberg 2015, expanded percentile interval).
-* All seeds of a drawn clip are kept together, since seeds are nested in clips: noise of one clip
-  has nothing in common with that of another. The spread between seeds is contained in the spread
-  between clips. Drawing seeds as well, as for independent training runs (Agarwal et al. 2021,
-  rliable), would count it twice (Davison & Hinkley 1997, section 3.8).
+* All seeds of a drawn clip are kept together if they are seeds of the noise, which are nested in
+  clips: noise of one clip has nothing in common with that of another. The spread between seeds is
+  contained in the spread between clips, and drawing seeds as well would count it twice (Davison &
+  Hinkley 1997, section 3.8). Training runs are different: a run is good or bad for all clips. With
+  `runs`, half the Student interval of the mean over runs is added to each end, in quadrature. Draws
+  of runs as well as clips (Agarwal et al. 2021, rliable) say too little with two or three runs.
 """
 
 import dataclasses
@@ -59,6 +61,7 @@ def bootstrap(
   draws: int = DRAWS,
   level: float = LEVEL,
   seed: int = 0,
+  runs: bool = False,
 ) -> Interval:
   """Return the number of a metric with its confidence interval.
 
@@ -70,6 +73,7 @@ def bootstrap(
     draws: number of bootstrap draws.
     level: confidence level, between 0 and 1.
     seed: seed of the draws.
+    runs: whether the S seeds are those of training runs instead of noise.
 
   Returns:
     Value and interval; the same for the same arguments.
@@ -77,7 +81,7 @@ def bootstrap(
   Raises:
     InputError: if an argument is out of range.
   """
-  return _interval([_checked(rows)], summarize, draws, level, seed)
+  return _interval([_checked(rows)], summarize, draws, level, seed, runs)
 
 
 def bootstrap_difference(
@@ -87,16 +91,18 @@ def bootstrap_difference(
   draws: int = DRAWS,
   level: float = LEVEL,
   seed: int = 0,
+  runs: bool = False,
 ) -> Interval:
   """Return the number of system A minus that of system B with its confidence interval.
 
   Both systems are paired by clip: each draw takes the same clips of both. What makes a clip hard
-  for both systems cancels, so the interval is narrower than those of the systems suggest.
+  for both systems cancels, so the interval is narrower than those of the systems suggest. Training
+  runs are paired by their seed, which gives them the same data in the same order.
 
   Args:
-    rows_a, rows_b: float64 [S, N, D], as in `bootstrap`; the numbers of seeds may differ. A clip
-      with a NaN in either system is dropped from both.
-    summarize, draws, level, seed: as in `bootstrap`.
+    rows_a, rows_b: float64 [S, N, D], as in `bootstrap`; the numbers of seeds may differ unless
+      they are those of runs. A clip with a NaN in either system is dropped from both.
+    summarize, draws, level, seed, runs: as in `bootstrap`.
 
   Raises:
     InputError: if the systems differ in their clips or values, or an argument is out of range.
@@ -107,7 +113,11 @@ def bootstrap_difference(
       f'rows {a.shape[1:]} and {b.shape[1:]} of two systems cannot be paired: score both on the'
       ' same clips with the same metric'
     )
-  return _interval([a, b], summarize, draws, level, seed)
+  if runs and len(a) != len(b):
+    raise InputError(
+      f'{len(a)} and {len(b)} training runs cannot be paired: score as many seeds of both systems'
+    )
+  return _interval([a, b], summarize, draws, level, seed, runs)
 
 
 def table_cell(interval: Interval, bold: bool = False, digits: int = 3) -> str:
@@ -130,14 +140,19 @@ def _checked(rows: np.ndarray) -> np.ndarray:
 
 
 def _interval(
-  systems: Sequence[np.ndarray], summarize: Summarize, draws: int, level: float, seed: int
+  systems: Sequence[np.ndarray],
+  summarize: Summarize,
+  draws: int,
+  level: float,
+  seed: int,
+  runs: bool,
 ) -> Interval:
   """Return the interval of the first system's number, minus the second's if there are two."""
   if draws < 2 or not 0 < level < 1:
     raise InputError(f'{draws} draws at level {level}: give at least 2, and a level inside 0..1')
   kept = ~np.any([np.isnan(rows).any((0, 2)) for rows in systems], axis=0)
   systems = [rows[:, kept] for rows in systems]
-  clips = systems[0].shape[1]
+  seeds, clips = systems[0].shape[:2]
   if not clips:
     return Interval(math.nan, math.nan, math.nan)
   value = float(_difference([np.array(_number(rows, summarize)) for rows in systems]))
@@ -150,8 +165,36 @@ def _interval(
     ]
   )
   ends = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) - drawn.mean()
-  low, high = value + ends * _expansion(clips, level)
-  return Interval(value, float(low), float(high))
+  ends = ends * _expansion(clips, level)
+  if runs and seeds > 1:
+    of_runs = _difference([np.array([summarize(x) for x in rows]) for rows in systems])
+    ends = np.sign(ends) * np.hypot(ends, _spread_of_runs(of_runs, level))
+  return Interval(value, float(value + ends[0]), float(value + ends[1]))
+
+
+def _spread_of_runs(numbers: np.ndarray, level: float) -> float:
+  """Return half the Student interval of the mean of S >= 2 runs with these numbers."""
+  return _student(level, len(numbers) - 1) * float(numbers.std(ddof=1)) / math.sqrt(len(numbers))
+
+
+def _student(level: float, freedom: int) -> float:
+  """Return the two-sided quantile of Student's distribution, to 1 %.
+
+  Closed forms below 3 degrees of freedom, then the expansion of Cornish and Fisher (Abramowitz &
+  Stegun 1964, 26.7.5).
+  """
+  p = (1 + level) / 2
+  if freedom == 1:
+    return math.tan(math.pi * (p - 0.5))
+  if freedom == 2:
+    return (2 * p - 1) * math.sqrt(1 / (2 * p * (1 - p)))
+  z = NormalDist().inv_cdf(p)
+  terms = (
+    (z**3 + z) / 4,
+    (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+    (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+  )
+  return z + sum(term / freedom ** (i + 1) for i, term in enumerate(terms))
 
 
 def _expansion(clips: int, level: float) -> float:

@@ -46,21 +46,17 @@ class _Cell:
   def __init__(self, value: Interval, difference: Interval | None):
     self.value, self.difference = value, difference
 
-  @property
-  def differs(self) -> bool:
-    return self.difference is not None and not self.difference.low <= 0 <= self.difference.high
-
   def __str__(self) -> str:
-    return table_cell(self.value, self.differs)
+    return table_cell(self.value, self.difference is not None and self.difference.excludes_zero)
 
 
 def _cell(plan: Ablation, results: Results, row: str, source: str, metric: Metric) -> _Cell:
   rows = results.scores[row, source, metric.name]
-  value = bootstrap(rows, metric.summarize)
+  value = bootstrap(rows, metric.summarize, runs=True)
   if row == plan.reference or plan.reference not in plan.rows:
     return _Cell(value, None)
   base = results.scores[plan.reference, source, metric.name]
-  return _Cell(value, bootstrap_difference(rows, base, metric.summarize))
+  return _Cell(value, bootstrap_difference(rows, base, metric.summarize, runs=True))
 
 
 def _markdown(plan: Ablation, results: Results, sources: list[str], cells: dict) -> str:
@@ -81,7 +77,7 @@ def _notes(plan: Ablation, results: Results) -> str:
   frames, height, width = clip.ids.shape
   return (
     f'{len(results.clips)} clips x {plan.seeds} seeds, {frames} frames of {height} x {width} at'
-    f' {clip.fps:g} fps. Cells are value [95 % interval] by bootstrap over seeds and clips; bold'
+    f' {clip.fps:g} fps. Cells are value [95 % interval] over training seeds and clips; bold'
     f' where the interval of the paired difference from row "{plan.reference}" excludes 0.'
   )
 
