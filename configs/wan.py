@@ -53,7 +53,7 @@ def wan(task: str, form: str = '1.3b', masked: bool = False) -> ConfigDict:
       'masked_blocks': MASKED_BLOCKS[size] if masked else 0,
       'masked_self': True,
       'masked_cross': True,
-      'masked_init': 'gate',
+      'masked_init': 'output',
       'dtype': 'bfloat16',
       'remat': 'full',
       'unroll': 1,

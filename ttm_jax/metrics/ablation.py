@@ -1,7 +1,7 @@
 """The rows of an ablation table: which runs they need, and their scores over seeds and clips."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class Ablation:
     metrics: the columns.
     clips: clips dataset with a split 'validation'.
     preparation: (name, folder, command) of the datasets to make where they do not exist.
-    runs: all runs; those of stage 1 first, if there are any.
+    runs: all runs, seed by seed; that of stage 1 first, if there is one.
   """
 
   workdir: Path
@@ -97,7 +97,8 @@ class Ablation:
     Raises:
       InputError: a row, its configuration or a metric is unknown, or a number is out of range.
     """
-    known = list(config.rows)
+    lines = {row: tuple(line) for row, *line in config.rows}
+    known = list(lines)
     for row in rows or ():
       if row not in known:
         raise InputError(f'no row {row!r}{nearest(row, known)}; there are {", ".join(known)}')
@@ -105,20 +106,16 @@ class Ablation:
     count, seeds = config.clips_to_score, config.seeds if seeds is None else seeds
     if min(seeds, count) < 1:
       raise InputError(f'an ablation needs at least 1 seed and 1 clip, got {seeds} and {count}')
-    folders = {name: str(workdir / name) for name in ('clips', 'latents')}
-    folders |= {name: config[name] for name in folders if config[name]}
+    given = {name: config[name] for name in ('clips', 'latents') if config[name]}
+    folders = {name: str(workdir / name) for name in config.prepare} | given
     preparation = tuple(
-      (name, workdir / name, [part.format(**folders) for part in config.prepare[name]])
-      for name in folders
-      if not config[name]
+      (name, workdir / name, [part.format(**folders) for part in command])
+      for name, command in config.prepare.items()
+      if name not in given
     )
-    lines = {'stage1': tuple(config.stage1)} if config.stage1 else {}
-    lines |= {row: tuple(config.rows[row]) for row in chosen}
-    runs = tuple(
-      _run(workdir, row, seed, line, folders['latents'])
-      for row, line in lines.items()
-      for seed in range(seeds)
-    )
+    jobs = [('stage1', 0, tuple(config.stage1))] if config.stage1 else []
+    jobs += [(row, seed, lines[row]) for seed in range(seeds) for row in chosen]
+    runs = tuple(_run(workdir, row, seed, line, folders) for row, seed, line in jobs)
     return cls(
       workdir,
       config.title,
@@ -180,7 +177,7 @@ def score(plan: Ablation, clips: Sequence[Clip], shown: int = 12) -> Results:
     run = plan.run(row, seed)
     given = {TRUE: np.stack([clip.ids for clip in clips])}
     if plan.chained:
-      given[GENERATED] = _trajectories(plan.run('stage1', seed), clips)
+      given[GENERATED] = _trajectories(plan.run('stage1', 0), clips)
     stage: Stage | None = None
     for source, ids in given.items():
       path = run.folder / f'scores-{source.split()[0]}.npz'
@@ -201,16 +198,18 @@ def score(plan: Ablation, clips: Sequence[Clip], shown: int = 12) -> Results:
   return Results(list(clips), scores, videos)
 
 
-def _run(workdir: Path, row: str, seed: int, line: tuple[str, ...], latents: str) -> Run:
+def _run(
+  workdir: Path, row: str, seed: int, line: tuple[str, ...], folders: Mapping[str, str]
+) -> Run:
   name, *changes = line
   folder = workdir / row / f'seed{seed}'
   flags = [
     f'--config={name}',
     f'--workdir={folder}',
-    f'--config.data.path={latents}',
+    f'--config.data.path={folders["latents"]}',
     f'--config.seed={seed}',
     f'--config.data.seed={seed}',
-    *(f'--config.{change}'.format(workdir=workdir, seed=seed) for change in changes),
+    *(f'--config.{change.format(**folders)}' for change in changes),
   ]
   steps = [change.split('=')[1] for change in changes if change.startswith('train.steps=')]
   configured = int(steps[-1]) if steps else load_config(name.partition(':')[0]).train.steps
