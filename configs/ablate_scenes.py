@@ -2,10 +2,10 @@
 
     python -m ttm_jax.ablate --config=ablate_scenes --workdir=runs/ablation
 
-Rows: TI2V, the baseline without trajectory (its extra layers are plain attention, so that it has
-the parameters of the full method); stage 2 without masked layers (none), with masked cross-
-attention (cross), masked self-attention (self), or both, and both behind gates of 0. All see the same scenes
-for the same number of steps, from scratch.
+Rows: stage 2 without masked layers (none), with masked cross-attention (cross), masked
+self-attention (self), or both, and both behind gates of 0 (both_gates); and TI2V, the baseline
+without trajectory, whose extra layers are plain attention, so that it has the parameters of both.
+All see the same scenes for the same number of steps, from scratch.
 
 Hardware: two CPU cores; docs/evidence.md has the time and the scores.
 """
