@@ -1,66 +1,42 @@
-"""The metrics by name."""
+"""All metrics by name."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
 
 from ttm_jax.errors import InputError, nearest
-from ttm_jax.metrics import video
-from ttm_jax.metrics.base import Metric, Sample, mean_of_rows
+from ttm_jax.metrics.base import Metric
+from ttm_jax.metrics.networks import NETWORKS
+from ttm_jax.metrics.options import MetricOptions
+from ttm_jax.metrics.pixels import FirstFrame, Psnr, Ssim
 
-
-@dataclasses.dataclass(frozen=True)
-class MetricOptions:
-  """How metrics compute, and where their weights are."""
-
-  device: str = 'auto'
-  batch: int = 8
-  offline: bool = False
-  weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Psnr:
-  name: str = 'psnr'
-  title: str = 'PSNR (dB)'
-  higher_is_better: bool = True
-  protocol: str = 'of the mean squared error over the whole clip'
-  least: int = 1
-
-  def measure(self, samples: Sequence[Sample]) -> np.ndarray:
-    return np.array([[video.psnr(s.clip.video, s.video)] for s in samples])
-
-  def summarize(self, rows: np.ndarray) -> float:
-    return mean_of_rows(rows)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Ssim:
-  name: str = 'ssim'
-  title: str = 'SSIM'
-  higher_is_better: bool = True
-  protocol: str = 'windows of 11x11 pixels, mean over frames'
-  least: int = 1
-
-  def measure(self, samples: Sequence[Sample]) -> np.ndarray:
-    return np.array([[video.ssim(s.clip.video, s.video)] for s in samples])
-
-  def summarize(self, rows: np.ndarray) -> float:
-    return mean_of_rows(rows)
-
-
-_METRICS: dict[str, type] = {'psnr': _Psnr, 'ssim': _Ssim}
-DEFAULT = tuple(_METRICS)
+METRICS: Mapping[str, Callable[[MetricOptions], Metric]] = {
+  metric.name: metric
+  for metric in (
+    Psnr,
+    Ssim,
+    FirstFrame,
+  )
+}
+"""Makers of metrics by name. Making one is cheap: weights are loaded by the first `measure`."""
 
 
 def make(names: Sequence[str], options: MetricOptions) -> list[Metric]:
-  """Return metrics by name.
+  """Return metrics in the order of their names, which share their networks.
 
   Raises:
-    InputError: a name is unknown.
+    InputError: if a name is unknown or given twice, or weights are given for an unknown name.
   """
   for name in names:
-    if name not in _METRICS:
-      raise InputError(f'unknown metric "{name}"{nearest(name, _METRICS)}; there are {_METRICS}')
-  return [_METRICS[name]() for name in names]
+    if name not in METRICS:
+      raise InputError(
+        f'unknown metric "{name}"{nearest(name, METRICS)}; there are {", ".join(METRICS)}'
+      )
+    if list(names).count(name) > 1:
+      raise InputError(f'the metric "{name}" is named twice; name it once')
+  known = [*METRICS, *NETWORKS]
+  for name in options.weights:
+    if name not in known:
+      raise InputError(
+        f'weights are given for "{name}", which is no metric and no network'
+        f'{nearest(name, known)}; networks are {", ".join(NETWORKS)}'
+      )
+  return [METRICS[name](options) for name in names]
