@@ -23,17 +23,21 @@ import dataclasses
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from ttm_jax import outputs
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import read_encoding, read_mixed
 from ttm_jax.errors import InputError, front_door, printable
-from ttm_jax.inference.cli_args import check_seed, check_steps, parse_texts
+from ttm_jax.inference.cli_args import check_seed, check_steps, parse_named, parse_texts
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
 from ttm_jax.inference.pretrained_texts import load_encoders
 from ttm_jax.metrics import agreement, evaluation, registry, scored_videos, scoring, systems
 from ttm_jax.metrics.agreement import Agreed
+from ttm_jax.metrics.intervals import DRAWS
+from ttm_jax.metrics.options import MetricOptions
 from ttm_jax.metrics.score_files import ScoredFolder
 from ttm_jax.pytorch.annotation.model_source import ModelSource
 from ttm_jax.report import pair_report, scored_folder, study
@@ -100,9 +104,10 @@ def score(args: argparse.Namespace, chosen: list[str]) -> None:
   }
   folders = [out / name for name in scored_folder.FOLDERS]
   outputs.check('--out', [out / name for name in files], folders, reads, needed=2**20)
-  names = [name for name in args.metrics.split(',') if name] or list(registry.DEFAULT)
-  weights = registry.MetricOptions(args.device, args.batch, args.offline, parse_texts(args.weights))
-  metrics = registry.make(names, weights)
+  names = [name for name in args.metrics.split(',') if name] or list(scoring.DEFAULT)
+  weights = parse_named('--weights', args.weights)
+  networks = MetricOptions(args.device, args.batch, args.offline, weights)
+  metrics = registry.make(names, networks)
   agreed = agreement.agree(
     Clips(args.clips, args.split),
     args.count,
@@ -112,7 +117,7 @@ def score(args: argparse.Namespace, chosen: list[str]) -> None:
   )
   if isinstance(agreed.other, ScoredFolder):
     agreed.other.check(metrics, agreed.shape)
-  options = scored_folder.Options(args.batch, args.draws, shown=args.show, cache=out / 'cache')
+  options = scored_folder.Options(args.draws, shown=args.show)
   source: systems.Source
   if args.generated is not None:
     assert agreed.ours is not None
@@ -231,9 +236,9 @@ def make_study(args: argparse.Namespace) -> None:
 
 def show(table: ScoreTable) -> None:
   """Print the table of scores and its notes."""
-  shown = RichTable(*table.columns)
+  shown = RichTable(*(escape(printable(column)) for column in table.columns))
   for name, cells in table.rows:
-    shown.add_row(name, *(f'[bold]{c.text}[/bold]' if c.bold else c.text for c in cells))
+    shown.add_row(name, *(Text(cell.text, 'bold' if cell.bold else '') for cell in cells))
   console = Console()
   console.print(shown)
   for note in table.notes:
@@ -278,7 +283,7 @@ def parser() -> argparse.ArgumentParser:
   add(
     '--metrics',
     default='',
-    help=f'names, separated by commas; default those without weights: {",".join(registry.DEFAULT)}',
+    help=f'names, separated by commas; default {",".join(scoring.DEFAULT)}, without weights',
   )
   add('--against', help='another scored folder, or a folder of videos, to compare with')
   add(
@@ -286,12 +291,20 @@ def parser() -> argparse.ArgumentParser:
     default='',
     help=f'of {",".join(scored_videos.DEVIATIONS)}: what may deviate from the clips',
   )
-  add('--draws', type=int, default=scoring.DRAWS, help='of the bootstrap; default 1000')
+  add('--draws', type=int, default=DRAWS, help=f'of the bootstrap; default {DRAWS}')
   add('--show', type=int, default=64, help='clips in the gallery; default 64')
   add('--device', default='auto', help='PyTorch device of metrics; default a GPU if available')
-  add('--batch', type=int, default=8, help='videos that a metric measures at once; default 8')
   add(
-    '--weights', action='append', default=[], help='NAME=PLACE: weights of a metric, see the docs'
+    '--batch',
+    type=int,
+    default=8,
+    help='frames or clips that a network of a metric takes at once; default 8',
+  )
+  add(
+    '--weights',
+    action='append',
+    default=[],
+    help='NAME=PLACE: hub id, file or folder of the weights of a network or a metric',
   )
   add = made.add_argument_group('human study').add_argument
   add('--pairs', nargs=2, metavar='VIDEOS', help='make a study of two folders of videos')

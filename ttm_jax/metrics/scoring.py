@@ -11,11 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from ttm_jax.metrics.base import Metric
-from ttm_jax.metrics.intervals import Interval, bootstrap, bootstrap_difference
-from ttm_jax.metrics.rows_cache import measure_cached
+from ttm_jax.metrics.intervals import (
+  DRAWS,
+  LEVEL,
+  Interval,
+  bootstrap,
+  bootstrap_difference,
+)
+from ttm_jax.metrics.rows_cache import digest, measure_cached
 from ttm_jax.metrics.systems import Batch, Source
 
-DRAWS, LEVEL = 1000, 0.95
+DEFAULT = ('psnr', 'ssim', 'first_frame')  # They need no weights.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +91,7 @@ class Scores:
 def measure(
   source: Source,
   metrics: Sequence[Metric],
-  cache: Path | None,
-  batch: int,
+  cache: Path,
   keep: Callable[[Batch], object] = lambda batch: None,
   progress: Callable[[int], None] = lambda videos: None,
 ) -> list[Measured]:
@@ -95,8 +100,7 @@ def measure(
   Args:
     source: the videos.
     metrics: the metrics.
-    cache: folder of `rows_cache`; None to measure everything anew.
-    batch: videos that a metric measures at once.
+    cache: folder of `rows_cache`.
     keep: called with each batch, to write its videos.
     progress: called with the number of videos measured since the last call; a video counts once for
       each metric.
@@ -111,8 +115,9 @@ def measure(
   found: dict[str, dict[str, np.ndarray]] = {name: {} for name in source.names}
   for some in source.batches():
     for system, samples in some.samples.items():
+      digests = [digest(sample) for sample in samples]
       for metric in metrics:
-        rows = measure_cached(metric, samples, cache, batch, progress)
+        rows = measure_cached(metric, samples, cache, progress=progress, digests=digests)
         whole = found[system].setdefault(metric.name, np.full((*size, rows.shape[1]), np.nan))
         whole[some.seed, some.first : some.first + len(samples)] = rows
     keep(some)

@@ -57,12 +57,16 @@ def score_table(scores: Scores, about: About) -> ScoreTable:
   rows = []
   for metric in scores.metrics:
     better = scores.better(metric)
+    digits = _digits([numbers[metric.name] for numbers in scores.numbers])
     cells = [
-      Cell(_text(numbers[metric.name]) + f' {FEW}' * scores.few(system, metric), system == better)
+      Cell(
+        _text(numbers[metric.name], digits) + f' {FEW}' * scores.few(system, metric),
+        system == better,
+      )
       for system, numbers in enumerate(scores.numbers)
     ]
     if metric.name in scores.differences:
-      cells.append(Cell(_text(scores.differences[metric.name], signed=True), better is not None))
+      cells.append(Cell(_text(scores.differences[metric.name], digits, '+'), better is not None))
     rows.append((f'{metric.title} {HIGHER if metric.higher_is_better else LOWER}', cells))
   return ScoreTable(
     columns, rows, notes_of(scores, about), paper_tables([m.name for m in scores.metrics])
@@ -137,22 +141,24 @@ def _exact(number: Interval) -> list[str]:
   return [repr(x) if math.isfinite(x) else '' for x in (number.value, number.low, number.high)]
 
 
-def _text(number: Interval, signed: bool = False) -> str:
-  """Return `value [low, high]` with as many decimals as the value needs."""
+def _text(number: Interval, digits: int, plus: str = '') -> str:
+  """Return `value [low, high]`, or the value alone if there is no interval."""
   if math.isnan(number.value):
     return '–'  # noqa: RUF001
-  size, width = abs(number.value), number.high - number.low
-  # Three significant digits of the value, and two of the interval's width.
-  digits = 2 - _exponent(size)
-  digits = digits if math.isnan(width) else max(digits, 1 - _exponent(width))
-  digits = min(max(digits, 1), 4)
-  plus = '+' if signed else ''
   value, *ends = (f'{x:{plus}.{digits}f}' for x in (number.value, number.low, number.high))
-  return value if math.isnan(width) else f'{value} [{ends[0]}, {ends[1]}]'
+  return value if math.isnan(number.low) else f'{value} [{ends[0]}, {ends[1]}]'
+
+
+def _digits(numbers: Sequence[Interval]) -> int:
+  """Return the decimals that show three digits of the values and two of the intervals' widths."""
+  found = [1]
+  for number in numbers:
+    found += [2 - _exponent(abs(number.value)), 1 - _exponent(number.high - number.low)]
+  return min(max(found), 4)
 
 
 def _exponent(x: float) -> int:
-  return math.floor(math.log10(x)) if 0 < x < math.inf else 0
+  return math.floor(math.log10(x)) if 0 < x < math.inf else 1
 
 
 def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from ttm_jax.atomic import replaced_folder, write_text
 from ttm_jax.metrics.agreement import About
 from ttm_jax.metrics.base import Metric
+from ttm_jax.metrics.intervals import DRAWS, LEVEL
 from ttm_jax.metrics.score_files import SCORES, VIDEOS, ScoredFolder, write_scores
-from ttm_jax.metrics.scoring import DRAWS, LEVEL, Measured, Scores, measure, summarize
+from ttm_jax.metrics.scoring import Measured, Scores, measure, summarize
 from ttm_jax.metrics.systems import Source
 from ttm_jax.outputs import writing
 from ttm_jax.report.comparison import MEDIA, PAGE, KeptVideos, write_comparison
@@ -17,6 +18,7 @@ from ttm_jax.report.score_table import ScoreTable, as_csv, markdown, score_table
 TABLES = ('scores.csv', 'scores.md')
 FILES = (SCORES, 'rows.safetensors', *TABLES, PAGE)
 FOLDERS = (VIDEOS, MEDIA)
+CACHE = 'cache'  # Measured rows, see `metrics.rows_cache`; it may be deleted.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,20 +26,16 @@ class Options:
   """How to score.
 
   Attributes:
-    batch: videos that a metric measures at once.
     draws: draws of the bootstrap.
     level: probability that the intervals cover.
     shown: number of clips in the gallery.
     palette: palette of rendered trajectories.
-    cache: folder of measured rows; None to measure everything anew.
   """
 
-  batch: int = 8
   draws: int = DRAWS
   level: float = LEVEL
   shown: int = 64
   palette: str = 'spread8'
-  cache: Path | None = None
 
 
 def write_scored(
@@ -69,14 +67,14 @@ def write_scored(
   with writing(out, 'free space or name another --out'):
     with replaced_folder(out / VIDEOS) as videos, replaced_folder(out / MEDIA) as media:
       kept = KeptVideos(videos, media, source.seeds, options.shown, options.palette)
-      ours = measure(source, metrics, options.cache, options.batch, kept.ours, progress)
+      ours = measure(source, metrics, out / CACHE, kept.ours, progress)
       keys = source.references.keys
       theirs: Measured | None = None
       if isinstance(other, ScoredFolder):
         theirs = other.measured.of(keys)
         kept.copy_other(other.folder, theirs.seeds[0], keys)
       elif other is not None:
-        (theirs,) = measure(other, metrics, options.cache, options.batch, kept.other, progress)
+        (theirs,) = measure(other, metrics, out / CACHE, kept.other, progress)
     scores = summarize(metrics, ours, theirs, options.draws, options.level)
     table = score_table(scores, about)
     write_all(out, scores, table, about, kept, options)

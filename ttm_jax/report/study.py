@@ -140,7 +140,7 @@ def count_votes(
   raters = [votes.read_votes(Path(file), study) for file in files]
   results = votes.count(study, raters, draws)
   lines = _notes(study, results, len(raters))
-  table = RichTable('', f'prefers {study.a}', 'pairs', 'agreement of raters')
+  table = RichTable('', 'prefers A', 'pairs', 'agreement of raters')
   for name, result in results.items():
     table.add_row(QUESTIONS[name], _percent(result), str(result.pairs), f'{result.agreement:.0%}')
   Console().print(table)
