@@ -17,6 +17,7 @@ from ttm_jax.media.video_io import write_video
 from ttm_jax.media.video_reader import read_video
 from ttm_jax.metrics import evaluation
 from ttm_jax.metrics.scored_videos import stem_of
+from ttm_jax.metrics.scoring import DEFAULT
 from ttm_jax.metrics.video import psnr
 from ttm_jax.report import pair_report, scored_folder
 
@@ -89,7 +90,10 @@ def test_a_pair_of_runs(command, folders, validation, tmp_path, capsys):
     assert system['seeds'] == [3, 4]
     values = np.array(system['by_clip']['psnr'])
     assert values.shape == (2, 2) and (values[:, 0] != values[:, 1]).all()
-    assert values[:, 0].mean() == pytest.approx(figures['video'][system['name']]['psnr'])
+    expected = figures['video'][system['name']]
+    assert values[:, 0].mean() == pytest.approx(expected['psnr'])
+    adherence = np.array(system['by_clip']['adherence_color'])
+    assert adherence[:, 0].mean() == pytest.approx(expected['adherence'])
   # The other seed is that of a run of its own.
   pipeline = Pipeline(Stage(one, STAGE1), Stage(two, STAGE2))
   alone = evaluation.evaluate(pipeline, validation[:2], seed=4)
@@ -136,7 +140,7 @@ def test_videos_of_any_system(command, refused, videos, tmp_path):
   exact, still = videos
   command(f'--generated={exact}', f'--against={still}', f'--out={tmp_path}/a')
   found = scores_of(tmp_path / 'a')
-  assert list(found['metrics']) == ['psnr', 'ssim', 'first_frame']
+  assert list(found['metrics']) == list(DEFAULT)
   assert found['differences']['psnr']['low'] > 0
   command(f'--generated={still}', f'--against={tmp_path}/a', f'--out={tmp_path}/b')
   turned = scores_of(tmp_path / 'b')['differences']['psnr']['value']

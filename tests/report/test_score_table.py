@@ -3,14 +3,17 @@
 import csv
 import dataclasses
 import io
+import json
 
 import numpy as np
 import pytest
 
 from tests.helpers.scored import Brightness, Spread
 from ttm_jax.metrics.agreement import About
+from ttm_jax.metrics.registry import METRICS
 from ttm_jax.metrics.scoring import Measured, summarize
-from ttm_jax.report.paper import paper_tables
+from ttm_jax.metrics.votes import QUESTIONS
+from ttm_jax.report.paper import TABLES, paper_tables
 from ttm_jax.report.score_table import FEW, as_csv, markdown, score_table
 
 ABOUT = About('data/clips', 'validation', (16, 64, 64), 8.0, ['VIDEOS: something deviates'])
@@ -85,7 +88,7 @@ def test_values_without_an_interval():
 
 
 def test_the_paper():
-  tables = paper_tables(['psnr', 'viclip_v', 'fvd'])
+  tables = paper_tables(['psnr', 'viclip_video', 'fvd'])
   assert [table.caption for table in tables] == [
     'Table 1: SA-V-128, single object, 64 videos',
     'Table 1: SA-V-128, multiple objects, 64 videos',
@@ -94,7 +97,7 @@ def test_the_paper():
     'Table 3: SA-V-128, DiT, 128 videos',
     'Table 4: SA-V-128, U-Net, 128 videos',
   ]
-  assert tables[0].columns == ['fvd', 'viclip_v']
+  assert tables[0].columns == ['fvd', 'viclip_video']
   assert dict(tables[0].rows)['TTM (U-Net)'] == ['925.39', '0.888']
   assert dict(tables[3].rows)['both (TTM)'] == ['648.59', '0.892']
   assert dict(tables[4].rows)['TI2V'] == ['1199.86', '0.802']
@@ -107,3 +110,10 @@ def test_the_paper():
   fvd = Measured('ours', ('a', 'b'), (0,), {'fvd': np.ones((1, 2, 1))})
   text = markdown(score_table(summarize([named], [fvd]), ABOUT))
   assert '## In the paper' in text and '| TTM (U-Net) | 196.23 |' in text
+
+
+def test_the_columns_of_the_paper_are_metrics():
+  columns = json.loads(TABLES.read_text())['columns']
+  named = [name for name in columns if not name.startswith('prefer_')]
+  assert len(named) == 5 and set(named) <= set(METRICS)
+  assert [name.removeprefix('prefer_') for name in columns[5:]] == list(QUESTIONS)
