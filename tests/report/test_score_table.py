@@ -33,7 +33,7 @@ def compared():
 
 def test_cells_and_notes(compared):
   table = score_table(compared, ABOUT)
-  assert table.columns == ['', 'ours', 'a|b', 'difference: ours less a|b']
+  assert table.columns == ['', 'ours', 'a|b', 'difference']
   (name, cells), (spread, others) = table.rows
   assert name == 'brightness (levels) ↓' and spread == 'spread ↑'
   number = compared.numbers[0]['brightness']
@@ -47,7 +47,7 @@ def test_cells_and_notes(compared):
     '4 clips of data/clips, split validation; 2 seeds of ours, 1 seed of a|b; 16 frames of 64x64'
     ' pixels at 8 per second.',
     '[low, high]: 95% bootstrap interval over clips, 1000 draws.',
-    'Bold: better, where the interval of the difference excludes 0.',
+    'Difference: ours less a|b. Bold: better, where its interval excludes 0.',
     'brightness (levels): mean difference of the last frame.',
     'spread: standard deviation of the mean gray.',
     f'{FEW} spread: 4 clips, fewer than the 100 that give a meaningful number.',
@@ -59,7 +59,7 @@ def test_cells_and_notes(compared):
 
 def test_markdown(compared):
   lines = markdown(score_table(compared, ABOUT)).splitlines()
-  assert lines[0] == '|  | ours | a\\|b | difference: ours less a\\|b |'
+  assert lines[0] == '|  | ours | a\\|b | difference |'
   assert lines[1] == '|---|---|---|---|'
   assert lines[2].startswith('| brightness (levels) ↓ | **12.0 [') and ']** | 32.1 [' in lines[2]
   assert '- VIDEOS: something deviates.' in lines and '## In the paper' not in lines
