@@ -104,7 +104,9 @@ def test_votes_are_counted(study, tmp_path, capsys):
   }
   text = (out / 'votes.md').read_text()
   assert '| Aesthetically, which video is better? | **100.0 % [100.0, 100.0]** | 4 | 100% |' in text
-  assert 'motion: 1 pairs without a vote.' in text and '| Motion-I2V | 75.0 | 89.0 | 93.7 |' in text
+  assert (
+    'motion: pairs without a vote: 1.' in text and '| Motion-I2V | 75.0 | 89.0 | 93.7 |' in text
+  )
   assert 'secret_a' in capsys.readouterr().out
 
 
