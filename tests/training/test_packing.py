@@ -33,3 +33,10 @@ def test_taken_apart_it_is_what_it_was(tree):
 def test_shapes_do_to_take_it_apart():
   shapes = jax.eval_shape(lambda: TREE)
   jax.tree.map(np.testing.assert_array_equal, unpack(pack(TREE), shapes), TREE)
+
+
+def test_gates_of_masked_layers_stay_apart():
+  tree = {'masked_blocks': {'masked_attn': {'gate': jnp.zeros(2), 'norm': jnp.ones(3)}}}
+  packed = pack(tree)
+  assert set(packed) == {SMALL, 'masked_blocks.masked_attn.gate'}
+  jax.tree.map(np.testing.assert_array_equal, unpack(packed, tree), tree)

@@ -117,19 +117,14 @@ class MaskedLayer(nnx.Module):
 def copied(own: dict, norms: dict, sibling: dict) -> dict:
   """Return the parameters of a new masked layer of a network that starts from another one.
 
+  The gate and the output projection stay as initialized, so that the layer adds nothing.
+
   Args:
     own: initial parameters of the layer.
     norms: `{'norm': parameters}` to copy; empty if the norm of the other network has none.
-    sibling: parameters of the unmasked attention in the other network. The output projection is
-      copied only behind a gate of 0, so that the layer adds nothing.
+    sibling: parameters of the unmasked attention in the other network.
   """
-  closed = own['gate'] == 0
-
-  def choose(theirs: Array, mine: Array) -> Array:
-    return jnp.where(closed.reshape(*closed.shape, *[1] * (mine.ndim - closed.ndim)), theirs, mine)
-
-  out = jax.tree.map(choose, sibling['out'], own['attention']['out'])
-  return {**own, **norms, 'attention': {**sibling, 'out': out}}
+  return {**own, **norms, 'attention': {**sibling, 'out': own['attention']['out']}}
 
 
 def masked_self_attention(
