@@ -5,12 +5,12 @@ import numpy as np
 from ttm_jax.metrics.base import Sample
 from ttm_jax.metrics.frames import check_frames
 from ttm_jax.metrics.options import MetricOptions
-from ttm_jax.metrics.per_sample import PerSample
+from ttm_jax.metrics.per_sample import PerSampleNetwork
 from ttm_jax.metrics.viclip_network import FRAMES, TOKENS, ViClip
 from ttm_jax.pytorch.pretrained import check_texts
 
 
-class _ViClipMetric(PerSample):
+class _ViClipMetric(PerSampleNetwork):
   """Base of both: a cosine similarity of embeddings; subclasses set `of`, its second part."""
 
   higher_is_better = True
