@@ -26,7 +26,7 @@ class _ViClipMetric(PerSampleNetwork):
   def value(self, sample: Sample) -> float:
     check_frames(sample, self.name, FRAMES)
     network = self._options.networks.get('viclip', self.name)
-    return float(network.videos(sample.video) @ self.reference(network, sample))
+    return float(network.video(sample.video) @ self.reference(network, sample))
 
   def reference(self, network: ViClip, sample: Sample) -> np.ndarray:
     """Return the embedding float64 [D] to compare with."""
@@ -53,7 +53,7 @@ class ViClipVideo(_ViClipMetric):
   of = 'of the real clip'
 
   def reference(self, network: ViClip, sample: Sample) -> np.ndarray:
-    return network.videos(sample.clip.video)
+    return network.video(sample.clip.video)
 
 
 class ViClipStatic(_ViClipMetric):
@@ -63,4 +63,4 @@ class ViClipStatic(_ViClipMetric):
   of = 'of the input image, repeated'
 
   def reference(self, network: ViClip, sample: Sample) -> np.ndarray:
-    return network.videos(np.repeat(sample.clip.video[:1], FRAMES, axis=0))
+    return network.video(np.repeat(sample.clip.video[:1], FRAMES, axis=0))

@@ -40,7 +40,7 @@ class ViClip:
     self._vision = _part(tensors, 'vision_encoder.', _VISION, path)
     self._text = _part(tensors, 'text_encoder.', _TEXT, path)
 
-  def videos(self, video: np.ndarray) -> np.ndarray:
+  def video(self, video: np.ndarray) -> np.ndarray:
     """Return the embedding float64 [D] of a video uint8 [T, H, W, 3] of at least 8 frames."""
     import torch
 
