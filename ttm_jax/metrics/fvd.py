@@ -30,9 +30,9 @@ class Fvd(DistributionMetric):
     )
 
   def features(self, videos: np.ndarray) -> np.ndarray:
+    network = self._options.networks.get('i3d', self.name)
     import torch
 
-    network = self._options.networks.get('i3d', self.name)
     with torch.inference_mode():
       # [B, T, 3, H, W] -> [B, 3, T, H, W], pixels in 0..255.
       pixels = channels_first(videos).transpose(1, 2).to(device_of(network)).float()
