@@ -31,7 +31,13 @@ CALLS = {
 # Functions of certain modules; the names are harmless elsewhere.
 OF_MODULES = {
   *(('torch', 'load'), ('np', 'load'), ('numpy', 'load'), ('yaml', 'load'), ('torch', 'compile')),
-  *(('torch', 'hub'), ('os', 'startfile'), ('tfds', 'load'), ('tfds', 'builder')),
+  *(
+    ('torch', 'hub'),
+    ('torch.jit', 'load'),
+    ('os', 'startfile'),
+    ('tfds', 'load'),
+    ('tfds', 'builder'),
+  ),
 }
 # Safe despite the name: they compile no Python and evaluate nothing.
 SAFE = {('re', 'compile'), ('lowered', 'compile')}
@@ -51,6 +57,8 @@ KNOWN = {
   'ttm_jax/pytorch/annotation/sam2_package.py': {'hydra', 'yaml'},
   'ttm_jax/demo.py': {'subprocess'},
   'ttm_jax/exporting/card.py': {'jinja2'},
+  'ttm_jax/metrics/rows_cache.py': {'np.load'},
+  'ttm_jax/metrics/torch_calls.py': {'torch.jit.load'},
   'ttm_jax/plan.py': {'config_flags'},
   'ttm_jax/metrics/systems.py': {'from_pretrained'},
   'ttm_jax/planning/compile.py': {'importlib'},
@@ -92,7 +100,8 @@ def found_in(source):
       if called.id == 'getattr' and isinstance(first, ast.Name) and first.id in modules and named:
         found.add(f'getattr({first.id}, ...)')
     elif isinstance(called, ast.Attribute):
-      on = called.value.id if isinstance(called.value, ast.Name) else ''
+      plain = isinstance(called.value, ast.Name | ast.Attribute)
+      on = ast.unparse(called.value) if plain else ''
       if (on, called.attr) in OF_MODULES:
         found.add(f'{on}.{called.attr}')
       elif called.attr in CALLS - {'compile', 'eval', 'exec'} and (on, called.attr) not in SAFE:
@@ -122,6 +131,7 @@ def _is_false(node):
     ('from importlib import import_module as m', {'importlib', 'import_module'}),
     ('import cloudpickle as p', {'cloudpickle'}),
     ('import torch\ntorch.load(f)', {'torch.load'}),
+    ('import torch\ntorch.jit.load(f)', {'torch.jit.load'}),
     ('import numpy as np\nnp.load(f, allow_pickle=True)', {'np.load', 'allow_pickle or shell'}),
     ('np.save(f, x, allow_pickle=False)', set()),
     ('import os\nos.system(x)\nos.popen(x)', {'system', 'popen'}),

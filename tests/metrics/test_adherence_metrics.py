@@ -6,7 +6,6 @@ import pytest
 from tests.helpers.metric_samples import label_maps, planted, sample
 from ttm_jax.errors import InputError
 from ttm_jax.metrics.adherence import adherence
-from ttm_jax.metrics.adherence_metrics import TrackedAdherence
 from ttm_jax.metrics.options import MetricOptions
 from ttm_jax.metrics.registry import METRICS, make
 from ttm_jax.metrics.video_masks import VideoMasks
@@ -122,8 +121,6 @@ def test_one_frame_cannot_be_scored():
   for name in ('adherence_color', *TRACKED):
     with pytest.raises(InputError, match=f'has 1 frames, but {name} needs at least 2'):
       METRICS[name](planted(sam2=None)).measure([sample(frames=1)])
-  with pytest.raises(NotImplementedError):
-    TrackedAdherence.agreement(None, None, None, None)
 
 
 # A tiny SAM 2 of random weights.

@@ -43,7 +43,6 @@ def test_error_is_of_the_points_visible_in_both():
 def test_clips_that_do_not_show_the_motion():
   track = TrackError(planted(cotracker=lambda video, points: 1 / 0))
   ids = label_maps()
-  edited = sample(trajectory=np.roll(ids, 3, axis=2))
   edited = sample(ids=ids, trajectory=np.roll(ids, 3, axis=2))
   empty = sample(ids=np.zeros_like(ids))
   assert np.isnan(track.measure([edited, empty])).all()

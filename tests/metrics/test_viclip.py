@@ -169,11 +169,11 @@ def test_similarities(options):
   text, video, static = make(['viclip_text', 'viclip_video', 'viclip_static'], options)
   network = options.networks.get('viclip')
   one = sample(frames=9)
-  a, b = network.videos(one.video), network.videos(one.clip.video)
+  a, b = network.video(one.video), network.video(one.clip.video)
   assert np.linalg.norm(a) == pytest.approx(1) and a.shape == (DIM,)
   assert video.measure([one])[0, 0] == pytest.approx(a @ b)
   still = np.repeat(one.clip.video[:1], 9, axis=0)
-  assert static.measure([one])[0, 0] == pytest.approx(a @ network.videos(still))
+  assert static.measure([one])[0, 0] == pytest.approx(a @ network.video(still))
   same = sample(ids=one.clip.ids, video=one.video, truth=one.video)
   assert video.measure([same])[0, 0] == pytest.approx(1)
   # The tiny tokenizer's end token has not the highest number, as that of CLIP has.

@@ -13,7 +13,7 @@ from ttm_jax.metrics.frames import check_frames
 from ttm_jax.metrics.motion import mean_iou
 from ttm_jax.metrics.options import MetricOptions
 from ttm_jax.metrics.overlap import box_iou
-from ttm_jax.metrics.per_sample import PerSample
+from ttm_jax.metrics.per_sample import PerSample, PerSampleNetwork
 
 
 class AdherenceColor(PerSample):
@@ -31,7 +31,7 @@ class AdherenceColor(PerSample):
     return adherence(sample.video, sample.clip.video[0], sample.target)
 
 
-class TrackedAdherence(PerSample):
+class TrackedAdherence(PerSampleNetwork):
   """Base of metrics that compare the masks of SAM 2 with the target trajectory.
 
   Subclasses set `rule`, the end of the protocol, and define `agreement`.

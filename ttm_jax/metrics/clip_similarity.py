@@ -8,13 +8,13 @@ from ttm_jax.metrics.base import Sample
 from ttm_jax.metrics.crops import object_crop
 from ttm_jax.metrics.frames import check_frames, evenly
 from ttm_jax.metrics.options import MetricOptions
-from ttm_jax.metrics.per_sample import PerSample
+from ttm_jax.metrics.per_sample import PerSampleNetwork
 
 FRAMES = 8  # Frames per object or clip, where not all are used.
 SIDE = 480  # Pixels; the protocol of CLIPFrame resizes frames twice.
 
 
-class ClipFrame(PerSample):
+class ClipFrame(PerSampleNetwork):
   """Consistency of the frames (CLIPFrame), as in the LOVEU-TGVE 2023 challenge."""
 
   name, title, higher_is_better = 'clip_frame', 'CLIP frame', True
@@ -35,7 +35,7 @@ class ClipFrame(PerSample):
     return (similarity.sum() - np.trace(similarity)) / (count * (count - 1))
 
 
-class ObjectPrompt(PerSample):
+class ObjectPrompt(PerSampleNetwork):
   """Agreement of each object with its own prompt.
 
   Pixels around the object stay in the crop. A crop that is cut out along the target mask would show
@@ -63,7 +63,7 @@ class ObjectPrompt(PerSample):
     return float(np.mean(values)) if values else float('nan')
 
 
-class ObjectDrift(PerSample):
+class ObjectDrift(PerSampleNetwork):
   """Change of the look of each object since frame 0.
 
   Everything outside of the mask is blank, so that a new background behind a moving object is no
@@ -93,7 +93,7 @@ class ObjectDrift(PerSample):
     return float(np.mean(values)) if values else float('nan')
 
 
-class Aesthetic(PerSample):
+class Aesthetic(PerSampleNetwork):
   """Aesthetic score of the frames by the LAION predictor, about 1 to 10."""
 
   name, title, higher_is_better = 'aesthetic', 'aesthetic score', True

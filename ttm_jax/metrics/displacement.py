@@ -5,10 +5,10 @@ import numpy as np
 from ttm_jax.metrics.base import Sample
 from ttm_jax.metrics.frames import check_frames
 from ttm_jax.metrics.options import MetricOptions
-from ttm_jax.metrics.per_sample import PerSample
+from ttm_jax.metrics.per_sample import PerSampleNetwork
 
 
-class Displacement(PerSample):
+class Displacement(PerSampleNetwork):
   """Mean length of the flow. More is not better by itself: noise and camera motion count, too."""
 
   name, title, higher_is_better = 'displacement', 'displacement (px)', True

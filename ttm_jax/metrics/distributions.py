@@ -7,6 +7,7 @@ import numpy as np
 from ttm_jax.metrics.base import Sample
 from ttm_jax.metrics.frames import check_frames
 from ttm_jax.metrics.options import MetricOptions
+from ttm_jax.metrics.torch_calls import exactly
 
 
 class DistributionMetric:
@@ -37,10 +38,11 @@ class DistributionMetric:
     raise NotImplementedError
 
   def measure(self, samples: Sequence[Sample]) -> np.ndarray:
-    """Return float64 [N, 2 D]; see `base.Metric`."""
+    """Return float64 [N, 2 D], computed in full float32; see `base.Metric`."""
     for sample in samples:
       check_frames(sample, self.name, self.least_frames)
-    rows = [self.features(np.stack([one.video, one.clip.video])).ravel() for one in samples]
+    with exactly():
+      rows = [self.features(np.stack([one.video, one.clip.video])).ravel() for one in samples]
     return np.array(rows, np.float64).reshape(len(samples), -1 if rows else 0)
 
   def summarize(self, rows: np.ndarray) -> float:

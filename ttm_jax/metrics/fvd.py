@@ -11,7 +11,7 @@ from ttm_jax.errors import InputError
 from ttm_jax.metrics.distributions import DistributionMetric
 from ttm_jax.metrics.frechet import frechet_distance
 from ttm_jax.metrics.options import MetricOptions
-from ttm_jax.metrics.torch_calls import channels_first, device_of, exactly
+from ttm_jax.metrics.torch_calls import channels_first, device_of
 
 
 class Fvd(DistributionMetric):
@@ -31,7 +31,9 @@ class Fvd(DistributionMetric):
 
   def features(self, videos: np.ndarray) -> np.ndarray:
     network = self._options.networks.get('i3d', self.name)
-    with exactly():
+    import torch
+
+    with torch.inference_mode():
       # [B, T, 3, H, W] -> [B, 3, T, H, W], pixels in 0..255.
       pixels = channels_first(videos).transpose(1, 2).to(device_of(network)).float()
       try:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ttm_jax.metrics.frames import evenly
-from ttm_jax.metrics.torch_calls import channels_first, exactly, normalized
+from ttm_jax.metrics.torch_calls import channels_first, normalized
 from ttm_jax.pytorch.annotation.model_source import ModelSource, check_installed
 
 
@@ -20,7 +20,9 @@ class VideoJepa:
 
   def __call__(self, videos: np.ndarray) -> np.ndarray:
     """Return the output of the pooler, float64 [B, D], of videos uint8 [B, T, H, W, 3]."""
-    with exactly():
+    import torch
+
+    with torch.inference_mode():
       tokens = self._model.vjepa2(self.prepared(videos), skip_predictor=True).last_hidden_state
       return self._model.pooler(tokens).double().cpu().numpy()
 

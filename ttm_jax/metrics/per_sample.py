@@ -1,4 +1,4 @@
-"""The common base of metrics that have one value per sample and whose number is the mean."""
+"""The common bases of metrics that have one value per sample and whose number is the mean."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from ttm_jax.metrics.base import Sample, mean_of_rows
 from ttm_jax.metrics.options import MetricOptions
+from ttm_jax.metrics.torch_calls import exactly
 
 
 class PerSample:
@@ -33,3 +34,12 @@ class PerSample:
     return np.array([self.value(sample) for sample in samples], np.float64).reshape(-1, 1)
 
   summarize = staticmethod(mean_of_rows)
+
+
+class PerSampleNetwork(PerSample):
+  """A `PerSample` whose values come from a network in PyTorch."""
+
+  def measure(self, samples: Sequence[Sample]) -> np.ndarray:
+    """Return the values, float64 [N, 1], computed in full float32."""
+    with exactly():
+      return super().measure(samples)

@@ -8,7 +8,7 @@ to tracks float [1, T, N, 2] (x, y) and visibility [1, T, N], bool or a probabil
 import numpy as np
 
 from ttm_jax.errors import InputError
-from ttm_jax.metrics.torch_calls import channels_first, device_of, exactly, torchscript
+from ttm_jax.metrics.torch_calls import channels_first, device_of, torchscript
 from ttm_jax.pytorch.annotation.model_source import ModelSource
 
 
@@ -30,7 +30,7 @@ class PointTracker:
     """
     import torch
 
-    with exactly():
+    with torch.inference_mode():
       device = device_of(self._model)
       pixels = channels_first(video)[None].to(device).float()
       queries = torch.from_numpy(np.pad(points, ((0, 0), (1, 0))))[None].to(device)

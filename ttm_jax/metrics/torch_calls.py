@@ -14,20 +14,25 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # Mean and standard d
 
 @contextlib.contextmanager
 def exactly() -> Iterator[None]:
-  """Compute without gradients and in full float32, so that GPUs give the numbers of CPUs.
+  """Let convolutions of the block compute in full float32, so that GPUs give the numbers of CPUs.
 
-  cuDNN otherwise rounds the inputs of convolutions to TF32, with 10 bits.
+  cuDNN otherwise rounds their inputs to TF32, with 10 bits. Without PyTorch, do nothing: whatever
+  loads a network reports that it is missing.
   """
-  import torch
-
-  with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+  try:
+    from torch.backends import cudnn
+  except (ImportError, RuntimeError, OSError):
+    yield
+    return
+  with cudnn.flags(enabled=True, allow_tf32=False):
     yield
 
 
 def torchscript(source: ModelSource) -> Any:
   """Load a TorchScript file in evaluation mode, on the device of the source.
 
-  `torch.jit.load` reads a program of tensor operations. It unpickles no Python objects.
+  `torch.jit.load` unpickles no Python objects, but the file is a program of PyTorch's operators,
+  some of which read and write files. Only files that the user names are loaded.
 
   Raises:
     InputError: if PyTorch is missing, or the file is not TorchScript.

@@ -5,12 +5,12 @@ import numpy as np
 from ttm_jax.metrics.base import Sample
 from ttm_jax.metrics.frames import check_frames
 from ttm_jax.metrics.options import MetricOptions
-from ttm_jax.metrics.per_sample import PerSample
+from ttm_jax.metrics.per_sample import PerSampleNetwork
 
 POINTS = 64  # Per object.
 
 
-class TrackError(PerSample):
+class TrackError(PerSampleNetwork):
   """Mean distance in pixels of tracked points of the objects."""
 
   name, title, higher_is_better = 'track_error', 'track error (px)', False

@@ -5,12 +5,12 @@ import numpy as np
 from ttm_jax.metrics.base import Sample
 from ttm_jax.metrics.frames import check_frames
 from ttm_jax.metrics.options import MetricOptions
-from ttm_jax.metrics.per_sample import PerSample
+from ttm_jax.metrics.per_sample import PerSampleNetwork
 from ttm_jax.metrics.viclip_network import FRAMES, TOKENS, ViClip
 from ttm_jax.pytorch.pretrained import check_texts
 
 
-class _ViClipMetric(PerSample):
+class _ViClipMetric(PerSampleNetwork):
   """Base of both: a cosine similarity of embeddings; subclasses set `of`, its second part."""
 
   higher_is_better = True
@@ -26,7 +26,7 @@ class _ViClipMetric(PerSample):
   def value(self, sample: Sample) -> float:
     check_frames(sample, self.name, FRAMES)
     network = self._options.networks.get('viclip', self.name)
-    return float(network.videos(sample.video) @ self.reference(network, sample))
+    return float(network.video(sample.video) @ self.reference(network, sample))
 
   def reference(self, network: ViClip, sample: Sample) -> np.ndarray:
     """Return the embedding float64 [D] to compare with."""
@@ -53,7 +53,7 @@ class ViClipVideo(_ViClipMetric):
   of = 'of the real clip'
 
   def reference(self, network: ViClip, sample: Sample) -> np.ndarray:
-    return network.videos(sample.clip.video)
+    return network.video(sample.clip.video)
 
 
 class ViClipStatic(_ViClipMetric):
@@ -63,4 +63,4 @@ class ViClipStatic(_ViClipMetric):
   of = 'of the input image, repeated'
 
   def reference(self, network: ViClip, sample: Sample) -> np.ndarray:
-    return network.videos(np.repeat(sample.clip.video[:1], FRAMES, axis=0))
+    return network.video(np.repeat(sample.clip.video[:1], FRAMES, axis=0))

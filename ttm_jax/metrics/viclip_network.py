@@ -16,7 +16,7 @@ import numpy as np
 
 from ttm_jax.errors import InputError
 from ttm_jax.metrics.opencv_resize import resize_bilinear
-from ttm_jax.metrics.torch_calls import channels_first, exactly, normalized
+from ttm_jax.metrics.torch_calls import channels_first, normalized
 from ttm_jax.pytorch.annotation.model_source import ModelSource, check_installed, looks_local
 
 FRAMES, TOKENS, SIDE = 8, 32, 224
@@ -40,9 +40,11 @@ class ViClip:
     self._vision = _part(tensors, 'vision_encoder.', _VISION, path)
     self._text = _part(tensors, 'text_encoder.', _TEXT, path)
 
-  def videos(self, video: np.ndarray) -> np.ndarray:
+  def video(self, video: np.ndarray) -> np.ndarray:
     """Return the embedding float64 [D] of a video uint8 [T, H, W, 3] of at least 8 frames."""
-    with exactly():
+    import torch
+
+    with torch.inference_mode():
       frames = prepared(video).to(self._vision['proj'].device)
       return _unit(vision_features(self._vision, frames[None]))[0]
 
@@ -53,7 +55,7 @@ class ViClip:
     """
     import torch
 
-    with exactly():
+    with torch.inference_mode():
       given = torch.from_numpy(tokens).to(self._text['text_projection'].device)
       return _unit(text_features(self._text, given))
 
