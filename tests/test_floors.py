@@ -18,6 +18,7 @@ FLOORS = (
     'atomic',
     'untrusted',
     'checksums',
+    'commands',
     'json_file',
     'json_lines',
     'outputs',
@@ -34,7 +35,7 @@ FLOORS = (
   ('training', 'inference', 'pytorch'),
   ('metrics', 'planning', 'report', 'exporting'),
 )
-FRONT_DOORS = ('train', 'generate', 'evaluate', 'export', 'plan', 'demo')
+FRONT_DOORS = ('train', 'generate', 'evaluate', 'ablate', 'export', 'plan', 'demo')
 
 FLAT = 'ttm_jax.pytorch'  # Its modules are copied side by side into exported folders.
 

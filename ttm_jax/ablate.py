@@ -26,7 +26,7 @@ from ttm_jax.errors import front_door
 from ttm_jax.metrics.ablation import Ablation, score
 from ttm_jax.report.ablation import write
 from ttm_jax.settings import parse_flags
-from ttm_jax.steps import run_step
+from ttm_jax.commands import run_command
 from ttm_jax.training.orbax_errors import hush
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'ablation, see configs/ablate_*.py')
@@ -53,10 +53,10 @@ def main(argv: list[str]) -> None:
   outputs.check('--workdir', folders=[plan.workdir])
   for name, folder, command in plan.preparation:
     if not folder.exists():
-      run_step(f'Prepare {name}', command)
+      run_command(f'Prepare {name}', command)
   for i, run in enumerate(plan.runs):
     if not run.complete:
-      run_step(f'Train {run.name}, {i + 1} of {len(plan.runs)}', run.command)
+      run_command(f'Train {run.name}, {i + 1} of {len(plan.runs)}', run.command)
   clips = Clips(plan.clips, 'validation')
   results = score(plan, [clips[i] for i in range(min(len(clips), plan.count))])
   write(plan, results)

@@ -17,7 +17,7 @@ from ttm_jax import outputs
 from ttm_jax.atomic import write_text
 from ttm_jax.errors import front_door
 from ttm_jax.presets import DEFAULT, PRESETS
-from ttm_jax.steps import run_step
+from ttm_jax.commands import run_command
 
 CONFIGS = {name: preset.demo_configs for name, preset in PRESETS.items() if preset.demo_configs}
 
@@ -48,7 +48,7 @@ def main() -> None:
       print(f'\n{name}: {done} exists already', flush=True)
       continue
     started = time.perf_counter()
-    run_step(name, command)
+    run_command(name, command)
     seconds[name] = round(time.perf_counter() - started, 1)
   seconds['all'] = round(time.perf_counter() - begin, 1)
   path = root / 'metrics.json'

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ttm_jax.errors import InputError
 
 
-def run_step(name: str, command: Sequence[str]) -> None:
+def run_command(name: str, command: Sequence[str]) -> None:
   """Print a command and run it.
 
   Args:
