@@ -21,12 +21,12 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from ttm_jax import outputs
+from ttm_jax.commands import run_command
 from ttm_jax.data.clips import Clips
 from ttm_jax.errors import front_door
 from ttm_jax.metrics.ablation import Ablation, score
 from ttm_jax.report.ablation import write
 from ttm_jax.settings import parse_flags
-from ttm_jax.commands import run_command
 from ttm_jax.training.orbax_errors import hush
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'ablation, see configs/ablate_*.py')

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from ttm_jax import outputs
 from ttm_jax.atomic import write_text
+from ttm_jax.commands import run_command
 from ttm_jax.errors import front_door
 from ttm_jax.presets import DEFAULT, PRESETS
-from ttm_jax.commands import run_command
 
 CONFIGS = {name: preset.demo_configs for name, preset in PRESETS.items() if preset.demo_configs}
 
