@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
   config.clips_to_score = 256  # Validation clips.
   config.metrics = (
     *('attributes', 'attributes_told', 'attributes_kept'),
-    *('object_psnr', 'psnr', 'foreground_iou'),
+    *('object_psnr', 'psnr', 'foreground_iou', 'color_drift', 'pooled_frechet'),
   )
   config.clips = ''  # Clips dataset and latents dataset; empty to make them in the work directory.
   config.latents = ''

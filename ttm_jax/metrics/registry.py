@@ -27,6 +27,7 @@ from ttm_jax.metrics.lpips import Lpips
 from ttm_jax.metrics.networks import NETWORKS
 from ttm_jax.metrics.options import MetricOptions
 from ttm_jax.metrics.pixels import FirstFrame, Psnr, Ssim
+from ttm_jax.metrics.pooled_frechet import PooledFrechet
 from ttm_jax.metrics.track_error import TrackError
 from ttm_jax.metrics.viclip import ViClipStatic, ViClipText, ViClipVideo
 
@@ -37,6 +38,7 @@ METRICS: Mapping[str, Callable[[MetricOptions], Metric]] = {
     *(AdherenceColor, AdherenceSam2, BoundarySam2, MaskIou, BoxIou, TrackError),
     *(FirstFrame, ClipFrame, ObjectDrift, ColorDrift, ObjectPrompt),
     *(ViClipText, ViClipVideo, ViClipStatic, Displacement, Aesthetic),
+    PooledFrechet,
     *(Attributes, AttributesTold, AttributesKept, ObjectPSNR, ForegroundIoU),
   )
 }
