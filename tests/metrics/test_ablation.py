@@ -68,7 +68,8 @@ def stub(monkeypatch):
 def test_runs_of_a_plan(tmp_path):
   made = plan(tmp_path)
   assert [run.name for run in made.runs] == [
-    *('stage1/seed0', 'none/seed0', 'both/seed0', 'none/seed1', 'both/seed1'),
+    *('stage1/seed0', 'base/seed0', 'none/seed0', 'both/seed0'),
+    *('base/seed1', 'none/seed1', 'both/seed1'),
   ]
   command = made.run('none', 1).command
   assert command[:2] == ['ttm_jax.train', '--config=demo_stage2']
@@ -77,9 +78,10 @@ def test_runs_of_a_plan(tmp_path):
   assert f'--config.data.path={tmp_path}/latents_stage1' in made.run('stage1', 0).command
   assert [name for name, _, _ in made.preparation] == ['clips', 'latents', 'latents_stage1']
   assert f'--clips={tmp_path}/clips' in made.preparation[1][2]
-  assert made.run('none', 0).steps == 2_400
+  assert f'--config.init_from={tmp_path}/base/seed1' in command
+  assert (made.run('base', 0).steps, made.run('none', 0).steps) == (2_400, 1_200)
   assert not made.run('none', 0).complete
-  (tmp_path / 'none/seed0/checkpoints/2400').mkdir(parents=True)
+  (tmp_path / 'none/seed0/checkpoints/1200').mkdir(parents=True)
   assert made.run('none', 0).complete
 
 

@@ -22,6 +22,8 @@ from ttm_jax.settings import load_config
 TI2V = 'image_to_video'
 TRUE, GENERATED = 'true trajectory', 'generated trajectory'
 BATCH = 32
+# Runs that are no rows: the stage 1 whose trajectories are used, and what the rows start from.
+STAGE1_RUN, BASE_RUN = 'stage1', 'base'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Run:
 
   Attributes:
     name: row and seed, such as 'both/seed0'.
-    row: the row of the table, or 'stage1'.
+    row: the row of the table, STAGE1_RUN or BASE_RUN.
     seed: seed of parameters, noise and data order.
     folder: run directory.
     command: module and arguments that train it.
@@ -64,7 +66,8 @@ class Ablation:
     metrics: the columns.
     clips: clips dataset with a split 'validation'.
     preparation: (name, folder, command) of the datasets to make where they do not exist.
-    runs: all runs, seed by seed; that of stage 1 first, if there is one.
+    runs: all runs in the order in which they need each other: stage 1, if there is one; then, seed
+      by seed, the run that the rows start from, if there is one, and the rows.
   """
 
   workdir: Path
@@ -113,8 +116,10 @@ class Ablation:
       for name, command in config.prepare.items()
       if name not in given
     )
-    jobs = [('stage1', 0, tuple(config.stage1))] if config.stage1 else []
-    jobs += [(row, seed, lines[row]) for seed in range(seeds) for row in chosen]
+    jobs = [(STAGE1_RUN, 0, tuple(config.stage1))] if config.stage1 else []
+    for seed in range(seeds):
+      jobs += [(BASE_RUN, seed, tuple(config.base))] if config.base else []
+      jobs += [(row, seed, lines[row]) for row in chosen]
     runs = tuple(_run(workdir, row, seed, line, folders) for row, seed, line in jobs)
     return cls(
       workdir,
@@ -136,7 +141,7 @@ class Ablation:
   @property
   def chained(self) -> bool:
     """Whether videos are also made from the trajectories of a stage 1."""
-    return any(run.row == 'stage1' for run in self.runs)
+    return any(run.row == STAGE1_RUN for run in self.runs)
 
 
 # Rows of numbers by (row, source of the trajectory, metric): float64 [seeds, clips, D].
@@ -177,7 +182,7 @@ def score(plan: Ablation, clips: Sequence[Clip], shown: int = 12) -> Results:
     run = plan.run(row, seed)
     given = {TRUE: np.stack([clip.ids for clip in clips])}
     if plan.chained:
-      given[GENERATED] = _trajectories(plan.run('stage1', 0), clips)
+      given[GENERATED] = _trajectories(plan.run(STAGE1_RUN, 0), clips)
     stage: Stage | None = None
     for source, ids in given.items():
       path = run.folder / f'scores-{source.split()[0]}.npz'
@@ -203,6 +208,7 @@ def _run(
 ) -> Run:
   name, *changes = line
   folder = workdir / row / f'seed{seed}'
+  folders = {**folders, BASE_RUN: str(workdir / BASE_RUN / f'seed{seed}')}
   flags = [
     f'--config={name}',
     f'--workdir={folder}',
