@@ -66,6 +66,7 @@ def get_config() -> ConfigDict:
     f'train.steps={STEPS}',
     'optimizer.learning_rate=1e-3',
     'optimizer.warmup=50',
+    'model.masked_init=output',
   )
   stage2 = ('demo_stage2', *further)
   # Configuration and changes of stage 1, whose trajectories are the second table; empty for none.
