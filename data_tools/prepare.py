@@ -5,10 +5,11 @@
         --detector IDEA-Research/grounding-dino-base --sam facebook/sam2.1-hiera-large
 
 --kind is the layout of the source: `captioned` (videos with a CSV, JSONL or .txt files), `vos`
-(videos or images with one label PNG per frame) or `sav` (SA-V). `auto` detects the layout. A step
-runs if its model is given. Captioning, prompting, detection and segmentation skip the clips whose
-source has masks, object prompts, a caption and a motion prompt. For SA-V, the videos of the
-benchmark SA-V-128 are excluded (--exclude); --ids reads only the videos of a benchmark.
+(videos or images with one label PNG per frame), `sav` (SA-V), or a benchmark (docs/benchmarks.md).
+`auto` detects the layout of the first three. A step runs if its model is given. Captioning,
+prompting, detection and segmentation skip the clips whose source has masks, object prompts, a
+caption and a motion prompt. For SA-V, the videos of the benchmark SA-V-128 are excluded
+(--exclude); --ids reads only the videos of a benchmark.
 
 To resume after an interruption, run the same command again. Finished shards are kept in
 OUT.incomplete, which is renamed to OUT at the end. If the source has changed since, only the shards
@@ -159,10 +160,10 @@ def steps(args: argparse.Namespace, kind: str) -> tuple[tuple[Settings, ...], tu
     finders.append(PromptSettings(weights(args.llm), args.max_objects, **templates_of(args)))
   if args.detector:
     finders.append(DetectSettings(weights(args.detector), args.threshold))
-    if kind in ('sav', 'vos'):
+    if kind != 'captioned':
       finders.append(Match())
   if args.sam:
-    if kind in ('sav', 'vos'):
+    if kind != 'captioned':
       raise InputError(f'--sam: a source of kind {kind} has masks already; remove this flag')
     finders.append(SegmentSettings(weights(args.sam), args.sam_backend))
   return tuple(measures), tuple(finders)

@@ -23,7 +23,6 @@ import tqdm
 from data_tools.drafts import Draft, remaining
 from data_tools.selection import CATEGORIES, Candidate
 from data_tools.shard import Step, safely
-from data_tools.sources import decode
 from data_tools.sources.base import Video
 from data_tools.sources.descriptions import Window
 from data_tools.sources.windows import drafts
@@ -209,7 +208,7 @@ def _whole(video: Video, scoring: Scoring) -> Draft:
   """
   if video.problem:
     raise InputError(video.problem)
-  seen = decode.probe(video.path, video.fps)
+  seen = video.probe()
   seconds = float(seen.frames / seen.fps)
   if seconds < LEAST_SECONDS:
     raise InputError(f'{video.path}: lasts {seconds:.2f} s, less than {LEAST_SECONDS:.2f} s')
