@@ -52,6 +52,7 @@ KNOWN = {
   'ttm_jax/demo.py': {'subprocess'},
   'ttm_jax/exporting/card.py': {'jinja2'},
   'ttm_jax/plan.py': {'config_flags'},
+  'ttm_jax/metrics/systems.py': {'from_pretrained'},
   'ttm_jax/planning/compile.py': {'importlib'},
   'ttm_jax/planning/layout.py': {'subprocess'},
   'ttm_jax/pytorch/attention.py': {'importlib', 'torch.compile'},
@@ -65,7 +66,7 @@ KNOWN = {
   'ttm_jax/train.py': {'config_flags'},
 }
 # Calls of our own loader of an exported folder, which is listed itself.
-OWN_LOADER = {'ttm_jax/pytorch/generate.py'}
+OWN_LOADER = {'ttm_jax/pytorch/generate.py', 'ttm_jax/metrics/systems.py'}
 
 
 def found_in(source):

@@ -17,6 +17,7 @@ from ttm_jax.data.clips import Clips
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
 from ttm_jax.metrics.evaluation import Evaluation, check, mean, video_row
+from ttm_jax.report import pair_report
 from ttm_jax.report.results import charts, read_metrics
 
 
@@ -110,12 +111,12 @@ def planted(clips):
 
 def test_an_evaluation_writes_what_it_can(evaluated, clips, tmp_path, monkeypatch, capsys):
   held_out = Clips(clips, 'validation')
-  monkeypatch.setattr(evaluate, 'run', lambda pipeline, some, seed: planted(list(some)))
+  monkeypatch.setattr(pair_report, 'run', lambda pipeline, some, seed, batch: planted(list(some)))
 
   def full(*args, **options):
     raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(evaluate, 'write_report', full)
+  monkeypatch.setattr(pair_report, 'write_report', full)
   said = refusal(evaluated, f'--out={tmp_path}/out', '--count=2')
   assert said == (
     f'cannot write {tmp_path}/out/report.html (No space left on device): free space or name another'

@@ -1,139 +1,248 @@
-"""Evaluate a pair of stages on held-out clips; write a report, its metrics and an animation.
+"""Score generated videos by metrics with intervals, compare two systems, run a human study.
 
     python -m ttm_jax.evaluate --stage1 RUN --stage2 RUN --clips DATASET --out DIR
+    python -m ttm_jax.evaluate --run RUN --clips DATASET --out DIR
+    python -m ttm_jax.evaluate --folder EXPORTED --clips DATASET --out DIR
+    python -m ttm_jax.evaluate --generated VIDEOS --clips DATASET --against DIR --out DIR
+
+score a pair of stages, a TI2V run, an exported folder, or videos of any system, named KEY.mp4 after
+the clips. --against compares with another scored folder, or with other videos. Each writes numbers
+(scores.json, .csv, .md) and a gallery (gallery.html); a pair also gets report.html, metrics.json
+and samples.gif.
+
+    python -m ttm_jax.evaluate --pairs VIDEOS VIDEOS --clips DATASET --out STUDY
+    python -m ttm_jax.evaluate --votes FILE... --study STUDY
+
+make the page of a human study, and count its votes. See docs/evaluate.md.
 
 Runs that use pretrained text encoders (CLIP, T5, ...) need PyTorch.
 """
 
 import argparse
-from collections.abc import Callable
+import dataclasses
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from ttm_jax import outputs
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import read_encoding, read_mixed
 from ttm_jax.errors import InputError, front_door, printable
-from ttm_jax.inference.cli_args import check_seed, check_steps, parse_texts
+from ttm_jax.inference.cli_args import check_seed, check_steps, parse_named, parse_texts
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
 from ttm_jax.inference.pretrained_texts import load_encoders
-from ttm_jax.media.contact_sheet import save_gif
-from ttm_jax.metrics.evaluation import Evaluation, evaluate
+from ttm_jax.metrics import agreement, evaluation, registry, scored_videos, scoring, systems
+from ttm_jax.metrics.agreement import Agreed
+from ttm_jax.metrics.intervals import DRAWS
+from ttm_jax.metrics.options import MetricOptions
+from ttm_jax.metrics.score_files import ScoredFolder
 from ttm_jax.pytorch.annotation.model_source import ModelSource
-from ttm_jax.report.results import montage, tables, write_metrics, write_report
+from ttm_jax.report import pair_report, scored_folder, study
+from ttm_jax.report.progress import progress_bar
+from ttm_jax.report.score_table import ScoreTable
 from ttm_jax.training.orbax_errors import hush
 
-# Files written to --out.
-FILES = ('report.html', 'metrics.json', 'samples.gif')
+TI2V = 'image_to_video'
+SYSTEMS = ('stage1', 'stage2', 'run', 'folder', 'generated')
 
 
 def main() -> None:
-  """Evaluate the runs named by the command line.
+  """Score, make a study, or count its votes, as the command line says.
 
   Raises:
     InputError: If an input is invalid, or an output cannot be written.
   """
   args = parser().parse_args()
   hush()
-  # Runs stay strings: `Path` would collapse the slashes of a URL (gs://).
-  stages, out, texts = (args.stage1, args.stage2), Path(args.out), parse_texts(args.text)
+  chosen = [name for name in (*SYSTEMS, 'pairs', 'votes') if getattr(args, name) is not None]
+  if chosen == ['votes']:
+    study.count_votes(args.votes, args.study, args.out, args.draws)
+    return
+  if args.clips is None or args.out is None:
+    raise InputError('give the clips (--clips DATASET) and an output folder (--out DIR)')
   check_seed(args.seed)
   check_steps(args.steps)
   if args.count is not None and args.count < 1:
     raise InputError(f'--count {args.count}: must be at least 1; leave it out for all clips')
+  if chosen == ['pairs']:
+    make_study(args)
+  elif chosen in (['stage1', 'stage2'], ['run'], ['folder'], ['generated']):
+    score(args, chosen)
+  else:
+    raise InputError(
+      'say what to score: --stage1 RUN and --stage2 RUN, or one of --run RUN, --folder EXPORTED,'
+      ' --generated VIDEOS, --pairs VIDEOS VIDEOS and --votes FILE'
+    )
+
+
+def score(args: argparse.Namespace, chosen: list[str]) -> None:
+  """Score what the flags name, and write the scored folder.
+
+  Args:
+    args: The flags.
+    chosen: Names of the flags that say what to score.
+
+  Raises:
+    InputError: If an input is invalid, or an output cannot be written.
+  """
+  out, texts = Path(args.out), parse_texts(args.text)
+  seeds = checked_numbers(args)
+  pair = chosen == ['stage1', 'stage2']
+  files = [*(pair_report.FILES if pair else ()), *scored_folder.FILES]
   reads: outputs.Reads = {
     '--stage1': outputs.parts_of_run(args.stage1),
     '--stage2': outputs.parts_of_run(args.stage2),
+    '--run': outputs.parts_of_run(args.run),
+    '--folder': outputs.files_of(args.folder),
+    '--generated': outputs.files_of(args.generated),
+    '--against': outputs.files_of(args.against),
     '--clips': outputs.files_of(args.clips),
     '--text': list(texts.values()),
   }
-  outputs.check('--out', [out / name for name in FILES], reads=reads, needed=2**20)
-  clips = Clips(args.clips, args.split)
-  encodings = [read_encoding(stage) for stage in stages]
-  encoders = load_encoders(encodings, ModelSource('', offline=args.offline), texts)
-  size = clips[0].ids.shape
-  # Runs on mixtures sample at the size of the clips, others at their own.
-  known = all(size in [shape.size for shape in read_mixed(stage)] for stage in stages)
-  first, second = (
-    Stage(run, task, encoders, steps=args.steps, size=size if known else None)
-    for run, task in zip(stages, (STAGE1, STAGE2), strict=True)
+  folders = [out / name for name in scored_folder.FOLDERS]
+  outputs.check('--out', [out / name for name in files], folders, reads, needed=2**20)
+  names = [name for name in args.metrics.split(',') if name] or list(scoring.DEFAULT)
+  weights = parse_named('--weights', args.weights)
+  networks = MetricOptions(args.device, args.batch, args.offline, weights)
+  metrics = registry.make(names, networks)
+  agreed = agreement.agree(
+    Clips(args.clips, args.split),
+    args.count,
+    args.generated,
+    args.against,
+    scored_videos.parse_allow(args.allow),
   )
-  pipeline = Pipeline(first, second)
-  count = min(args.count or len(clips), len(clips))  # At least 1: `Clips` rejects empty splits.
-  evaluation = run(pipeline, [clips[i] for i in range(count)], args.seed)
-  intro = f'{count} clips of {args.clips}, split {args.split}.'
-  write_all(out, 'Through-The-Mask', intro, evaluation, pipeline, *stages, more={})
+  if isinstance(agreed.other, ScoredFolder):
+    agreed.other.check(metrics, agreed.shape)
+  options = scored_folder.Options(args.draws, shown=args.show)
+  source: systems.Source
+  if args.generated is not None:
+    assert agreed.ours is not None
+    source = agreed.ours
+  elif args.folder is not None:
+    source = exported(args, agreed, seeds, texts)
+  else:
+    source, palette = of_runs(args, agreed, seeds, texts, out)
+    options = dataclasses.replace(options, palette=palette)
+  total = len(source.names) * len(source.seeds)
+  total += len(agreed.other.seeds) if isinstance(agreed.other, systems.VideoFolder) else 0
+  about = agreed.about(args.clips, args.split)
+  with progress_bar('score', total * len(agreed.references) * len(metrics)) as progress:
+    table = scored_folder.write_scored(out, source, metrics, about, agreed.other, options, progress)
+  show(table)
+  for name in scored_folder.FILES:
+    print(printable(out / name))
 
 
-def run(pipeline: Pipeline, clips, seed: int) -> Evaluation:
-  """Evaluate the pipeline on clips, with a progress bar on stderr."""
-  with Progress(
-    TextColumn('{task.description}'),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TimeRemainingColumn(),
-    console=Console(stderr=True),
-  ) as bar:
-    task = bar.add_task('generate', total=3 * len(clips))
-    return evaluate(pipeline, clips, seed, progress=lambda n: bar.advance(task, n))
-
-
-def write_all(
-  out: Path,
-  title: str,
-  intro: str,
-  evaluation: Evaluation,
-  pipeline: Pipeline,
-  stage1: str,
-  stage2: str,
-  more: dict,
-) -> None:
-  """Print the tables, and write report.html, metrics.json and samples.gif.
-
-  Args:
-    out: Folder to write to.
-    title: Title of the report.
-    intro: First paragraph of the report.
-    evaluation: The results.
-    pipeline: The evaluated stages.
-    stage1: Run of stage 1, as named in the report.
-    stage2: Run of stage 2, as named in the report.
-    more: Further entries of metrics.json.
+def checked_numbers(args: argparse.Namespace) -> tuple[int, ...]:
+  """Check the numeric flags, and return the noise seeds.
 
   Raises:
-    InputError: If a file could not be written; the others are written.
+    InputError: If a number is out of range, or given for videos that exist already.
   """
-  encoding = pipeline.encoding
-  runs = {'stage 1': stage1, 'stage 2': stage2}
-  chosen = range(min(4, len(evaluation.clips)))
-  show(evaluation)
-  steps: list[Callable[[Path], object]] = [
-    lambda path: write_report(path, title, intro, evaluation, encoding.fps, encoding.palette, runs),
-    lambda path: write_metrics(path, evaluation, more),
-    lambda path: save_gif(path, montage(evaluation, encoding.palette, chosen), encoding.fps),
+  for name, least in (('seeds', 1), ('batch', 1), ('sampling_batch', 1), ('draws', 2), ('show', 0)):
+    value = getattr(args, name)
+    if value is not None and value < least:
+      raise InputError(f'--{name} {value}: must be at least {least}')
+  if args.generated is not None and args.seeds is not None:
+    raise InputError('--seeds generates videos, but --generated names videos that exist: leave it')
+  seeds = tuple(range(args.seed, args.seed + (args.seeds or 1)))
+  check_seed(seeds[-1])
+  return seeds
+
+
+def of_runs(
+  args: argparse.Namespace, agreed: Agreed, seeds: tuple[int, ...], texts: dict[str, str], out: Path
+) -> tuple[systems.Source, str]:
+  """Load --run, or --stage1 and --stage2, whose report is written.
+
+  Returns:
+    The videos, and the palette of the runs.
+
+  Raises:
+    InputError: If a run cannot be used, or a clip does not fit it.
+  """
+  runs = [args.run] if args.run is not None else [args.stage1, args.stage2]
+  encodings = [read_encoding(run) for run in runs]
+  encoders = load_encoders(encodings, ModelSource('', offline=args.offline), texts)
+  # Runs on mixtures sample at the size of the clips, others at their own.
+  known = all(agreed.shape in [shape.size for shape in read_mixed(run)] for run in runs)
+  tasks = [TI2V] if args.run is not None else [STAGE1, STAGE2]
+  stages = [
+    Stage(run, task, encoders, steps=args.steps, size=agreed.shape if known else None)
+    for run, task in zip(runs, tasks, strict=True)
   ]
-  failed = []
-  for name, step in zip(FILES, steps, strict=True):
-    try:
-      step(out / name)
-    except OSError as error:
-      failed.append(f'cannot write {out / name} ({error.strerror or error})')
-    else:
-      print(printable(out / name))
-  if failed:
-    raise InputError('; '.join(failed) + ': free space or name another --out; the rest is written')
+  encoding, clips = stages[-1].context.encoding, agreed.references
+  size = encoding.frames, encoding.height, encoding.width
+  if args.run is not None:
+    one = stages[0]
+    systems.check_clips(
+      clips, f'run {args.run}', size, encoding.fps, lambda c: one.check(evaluation.request_of(c))
+    )
+    named = (str(args.run),)
+    return systems.OneRun(one, clips, seeds, named, args.sampling_batch), encoding.palette
+  pipeline = Pipeline(*stages)
+  systems.check_clips(clips, f'run {args.stage2}', size, encoding.fps)
+  found = pair_report.run(pipeline, clips, seeds[0], args.sampling_batch)
+  intro = f'{len(clips)} clips of {args.clips}, split {args.split}.'
+  pair_report.write_all(out, 'Through-The-Mask', intro, found, pipeline, runs[0], runs[1], {})
+  source = systems.PairOfRuns(pipeline, found, clips, seeds, args.sampling_batch)
+  return source, encoding.palette
 
 
-def show(evaluation: Evaluation) -> None:
-  """Print the tables of an evaluation."""
-  for table in tables(evaluation):
-    shown = RichTable(*table.headers, title=table.caption)
-    for name, *values in table.rows:
-      shown.add_row(name, *('-' if v is None else f'{v:.3f}' for v in values))
-    Console().print(shown)
+def exported(
+  args: argparse.Namespace, agreed: Agreed, seeds: tuple[int, ...], texts: dict[str, str]
+) -> systems.Source:
+  """Load --folder.
+
+  Raises:
+    InputError: If the folder cannot be used, or a clip does not fit it.
+  """
+  pipe = systems.load_exported(args.folder, args.device, args.offline, texts)
+  video = pipe.config.video
+  size = video['frames'], video['height'], video['width']
+  name = str(args.folder)
+  systems.check_clips(agreed.references, name, size, video['fps'], evaluation.request_of)
+  return systems.ExportedFolder(
+    pipe, agreed.references, seeds, (name,), args.steps, args.sampling_batch
+  )
+
+
+def make_study(args: argparse.Namespace) -> None:
+  """Write the page of a human study of the videos that --pairs names.
+
+  Raises:
+    InputError: If an input is invalid, or an output cannot be written.
+  """
+  out = Path(args.out)
+  a, b = args.pairs
+  reads: outputs.Reads = {
+    '--pairs': [*outputs.files_of(a), *outputs.files_of(b)],
+    '--clips': outputs.files_of(args.clips),
+  }
+  outputs.check('--out', [out / study.RECORD], [out / study.PAGE], reads, needed=2**20)
+  allow = scored_videos.parse_allow(args.allow)
+  agreed = agreement.agree(Clips(args.clips, args.split), args.count, a, b, allow, videos=True)
+  assert agreed.ours is not None and isinstance(agreed.other, systems.VideoFolder)
+  with progress_bar('study', len(agreed.references)) as progress:
+    study.write_study(out, agreed.ours, agreed.other, args.seed, progress)
+  for note in agreed.notes:
+    print(printable(note))
+  print(printable(f'{out / study.PAGE}: send this folder to raters, and keep {study.RECORD}'))
+
+
+def show(table: ScoreTable) -> None:
+  """Print the table of scores and its notes."""
+  shown = RichTable(*(escape(printable(column)) for column in table.columns))
+  for name, cells in table.rows:
+    shown.add_row(name, *(Text(cell.text, 'bold' if cell.bold else '') for cell in cells))
+  console = Console()
+  console.print(shown)
+  for note in table.notes:
+    print(printable(note))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -143,21 +252,64 @@ def parser() -> argparse.ArgumentParser:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  made.add_argument('--stage1', required=True, help='run of the image-to-motion stage')
-  made.add_argument('--stage2', required=True, help='run of the motion-to-video stage')
-  made.add_argument('--clips', required=True, help='clips dataset')
-  made.add_argument('--split', default='validation', help='dataset split; default validation')
-  made.add_argument('--count', type=int, help='number of clips; default all')
-  made.add_argument('--seed', type=int, default=0, help='seed of the noise; default 0')
-  made.add_argument('--steps', type=int, help='sampling steps; default: as configured')
-  made.add_argument(
+  add = made.add_argument_group('what is scored').add_argument
+  add('--stage1', help='run of the image-to-motion stage')
+  add('--stage2', help='run of the motion-to-video stage')
+  add('--run', help='run of the TI2V baseline (task image_to_video)')
+  add('--folder', help='exported folder, or its repository id on the Hugging Face Hub')
+  add('--generated', help='folder of videos: KEY.mp4, or KEY__SEED.mp4 for several seeds')
+  add('--clips', help='clips dataset: the ground truth')
+  add('--split', default='validation', help='dataset split; default validation')
+  add('--count', type=int, help='number of clips; default all')
+  add('--out', help='output folder')
+  add = made.add_argument_group('generation').add_argument
+  add('--seed', type=int, default=0, help='first seed of the noise, or of a study; default 0')
+  add('--seeds', type=int, help='number of noise seeds; default 1')
+  add('--steps', type=int, help='sampling steps; default: as configured')
+  add(
+    '--sampling_batch',
+    type=int,
+    default=systems.BATCH,
+    help=f'videos generated at once; default {systems.BATCH}',
+  )
+  add(
     '--text',
     action='append',
     default=[],
     help='NAME=MODEL: hub id or folder of a text encoder; default: as named by the dataset',
   )
-  made.add_argument('--offline', action='store_true', help='download no models')
-  made.add_argument('--out', required=True, help='output folder')
+  add('--offline', action='store_true', help='download no models')
+  add = made.add_argument_group('scores').add_argument
+  add(
+    '--metrics',
+    default='',
+    help=f'names, separated by commas; default {",".join(scoring.DEFAULT)}, without weights',
+  )
+  add('--against', help='another scored folder, or a folder of videos, to compare with')
+  add(
+    '--allow',
+    default='',
+    help=f'of {",".join(scored_videos.DEVIATIONS)}: what may deviate from the clips',
+  )
+  add('--draws', type=int, default=DRAWS, help=f'of the bootstrap; default {DRAWS}')
+  add('--show', type=int, default=64, help='clips in the gallery; default 64')
+  add('--device', default='auto', help='PyTorch device of metrics; default a GPU if available')
+  add(
+    '--batch',
+    type=int,
+    default=8,
+    help='frames or clips that a network of a metric takes at once; default 8',
+  )
+  add(
+    '--weights',
+    action='append',
+    default=[],
+    help='NAME=PLACE: hub id, file or folder of the weights of a network or a metric',
+  )
+  add = made.add_argument_group('human study').add_argument
+  add('--pairs', nargs=2, metavar='VIDEOS', help='make a study of two folders of videos')
+  add('--votes', nargs='+', metavar='FILE', help='count the votes that raters have sent')
+  add('--study', help='folder of the study that the votes are of')
   return made
 
 

@@ -129,10 +129,23 @@ def parse_texts(texts: list[str]) -> dict[str, str]:
   Raises:
     InputError: If a text is not of the form NAME=MODEL.
   """
+  return parse_named('--text', texts)
+
+
+def parse_named(option: str, texts: list[str]) -> dict[str, str]:
+  """Return models by name.
+
+  Args:
+    option: The option, for error messages.
+    texts: Its values, such as 'clip=openai/clip-vit-large-patch14'.
+
+  Raises:
+    InputError: If a text is not of the form NAME=MODEL.
+  """
   found = {}
   for text in texts:
     name, equals, model = text.partition('=')
     if not equals or not name or not model:
-      raise InputError(f'--text {text}: write NAME=MODEL, as clip=openai/clip-vit-large-patch14')
+      raise InputError(f'{option} {text}: write NAME=MODEL, as clip=openai/clip-vit-large-patch14')
     found[name] = model
   return found

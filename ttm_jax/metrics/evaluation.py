@@ -81,20 +81,10 @@ def evaluate(
   chained: list[np.ndarray] = []
   clips = [clips[i] for i in range(len(clips))]
   check(pipeline, clips)
-  for first, some in _batches(clips, batch):
-    requests = [request_of(clip) for clip in some]
-    count = min(batch, len(clips) - first)
-    noise = (seed + first) % 2**63  # Random generators accept seeds below 2**63.
-    generated = pipeline.trajectories(requests, noise)
-    progress(count)
-    truth = np.stack([clip.ids for clip in some])
-    with_truth = pipeline.videos(requests, truth, noise)
-    progress(count)
-    with_generated = pipeline.videos(requests, generated, noise)
-    progress(count)
-    trajectories += list(generated[:count])
-    from_truth += list(with_truth[:count])
-    chained += list(with_generated[:count])
+  for made in generate(pipeline, clips, seed, batch, progress):
+    trajectories += made.trajectories
+    from_truth += made.from_truth
+    chained += made.chained
   codec1 = pipeline.stage1.context.codec if pipeline.stage1 else pipeline.stage2.context.codec
   palette = pipeline.encoding.palette
   rendered = [trajectory.render(clip.ids, palette) for clip in clips]
@@ -123,6 +113,53 @@ def evaluate(
     from_truth=from_truth,
     chained=chained,
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+  """What a pair of stages generates for a batch of clips.
+
+  Attributes:
+    clips: the clips.
+    trajectories, from_truth, chained: see `Evaluation`.
+  """
+
+  clips: list[Clip]
+  trajectories: list[np.ndarray]
+  from_truth: list[np.ndarray]
+  chained: list[np.ndarray]
+
+
+def generate(
+  pipeline: Pipeline,
+  clips: Sequence[Clip],
+  seed: int = 0,
+  batch: int = 16,
+  progress: Callable[[int], None] = lambda clips: None,
+) -> Iterator[Generated]:
+  """Generate trajectories and videos, one batch of clips at a time; see `evaluate`.
+
+  Raises:
+    InputError: a clip does not fit the pipeline.
+  """
+  for first, some in batches(clips, batch):
+    requests = [request_of(clip) for clip in some]
+    count = min(batch, len(clips) - first)
+    noise = noise_seed(seed, first)
+    generated = pipeline.trajectories(requests, noise)
+    progress(count)
+    truth = np.stack([clip.ids for clip in some])
+    with_truth = pipeline.videos(requests, truth, noise)
+    progress(count)
+    with_generated = pipeline.videos(requests, generated, noise)
+    progress(count)
+    made = (list(videos[:count]) for videos in (generated, with_truth, with_generated))
+    yield Generated(some[:count], *made)
+
+
+def noise_seed(seed: int, first: int) -> int:
+  """Return the seed of the noise of a batch that begins with clip `first`."""
+  return (seed + first) % 2**63  # Random generators accept seeds below 2**63.
 
 
 def check(pipeline: Pipeline, clips: Sequence[Clip]) -> None:
@@ -244,11 +281,11 @@ def round_trip(codec: Codec, videos: Sequence[np.ndarray]) -> Iterator[np.ndarra
     yield to_uint8(through(codec, jnp.asarray(to_float(video)[None])))[0]
 
 
-def _batches(clips: Sequence[Clip], batch: int) -> Iterator[tuple[int, list[Clip]]]:
+def batches(clips: Sequence[Clip], batch: int) -> Iterator[tuple[int, list[Clip]]]:
   """Yield (index of the first clip, batch); the last batch is padded by repeating its last clip.
 
   All batches have the same size, to avoid recompilation.
   """
   for first in range(0, len(clips), batch):
-    some = list(clips[first : first + batch])
+    some = [clips[i] for i in range(first, min(first + batch, len(clips)))]
     yield first, some + [some[-1]] * (batch - len(some))

@@ -91,7 +91,7 @@ def write_gallery(
     InputError: a chart has too many series, or the pixels of a panel are invalid.
   """
   templates = environment('ttm_jax.report')
-  templates.filters['shown'] = _shown
+  templates.filters['shown'] = shown
   templates.tests['number'] = _is_number
   page = templates.get_template('gallery.html.j2').render(
     title=title,
@@ -135,7 +135,7 @@ def _is_number(value: Any) -> bool:
   return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
   """Return the text of a table cell."""
   if value is None:
     return '–'  # noqa: RUF001
