@@ -4,6 +4,7 @@ import numpy as np
 
 from ttm_jax.data.schema import Clip
 from ttm_jax.metrics.base import Sample
+from ttm_jax.metrics.options import MetricOptions
 
 
 def label_maps(frames=6, size=(40, 56), objects=2) -> np.ndarray:
@@ -32,3 +33,25 @@ def sample(
   prompts = tuple(f'a thing {n} that moves' for n in range(1, count + 1))
   clip = Clip(f'clip{seed}', truth, ids, 8.0, 'Things move.', 'They move.', names, prompts)
   return Sample(clip, video, trajectory)
+
+
+class Planted:
+  """Networks that are given, in place of `metrics.networks.Networks`."""
+
+  def __init__(self, networks):
+    self._networks = networks
+
+  def get(self, network, metric=''):
+    """Return the given network."""
+    return self._networks[network]
+
+  def label(self, network, metric=''):
+    """Return a name for protocols."""
+    return 'planted'
+
+
+def planted(**networks) -> MetricOptions:
+  """Return options with these networks, by name."""
+  options = MetricOptions()
+  options.__dict__['networks'] = Planted(networks)  # The value of the cached property.
+  return options

@@ -165,7 +165,14 @@ def sam2_video(folder: Path) -> Path:
 
 def clip_vision(folder: Path) -> Path:
   """Save a CLIP vision model and image processor; return the folder."""
-  config = transformers.CLIPVisionConfig(
+  torch.manual_seed(0)
+  _save(folder, transformers.CLIPVisionModelWithProjection(_clip_vision_config()))
+  _clip_processor(folder)
+  return folder
+
+
+def _clip_vision_config() -> transformers.CLIPVisionConfig:
+  return transformers.CLIPVisionConfig(
     hidden_size=16,
     intermediate_size=24,
     projection_dim=12,
@@ -174,8 +181,9 @@ def clip_vision(folder: Path) -> Path:
     image_size=16,
     patch_size=8,
   )
-  torch.manual_seed(0)
-  _save(folder, transformers.CLIPVisionModelWithProjection(config))
+
+
+def _clip_processor(folder: Path) -> None:
   values = {
     'image_processor_type': 'CLIPImageProcessor',
     'size': {'shortest_edge': 16},
@@ -188,18 +196,52 @@ def clip_vision(folder: Path) -> Path:
     'do_rescale': True,
   }
   (folder / 'preprocessor_config.json').write_text(json.dumps(values))
+
+
+def clip(folder: Path) -> Path:
+  """Save a CLIP model of both kinds with its image processor and tokenizer; return the folder."""
+  config = transformers.CLIPConfig(
+    vision_config=_clip_vision_config().to_dict(),
+    text_config=_clip_text_config(_clip_tokenizer(folder)).to_dict(),
+    projection_dim=12,
+  )
+  torch.manual_seed(0)
+  _save(folder, transformers.CLIPModel(config))
+  _clip_processor(folder)
   return folder
 
 
-def clip_text(folder: Path) -> Path:
-  """Save a CLIP text model and tokenizer; return the folder."""
-  size = byte_tokenizer(
+def vjepa(folder: Path) -> Path:
+  """Save a V-JEPA 2 classifier of 4 frames of 32 x 32 pixels; return the folder."""
+  config = transformers.VJEPA2Config(
+    crop_size=32,
+    frames_per_clip=4,
+    patch_size=16,
+    hidden_size=24,
+    num_attention_heads=2,
+    num_hidden_layers=1,
+    num_pooler_layers=1,
+    pred_hidden_size=24,
+    pred_num_attention_heads=2,
+    pred_num_hidden_layers=1,
+    num_labels=5,
+  )
+  torch.manual_seed(0)
+  return _save(folder, transformers.VJEPA2ForVideoClassification(config))
+
+
+def _clip_tokenizer(folder: Path) -> int:
+  return byte_tokenizer(
     folder, bos_token='<|startoftext|>', eos_token='<|endoftext|>', pad_token='<pad>'
   )
-  config = transformers.CLIPTextConfig(
+
+
+def _clip_text_config(size: int) -> transformers.CLIPTextConfig:
+  return transformers.CLIPTextConfig(
     vocab_size=size,
     hidden_size=12,
     intermediate_size=16,
+    projection_dim=12,
     num_hidden_layers=1,
     num_attention_heads=2,
     max_position_embeddings=77,
@@ -207,6 +249,11 @@ def clip_text(folder: Path) -> Path:
     bos_token_id=0,
     pad_token_id=2,
   )
+
+
+def clip_text(folder: Path) -> Path:
+  """Save a CLIP text model and tokenizer; return the folder."""
+  config = _clip_text_config(_clip_tokenizer(folder))
   torch.manual_seed(0)
   return _save(folder, transformers.CLIPTextModel(config))
 

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from ttm_jax.errors import InputError
-from ttm_jax.pytorch.annotation.model_source import ModelSource, looks_local
+from ttm_jax.metrics.jepa_network import VideoJepa
+from ttm_jax.metrics.lpips_network import FrameDistances
+from ttm_jax.metrics.point_tracker import PointTracker
+from ttm_jax.metrics.torch_calls import torchscript
+from ttm_jax.metrics.viclip_network import ViClip
+from ttm_jax.metrics.video_masks import VideoMasks
+from ttm_jax.pytorch.annotation.clip_embeddings import Clip
+from ttm_jax.pytorch.annotation.clip_score import read_head
+from ttm_jax.pytorch.annotation.model_source import ModelSource, check_installed, looks_local
+from ttm_jax.pytorch.annotation.raft import Raft
+from ttm_jax.pytorch.annotation.sam2 import tracker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,29 +55,29 @@ class Networks:
     self._weights = weights
     self._loaded: dict[tuple[str, str], Any] = {}
 
-  @property
-  def batch(self) -> int:
-    """Batch size of the networks."""
-    return self._source.batch
+  def get(self, network: str, metric: str = '') -> Any:
+    """Return a network, loaded if it is not yet.
 
-  def get(self, network: str, metric: str) -> Any:
-    """Return a network for a metric, loaded if it is not yet.
+    Args:
+      network: a name of `NETWORKS`.
+      metric: the metric that asks for its main network: weights may be given by its name, too.
 
     Raises:
       InputError: if its weights are not named, are missing or cannot be read.
     """
     kind, model = NETWORKS[network], self._model(network, metric)
+    who = f'the metric {metric}' if metric else 'a metric'
     remedy = f'get {kind.origin}, and name it as {network}=PATH among the weights'
     if not model:
-      raise InputError(f'the metric {metric} needs the weights of {kind.what}: {remedy}')
+      raise InputError(f'{who} needs the weights of {kind.what}: {remedy}')
     key = network, model
     if key not in self._loaded:
       if looks_local(model) and not Path(model).exists():
-        raise InputError(f'{model}: not found, but {metric} needs {kind.what}; {remedy}')
+        raise InputError(f'{model}: not found, but {who} needs {kind.what}; {remedy}')
       self._loaded[key] = kind.load(self._source.of(model))
     return self._loaded[key]
 
-  def label(self, network: str, metric: str) -> str:
+  def label(self, network: str, metric: str = '') -> str:
     """Return the name of a metric's weights in protocols.
 
     It is the hub id, or the name of the file or folder with a fingerprint of its content.
@@ -102,4 +112,73 @@ def fingerprint(path: Path) -> str:
 
 _END = 1 << 16  # Bytes of each file in a fingerprint.
 
-NETWORKS: dict[str, Network] = {}
+
+def _tokenizer(source: ModelSource) -> Any:
+  check_installed()
+  from transformers import AutoTokenizer
+
+  return source.load_part(AutoTokenizer)
+
+
+CLIP = 'openai/clip-vit-large-patch14'
+
+NETWORKS: dict[str, Network] = {
+  'lpips': Network(
+    'LPIPS',
+    "a safetensors file with torchvision's AlexNet (or VGG16) and the heads of LPIPS v0.1, see"
+    ' docs/metrics.md',
+    '',
+    FrameDistances,
+  ),
+  'i3d': Network(
+    'I3D',
+    'i3d_torchscript.pt, the TorchScript file that the FVD of StyleGAN-V links to'
+    ' (github.com/universome/stylegan-v)',
+    '',
+    torchscript,
+  ),
+  'vjepa': Network(
+    'V-JEPA 2',
+    'a V-JEPA 2 that was fine-tuned for classification, from the hub or as a folder',
+    'facebook/vjepa2-vitl-fpc16-256-ssv2',
+    VideoJepa,
+  ),
+  'clip': Network('CLIP', 'a CLIP model, from the hub or as a folder', CLIP, Clip),
+  'clip_tokenizer': Network(
+    "CLIP's tokenizer",
+    'the tokenizer of a CLIP model, from the hub or as a folder',
+    CLIP,
+    _tokenizer,
+  ),
+  'viclip': Network(
+    'ViCLIP',
+    'the model.safetensors of OpenGVLab/ViCLIP-L-14-hf',
+    'OpenGVLab/ViCLIP-L-14-hf',
+    ViClip,
+  ),
+  'raft': Network(
+    'RAFT',
+    "torchvision's raft_large (C_T_SKHT_V2), converted to safetensors, see docs/metrics.md",
+    '',
+    Raft,
+  ),
+  'sam2': Network(
+    'SAM 2',
+    'a SAM 2.1 model, from the hub or as a folder',
+    'facebook/sam2.1-hiera-large',
+    lambda source: VideoMasks(tracker(source)),
+  ),
+  'cotracker': Network(
+    'a point tracker',
+    'a TorchScript file that tracks points with the signature of CoTracker 3, see docs/metrics.md',
+    '',
+    PointTracker,
+  ),
+  'aesthetic': Network(
+    'the aesthetic head',
+    'the linear head of the LAION aesthetic predictor, converted to safetensors',
+    '',
+    lambda source: read_head(source.model),
+  ),
+}
+"""All networks by name."""

@@ -3,17 +3,33 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from ttm_jax.errors import InputError, nearest
+from ttm_jax.metrics.adherence_metrics import (
+  AdherenceColor,
+  AdherenceSam2,
+  BoundarySam2,
+  BoxIou,
+  MaskIou,
+)
 from ttm_jax.metrics.base import Metric
+from ttm_jax.metrics.clip_similarity import Aesthetic, ClipFrame, ObjectDrift, ObjectPrompt
+from ttm_jax.metrics.color_drift import ColorDrift
+from ttm_jax.metrics.displacement import Displacement
+from ttm_jax.metrics.fvd import Fvd
+from ttm_jax.metrics.jedi import Jedi
+from ttm_jax.metrics.lpips import Lpips
 from ttm_jax.metrics.networks import NETWORKS
 from ttm_jax.metrics.options import MetricOptions
 from ttm_jax.metrics.pixels import FirstFrame, Psnr, Ssim
+from ttm_jax.metrics.track_error import TrackError
+from ttm_jax.metrics.viclip import ViClipStatic, ViClipText, ViClipVideo
 
 METRICS: Mapping[str, Callable[[MetricOptions], Metric]] = {
   metric.name: metric
   for metric in (
-    Psnr,
-    Ssim,
-    FirstFrame,
+    *(Psnr, Ssim, Lpips, Fvd, Jedi),
+    *(AdherenceColor, AdherenceSam2, BoundarySam2, MaskIou, BoxIou, TrackError),
+    *(FirstFrame, ClipFrame, ObjectDrift, ColorDrift, ObjectPrompt),
+    *(ViClipText, ViClipVideo, ViClipStatic, Displacement, Aesthetic),
   )
 }
 """Makers of metrics by name. Making one is cheap: weights are loaded by the first `measure`."""

@@ -295,7 +295,7 @@ def _said(kind: str, found: list[str], clips: int) -> str:
   if kind == 'missing':
     return f'{count} of {clips} clips have no readable video of every seed'
   what = {'fps': 'frame rate', 'length': 'number of frames', 'size': 'size'}[kind]
-  return f'{count} videos have another {what} than their clips'
+  return f'another {what} than that of the clip in {count} video{"s" * (count > 1)}'
 
 
 def _by(size: tuple[int, ...]) -> str:

@@ -21,7 +21,8 @@ from ttm_jax.metrics.intervals import (
 from ttm_jax.metrics.rows_cache import digest, measure_cached
 from ttm_jax.metrics.systems import Batch, Source
 
-DEFAULT = ('psnr', 'ssim', 'first_frame')  # They need no weights.
+# Metrics that need no weights.
+DEFAULT = ('psnr', 'ssim', 'adherence_color', 'first_frame', 'color_drift')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Object masks through a clip from boxes in frame 0, by SAM 2 (transformers).
+"""Object masks through a clip from boxes or masks in frame 0, by SAM 2 (transformers).
 
 Images are preprocessed here, since the processor of transformers needs torchvision. They are
 resized to the square input of the model, and normalized with the ImageNet mean and standard
@@ -29,29 +29,57 @@ def track(model: Any, video: np.ndarray, boxes: np.ndarray) -> np.ndarray:
   Returns:
     Logits float32 [T, n, H, W], positive inside the object.
   """
-  from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
-
-  side = model.config.image_size
+  session = _session(model, video)
   height, width = video.shape[1:3]
-  session = Sam2VideoInferenceSession(
-    video=torch.from_numpy(prepared(video, side)),
-    video_height=height,
-    video_width=width,
-    inference_device=model.device,
-    inference_state_device=model.device,
-    dtype=model.dtype,
-  )
-  scale = side / np.array([width, height], np.float32)
+  scale = model.config.image_size / np.array([width, height], np.float32)
   for number, box in enumerate(boxes, 1):
     # Float32 whatever the dtype of the model: beyond 512 pixels bfloat16 has steps of 4.
     corners = torch.tensor(box.reshape(1, 1, 2, 2) * scale, dtype=torch.float32)
     labels = torch.tensor(_CORNERS, dtype=torch.int32).reshape(1, 1, 2)
     inputs = {'point_coords': corners, 'point_labels': labels}
     session.add_point_inputs(session.obj_id_to_idx(number), 0, inputs)
-  session.obj_with_new_inputs = list(range(1, len(boxes) + 1))
+  return _propagated(model, session, len(boxes), (height, width))
+
+
+@torch.inference_mode()
+def track_masks(model: Any, video: np.ndarray, masks: np.ndarray) -> np.ndarray:
+  """Return the mask logits of objects whose masks in frame 0 are known.
+
+  Args:
+    model, video: as in `track`.
+    masks: bool [n, H, W], the objects in frame 0.
+
+  Returns:
+    Logits float32 [T, n, H, W], positive inside the object.
+  """
+  session = _session(model, video)
+  size = (model.config.image_size,) * 2
+  for number, mask in enumerate(masks, 1):
+    given = torch.from_numpy(mask)[None, None].to(model.device, torch.float32)
+    given = interpolate(given, size, mode='bilinear', antialias=True)
+    session.add_mask_inputs(session.obj_id_to_idx(number), 0, (given >= 0.5).float())
+  return _propagated(model, session, len(masks), video.shape[1:3])
+
+
+def _session(model: Any, video: np.ndarray) -> Any:
+  from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
+
+  height, width = video.shape[1:3]
+  return Sam2VideoInferenceSession(
+    video=torch.from_numpy(prepared(video, model.config.image_size)),
+    video_height=height,
+    video_width=width,
+    inference_device=model.device,
+    inference_state_device=model.device,
+    dtype=model.dtype,
+  )
+
+
+def _propagated(model: Any, session: Any, objects: int, size: tuple[int, ...]) -> np.ndarray:
+  session.obj_with_new_inputs = list(range(1, objects + 1))
   maps = []
   for output in model.propagate_in_video_iterator(session, start_frame_idx=0):
-    logits = interpolate(output.pred_masks.float(), (height, width), mode='bilinear')
+    logits = interpolate(output.pred_masks.float(), size, mode='bilinear')
     maps.append(logits[:, 0].cpu().numpy())
   return np.stack(maps)
 

@@ -53,7 +53,7 @@ def score_table(scores: Scores, about: About) -> ScoreTable:
   """Return the table of scores."""
   columns = ['', *(system.name for system in scores.systems)]
   if scores.against is not None:
-    columns.append(f'difference: {scores.systems[0].name} less {columns[-1]}')
+    columns.append('difference')
   rows = []
   for metric in scores.metrics:
     better = scores.better(metric)
@@ -87,7 +87,10 @@ def notes_of(scores: Scores, about: About) -> list[str]:
     f'[low, high]: {scores.level:.0%} bootstrap interval over clips, {scores.draws} draws.',
   ]
   if scores.against is not None:
-    notes.append('Bold: better, where the interval of the difference excludes 0.')
+    other = scores.systems[scores.against].name
+    notes.append(
+      f'Difference: {first.name} less {other}. Bold: better, where its interval excludes 0.'
+    )
   notes += [f'{metric.title}: {metric.protocol.rstrip(".")}.' for metric in scores.metrics]
   for metric in scores.metrics:
     few = [i for i in range(len(scores.systems)) if scores.few(i, metric)]

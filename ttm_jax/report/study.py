@@ -197,15 +197,15 @@ def _percent(result: Result) -> str:
 
 def _notes(study: Study, results: dict[str, Result], raters: int) -> list[str]:
   lines = [
-    f'A is {study.a}, B is {study.b}; {len(study.pairs)} pairs, {raters} raters.',
+    f'A is {study.a}, B is {study.b}; pairs: {len(study.pairs)}, raters: {raters}.',
     'Of each pair, the majority of its raters counts; a tie counts half.',
     '[low, high]: 95 % bootstrap interval over pairs. Bold: 50 % is outside.',
   ]
   for name, result in results.items():
     if result.pairs < len(study.pairs):
-      lines.append(f'{name}: {len(study.pairs) - result.pairs} pairs without a vote.')
+      lines.append(f'{name}: pairs without a vote: {len(study.pairs) - result.pairs}.')
     if result.ties:
-      lines.append(f'{name}: {result.ties} ties.')
+      lines.append(f'{name}: ties: {result.ties}.')
   return lines
 
 

@@ -11,40 +11,25 @@ from collections.abc import Sequence
 import numpy as np
 
 from ttm_jax.errors import InputError
-from ttm_jax.pytorch.annotation.model_source import ModelSource, check_installed
+from ttm_jax.pytorch.annotation.clip_embeddings import ClipImages
+from ttm_jax.pytorch.annotation.model_source import ModelSource
 
 
 class ClipScore:
   """Aesthetic scores of images."""
 
   def __init__(self, weights: ModelSource, head: str):
-    check_installed()
-    from transformers import AutoImageProcessor, CLIPVisionModelWithProjection
-
-    self._batch = weights.batch
-    self._processor = weights.load_part(AutoImageProcessor)
-    self._model = weights.load(CLIPVisionModelWithProjection)
+    self._embed = ClipImages(weights)
     self._weight, self._bias = read_head(head)
-    width = self._model.config.projection_dim
-    if len(self._weight) != width:
+    if len(self._weight) != self._embed.dim:
       raise InputError(
         f'{head}: needs embeddings of width {len(self._weight)}, but those of {weights.model} have'
-        f' {width}; give the head of this model'
+        f' {self._embed.dim}; give the head of this model'
       )
 
   def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
     """Return scores float [n] of n images uint8 [H, W, 3]."""
-    import torch
-
-    scores = []
-    for start in range(0, len(pictures), self._batch):
-      inputs = self._processor(list(pictures[start : start + self._batch]), return_tensors='pt')
-      pixels = inputs['pixel_values'].to(self._model.device, self._model.dtype)
-      with torch.inference_mode():
-        embeddings = self._model(pixel_values=pixels).image_embeds.float().cpu().numpy()
-      embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-      scores.append(embeddings @ self._weight + self._bias)
-    return np.concatenate(scores)
+    return self._embed(pictures) @ self._weight + self._bias
 
 
 def read_head(path: str) -> tuple[np.ndarray, float]:

@@ -1,4 +1,4 @@
-"""Masks of objects in a clip from their boxes in frame 0, by SAM 2.
+"""Masks of objects in a clip from their boxes or masks in frame 0, by SAM 2.
 
 There are two backends: the package `sam2`, from Meta's repository or from PyPI, and
 `Sam2VideoModel` of transformers. `auto` selects the first one that is installed and can read the
@@ -32,6 +32,16 @@ class Tracker(Protocol):
     """
     ...
 
+  def from_masks(self, video: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Args:
+      video: uint8 [T, H, W, 3].
+      masks: bool [n, H, W], the objects in frame 0.
+
+    Returns:
+      Mask logits float32 [T, n, H, W], above 0 inside the object.
+    """
+    ...
+
 
 class TransformersTracker:
   """`Tracker` with `Sam2VideoModel` of transformers."""
@@ -40,12 +50,17 @@ class TransformersTracker:
     check_installed()
     from transformers import Sam2VideoModel
 
-    from ttm_jax.pytorch.tracking import track
-
-    self._model, self._track = weights.load(Sam2VideoModel), track
+    self._model = weights.load(Sam2VideoModel)
 
   def __call__(self, video: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    return self._track(self._model, video, boxes)
+    from ttm_jax.pytorch.tracking import track
+
+    return track(self._model, video, boxes)
+
+  def from_masks(self, video: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    from ttm_jax.pytorch.tracking import track_masks
+
+    return track_masks(self._model, video, masks)
 
 
 def tracker(weights: ModelSource, backend: str = 'auto') -> Tracker:

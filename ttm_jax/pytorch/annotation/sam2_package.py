@@ -10,7 +10,9 @@ import contextlib
 import io
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,6 +30,23 @@ class PackageTracker:
     self._dtype = weights.torch_dtype
 
   def __call__(self, video: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    def prompt(state: Any) -> None:
+      for index, box in enumerate(boxes):
+        self._predictor.add_new_points_or_box(
+          state, frame_idx=0, obj_id=index + 1, box=np.asarray(box, np.float32)
+        )
+
+    return self._track(video, prompt)
+
+  def from_masks(self, video: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    def prompt(state: Any) -> None:
+      for index, mask in enumerate(masks):
+        self._predictor.add_new_mask(state, frame_idx=0, obj_id=index + 1, mask=mask)
+
+    return self._track(video, prompt)
+
+  def _track(self, video: np.ndarray, prompt: Callable[[Any], None]) -> np.ndarray:
+    """Return the logits of the objects that `prompt` adds to the predictor's state."""
     import torch
 
     kind = self._predictor.device.type
@@ -42,10 +61,7 @@ class PackageTracker:
         path = os.path.join(folder, f'{number:05d}.jpg')
         Image.fromarray(frame).save(path, quality=100, subsampling=0)
       state = self._predictor.init_state(folder)
-      for index, box in enumerate(boxes):
-        self._predictor.add_new_points_or_box(
-          state, frame_idx=0, obj_id=index + 1, box=np.asarray(box, np.float32)
-        )
+      prompt(state)
       maps = [
         logits[:, 0].float().cpu().numpy()
         for _, _, logits in self._predictor.propagate_in_video(state)
