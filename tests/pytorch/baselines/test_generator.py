@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 pytest.importorskip('torch', reason="not installed: pip install 'ttm_jax[torch]'")
 pytest.importorskip('transformers', reason="not installed: pip install 'ttm_jax[torch]'")
@@ -62,7 +63,7 @@ def test_real_pipelines_make_videos_of_the_clip(name, tmp_path):
 def test_folders_that_are_no_such_pipeline(tmp_path):
   model = small('wan-i2v')
   (tmp_path / 'empty').mkdir()
-  with pytest.raises(InputError, match='empty: cannot be loaded as WanImageToVideoPipeline'):
+  with pytest.raises(InputError, match=r'model_index\.json: missing; give a folder in the format'):
     Generator.load(model, weights(tmp_path / 'empty'))
   with pytest.raises(InputError, match='none: there is no such folder; check the path'):
     Generator.load(model, weights(tmp_path / 'none'))
@@ -73,5 +74,18 @@ def test_folders_that_are_no_such_pipeline(tmp_path):
   with pytest.raises(InputError, match='names the kernel someone/kernel, which is code from the'):
     Generator.load(model, weights(folder))
   config.write_text('{')
-  with pytest.raises(InputError, match=r'config\.json: cannot be read; copy the folder again'):
+  with pytest.raises(InputError, match=r'config\.json: not JSON .* copy the folder again'):
+    Generator.load(model, weights(folder))
+  config.write_text(json.dumps(content))
+  index = folder / 'model_index.json'
+  components = json.loads(index.read_text())
+  index.write_text(json.dumps({**components, 'vae': ['antigravity', 'Vae']}))
+  with pytest.raises(InputError, match="vae is of 'antigravity', not of diffusers or transformers"):
+    Generator.load(model, weights(folder))
+  index.write_text(json.dumps(components))
+  (file,) = (folder / 'transformer').glob('*.safetensors')
+  tensors = safetensors.numpy.load_file(file)
+  tensors.pop(next(iter(tensors)))
+  safetensors.numpy.save_file(tensors, file)
+  with pytest.raises(InputError, match='transformer: lacks 1 weights of a WanTransformer3DModel;'):
     Generator.load(model, weights(folder))

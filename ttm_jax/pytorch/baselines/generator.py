@@ -1,6 +1,5 @@
 """Run the open image-to-video pipelines of diffusers."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,12 @@ import numpy as np
 from PIL import Image
 
 from ttm_jax.errors import InputError
+from ttm_jax.json_file import read_object
 from ttm_jax.pytorch.annotation.model_source import ModelSource, check_installed
 from ttm_jax.pytorch.baselines.models import Baseline, Plan
 from ttm_jax.pytorch.pretrained import kernel_of, load_part
+
+_LIBRARIES = ('diffusers', 'transformers')
 
 
 class Generator:
@@ -62,6 +64,7 @@ class Generator:
     dtypes = {'default': weights.torch_dtype, **dict.fromkeys(model.float32, torch.float32)}
     folder = _checked_folder(kind, weights)
     pipeline = load_part(kind, folder, weights.offline, torch_dtype=dtypes, use_safetensors=True)
+    _check_complete(pipeline, Path(folder))
     encoder = getattr(pipeline, 'text_encoder', None)
     if hasattr(encoder, 'final_layer_norm') and not hasattr(encoder, 'text_model'):
       # I2VGenXLPipeline reads `text_model`, whose layers transformers 5 moved into the encoder.
@@ -137,11 +140,35 @@ def _pipeline_class(name: str) -> Any:
   return {kind.__name__: kind for kind in kinds}[name]
 
 
+def _check_complete(pipeline: Any, folder: Path) -> None:
+  """Raise InputError if a network of diffusers has more tensors than its files.
+
+  diffusers would leave the missing ones random. Their names differ in old files, so count them.
+  """
+  import diffusers
+  import safetensors
+
+  for name, component in pipeline.components.items():
+    if not isinstance(component, diffusers.ModelMixin):
+      continue
+    stored: set[str] = set()
+    for file in (folder / name).glob('*.safetensors'):
+      with safetensors.safe_open(file, 'pt') as opened:
+        stored |= {*opened.keys()}
+    lost = len(component.state_dict()) - len(stored)
+    if lost > 0:
+      raise InputError(
+        f'{folder / name}: lacks {lost} weights of a {type(component).__name__}; copy the folder'
+        ' again'
+      )
+
+
 def _checked_folder(kind: Any, weights: ModelSource) -> str:
-  """Return the local folder of the weights, downloaded if needed; its components name no kernel.
+  """Return the local folder of the weights, downloaded if needed, which names no code of its own.
 
   Raises:
-    InputError: if it cannot be downloaded, or a component names a kernel on the hub, which is code.
+    InputError: if it cannot be downloaded or read, or a component is of another library or names a
+      kernel on the hub, which is code.
   """
   weights.check_folder()
   folder = weights.model
@@ -156,11 +183,12 @@ def _checked_folder(kind: Any, weights: ModelSource) -> str:
         f'{weights.model}: cannot be downloaded ({said}); give --weights FOLDER, a copy in the'
         ' format of diffusers'
       ) from error
+  index = Path(folder) / 'model_index.json'
+  for name, entry in read_object(index, 'give a folder in the format of diffusers').items():
+    # diffusers would import any other module that a component names.
+    if isinstance(entry, list) and entry[:1] and entry[0] not in (None, *_LIBRARIES):
+      raise InputError(f'{index}: {name} is of {entry[0]!r}, not of {" or ".join(_LIBRARIES)}')
   for file in sorted(Path(folder).glob('*/config.json')):
-    try:
-      kernel = kernel_of(json.loads(file.read_text(encoding='utf-8')))
-    except (OSError, ValueError, RecursionError) as error:
-      raise InputError(f'{file}: cannot be read; copy the folder again') from error
-    if kernel:
+    if kernel := kernel_of(read_object(file, 'copy the folder again')):
       raise InputError(f'{file}: names the kernel {kernel}, which is code from the hub; remove it')
   return str(folder)
