@@ -40,7 +40,7 @@ def main() -> None:
   rendered = [trajectory.render(clip.ids, args.palette) for clip in clips]
   table = Table('codec', 'latent values', 'PSNR (dB)', 'mask IoU', title=f'{len(clips)} clips')
   for name in tqdm.tqdm(args.codec, 'codecs', disable=None):
-    codec = choose_codec(name, train, args.palette)
+    codec = choose_codec(name, train, lambda clip: trajectory.render(clip.ids, args.palette))
     frames, height, width = clips[0].ids.shape
     down, right = codec.stride
     values = (

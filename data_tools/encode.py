@@ -32,14 +32,17 @@ from ttm_jax import trajectory
 from ttm_jax.codecs.base import Codec
 from ttm_jax.data import records
 from ttm_jax.data.clips import Clips
-from ttm_jax.data.context import Context, Encoding
+from ttm_jax.data.context import FLOW, MASKS, TRAJECTORIES, Context, Encoding
 from ttm_jax.data.description import INFO
 from ttm_jax.data.encode import (
   TEXT_ENCODERS,
   Augmentation,
   EncodedClips,
+  Flow,
   TextEncoder,
+  flow_of_labels,
   null_text,
+  rendering,
 )
 from ttm_jax.data.latents import write_latents
 from ttm_jax.data.resolve_codec import choose_codec
@@ -49,6 +52,7 @@ from ttm_jax.models.preset import Preset
 from ttm_jax.outputs import check_apart
 from ttm_jax.presets import DEFAULT, PRESETS, model_config, preset
 from ttm_jax.pytorch.annotation.model_source import DTYPES, ModelSource
+from ttm_jax.pytorch.annotation.raft import Raft
 from ttm_jax.settings import load_config
 from ttm_jax.text.encoders import WORDS, TextEncoderSpec
 from ttm_jax.text.word_ids import MAX_LENGTH
@@ -63,13 +67,18 @@ def main() -> None:
   for _, out in places:
     records.check_unused(out)  # Fail before the long computation.
   source = next((clips for clips, _ in places if records.count(clips, 'train')), args.clips)
-  codec = choose_codec(args.codec, Clips(source, 'train'), args.palette)
+  flow = flow_of(args)
+  codec = choose_codec(
+    args.codec,
+    Clips(source, 'train'),
+    lambda clip: rendering(clip, args.trajectory, args.palette, flow),
+  )
   for clips, _ in places:
     # Raises InputError if the codec cannot encode this many frames.
     codec.frame_groups(len(_first(clips).ids))
   texts = text_encoders(args)
   for clips, out in places:
-    encode(args, clips, out, codec, *texts)
+    encode(args, clips, out, codec, flow, *texts)
 
 
 def buckets(clips: str, out: str) -> list[tuple[str, str]]:
@@ -96,6 +105,7 @@ def encode(
   clips: str,
   out: str,
   codec: Codec,
+  flow: Flow,
   given: dict[str, TextEncoderSpec],
   encoders: dict[str, TextEncoder],
   models: dict[str, str],
@@ -107,6 +117,7 @@ def encode(
     clips: the clips dataset.
     out: folder of the latents dataset.
     codec: the autoencoder.
+    flow: see `flow_of`.
     given, encoders, models: see `text_encoders`.
   """
   splits, first = records.splits(clips), _first(clips)
@@ -125,6 +136,7 @@ def encode(
     grids=chosen.grids(model, height // down, width // right),
     prefix=text_prefix(args, chosen, first.fps) if models else '',
     models=models,
+    trajectory=args.trajectory,
   )
   context = Context(encoding, codec, null_text(encoding, encoders))
   encoded = {}
@@ -135,7 +147,7 @@ def encode(
       if split == 'train'
       else Augmentation(1, False, true_masks=args.corrupt > 0)
     )
-    encoded[split] = EncodedClips(Clips(clips, split), context, encoders, augmentation)
+    encoded[split] = EncodedClips(Clips(clips, split), context, encoders, augmentation, flow=flow)
   write_latents(out, context, encoded)
   t, h, w, c = context.latent_shape
   print(f'{out}: latents {t} x {h} x {w} x {c}, token grids {encoding.grids}')
@@ -155,8 +167,24 @@ def check(args: argparse.Namespace) -> None:
   for name, lowest in least.items():
     if getattr(args, name) < lowest:
       raise InputError(f'--{name} {getattr(args, name)} must be at least {lowest}')
+  if args.trajectory == FLOW and args.corrupt:
+    raise InputError('--corrupt damages masks, but --trajectory is flow; remove one of the two')
+  if args.flow and args.trajectory != FLOW:
+    raise InputError('--flow is for --trajectory flow; remove this flag, or add that one')
   if not 0 <= args.corrupt <= 1:
     raise InputError(f'--corrupt {args.corrupt:g}: must be from 0 to 1')
+
+
+def flow_of(args: argparse.Namespace) -> Flow:
+  """Return what gives the flow of a clip: RAFT with the weights of --flow, else its label maps.
+
+  Raises:
+    InputError: if the weights cannot be loaded.
+  """
+  if not args.flow:
+    return flow_of_labels
+  raft = Raft(ModelSource(args.flow, args.text_device))
+  return lambda clip: raft(clip.video)
 
 
 def network(args: argparse.Namespace) -> tuple[Preset, Any]:
@@ -243,6 +271,17 @@ def parser() -> argparse.ArgumentParser:
     choices=sorted(trajectory.PALETTES),
     default='spread8',
     help='colors of the trajectory; default spread8; the paper uses supervision_half',
+  )
+  made.add_argument(
+    '--trajectory',
+    choices=TRAJECTORIES,
+    default=MASKS,
+    help='what stage 1 generates: masks of objects, or optical flow (table 4 of the paper)',
+  )
+  made.add_argument(
+    '--flow',
+    help="--trajectory flow: safetensors file of torchvision's raft_large; default: the motion of"
+    ' the label maps',
   )
   made.add_argument(
     '--max_objects',

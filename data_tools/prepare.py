@@ -5,10 +5,11 @@
         --detector IDEA-Research/grounding-dino-base --sam facebook/sam2.1-hiera-large
 
 --kind is the layout of the source: `captioned` (videos with a CSV, JSONL or .txt files), `vos`
-(videos or images with one label PNG per frame) or `sav` (SA-V). `auto` detects the layout. A step
-runs if its model is given. Captioning, prompting, detection and segmentation skip the clips whose
-source has masks, object prompts, a caption and a motion prompt. For SA-V, the videos of the
-benchmark SA-V-128 are excluded (--exclude).
+(videos or images with one label PNG per frame), `sav` (SA-V), or a benchmark (docs/benchmarks.md).
+`auto` detects the layout of the first three. A step runs if its model is given. Captioning,
+prompting, detection and segmentation skip the clips whose source has masks, object prompts, a
+caption and a motion prompt. For SA-V, the videos of the benchmark SA-V-128 are excluded
+(--exclude); --ids reads only the videos of a benchmark.
 
 To resume after an interruption, run the same command again. Finished shards are kept in
 OUT.incomplete, which is renamed to OUT at the end. If the source has changed since, only the shards
@@ -34,16 +35,13 @@ from data_tools.arguments import (
   parse_size,
   training_videos,
 )
+from data_tools.layouts import LAYOUTS, layout, list_videos
 from data_tools.shard import Settings, Shard, Work, bucket_name
 from data_tools.sources import stamps
-from data_tools.sources.base import VIDEOS, Video, check_folder
-from data_tools.sources.benchmark import SAV_128, excluded_ids
-from data_tools.sources.captioned import captioned, table_of
-from data_tools.sources.descriptions import Window, read_captions
-from data_tools.sources.leftovers import Leftover, leftovers
+from data_tools.sources.base import Video
+from data_tools.sources.benchmark import NONE, SAV_128
+from data_tools.sources.descriptions import Window
 from data_tools.sources.sav import KINDS as SAV_KINDS
-from data_tools.sources.sav import sav_videos
-from data_tools.sources.vos import vos_videos
 from data_tools.steps.aesthetic import AestheticSettings
 from data_tools.steps.caption import CaptionSettings
 from data_tools.steps.detect import DetectSettings
@@ -57,7 +55,6 @@ from ttm_jax.outputs import Reads, check_apart, writing
 from ttm_jax.pytorch.annotation.flags import add_device_flags, add_model_flags, templates_of
 from ttm_jax.pytorch.annotation.model_source import ModelSource
 
-LAYOUTS = ('auto', 'captioned', 'vos', 'sav')
 # Options that name a model or a template. A change of such a file also invalidates shards.
 _MODELS = (
   *('captioner', 'llm', 'motion_template', 'objects_template', 'detector', 'sam', 'flow'),
@@ -106,7 +103,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def reads(args: argparse.Namespace) -> Reads:
   """Return the files and folders that the command reads, by flag."""
-  names = ('source', 'captions', 'exclude', 'motion_template', 'objects_template', 'captioner')
+  names = (
+    'source',
+    'captions',
+    'exclude',
+    'ids',
+    'motion_template',
+    'objects_template',
+    'captioner',
+  )
   models = ('llm', 'detector', 'sam', 'flow', 'clip_model', 'aesthetic_head')
   return {f'--{name}': getattr(args, name) for name in (*names, *models)}
 
@@ -126,58 +131,6 @@ def parse_window(text: str, fps: float, stride: int | None) -> Window:
   if not is_count(frames) or not size:
     raise InputError(f'--clip {text}: write FRAMESxHEIGHTxWIDTH, as in 16x256x256')
   return Window(int(frames), stride or int(frames), fps, parse_size(size))
-
-
-def layout(args: argparse.Namespace) -> str:
-  """Return the layout of the source: `captioned`, `vos` or `sav`.
-
-  Raises:
-    InputError: if the source folder does not exist.
-  """
-  source = Path(args.source)
-  check_folder(source)
-  if args.kind != 'auto':
-    return args.kind
-  if next(source.rglob('*_manual.json'), None) or next(source.rglob('*_auto.json'), None):
-    return 'sav'
-  # Animated images may be previews of masks.
-  films = [f for f in source.iterdir() if f.suffix.lower() in {*VIDEOS} - {'.gif', '.apng'}]
-  if films or (source / 'videos').is_dir():
-    return 'captioned'
-  masks = (f for f in source.rglob('*') if f.suffix.lower() in ('.png', '.bmp', '.tif', '.tiff'))
-  if (source / 'Annotations').is_dir() or next(masks, None):
-    return 'vos'
-  return 'captioned'
-
-
-def list_videos(args: argparse.Namespace, kind: str) -> tuple[list[Video], list[Leftover]]:
-  """Return the videos of the source, and the files that no video uses.
-
-  Raises:
-    InputError: if the source cannot be read, or, for SA-V, the list of excluded videos.
-  """
-  source = Path(args.source)
-  table = Path(args.captions) if args.captions else None
-  known: dict[str, str] = {}
-  left_out: list[str] = []
-  if kind == 'captioned':
-    videos, known = captioned(source, table)
-    table = table or table_of(source)
-  else:
-    said = read_captions(table) if table else None
-    if kind == 'vos':
-      videos = vos_videos(source, said, args.source_fps)
-    else:
-      excluded = excluded_ids(args.exclude, args.offline)
-      videos, left_out = sav_videos(source, said, args.masklets.split(','), excluded)
-      print(
-        f'SA-V: {len(videos)} videos, {len(left_out)} left out of the {len(excluded)} that'
-        f' --exclude {args.exclude} lists'
-      )
-  out = Path(args.out)
-  mine = (out, job.work_folder(out))
-  unread = leftovers(source, videos, table=table, known=known, excluded=left_out, outside=mine)
-  return videos, unread
 
 
 def steps(args: argparse.Namespace, kind: str) -> tuple[tuple[Settings, ...], tuple[Settings, ...]]:
@@ -207,10 +160,10 @@ def steps(args: argparse.Namespace, kind: str) -> tuple[tuple[Settings, ...], tu
     finders.append(PromptSettings(weights(args.llm), args.max_objects, **templates_of(args)))
   if args.detector:
     finders.append(DetectSettings(weights(args.detector), args.threshold))
-    if kind in ('sav', 'vos'):
+    if kind != 'captioned':
       finders.append(Match())
   if args.sam:
-    if kind in ('sav', 'vos'):
+    if kind != 'captioned':
       raise InputError(f'--sam: a source of kind {kind} has masks already; remove this flag')
     finders.append(SegmentSettings(weights(args.sam), args.sam_backend))
   return tuple(measures), tuple(finders)
@@ -268,6 +221,9 @@ def _split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   check_clip_flags(args)
   if args.workers < 1:
     raise InputError(f'--workers {args.workers} must be at least 1')
+  if args.ids and args.exclude not in (None, NONE):
+    raise InputError('--exclude and --ids: give one of the two')
+  args.exclude = args.exclude or (NONE if args.ids else SAV_128)
   unknown = [kind for kind in args.masklets.split(',') if kind not in SAV_KINDS]
   if unknown:
     raise InputError(
@@ -290,10 +246,10 @@ def parser() -> argparse.ArgumentParser:
   add('--captions', help='captions: CSV, TSV, JSONL or JSON; for vos and sav a captions.json')
   add(
     '--exclude',
-    default=SAV_128,
     help='sav: ids to exclude: a text file, a dataset on the Hugging Face hub, or none; default'
-    f' {SAV_128}',
+    f' {SAV_128}, or none with --ids',
   )
+  add('--ids', help='sav: text file with the ids to read, one per line; default all')
   add('--masklets', default=','.join(SAV_KINDS), help='sav: comma-separated; default manual,auto')
   add(
     '--clip',

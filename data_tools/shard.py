@@ -172,11 +172,11 @@ def _through(
   """Run a step on the remaining, wanted drafts; return all outcomes in order."""
   step = step_of(settings)
   taken = [o for o in outcomes if isinstance(o, Draft) and wanted(o)]
-  done = iter(_safely(step, taken, type(settings).__name__.removesuffix('Settings').lower()))
+  done = iter(safely(step, taken, type(settings).__name__.removesuffix('Settings').lower()))
   return [next(done) if isinstance(o, Draft) and wanted(o) else o for o in outcomes]
 
 
-def _safely(step: Step, drafts: Sequence[Draft], name: str) -> list[Draft | Rejected]:
+def safely(step: Step, drafts: Sequence[Draft], name: str) -> list[Draft | Rejected]:
   """Run a step; if it fails on a batch, retry each draft, so that only the failing ones go."""
   if not drafts:
     return []
@@ -186,4 +186,4 @@ def _safely(step: Step, drafts: Sequence[Draft], name: str) -> list[Draft | Reje
     if len(drafts) == 1:
       detail = f'{type(error).__name__}: {error}'.partition('\n')[0][:200]
       return [Rejected(drafts[0], f'the step {name} failed', detail)]
-  return [outcome for draft in drafts for outcome in _safely(step, [draft], name)]
+  return [outcome for draft in drafts for outcome in safely(step, [draft], name)]

@@ -25,8 +25,8 @@ FLOORS = (
     'tensor_file',
   ),
   (
-    *('settings', 'media', 'trajectory', 'trajectory_edits', 'conditioning', 'parallel'),
-    *('processes', 'ops'),
+    *('settings', 'media', 'trajectory', 'trajectory_edits', 'optical_flow', 'conditioning'),
+    *('parallel', 'processes', 'ops'),
   ),
   ('nn', 'pretrained'),
   ('models', 'codecs', 'text'),

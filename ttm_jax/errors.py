@@ -17,6 +17,7 @@ EXIT_CODE = 2
 _EXTRAS = {
   'apache_beam': 'data',
   'diffusers': 'torch',
+  'ftfy': 'torch',
   'gcsfs': 'gcs',
   'huggingface_hub': 'torch',
   'libtpu': 'tpu',

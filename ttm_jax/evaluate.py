@@ -29,7 +29,7 @@ from rich.text import Text
 
 from ttm_jax import outputs
 from ttm_jax.data.clips import Clips
-from ttm_jax.data.context import read_encoding, read_mixed
+from ttm_jax.data.context import FLOW, read_encoding, read_mixed
 from ttm_jax.errors import InputError, front_door, printable
 from ttm_jax.inference.cli_args import check_seed, check_steps, parse_named, parse_texts
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
@@ -186,6 +186,10 @@ def of_runs(
     return systems.OneRun(one, clips, seeds, named, args.sampling_batch), encoding.palette
   pipeline = Pipeline(*stages)
   systems.check_clips(clips, f'run {args.stage2}', size, encoding.fps)
+  if encoding.trajectory == FLOW:  # No masks to report on, or to generate from.
+    both = systems.Chained(pipeline)
+    named = (systems.CHAINED,)
+    return systems.OneRun(both, clips, seeds, named, args.sampling_batch), encoding.palette
   found = pair_report.run(pipeline, clips, seeds[0], args.sampling_batch)
   intro = f'{len(clips)} clips of {args.clips}, split {args.split}.'
   pair_report.write_all(out, 'Through-The-Mask', intro, found, pipeline, runs[0], runs[1], {})

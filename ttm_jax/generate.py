@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ttm_jax.data.context import Context, Encoding, read_encoding
+from ttm_jax.data.context import FLOW, Context, Encoding, read_encoding
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.inference import command as animation
 from ttm_jax.inference import sizes
@@ -113,7 +113,14 @@ def encodings_of(runs: Sequence[str]) -> list[Encoding]:
   """
   for run in runs:
     read_config(run)  # First, since its error message names the run, not a dataset.
-  return [read_encoding(run) for run in runs]
+  encodings = [read_encoding(run) for run in runs]
+  for run, encoding in zip(runs, encodings, strict=True):
+    if encoding.trajectory == FLOW:
+      raise InputError(
+        f'run {run} was trained on optical flow: score it with ttm_jax.evaluate, since there are no'
+        ' masks to keep or edit'
+      )
+  return encodings
 
 
 def encodings_at(

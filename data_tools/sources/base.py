@@ -3,17 +3,17 @@
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from data_tools.sources.decode import Probe
+from data_tools.sources import decode
 from data_tools.sources.descriptions import Description
 from ttm_jax.data.texts import is_unicode
 from ttm_jax.errors import InputError, printable
-from ttm_jax.media.video_reader import EXTENSIONS
+from ttm_jax.media.video_reader import EXTENSIONS, Frame, Probe
 
 NOTHING_SAID = Description('', '', {}, {})
 _LONGEST = 255  # Maximum bytes of a file or folder name on common file systems.
@@ -60,12 +60,13 @@ class Video:
 
   Attributes:
     key: unique name in the source, with parts separated by slashes.
-    path: a video file, or a folder of images.
+    path: a video file, a folder of images, or an image.
     description: captions and object prompts; empty texts are filled in by the steps.
     masks: label maps, or None if the source has none.
-    fps: frames per second of a folder of images; None for a video file.
+    fps: frames per second of images; None for a video file.
     problem: why the video cannot be used, if known before it is opened; else ''.
     beside: other files that belong to the video, such as a caption file.
+    repeat: number of frames that show the image `path`; 0 if `path` is not an image.
   """
 
   key: str
@@ -75,6 +76,15 @@ class Video:
   fps: float | None = None
   problem: str = ''
   beside: tuple[str, ...] = ()
+  repeat: int = 0
+
+  def probe(self) -> Probe:
+    """Return frame count, frame rate and size; see `decode.probe` for the errors."""
+    return decode.probe(self.path, self.fps, self.repeat)
+
+  def frames(self, seen: Probe) -> Iterator[Frame]:
+    """Yield the frames; see `decode.frames`."""
+    return decode.frames(self.path, seen, self.repeat)
 
   @property
   def paths(self) -> tuple[str, ...]:

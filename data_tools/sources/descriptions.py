@@ -72,7 +72,7 @@ def read_captions(path: PathLike) -> dict[str, Description]:
   if not isinstance(entries, dict):
     raise InputError(f'{path}: must contain a JSON object with one entry per video')
   described = {
-    key: _description(f'{path}: "{key}"', entry)
+    key: description(f'{path}: "{key}"', entry)
     for key, entry in _normal(path, entries).items()
     if not key.startswith('_')
   }
@@ -102,7 +102,18 @@ def _normal(path: PathLike, entries: dict[str, Any]) -> dict[str, Any]:
   return {normal: entries[key] for normal, key in seen.items()}
 
 
-def _description(where: str, entry: Any) -> Description:
+def description(where: str, entry: Any, complete: bool = True) -> Description:
+  """Return the description of a video from its JSON object.
+
+  Args:
+    where: what the object belongs to, for error messages.
+    entry: the JSON object; fields of other names are ignored.
+    complete: whether the motion prompt and the object prompts must be given; the caption must.
+
+  Raises:
+    InputError: if a field is missing or invalid.
+  """
+
   def text(value: Any, field: str) -> str:
     if not isinstance(value, str) or not value.strip():
       raise InputError(f'{where}: "{field}" must be a string with words; write one')
@@ -127,11 +138,11 @@ def _description(where: str, entry: Any) -> Description:
   if not isinstance(entry, dict):
     raise InputError(f'{where}: must be an object with "c", "c_motion" and "c_local"')
   prompts, names = by_id('c_local'), by_id('names')
-  if not prompts:
+  if not prompts and complete:
     raise InputError(f'{where}: "c_local" describes no object; add a prompt for each mask id')
   return Description(
     caption=text(entry.get('c'), 'c'),
-    motion=text(entry.get('c_motion'), 'c_motion'),
+    motion=text(entry.get('c_motion'), 'c_motion') if complete or 'c_motion' in entry else '',
     names={i: names.get(i) or name_from(prompt) for i, prompt in prompts.items()},
     prompts=prompts,
   )

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def leftovers(
   touched = _parents(used | apart)
   beside = {os.path.dirname(os.path.realpath(video.path)) for video in good}
   keys = {video.key.rpartition('/')[2] for video in good if video.masks}
+  left_out = frozenset(excluded)
   counts: collections.Counter[tuple[str, str]] = collections.Counter()
 
   def reason(path: str) -> str:
@@ -67,8 +69,9 @@ def leftovers(
       return why
     if any(part[0] == '.' or part == '__MACOSX' for part in parts):
       return 'hidden'
-    if any(stem == one or stem.startswith(f'{one}_') for one in excluded):
-      return 'of a video that --exclude lists'
+    # The file of an excluded id is named ID or ID_something.
+    if not left_out.isdisjoint([stem, *(stem[: at.start()] for at in re.finditer('_', stem))]):
+      return 'of a video that --exclude or --ids leaves out'
     if ending in _PICTURES and os.path.dirname(os.path.realpath(path)) in beside:
       return 'an image beside a video'
     if ending in _PICTURES and not keys.isdisjoint(parts[:-1]):

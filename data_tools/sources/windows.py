@@ -12,8 +12,9 @@ label map thus takes the label of the source pixel at its center.
 import collections
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -23,6 +24,9 @@ from data_tools.sources import decode
 from data_tools.sources.base import Video
 from data_tools.sources.descriptions import Window
 from ttm_jax.errors import InputError
+from ttm_jax.media.video_reader import Frame, Probe
+
+Taken = TypeVar('Taken')
 
 _SLOWEST = Fraction(99, 100)  # Tolerance, so that 23.976 fps is accepted as 24.
 
@@ -76,6 +80,12 @@ class Crop:
     """
     return self._resized(ids, Image.Resampling.NEAREST)
 
+  def points(self, xy: np.ndarray) -> np.ndarray:
+    """Map points of source frames to the clip, float [..., 2]; integers are pixel centers."""
+    x0, y0, x1, y1 = self.box
+    scale = np.array([self.size[1] / (x1 - x0), self.size[0] / (y1 - y0)])
+    return (np.asarray(xy) + 0.5 - [x0, y0]) * scale - 0.5
+
   def _resized(self, array: np.ndarray, method: Image.Resampling) -> np.ndarray:
     if array.shape[:2] != self.source:
       raise InputError(
@@ -92,11 +102,13 @@ class Cut:
   Attributes:
     how: summary of the resampling for the report; empty until the last draft.
     windows: number of drafts so far.
+    frames: number of output frames so far, also outside of windows.
     repeated: number of output frames that repeat the frame before, if the frame rate varies.
   """
 
   how: str = ''
   windows: int = 0
+  frames: int = 0
   repeated: int = 0
 
   @property
@@ -123,37 +135,26 @@ def drafts(video: Video, window: Window, cut: Cut | None = None) -> Iterator[Dra
   cut = Cut() if cut is None else cut
   if video.problem:
     raise InputError(video.problem)
-  seen = decode.probe(video.path, video.fps)
+  seen = video.probe()
   check(video, seen, window)
   crop = Crop.central(seen.size, window.size, seen.aspect)
-  held: collections.deque[tuple[int, np.ndarray]] = collections.deque(maxlen=window.frames)
-  count, before = 0, -1
-  for frame in _at_rate(decode.frames(video.path, seen), seen.fps, window.fps):
-    cut.repeated += frame.number == before
-    before = frame.number
-    # If the stride exceeds the length of a window, skip the frames between windows.
-    position = count % window.stride
-    if position < window.frames or window.stride <= window.frames:
-      held.append((frame.number, crop.pixels(frame.pixels())))
-    count += 1
-    if count >= window.frames and (count - window.frames) % window.stride == 0:
-      numbers = [number for number, _ in held]
-      said = video.description
-      cut.windows += 1
-      yield Draft(
-        key=f'{video.key}/{numbers[0]:05d}',
-        video=np.stack([pixels for _, pixels in held]),
-        fps=window.fps,
-        caption=said.caption,
-        motion=said.motion,
-        names=dict(said.names),
-        prompts=dict(said.prompts),
-        ids=None if video.masks is None else video.masks.window(numbers, crop.labels),
-      )
+  for held in _windows(video, seen, window, cut, lambda frame: crop.pixels(frame.pixels())):
+    numbers = [number for number, _ in held]
+    said = video.description
+    yield Draft(
+      key=clip_key(video, numbers),
+      video=np.stack([pixels for _, pixels in held]),
+      fps=window.fps,
+      caption=said.caption,
+      motion=said.motion,
+      names=dict(said.names),
+      prompts=dict(said.prompts),
+      ids=None if video.masks is None else video.masks.window(numbers, crop.labels),
+    )
   x0, y0, x1, y1 = crop.box
   height, width = seen.size
   cut.how = (
-    f'{seen.frames} frames at {float(seen.fps):g} fps -> {count} at {window.fps:g},'
+    f'{seen.frames} frames at {float(seen.fps):g} fps -> {cut.frames} at {window.fps:g},'
     f' {width}x{height} cropped to {x1 - x0:.0f}x{y1 - y0:.0f} ->'
     f' {window.size[1]}x{window.size[0]}'
   )
@@ -163,19 +164,57 @@ def drafts(video: Video, window: Window, cut: Cut | None = None) -> Iterator[Dra
     cut.how += f', masks: {"; ".join(notes)}'
 
 
+def clip_key(video: Video, numbers: Sequence[int]) -> str:
+  """Return the key of the clip that starts with the first of the given source frames."""
+  return f'{video.key}/{numbers[0]:05d}'
+
+
+def frame_numbers(video: Video, window: Window) -> Iterator[list[int]]:
+  """Yield the numbers of the source frames of each draft of a video.
+
+  Raises:
+    InputError: as in `drafts`.
+  """
+  if video.problem:
+    raise InputError(video.problem)
+  seen = video.probe()
+  check(video, seen, window)
+  for held in _windows(video, seen, window, Cut(), lambda frame: None):
+    yield [number for number, _ in held]
+
+
+def _windows(
+  video: Video, seen: Probe, window: Window, cut: Cut, take: Callable[[Frame], Taken]
+) -> Iterator[list[tuple[int, Taken]]]:
+  """Yield, for each window, the numbers of its source frames and what `take` returns of them."""
+  held: collections.deque[tuple[int, Taken]] = collections.deque(maxlen=window.frames)
+  before = -1
+  for frame in _at_rate(video.frames(seen), seen.fps, window.fps):
+    cut.repeated += frame.number == before
+    before = frame.number
+    # If the stride exceeds the length of a window, skip the frames between windows.
+    position = cut.frames % window.stride
+    if position < window.frames or window.stride <= window.frames:
+      held.append((frame.number, take(frame)))
+    cut.frames += 1
+    if cut.frames >= window.frames and (cut.frames - window.frames) % window.stride == 0:
+      cut.windows += 1
+      yield list(held)
+
+
 def expected(video: Video, window: Window) -> int:
   """Estimate the number of drafts of a video; 0 if the video cannot be read."""
   if video.problem:
     return 0
   try:
-    seconds = decode.seconds(video.path, video.fps)
+    seconds = decode.seconds(video.path, video.fps, video.repeat)
   except InputError:
     return 0
   frames = round(seconds * window.fps)
   return max(0, (frames - window.frames) // window.stride + 1)
 
 
-def check(video: Video, seen: decode.Probe, window: Window) -> None:
+def check(video: Video, seen: Probe, window: Window) -> None:
   """Raise InputError if the frame rate is too low, or the masks do not match the frames."""
   if seen.fps < _SLOWEST * Fraction(window.fps):
     raise InputError(
@@ -198,7 +237,7 @@ def bucket(video: Video, windows: list[Window]) -> Window:
   """
   if len(windows) == 1 or video.problem:
     return windows[0]
-  seen = decode.probe(video.path, video.fps)
+  seen = video.probe()
   shape = math.log(seen.size[1] * float(seen.aspect) / seen.size[0])
   distance = {w: abs(math.log(w.size[1] / w.size[0]) - shape) for w in windows}
   nearest = [w for w in windows if distance[w] - min(distance.values()) < 1e-9]
@@ -207,7 +246,7 @@ def bucket(video: Video, windows: list[Window]) -> Window:
   return max(filled or nearest, key=lambda w: w.frames if filled else -w.frames)
 
 
-def _at_rate(frames: Iterator[decode.Frame], rate: Fraction, fps: float) -> Iterator[decode.Frame]:
+def _at_rate(frames: Iterator[Frame], rate: Fraction, fps: float) -> Iterator[Frame]:
   """Yield the frame nearest to each time k / fps, or the later of two equally near.
 
   Args:

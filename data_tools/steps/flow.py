@@ -4,8 +4,7 @@
 
 For the network see `ttm_jax.pytorch.annotation.raft`. The score `motion` is the mean length of the
 flow over pixels and frame pairs, in pixels at the size of the clip. It is comparable only between
-clips of the same size and frame rate. `render` is the flow representation of the paper's ablation
-(table 4).
+clips of the same size and frame rate.
 """
 
 import argparse
@@ -20,6 +19,7 @@ from data_tools.drafts import Draft, Rejected, attempt
 from data_tools.steps import command
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.media import video_io
+from ttm_jax.optical_flow import render
 from ttm_jax.pytorch.annotation.model_source import ModelSource
 from ttm_jax.pytorch.annotation.raft import Raft
 from ttm_jax.pytorch.annotation.rejection import Reject
@@ -70,26 +70,6 @@ class Flow:
 def score(flow: np.ndarray) -> float:
   """Return the mean length of a flow [T, H, W, 2], in pixels; 0 if T is 0."""
   return float(np.linalg.norm(flow, axis=-1).mean()) if flow.size else 0.0
-
-
-def render(flow: np.ndarray, longest: float | None = None) -> np.ndarray:
-  """Render a flow as RGB: direction as hue, length as saturation; zero flow is white.
-
-  Args:
-    flow: float [T, H, W, 2], in pixels.
-    longest: length with full saturation, in pixels; by default the maximum of `flow`.
-
-  Returns:
-    uint8 [T, H, W, 3].
-  """
-  length = np.linalg.norm(flow, axis=-1)
-  limit = longest or float(length.max(initial=0)) or 1.0
-  strength = np.minimum(length / limit, 1)[..., None]
-  hue = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) % 1
-  # Hue to RGB as in HSV: red at 0, green at 1/3, blue at 2/3.
-  offset = (hue[..., None] * 6 + np.array([0, 4, 2])) % 6
-  pure = np.clip(np.abs(offset - 3) - 1, 0, 1)
-  return np.rint(255 * (1 - strength + strength * pure)).astype(np.uint8)
 
 
 def main(argv: list[str] | None = None) -> None:

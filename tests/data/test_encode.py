@@ -224,7 +224,7 @@ class Uncertain:
 def test_variances_are_kept_where_there_are_some():
   clip = scenes(1)[0]
   encoder = LatentEncoder(Uncertain(jnp.asarray(-3.0)), 'spread8')  # type: ignore[arg-type]
-  arrays = encoder.clips(clip.video[None], clip.ids[None])
+  arrays = encoder.clips(clip.video[None], trajectory.render(clip.ids[None]))
   assert set(arrays) == {
     *('video', 'trajectory', 'first_frame', 'first_mask'),
     *('video_logvar', 'trajectory_logvar'),

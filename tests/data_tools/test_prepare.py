@@ -23,6 +23,7 @@ from data_tools.drafts import Draft, Rejected
 from data_tools.sources import decode
 from data_tools.sources.base import Video
 from data_tools.sources.descriptions import Window, read_captions
+from data_tools.sources.vos import vos_videos
 from data_tools.sources.windows import Crop, drafts
 from data_tools.stats import Tally
 from tests.helpers import tiny, video_fixtures
@@ -103,7 +104,7 @@ def test_clips_are_those_of_the_source(source, undisturbed):
     if number in (3, 7):
       continue
     key, split = f'v{number}', 'validation' if number >= 8 else 'train'
-    masks = prepare.vos_videos(source, captions)[number].masks
+    masks = vos_videos(source, captions)[number].masks
     video = Video(key, str(source / key / 'video.mp4'), captions[key], masks)
     for draft in drafts(video, Window(6, 3, 12, (16, 24))):
       wanted[split, draft.key] = draft
@@ -291,7 +292,7 @@ def work(tmp_path, **changes):
 
 def test_a_step_that_fails_costs_only_its_clip(source, tmp_path):
   videos = tuple(
-    (v, 'train') for v in prepare.vos_videos(source, read_captions(source / 'captions.json'))[:3]
+    (v, 'train') for v in vos_videos(source, read_captions(source / 'captions.json'))[:3]
   )
   shard.run(shard.Shard(0, videos), work(tmp_path, measures=(FailingSettings(),)))
   tally = prepare.parts.read_part(prepare.parts.part_folder(tmp_path, 0)).tally
@@ -385,7 +386,7 @@ def test_endless_captions_are_rejected(source, tmp_path):
 
 
 def test_described_windows_need_no_step(source, tmp_path):
-  videos = prepare.vos_videos(source, read_captions(source / 'captions.json'))[1:2]
+  videos = vos_videos(source, read_captions(source / 'captions.json'))[1:2]
   found = (FailingSettings(),)
   shard.run(shard.Shard(0, ((videos[0], 'train'),)), work(tmp_path, finders=found))
   tally = prepare.parts.read_part(prepare.parts.part_folder(tmp_path, 0)).tally

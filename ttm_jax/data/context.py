@@ -33,6 +33,7 @@ from ttm_jax.tensor_file import save_tensors
 from ttm_jax.text.encoders import TextEncoderSpec
 
 FOLDER = 'context'
+TRAJECTORIES = MASKS, FLOW = 'masks', 'flow'
 _SHAPES = 'shapes.json'
 
 # Encoder names become parts of record field names and file names.
@@ -58,6 +59,8 @@ class Encoding:
     prefix: text prepended to captions and motion prompts for pretrained text encoders, as in
       "FPS-24".
     models: Hugging Face Hub id or folder of each pretrained text encoder, by name.
+    trajectory: what is rendered, an element of TRAJECTORIES: the masks of the objects, or optical
+      flow (see `ttm_jax.optical_flow`), which has no objects.
   """
 
   preset: str
@@ -71,13 +74,19 @@ class Encoding:
   grids: tuple[tuple[int, int], ...]
   prefix: str = ''
   models: dict[str, str] = dataclasses.field(default_factory=dict)
+  trajectory: str = MASKS
 
   def __post_init__(self):
     """Raise InputError if a value has the wrong type or is out of range."""
-    for field, kind in (('preset', str), ('palette', str), ('prefix', str), ('models', dict)):
+    texts = ('preset', 'palette', 'prefix', 'trajectory')
+    for field, kind in (*((text, str) for text in texts), ('models', dict)):
       if not isinstance(getattr(self, field), kind):
         raise InputError(f'"{field}" is {getattr(self, field)!r:.100}, not a {kind.__name__}')
-    for field, known in (('preset', PRESETS), ('palette', trajectory.PALETTES)):
+    for field, known in (
+      ('preset', PRESETS),
+      ('palette', trajectory.PALETTES),
+      ('trajectory', TRAJECTORIES),
+    ):
       value = getattr(self, field)
       if value not in known:
         raise InputError(f'unknown {field} {value!r:.100}{nearest(value, known)}')

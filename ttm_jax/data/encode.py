@@ -9,16 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttm_jax import trajectory, trajectory_edits
+from ttm_jax import optical_flow, trajectory, trajectory_edits
 from ttm_jax.codecs.base import Codec, Moments, to_float
 from ttm_jax.data.clips import encode_ids
-from ttm_jax.data.context import Context, Encoding
+from ttm_jax.data.context import FLOW, Context, Encoding
 from ttm_jax.data.schema import MAX_OBJECTS, Clip
 from ttm_jax.errors import InputError
 from ttm_jax.text import word_ids
 from ttm_jax.text.encoders import WORDS, pad
 
 Arrays = dict[str, np.ndarray]
+
+# Returns the flow of a clip from each frame to the next, float [T - 1, H, W, 2], (x, y) in pixels.
+Flow = Callable[[Clip], np.ndarray]
 
 # (texts, length) -> embeddings [n, length, ...] and the number of valid tokens of each, int32 [n].
 TextEncoder = Callable[[Sequence[str], int], tuple[np.ndarray, np.ndarray]]
@@ -36,6 +39,11 @@ def encode_words(texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndar
   """
   ids, lengths = zip(*(word_ids.tokenize(text, length) for text in texts), strict=True)
   return np.stack(ids), np.array(lengths, np.int32)
+
+
+def flow_of_labels(clip: Clip) -> np.ndarray:
+  """Return the flow of a clip from its label maps; see `optical_flow.of_labels`."""
+  return optical_flow.of_labels(clip.ids)
 
 
 TEXT_ENCODERS: dict[str, TextEncoder] = {WORDS: encode_words}
@@ -121,10 +129,14 @@ def null_text(encoding: Encoding, encoders: Mapping[str, TextEncoder]) -> Arrays
 def place_arrays(ids: np.ndarray, context: Context) -> Arrays:
   """Return the token masks of label maps on all token grids (see `data.batch`).
 
+  If trajectories are optical flow, there are no objects: all tokens are background.
+
   Args:
     ids: label maps, uint8 [T, H, W].
     context: supplies the grids and the temporal grouping of the codec.
   """
+  if context.encoding.trajectory == FLOW:
+    ids = np.zeros_like(ids)
   groups = context.codec.frame_groups(len(ids))
   arrays: Arrays = {}
   for g, grid in enumerate(context.encoding.grids):
@@ -148,15 +160,16 @@ class LatentEncoder:
     moments = self._encode(self._codec, jnp.asarray(to_float(videos)))
     return jax.tree.map(np.asarray, moments)
 
-  def clips(self, video: np.ndarray, ids: np.ndarray, true_ids: np.ndarray | None = None) -> Arrays:
+  def clips(
+    self, video: np.ndarray, rendered: np.ndarray, true_ids: np.ndarray | None = None
+  ) -> Arrays:
     """Return the latent arrays of the records of B clips, as float16.
 
     Args:
       video: uint8 [B, T, H, W, 3].
-      ids: label maps, uint8 [B, T, H, W].
-      true_ids: the label maps before corruption, with the shape and dtype of `ids`.
+      rendered: rendered trajectories, uint8 [B, T, H, W, 3].
+      true_ids: the label maps before corruption, uint8 [B, T, H, W].
     """
-    rendered = trajectory.render(ids, self.palette)
     videos = {
       'video': video,
       'trajectory': rendered,
@@ -185,6 +198,7 @@ class EncodedClips:
     augmentation: Augmentation = Augmentation(),
     seed: int = 0,
     batch: int = 32,
+    flow: Flow = flow_of_labels,
   ):
     """Initialize the iterable; encoding starts with iteration.
 
@@ -195,9 +209,11 @@ class EncodedClips:
       augmentation: the augmentation of each clip.
       seed: seed of the augmentation; draws depend only on seed, clip key and variant.
       batch: number of clips that the codec encodes at once.
+      flow: the flow of a clip, if the trajectories of the dataset are optical flow.
     """
     self._clips, self._context, self._encoders = clips, context, encoders
     self._augmentation, self._seed, self._batch = augmentation, seed, batch
+    self._flow = flow
     self._latents = LatentEncoder(context.codec, context.encoding.palette)
 
   def __len__(self) -> int:
@@ -213,7 +229,7 @@ class EncodedClips:
       keys, clips, true_ids, drawn = zip(*some, strict=True)
       latents = self._latents.clips(
         np.stack([c.video for c in clips]),
-        np.stack([c.ids for c in clips]),
+        np.stack([self._rendered(c) for c in clips]),
         np.stack(true_ids) if self._augmentation.true_masks else None,
       )
       for row, (key, clip) in enumerate(zip(keys, clips, strict=True)):
@@ -228,12 +244,33 @@ class EncodedClips:
         }
         yield key, record
 
+  def _rendered(self, clip: Clip) -> np.ndarray:
+    encoding = self._context.encoding
+    return rendering(clip, encoding.trajectory, encoding.palette, self._flow)
+
   def _variants(self) -> Iterator[tuple[str, Clip, np.ndarray, Arrays]]:
     for clip in self._clips:
       check_clip(clip, self._context.encoding)
       for variant in range(self._augmentation.variants):
         rng = np.random.default_rng([self._seed, zlib.crc32(clip.key.encode()), variant])
         yield f'{clip.key}#{variant}', *draw_variant(clip, self._augmentation, rng)
+
+
+def rendering(clip: Clip, kind: str, palette: str, flow: Flow = flow_of_labels) -> np.ndarray:
+  """Return the rendered trajectory of a clip.
+
+  Args:
+    clip: the clip.
+    kind: an element of `context.TRAJECTORIES`.
+    palette: name of the color palette of masks.
+    flow: the flow of a clip.
+
+  Returns:
+    uint8 [T, H, W, 3].
+  """
+  if kind == FLOW:
+    return optical_flow.as_trajectory(flow(clip))
+  return trajectory.render(clip.ids, palette)
 
 
 def batched(items: Iterable, count: int) -> Iterator[list]:

@@ -1,12 +1,11 @@
 """Resolve the `--codec` argument of commands to a codec."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ttm_jax import exported_folder as exported
-from ttm_jax import trajectory
 from ttm_jax.codecs.base import Codec
 from ttm_jax.codecs.folder import load_codec
 from ttm_jax.codecs.linear import LinearCodec
@@ -18,7 +17,9 @@ from ttm_jax.errors import InputError
 FIT_CLIPS = 384  # Enough clips to fit the principal components of a patch.
 
 
-def choose_codec(name: str, clips: Sequence[Clip], palette: str) -> Codec:
+def choose_codec(
+  name: str, clips: Sequence[Clip], rendering: Callable[[Clip], np.ndarray]
+) -> Codec:
   """Load a saved codec, or fit a linear codec to clips and their rendered trajectories.
 
   Args:
@@ -30,7 +31,7 @@ def choose_codec(name: str, clips: Sequence[Clip], palette: str) -> Codec:
         Diffusion, Wan 2.1 or Wan 2.2 in a folder or on the Hugging Face Hub,
       - `linear:TxHxWxC`, a linear codec with patches of T x H x W pixels and C channels.
     clips: the clips to fit a linear codec to.
-    palette: name of the color palette of rendered trajectories.
+    rendering: returns the rendered trajectory of a clip, uint8 [T, H, W, 3].
 
   Raises:
     InputError: `name` is none of these.
@@ -52,6 +53,6 @@ def choose_codec(name: str, clips: Sequence[Clip], palette: str) -> Codec:
     for index in np.linspace(0, len(clips) - 1, min(FIT_CLIPS, len(clips))).astype(int):
       clip = clips[int(index)]
       yield clip.video
-      yield trajectory.render(clip.ids, palette)
+      yield rendering(clip)
 
   return LinearCodec.fit(videos(), (st, sh, sw), channels)

@@ -11,7 +11,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from ttm_jax.codecs.base import Codec
-from ttm_jax.data.context import Context
+from ttm_jax.data.context import FLOW, Context
 from ttm_jax.errors import InputError
 from ttm_jax.exporting.files import Spec
 from ttm_jax.models.preset import TorchModel
@@ -83,6 +83,8 @@ class StageRun:
       )
     self.torch: TorchModel = torch
     self.context = Context.load(run)
+    if self.context.encoding.trajectory == FLOW:
+      raise InputError(f'run {run} was trained on optical flow, which exported folders do not take')
     for name in self.context.encoding.encoders:
       identifier(name, f'{run}/context/context.json: encoders')
     source = of_run(run)

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ttm_jax import trajectory
+from ttm_jax import optical_flow, trajectory
 from ttm_jax.codecs.base import to_uint8
-from ttm_jax.data.context import Context
+from ttm_jax.data.context import FLOW, Context
 from ttm_jax.data.encode import TEXT_ENCODERS, LatentEncoder, TextEncoder, place_arrays, text_arrays
 from ttm_jax.errors import InputError
 from ttm_jax.inference.request import Request as Request
@@ -102,7 +102,8 @@ class Stage:
     Args:
       requests: B requests with images of the size of the run.
       seed: Seed of the noise.
-      ids: Trajectories, uint8 [B, T, H, W], if the task is conditioned on them.
+      ids: Trajectories, if the task is conditioned on them: label maps uint8 [B, T, H, W], or
+        renderings of flow uint8 [B, T, H, W, 3].
       progress: Function that is called after each sampling step.
 
     Returns:
@@ -131,7 +132,7 @@ class Stage:
 
     Args:
       request: The request.
-      ids: Its trajectory, uint8 [T, H, W], or None.
+      ids: Its trajectory, uint8 [T, H, W], or [T, H, W, 3] of flow, or None.
 
     Raises:
       InputError: If the size, the number of frames or an object id does not fit.
@@ -142,11 +143,14 @@ class Stage:
         f'this run takes pictures of {e.width} x {e.height} pixels, got'
         f' {request.mask.shape[1]} x {request.mask.shape[0]}'
       )
-    if ids is not None and ids.shape != (e.frames, e.height, e.width):
+    is_flow = ids is not None and ids.ndim == 4 and e.trajectory == FLOW
+    if ids is not None and ids.shape != (e.frames, e.height, e.width) + (3,) * is_flow:
       raise InputError(
         f'the trajectory has {ids.shape[0]} frames of {ids.shape[2]} x {ids.shape[1]},'
         f' this run takes {e.frames} of {e.width} x {e.height}'
       )
+    if e.trajectory == FLOW:
+      return
     highest = int(request.mask.max() if ids is None else max(request.mask.max(), ids.max()))
     if highest > e.max_objects:
       raise InputError(
@@ -160,7 +164,11 @@ class Stage:
     encoding = self.context.encoding
     if ids is None:
       ids = np.broadcast_to(request.mask, (encoding.frames, *request.mask.shape))
-    rendered = trajectory.render(ids, encoding.palette)
+    if encoding.trajectory != FLOW:
+      rendered = trajectory.render(ids, encoding.palette)
+    else:
+      rendered = ids if ids.ndim == 4 else optical_flow.as_trajectory(optical_flow.of_labels(ids))
+      ids = np.broadcast_to(request.mask, rendered.shape[:3])
     zeros = np.zeros(self.context.latent_shape, np.float32)
     return {
       'video': zeros,
@@ -196,11 +204,11 @@ class Pipeline:
   """
 
   def __init__(self, stage1: Stage | None, stage2: Stage):
-    """Raise InputError if the stages differ in frames, height, width or fps."""
+    """Raise InputError if the stages differ in frames, height, width, fps or kind of trajectory."""
     self.stage1, self.stage2 = stage1, stage2
     if stage1 is not None:
       a, b = stage1.context.encoding, stage2.context.encoding
-      for field in ('frames', 'height', 'width', 'fps'):
+      for field in ('frames', 'height', 'width', 'fps', 'trajectory'):
         if getattr(a, field) != getattr(b, field):
           raise InputError(
             f'the stages differ in {field}: {getattr(a, field)} in stage 1,'
@@ -223,7 +231,8 @@ class Pipeline:
       progress: Function that is called after each sampling step.
 
     Returns:
-      Label maps, uint8 [B, T, H, W]; frame 0 is the mask of the request.
+      Label maps, uint8 [B, T, H, W]; frame 0 is the mask of the request. Of stages that were
+      trained on optical flow, renderings uint8 [B, T, H, W, 3]; frame 0 is without motion.
 
     Raises:
       InputError: If there is no stage 1, or a request does not fit the run.
@@ -231,6 +240,10 @@ class Pipeline:
     if self.stage1 is None:
       raise InputError('no stage 1 was given, so a trajectory must be (--trajectory)')
     rendered = self.stage1.generate(requests, seed, progress=progress)
+    if self.stage1.context.encoding.trajectory == FLOW:
+      rendered = np.array(rendered)
+      rendered[:, 0] = optical_flow.render(np.zeros((1, *rendered.shape[2:4], 2)))
+      return rendered
     palette = self.stage1.context.encoding.palette
     return np.stack(
       [trajectory.decode(r, q.mask, palette) for r, q in zip(rendered, requests, strict=True)]
@@ -247,7 +260,7 @@ class Pipeline:
 
     Args:
       requests: B requests of the size of the run.
-      ids: Trajectories, uint8 [B, T, H, W].
+      ids: Trajectories, as `trajectories` returns them.
       seed: Seed of the noise.
       progress: Function that is called after each sampling step.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
-from ttm_jax.inference.pipeline import Pipeline, Stage
+from ttm_jax.inference.pipeline import Pipeline, Request
 from ttm_jax.metrics.base import Sample
 from ttm_jax.metrics.evaluation import (
   Evaluation,
@@ -100,17 +100,39 @@ class PairOfRuns:
         yield Batch(number, index * self.batch, _of_pair(made))
 
 
+class Generator(Protocol):
+  """Generates videos of requests, such as a `Stage`."""
+
+  def generate(self, requests: Sequence[Request], seed: int) -> np.ndarray:
+    """Return videos, uint8 [B, T, H, W, 3]; see `Stage.generate`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chained:
+  """Both stages, of which the trajectory is not a label map, such as optical flow.
+
+  Attributes:
+    pipeline: the stages.
+  """
+
+  pipeline: Pipeline
+
+  def generate(self, requests: Sequence[Request], seed: int) -> np.ndarray:
+    """Return videos, uint8 [B, T, H, W, 3]."""
+    return self.pipeline.videos(requests, self.pipeline.trajectories(requests, seed), seed)
+
+
 @dataclasses.dataclass(frozen=True)
 class OneRun:
-  """A run of the TI2V baseline, which needs no trajectory.
+  """A system without label maps: a run of the TI2V baseline, or both stages on optical flow.
 
   Attributes:
     names, seeds, references: see `Source`.
-    stage: the run.
+    stage: what generates the videos.
     batch: videos to generate at once.
   """
 
-  stage: Stage
+  stage: Generator
   references: References
   seeds: tuple[int, ...]
   names: tuple[str, ...]

@@ -90,14 +90,14 @@ def _check_config(kind: Any, source: str, local_files_only: bool) -> None:
   if wanted and config.model_type.split('_')[0] != wanted.split('_')[0]:
     raise InputError(f'{source}: is a {config.model_type}, not a {wanted}; give another model')
   raw, _ = type(config).get_config_dict(source, local_files_only=local_files_only)
-  if kernel := _kernel(raw):
+  if kernel := kernel_of(raw):
     raise InputError(
       f'{source}: its config.json names the kernel {kernel}, which is code from the hub and is not'
       ' run; remove the attn_implementation or experts_implementation from it'
     )
 
 
-def _kernel(config: Any) -> str:
+def kernel_of(config: Any) -> str:
   """Return the first hub kernel ('owner/name') that a configuration names, or ''."""
   if not isinstance(config, Mapping):
     return ''
@@ -106,7 +106,7 @@ def _kernel(config: Any) -> str:
       named = value.values() if isinstance(value, Mapping) else [value]
       found = next((str(one) for one in named if '/' in str(one)), '')
     else:
-      found = _kernel(value)
+      found = kernel_of(value)
     if found:
       return found
   return ''
