@@ -69,12 +69,9 @@ class SceneConfig:
         )
     if not set(self.motions) - {'follow'}:
       raise InputError('scenes need motions, and more than "follow" alone; add e.g. "left"')
-    if min(self.size) < 16:
-      raise InputError(f'scenes must be at least 16 pixels high and wide, got {self.size}')
+    check_common(self.size, self.fps, self.seed)
     if self.frames < 1:
       raise InputError(f'scenes must have at least 1 frame, got {self.frames}')
-    if not self.fps > 0:
-      raise InputError(f'frames per second must be positive, got {self.fps}')
     if not 1 <= self.min_objects <= self.max_objects <= MOST_OBJECTS:
       raise InputError(
         f'a scene has 1 to {MOST_OBJECTS} objects, got {self.min_objects} to {self.max_objects}'
@@ -86,8 +83,16 @@ class SceneConfig:
         f'{self.max_objects} objects of different shapes need as many shapes'
         f'{" that are not round, to spin" if spinning else ""}, got {", ".join(self.shapes)}'
       )
-    if self.seed < 0:
-      raise InputError(f'the seed must not be negative, got {self.seed}')
+
+
+def check_common(size: tuple[int, int], fps: float, seed: int) -> None:
+  """Raise InputError if a value is out of range that every kind of scene has."""
+  if min(size) < 16:
+    raise InputError(f'scenes must be at least 16 pixels high and wide, got {size}')
+  if not fps > 0:
+    raise InputError(f'frames per second must be positive, got {fps}')
+  if seed < 0:
+    raise InputError(f'the seed must not be negative, got {seed}')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
 from ttm_jax.scenes import captions as scene_words
 from ttm_jax.scenes import shapes as scene_shapes
-from ttm_jax.scenes.generator import SceneObject, draw
+from ttm_jax.scenes.generator import SceneObject, check_common, draw
 from ttm_jax.scenes.movement import DIRECTIONS, body, choice, origins, path_of
 
 CHANGES = ('turn', 'blink', 'keep')
@@ -60,19 +60,14 @@ class LookalikeConfig:
   seed: int = 0
 
   def __post_init__(self):
-    if min(self.size) < 16:
-      raise InputError(f'scenes must be at least 16 pixels high and wide, got {self.size}')
+    check_common(self.size, self.fps, self.seed)
     if self.frames < 8:
       raise InputError(f'scenes of look-alike objects need at least 8 frames, got {self.frames}')
-    if not self.fps > 0:
-      raise InputError(f'frames per second must be positive, got {self.fps}')
     if not 2 <= self.min_objects <= self.max_objects <= len(ORDINALS):
       raise InputError(
         f'a scene has 2 to {len(ORDINALS)} look-alike objects,'
         f' got {self.min_objects} to {self.max_objects}'
       )
-    if self.seed < 0:
-      raise InputError(f'the seed must not be negative, got {self.seed}')
 
 
 @dataclasses.dataclass(frozen=True)
