@@ -43,6 +43,7 @@ def common() -> ConfigDict:
       'evaluate_every': 1_000,
       'evaluate_batches': 4,
       'sample_every': 5_000,
+      'metrics': (),  # Of the samples, such as ('psnr', 'adherence_color'); see docs/metrics.md.
       'checkpoint_every': 1_000,
       'keep_last': 3,
       'keep_every': 10_000,

@@ -157,8 +157,9 @@ def stage1(shared, stage1_command) -> Path:
 
 @pytest.fixture(scope='session')
 def stage2(shared, latents) -> Path:
-  """A run of stage 2, with validation loss and samples."""
+  """A run of stage 2, with validation loss, samples and their metrics."""
   changes = {'train__steps': 40, 'train__evaluate_every': 20, 'train__sample_every': 40}
+  changes['train__metrics'] = ('psnr', 'foreground_iou')
   return shared(
     'stage2',
     lambda path: succeed(tiny.train_command('demo_stage2', path, latents, **changes)),

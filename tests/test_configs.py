@@ -38,7 +38,7 @@ def test_which_are_shipped():
   runnable = {
     n for n in names if hasattr(importlib.import_module(f'ttm_jax.configs.{n}'), 'get_config')
   }
-  assert runnable == set(tiny.SHIPPED)
+  assert runnable - {'ablate_scenes'} == set(tiny.SHIPPED)  # An ablation is no run.
   assert {path.stem for path in GOLDEN.glob('*.json')} == set(tiny.SHIPPED)
 
 

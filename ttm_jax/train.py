@@ -15,6 +15,7 @@ from ml_collections import config_flags
 from ttm_jax import outputs
 from ttm_jax.data import mixture
 from ttm_jax.errors import EXIT_CODE, InputError, front_door
+from ttm_jax.metrics.in_training import scorer
 from ttm_jax.parallel.peers import Peers
 from ttm_jax.parallel.startup import initialize
 from ttm_jax.settings import parse_flags
@@ -85,7 +86,8 @@ def main(argv: list[str]) -> None:
           f'config.data.path names {len(data)} datasets: a codec is trained on one of clips'
         )
       objective: Objective = CodecTraining(config) if codec else Denoising(config)
-      train(config, objective, workdir, peers, _PROFILE.value)
+      score = scorer(config.train.metrics)
+      train(config, objective, workdir, peers, _PROFILE.value, score)
   except NotFinite as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(_NOT_FINITE)

@@ -21,6 +21,7 @@ SHIPPED = (
   'codec_tae',
   'demo_stage1',
   'demo_stage2',
+  'demo_ti2v',
   'demo_unet_stage1',
   'demo_unet_stage2',
   'demo_wan_pretrain',

@@ -203,6 +203,13 @@ def test_a_real_run_tells_what_is_promised(stage2):
   assert [name for name in names if name not in board] == []
 
 
+def test_metrics_of_samples_are_logged(stage2):
+  found = [m for m in read_metrics(stage2) if 'validation/psnr' in m]
+  assert [m['step'] for m in found] == [0, 40]
+  assert 5 < found[0]['validation/psnr'] < found[1]['validation/psnr'] < 40
+  assert all(0 <= m['validation/foreground_iou'] <= 1 for m in found)
+
+
 def test_the_loss_of_fixed_held_out_clips_falls(stage2):
   held_out = {
     m['step']: m['validation/loss'] for m in read_metrics(stage2) if 'validation/loss' in m

@@ -12,6 +12,7 @@ from etils import epath
 from ttm_jax import json_lines, trajectory
 from ttm_jax.atomic import write_text
 from ttm_jax.metrics.evaluation import Evaluation
+from ttm_jax.metrics.registry import METRICS, MetricOptions
 from ttm_jax.report.curves import Chart
 from ttm_jax.report.gallery import Panel, Row, Table, write_gallery
 
@@ -107,7 +108,7 @@ def write_report(
 
 
 def charts(runs: Mapping[str, epath.PathLike]) -> list[Chart]:
-  """Return a chart of the training and validation loss of each run, from its metrics.jsonl."""
+  """Return charts of the losses of each run and the metrics of its samples (metrics.jsonl)."""
   made = []
   for name, run in runs.items():
     lines = read_metrics(run)
@@ -116,6 +117,11 @@ def charts(runs: Mapping[str, epath.PathLike]) -> list[Chart]:
       for label, key in _CURVES.items()
     }
     made.append(Chart(f'Loss of {name}', {k: v for k, v in series.items() if v}, log=True))
+    for metric, make in METRICS.items():
+      points = [(x['step'], x[k]) for x in lines for k in x if k.split('/')[-1] == metric]
+      if points:
+        title = make(MetricOptions()).title
+        made.append(Chart(f'{title} of samples, {name}', {metric: points}))
   return made
 
 

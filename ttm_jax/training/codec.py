@@ -216,6 +216,10 @@ class CodecTraining:
       'reconstructed': to_uint8(gather(reconstructed)),
     }
 
+  def label_maps(self, arrays: Arrays) -> np.ndarray:
+    """Return zeros: batches have no label maps."""
+    return np.zeros((2 * self.config.sample.count, *arrays['pixels'].shape[1:4]), np.uint8)
+
   def check_run(self, run: epath.Path) -> None:
     """Do nothing: all codec runs have one kind of batches."""
 

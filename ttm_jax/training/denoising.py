@@ -14,11 +14,11 @@ from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ttm_jax import conditioning
+from ttm_jax import conditioning, trajectory
 from ttm_jax.codecs.base import to_uint8
 from ttm_jax.conditioning import Condition
 from ttm_jax.data import loader, mixture
-from ttm_jax.data.context import FOLDER, Context, Shape, read_mixed
+from ttm_jax.data.context import FLOW, FOLDER, Context, Shape, read_mixed
 from ttm_jax.data.latents import Latents
 from ttm_jax.data.mixture import same_codec
 from ttm_jax.errors import InputError
@@ -320,6 +320,23 @@ class Denoising:
     frames = self._shapes.get(_size(target), self.context.shapes[0]).frames
     videos = {'truth': target, 'generated': generated}
     return {name: to_uint8(gather(self._decode(codec, x, frames))) for name, x in videos.items()}
+
+  def label_maps(self, arrays: Arrays) -> np.ndarray:
+    """Return the label maps of `samples`, decoded from the latents; zeros if these are of flow."""
+    count, encoding = self.config.sample.count, self.context.encoding
+    frames = self._shapes.get(_size(arrays['video']), self.context.shapes[0]).frames
+    rendered, first = (
+      to_uint8(gather(self._decode(self.context.codec, arrays[name][:count], length)))
+      for name, length in (('trajectory', frames), ('first_mask', 1))
+    )
+    if encoding.trajectory == FLOW:
+      return np.zeros(rendered.shape[:-1], np.uint8)
+    return np.stack([self._labels(*pair) for pair in zip(rendered, first, strict=True)])
+
+  def _labels(self, rendered: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return the labels of a rendering [T, H, W, 3] whose frame 0 is known, [1, H, W, 3]."""
+    palette = self.context.encoding.palette
+    return trajectory.decode(rendered, trajectory.decode(first, None, palette)[0], palette)
 
   def check_run(self, run: epath.Path) -> None:
     """Raise InputError if a run was begun with a mixture of other shapes or weights."""

@@ -1,4 +1,4 @@
-"""Periodic evaluation of a run with the EMA weights: validation loss, and samples of fixed noise.
+"""Periodic evaluation of a run with the EMA weights: validation loss, samples and their metrics.
 
 If the dataset has no validation split, the loss is computed on fixed training records and logged
 as `train_subset/`. Of a mixture, every dataset with a validation split is evaluated on as many
@@ -20,7 +20,7 @@ from ttm_jax.media.contact_sheet import animated, contact_sheet
 from ttm_jax.parallel import compiler
 from ttm_jax.parallel.mesh import batch_sharding, replicated
 from ttm_jax.parallel.peers import Peers
-from ttm_jax.training.objective import VALIDATION, Objective, stream
+from ttm_jax.training.objective import VALIDATION, Objective, Score, stream
 from ttm_jax.training.state import TrainState
 from ttm_jax.training.step import make_evaluation
 from ttm_jax.training.telemetry import Telemetry, means
@@ -41,7 +41,10 @@ class Evaluator:
     workdir: epath.Path,
     telemetry: Telemetry,
     peers: Peers,
+    score: Score | None = None,
   ):
+    """Read the fixed batches; `score` scores the samples, if it is given."""
+    self._score = score
     self._config, self._objective, self._graphdef = config, objective, graphdef
     self._workdir, self._telemetry, self._peers = workdir, telemetry, peers
     self._key = stream(jax.random.key(config.seed), 'watch', 0)
@@ -82,6 +85,9 @@ class Evaluator:
         self._telemetry.write(step, values, self._prefix)
       if sample:
         self._show(step, nnx.merge(self._graphdef, state.average))
+        if self._score is not None:
+          values = self._scores(nnx.merge(self._graphdef, state.average), self._score)
+          self._telemetry.write(step, values, self._prefix)
 
   def _means(self, state: TrainState, batches: list[dict]) -> dict[str, float]:
     """Return the means of the metrics on batches of one dataset."""
@@ -90,6 +96,27 @@ class Evaluator:
       self._peers.progress()
       found.append(self._evaluate(state.average, arrays, jax.random.fold_in(self._key, i)))
     return means(jax.device_get(found))
+
+  def _scores(self, model: nnx.Module, score: Score) -> dict[str, float]:
+    """Return the metrics of samples of all fixed batches, averaged over datasets by weight."""
+    parts = []
+    for weight, batches in self._parts:
+      truth: list[np.ndarray] = []
+      generated: list[np.ndarray] = []
+      ids: list[np.ndarray] = []
+      for i, arrays in enumerate(batches):
+        self._peers.progress()
+        key = jax.random.fold_in(self._key, i)
+        videos = dict(self._objective.samples(model, arrays, key))
+        truth.append(videos.pop('truth'))
+        generated += videos.values()
+        ids.append(self._objective.label_maps(arrays))
+      found: dict[str, float] = {}
+      if jax.process_index() == 0:  # Others may lack the networks of metrics, and write nothing.
+        together = np.concatenate
+        found = score(together(truth), together(generated), together(ids), self._objective.fps)
+      parts.append((weight, found))
+    return _weighted(parts)
 
   def _show(self, step: int, model: nnx.Module) -> None:
     """Write samples of each dataset."""

@@ -28,7 +28,7 @@ from ttm_jax.training import fingerprint, runs, start
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.evaluator import Evaluator
 from ttm_jax.training.lock import exclusive
-from ttm_jax.training.objective import Objective
+from ttm_jax.training.objective import Objective, Score
 from ttm_jax.training.orbax_errors import refusal
 from ttm_jax.training.profile import Profile
 from ttm_jax.training.sources import read_parameters
@@ -48,6 +48,7 @@ def train(
   workdir: epath.PathLike,
   peers: Peers | None = None,
   profile: str = '',
+  score: Score | None = None,
 ) -> TrainState:
   """Train to `config.train.steps`, from the newest checkpoint in `workdir` or from scratch.
 
@@ -60,6 +61,7 @@ def train(
     workdir: the run directory, local or on gs://.
     peers: the processes of this job; only this one by default.
     profile: the steps to trace, 'N:M', see `Profile`.
+    score: scores the samples; by default they are only shown.
 
   Returns:
     The last state.
@@ -113,7 +115,7 @@ def train(
       donate_argnums=0,
       out_shardings=(begun.places, replicated(mesh)),
     )
-    watch = Evaluator(config, objective, graphdef, mesh, workdir, telemetry, peers)
+    watch = Evaluator(config, objective, graphdef, mesh, workdir, telemetry, peers, score)
     root = jax.random.key(config.seed)
     place = batch_sharding(mesh)
     stream = itertools.islice(objective.batches('train', begin), max(settings.steps - begin, 0))

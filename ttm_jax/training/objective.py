@@ -23,6 +23,11 @@ VALIDATION = 'validation'  # Name of the validation split.
 Metrics = dict[str, tuple[Array, Array]]
 
 
+# Scores samples: (ground truth, generated, label maps, fps) -> values by metric. Videos are uint8
+# [n, T, H, W, 3], label maps uint8 [n, T, H, W].
+Score = Callable[[np.ndarray, np.ndarray, np.ndarray, float], dict[str, float]]
+
+
 class Objective(Protocol):
   """A network, its loss and its data.
 
@@ -102,6 +107,13 @@ class Objective(Protocol):
 
   def samples(self, model: nnx.Module, arrays: Arrays, key: Array) -> dict[str, np.ndarray]:
     """Return videos to log, uint8 [n, T, H, W, 3], by label.
+
+    All processes call this together; `arrays` is one batch.
+    """
+    ...
+
+  def label_maps(self, arrays: Arrays) -> np.ndarray:
+    """Return the label maps of `samples`, uint8 [n, T, H, W], as metrics of samples need them.
 
     All processes call this together; `arrays` is one batch.
     """

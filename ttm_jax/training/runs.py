@@ -37,6 +37,7 @@ FREE = {
     'steps',
     'log_every',
     'sample_every',
+    'metrics',
     'evaluate_every',
     'checkpoint_every',
     'keep_last',
