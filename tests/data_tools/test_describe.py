@@ -19,6 +19,7 @@ STEPS = {
   'describe': '--image=P --segmentation=P --prompt=x --llm=a/b --out=o.safetensors',
   'steps.aesthetic': '--model=a/b --head=h --image=P',
   'steps.caption': '--model=a/b --video=P',
+  'steps.category': '--model=a/b --caption=x',
   'steps.detect': '--model=a/b --image=P --name=x',
   'steps.flow': '--weights=w --video=P --out=o.mp4',
   'steps.prompts': '--model=a/b --caption=x',

@@ -45,11 +45,20 @@ CASES = {
     for step, arguments in {
       'aesthetic': [MODEL, IMAGE, '--head={tmp}/head.safetensors'],
       'caption': [MODEL, '--video={videos}/a.mp4'],
+      'category': [MODEL, '--caption=A dog.'],
       'detect': [MODEL, IMAGE, '--name=dog'],
       'prompts': [MODEL, '--caption=A dog.'],
       'segment': [MODEL, '--video={videos}/a.mp4', '--box=1,1,9,9', '--out={out}/masks'],
       'text': [MODEL, '--text=A dog.', '--out={out}/x.safetensors'],
     }.items()
+    for package in ('torch', 'transformers')
+  },
+  **{
+    f'run_baseline, {package}': (
+      package,
+      'run_baseline',
+      ['--model=svd', '--weights={model}', '--clips={clips}', '--out={out}/x'],
+    )
     for package in ('torch', 'transformers')
   },
   'flow, torch': (
@@ -109,7 +118,10 @@ def test_a_missing_package_is_one_sentence(case, places, tmp_path):
 
 @pytest.mark.parametrize(
   'module',
-  ['prepare', 'encode', 'import_folder', 'make_scenes', 'show', 'compare_codecs', 'describe'],
+  [
+    *('prepare', 'encode', 'import_folder', 'make_scenes', 'show', 'compare_codecs', 'describe'),
+    *('sav128', 'vbench', 'point_lists', 'run_baseline'),
+  ],
 )
 def test_help_needs_no_extra(module):
   code = f'import sys; sys.modules.update(dict.fromkeys({EXTRA}))\n' + (
