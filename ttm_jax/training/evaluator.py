@@ -79,15 +79,17 @@ class Evaluator:
     if not (evaluate or sample):
       return
     with self._telemetry.pause():
+      values: dict[str, float] = {}
       if evaluate:
         values = _weighted([(weight, self._means(state, some)) for weight, some in self._parts])
         values.pop('gflops', None)
-        self._telemetry.write(step, values, self._prefix)
       if sample:
-        self._show(step, nnx.merge(self._graphdef, state.average))
+        model = nnx.merge(self._graphdef, state.average)
+        self._show(step, model)
         if self._score is not None:
-          values = self._scores(nnx.merge(self._graphdef, state.average), self._score)
-          self._telemetry.write(step, values, self._prefix)
+          values |= self._scores(model, self._score)
+      if values:
+        self._telemetry.write(step, values, self._prefix)
 
   def _means(self, state: TrainState, batches: list[dict]) -> dict[str, float]:
     """Return the means of the metrics on batches of one dataset."""
