@@ -28,7 +28,7 @@ def common() -> ConfigDict:
       'eps': 1e-8,
       'weight_decay': 0.01,
       'clip': 1.0,
-      'gate_rate': 1.0,  # Learning rate of the gates of masked layers, relative to the rest.
+      'gate_rate': 100.0,  # Learning rate of the gates of masked layers, relative to the rest.
       'offload': False,  # Keep the optimizer state in host memory.
     }
   )

@@ -27,7 +27,7 @@ def dit(task: str, masked_blocks: int = 0) -> ConfigDict:
       'masked_blocks': masked_blocks,
       'masked_self': True,
       'masked_cross': True,
-      'masked_init': 'output',
+      'masked_init': 'gate',
       'channels': 16,
       'grid': (16, 32, 32),
       'patch': (2, 2),

@@ -31,7 +31,7 @@ def unet(task: str, masked_blocks: int = 0) -> ConfigDict:
       'masked_blocks': masked_blocks,
       'masked_self': True,
       'masked_cross': True,
-      'masked_init': 'output',
+      'masked_init': 'gate',
       'masked_scope': 'spatiotemporal',  # Or 'spatial', or 'skip_level0'.
       'motion_norm': 'clip',  # Or 'frame'.
       'motion_length': 32,

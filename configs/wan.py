@@ -53,7 +53,7 @@ def wan(task: str, form: str = '1.3b', masked: bool = False) -> ConfigDict:
       'masked_blocks': MASKED_BLOCKS[size] if masked else 0,
       'masked_self': True,
       'masked_cross': True,
-      'masked_init': 'output',
+      'masked_init': 'gate',
       'dtype': 'bfloat16',
       'remat': 'full',
       'unroll': 1,

@@ -49,7 +49,7 @@ class Toy(nnx.Module):
     self.time = TimeEmbedding(d, rngs=rngs)
     self.norm, self.attn = RMSNorm(d), Attention(d, config.heads, rngs=rngs)
     self.masked_attn = (
-      MaskedLayer(RMSNorm(d), Attention(d, config.heads, rngs=rngs), 'output')
+      MaskedLayer(RMSNorm(d), Attention(d, config.heads, rngs=rngs), 'gate')
       if config.masked_blocks
       else None
     )

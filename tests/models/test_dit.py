@@ -17,7 +17,7 @@ from ttm_jax.models.dit.model import DiT, DiTConfig
 from ttm_jax.models.stacked_transfer import transfer
 from ttm_jax.nn import masked_attention
 from ttm_jax.nn.attention import Attention, AttentionMask
-from ttm_jax.nn.masked_attention import MASKED_INITS, MaskedLayer, ObjectMasks
+from ttm_jax.nn.masked_attention import MaskedLayer, ObjectMasks
 from ttm_jax.nn.norms import RMSNorm
 from ttm_jax.ops.rematerialization import POLICIES
 from ttm_jax.presets import model_config, preset
@@ -114,15 +114,12 @@ def test_equations(config, objects):
   np.testing.assert_allclose(got, wanted, atol=5e-4)
 
 
-@pytest.mark.parametrize('init', MASKED_INITS)
-def test_initial_network(init):
-  params = initial(dataclasses.replace(STAGE2, masked_blocks=2, masked_init=init))
+def test_initial_network():
+  params = initial(dataclasses.replace(STAGE2, masked_blocks=2))
   masked = params['masked_blocks']
   for extra, sibling in (('masked_attn', 'attn'), ('masked_cross_attn', 'cross_attn')):
-    layer = masked[extra]['attention']
-    assert (masked[extra]['gate'] == (init == 'output')).all()
-    assert layer['out']['kernel'].any() == (init == 'gate')
-    assert same(inputs_of(layer), inputs_of(masked[sibling]))
+    assert not masked[extra]['gate'].any()
+    assert same(masked[extra]['attention'], masked[sibling])
   # Layers have different random weights, not copies along the stack.
   first, second = masked['ffn']['up']['kernel']
   assert np.std(first) == pytest.approx(0.02, rel=0.1) and np.abs(first - second).mean() > 0.01
@@ -131,31 +128,10 @@ def test_initial_network(init):
   assert not params['head']['kernel'].any()  # The first prediction is zero.
 
 
-def inputs_of(attention):
-  """Return the parameters of an attention but for its output projection."""
-  return {name: x for name, x in attention.items() if name != 'out'}
-
-
-@pytest.mark.parametrize('init', MASKED_INITS)
-def test_a_new_masked_layer_adds_nothing_and_learns(init):
-  trained = randomized(dataclasses.replace(TINY, layers=1))
-  config = dataclasses.replace(ONE_LAYER, masked_init=init)
-  params = transfer(trained, initial(config))
-  x_t, t, condition = example_inputs(config)
-  wanted = predict(structure(TINY)[0], trained, x_t, t, Condition(condition.text))
-  got = predict(structure(config)[0], params, x_t, t, condition)
-  np.testing.assert_allclose(got, wanted, atol=2e-5)
-  found = gradient(structure(config)[0], params, x_t, t, condition)
-  for name in ('masked_attn', 'masked_cross_attn'):
-    layer = found['masked_blocks'][name]
-    learns = {'gate': layer['gate'], 'output': layer['attention']['out']['kernel']}
-    assert {key for key, x in learns.items() if np.abs(x).max() > 1e-4} == {init}
-
-
 @pytest.mark.parametrize('config, objects', [(STAGE2, True), (TI2V, False)])
 def test_extra_parts_leave_a_trained_network_as_it_is(config, objects):
   trained = randomized(TINY)
-  params = transfer(trained, {**filled(config, 0.0), 'masked_blocks': gated(config)})
+  params = transfer(trained, filled(config, 0.0))
   x_t, t, condition = example_inputs(config, objects)
   wanted = predict(structure(TINY)[0], trained, x_t, t, Condition(condition.text))
   got = predict(structure(config)[0], params, x_t, t, condition)
@@ -168,18 +144,12 @@ def test_extra_parts_leave_a_trained_network_as_it_is(config, objects):
     got = opened
 
 
-def gated(config):
-  """Return random masked blocks whose gates are 0."""
-  blocks = randomized(config)['masked_blocks']
-  for name in ('masked_attn', 'masked_cross_attn'):
-    blocks[name]['gate'] = np.zeros_like(blocks[name]['gate'])
-  return blocks
-
-
-def test_visual_inputs_can_be_learned():
+def test_extra_parts_can_be_learnt():
   trained = randomized(dataclasses.replace(TINY, layers=1))
   params = transfer(trained, filled(ONE_LAYER, 0.0))
   found = gradient(structure(ONE_LAYER)[0], params, *example_inputs(ONE_LAYER))
+  assert np.abs(found['masked_blocks']['masked_attn']['gate']) > 1e-3
+  assert np.abs(found['masked_blocks']['masked_cross_attn']['gate']) > 1e-3
   assert np.abs(found['embed_visual']['kernel']).max() > 1e-3
 
 
@@ -420,11 +390,9 @@ def test_transfer_deals_the_layers_out_again(count):
     assert same(out[name], source[name])
   if count:
     masked = out['masked_blocks']
-    for extra, sibling in (('masked_attn', 'attn'), ('masked_cross_attn', 'cross_attn')):
-      assert same(inputs_of(masked[extra]['attention']), inputs_of(masked[sibling]))
-      # The target's initial values.
-      assert (masked[extra]['gate'] == 7).all()
-      assert (masked[extra]['attention']['out']['kernel'] == 7).all()
+    assert same(masked['masked_attn']['attention'], masked['attn'])
+    assert same(masked['masked_cross_attn']['attention'], masked['cross_attn'])
+    assert (masked['masked_attn']['gate'] == 7).all()  # The target's initial values.
 
 
 def test_transfer_keeps_masked_layers_of_as_many_blocks():
@@ -437,7 +405,7 @@ def test_transfer_keeps_masked_layers_of_as_many_blocks():
   assert same(out['masked_cross_attn'], source['masked_blocks']['masked_cross_attn'])
   source = randomized(ablation)
   out = transfer(source, filled(STAGE2, 7.0))['masked_blocks']
-  assert same(inputs_of(out['masked_attn']['attention']), inputs_of(out['attn']))
+  assert same(out['masked_attn']['attention'], out['attn'])
   assert (out['masked_attn']['gate'] == 7).all()
   assert same(out['masked_cross_attn'], source['masked_blocks']['masked_cross_attn'])
 

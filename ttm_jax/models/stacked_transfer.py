@@ -7,8 +7,6 @@ others that are shared by all tasks.
 import jax
 import jax.numpy as jnp
 
-from ttm_jax.nn.masked_attention import copied
-
 # The norm and attention that each masked layer is initialized from.
 SIBLINGS = {'masked_attn': ('norm1', 'attn'), 'masked_cross_attn': ('norm2', 'cross_attn')}
 
@@ -18,9 +16,8 @@ def transfer(source: dict, target: dict) -> dict:
 
   The layers of the source are redistributed between masked blocks and the rest. Parameters that the
   source lacks, or that belong to another visual condition, keep their initial values: zero input
-  weights, masked layers that add nothing. If both networks have the same number of masked blocks,
-  the masked layers are copied. Otherwise they are initialized from the unmasked attention of the
-  same block.
+  weights, zero gates. If both networks have the same number of masked blocks, the masked layers are
+  copied. Otherwise they are initialized from the unmasked attention of the same block.
 
   Args:
     source: nested dict of arrays, as `nnx.to_pure_dict` returns it.
@@ -55,7 +52,7 @@ def _masked_blocks(source: dict, target: dict, plain: dict) -> dict:
     else:
       # A norm without parameters leaves the norm of the masked layer as it is.
       norms = {'norm': plain[norm]} if norm in plain else {}
-      blocks[name] = copied(blocks[name], norms, plain[sibling])
+      blocks[name] = {**blocks[name], **norms, 'attention': plain[sibling]}
   return blocks
 
 

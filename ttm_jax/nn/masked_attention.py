@@ -70,8 +70,9 @@ class MaskedLayer(nnx.Module):
 
   The attention begins as a copy of its unmasked sibling. Of the two ways to let it add nothing at
   first, 'gate' sets the gate to 0 (GLIGEN), and 'output' opens the gate and sets the output
-  projection to 0. A scalar moves by the learning rate per step, and no parameter behind it learns
-  before it has moved; a matrix moves its output by much more. docs/evidence.md compares them.
+  projection to 0. No parameter behind a closed gate learns, and a scalar moves by no more than the
+  learning rate per step; its own rate may be higher (`optimizer.gate_rate`). docs/evidence.md
+  compares them.
 
   Attributes:
     norm: a norm without time modulation.
@@ -97,9 +98,10 @@ class MaskedLayer(nnx.Module):
     self.gate = nnx.Param(jnp.full((), 1.0 if init == 'output' else 0.0, jnp.float32))
     if init == 'output':
       out = self.attention.out
-      out.kernel[...] = jnp.zeros_like(out.kernel[...])
+      # New parameters, since those of a copy may not have been drawn yet (`nn.initial`).
+      out.kernel = nnx.Param(jnp.zeros(out.kernel.shape, jnp.float32))
       if out.bias is not None:
-        out.bias[...] = jnp.zeros_like(out.bias[...])
+        out.bias = nnx.Param(jnp.zeros(out.bias.shape, jnp.float32))
 
   def __call__(
     self,
@@ -112,19 +114,6 @@ class MaskedLayer(nnx.Module):
     rotated = {} if rotation is None else {'rotation': rotation}
     y = self.attention(self.norm(h), context, mask, **rotated)
     return h + (jnp.tanh(self.gate[...]) * y.astype(jnp.float32)).astype(h.dtype)
-
-
-def copied(own: dict, norms: dict, sibling: dict) -> dict:
-  """Return the parameters of a new masked layer of a network that starts from another one.
-
-  The gate and the output projection stay as initialized, so that the layer adds nothing.
-
-  Args:
-    own: initial parameters of the layer.
-    norms: `{'norm': parameters}` to copy; empty if the norm of the other network has none.
-    sibling: parameters of the unmasked attention in the other network.
-  """
-  return {**own, **norms, 'attention': {**sibling, 'out': own['attention']['out']}}
 
 
 def masked_self_attention(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from ttm_jax.training.objective import (
   has_validation,
   held_out,
 )
-from ttm_jax.training.partial import by_name, merged, split
+from ttm_jax.training.partial import by_name, dotted, merged, split
 from ttm_jax.training.runs import check_same_architecture, read_config
 from ttm_jax.training.sources import PRETRAINED, Source, of_run, open_weights, settings
 from ttm_jax.training.state import placement
@@ -47,6 +48,8 @@ Array = jax.Array
 Size = tuple[int, int, int]
 
 TIME_BUCKETS = 4  # Equal intervals of t for which the loss is also reported separately.
+
+_MASKED_OUTPUT = re.compile(r'(^|\.)masked_\w+\.attention\.out\.')
 
 # Dtype in which gradients of kernels are summed over devices, see `nn.linear.exact_gradients`.
 GRADIENT_DTYPES = ('compute', 'float32')
@@ -239,7 +242,10 @@ class Denoising:
     """
     adapters = {name for name in by_name(params) if lora.is_adapter(name)}
     plain, kept = split(params, adapters)
-    return merged(self.denoiser.preset.transfer(source, plain), kept)
+    moved = self.denoiser.preset.transfer(source, plain)
+    if self.config.model.get('masked_init') == 'output':
+      moved = _without_new_outputs(moved, source)
+    return merged(moved, kept)
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
     """Yield this process's rows of the batches of latents, starting with step `start`."""
@@ -388,6 +394,21 @@ class Denoising:
     target, condition = self.denoiser.known(arrays, key)
     sampled = self.denoiser.sample(model, condition, jax.random.fold_in(key, 1), target.shape[1:])
     return sampled, target
+
+
+def _without_new_outputs(moved: dict, source: dict) -> dict:
+  """Return parameters with zeros as output projections of masked layers that the source lacks.
+
+  They are copies of unmasked layers; those of the source are its own arrays.
+  """
+  theirs = by_name(source)
+
+  def kept(path: tuple[Any, ...], x: Array) -> Array:
+    name = dotted(path)
+    new = _MASKED_OUTPUT.search(name) and theirs.get(name) is not x
+    return jnp.zeros_like(x) if new else x
+
+  return jax.tree_util.tree_map_with_path(kept, moved)
 
 
 def allowed_pairs(region: Array, by_frame: bool) -> Array:
