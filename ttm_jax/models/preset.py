@@ -23,12 +23,10 @@ Shape = tuple[int, ...]
 Grid = tuple[int, int]
 Latents = tuple[int, int, int]
 
-# Fields of a model config that change how a network is computed, but not its function.
-COMPUTE_FIELDS = frozenset({'dtype', 'remat', 'unroll'})
+# Fields of a model config that change how it is computed or initialized, but not its function.
+COMPUTE_FIELDS = frozenset({'dtype', 'remat', 'unroll', 'masked_init'})
 # Fields that may differ between a network and the one it is initialized from.
-TASK_FIELDS = frozenset(
-  {'masked_blocks', 'masked_self', 'masked_cross', 'masked_init', 'visual_channels'}
-)
+TASK_FIELDS = frozenset({'masked_blocks', 'masked_self', 'masked_cross', 'visual_channels'})
 
 
 @dataclasses.dataclass(frozen=True)

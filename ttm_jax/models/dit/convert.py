@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from ttm_jax.models.dit.model import DiTConfig
+from ttm_jax.models.preset import COMPUTE_FIELDS
 from ttm_jax.pretrained.fields import Read, check, sizes
 from ttm_jax.pretrained.names import Entry
 from ttm_jax.pretrained.weights import Weights
@@ -27,9 +28,6 @@ NAMES = (
 )
 
 
-# Fields that matter only in training; the PyTorch configuration does not have them.
-TRAINING = ('dtype', 'remat', 'unroll')
-
 # In diffusers, a module and a configuration entry of a model must not have the same name.
 RENAMED = {'masked_blocks': 'num_masked_blocks'}
 
@@ -38,7 +36,7 @@ def config_to_torch(config: DiTConfig, texts: Mapping[str, TextEncoderSpec]) -> 
   """Return the constructor arguments of `TTMTransformer`, the content of its `config.json`."""
   named = [{'name': name, **dataclasses.asdict(e)} for name, e in texts.items()]
   fields = dataclasses.asdict(config)
-  kept = {RENAMED.get(k, k): v for k, v in fields.items() if k not in TRAINING}
+  kept = {RENAMED.get(k, k): v for k, v in fields.items() if k not in COMPUTE_FIELDS}
   return {'encoders': named, **kept}
 
 
@@ -48,7 +46,7 @@ def config_from_torch(weights: Weights) -> tuple[DiTConfig, dict[str, TextEncode
   Raises:
     InputError: if a field is missing, has the wrong type, or is unknown; the message names it.
   """
-  fields = [f.name for f in dataclasses.fields(DiTConfig) if f.name not in TRAINING]
+  fields = [f.name for f in dataclasses.fields(DiTConfig) if f.name not in COMPUTE_FIELDS]
   names = {name: RENAMED.get(name, name) for name in fields}
   check(weights.folder, weights.config, dict.fromkeys(['encoders', *names.values()], Read()))
   made = sizes(DiTConfig, weights.folder, weights.config, names, len(weights.tensors))
