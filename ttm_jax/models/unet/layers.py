@@ -74,14 +74,14 @@ class MaskedParts:
 
   Attributes:
     self_attention, cross_attention: whether it has each of the two layers.
-    init: how they are initialized, see `MaskedLayer`.
     within_frames: whether masked self-attention stays within single frames.
+    init: how the layers are initialized, see `MaskedLayer`.
   """
 
   self_attention: bool = False
   cross_attention: bool = False
-  init: str = 'gate'
   within_frames: bool = False
+  init: str = 'gate'
 
 
 PLAIN = MaskedParts()
