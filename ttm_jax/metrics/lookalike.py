@@ -25,7 +25,7 @@ class Attributes(PerSample):
   changes: tuple[str, ...] = CHANGES
   protocol = (
     'right attributes: color at the end of the clip and blinking, read inside the target masks, of'
-    ' all objects; per clip, then over clips'
+    ' all objects; per clip, then over clips.'
   )
 
   def value(self, sample: Sample) -> float:
@@ -42,7 +42,7 @@ class AttributesTold(Attributes):
 
   name, title = 'attributes_told', 'right, told by own prompt'
   changes = ('turn', 'blink')
-  protocol = 'right, told by own prompt: right attributes of objects that turn or blink'
+  protocol = 'right, told by own prompt: right attributes of objects that turn or blink.'
 
 
 class AttributesKept(Attributes):
@@ -50,7 +50,7 @@ class AttributesKept(Attributes):
 
   name, title = 'attributes_kept', 'right, told by own pixels'
   changes = ('keep',)
-  protocol = 'right, told by own pixels: right attributes of objects that keep their color'
+  protocol = 'right, told by own pixels: right attributes of objects that keep their color.'
 
 
 class ObjectPSNR(PerSample):
@@ -58,7 +58,7 @@ class ObjectPSNR(PerSample):
 
   name, title, higher_is_better = 'object_psnr', 'object PSNR (dB)', True
   protocol = (
-    'object PSNR: over the pixels that are objects in the ground truth, frames 2..T, at most 60 dB'
+    'object PSNR: over the pixels that are objects in the ground truth, frames 2..T, at most 60 dB.'
   )
 
   def value(self, sample: Sample) -> float:
@@ -75,7 +75,7 @@ class ForegroundIoU(PerSample):
   name, title, higher_is_better = 'foreground_iou', 'foreground IoU', True
   protocol = (
     f'foreground IoU: pixels of HSV saturation above {_SATURATION} against the target masks, all'
-    ' objects together, frames 2..T; for scenes only'
+    ' objects together, frames 2..T; for scenes only.'
   )
 
   def value(self, sample: Sample) -> float:

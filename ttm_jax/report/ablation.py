@@ -68,7 +68,7 @@ def _markdown(plan: Ablation, results: Results, sources: list[str], cells: dict)
       shown = [str(cells[source, row, metric.name]) for metric in plan.metrics]
       lines.append(f'| {row} | {" | ".join(shown)} |')
     parts.append(f'Videos from the {source}:\n\n' + '\n'.join(lines))
-  parts.append('\n'.join(f'- {metric.protocol.rstrip(".")}.' for metric in plan.metrics))
+  parts.append('\n'.join(f'- {metric.protocol}' for metric in plan.metrics))
   return '\n\n'.join(parts) + '\n'
 
 
