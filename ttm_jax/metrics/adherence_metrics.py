@@ -4,6 +4,8 @@ All but `adherence_color` find the objects with SAM 2. It starts from the masks 
 the generated video shares with the trajectory, and follows them through the generated video.
 """
 
+import abc
+
 import numpy as np
 
 from ttm_jax.metrics.adherence import adherence
@@ -57,9 +59,9 @@ class TrackedAdherence(PerSampleNetwork):
     counted = np.isin(target, np.unique(target[0])) * target
     return self.agreement(found[1:], counted[1:], np.unique(target[0][target[0] > 0]))
 
+  @abc.abstractmethod
   def agreement(self, found: np.ndarray, target: np.ndarray, objects: np.ndarray) -> float:
     """Return the agreement of two label maps uint8 [T, H, W], for the given objects."""
-    raise NotImplementedError
 
 
 class AdherenceSam2(TrackedAdherence):

@@ -1,5 +1,6 @@
 """The common base of metrics that compare the features of all generated and all real videos."""
 
+import abc
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from ttm_jax.metrics.options import MetricOptions
 from ttm_jax.metrics.torch_calls import exactly
 
 
-class DistributionMetric:
+class DistributionMetric(abc.ABC):
   """A `Metric` whose row is the features of the generated video and then those of the clip.
 
   Subclasses set its attributes and define `features` and `distance`.
@@ -29,13 +30,13 @@ class DistributionMetric:
   def __init__(self, options: MetricOptions):
     self._options = options
 
+  @abc.abstractmethod
   def features(self, videos: np.ndarray) -> np.ndarray:
     """Return the features [B, D] of videos uint8 [B, T, H, W, 3]."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def distance(self, generated: np.ndarray, real: np.ndarray) -> float:
     """Return the distance of two sets of features float64 [N, D], N at least 2."""
-    raise NotImplementedError
 
   def measure(self, samples: Sequence[Sample]) -> np.ndarray:
     """Return float64 [N, 2 D], computed in full float32; see `base.Metric`."""

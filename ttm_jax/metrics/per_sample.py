@@ -1,5 +1,6 @@
 """The common bases of metrics that have one value per sample and whose number is the mean."""
 
+import abc
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from ttm_jax.metrics.options import MetricOptions
 from ttm_jax.metrics.torch_calls import exactly
 
 
-class PerSample:
+class PerSample(abc.ABC):
   """A `Metric` with rows [N, 1]. Subclasses set its attributes and define `value`.
 
   Args:
@@ -25,9 +26,9 @@ class PerSample:
   def __init__(self, options: MetricOptions):
     self._options = options
 
+  @abc.abstractmethod
   def value(self, sample: Sample) -> float:
     """Return the value of one sample; NaN if the metric does not apply to it."""
-    raise NotImplementedError
 
   def measure(self, samples: Sequence[Sample]) -> np.ndarray:
     """Return the values, float64 [N, 1]; see `base.Metric`."""

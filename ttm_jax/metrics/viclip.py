@@ -1,5 +1,7 @@
 """ViCLIP similarity of the generated video with its caption, and with a reference video."""
 
+import abc
+
 import numpy as np
 
 from ttm_jax.metrics.base import Sample
@@ -28,9 +30,9 @@ class _ViClipMetric(PerSampleNetwork):
     network = self._options.networks.get('viclip', self.name)
     return float(network.video(sample.video) @ self.reference(network, sample))
 
+  @abc.abstractmethod
   def reference(self, network: ViClip, sample: Sample) -> np.ndarray:
     """Return the embedding float64 [D] to compare with."""
-    raise NotImplementedError
 
 
 class ViClipText(_ViClipMetric):
