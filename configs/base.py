@@ -47,6 +47,7 @@ def common() -> ConfigDict:
       'checkpoint_every': 1_000,
       'keep_last': 3,
       'keep_every': 10_000,
+      'keep_best': '',  # Also keep the best checkpoint by 'loss' or one of `metrics`, and use it.
     }
   )
   config.job = ConfigDict(

@@ -15,7 +15,7 @@ from ml_collections import config_flags
 from ttm_jax import outputs
 from ttm_jax.data import mixture
 from ttm_jax.errors import EXIT_CODE, InputError, front_door
-from ttm_jax.metrics.in_training import scorer
+from ttm_jax.metrics.in_training import best, scorer
 from ttm_jax.parallel.peers import Peers
 from ttm_jax.parallel.startup import initialize
 from ttm_jax.settings import parse_flags
@@ -87,7 +87,8 @@ def main(argv: list[str]) -> None:
         )
       objective: Objective = CodecTraining(config) if codec else Denoising(config)
       score = scorer(config.train.metrics)
-      train(config, objective, workdir, peers, _PROFILE.value, score)
+      rated_by = best(config.train.keep_best)
+      train(config, objective, workdir, peers, _PROFILE.value, score, rated_by)
   except NotFinite as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(_NOT_FINITE)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from ttm_jax.errors import InputError
-from ttm_jax.metrics.in_training import scorer
+from ttm_jax.metrics.in_training import best, scorer
+from ttm_jax.metrics.registry import METRICS
+from ttm_jax.training.best import Best
 
 
 def test_scores_are_those_of_the_metrics():
@@ -32,3 +34,17 @@ def test_no_metrics_no_scorer():
 def test_what_cannot_be_computed(name, message):
   with pytest.raises(InputError, match=message):
     scorer((name,))
+
+
+def test_metrics_that_read_texts_say_so():
+  read = {name for name, metric in METRICS.items() if metric.reads_texts}
+  assert read == {
+    *('object_prompt', 'viclip_text'),
+    *('attributes', 'attributes_told', 'attributes_kept'),
+  }
+
+
+def test_the_direction_of_what_rates_checkpoints():
+  assert best('') is None
+  assert best('loss') == Best('loss', higher_is_better=False)
+  assert best('psnr') == Best('psnr', higher_is_better=True)

@@ -63,6 +63,7 @@ class Metric(Protocol):
     higher_is_better: direction.
     protocol: one sentence that tells apart numbers that must not be compared: network, sizes,
       sampling of frames. It is printed under every table.
+    reads_texts: whether it reads the caption or the prompts of clips.
     least: the smallest number of samples that gives a meaningful number; tables warn below it.
   """
 
@@ -70,6 +71,7 @@ class Metric(Protocol):
   title: str
   higher_is_better: bool
   protocol: str
+  reads_texts: bool
   least: int
 
   def measure(self, samples: Sequence[Sample]) -> np.ndarray:

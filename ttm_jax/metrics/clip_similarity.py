@@ -43,6 +43,7 @@ class ObjectPrompt(PerSampleNetwork):
   """
 
   name, title, higher_is_better = 'object_prompt', 'object-prompt CLIP', True
+  reads_texts = True
 
   def __init__(self, options: MetricOptions):
     super().__init__(options)

@@ -24,6 +24,7 @@ class DistributionMetric(abc.ABC):
   title: str
   higher_is_better = False
   protocol: str
+  reads_texts = False
   least: int
   least_frames = 1
 

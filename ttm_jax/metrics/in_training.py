@@ -8,12 +8,8 @@ from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
 from ttm_jax.metrics.base import Metric, Sample
 from ttm_jax.metrics.registry import MetricOptions, make
+from ttm_jax.training.best import LOSS, Best
 from ttm_jax.training.objective import Score
-
-# Latents datasets hold embeddings of texts, and no texts.
-READS_TEXTS = frozenset(
-  ('object_prompt', 'viclip_text', 'attributes', 'attributes_told', 'attributes_kept')
-)
 
 
 def scorer(names: Sequence[str]) -> Score | None:
@@ -22,13 +18,13 @@ def scorer(names: Sequence[str]) -> Score | None:
   Raises:
     InputError: a metric is unknown, or reads texts.
   """
-  for name in names:
-    if name in READS_TEXTS:
-      raise InputError(
-        f'config.train.metrics: "{name}" reads texts, which latents datasets do not have; compute'
-        ' it with ttm_jax.evaluate'
-      )
   metrics = make(names, MetricOptions())
+  for metric in metrics:
+    if metric.reads_texts:  # Latents datasets hold embeddings of texts, and no texts.
+      raise InputError(
+        f'config.train.metrics: "{metric.name}" reads texts, which latents datasets do not have;'
+        ' compute it with ttm_jax.evaluate'
+      )
   if not metrics:
     return None
 
@@ -42,6 +38,20 @@ def scorer(names: Sequence[str]) -> Score | None:
     return {metric.name: _number(metric, samples) for metric in metrics}
 
   return score
+
+
+def best(name: str) -> Best | None:
+  """Return how to rate checkpoints by a metric or by 'loss'; None for an empty name.
+
+  Raises:
+    InputError: the metric is unknown.
+  """
+  if not name:
+    return None
+  if name == LOSS:
+    return Best(name)
+  (metric,) = make((name,), MetricOptions())
+  return Best(name, metric.higher_is_better)
 
 
 def _number(metric: Metric, samples: Sequence[Sample]) -> float:

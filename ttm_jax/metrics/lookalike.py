@@ -22,6 +22,7 @@ class Attributes(PerSample):
   """The share of a clip's objects that have the right attributes."""
 
   name, title, higher_is_better = 'attributes', 'right attributes', True
+  reads_texts = True
   changes: tuple[str, ...] = CHANGES
   protocol = (
     'right attributes: color at the end of the clip and blinking, read inside the target masks, of'

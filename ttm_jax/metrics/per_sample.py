@@ -21,6 +21,7 @@ class PerSample(abc.ABC):
   title: str
   higher_is_better: bool
   protocol: str
+  reads_texts = False
   least = 10
 
   def __init__(self, options: MetricOptions):

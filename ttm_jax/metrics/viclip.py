@@ -39,6 +39,7 @@ class ViClipText(_ViClipMetric):
   """Agreement of the generated video with the caption (ViCLIP-T)."""
 
   name, title = 'viclip_text', 'ViCLIP text'
+  reads_texts = True
   of = f'the caption, of up to {TOKENS} tokens'
 
   def reference(self, network: ViClip, sample: Sample) -> np.ndarray:

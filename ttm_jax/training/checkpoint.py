@@ -11,11 +11,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
 
 from ttm_jax.atomic import flush, flush_tree
 from ttm_jax.data.storage import absolute, is_local
 from ttm_jax.errors import InputError
-from ttm_jax.training import digests
+from ttm_jax.training import best, digests
 from ttm_jax.training.orbax_errors import refusal
 from ttm_jax.training.place import PlainPath, check_address
 from ttm_jax.training.state import TrainState
@@ -59,6 +60,7 @@ class Checkpoints:
     directory: epath.PathLike,
     keep_last: int = 3,
     keep_every: int = 0,
+    keep_best: bool = False,
     read_only: bool = False,
   ):
     """Open a checkpoints folder, which need not exist.
@@ -67,6 +69,7 @@ class Checkpoints:
       directory: the folder.
       keep_last: number of newest checkpoints to keep; 0 keeps all.
       keep_every: also keep the steps divisible by this number; 0 for none.
+      keep_best: also keep the best checkpoint by the ratings given to `save`.
       read_only: do not create the folder and do not remove incomplete checkpoints. Use it to read a
         run that may still be training.
 
@@ -81,8 +84,8 @@ class Checkpoints:
     self._views: dict[int, epath.Path] = {}  # Readable views of unmerged checkpoints, by step.
     self._expected: tuple[int, dict[str, _Layout]] = 0, {}  # Step and layout of the current save.
     self._options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep_last or None,
-      keep_period=keep_every or None,
+      preservation_policy=_preservation(keep_last, keep_every, keep_best),
+      best_fn=best.rating if keep_best else None,
       create=not read_only,
       cleanup_tmp_directories=not read_only,  # Left behind by killed processes.
       async_options=ocp.AsyncOptions(
@@ -115,13 +118,20 @@ class Checkpoints:
     """Return the step of the newest complete checkpoint, or None if there is none."""
     return max(self.steps(), default=None)
 
-  def save(self, state: TrainState) -> None:
+  def best(self) -> int | None:
+    """Return the step of the complete checkpoint with the highest rating; None without ratings."""
+    ratings = {step: best.stored_rating(self._place.path / str(step)) for step in self.steps()}
+    rated = {step: value for step, value in ratings.items() if value is not None}
+    return max(rated, key=rated.__getitem__, default=None)
+
+  def save(self, state: TrainState, rated: dict[str, float] | None = None) -> None:
     """Start saving a state in the background; return when its arrays may be donated.
 
     Wait for the previous save first. Do nothing if the step is already saved.
 
     Args:
       state: the state to save, under `state.step`.
+      rated: its rating, see `best.Best.rate`, the same in all processes; None if it has none.
 
     Raises:
       InputError: if this save or the previous one could not be written or read back.
@@ -138,7 +148,10 @@ class Checkpoints:
     args = {part: ocp.args.StandardSave(tree) for part, tree in parts.items()}
     self._guard(
       lambda: self._manager.save(
-        step, args=ocp.args.Composite(**args), custom_metadata={_DIGESTS: sums}
+        step,
+        args=ocp.args.Composite(**args),
+        metrics=rated,
+        custom_metadata={_DIGESTS: sums},
       )
     )
 
@@ -429,6 +442,18 @@ class Checkpoints:
       if not reason:
         raise
       raise self.cannot_write(reason) from error
+
+
+def _preservation(keep_last: int, keep_every: int, keep_best: bool) -> policies.PreservationPolicy:
+  """Return what says which checkpoints are kept."""
+  kept: list[policies.PreservationPolicy] = [policies.LatestN(keep_last or None)]
+  if keep_every:
+    kept.append(policies.EveryNSteps(keep_every))
+  if keep_best:
+    kept.append(
+      policies.BestN(get_metric_fn=best.rating, n=1, keep_checkpoints_without_metrics=False)
+    )
+  return policies.AnyPreservationPolicy(kept)
 
 
 def _layout(tree: Any) -> _Layout:

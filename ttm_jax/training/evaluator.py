@@ -63,8 +63,8 @@ class Evaluator:
       for weight, batches in objective.validation(max(1, config.train.evaluate_batches))
     ]
 
-  def look(self, step: int, state: TrainState, last: bool = False) -> None:
-    """Write the validation loss and samples that are due after a step.
+  def look(self, step: int, state: TrainState, last: bool = False) -> dict[str, float]:
+    """Write the validation loss and samples that are due after a step, and return the values.
 
     All processes call this together.
 
@@ -72,14 +72,18 @@ class Evaluator:
       step: steps done.
       state: the state after them.
       last: whether this is the last step of the run; then both are due, unless disabled.
+
+    Returns:
+      The value of each metric that was due. In other processes than the first, metrics of samples
+      are missing.
     """
     settings = self._config.train
     evaluate = settings.evaluate_every and (step % settings.evaluate_every == 0 or last)
     sample = settings.sample_every and (step % settings.sample_every == 0 or last)
+    values: dict[str, float] = {}
     if not (evaluate or sample):
-      return
+      return values
     with self._telemetry.pause():
-      values: dict[str, float] = {}
       if evaluate:
         values = _weighted([(weight, self._means(state, some)) for weight, some in self._parts])
         values.pop('gflops', None)
@@ -90,6 +94,7 @@ class Evaluator:
           values |= self._scores(model, self._score)
       if values:
         self._telemetry.write(step, values, self._prefix)
+    return values
 
   def _means(self, state: TrainState, batches: list[dict]) -> dict[str, float]:
     """Return the means of the metrics on batches of one dataset."""

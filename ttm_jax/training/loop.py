@@ -25,6 +25,7 @@ from ttm_jax.parallel.mesh import (
 from ttm_jax.parallel.peers import Peers
 from ttm_jax.parallel.startup import connect
 from ttm_jax.training import fingerprint, runs, start
+from ttm_jax.training.best import Best, check_intervals
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.evaluator import Evaluator
 from ttm_jax.training.lock import exclusive
@@ -49,6 +50,7 @@ def train(
   peers: Peers | None = None,
   profile: str = '',
   score: Score | None = None,
+  best: Best | None = None,
 ) -> TrainState:
   """Train to `config.train.steps`, from the newest checkpoint in `workdir` or from scratch.
 
@@ -62,6 +64,7 @@ def train(
     peers: the processes of this job; only this one by default.
     profile: the steps to trace, 'N:M', see `Profile`.
     score: scores the samples; by default they are only shown.
+    best: the metric of `config.train.keep_best`; None if the best checkpoint is not kept.
 
   Returns:
     The last state.
@@ -80,7 +83,10 @@ def train(
   mesh = make_mesh(config.mesh)
   check_batch(config.data.batch_size, settings.accumulate, mesh)
   start.check_base(config, objective)
-  checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, settings.keep_last, settings.keep_every)
+  check_intervals(config)
+  checkpoints = Checkpoints(
+    workdir / runs.CHECKPOINTS, settings.keep_last, settings.keep_every, best is not None
+  )
   with _writing(checkpoints), jax.set_mesh(mesh), contextlib.ExitStack() as closing:
     peers = peers or closing.enter_context(contextlib.closing(Peers()))
     stop = closing.enter_context(StopOnSignal())
@@ -144,13 +150,16 @@ def train(
           raise _not_finite(f'the last {guard.in_row} steps up to {step} were skipped', checkpoints)
       else:
         telemetry.advance(step)
-      watch.look(step, state, last=step == settings.steps)
+      values = watch.look(step, state, last=step == settings.steps)
       if step % settings.checkpoint_every == 0 or last:
         with telemetry.pause():
           peers.progress()
           if not math.isfinite(float(_global_norm(state.params))):
             raise _not_finite(f'a parameter is not finite after step {step}', checkpoints)
-          checkpoints.save(state)
+          rated = None
+          if best is not None:
+            rated = peers.agree(f'rating of step {step}', best.rate(values))[0]
+          checkpoints.save(state, rated)
       if stopped:
         telemetry.say(f'stopped by signal after step {step}; the same command continues')
         break

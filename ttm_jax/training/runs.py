@@ -42,6 +42,7 @@ FREE = {
     'checkpoint_every',
     'keep_last',
     'keep_every',
+    'keep_best',
     'accumulate',
   ),
   'data': ('path', 'threads'),

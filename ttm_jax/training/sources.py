@@ -86,7 +86,9 @@ def open_weights(names: str, backbone: Preset, sizes: Any) -> Source:
 
 
 def of_run(run: epath.PathLike, adapting: tuple[str, ...] = ()) -> Source:
-  """Return the plain EMA parameters of the newest checkpoint of a run.
+  """Return the plain EMA parameters of a run: of its newest checkpoint, or of its best one.
+
+  The best one is used if the run keeps it (`train.keep_best`).
 
   Args:
     run: run directory.
@@ -96,7 +98,7 @@ def of_run(run: epath.PathLike, adapting: tuple[str, ...] = ()) -> Source:
     InputError: if there is no run or no checkpoint, it is corrupt, or the base of a LoRA run is
       missing or another one.
   """
-  config, checkpoints, step = _newest(run)
+  config, checkpoints, step = _chosen(run)
   stored = checkpoints.stored_ema(step)
   if settings(config).rank:
     if (path := str(checkpoints.directory)) in adapting:
@@ -122,24 +124,26 @@ def adapted_run(run: epath.PathLike) -> 'AdaptedRun | None':
   Raises:
     InputError: if there is no run or no checkpoint, or it is corrupt.
   """
-  config, checkpoints, step = _newest(run)
+  config, checkpoints, step = _chosen(run)
   if not settings(config).rank:
     return None
   return AdaptedRun(run, config, checkpoints.stored_ema(step))
 
 
-def _newest(run: epath.PathLike) -> tuple[ConfigDict, Checkpoints, int]:
-  """Return the configuration of a run, its checkpoints, and the step of the newest one."""
+def _chosen(run: epath.PathLike) -> tuple[ConfigDict, Checkpoints, int]:
+  """Return the configuration of a run, its checkpoints, and the step of the one to read."""
   config = runs.read_config(run)
   checkpoints = Checkpoints(epath.Path(run) / runs.CHECKPOINTS, read_only=True)
-  step = checkpoints.latest()
+  step = checkpoints.best() if config.train.get('keep_best') else None
+  if step is None:
+    step = checkpoints.latest()
   if step is None:
     raise InputError(f'run {run} has no checkpoint yet: train it longer, or give another run')
   return config, checkpoints, step
 
 
 def read_parameters(run: epath.PathLike) -> dict[str, Any]:
-  """Return the plain EMA parameters of the newest checkpoint of a run, as NumPy arrays.
+  """Return the plain EMA parameters of a run, see `of_run`, as NumPy arrays.
 
   Raises:
     InputError: see `of_run`.
