@@ -25,8 +25,9 @@ from flax import nnx
 
 from ttm_jax.configs.base import common
 from ttm_jax.training.checkpoint import Checkpoints
+from ttm_jax.training.optimizer import make_optimizer
 from ttm_jax.training.orbax_errors import hush
-from ttm_jax.training.state import create, make_optimizer
+from ttm_jax.training.state import create
 from ttm_jax.training.step import make_step
 
 LAYERS = 12

@@ -101,8 +101,9 @@ def load(folder: Path, layers: int, width: int, how: str, cache: Path) -> dict[s
   from ttm_jax.parallel.peers import Peers
   from ttm_jax.presets import preset
   from ttm_jax.training.init_cache import InitCache, key
+  from ttm_jax.training.optimizer import make_optimizer
   from ttm_jax.training.placing import place
-  from ttm_jax.training.state import create, make_optimizer
+  from ttm_jax.training.state import create
 
   mesh = make_mesh(FSDP)
   table = preset('dit').sharding

@@ -21,6 +21,7 @@ def common() -> ConfigDict:
   config.optimizer = ConfigDict(
     {
       'learning_rate': 2e-5,
+      'muon_rate': 0.0,  # Learning rate of Muon for the kernels of blocks; 0: AdamW for all.
       'schedule': 'constant',  # Or 'cosine'.
       'warmup': 2_000,
       'b1': 0.9,

@@ -24,8 +24,9 @@ from ttm_jax.settings import from_json, to_json
 from ttm_jax.training.codec import CodecTraining
 from ttm_jax.training.denoising import Denoising
 from ttm_jax.training.objective import Objective
+from ttm_jax.training.optimizer import make_optimizer
 from ttm_jax.training.sources import read_parameters
-from ttm_jax.training.state import create, make_optimizer
+from ttm_jax.training.state import create
 from ttm_jax.training.step import make_step
 
 # The others take up to a minute each to compile; all tests trace their train steps.

@@ -45,8 +45,9 @@ from ttm_jax.planning.compile import Run
 from ttm_jax.presets import model_config, preset
 from ttm_jax.text.encoders import TextEncoderSpec
 from ttm_jax.training import digests, placing
+from ttm_jax.training.optimizer import make_optimizer
 from ttm_jax.training.packing import unpack
-from ttm_jax.training.state import create, make_optimizer
+from ttm_jax.training.state import create
 from ttm_jax.training.step import make_step
 
 MESHES = {

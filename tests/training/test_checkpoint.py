@@ -18,7 +18,7 @@ from ttm_jax.report.results import read_metrics
 from ttm_jax.training import checkpoint, digests, runs, sources
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.loop import train
-from ttm_jax.training.state import placement
+from ttm_jax.training.optimizer import placement
 
 
 def largest(folder: Path) -> Path:

@@ -11,8 +11,8 @@ from ttm_jax.data.context import Context
 from ttm_jax.planning import inputs
 from ttm_jax.training.codec import CodecTraining
 from ttm_jax.training.denoising import Denoising
+from ttm_jax.training.optimizer import make_optimizer
 from ttm_jax.training.packing import pack, unpack
-from ttm_jax.training.state import make_optimizer
 
 
 def parameters(name, context=None):

@@ -13,8 +13,8 @@ from ttm_jax.nn.attention import Attention
 from ttm_jax.nn.masked_attention import MASKED_INITS, MaskedLayer
 from ttm_jax.nn.norms import RMSNorm
 from ttm_jax.training.denoising import Denoising
+from ttm_jax.training.optimizer import make_optimizer
 from ttm_jax.training.packing import pack, unpack
-from ttm_jax.training.state import make_optimizer
 
 
 @pytest.mark.parametrize('init', MASKED_INITS)

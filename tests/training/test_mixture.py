@@ -19,8 +19,9 @@ from ttm_jax.report.results import read_metrics
 from ttm_jax.training import loop
 from ttm_jax.training.denoising import Denoising
 from ttm_jax.training.evaluator import _weighted
+from ttm_jax.training.optimizer import make_optimizer
 from ttm_jax.training.sources import read_parameters
-from ttm_jax.training.state import create, make_optimizer
+from ttm_jax.training.state import create
 from ttm_jax.training.step import make_step
 
 STEPS, WEIGHTS = 10, (0.7, 0.3)

@@ -12,8 +12,8 @@ from ttm_jax.report.results import read_metrics
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.loop import train
 from ttm_jax.training.objective import stream
+from ttm_jax.training.optimizer import make_optimizer
 from ttm_jax.training.spike_guard import NotFinite
-from ttm_jax.training.state import make_optimizer
 
 
 def held_out_losses(run):

@@ -22,7 +22,8 @@ from ttm_jax.planning.hardware import Topology
 from ttm_jax.training.codec import CodecTraining
 from ttm_jax.training.denoising import Denoising
 from ttm_jax.training.objective import Objective
-from ttm_jax.training.state import TrainState, create, make_optimizer
+from ttm_jax.training.optimizer import make_optimizer
+from ttm_jax.training.state import TrainState, create
 from ttm_jax.training.step import make_step
 
 # The name of the compiled function, by which `layout` finds its dumps.

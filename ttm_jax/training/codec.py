@@ -34,9 +34,9 @@ from ttm_jax.training.objective import (
   has_validation,
   held_out,
 )
+from ttm_jax.training.optimizer import placement
 from ttm_jax.training.runs import check_same_architecture, read_config
 from ttm_jax.training.sources import Source, read_parameters
-from ttm_jax.training.state import placement
 
 Array = jax.Array
 

@@ -39,10 +39,10 @@ from ttm_jax.training.objective import (
   has_validation,
   held_out,
 )
+from ttm_jax.training.optimizer import placement
 from ttm_jax.training.partial import by_name, dotted, merged, split
 from ttm_jax.training.runs import check_same_architecture, read_config
 from ttm_jax.training.sources import PRETRAINED, Source, of_run, open_weights, settings
-from ttm_jax.training.state import placement
 
 Array = jax.Array
 Size = tuple[int, int, int]

@@ -30,11 +30,12 @@ from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.evaluator import Evaluator
 from ttm_jax.training.lock import exclusive
 from ttm_jax.training.objective import Objective, Score
+from ttm_jax.training.optimizer import make_optimizer
 from ttm_jax.training.orbax_errors import refusal
 from ttm_jax.training.profile import Profile
 from ttm_jax.training.sources import read_parameters
 from ttm_jax.training.spike_guard import NotFinite
-from ttm_jax.training.state import TrainState, make_optimizer
+from ttm_jax.training.state import TrainState
 from ttm_jax.training.step import make_step
 from ttm_jax.training.step_timer import StepTimer
 from ttm_jax.training.stop import StopOnSignal
