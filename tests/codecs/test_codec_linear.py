@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ttm_jax.codecs.base import to_float
-from ttm_jax.codecs.linear import LinearCodec
+from ttm_jax.codecs.linear import LinearCodec, folding
 from ttm_jax.errors import InputError
 
 PATCH = (2, 4, 3)
@@ -79,6 +79,52 @@ def test_all_components_lose_nothing():
   back = whole.decode(whole.encode(pixels).mean, 4)
   np.testing.assert_allclose(back, pixels, atol=1e-5)
   assert (whole.channels, whole.stride) == (72, (4, 3))
+
+
+LAPPED = (2, 4, 6)
+
+
+def lapped(channels, seed=0):
+  return LinearCodec.fit(videos(seed=seed, size=(12, 18)), LAPPED, channels, lapped=True)
+
+
+def test_a_lapped_codec_with_all_components_loses_nothing():
+  pixels = to_float(videos(seed=9, size=(12, 18)))
+  whole = lapped(144)
+  np.testing.assert_allclose(whole.decode(whole.encode(pixels).mean, 4), pixels, atol=1e-5)
+
+
+def test_patches_of_a_lapped_codec_overlap_by_half():
+  codec = lapped(144)
+  pixels = np.zeros((1, 4, 12, 18, 3), np.float32)
+  touched = pixels.copy()
+  touched[0, 0, 4, 9, 1] = 1  # Next to a border of rows, and nearer to the right of its patch.
+  change = np.abs(codec.encode(touched).mean - codec.encode(pixels).mean).sum(-1)
+  assert np.argwhere(change > 1e-6).tolist() == [[0, 0, y, x] for y in (0, 1) for x in (1, 2)]
+
+
+def test_the_folding_keeps_energy_and_the_pixels_at_the_middle_of_patches_most():
+  matrix = folding(6)
+  np.testing.assert_allclose(matrix @ matrix.T, np.eye(6), atol=1e-6)
+  strengths = np.diag(matrix)
+  np.testing.assert_allclose(strengths, np.cos(np.pi / 4 * np.array([1, 3, 5, 5, 3, 1]) / 6))
+
+
+def test_errors_of_latents_show_smaller_edges_between_patches_of_a_lapped_codec():
+  size = (24, 24)
+  noise = np.random.default_rng(1).normal(size=(64, 2, 4, 4, 12))
+  ratios = []
+  for overlap in (False, True):
+    codec = LinearCodec.fit(videos(40, size=size), (2, 6, 6), 12, lapped=overlap)
+    errors = np.asarray(codec.decode(0.2 * noise, 4) - codec.decode(0 * noise, 4))
+    steps = np.square(np.diff(errors, axis=3)).mean((0, 1, 2, 4))
+    ratios.append(steps[[5, 11, 17]].mean() / steps[[2, 8, 14]].mean())  # At borders and between.
+  assert ratios[1] < ratios[0] / 3
+
+
+def test_a_lapped_codec_needs_even_patches():
+  with pytest.raises(InputError, match=r'a patch \(2, 4, 3\) cannot be lapped'):
+    LinearCodec.fit(videos(), PATCH, 5, lapped=True)
 
 
 def test_a_pixel_moves_the_latent_that_covers_it(codec):

@@ -1,6 +1,7 @@
 """The temporal autoencoder and the linear codec in PyTorch and in JAX."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -161,14 +162,14 @@ def test_tae_begins_as_ours():
 
 
 @functools.cache
-def linear():
+def linear(lapped=False):
   rng = np.random.default_rng(0)
   videos = [rng.integers(0, 256, (6, 12, 18, 3)).astype(np.uint8) for _ in range(3)]
-  return LinearCodec.fit(videos, channels=16)
+  return LinearCodec.fit(videos, channels=16, lapped=lapped)
 
 
-def linear_module():
-  codec = linear()
+def linear_module(lapped=False):
+  codec = linear(lapped)
   model = TTMLinearCodec(**linear_convert.config_to_torch(codec))
   tensors = export_tensors(
     linear_convert.table(codec.patch, codec.channels), linear_convert.parameters(codec)
@@ -177,9 +178,10 @@ def linear_module():
   return model
 
 
+@pytest.mark.parametrize('lapped', [False, True])
 @pytest.mark.parametrize('frames', [1, 4, 5])
-def test_linear_codec_is_ours(frames):
-  codec, model, pixels = linear(), linear_module(), video(2, frames, 12, 18)
+def test_linear_codec_is_ours(frames, lapped):
+  codec, model, pixels = linear(lapped), linear_module(lapped), video(2, frames, 12, 18)
   wanted = codec.encode(pixels).mean
   found = model.encode(parity.channels_first(pixels)).latent_dist
   assert torch.equal(found.sample(), found.mode())
@@ -193,17 +195,24 @@ def test_linear_codec_is_ours(frames):
   assert model.decode(found.mode()).sample.shape[2] == frames + frames % 2
 
 
-def test_linear_codec_is_saved_and_read_back(tmp_path):
-  linear_module().save_pretrained(tmp_path)
-  back = linear_convert.from_torch(read(tmp_path))
-  assert (back.patch, back.psnr, back.explained) == (
-    linear().patch,
-    linear().psnr,
-    linear().explained,
-  )
-  for x, y in zip(jax.tree.leaves(back), jax.tree.leaves(linear()), strict=True):
+@pytest.mark.parametrize('lapped', [False, True])
+def test_linear_codec_is_saved_and_read_back(tmp_path, lapped):
+  linear_module(lapped).save_pretrained(tmp_path)
+  back, saved = linear_convert.from_torch(read(tmp_path)), linear(lapped)
+  assert (back.patch, back.psnr, back.explained) == (saved.patch, saved.psnr, saved.explained)
+  assert back.lapped == lapped
+  for x, y in zip(jax.tree.leaves(back), jax.tree.leaves(saved), strict=True):
     assert np.shape(x) == np.shape(y) and np.asarray(x).tobytes() == np.asarray(y).tobytes()
   assert TTMLinearCodec.from_pretrained(tmp_path, torch_dtype=torch.bfloat16).dtype == torch.float32
+
+
+def test_a_linear_codec_of_an_earlier_version_is_read(tmp_path):
+  linear_module().save_pretrained(tmp_path)
+  path = tmp_path / 'config.json'
+  config = json.loads(path.read_text())
+  del config['lapped']
+  path.write_text(json.dumps(config))
+  assert linear_convert.from_torch(read(tmp_path)).lapped is False
 
 
 @pytest.mark.parametrize('model', [TTMTemporalAutoencoder(**SMALL), TTMLinearCodec((2, 2, 2), 4)])

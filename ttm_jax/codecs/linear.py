@@ -28,11 +28,17 @@ class LinearCodec:
   A clip whose length is not a multiple of st is padded with its last frame. An image is a clip of
   one frame.
 
+  A lapped codec first mixes the pixels on both sides of every border between patches by an
+  orthogonal matrix (the folding of the modified discrete cosine transform with a sine window;
+  Malvar, "Signal Processing with Lapped Transforms", 1992). So neighboring patches overlap in the
+  decoded video, and errors of latents do not show as edges between patches.
+
   Attributes:
     basis: float32 [st * sh * sw * 3, C], orthonormal columns, in descending order of variance.
     mean: float32 [st * sh * sw * 3], the mean patch.
     scale: float32 [], factor from projected pixels to latents.
     patch: (st, sh, sw), pixels per latent along (time, height, width).
+    lapped: whether neighboring patches of a frame overlap by half their sides.
     explained: fraction of the variance of the fitted patches that the components explain, 0..1.
     psnr: PSNR in dB of the reconstructed fitted patches, before clipping and rounding.
   """
@@ -43,6 +49,7 @@ class LinearCodec:
   patch: tuple[int, int, int] = flax.struct.field(pytree_node=False)
   explained: float = flax.struct.field(pytree_node=False)
   psnr: float = flax.struct.field(pytree_node=False)
+  lapped: bool = flax.struct.field(pytree_node=False, default=False)
 
   @property
   def channels(self) -> int:
@@ -64,6 +71,7 @@ class LinearCodec:
     videos: Iterable[np.ndarray],
     patch: tuple[int, int, int] = (2, 6, 6),
     channels: int = 32,
+    lapped: bool = False,
   ) -> 'LinearCodec':
     """Fit the components to videos; the covariance is accumulated in float64 on the host.
 
@@ -72,6 +80,7 @@ class LinearCodec:
         trajectories, since the codec encodes both.
       patch: pixels per latent along (time, height, width).
       channels: C, at most the number of values in a patch.
+      lapped: whether neighboring patches overlap; needs patches of even height and width.
 
     Raises:
       InputError: there is no video, or a video is not uint8 or does not divide into patches. Also
@@ -87,13 +96,15 @@ class LinearCodec:
       )
     if not 1 <= channels <= size:
       raise InputError(f'a patch {patch} has {size} values: channels must be 1 to {size}')
+    if lapped and (patch[1] % 2 or patch[2] % 2):
+      raise InputError(f'a patch {patch} cannot be lapped: its height and width must be even')
     count, total, products = 0, np.zeros(size), np.zeros((size, size))
     for video in videos:
       if video.dtype != np.uint8:
         raise InputError(f'videos to fit a codec must be uint8, got {video.dtype}')
       pixels = jnp.asarray(to_float(video))[None]
       check_pixels(pixels, patch[1:])
-      patches = _patches(pixels, patch)
+      patches = _patches(_fold(pixels, patch) if lapped else pixels, patch)
       rows = np.asarray(patches, np.float64).reshape(-1, size)
       count += len(rows)
       total += rows.sum(0)
@@ -116,11 +127,12 @@ class LinearCodec:
       patch=patch,
       explained=float(kept / (kept + lost)),
       psnr=float(10 * np.log10(4 / max(lost / size, 1e-12))),  # The range [-1, 1] is 2 wide.
+      lapped=lapped,
     )
 
   def encode(self, video: Array) -> Moments:
     check_pixels(video, self.stride)
-    patches = _patches(video, self.patch)
+    patches = _patches(_fold(video, self.patch) if self.lapped else video, self.patch)
     rows = patches.reshape(-1, patches.shape[-1]) - self.mean
     latents = jnp.dot(rows, self.basis, precision=_HIGHEST) * self.scale
     return Moments(latents.reshape(*patches.shape[:-1], self.channels))
@@ -132,7 +144,40 @@ class LinearCodec:
     rows = jnp.dot(latents.reshape(-1, c) / self.scale, self.basis.T, precision=_HIGHEST)
     patches = (rows + self.mean).reshape(b, t, h, w, st, sh, sw, 3)
     video = patches.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(b, t * st, h * sh, w * sw, 3)
+    video = _fold(video, self.patch, inverse=True) if self.lapped else video
     return jnp.clip(video[:, :num_frames], -1, 1)
+
+
+def folding(size: int) -> np.ndarray:
+  """Return the orthogonal matrix that mixes the pixels around a border, float32 [size, size].
+
+  Pixels at equal distance from the border, i + 1/2, are rotated by 45 degrees at the border down to
+  0 half a patch away.
+
+  Args:
+    size: pixels on both sides together, an even number.
+  """
+  half = size // 2
+  distance = np.arange(half)
+  angle = np.pi / 4 * (1 - (distance + 0.5) / half)
+  after, before = half + distance, half - 1 - distance
+  matrix = np.zeros((size, size), np.float32)
+  matrix[after, after] = matrix[before, before] = np.cos(angle)
+  matrix[after, before], matrix[before, after] = -np.sin(angle), np.sin(angle)
+  return matrix
+
+
+def _fold(video: Array, patch: tuple[int, int, int], inverse: bool = False) -> Array:
+  """Mix the pixels of a video [B, T, H, W, 3] around the borders inside each frame, or undo it."""
+  for axis, size in ((2, patch[1]), (3, patch[2])):
+    matrix = folding(size).T if inverse else folding(size)
+    lines = jnp.moveaxis(video, axis, -1)
+    begin, inner, end = jnp.split(lines, [size // 2, lines.shape[-1] - size // 2], axis=-1)
+    windows = inner.reshape(*inner.shape[:-1], -1, size)  # One around each border.
+    mixed = jnp.einsum('...n,mn->...m', windows, matrix, precision=_HIGHEST)
+    lines = jnp.concatenate([begin, mixed.reshape(inner.shape), end], axis=-1)
+    video = jnp.moveaxis(lines, -1, axis)
+  return video
 
 
 def _patches(video: Array, patch: tuple[int, int, int]) -> Array:

@@ -38,6 +38,7 @@ def config_to_torch(codec: LinearCodec) -> dict[str, Any]:
     'channels': codec.channels,
     'explained': codec.explained,
     'psnr': codec.psnr,
+    'lapped': codec.lapped,
   }
 
 
@@ -49,6 +50,7 @@ class _Fields:
   channels: int
   explained: float
   psnr: float
+  lapped: bool = False  # Folders of earlier versions do not have it.
 
 
 def from_torch(weights: Weights) -> LinearCodec:
@@ -62,6 +64,8 @@ def from_torch(weights: Weights) -> LinearCodec:
   """
   names = {f.name: f.name for f in dataclasses.fields(_Fields)}
   check(weights.folder, weights.config, dict.fromkeys(names, Read()))
+  if 'lapped' not in weights.config:
+    del names['lapped']
   config = sizes(_Fields, weights.folder, weights.config, names, len(weights.tensors))
   params = import_parameters(table(config.patch, config.channels), weights)
   return LinearCodec(
@@ -69,4 +73,5 @@ def from_torch(weights: Weights) -> LinearCodec:
     patch=config.patch,
     explained=config.explained,
     psnr=config.psnr,
+    lapped=config.lapped,
   )

@@ -115,6 +115,8 @@ def _abstract_linear(values: Mapping[str, Any]) -> LinearCodec:
     raise ValueError(f'a patch of {patch} has not three sides')
   if not all(isinstance(static.get(name), int | float) for name in ('explained', 'psnr')):
     raise ValueError('"explained" and "psnr" are not numbers')
+  if not isinstance(static.get('lapped', False), bool):
+    raise ValueError('"lapped" is neither true nor false')
   size = int(np.prod(patch)) * 3
   basis, mean, scale = (
     jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((size, channels), (size,), ())

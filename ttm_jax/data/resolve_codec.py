@@ -29,7 +29,8 @@ def choose_codec(
       - a dataset, run or exported folder that contains a codec,
       - `sd_vae:SOURCE`, `wan21_vae:SOURCE` or `wan22_vae:SOURCE`, the autoencoder of Stable
         Diffusion, Wan 2.1 or Wan 2.2 in a folder or on the Hugging Face Hub,
-      - `linear:TxHxWxC`, a linear codec with patches of T x H x W pixels and C channels.
+      - `linear:TxHxWxC`, a linear codec with patches of T x H x W pixels and C channels, or
+        `lapped:TxHxWxC`, the same with patches that overlap by half.
     clips: the clips to fit a linear codec to.
     rendering: returns the rendered trajectory of a clip, uint8 [T, H, W, 3].
 
@@ -41,13 +42,13 @@ def choose_codec(
     return load(source)
   if exported.is_exported(name):
     return exported.read_codec(Path(name))
-  if not name.startswith('linear:'):
+  if prefix not in ('linear', 'lapped') or not colon:
     folders = (Path(name) / 'codec', Path(name) / FOLDER / 'codec')
     return load_codec(next((f for f in folders if f.exists()), name))
   try:
-    st, sh, sw, channels = (int(x) for x in name.removeprefix('linear:').split('x'))
+    st, sh, sw, channels = (int(x) for x in source.split('x'))
   except ValueError:
-    raise InputError(f'--codec {name}: write linear:TxHxWxC, such as linear:2x6x6x32') from None
+    raise InputError(f'--codec {name}: write {prefix}:TxHxWxC, such as {prefix}:2x6x6x32') from None
 
   def videos() -> Iterator[np.ndarray]:
     for index in np.linspace(0, len(clips) - 1, min(FIT_CLIPS, len(clips))).astype(int):
@@ -55,4 +56,4 @@ def choose_codec(
       yield clip.video
       yield rendering(clip)
 
-  return LinearCodec.fit(videos(), (st, sh, sw), channels)
+  return LinearCodec.fit(videos(), (st, sh, sw), channels, prefix == 'lapped')

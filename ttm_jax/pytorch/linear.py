@@ -17,7 +17,8 @@ class TTMLinearCodec(Model):
   """A codec (see `codec_base`) that projects pixel patches onto their C principal components.
 
   A patch has (st, sh, sw) pixels. A clip whose length is not a multiple of st is padded with copies
-  of its last frame. An image is a clip of one frame.
+  of its last frame. An image is a clip of one frame. A lapped codec first mixes the pixels on both
+  sides of every border between patches by an orthogonal matrix, so that patches overlap.
   """
 
   FLOAT32 = ('basis', 'mean', 'scale')
@@ -29,6 +30,7 @@ class TTMLinearCodec(Model):
     channels: int = 32,
     explained: float = 0.0,
     psnr: float = 0.0,
+    lapped: bool = False,
   ):
     """Initialize the codec with zeros; the values are loaded.
 
@@ -37,6 +39,7 @@ class TTMLinearCodec(Model):
       channels: C, channels of the latents.
       explained, psnr: explained variance (0..1) and PSNR (dB) on the data the codec was fitted to;
         kept for information only.
+      lapped: whether neighboring patches of a frame overlap by half their sides.
     """
     super().__init__()
     size = 3 * math.prod(patch)
@@ -68,6 +71,8 @@ class TTMLinearCodec(Model):
     check_pixels(video, self.stride)
     st, sh, sw = self.stride
     video = continued(video.float(), st)
+    if self.config.lapped:
+      video = self._fold(video)
     b, c, t, height, width = video.shape
     cells = video.reshape(b, c, t // st, st, height // sh, sh, width // sw, sw)
     patches = cells.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4)
@@ -88,4 +93,35 @@ class TTMLinearCodec(Model):
     b, t, height, width, _ = patches.shape
     pixels = patches.reshape(b, t, height, width, st, sh, sw, 3).permute(0, 7, 1, 4, 2, 5, 3, 6)
     video = pixels.reshape(b, 3, t * st, height * sh, width * sw)
+    if self.config.lapped:
+      video = self._fold(video, inverse=True)
     return Decoded(sample=video[:, :, :num_frames].clamp(-1, 1))
+
+  def _fold(self, video: Tensor, inverse: bool = False) -> Tensor:
+    """Mix the pixels of a video [B, 3, T, H, W] around borders of patches in a frame, or undo it."""
+    for axis, size in ((3, self.stride[1]), (4, self.stride[2])):
+      matrix = _folding(size).to(video)
+      matrix = matrix.T if inverse else matrix
+      lines = video.movedim(axis, -1)
+      half = size // 2
+      inner = lines[..., half : lines.shape[-1] - half]
+      mixed = (inner.unflatten(-1, (-1, size)) @ matrix.T).flatten(-2)
+      lines = torch.cat([lines[..., :half], mixed, lines[..., lines.shape[-1] - half :]], -1)
+      video = lines.movedim(-1, axis)
+    return video
+
+
+def _folding(size: int) -> Tensor:
+  """Return the orthogonal matrix that mixes the pixels around a border, float32 [size, size].
+
+  Pixels at equal distance from the border, i + 1/2, are rotated by 45 degrees at the border down to
+  0 half a patch away (a sine window; Malvar, "Signal Processing with Lapped Transforms", 1992).
+  """
+  half = size // 2
+  distance = torch.arange(half)
+  angle = math.pi / 4 * (1 - (distance + 0.5) / half)
+  after, before = half + distance, half - 1 - distance
+  matrix = torch.zeros(size, size)
+  matrix[after, after] = matrix[before, before] = angle.cos()
+  matrix[after, before], matrix[before, after] = -angle.sin(), angle.sin()
+  return matrix
