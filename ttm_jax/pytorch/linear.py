@@ -98,7 +98,7 @@ class TTMLinearCodec(Model):
     return Decoded(sample=video[:, :, :num_frames].clamp(-1, 1))
 
   def _fold(self, video: Tensor, inverse: bool = False) -> Tensor:
-    """Mix the pixels of a video [B, 3, T, H, W] around borders of patches in a frame, or undo it."""
+    """Mix the pixels of a video [B, 3, T, H, W] around the borders of patches, or undo it."""
     for axis, size in ((3, self.stride[1]), (4, self.stride[2])):
       matrix = _folding(size).to(video)
       matrix = matrix.T if inverse else matrix
