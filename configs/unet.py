@@ -48,6 +48,7 @@ def unet(task: str, masked_blocks: int = 0) -> ConfigDict:
       'train_steps': 1000,
       'steps': 50,
       'prediction': 'v',  # Or 'data'.
+      'time_power': 1.0,  # Of training times: 1 is uniform, more leans towards noise.
     }
   )
   # Dtype in which weight gradients are summed: 'compute', or 'float32' at twice the bytes.

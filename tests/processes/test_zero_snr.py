@@ -58,11 +58,24 @@ def test_trailing_steps():
     ({'steps': 0}, 'steps must be 1 to train_steps=1000, got 0'),
     ({'steps': 1001}, 'got 1001'),
     ({'prediction': 'noise'}, "prediction must be one of .* got 'noise'"),
+    ({'time_power': 0.0}, 'time_power must be a positive number, got 0.0'),
+    ({'time_power': float('nan')}, 'time_power must be a positive number, got nan'),
   ],
 )
 def test_impossible_values(options, message):
   with pytest.raises(ValueError, match=message):
     ZeroSNRDiffusion(**options)
+
+
+@pytest.mark.parametrize('power', [1.0, 3.0])
+def test_training_times(power):
+  process = ZeroSNRDiffusion(time_power=power)
+  t = np.asarray(process.draw_t(jax.random.key(0), 100_000), np.float64)
+  steps = (1 - t) * 1000 - 1
+  np.testing.assert_allclose(steps, steps.round(), atol=1e-3)  # Times of steps, all in range.
+  assert steps.min() > -0.5 and steps.max() < 999.5 and steps.max() > 998.5
+  for quantile in (0.1, 0.5, 0.9):
+    assert np.quantile(steps, quantile) == pytest.approx(1000 * quantile ** (1 / power), abs=8)
 
 
 def pair():
