@@ -86,6 +86,7 @@ def main() -> None:
   for stage in (pipeline.stage1, pipeline.stage2):
     if stage is not None:
       stage.check(request, ids)
+  pipeline.compile([request])
   console = Console(stderr=True)
   with Progress(
     TextColumn('{task.description}'),
