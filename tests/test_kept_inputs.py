@@ -12,7 +12,7 @@ from ttm_jax import generate as jax_generate
 from ttm_jax import trajectory
 from ttm_jax.errors import InputError
 from ttm_jax.inference import command as animation
-from ttm_jax.inference.pipeline import STAGE1, STAGE2, Stage
+from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
 diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed (extra dev)')
@@ -220,7 +220,7 @@ def test_a_video_that_fails_leaves_its_trajectory(command, tmp_path, monkeypatch
   def fail(*args, **options):
     raise MemoryError
 
-  where = jax_generate.Pipeline if command.kind == 'jax' else TTMPipeline
+  where = Pipeline if command.kind == 'jax' else TTMPipeline
   monkeypatch.setattr(where, 'videos' if command.kind == 'jax' else '__call__', fail)
   with pytest.raises(MemoryError):
     command()
