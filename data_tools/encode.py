@@ -26,6 +26,7 @@ import argparse
 
 from ttm_jax.data.schema import MASKS, MAX_OBJECTS, TRAJECTORIES
 from ttm_jax.errors import front_door
+from ttm_jax.parallel.compilation_cache import HELP
 from ttm_jax.preset_names import DEFAULT, NAMES
 from ttm_jax.pytorch.annotation.model_source import DTYPES
 from ttm_jax.trajectory import PALETTES
@@ -116,6 +117,7 @@ def parser() -> argparse.ArgumentParser:
     help='default bfloat16 on a GPU, float32 on a CPU',
   )
   made.add_argument('--offline', action='store_true', help='do not download models')
+  made.add_argument('--compilation_cache', default='', help=HELP)
   made.add_argument('--words', action='store_true', help='store word ids in addition to --text')
   made.add_argument(
     '--words_dim', type=int, default=128, help='width of word embeddings, a multiple of 4'

@@ -14,8 +14,9 @@ from ttm_jax import optical_flow
 from ttm_jax.codecs.base import to_float
 from ttm_jax.commands.generate import encodings_of
 from ttm_jax.data.clips import Clips
-from ttm_jax.data.context import FLOW, Context
+from ttm_jax.data.context import Context
 from ttm_jax.data.encode import EncodedClips, LatentEncoder
+from ttm_jax.data.schema import FLOW
 from ttm_jax.errors import InputError
 from ttm_jax.exporting import stages
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage

@@ -22,6 +22,7 @@ import argparse
 
 from ttm_jax.errors import front_door
 from ttm_jax.metrics import defaults
+from ttm_jax.parallel.compilation_cache import HELP
 
 
 def main() -> None:
@@ -66,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     help='NAME=MODEL: hub id or folder of a text encoder; default: as named by the dataset',
   )
   add('--offline', action='store_true', help='download no models')
+  add('--compilation_cache', default='', help=HELP)
   add = made.add_argument_group('scores').add_argument
   add(
     '--metrics',

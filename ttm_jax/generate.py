@@ -21,6 +21,7 @@ import argparse
 
 from ttm_jax.errors import front_door
 from ttm_jax.inference.command import add_flags
+from ttm_jax.parallel.compilation_cache import HELP
 
 
 def main() -> None:
@@ -47,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
   )
   made.add_argument('--frames', type=int, help='frames of the video, likewise')
   add_flags(made)
+  made.add_argument('--compilation_cache', default='', help=HELP)
   return made
 
 

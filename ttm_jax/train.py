@@ -11,6 +11,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from ttm_jax.errors import front_door
+from ttm_jax.parallel.compilation_cache import HELP
 from ttm_jax.settings import parse_flags
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'configuration file, see configs/')
@@ -18,6 +19,7 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'run directory; default runs/<co
 _PROFILE = flags.DEFINE_string(
   'profile', '', 'steps N:M to trace into the run directory (profile/), for xprof'
 )
+_CACHE = flags.DEFINE_string('compilation_cache', '', HELP)
 flags.mark_flag_as_required('config')
 
 
@@ -27,7 +29,7 @@ def main(argv: list[str]) -> None:
   from ttm_jax.commands import train
 
   config_file = config_flags.get_config_filename(flags.FLAGS['config'])
-  train.run(_CONFIG.value, config_file, _WORKDIR.value, _PROFILE.value)
+  train.run(_CONFIG.value, config_file, _WORKDIR.value, _PROFILE.value, _CACHE.value)
 
 
 def cli() -> None:

@@ -15,6 +15,7 @@ from ttm_jax.errors import InputError, printable
 from ttm_jax.metrics.evaluation import round_trip
 from ttm_jax.metrics.motion import mean_iou
 from ttm_jax.metrics.video import psnr
+from ttm_jax.parallel.compilation_cache import keep_programs
 
 
 def run(args: argparse.Namespace) -> None:
@@ -25,6 +26,7 @@ def run(args: argparse.Namespace) -> None:
   """
   if args.count < 1:
     raise InputError(f'--count {args.count}: must be at least 1')
+  keep_programs()
   train, held_out = Clips(args.clips, 'train'), Clips(args.clips, 'validation')
   clips = [held_out[i] for i in range(min(args.count, len(held_out)))]
   shapes = sorted({clip.ids.shape for clip in clips})

@@ -9,7 +9,7 @@ from data_tools.steps.text import TextSettings
 from ttm_jax.codecs.base import Codec
 from ttm_jax.data import records
 from ttm_jax.data.clips import Clips
-from ttm_jax.data.context import FLOW, Context, Encoding
+from ttm_jax.data.context import Context, Encoding
 from ttm_jax.data.description import INFO
 from ttm_jax.data.encode import (
   TEXT_ENCODERS,
@@ -23,10 +23,11 @@ from ttm_jax.data.encode import (
 )
 from ttm_jax.data.latents import write_latents
 from ttm_jax.data.resolve_codec import choose_codec
-from ttm_jax.data.schema import Clip
+from ttm_jax.data.schema import FLOW, Clip
 from ttm_jax.errors import InputError
 from ttm_jax.models.preset import Preset
 from ttm_jax.outputs import check_apart
+from ttm_jax.parallel.compilation_cache import keep_programs
 from ttm_jax.presets import DEFAULT, model_config, preset
 from ttm_jax.pytorch.annotation.model_source import ModelSource
 from ttm_jax.pytorch.annotation.raft import Raft
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> None:
     InputError: if an input is invalid, or an output cannot be written.
   """
   check(args)
+  keep_programs(args.compilation_cache)
   check_apart('--out', [args.out], {'--clips': args.clips, '--codec': args.codec})
   places = buckets(args.clips, args.out)
   for _, out in places:

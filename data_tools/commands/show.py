@@ -21,6 +21,7 @@ from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError, printable
 from ttm_jax.media import video_io
 from ttm_jax.outputs import writing
+from ttm_jax.parallel.compilation_cache import keep_programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
   Raises:
     InputError: if an input is invalid, or an output cannot be written.
   """
+  keep_programs()
   found = find(Path(args.shard), args.split)
   if not 0 <= args.index < found.count:
     raise InputError(f'{args.shard}: has the records 0 to {found.count - 1}, not {args.index}')

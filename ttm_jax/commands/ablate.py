@@ -9,6 +9,7 @@ from ttm_jax import outputs
 from ttm_jax.commands import run_command
 from ttm_jax.data.clips import Clips
 from ttm_jax.metrics.ablation import Ablation, score
+from ttm_jax.parallel.compilation_cache import keep_programs
 from ttm_jax.report.ablation import write
 from ttm_jax.training.orbax_errors import hush
 
@@ -29,6 +30,7 @@ def run(
     InputError: If the configuration or an input is invalid, or a step fails.
   """
   hush()
+  keep_programs()
   plan = Ablation.read(config, Path(workdir), seeds, rows)
   if only_print:
     for each in plan.runs:

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from ttm_jax import outputs
 from ttm_jax.data.clips import Clips
-from ttm_jax.data.context import FLOW, read_encoding, read_mixed
+from ttm_jax.data.context import read_encoding, read_mixed
+from ttm_jax.data.schema import FLOW
 from ttm_jax.errors import InputError, printable
 from ttm_jax.inference.cli_args import check_seed, check_steps, parse_named, parse_texts
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
@@ -21,6 +22,7 @@ from ttm_jax.metrics.agreement import Agreed
 from ttm_jax.metrics.defaults import METRICS
 from ttm_jax.metrics.options import MetricOptions
 from ttm_jax.metrics.score_files import ScoredFolder
+from ttm_jax.parallel.compilation_cache import keep_programs
 from ttm_jax.pytorch.annotation.model_source import ModelSource
 from ttm_jax.report import pair_report, scored_folder, study
 from ttm_jax.report.progress import progress_bar
@@ -40,6 +42,7 @@ def run(args: argparse.Namespace) -> None:
     InputError: If an input is invalid, or an output cannot be written.
   """
   hush()
+  keep_programs(args.compilation_cache)
   chosen = [name for name in (*SYSTEMS, 'pairs', 'votes') if getattr(args, name) is not None]
   if chosen == ['votes']:
     study.count_votes(args.votes, args.study, args.out, args.draws)

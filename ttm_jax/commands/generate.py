@@ -7,7 +7,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ttm_jax.data.context import FLOW, Context, Encoding, read_encoding
+from ttm_jax.data.context import Context, Encoding, read_encoding
+from ttm_jax.data.schema import FLOW
 from ttm_jax.errors import InputError
 from ttm_jax.inference import command as animation
 from ttm_jax.inference import sizes
@@ -16,6 +17,7 @@ from ttm_jax.inference.embedded_texts import encoders_of
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Request, Stage, fit
 from ttm_jax.inference.pretrained_texts import with_embeddings
 from ttm_jax.outputs import parts_of_run
+from ttm_jax.parallel.compilation_cache import keep_programs
 from ttm_jax.pytorch.annotation.model_source import ModelSource
 from ttm_jax.training.orbax_errors import hush
 from ttm_jax.training.runs import read_config
@@ -28,6 +30,7 @@ def run(args: argparse.Namespace) -> None:
     InputError: If an input is invalid, or an output cannot be written.
   """
   hush()
+  keep_programs(args.compilation_cache)
   out = animation.checked_out(args)
   if args.trajectory is None and args.stage1 is None:
     raise InputError('give --stage1 RUN to generate the motion, or --trajectory FOLDER')

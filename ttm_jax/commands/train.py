@@ -8,6 +8,7 @@ from ttm_jax import outputs
 from ttm_jax.data import mixture
 from ttm_jax.errors import EXIT_CODE, InputError
 from ttm_jax.metrics.in_training import scorer
+from ttm_jax.parallel.compilation_cache import keep_programs
 from ttm_jax.parallel.peers import Peers
 from ttm_jax.parallel.startup import initialize
 from ttm_jax.training.codec import CodecTraining
@@ -36,7 +37,9 @@ _WRITTEN = (
 )
 
 
-def run(config: ConfigDict, config_file: str, workdir: str | None, profile: str) -> None:
+def run(
+  config: ConfigDict, config_file: str, workdir: str | None, profile: str, cache: str
+) -> None:
   """Train; exit with code 3 if too many updates are skipped, or parameters are NaN or Inf.
 
   Args:
@@ -44,6 +47,7 @@ def run(config: ConfigDict, config_file: str, workdir: str | None, profile: str)
     config_file: its file.
     workdir: run directory; None for a new one.
     profile: steps N:M to trace; '' for none.
+    cache: folder of compiled programs, see `compilation_cache.keep_programs`.
 
   Raises:
     InputError: If the configuration or an input is invalid.
@@ -52,6 +56,7 @@ def run(config: ConfigDict, config_file: str, workdir: str | None, profile: str)
   limits = config.job
   initialize(limits.start_limit, limits.peer_limit)
   peers = Peers(limits.peer_limit, limits.hang_limit)
+  keep_programs(cache, tell=peers.index == 0)
   try:
     with peers.together({InputError: EXIT_CODE, NotFinite: _NOT_FINITE}):
       if peers.count > 1 and not workdir:

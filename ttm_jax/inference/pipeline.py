@@ -13,8 +13,9 @@ import numpy as np
 
 from ttm_jax import optical_flow, trajectory
 from ttm_jax.codecs.base import to_float, to_uint8
-from ttm_jax.data.context import FLOW, Context
+from ttm_jax.data.context import Context
 from ttm_jax.data.encode import TEXT_ENCODERS, TextEncoder, place_arrays, text_arrays
+from ttm_jax.data.schema import FLOW
 from ttm_jax.errors import InputError
 from ttm_jax.inference.request import Request as Request
 from ttm_jax.inference.request import fit as fit
