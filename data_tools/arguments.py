@@ -3,6 +3,7 @@
 import argparse
 import math
 
+from data_tools.sources.descriptions import Window
 from ttm_jax.errors import InputError
 
 _DIGITS = 9  # Most digits of a count. int() raises ValueError for thousands of digits.
@@ -23,6 +24,23 @@ def parse_size(text: str) -> tuple[int, int]:
 def is_count(text: str) -> bool:
   """Return whether a text is a positive integer of at most nine digits."""
   return text.isdecimal() and len(text) <= _DIGITS and int(text) > 0
+
+
+def parse_window(text: str, fps: float, stride: int | None) -> Window:
+  """Parse a clip size such as '16x256x320' (frames x height x width) into a Window.
+
+  Args:
+    text: the clip size, in frames and pixels.
+    fps: frames per second of the clips.
+    stride: frames from the start of one window to the next; None for the length of a clip.
+
+  Raises:
+    InputError: if the text does not have this form.
+  """
+  frames, _, size = text.lower().partition('x')
+  if not is_count(frames) or not size:
+    raise InputError(f'--clip {text}: write FRAMESxHEIGHTxWIDTH, as in 16x256x256')
+  return Window(int(frames), stride or int(frames), fps, parse_size(size))
 
 
 def add_clip_flags(parser: argparse.ArgumentParser) -> None:

@@ -6,25 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data_tools import job
+from data_tools.layout_names import BENCHMARKS
 from data_tools.sources.base import VIDEOS, Video, check_folder
 from data_tools.sources.benchmark import excluded_ids, read_list
 from data_tools.sources.captioned import captioned, table_of
 from data_tools.sources.descriptions import Description, read_captions
 from data_tools.sources.leftovers import Leftover, leftovers
 from data_tools.sources.listed import LIST, listed_videos
-from data_tools.sources.magicdata import FOLDERS, magicdata
-from data_tools.sources.movebench import MODES, movebench
+from data_tools.sources.magicdata import magicdata
+from data_tools.sources.movebench import movebench
 from data_tools.sources.sav import sav_videos
 from data_tools.sources.vos import vos_videos
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.errors import InputError
-
-BENCHMARKS = (
-  'list',
-  *(f'movebench-{mode}' for mode in MODES),
-  *(f'magicdata-{what}' for what in FOLDERS),
-)
-LAYOUTS = ('auto', 'captioned', 'vos', 'sav', *BENCHMARKS)
 
 
 def layout(args: argparse.Namespace) -> str:

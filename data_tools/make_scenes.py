@@ -6,22 +6,29 @@ The command downloads nothing. The same options give the same clips.
 """
 
 import argparse
-import dataclasses
 
-from data_tools.arguments import parse_size
-from ttm_jax.data.clips import write_clips
 from ttm_jax.errors import front_door
 from ttm_jax.scenes.captions import MOTIONS
-from ttm_jax.scenes.generator import SceneConfig, scene_splits
-from ttm_jax.scenes.lookalikes import LookalikeConfig, lookalike_scene
+from ttm_jax.scenes.generator import SceneConfig
 
 
 def main(argv: list[str] | None = None) -> None:
+  args = parser().parse_args(argv)
+  with front_door():
+    from data_tools.commands import make_scenes
+
+    make_scenes.run(args)
+
+
+def parser() -> argparse.ArgumentParser:
+  """Return the parser of the command line."""
   usual = SceneConfig()
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  made = argparse.ArgumentParser(
+    'python -m data_tools.make_scenes',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  add = parser.add_argument
+  add = made.add_argument
   add('--out', required=True, help='folder of the dataset; must be empty or not exist')
   add(
     '--lookalike',
@@ -46,29 +53,7 @@ def main(argv: list[str] | None = None) -> None:
   add(
     '--workers', type=int, default=0, help='worker processes; 0 renders in this process; default 0'
   )
-  args = parser.parse_args(argv)
-  with front_door():
-    common = {
-      'size': parse_size(args.size),
-      'frames': args.frames,
-      'fps': args.fps,
-      'max_objects': args.max_objects,
-      'seed': args.seed,
-    }
-    config: SceneConfig | LookalikeConfig
-    if args.lookalike:
-      config = LookalikeConfig(**common, min_objects=max(args.min_objects, 2))
-      splits = scene_splits(config, args.train, args.validation, lookalike_scene)
-    else:
-      config = SceneConfig(
-        **common,
-        min_objects=args.min_objects,
-        motions=tuple(args.motions.split(',')),
-        shapes=tuple(args.shapes.split(',')),
-      )
-      splits = scene_splits(config, args.train, args.validation)
-    write_clips(args.out, splits, {'scenes': dataclasses.asdict(config)}, args.workers)
-    print(f'wrote {args.out}: ' + ', '.join(f'{len(s)} {name}' for name, s in splits.items()))
+  return made
 
 
 if __name__ == '__main__':

@@ -2,9 +2,7 @@
 
 import functools
 import gc
-import hashlib
 import os
-import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ import filelock
 import pytest
 
 from tests.helpers import cli, tiny
+from ttm_jax.parallel.compilation_cache import cpu_kind
 
 # Programs run for milliseconds here, and optimized compilation would take most of the time. These
 # flags also apply to the processes that tests start.
@@ -34,18 +33,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def compilation_cache() -> Path:
-  """Return the folder of compiled programs in the user's cache, one for each kind of CPU.
-
-  A program that was compiled for one CPU may use instructions that another one lacks.
-  """
-  info = Path('/proc/cpuinfo')
-  lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
-  features = sorted(
-    {line for line in lines if line.startswith(('flags', 'Features', 'model name'))}
-  )
-  cpu = hashlib.sha256('\n'.join([platform.machine(), *features]).encode()).hexdigest()[:12]
+  """Return the folder of compiled programs in the user's cache, one for each kind of CPU."""
   root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-  return Path(root) / 'ttm_jax' / f'tests-{cpu}'
+  return Path(root) / 'ttm_jax' / f'tests-{cpu_kind()}'
 
 
 WORKER_GB = 2.5  # Memory of a worker with the processes that its tests start.

@@ -16,8 +16,8 @@ from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
 from ttm_jax.media.video_io import write_video
 from ttm_jax.media.video_reader import read_video
 from ttm_jax.metrics import evaluation
+from ttm_jax.metrics.defaults import METRICS
 from ttm_jax.metrics.scored_videos import stem_of
-from ttm_jax.metrics.scoring import DEFAULT
 from ttm_jax.metrics.video import psnr
 from ttm_jax.report import pair_report, scored_folder
 
@@ -140,7 +140,7 @@ def test_videos_of_any_system(command, refused, videos, tmp_path):
   exact, still = videos
   command(f'--generated={exact}', f'--against={still}', f'--out={tmp_path}/a')
   found = scores_of(tmp_path / 'a')
-  assert list(found['metrics']) == list(DEFAULT)
+  assert list(found['metrics']) == list(METRICS)
   assert found['differences']['psnr']['low'] > 0
   command(f'--generated={still}', f'--against={tmp_path}/a', f'--out={tmp_path}/b')
   turned = scores_of(tmp_path / 'b')['differences']['psnr']['value']

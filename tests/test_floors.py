@@ -18,9 +18,9 @@ FLOORS = (
     'atomic',
     'untrusted',
     'checksums',
-    'commands',
     'json_file',
     'json_lines',
+    'preset_names',
     'outputs',
     'tensor_file',
   ),
@@ -34,6 +34,7 @@ FLOORS = (
   ('data', 'scenes'),
   ('training', 'inference', 'pytorch'),
   ('metrics', 'planning', 'report', 'exporting'),
+  ('commands',),
 )
 FRONT_DOORS = ('train', 'generate', 'evaluate', 'ablate', 'export', 'plan', 'demo')
 

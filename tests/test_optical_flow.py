@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from data_tools import encode
+from data_tools.commands.encode import check
 from tests.helpers import cli, exported, tiny
-from ttm_jax import generate, optical_flow
+from ttm_jax import optical_flow
 from ttm_jax.codecs.base import to_float
+from ttm_jax.commands.generate import encodings_of
 from ttm_jax.data.clips import Clips
-from ttm_jax.data.context import FLOW, Context
+from ttm_jax.data.context import Context
 from ttm_jax.data.encode import EncodedClips, LatentEncoder
+from ttm_jax.data.schema import FLOW
 from ttm_jax.errors import InputError
 from ttm_jax.exporting import stages
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
@@ -144,7 +147,7 @@ def test_both_stages_are_scored(runs, clips, tmp_path):
 
 def test_what_needs_masks_refuses_flow(runs, clips, tmp_path):
   with pytest.raises(InputError, match=r'was trained on optical flow: score it with'):
-    generate.encodings_of([str(run) for run in runs])
+    encodings_of([str(run) for run in runs])
   with pytest.raises(InputError, match='was trained on optical flow, which exported folders do'):
     stages.StageRun(runs[0], STAGE1)
   masks = exported.context('dit')
@@ -160,7 +163,7 @@ def test_what_needs_masks_refuses_flow(runs, clips, tmp_path):
     (['--flow=raft.safetensors'], '--flow is for --trajectory flow; remove this flag, or add'),
   ):
     with pytest.raises(InputError, match=said):
-      encode.check(encode.parser().parse_args([*command, *options]))
+      check(encode.parser().parse_args([*command, *options]))
 
 
 def test_a_dataset_says_that_it_holds_flow(clips, tmp_path):

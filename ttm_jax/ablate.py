@@ -14,20 +14,11 @@ print one training command per line, for instance for a SLURM job array, and cal
 when all are complete.
 """
 
-import shlex
-from pathlib import Path
-
 from absl import app, flags
 from ml_collections import config_flags
 
-from ttm_jax import outputs
-from ttm_jax.commands import run_command
-from ttm_jax.data.clips import Clips
 from ttm_jax.errors import front_door
-from ttm_jax.metrics.ablation import Ablation, score
-from ttm_jax.report.ablation import write
 from ttm_jax.settings import parse_flags
-from ttm_jax.training.orbax_errors import hush
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'ablation, see configs/ablate_*.py')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'folder of all runs and results')
@@ -38,28 +29,11 @@ flags.mark_flags_as_required(['config', 'workdir'])
 
 
 def main(argv: list[str]) -> None:
-  """Train, score and tabulate the ablation that the flags name.
-
-  Raises:
-    InputError: If the configuration or an input is invalid, or a step fails.
-  """
+  """Train, score and tabulate the ablation that the flags name."""
   del argv
-  hush()
-  plan = Ablation.read(_CONFIG.value, Path(_WORKDIR.value or ''), _SEEDS.value, _ROWS.value)
-  if _PRINT.value:
-    for run in plan.runs:
-      print(f'python -m {shlex.join(run.command)}')
-    return
-  outputs.check('--workdir', folders=[plan.workdir])
-  for name, folder, command in plan.preparation:
-    if not folder.exists():
-      run_command(f'Prepare {name}', command)
-  for i, run in enumerate(plan.runs):
-    if not run.complete:
-      run_command(f'Train {run.name}, {i + 1} of {len(plan.runs)}', run.command)
-  clips = Clips(plan.clips, 'validation')
-  results = score(plan, [clips[i] for i in range(min(len(clips), plan.count))])
-  write(plan, results)
+  from ttm_jax.commands import ablate
+
+  ablate.run(_CONFIG.value, _WORKDIR.value or '', _SEEDS.value, _ROWS.value, _PRINT.value)
 
 
 def cli() -> None:

@@ -9,109 +9,31 @@ interrupted demo.
 """
 
 import argparse
-import json
-import time
-from pathlib import Path
 
-from ttm_jax import outputs
-from ttm_jax.atomic import write_text
-from ttm_jax.commands import run_command
 from ttm_jax.errors import front_door
-from ttm_jax.presets import DEFAULT, PRESETS
-
-CONFIGS = {name: preset.demo_configs for name, preset in PRESETS.items() if preset.demo_configs}
+from ttm_jax.preset_names import DEFAULT, NAMES
 
 
 def main() -> None:
-  """Run all steps of the demo that are not complete.
+  """Run the demo as the command line says."""
+  args = parser().parse_args()
+  from ttm_jax.commands import demo
 
-  Raises:
-    InputError: If the output folder cannot be written, or a step fails.
-  """
+  demo.run(args)
+
+
+def parser() -> argparse.ArgumentParser:
+  """Return the parser of the command line."""
   made = argparse.ArgumentParser(
     'python -m ttm_jax.demo',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  made.add_argument('--preset', choices=sorted(CONFIGS), default=DEFAULT, help='backbone')
+  made.add_argument('--preset', choices=NAMES, default=DEFAULT, help='backbone')
   made.add_argument(
     '--workdir', help='output folder; default runs/demo, or runs/demo-PRESET for other presets'
   )
-  args = made.parse_args()
-  suffix = '' if args.preset == DEFAULT else f'-{args.preset}'
-  root = Path(args.workdir or f'runs/demo{suffix}')
-  outputs.check('--workdir', folders=[root])
-  begin = time.perf_counter()
-  seconds = {}
-  for name, done, command in steps(root, args.preset):
-    if done is not None and done.exists():
-      print(f'\n{name}: {done} exists already', flush=True)
-      continue
-    started = time.perf_counter()
-    run_command(name, command)
-    seconds[name] = round(time.perf_counter() - started, 1)
-  seconds['all'] = round(time.perf_counter() - begin, 1)
-  path = root / 'metrics.json'
-  figures = {**json.loads(path.read_text()), 'seconds': seconds}
-  write_text(path, json.dumps(figures, indent=2) + '\n')
-  print(f'\n{seconds["all"] / 60:.1f} minutes. Open {root}/report.html; the figures: {path}')
-
-
-def steps(root: Path, preset: str) -> list[tuple[str, Path | None, list[str]]]:
-  """Return the name, completion marker and command of each step.
-
-  A step is skipped if its completion marker exists. Training steps have none, since training
-  resumes by itself, and neither does evaluation.
-  """
-  clips, latents = root / 'clips', root / 'latents'
-  stage1, stage2 = root / 'stage1', root / 'stage2'
-
-  def train(config: str, workdir: Path) -> list[str]:
-    data = f'--config.data.path={latents}'
-    return ['ttm_jax.train', f'--config={config}', f'--workdir={workdir}', data]
-
-  return [
-    (
-      'Make scenes',
-      clips,
-      [
-        'data_tools.make_scenes',
-        f'--out={clips}',
-        '--train=6144',
-        '--validation=64',
-        '--motions=left,right,up,down,grow,shrink,stay',
-        '--workers=2',
-      ],
-    ),
-    (
-      'Encode them',
-      latents,
-      [
-        'data_tools.encode',
-        f'--clips={clips}',
-        f'--out={latents}',
-        f'--preset={preset}',
-        '--codec=linear:2x6x6x32',
-        '--max_objects=3',
-        '--words_length=32',
-        '--words_prompt_length=12',
-        '--no-permute',
-      ],
-    ),
-    ('Train stage 1, image to motion', None, train(CONFIGS[preset][0], stage1)),
-    ('Train stage 2, motion to video', None, train(CONFIGS[preset][1], stage2)),
-    (
-      'Evaluate',
-      None,
-      [
-        'ttm_jax.evaluate',
-        f'--stage1={stage1}',
-        f'--stage2={stage2}',
-        f'--clips={clips}',
-        f'--out={root}',
-      ],
-    ),
-  ]
+  return made
 
 
 def cli() -> None:

@@ -18,7 +18,6 @@ from ml_collections import config_flags
 from ttm_jax import outputs
 from ttm_jax.errors import front_door
 from ttm_jax.planning import hardware
-from ttm_jax.planning.session import plan
 from ttm_jax.settings import parse_flags
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'configuration file, see configs/')
@@ -41,6 +40,8 @@ def main(argv: list[str]) -> None:
   if _JSON.value:
     config_file = config_flags.get_config_filename(flags.FLAGS['config'])
     outputs.check('--json', [_JSON.value], reads={'--config': config_file})
+  from ttm_jax.planning.session import plan
+
   fits = plan(
     _CONFIG.value,
     hardware.topology(_TOPOLOGY.value or '', _SLICES.value),

@@ -19,9 +19,6 @@ from ttm_jax.tasks import CLEAN, CONCAT, FIRST_FRAME, TASKS
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (DIT, UNET, WAN)}
 
-# The preset that the data tools use by default.
-DEFAULT = DIT.name
-
 
 def register(preset: Preset) -> None:
   """Register a preset under its name; registering the same object again is allowed.

@@ -9,6 +9,7 @@ from PIL import Image
 pytest.importorskip('apache_beam', reason="not installed: pip install 'ttm_jax[data]'")
 
 from data_tools import layouts, point_lists, prepare
+from data_tools.commands import prepare as preparation
 from data_tools.sources.box_masks import BoxMasks
 from data_tools.sources.listed import listed_videos
 from data_tools.sources.magicdata import magicdata
@@ -181,8 +182,9 @@ def test_with_a_language_model_the_steps_find_the_prompts(root, tmp_path):
   write_list(root, ENTRY)
   options = [f'--source={root}', f'--out={tmp_path}/o', '--kind=list', '--clip=2x8x8', '--fps=8']
   for more, motion in (([], 'A dog.'), (['--llm=x'], '')):
-    args, _ = prepare._split([*options, *more])
-    ((video,), _) = layouts.list_videos(args, prepare.layout(args))
+    args = prepare.parser().parse_args([*options, *more])
+    preparation.check(args)
+    ((video,), _) = layouts.list_videos(args, layouts.layout(args))
     assert (video.description.caption, video.description.motion) == ('A dog.', motion)
     assert bool(video.description.prompts) == bool(motion)
 

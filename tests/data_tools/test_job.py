@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools import import_folder, job, prepare, shard
+from data_tools import import_folder, job, parts, prepare, shard
+from data_tools import report as reports
+from data_tools.commands import prepare as preparation
 from data_tools.sources.base import Video
 from data_tools.sources.descriptions import Window
 from tests.helpers import sockets, video_fixtures
@@ -173,9 +175,9 @@ def test_the_last_steps_may_be_interrupted(tmp_path, made, monkeypatch, at):
       raise KeyboardInterrupt
 
     place = {
-      'describe': (prepare.parts, 'describe'),
-      'report': (prepare.report, 'write'),
-      'finish': (prepare.job, 'finish'),
+      'describe': (parts, 'describe'),
+      'report': (reports, 'write'),
+      'finish': (job, 'finish'),
       'rename': (Path, 'rename'),
     }[at]
     patched.setattr(*place, interrupted)
@@ -201,7 +203,7 @@ def test_models_and_templates_are_part_of_a_job(tmp_path):
 
   def digest():
     shards = [shard.Shard(0, ((Video('a', str(source / 'a')), 'train'),))]
-    return prepare.stamped(shards, args, {})[0].digest
+    return preparation.stamped(shards, args, {})[0].digest
 
   first = digest()
   assert digest() == first
@@ -223,14 +225,14 @@ def test_what_is_not_ours_is_not_removed(tmp_path):
 
 def test_a_folder_that_appears_meanwhile_is_not_replaced(tmp_path, monkeypatch):
   source, out = make(tmp_path / 'source', 'a'), tmp_path / 'out'
-  write = prepare.report.write
+  write = reports.write
 
   def appears(*arguments):
     out.mkdir()
     (out / 'theirs').write_text('x')
     return write(*arguments)
 
-  monkeypatch.setattr(prepare.report, 'write', appears)
+  monkeypatch.setattr(reports, 'write', appears)
   with pytest.raises(InputError, match='was created by another process; move it away'):
     prepare.main(options(source, out))
   monkeypatch.undo()

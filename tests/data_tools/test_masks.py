@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from data_tools import prepare
+from data_tools.layouts import layout
 from data_tools.sources import benchmark, importing
 from data_tools.sources.descriptions import Description, Window
 from data_tools.sources.sav import decode_rle, sav_videos
@@ -171,7 +171,7 @@ def test_endings_of_masks_and_files_of_systems(tmp_path, suffix):
   np.testing.assert_array_equal(found[0], moving(4, 3))
   args = argparse.Namespace(source=str(tmp_path), kind='auto')
   if suffix != '.gif':
-    assert prepare.layout(args) == 'vos'
+    assert layout(args) == 'vos'
 
 
 def davis(root, resolutions, keys=('bear', 'kite')):

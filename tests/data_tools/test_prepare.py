@@ -18,7 +18,7 @@ import pytest
 
 pytest.importorskip('apache_beam', reason="not installed: pip install 'ttm_jax[data]'")
 
-from data_tools import encode, prepare, shard
+from data_tools import encode, parts, prepare, shard
 from data_tools.drafts import Draft, Rejected
 from data_tools.sources import decode
 from data_tools.sources.base import Video
@@ -202,7 +202,7 @@ def test_another_job_does_not_go_on_with_this_one(source, tmp_path, monkeypatch)
   def interrupted(*_):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(prepare.parts, 'assemble', interrupted)
+  monkeypatch.setattr(parts, 'assemble', interrupted)
   with pytest.raises(KeyboardInterrupt):
     prepare.main(options(source, out))
   with pytest.raises(InputError, match=r'belongs to another job: fps is 12\.0 there and 6\.0 here'):
@@ -295,7 +295,7 @@ def test_a_step_that_fails_costs_only_its_clip(source, tmp_path):
     (v, 'train') for v in vos_videos(source, read_captions(source / 'captions.json'))[:3]
   )
   shard.run(shard.Shard(0, videos), work(tmp_path, measures=(FailingSettings(),)))
-  tally = prepare.parts.read_part(prepare.parts.part_folder(tmp_path, 0)).tally
+  tally = parts.read_part(parts.part_folder(tmp_path, 0)).tally
   assert [c['key'] for c in tally.clips] == ['v0/00000', 'v0/00006']
   reasons = {r['key']: (r['reason'], r['detail']) for r in tally.rejected}
   assert reasons['v1/00000'] == ('the step failing failed', 'RuntimeError: out of memory')
@@ -318,7 +318,7 @@ def test_a_full_disk_is_said(source, tmp_path, monkeypatch):
   def full(self, *_):
     raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(prepare.parts.PartWriter, 'write', full)
+  monkeypatch.setattr(parts.PartWriter, 'write', full)
   with pytest.raises(InputError, match=r'cannot write .* \(No space left on device\); free space'):
     prepare.main(options(source, tmp_path / 'out'))
   assert not (tmp_path / 'out').exists()
@@ -389,7 +389,7 @@ def test_described_windows_need_no_step(source, tmp_path):
   videos = vos_videos(source, read_captions(source / 'captions.json'))[1:2]
   found = (FailingSettings(),)
   shard.run(shard.Shard(0, ((videos[0], 'train'),)), work(tmp_path, finders=found))
-  tally = prepare.parts.read_part(prepare.parts.part_folder(tmp_path, 0)).tally
+  tally = parts.read_part(parts.part_folder(tmp_path, 0)).tally
   assert len(tally.clips) == 2 and not tally.rejected
 
 

@@ -52,7 +52,7 @@ def pipeline(monkeypatch):
   def load(model, weights, offload, steps, negative):
     return Generator(model, made, steps, negative)
 
-  monkeypatch.setattr(run_baseline.Generator, 'load', load)
+  monkeypatch.setattr(Generator, 'load', load)
   return made
 
 

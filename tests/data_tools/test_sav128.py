@@ -12,6 +12,8 @@ pytest.importorskip('torch', reason="not installed: pip install 'ttm_jax[data]'"
 pytest.importorskip('transformers', reason="not installed: pip install 'ttm_jax[data]'")
 
 from data_tools import layouts, prepare, sav128, scoring
+from data_tools.commands import prepare as preparation
+from data_tools.commands import sav128 as command
 from data_tools.drafts import Draft, Rejected
 from data_tools.selection import CATEGORIES
 from data_tools.sources.base import Video
@@ -102,10 +104,11 @@ def test_the_benchmark_is_kept_out_of_training_and_can_be_read_alone(chosen, tmp
 
   def listed(*options):
     # No video is decoded until the first clip is cut.
-    args, _ = prepare._split(
+    args = prepare.parser().parse_args(
       [*(f'--source={tree}', f'--out={tmp_path}/out', '--clip=16x32x32', '--fps=24'), *options]
     )
-    videos, unread = layouts.list_videos(args, prepare.layout(args))
+    preparation.check(args)
+    videos, unread = layouts.list_videos(args, layouts.layout(args))
     return [video.key for video in videos], unread
 
   benchmark = ids_of(chosen)
@@ -222,10 +225,10 @@ def test_categories_come_from_a_file_or_from_a_language_model(videos, tmp_path):
     scoring.score(videos, tmp_path / 'other', how(Steps()), {'a': 'Food'}, {})
   (tmp_path / 'categories.json').write_text('{"a": "Foods"}')
   with pytest.raises(InputError, match=r"the category 'Foods' \(did you mean .Food.\?"):
-    sav128.read_categories(f'{tmp_path}/categories.json')
+    command.read_categories(f'{tmp_path}/categories.json')
   (tmp_path / 'categories.json').write_text('["a"]')
   with pytest.raises(InputError, match='must be a JSON object that maps video ids to categories'):
-    sav128.read_categories(f'{tmp_path}/categories.json')
+    command.read_categories(f'{tmp_path}/categories.json')
 
 
 @pytest.mark.parametrize(
@@ -258,7 +261,7 @@ def test_missing_models_are_named(tmp_path):
 
 def test_real_model_classes_score_a_tree(tiny_model, tmp_path, monkeypatch):
   """Tiny random models of the real classes: nonsense is recorded, given texts are used."""
-  monkeypatch.setattr(sav128.FlowSettings, 'build', lambda _: Steps().flow)
+  monkeypatch.setattr(command.FlowSettings, 'build', lambda _: Steps().flow)
   for module in (captioner, language_model):
     monkeypatch.setattr(module, 'MAX_NEW_TOKENS', 3)
   tree = tmp_path / 'sav'

@@ -11,6 +11,7 @@ from PIL import Image
 pytest.importorskip('apache_beam', reason="not installed: pip install 'ttm_jax[data]'")
 
 from data_tools import vbench
+from data_tools.commands import vbench as command
 from data_tools.drafts import Draft, Rejected
 from data_tools.sources.descriptions import Window
 from ttm_jax.data.clips import Clips
@@ -71,8 +72,8 @@ def test_models_find_the_objects_or_the_clip_has_none(info):
   told: list[str] = []
   steps = {'prompts': prompts, 'segment': segment}
   window = Window(2, 2, 8, (16, 16))
-  entries = vbench.read_entries(str(info))
-  dog, hill, _ = vbench.clips_of(entries, info.parent, window, steps, told)
+  entries = command.read_entries(str(info))
+  dog, hill, _ = command.clips_of(entries, info.parent, window, steps, told)
   assert (dog.ids[1, 2:9, 3:7] == 1).all() and dog.ids.sum() == 2 * 28
   assert (dog.motion, dog.names, dog.prompts) == ('It runs.', ('dog',), ('a dog',))
   assert not hill.ids.any() and told == ['no object in the list'] * 2
@@ -116,7 +117,7 @@ def test_videos_get_the_names_of_the_tool(info, tmp_path):
 def test_bad_lists_give_one_sentence(content, said, tmp_path):
   (tmp_path / 'info.json').write_text(content)
   with pytest.raises(InputError, match=said):
-    vbench.read_entries(str(tmp_path / 'info.json'))
+    command.read_entries(str(tmp_path / 'info.json'))
 
 
 def test_other_bad_input(info):
@@ -132,11 +133,11 @@ def test_other_bad_input(info):
 
 @pytest.mark.skipif(not REAL.exists(), reason=f'no prompt lists under {SHARED}')
 def test_the_published_list():
-  assert len(vbench.read_entries(str(REAL))) == 1118
+  assert len(command.read_entries(str(REAL))) == 1118
   counts = [
-    len(vbench.read_entries(str(REAL), [name]))
+    len(command.read_entries(str(REAL), [name]))
     for name in ('i2v_subject', 'i2v_background', 'camera_motion', 'aesthetic_quality')
   ]
   assert counts == [246, 109, 763, 355]  # As in the table of VBench's README.
-  entries = vbench.read_entries(str(REAL))
+  entries = command.read_entries(str(REAL))
   assert max(len(f'{entry.prompt}-4.mp4'.encode()) for entry in entries) <= 255

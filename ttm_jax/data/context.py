@@ -25,7 +25,7 @@ from ttm_jax.atomic import replaced_folder
 from ttm_jax.codecs.base import Codec
 from ttm_jax.codecs.folder import load_codec, save_codec
 from ttm_jax.data import storage
-from ttm_jax.data.schema import check_size
+from ttm_jax.data.schema import MASKS, TRAJECTORIES, check_size
 from ttm_jax.errors import InputError, nearest
 from ttm_jax.json_file import read_object
 from ttm_jax.presets import PRESETS
@@ -33,7 +33,6 @@ from ttm_jax.tensor_file import save_tensors
 from ttm_jax.text.encoders import TextEncoderSpec
 
 FOLDER = 'context'
-TRAJECTORIES = MASKS, FLOW = 'masks', 'flow'
 _SHAPES = 'shapes.json'
 
 # Encoder names become parts of record field names and file names.

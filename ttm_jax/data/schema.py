@@ -11,6 +11,8 @@ from ttm_jax.errors import InputError
 
 VERSION = '1.0.0'  # Version of the clips record; readers refuse other major versions.
 MAX_OBJECTS = 8  # The palette has eight colors.
+# What trajectories show, see `data.context.Encoding`.
+TRAJECTORIES = MASKS, FLOW = 'masks', 'flow'
 # Maximum pixel bytes of a clip, about 5 s of 4K video. Larger records are not decoded.
 MAX_PIXELS = 2**32
 

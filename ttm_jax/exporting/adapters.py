@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from ttm_jax.errors import InputError
-from ttm_jax.exporting.files import DTYPES, whole
+from ttm_jax.exporting.dtypes import DTYPES
+from ttm_jax.exporting.files import whole
 from ttm_jax.nn import lora
 from ttm_jax.pretrained.names import LAYOUTS, Entry, iterate_tensors
 from ttm_jax.tensor_file import save_tensors

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 
 from ttm_jax.atomic import check_free, new_folder
@@ -17,7 +16,6 @@ from ttm_jax.pretrained.weights import INDEX, WEIGHTS
 from ttm_jax.tensor_file import save_tensors
 
 SHARD = 2 * 10**9  # Maximum bytes of tensors per file; an export holds one file in memory.
-DTYPES = {'bf16': np.dtype(ml_dtypes.bfloat16), 'fp32': np.dtype(np.float32)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,8 @@ from ttm_jax.atomic import check_free
 from ttm_jax.checksums import INDEX, write_sums
 from ttm_jax.errors import InputError
 from ttm_jax.exporting import card, code, codecs
-from ttm_jax.exporting.files import DTYPES, SHARD, whole, write_tensors
+from ttm_jax.exporting.dtypes import DTYPES
+from ttm_jax.exporting.files import SHARD, whole, write_tensors
 from ttm_jax.exporting.stages import StageRun, check_together, models_of
 from ttm_jax.pretrained.weights import CONFIG, PICKLES, WEIGHTS
 from ttm_jax.untrusted import check_links

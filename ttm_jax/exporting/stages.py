@@ -11,7 +11,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from ttm_jax.codecs.base import Codec
-from ttm_jax.data.context import FLOW, Context
+from ttm_jax.data.context import Context
+from ttm_jax.data.schema import FLOW
 from ttm_jax.errors import InputError
 from ttm_jax.exporting.files import Spec
 from ttm_jax.models.preset import TorchModel

@@ -5,25 +5,26 @@ Stage 2 is conditioned on its rendering without noise, as in training (paper, se
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from ttm_jax import optical_flow, trajectory
-from ttm_jax.codecs.base import to_uint8
-from ttm_jax.data.context import FLOW, Context
-from ttm_jax.data.encode import TEXT_ENCODERS, LatentEncoder, TextEncoder, place_arrays, text_arrays
+from ttm_jax.codecs.base import to_float, to_uint8
+from ttm_jax.data.context import Context
+from ttm_jax.data.encode import TEXT_ENCODERS, TextEncoder, place_arrays, text_arrays
+from ttm_jax.data.schema import FLOW
 from ttm_jax.errors import InputError
 from ttm_jax.inference.request import Request as Request
 from ttm_jax.inference.request import fit as fit
+from ttm_jax.inference.sampler import PICTURE, RENDERED, Sampler
 from ttm_jax.inference.sizes import Size, context_at
 from ttm_jax.training import runs
 from ttm_jax.training.denoiser import Denoiser
 from ttm_jax.training.objective import stream
-from ttm_jax.training.sources import read_parameters
+from ttm_jax.training.sources import of_run, read_all
 
 Arrays = dict[str, np.ndarray]
 
@@ -33,9 +34,12 @@ STAGE1, STAGE2 = 'image_to_motion', 'motion_to_video'
 class Stage:
   """A trained run, loaded for sampling.
 
+  The parameters are read in the background.
+
   Attributes:
     context: Codec and encoding of the run's dataset, at the size of this stage.
     denoiser: Network with its process, task and context.
+    sampler: Its compiled programs.
   """
 
   def __init__(
@@ -76,14 +80,15 @@ class Stage:
     if missing:
       raise InputError(f'run {run} reads text by {sorted(missing)}, which is not available here')
     self._encoders = encoders
-    abstract = nnx.eval_shape(lambda: self.denoiser.build(0))
-    self._graphdef = nnx.graphdef(abstract)
-    self._params = jax.device_put(read_parameters(run))
-    wanted = jax.tree.map(lambda x: x.shape, nnx.to_pure_dict(nnx.state(abstract, nnx.Param)))
-    runs.check_same_parameters(wanted, jax.tree.map(lambda x: x.shape, self._params), run)
-    self._latents = LatentEncoder(self.context.codec, self.context.encoding.palette)
-    self._sample = jax.jit(self._sample_and_decode)
-    self._progress: Callable[[], None] = lambda: None
+    self.sampler = Sampler(self.denoiser)
+    source = of_run(run)
+    wanted, found = (
+      jax.tree.map(lambda x: x.shape, p) for p in (self.sampler.params, source.params)
+    )
+    runs.check_same_parameters(wanted, found, run)
+    reader = ThreadPoolExecutor(1, 'read')
+    self._params = reader.submit(lambda: jax.device_put(read_all(source)))
+    reader.shutdown(wait=False)
 
   @property
   def sampling_steps(self) -> int:
@@ -112,12 +117,27 @@ class Stage:
     Raises:
       InputError: If a request or trajectory does not fit the run; see `check`.
     """
-    arrays = [self._arrays(r, None if ids is None else ids[i]) for i, r in enumerate(requests)]
-    batch = {name: np.stack([a[name] for a in arrays]) for name in arrays[0]}
-    self._progress = progress
-    video = self._sample(self._params, self.context.codec, batch, self.key(seed))
-    jax.effects_barrier()
-    return to_uint8(video)
+    batch = self.batch(requests, ids)
+    return to_uint8(self.sampler(self._params.result(), batch, self.key(seed), progress))
+
+  def compile(self, requests: Sequence[Request]) -> None:
+    """Trace the network for requests like these, and begin to compile it in the background.
+
+    Args:
+      requests: As many requests as will be generated at a time.
+
+    Raises:
+      InputError: If a request does not fit the run.
+    """
+    self.sampler.compile(self.batch(requests))
+
+  def wait(self) -> None:
+    """Wait until the parameters are read.
+
+    Raises:
+      InputError: If the checkpoint is corrupt.
+    """
+    self._params.result()
 
   def key(self, seed: int) -> jax.Array:
     """Return the random key of this stage's noise; stages of different tasks get independent noise.
@@ -158,8 +178,13 @@ class Stage:
         f' to {e.max_objects}'
       )
 
+  def batch(self, requests: Sequence[Request], ids: np.ndarray | None = None) -> Arrays:
+    """Return the arrays of requests, stacked; see `sampler`."""
+    arrays = [self._arrays(r, None if ids is None else ids[i]) for i, r in enumerate(requests)]
+    return {name: np.stack([a[name] for a in arrays]) for name in arrays[0]}
+
   def _arrays(self, request: Request, ids: np.ndarray | None) -> Arrays:
-    """Return the arrays of a record (see `data.batch`) of one request; generated latents are 0."""
+    """Return the arrays of one request."""
     self.check(request, ids)
     encoding = self.context.encoding
     if ids is None:
@@ -169,30 +194,14 @@ class Stage:
     else:
       rendered = ids if ids.ndim == 4 else optical_flow.as_trajectory(optical_flow.of_labels(ids))
       ids = np.broadcast_to(request.mask, rendered.shape[:3])
-    zeros = np.zeros(self.context.latent_shape, np.float32)
     return {
-      'video': zeros,
-      'trajectory': np.asarray(self._latents(rendered[None]).mean[0]),
-      'first_frame': np.asarray(self._latents(request.picture[None, None]).mean[0]),
-      'first_mask': np.asarray(self._latents(rendered[None, :1]).mean[0]),
+      PICTURE: to_float(request.picture[None]),
+      RENDERED: to_float(rendered),
       **place_arrays(ids, self.context),
       **text_arrays(
         encoding, self._encoders, request.caption, request.motion, dict(request.prompts)
       ),
     }
-
-  def _sample_and_decode(self, params, codec, batch, key):
-    model = nnx.merge(self._graphdef, params)
-    batch = {name: jnp.asarray(array) for name, array in batch.items()}
-    _, condition = self.denoiser.known(batch, key)
-    latents = self.denoiser.sample(
-      model,
-      condition,
-      key,
-      self.context.latent_shape,
-      lambda: jax.debug.callback(lambda: self._progress()),
-    )
-    return codec.decode(latents, self.context.encoding.frames)
 
 
 class Pipeline:
@@ -214,6 +223,18 @@ class Pipeline:
             f'the stages differ in {field}: {getattr(a, field)} in stage 1,'
             f' {getattr(b, field)} in stage 2; train both on one dataset'
           )
+
+  def compile(self, requests: Sequence[Request]) -> None:
+    """Begin to compile both stages, see `Stage.compile`; wait until their parameters are read.
+
+    Raises:
+      InputError: If a request does not fit a run, or a checkpoint is corrupt.
+    """
+    stages = [stage for stage in (self.stage1, self.stage2) if stage is not None]
+    for stage in stages:
+      stage.compile(requests)
+    for stage in stages:
+      stage.wait()
 
   @property
   def encoding(self):

@@ -29,8 +29,9 @@ import numpy as np
 
 from ttm_jax.errors import InputError
 from ttm_jax.metrics.base import mean_of_rows
+from ttm_jax.metrics.defaults import DRAWS
 
-DRAWS, LEVEL = 1000, 0.95
+LEVEL = 0.95
 Summarize = Callable[[np.ndarray], float]
 
 _AT_ONCE = 1 << 22  # Drawn indices in memory at a time.

@@ -23,9 +23,9 @@ from ttm_jax.errors import InputError, nearest
 from ttm_jax.inference.request import fit
 from ttm_jax.media.images import is_clutter, list_pictures, read_image
 from ttm_jax.media.video_reader import is_video, read_video
+from ttm_jax.metrics.defaults import DEVIATIONS
 from ttm_jax.metrics.references import Header
 
-DEVIATIONS = ('missing', 'fps', 'length', 'size')
 _REMEDIES = {
   'missing': 'generate them, or give --allow=missing to score the other clips',
   'fps': 'convert them, or give --allow=fps to take the frame shown at the time of each frame',

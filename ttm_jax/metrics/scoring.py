@@ -11,18 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from ttm_jax.metrics.base import Metric
-from ttm_jax.metrics.intervals import (
-  DRAWS,
-  LEVEL,
-  Interval,
-  bootstrap,
-  bootstrap_difference,
-)
+from ttm_jax.metrics.defaults import DRAWS
+from ttm_jax.metrics.intervals import LEVEL, Interval, bootstrap, bootstrap_difference
 from ttm_jax.metrics.rows_cache import digest, measure_cached
 from ttm_jax.metrics.systems import Batch, Source
-
-# Metrics that need no weights.
-DEFAULT = ('psnr', 'ssim', 'adherence_color', 'first_frame', 'color_drift')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
 from ttm_jax.inference.pipeline import Pipeline, Request
 from ttm_jax.metrics.base import Sample
+from ttm_jax.metrics.defaults import BATCH
 from ttm_jax.metrics.evaluation import (
   Evaluation,
   Generated,
@@ -25,7 +26,6 @@ from ttm_jax.metrics.evaluation import (
 from ttm_jax.metrics.references import References
 from ttm_jax.metrics.scored_videos import Inspection, read_fitted
 
-BATCH = 16  # Videos that are generated at once.
 CHAINED, FROM_TRUTH = 'both stages', 'stage 2 from the ground-truth trajectory'
 
 

@@ -22,10 +22,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ttm_jax.processes import multistep
+from ttm_jax.processes.solver import Solver, State, integrate
+
 Array = jax.Array
 
 SCHEDULES = ('linear', 'scaled_linear')
 PREDICTIONS = ('v', 'data')
+SOLVERS = ('ddim', *multistep.SOLVERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +46,8 @@ class ZeroSNRDiffusion:
     time_power: training steps are drawn as N u^(1 / time_power), u uniform: 1 draws all alike (as
       in the paper), larger values lean towards noise. There the condition decides the result, and
       small networks learn to read texts much sooner.
+    solver: 'ddim' (order 1: deterministic steps of Song et al. 2021, with eta 0), or 'unipc' or
+      'dpmpp' (order 2), see `processes.multistep`.
 
   Raises:
     ValueError: if a value is out of range.
@@ -54,12 +60,15 @@ class ZeroSNRDiffusion:
   steps: int = 50
   prediction: str = 'v'
   time_power: float = 1.0
+  solver: str = 'ddim'
 
   def __post_init__(self):
     if self.beta_schedule not in SCHEDULES:
       raise ValueError(f'beta_schedule must be one of {SCHEDULES}, got {self.beta_schedule!r}')
     if self.prediction not in PREDICTIONS:
       raise ValueError(f'prediction must be one of {PREDICTIONS}, got {self.prediction!r}')
+    if self.solver not in SOLVERS:
+      raise ValueError(f'solver must be one of {SOLVERS}, got {self.solver!r}')
     # Otherwise no step adds noise, or `sample` divides by zero when the network predicts data.
     least = 0 if self.prediction == 'v' else np.nextafter(0, 1)
     if not (least <= self.beta_start < 1 and 0 < self.beta_end < 1 and self.train_steps > 1):
@@ -114,7 +123,7 @@ class ZeroSNRDiffusion:
     return self._step(t).astype(jnp.float32)
 
   def sample(self, predict: Callable[[Array, Array], Array], noise: Array) -> Array:
-    """Sample data from noise with deterministic steps (DDIM, Song et al. 2021, with eta 0).
+    """Sample data from noise with `solver`.
 
     Args:
       predict: maps (x_t [B, ...], t float32 [B]) to the network's prediction [B, ...].
@@ -123,25 +132,33 @@ class ZeroSNRDiffusion:
     Returns:
       Data latents, float32 [B, ...].
     """
-    steps = trailing_steps(self.train_steps, self.steps)
-    here = self.alpha_bars[steps]
-    following = np.append(here[1:], 1.0)  # The last step ends at the data.
+    return integrate(self.solving(), predict, noise)
 
-    def step(x, values):
-      t, signal, spread, next_signal, next_spread = values
-      prediction = predict(x, jnp.full(x.shape[:1], t))
+  def solving(self) -> Solver:
+    """Return `solver` over `steps` of the training steps, one step at a time."""
+    steps = trailing_steps(self.train_steps, self.steps)
+    levels = np.append(self.alpha_bars[steps], 1.0)  # The last step ends at the data.
+    signals, spreads = np.sqrt(levels), np.sqrt(1 - levels)
+    times = 1 - (steps + 1) / self.train_steps
+    if self.solver != 'ddim':
+      return multistep.solver(self.solver, self._data, signals, spreads, times)
+
+    def update(state: State, prediction: Array, numbers: tuple[Array, ...]) -> State:
+      (x,), (signal, spread, next_signal, next_spread) = state, numbers
+      data = self._data(prediction, x, signal, spread)
       if self.prediction == 'data':
         # No division by zero: step 0 has the smallest spread, and it is positive.
-        data, noise = prediction, (x - signal * prediction) / spread
+        noise = (x - signal * prediction) / spread
       else:
-        data, noise = signal * x - spread * prediction, signal * prediction + spread * x
-      return next_signal * data + next_spread * noise, None
+        noise = signal * prediction + spread * x
+      return (next_signal * data + next_spread * noise,)
 
-    columns = (
-      1 - (steps + 1) / self.train_steps,
-      *(np.sqrt(a) for a in (here, 1 - here, following, 1 - following)),
-    )
-    return jax.lax.scan(step, noise, tuple(jnp.asarray(c, jnp.float32) for c in columns))[0]
+    numbers = signals[:-1], spreads[:-1], signals[1:], spreads[1:]
+    return Solver(times, numbers, lambda noise: (noise,), update)
+
+  def _data(self, prediction: Array, x_t: Array, signal: Array, spread: Array) -> Array:
+    """Return the data that a prediction at x_t implies."""
+    return prediction if self.prediction == 'data' else signal * x_t - spread * prediction
 
   def _step(self, t: Array) -> Array:
     """Return the training step n of times t, int32."""

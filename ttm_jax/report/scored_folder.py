@@ -7,7 +7,8 @@ from pathlib import Path
 from ttm_jax.atomic import replaced_folder, write_text
 from ttm_jax.metrics.agreement import About
 from ttm_jax.metrics.base import Metric
-from ttm_jax.metrics.intervals import DRAWS, LEVEL
+from ttm_jax.metrics.defaults import DRAWS
+from ttm_jax.metrics.intervals import LEVEL
 from ttm_jax.metrics.score_files import SCORES, VIDEOS, ScoredFolder, write_scores
 from ttm_jax.metrics.scoring import Measured, Scores, measure, summarize
 from ttm_jax.metrics.systems import Source

@@ -1,10 +1,11 @@
 """A network with what is needed to train and to sample it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -13,6 +14,7 @@ from ttm_jax.conditioning import Condition
 from ttm_jax.data.batch import text_condition, to_batch
 from ttm_jax.data.context import Context
 from ttm_jax.presets import model_config, preset
+from ttm_jax.processes.solver import Solver, State
 from ttm_jax.settings import from_config
 from ttm_jax.tasks import CONCAT, TASKS
 from ttm_jax.training.objective import Arrays
@@ -31,11 +33,12 @@ class Denoiser:
     self.first_frame = config.get('first_frame', CONCAT)
     self.process: Any = from_config(self.preset.process, config.process, 'process')
     self.encoders = context.encoding.encoders
-    self.null_text = text_condition(
-      {name: jnp.asarray(array) for name, array in context.null_text.items()},
-      list(self.encoders),
-      'caption',
-    )
+    self.solver: Solver = self.process.solving()
+
+  @property
+  def null_text(self) -> Condition:
+    """The condition of the empty text, for B = 1; inside jit, a constant of the program."""
+    return text_condition(self.context.null_text, list(self.encoders), 'caption')
 
   def build(self, seed: int) -> nnx.Module:
     """Return the network with initial parameters."""
@@ -59,41 +62,71 @@ class Denoiser:
     batch = to_batch(arrays, list(self.encoders), self.config.data.cross_mask, key)
     return self.task.split(batch, self.first_frame)
 
+  @property
+  def rows(self) -> Any:
+    """What differs between the sampling steps: a pytree of float32 arrays [steps, ...].
+
+    One step takes one row: time, numbers of the solver, and the two guidance scales.
+    """
+    sampling, (times, numbers) = self.config.sample, self.solver.rows
+    scales = np.float32([sampling.visual_scale, sampling.text_scale])
+    return times, numbers, np.tile(scales, (len(times), 1))
+
+  def begin(self, condition: Condition, key: Array, shape: Sequence[int]) -> State:
+    """Return the state of the sampler before its first step; inside jit.
+
+    Args:
+      condition: the condition, for B samples.
+      key: for the initial noise.
+      shape: (T', H', W', C) of the latents.
+    """
+    noise = jax.random.normal(key, (conditioning.batch_size(condition), *shape), jnp.float32)
+    return self.solver.begin(noise)
+
+  def step(self, model: nnx.Module, condition: Condition, state: State, row: Any) -> State:
+    """Take one sampling step with two-scale classifier-free guidance; inside jit.
+
+    Args:
+      model: the network.
+      condition: the condition, for B samples.
+      state: the state of the sampler.
+      row: what differs between the steps, see `rows`.
+    """
+    (t, numbers, (visual_scale, text_scale)), sampling = row, self.config.sample
+    if sampling.visual_scale == sampling.text_scale == 1:
+      visual_scale = text_scale = 1.0
+    predict = conditioning.guided(
+      self.predictor(model),
+      condition,
+      self.null_text,
+      visual_scale,
+      text_scale,
+      sampling.rescale,
+    )
+    x_t = state[0]
+    return self.solver.update(state, predict(x_t, jnp.full(x_t.shape[:1], t)), numbers)
+
+  def latents(self, condition: Condition, state: State) -> Array:
+    """Return the latents [B, T', H', W', C] of the state after the last step; inside jit."""
+    return conditioning.with_clean_frame(state[0], condition)
+
   def sample(
-    self,
-    model: nnx.Module,
-    condition: Condition,
-    key: Array,
-    shape: Sequence[int],
-    after_step: Callable[[], None] = lambda: None,
+    self, model: nnx.Module, condition: Condition, key: Array, shape: Sequence[int]
   ) -> Array:
-    """Sample latents for a condition with two-scale classifier-free guidance; inside jit.
+    """Sample latents for a condition by all steps in one program; inside jit.
 
     Args:
       model: the network.
       condition: the condition, for B samples.
       key: for the initial noise.
       shape: (T', H', W', C) of the latents.
-      after_step: called while tracing, after each evaluation of the network; inserts a host
-        callback, for example for progress.
 
     Returns:
       Latents [B, T', H', W', C].
     """
-    sampling = self.config.sample
-    noise = jax.random.normal(key, (conditioning.batch_size(condition), *shape), jnp.float32)
-    guided = conditioning.guided(
-      self.predictor(model),
-      condition,
-      self.null_text,
-      sampling.visual_scale,
-      sampling.text_scale,
-      sampling.rescale,
-    )
 
-    def predict(x_t: Array, t: Array) -> Array:
-      prediction = guided(x_t, t)
-      after_step()
-      return prediction
+    def step(state: State, row: Any) -> tuple[State, None]:
+      return self.step(model, condition, state, row), None
 
-    return conditioning.with_clean_frame(self.process.sample(predict, noise), condition)
+    state, _ = jax.lax.scan(step, self.begin(condition, key, shape), self.rows)
+    return self.latents(condition, state)

@@ -19,9 +19,10 @@ from ttm_jax import conditioning, trajectory
 from ttm_jax.codecs.base import to_uint8
 from ttm_jax.conditioning import Condition
 from ttm_jax.data import loader, mixture
-from ttm_jax.data.context import FLOW, FOLDER, Context, Shape, read_mixed
+from ttm_jax.data.context import FOLDER, Context, Shape, read_mixed
 from ttm_jax.data.latents import Latents
 from ttm_jax.data.mixture import same_codec
+from ttm_jax.data.schema import FLOW
 from ttm_jax.errors import InputError
 from ttm_jax.models.preset import COMPUTE_FIELDS
 from ttm_jax.nn import lora

@@ -148,7 +148,15 @@ def read_parameters(run: epath.PathLike) -> dict[str, Any]:
   Raises:
     InputError: see `of_run`.
   """
-  source = of_run(run)
+  return read_all(of_run(run))
+
+
+def read_all(source: Source) -> dict[str, Any]:
+  """Return all parameters of a run as NumPy arrays, and close it.
+
+  Raises:
+    InputError: if the checkpoint is corrupt.
+  """
   leaves, structure = jax.tree.flatten(source.params)
   try:
     with ThreadPoolExecutor() as pool:  # Several arrays are read and decompressed at a time.

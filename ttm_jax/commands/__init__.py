@@ -1,4 +1,10 @@
-"""Run commands of this package one after the other, as `demo` and `ablate` do."""
+"""What the commands do: the front door `ttm_jax.X` has the flags of `ttm_jax.commands.X`.
+
+A front door imports its module here when the flags are parsed. So help and wrong flags are told at
+once, without the seconds that JAX and others take to import.
+
+`run_command` runs commands one after the other, as `demo` and `ablate` do.
+"""
 
 import os
 import shlex
