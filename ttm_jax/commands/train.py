@@ -12,9 +12,9 @@ from ttm_jax.parallel.compilation_cache import keep_programs
 from ttm_jax.parallel.peers import Peers
 from ttm_jax.parallel.startup import initialize
 from ttm_jax.training.codec import CodecTraining
-from ttm_jax.training.denoising import Denoising
 from ttm_jax.training.loop import train
 from ttm_jax.training.objective import Objective
+from ttm_jax.training.objectives import denoising
 from ttm_jax.training.orbax_errors import hush
 from ttm_jax.training.runs import default_workdir
 from ttm_jax.training.spike_guard import NotFinite
@@ -75,7 +75,7 @@ def run(
         raise InputError(
           f'config.data.path names {len(data)} datasets: a codec is trained on one of clips'
         )
-      objective: Objective = CodecTraining(config) if codec else Denoising(config)
+      objective: Objective = CodecTraining(config) if codec else denoising(config)
       score = scorer(config.train.metrics)
       rated_by = best(config.train.keep_best)
       train(config, objective, workdir, peers, profile, score, rated_by)

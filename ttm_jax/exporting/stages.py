@@ -22,6 +22,7 @@ from ttm_jax.text.encoders import WORDS
 from ttm_jax.training import runs
 from ttm_jax.training.denoiser import Denoiser
 from ttm_jax.training.sources import of_run
+from ttm_jax.training.students import is_student
 from ttm_jax.untrusted import identifier, is_repository
 
 Tensors = Iterator[tuple[str, np.ndarray]]
@@ -115,6 +116,7 @@ class StageRun:
       'visual_scale': sampling.visual_scale,
       'text_scale': sampling.text_scale,
       'rescale': sampling.rescale,
+      'student': self.config.distill.method if is_student(self.config) else '',
     }
 
   @property

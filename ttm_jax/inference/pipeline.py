@@ -25,6 +25,7 @@ from ttm_jax.training import runs
 from ttm_jax.training.denoiser import Denoiser
 from ttm_jax.training.objective import stream
 from ttm_jax.training.sources import of_run, read_all
+from ttm_jax.training.students import check_sampling
 
 Arrays = dict[str, np.ndarray]
 
@@ -69,6 +70,7 @@ class Stage:
     tasks = [task] if isinstance(task, str) else list(task)
     if config.task not in tasks:
       raise InputError(f'run {run} was trained for {config.task!r}, {" or ".join(tasks)} is needed')
+    check_sampling(run, config, steps, dict(sample or {}))
     config.sample.update(sample or {})
     if steps is not None:
       config.process.steps = steps

@@ -22,6 +22,7 @@ from ttm_jax.planning.hardware import Topology
 from ttm_jax.training.codec import CodecTraining
 from ttm_jax.training.denoising import Denoising
 from ttm_jax.training.objective import Objective
+from ttm_jax.training.objectives import denoising
 from ttm_jax.training.optimizer import make_optimizer
 from ttm_jax.training.state import TrainState, create
 from ttm_jax.training.step import make_step
@@ -69,7 +70,7 @@ class Run:
       of_one, tokens = codec.record(frames), 0
     else:
       context = context or inputs.typical_context(config, clip)
-      objective = Denoising(config, context)
+      objective = denoising(config, context)
       of_one, tokens = inputs.record(context), inputs.tokens(context)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
 
@@ -109,7 +110,7 @@ class Run:
     config.update_from_flattened_dict(dict(changes))
     objective: Objective
     if isinstance(self.objective, Denoising):
-      objective = Denoising(config, self.objective.context)
+      objective = denoising(config, self.objective.context)
     else:
       assert isinstance(self.objective, CodecTraining)
       objective = CodecTraining(config, self.objective.size)

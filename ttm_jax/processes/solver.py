@@ -36,6 +36,11 @@ class Solver:
   update: Callable[[State, Array, Any], State]
 
   @property
+  def steps(self) -> int:
+    """Number of steps."""
+    return len(self.times)
+
+  @property
   def rows(self) -> Any:
     """Times and numbers of all steps, float32: a pytree of arrays [steps, ...]."""
     return jax.tree.map(lambda x: np.asarray(x, np.float32), (self.times, self.numbers))

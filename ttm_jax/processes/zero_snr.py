@@ -108,15 +108,23 @@ class ZeroSNRDiffusion:
       x_t and the target of the network, both with the shape of x. The target is
       v = sqrt(abar) noise - sqrt(1 - abar) x, or the data.
     """
+    signal, spread = self._shares(x, t)
+    target = x if self.prediction == 'data' else signal * noise - spread * x
+    return signal * x + spread * noise, target
+
+  def data(self, prediction: Array, x_t: Array, t: Array) -> Array:
+    """Return the data that a prediction at x_t [B, ...] and times t [B] implies."""
+    return self._data(prediction, x_t, *self._shares(x_t, t))
+
+  def _shares(self, like: Array, t: Array) -> tuple[Array, Array]:
+    """Return the shares of data and noise at times t [B], in a shape that broadcasts to `like`."""
     alpha_bars, step = self.alpha_bars, self._step(t)
 
     def share(values: np.ndarray) -> Array:
-      table = jnp.asarray(np.sqrt(values), x.dtype)
-      return table[step].reshape(-1, *[1] * (x.ndim - 1))
+      table = jnp.asarray(np.sqrt(values), like.dtype)
+      return table[step].reshape(-1, *[1] * (like.ndim - 1))
 
-    signal, spread = share(alpha_bars), share(1 - alpha_bars)
-    target = x if self.prediction == 'data' else signal * noise - spread * x
-    return signal * x + spread * noise, target
+    return share(alpha_bars), share(1 - alpha_bars)
 
   def network_time(self, t: Array) -> Array:
     """Return the time as the network takes it: the training step, float32 [B], N - 1 at noise."""

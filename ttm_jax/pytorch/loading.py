@@ -158,6 +158,7 @@ _SETTINGS: dict[str, Callable[[Any], bool]] = {
   'visual_scale': _is_number,
   'text_scale': _is_number,
   'rescale': _is_number,
+  'student': lambda value: value in ('', 'dmd', 'guidance'),
 }
 
 

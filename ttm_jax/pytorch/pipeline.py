@@ -308,7 +308,8 @@ class TTMPipeline(DiffusionPipeline):
     """Return the sampling arguments, checked for the stages that will be sampled.
 
     Raises:
-      InputError: if a number is out of range.
+      InputError: if a number is out of range, or a student is to be sampled otherwise than it was
+        trained.
     """
     for name, value in (('visual_scale', visual_scale), ('text_scale', text_scale)):
       if value is not None and not math.isfinite(value):
@@ -319,12 +320,26 @@ class TTMPipeline(DiffusionPipeline):
       for stage in stages:
         if (scheduler := self._scheduler(stage)) is not None:
           _set_timesteps(scheduler, steps)
-    return {
+    asked = {
       'steps': steps,
       'visual_scale': visual_scale,
       'text_scale': text_scale,
       'rescale': rescale,
     }
+    for stage in stages:
+      self._check_student(stage, asked)
+    return asked
+
+  def _check_student(self, stage: str, asked: Mapping[str, Any]) -> None:
+    """Raise InputError if the network of a stage is a student that is to be sampled otherwise."""
+    settings = self.config.stages[stage]
+    fixed = {'dmd': set(asked), 'guidance': {*asked} - {'steps'}}.get(settings['student'], set())
+    wrong = [name for name in sorted(fixed) if asked[name] not in (None, settings[name])]
+    if wrong:
+      made = f'{settings["steps"]} steps' if 'steps' in fixed else 'any number of steps'
+      raise InputError(
+        f'{stage} is a student, made for {made} without guidance: leave out {", ".join(wrong)}'
+      )
 
   def _scheduler(self, stage: str) -> Any:
     return self.motion_scheduler if stage == STAGE1 else self.scheduler

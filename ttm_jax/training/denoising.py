@@ -138,7 +138,7 @@ class Denoising:
 
   def kind(self, arrays: Arrays) -> int:
     """Return the number of the shape of a batch, from 0."""
-    return list(self._shapes).index(_size(arrays['video'])) if self.kinds > 1 else 0
+    return list(self._shapes).index(latent_size(arrays['video'])) if self.kinds > 1 else 0
 
   @property
   def has_validation(self) -> bool:
@@ -161,8 +161,11 @@ class Denoising:
     """Return the FLOPs of one sample if masked self-attention computes this share of all pairs."""
     d = self.denoiser
     text, prompts = total_tokens(d.encoders, self.context.encoding.max_objects)
-    passes = 2 if self.lora.rank else 3
-    return passes * d.preset.forward_flops(d.model_config, latents, text, prompts, allowed)
+    return self._passes() * d.preset.forward_flops(d.model_config, latents, text, prompts, allowed)
+
+  def _passes(self) -> float:
+    """Return the FLOPs of a training step, in forward passes of the network."""
+    return 2 if self.lora.rank else 3
 
   def build(self, seed: int) -> nnx.Module:
     """Return the network with initial parameters, and its adapters with LoRA.
@@ -298,7 +301,7 @@ class Denoising:
     if condition.clean_frame is not None:  # That frame is given, not generated.
       error = error[:, 1:]
     losses = jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
-    metrics = by_time(losses, t) | self._by_shape(losses, _size(target))
+    metrics = by_time(losses, t) | self._by_shape(losses, latent_size(target))
     return losses.mean(), metrics | {'gflops': self._gflops(condition, target)}
 
   def _by_shape(self, losses: Array, latents: Size) -> Metrics:
@@ -313,7 +316,7 @@ class Denoising:
 
   def _gflops(self, condition: Condition, target: Array) -> tuple[Array, Array]:
     """Return the GFLOPs per sample as a metric; masked self-attention counts allowed pairs only."""
-    least, most = (self._flops(share, _size(target)) / 1e9 for share in (0.0, 1.0))
+    least, most = (self._flops(share, latent_size(target)) / 1e9 for share in (0.0, 1.0))
     shares = jnp.ones(len(target))
     if condition.objects is not None:
       by_frame = self.denoiser.preset.masked_within_frames(self.denoiser.model_config)
@@ -324,14 +327,14 @@ class Denoising:
     """Return 'truth' and 'generated' videos, uint8 [sample.count, T, H, W, 3] each."""
     generated, target = self._generate(model, arrays, key)
     codec = self.context.codec
-    frames = self._shapes.get(_size(target), self.context.shapes[0]).frames
+    frames = self._shapes.get(latent_size(target), self.context.shapes[0]).frames
     videos = {'truth': target, 'generated': generated}
     return {name: to_uint8(gather(self._decode(codec, x, frames))) for name, x in videos.items()}
 
   def label_maps(self, arrays: Arrays) -> np.ndarray:
     """Return the label maps of `samples`, decoded from the latents; zeros if these are of flow."""
     count, encoding = self.config.sample.count, self.context.encoding
-    frames = self._shapes.get(_size(arrays['video']), self.context.shapes[0]).frames
+    frames = self._shapes.get(latent_size(arrays['video']), self.context.shapes[0]).frames
     rendered, first = (
       to_uint8(gather(self._decode(self.context.codec, arrays[name][:count], length)))
       for name, length in (('trajectory', frames), ('first_mask', 1))
@@ -468,7 +471,7 @@ def _check_model(denoiser: Denoiser, context: Context) -> None:
     )
 
 
-def _size(latents: Array) -> Size:
+def latent_size(latents: Array) -> Size:
   """Return (T', H', W') of latents [B, T', H', W', C]."""
   _, frames, height, width, _ = latents.shape
   return frames, height, width

@@ -1,5 +1,7 @@
 """The optimizer of a run: AdamW or, for the kernels of blocks, Muon; clipping and a schedule."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,8 +12,14 @@ from optax.contrib import MuonDimensionNumbers
 from ttm_jax.errors import InputError
 from ttm_jax.parallel.mesh import HOST
 from ttm_jax.training.packing import GATE
+from ttm_jax.training.students import STUDENT
 
 Array = jax.Array
+
+# Kernels that are in no block of a backbone.
+_OUTSIDE = re.compile(
+  r'(^|\.)(embed\w*|conv_in|conv_out|conv_visual|head|\w*modulation|text|time)\.'
+)
 
 
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
@@ -27,7 +35,8 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
   Args:
     config: learning_rate, muon_rate, warmup (steps), schedule, b1, b2, eps, weight_decay, clip
       (global norm), gate_rate (learning rate of the gates of masked layers, relative to that of the
-      rest), offload (whether the optimizer state is in host memory).
+      rest), student_rate (that of a distilled student, relative to its critic), offload (whether
+      the optimizer state is in host memory).
     steps: number of steps of the run, after which the cosine schedule reaches zero.
 
   Raises:
@@ -46,6 +55,11 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
     lambda params: {name: bool(GATE.search(name)) for name in params},
   )
   made = optax.chain(_clip(config.clip), updates, gates)
+  if (rate := config.get('student_rate', 1.0)) != 1:
+    students = optax.masked(
+      optax.scale(rate), lambda params: {name: name.startswith(f'{STUDENT}.') for name in params}
+    )
+    made = optax.chain(made, students)
   return _fetching(made) if config.offload else made
 
 
@@ -90,11 +104,10 @@ def _labels(params: dict[str, Array]) -> dict[str, str]:
   Input and output layers, modulation, and the embeddings of text and time are not among them.
   """
 
-  def inside(name: str) -> bool:
-    path = name.split('.')
-    return path[-1] == 'kernel' and len(path) > 2 and path[0] not in ('text', 'time')
-
-  return {name: 'muon' if inside(name) else 'adamw' for name in params}
+  return {
+    name: 'muon' if name.endswith('.kernel') and not _OUTSIDE.search(name) else 'adamw'
+    for name in params
+  }
 
 
 def _matrix(kernel: Array) -> MuonDimensionNumbers:

@@ -28,6 +28,7 @@ from ttm_jax.settings import from_config
 from ttm_jax.training import digests, fingerprint, runs
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.partial import by_name, split
+from ttm_jax.training.students import STUDENT, is_student
 from ttm_jax.training.transfers import Transfer
 
 # Prefix of `init_from` values that name open weights or an exported folder instead of a run.
@@ -46,6 +47,7 @@ class Source:
     files: the files of open weights; empty for a run.
     step: the step of the checkpoint; 0 for open weights.
     close: called after all parameters are read; they cannot be read later.
+    others: further arrays of the checkpoint, whose values its checksum covers.
   """
 
   params: dict[str, Any]
@@ -53,6 +55,7 @@ class Source:
   files: frozenset[Path] = frozenset()
   step: int = 0
   close: Callable[[], None] = lambda: None
+  others: Sequence[Any] = ()
 
 
 def settings(config: ConfigDict) -> LoRAConfig:
@@ -112,10 +115,17 @@ def of_run(run: epath.PathLike, adapting: tuple[str, ...] = ()) -> Source:
 
     return Source(adapted.plain(base.params), step=step, close=close)
 
-  def check(sums: Sequence[int]) -> None:
-    checkpoints.check_ema(step, digests.of_sums(sums))
+  others: list[Any] = []
+  if is_student(config):
+    # Of a student's run, only the student is of use. Its critic comes before it in the checksum.
+    others = jax.tree.leaves({name: x for name, x in stored.items() if name != STUDENT})
+    stored = stored[STUDENT]
 
-  return Source(stored, check, step=step, close=checkpoints.close)
+  def check(sums: Sequence[int]) -> None:
+    before = [digests.sum_on_host(np.asarray(x)) for x in others]
+    checkpoints.check_ema(step, digests.of_sums([*before, *sums]))
+
+  return Source(stored, check, step=step, close=checkpoints.close, others=others)
 
 
 def adapted_run(run: epath.PathLike) -> 'AdaptedRun | None':
@@ -157,10 +167,10 @@ def read_all(source: Source) -> dict[str, Any]:
   Raises:
     InputError: if the checkpoint is corrupt.
   """
-  leaves, structure = jax.tree.flatten(source.params)
+  leaves, structure = jax.tree.flatten((source.params, source.others))
   try:
     with ThreadPoolExecutor() as pool:  # Several arrays are read and decompressed at a time.
-      return jax.tree.unflatten(structure, pool.map(np.asarray, leaves))
+      return jax.tree.unflatten(structure, pool.map(np.asarray, leaves))[0]
   except InputError as error:
     raise InputError(f'{error}; remove it to use the one before') from error
   finally:

@@ -26,6 +26,7 @@ from ttm_jax.training.partial import dotted
 from ttm_jax.training.placing import place
 from ttm_jax.training.sources import PRETRAINED
 from ttm_jax.training.state import TrainState, create
+from ttm_jax.training.students import is_student
 from ttm_jax.training.transfers import Transfer
 
 Say = Callable[[str], None]
@@ -51,8 +52,15 @@ class Begun:
 
 
 def check_base(config: ConfigDict, objective: Objective) -> None:
-  """Raise InputError if LoRA has no parameters to adapt."""
-  if objective.frozen and not config.init_from:
+  """Raise InputError if LoRA has no parameters to adapt, or a student no teacher."""
+  if not objective.frozen or config.init_from:
+    return
+  if is_student(config):
+    raise InputError(
+      'a student needs a teacher: set --config.init_from to the run directory of a trained network'
+      ' of this task'
+    )
+  if config.lora.rank:
     raise InputError(
       f'config.lora.rank is {config.lora.rank}, but there is nothing to adapt: set'
       f' --config.init_from to a run, or to {PRETRAINED}FOLDER_OR_HUB_ID'

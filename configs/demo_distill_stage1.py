@@ -1,0 +1,19 @@
+"""A student of stage 1 of the demo's transformer, in four steps (see `configs/distill.py`).
+
+    python -m ttm_jax.train --config=demo_distill_stage1 --workdir=runs/student1 \\
+        --config.data.path=runs/demo/latents --config.init_from=runs/demo/stage1
+
+Hardware: two CPU cores. Score: docs/sampling.md.
+"""
+
+from ml_collections import ConfigDict
+
+from ttm_jax.configs import demo_stage1
+from ttm_jax.configs.distill import distill
+
+
+def get_config() -> ConfigDict:
+  config = distill(demo_stage1.get_config())
+  config.optimizer.update({'learning_rate': 2e-4, 'schedule': 'constant'})
+  config.train.steps = 1_200
+  return config

@@ -1,0 +1,19 @@
+"""A student of stage 2 of the demo's transformer, in four steps (see `configs/distill.py`).
+
+    python -m ttm_jax.train --config=demo_distill_stage2 --workdir=runs/student2 \\
+        --config.data.path=runs/demo/latents --config.init_from=runs/demo/stage2
+
+Hardware: two CPU cores. Score: docs/sampling.md.
+"""
+
+from ml_collections import ConfigDict
+
+from ttm_jax.configs import demo_stage2
+from ttm_jax.configs.distill import distill
+
+
+def get_config() -> ConfigDict:
+  config = distill(demo_stage2.get_config())
+  config.optimizer.update({'learning_rate': 2e-4, 'schedule': 'constant'})
+  config.train.steps = 1_200
+  return config

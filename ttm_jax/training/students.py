@@ -1,0 +1,43 @@
+"""What a run of `training.distillation` holds, for those who read it."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ttm_jax.errors import InputError
+
+# Top-level names of the parameters of a distillation.
+STUDENT, TEACHER, CRITIC = 'student', 'teacher', 'critic'
+
+
+def is_student(config: ConfigDict) -> bool:
+  """Return whether a run distills a student."""
+  return bool(config.get('distill'))
+
+
+def check_sampling(
+  run: Any, config: ConfigDict, steps: int | None, guidance: dict[str, float]
+) -> None:
+  """Check that a student is sampled as it was trained.
+
+  Args:
+    run: name of the run, for the message.
+    config: its configuration.
+    steps: the number of sampling steps that is asked for; None for the configured one.
+    guidance: guidance scales that are asked for, by their names in `config.sample`.
+
+  Raises:
+    InputError: if it is a student, and other steps or guidance are asked for.
+  """
+  if not is_student(config):
+    return
+  asked = [name for name, value in guidance.items() if value != config.sample[name]]
+  few = config.distill.get('method') == 'dmd'
+  if few and steps not in (None, config.process.steps):
+    asked.append('steps')
+  if asked:
+    made = f'{config.process.steps} steps' if few else 'any number of steps'
+    raise InputError(
+      f'run {run} is a student, made for {made} without guidance: leave out {", ".join(asked)}, or'
+      f' sample with its teacher, {config.init_from}'
+    )
