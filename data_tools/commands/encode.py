@@ -28,7 +28,8 @@ from ttm_jax.errors import InputError
 from ttm_jax.models.preset import Preset
 from ttm_jax.outputs import check_apart
 from ttm_jax.parallel.compilation_cache import keep_programs
-from ttm_jax.presets import DEFAULT, model_config, preset
+from ttm_jax.preset_names import DEFAULT
+from ttm_jax.presets import model_config, preset
 from ttm_jax.pytorch.annotation.model_source import ModelSource
 from ttm_jax.pytorch.annotation.raft import Raft
 from ttm_jax.settings import load_config

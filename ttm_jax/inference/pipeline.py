@@ -23,7 +23,7 @@ from ttm_jax.inference.sampler import PICTURE, RENDERED, Sampler
 from ttm_jax.inference.sizes import Size, context_at
 from ttm_jax.training import runs
 from ttm_jax.training.denoiser import Denoiser
-from ttm_jax.training.objective import stream
+from ttm_jax.training.random_streams import stream
 from ttm_jax.training.sources import of_run, read_all
 
 Arrays = dict[str, np.ndarray]

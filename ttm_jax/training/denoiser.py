@@ -1,6 +1,6 @@
 """A network with what is needed to train and to sample it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,6 @@ from ttm_jax.presets import model_config, preset
 from ttm_jax.processes.solver import Solver, State
 from ttm_jax.settings import from_config
 from ttm_jax.tasks import CONCAT, TASKS
-from ttm_jax.training.objective import Arrays
 
 Array = jax.Array
 
@@ -52,7 +51,7 @@ class Denoiser:
 
     return predict
 
-  def known(self, arrays: Arrays, key: Array) -> tuple[Array, Condition]:
+  def known(self, arrays: Mapping[str, Array], key: Array) -> tuple[Array, Condition]:
     """Return the target latents [B, T', H', W', C] of a batch and the task's condition.
 
     Args:
