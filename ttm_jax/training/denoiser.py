@@ -76,10 +76,13 @@ class Denoiser:
 
     Args:
       condition: the condition, for B samples.
-      key: for the initial noise.
+      key: for the initial noise: one key [] for all, or one for each sample [B].
       shape: (T', H', W', C) of the latents.
     """
-    noise = jax.random.normal(key, (conditioning.batch_size(condition), *shape), jnp.float32)
+    if key.ndim:
+      noise = jax.vmap(lambda one: jax.random.normal(one, tuple(shape), jnp.float32))(key)
+    else:
+      noise = jax.random.normal(key, (conditioning.batch_size(condition), *shape), jnp.float32)
     return self.solver.begin(noise)
 
   def step(self, model: nnx.Module, condition: Condition, state: State, row: Any) -> State:
