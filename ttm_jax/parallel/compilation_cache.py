@@ -55,11 +55,11 @@ def keep_programs(place: str = '', tell: bool = True) -> None:
   """
   import jax
 
-  if place == OFF or not jax.config.jax_enable_compilation_cache:
+  if place == OFF or not jax.config.read('jax_enable_compilation_cache'):
     jax.config.update('jax_enable_compilation_cache', False)
     return
   say = _print if tell else lambda text: None
-  given = place or jax.config.jax_compilation_cache_dir
+  given = place or jax.config.read('jax_compilation_cache_dir')
   folder = given or str(default_folder())
   if '://' not in folder and (problem := _prepared(Path(folder), not given, say)):
     say(_unusable(folder, problem))
@@ -128,7 +128,8 @@ def _handle_errors(folder: str, ours: bool, say: Say) -> None:
 
   In our own folder, remove programs that cannot be read: JAX would not write them again.
   """
-  usual, told = warnings.showwarning, []
+  usual = warnings.showwarning
+  told: list[bool] = []
 
   def show(message: Any, *args: Any, **options: Any) -> None:
     found = _ERROR.match(str(message))

@@ -37,7 +37,8 @@ class Denoiser:
   @property
   def null_text(self) -> Condition:
     """The condition of the empty text, for B = 1; inside jit, a constant of the program."""
-    return text_condition(self.context.null_text, list(self.encoders), 'caption')
+    null: Any = self.context.null_text
+    return text_condition(null, list(self.encoders), 'caption')
 
   def build(self, seed: int) -> nnx.Module:
     """Return the network with initial parameters."""
@@ -68,7 +69,7 @@ class Denoiser:
     One step takes one row: time, numbers of the solver, and the two guidance scales.
     """
     sampling, (times, numbers) = self.config.sample, self.solver.rows
-    scales = np.float32([sampling.visual_scale, sampling.text_scale])
+    scales = np.array([sampling.visual_scale, sampling.text_scale], np.float32)
     return times, numbers, np.tile(scales, (len(times), 1))
 
   def begin(self, condition: Condition, key: Array, shape: Sequence[int]) -> State:
