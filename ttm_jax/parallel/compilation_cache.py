@@ -55,22 +55,23 @@ def keep_programs(place: str = '', tell: bool = True) -> None:
   """
   import jax
 
-  if place == OFF or not jax.config.read('jax_enable_compilation_cache'):
-    jax.config.update('jax_enable_compilation_cache', False)
+  config: Any = jax.config  # Its attributes are made at run time.
+  if place == OFF or not config.jax_enable_compilation_cache:
+    config.update('jax_enable_compilation_cache', False)
     return
   say = _print if tell else lambda text: None
-  given = place or jax.config.read('jax_compilation_cache_dir')
+  given = place or config.jax_compilation_cache_dir
   folder = given or str(default_folder())
   if '://' not in folder and (problem := _prepared(Path(folder), not given, say)):
     say(_unusable(folder, problem))
-    jax.config.update('jax_enable_compilation_cache', False)
+    config.update('jax_enable_compilation_cache', False)
     return
-  jax.config.update('jax_compilation_cache_dir', folder)
+  config.update('jax_compilation_cache_dir', folder)
   if _MIN_TIME not in os.environ:
     # Small programs too: there are many, and each takes longer to compile than to read.
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+    config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
   if not given:
-    jax.config.update('jax_compilation_cache_max_size', MAX_BYTES)
+    config.update('jax_compilation_cache_max_size', MAX_BYTES)
   _handle_errors(folder, not given, say)
 
 
