@@ -15,6 +15,17 @@ Models can find a missing --segmentation, --motion or --object (these need PyTor
 
 Their results are printed, and shown in out_found.png, before sampling starts. For a host without
 PyTorch, run `python -m data_tools.describe` on another one and pass its file with --described.
+
+One command can generate many videos:
+
+    python -m ttm_jax.generate --requests requests.jsonl --stage1 RUN --stage2 RUN --out FOLDER
+
+Each line of the file is a JSON object whose keys are flags; "objects" maps ids to prompts:
+
+    {"image": "dog.png", "segmentation": "mask.png", "prompt": "...", "objects": {"1": "..."}}
+
+Further keys are "motion", "described", "trajectory", "seed", and "out", the name of the video.
+Paths are relative to the file. Flags give what a line leaves open. Videos that exist are kept.
 """
 
 import argparse
@@ -48,6 +59,10 @@ def parser() -> argparse.ArgumentParser:
   )
   made.add_argument('--frames', type=int, help='frames of the video, likewise')
   add_flags(made)
+  made.add_argument('--requests', help='JSONL file of many requests; --out is then a folder')
+  made.add_argument(
+    '--batch', type=int, default=8, help='videos of --requests generated at once; default 8'
+  )
   made.add_argument('--compilation_cache', default='', help=HELP)
   return made
 

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     prompts=cli_args.parse_objects(args.object),
     max_objects=min([trajectory.MAX_OBJECTS, *(e.max_objects for e in encodings)]),
   )
-  described = with_embeddings(described, encodings, models.weights, texts)
+  (described,) = with_embeddings([described], encodings, models.weights, texts)
   described.save(out)
   described.save_overlay(shown)
   print(printable('\n'.join([*described.lines(), str(out), str(shown)])))

@@ -17,6 +17,7 @@ from ttm_jax.data import clips, latents, records
 from ttm_jax.data.chunks import check_growth
 from ttm_jax.data.context import Context
 from ttm_jax.data.description import DatasetShard
+from ttm_jax.data.packed_ids import decode_ids
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError, printable
 from ttm_jax.media import video_io
@@ -182,7 +183,7 @@ def of_latents(record: Mapping[str, Any], folder: Path) -> tuple[list[str], np.n
       raise InputError(
         f'{name} has the shape {record[name].shape}, not {context.latent_shape} as in context'
       )
-  ids = clips.decode_ids(record['ids'], (e.frames, e.height, e.width))
+  ids = decode_ids(record['ids'], (e.frames, e.height, e.width))
   decoded = {
     name: to_uint8(
       np.asarray(context.codec.decode(record[name][None].astype(np.float32), e.frames))

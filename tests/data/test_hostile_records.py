@@ -27,6 +27,7 @@ from tests.helpers.hostile import (
 from ttm_jax.data import chunks, clips, records
 from ttm_jax.data.context import read_encoding
 from ttm_jax.data.latents import Latents
+from ttm_jax.data.packed_ids import decode_ids, encode_ids
 from ttm_jax.errors import InputError
 from ttm_jax.media import video_io
 from ttm_jax.training.denoising import Denoising
@@ -175,13 +176,13 @@ def test_label_maps_stop_where_their_record_ends():
   bomb = zlib.compress(bytes(400 * MIB), 9)
   before = peak()
   with pytest.raises(InputError, match=r'not label maps of \(4, 16, 16\) \(they hold more\)'):
-    clips.decode_ids(bomb, (4, 16, 16))
+    decode_ids(bomb, (4, 16, 16))
   assert peak() - before < 50 * MIB
-  whole = clips.encode_ids(np.ones((4, 16, 16), np.uint8))
+  whole = encode_ids(np.ones((4, 16, 16), np.uint8))
   with pytest.raises(InputError, match='they hold fewer'):
-    clips.decode_ids(whole, (5, 16, 16))
+    decode_ids(whole, (5, 16, 16))
   with pytest.raises(InputError, match='not label maps'):
-    clips.decode_ids(whole[:-2], (4, 16, 16))
+    decode_ids(whole[:-2], (4, 16, 16))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from ttm_jax.data import clips, records
+from ttm_jax.data.packed_ids import decode_ids, encode_ids
 from ttm_jax.data.schema import VERSION, Clip
 from ttm_jax.errors import InputError
 from ttm_jax.scenes import generator as scenes
@@ -204,9 +205,9 @@ def test_workers_write_the_same_clips(tmp_path):
 
 def test_label_maps_compress_well():
   ids = scenes.scene(scenes.SceneConfig(size=(64, 64), frames=16), 0).ids
-  assert len(clips.encode_ids(ids)) < ids.size / 25
+  assert len(encode_ids(ids)) < ids.size / 25
   with pytest.raises(InputError, match=r'not label maps of \(2, 3, 3\)'):
-    clips.decode_ids(clips.encode_ids(ids), (2, 3, 3))
+    decode_ids(encode_ids(ids), (2, 3, 3))
 
 
 def test_unfit_records_are_named(tmp_path):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from etils import epath
 from flax import nnx
+from PIL import Image
 
 from tests.helpers import tiny
 from ttm_jax import trajectory
@@ -170,6 +171,21 @@ def request(seed: int = 0) -> Request:
   picture = rng.integers(0, 256, (*mask.shape, 3)).astype(np.uint8)
   prompts = {1: 'a red circle that moves', 2: 'a blue star that stays'}
   return Request(picture, mask, 'A red circle and a blue star.', 'The circle moves left.', prompts)
+
+
+def flags(path: Path, seed: int = 0) -> list[str]:
+  """Write image and mask of `request` to a folder, and return the flags of generate commands."""
+  made = request(seed)
+  Image.fromarray(made.picture).save(path / 'photo.png')
+  trajectory.write_folder(path / 'masks', made.mask[None])
+  return [
+    f'--image={path}/photo.png',
+    f'--segmentation={path}/masks/00000.png',
+    f'--prompt={made.caption}',
+    f'--motion={made.motion}',
+    *(f'--object={i}: {text}' for i, text in made.prompts.items()),
+    '--steps=2',
+  ]
 
 
 def moved(mask: np.ndarray) -> np.ndarray:

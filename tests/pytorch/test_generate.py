@@ -25,28 +25,19 @@ torch.set_num_threads(1)
 @pytest.fixture(scope='module')
 def command(tmp_path_factory):
   """Return the arguments of the command, without the folder and the output."""
-  path, request = tmp_path_factory.mktemp('picture'), exported.request()
-  Image.fromarray(request.picture).save(path / 'photo.png')
-  trajectory.write_folder(path / 'masks', request.mask[None])
-  return [
-    f'--image={path}/photo.png',
-    f'--segmentation={path}/masks/00000.png',
-    f'--prompt={request.caption}',
-    f'--motion={request.motion}',
-    *(f'--object={i}: {text}' for i, text in request.prompts.items()),
-    '--steps=2',
-  ]
+  return exported.flags(tmp_path_factory.mktemp('picture'))
 
 
 def test_the_flags_are_those_of_jax():
-  """Except for networks, sizes (a folder has one), and CPU offload, which JAX does not have."""
+  """Except for networks, sizes (a folder has one), compiled programs, and CPU offload."""
 
   def flags(parser):
     return {option: a.default for a in parser._actions for option in a.option_strings}
 
   ours, theirs = flags(generate.parser()), flags(jax_generate.parser())
   # The folder decides these.
-  assert set(theirs) - set(ours) == {'--stage1', '--stage2', '--size', '--frames'}
+  decided = {'--stage1', '--stage2', '--size', '--frames'}
+  assert set(theirs) - set(ours) == {*decided, '--compilation_cache'}
   assert set(ours) - set(theirs) == {'--offload'}
   assert all(theirs[name] == default for name, default in ours.items() if name in theirs)
 

@@ -11,8 +11,8 @@ from ttm_jax.errors import InputError
 from ttm_jax.report.results import read_metrics
 from ttm_jax.training.checkpoint import Checkpoints
 from ttm_jax.training.loop import train
-from ttm_jax.training.objective import stream
 from ttm_jax.training.optimizer import make_optimizer
+from ttm_jax.training.random_streams import stream
 from ttm_jax.training.spike_guard import NotFinite
 
 

@@ -1,21 +1,26 @@
 """What `python -m ttm_jax.generate` does."""
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ttm_jax.data.context import Context, Encoding, read_encoding
+from ttm_jax.data.encode import batched
 from ttm_jax.data.schema import FLOW
 from ttm_jax.errors import InputError
 from ttm_jax.inference import command as animation
 from ttm_jax.inference import sizes
-from ttm_jax.inference.cli_args import parse_texts
+from ttm_jax.inference.cli_args import MODELS, parse_texts
 from ttm_jax.inference.embedded_texts import encoders_of
+from ttm_jax.inference.image_description import Described
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Request, Stage, fit
 from ttm_jax.inference.pretrained_texts import with_embeddings
+from ttm_jax.inference.request_file import at, read_requests
 from ttm_jax.outputs import parts_of_run
 from ttm_jax.parallel.compilation_cache import keep_programs
 from ttm_jax.pytorch.annotation.model_source import ModelSource
@@ -23,72 +28,187 @@ from ttm_jax.training.orbax_errors import hush
 from ttm_jax.training.runs import read_config
 
 
+@dataclasses.dataclass
+class Job:
+  """A video to generate.
+
+  Attributes:
+    args: its flags.
+    out: the video.
+    described: image, masks and texts, of any size.
+    request: the same at the size of the runs.
+    ids: its trajectory, uint8 [T, H, W]; None until it is generated.
+  """
+
+  args: argparse.Namespace
+  out: Path
+  described: Described
+  request: Request
+  ids: np.ndarray | None
+
+
 def run(args: argparse.Namespace) -> None:
-  """Animate the image named by the flags of `ttm_jax.generate`.
+  """Generate the videos that the flags of `ttm_jax.generate` ask for.
 
   Raises:
     InputError: If an input is invalid, or an output cannot be written.
   """
   hush()
   keep_programs(args.compilation_cache)
-  out = animation.checked_out(args)
-  if args.trajectory is None and args.stage1 is None:
+  asked = requests_of(args)
+  if not asked:
+    return
+  outs = [checked_out(one) for one in asked]
+  chained = any(one.trajectory is None for one in asked)
+  if chained and args.stage1 is None:
     raise InputError('give --stage1 RUN to generate the motion, or --trajectory FOLDER')
-  runs = [args.stage2] if args.trajectory is not None else [args.stage1, args.stage2]
+  runs = [args.stage1, args.stage2] if chained else [args.stage2]
   encodings, size = encodings_of(runs), None
   if args.size is not None or args.frames is not None:
     encodings, size = encodings_at(runs, args)
   encoding = encodings[-1]
   shape = encoding.frames, encoding.height, encoding.width
   networks = {'--stage1': parts_of_run(args.stage1), '--stage2': parts_of_run(args.stage2)}
-  animation.check_outputs(args, out, shape, networks)
+  for one, out in zip(asked, outs, strict=True):
+    with at(one.where):
+      animation.check_outputs(one, out, shape, networks)
   most = min(encoding.max_objects for encoding in encodings)
-  described = animation.described_by(args, out, most)
-  if args.described is None:
-    weights, texts = ModelSource.from_flags(args), parse_texts(args.text)
-    described = with_embeddings(described, encodings, weights, texts)
-  request = Request(
-    described.picture,
-    described.segmentation,
-    described.caption,
-    described.motion,
-    described.prompts,
-  )
-  ids = None if args.trajectory is None else animation.read_trajectory(args.trajectory)
-  request, ids = fitted(request, ids, encoding)
-  if ids is not None:
-    animation.say_start(request.mask, ids[0])
+  jobs = [job_of(one, out, most, encoding) for one, out in zip(asked, outs, strict=True)]
+  described = embedded(jobs, args, encodings)
   guidance = {'visual_scale': args.visual_scale, 'text_scale': args.text_scale}
   given = {name: value for name, value in guidance.items() if value is not None}
 
-  def load(run, task):
+  def load(run: str, task: str) -> Stage:
     encoders = encoders_of(described, read_encoding(run), run)
     return Stage(run, task, encoders, sample=given, steps=args.steps, size=size)
 
-  pipeline = Pipeline(
-    None if ids is not None else load(args.stage1, STAGE1), load(args.stage2, STAGE2)
-  )
-  for stage in (pipeline.stage1, pipeline.stage2):
-    if stage is not None:
-      stage.check(request, ids)
-  pipeline.compile([request])
-  console = Console(stderr=True)
+  pipeline = Pipeline(load(args.stage1, STAGE1) if chained else None, load(args.stage2, STAGE2))
+  for job in jobs:
+    with at(job.args.where):
+      for stage in (pipeline.stage1, pipeline.stage2):
+        if stage is not None:
+          stage.check(job.request, job.ids)
+  generate(pipeline, jobs, min(args.batch, len(jobs)))
+
+
+def requests_of(args: argparse.Namespace) -> list[argparse.Namespace]:
+  """Return the flags of each video, with `where` it is asked for; those that exist are left out.
+
+  Raises:
+    InputError: If --requests cannot be read, or flags do not go with it.
+  """
+  if args.batch < 1:
+    raise InputError(f'--batch {args.batch}: must be at least 1')
+  if args.requests is None:
+    return [argparse.Namespace(**vars(args), where='')]
+  for name in MODELS:
+    if getattr(args, name):
+      raise InputError(
+        f'--{name} finds what one image lacks, and --requests names many: describe each of them'
+        ' with data_tools.describe, and name the files as "described"'
+      )
+  asked = read_requests(args.requests, args)
+  left = [one for one in asked if not animation.exists(Path(one.out))]
+  if len(left) < len(asked):
+    print(
+      f'{len(asked) - len(left)} of {len(asked)} videos exist and are kept: remove them to generate'
+      ' them again'
+    )
+  return left
+
+
+def checked_out(args: argparse.Namespace) -> Path:
+  """Check the flags of a video that refer to no other file, and return the video."""
+  with at(args.where):
+    return animation.checked_out(args)
+
+
+def job_of(args: argparse.Namespace, out: Path, max_objects: int, encoding: Encoding) -> Job:
+  """Read the inputs of a video; print notes on how they are understood.
+
+  Args:
+    args: its flags.
+    out: the video.
+    max_objects: maximum number of objects that the language model names.
+    encoding: gives the size of the runs.
+
+  Raises:
+    InputError: If an input is missing or invalid, or the models cannot be loaded.
+  """
+  with at(args.where):
+    described = animation.described_by(args, out, max_objects)
+    request = Request(
+      described.picture,
+      described.segmentation,
+      described.caption,
+      described.motion,
+      described.prompts,
+    )
+    ids = None if args.trajectory is None else animation.read_trajectory(args.trajectory)
+    request, ids = fitted(request, ids, encoding)
+    if ids is not None:
+      animation.say_start(request.mask, ids[0])
+  return Job(args, out, described, request, ids)
+
+
+def embedded(
+  jobs: Sequence[Job], args: argparse.Namespace, encodings: Sequence[Encoding]
+) -> list[Described]:
+  """Return the descriptions with the embeddings of their texts, if a file does not have them.
+
+  Raises:
+    InputError: If a text encoder cannot be loaded.
+  """
+  weights, texts = ModelSource.from_flags(args), parse_texts(args.text)
+  bare = [job.described for job in jobs if job.args.described is None]
+  read = [job.described for job in jobs if job.args.described is not None]
+  return [*read, *with_embeddings(bare, encodings, weights, texts)]
+
+
+def generate(pipeline: Pipeline, jobs: Sequence[Job], size: int) -> None:
+  """Generate and write videos.
+
+  Args:
+    pipeline: the stages.
+    jobs: the videos.
+    size: videos to generate at once. The last ones are filled up to it, so that nothing is compiled
+      for another size.
+
+  Raises:
+    InputError: If a video could not be written.
+  """
+  given = [job for job in jobs if job.ids is not None]
+  batches = [*batched([job for job in jobs if job.ids is None], size), *batched(given, size)]
+  chained = len(batches) - len(list(batched(given, size)))
+  pipeline.compile([jobs[0].request] * size)
   with Progress(
     TextColumn('{task.description}'),
     BarColumn(),
     MofNCompleteColumn(),
     TimeRemainingColumn(),
-    console=console,
+    console=Console(stderr=True),
   ) as progress:
-    if ids is None:
+    if chained:
       assert pipeline.stage1 is not None
-      task = progress.add_task('motion', total=pipeline.stage1.sampling_steps)
-      (ids,) = pipeline.trajectories([request], args.seed, lambda: progress.advance(task))
-      animation.keep_trajectory(out, ids)
-    task = progress.add_task('video', total=pipeline.stage2.sampling_steps)
-    (video,) = pipeline.videos([request], ids[None], args.seed, lambda: progress.advance(task))
-  palette, fps = pipeline.encoding.palette, pipeline.encoding.fps
-  animation.write(out, request.picture, ids, video, palette, fps)
+      motion = progress.add_task('motion', total=chained * pipeline.stage1.sampling_steps)
+    video = progress.add_task('video', total=len(batches) * pipeline.stage2.sampling_steps)
+    for some in batches:
+      full = [*some, *[some[-1]] * (size - len(some))]
+      requests, seeds = [job.request for job in full], [job.args.seed for job in full]
+      if some[0].ids is None:
+        found = pipeline.trajectories(requests, seeds, lambda: progress.advance(motion))
+        for job, ids in zip(some, found, strict=False):
+          job.ids = ids
+          animation.keep_trajectory(job.out, ids)
+      trajectories = np.stack([job.ids for job in full])
+      videos = pipeline.videos(requests, trajectories, seeds, lambda: progress.advance(video))
+      for job, pixels in zip(some, videos, strict=False):
+        with at(job.args.where):
+          encoding = pipeline.encoding
+          assert job.ids is not None
+          animation.write(
+            job.out, job.request.picture, job.ids, pixels, encoding.palette, encoding.fps
+          )
 
 
 def encodings_of(runs: Sequence[str]) -> list[Encoding]:

@@ -61,7 +61,7 @@ def run(
     with peers.together({InputError: EXIT_CODE, NotFinite: _NOT_FINITE}):
       if peers.count > 1 and not workdir:
         raise InputError('give the processes of a job one --workdir')
-      workdir = workdir or default_workdir(config_file)
+      workdir = workdir or str(default_workdir(config_file))
       data = [dataset.path for dataset in mixture.datasets(config.data.path)]
       files = [file for path in data for file in outputs.files_of(path)]
       reads: outputs.Reads = {

@@ -4,7 +4,6 @@ import functools
 import math
 import multiprocessing
 import operator
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from ttm_jax.data import records
+from ttm_jax.data.packed_ids import decode_ids, encode_ids
 from ttm_jax.data.schema import VERSION, Clip, check_size
 from ttm_jax.errors import InputError
 from ttm_jax.media import video_io
@@ -92,39 +92,6 @@ def decode_clip(record: records.Example) -> Clip:
     prompts=prompts,
     **words,
   )
-
-
-def encode_ids(ids: np.ndarray) -> bytes:
-  """Compress label maps, uint8 [T, H, W], losslessly: zlib over the XOR of successive frames."""
-  changes = ids.copy()
-  changes[1:] ^= ids[:-1]
-  return zlib.compress(changes.tobytes(), 6)
-
-
-def decode_ids(compressed: bytes, shape: tuple[int, ...]) -> np.ndarray:
-  """Invert `encode_ids`.
-
-  Args:
-    compressed: the output of `encode_ids`.
-    shape: the expected (T, H, W).
-
-  Returns:
-    uint8 [T, H, W].
-
-  Raises:
-    InputError: the bytes are corrupt or of another shape.
-  """
-  size, decoder = math.prod(shape), zlib.decompressobj()
-  try:
-    # One extra byte detects excess data without decompressing all of it.
-    unpacked = decoder.decompress(compressed, size + 1)
-  except zlib.error as error:
-    raise InputError(f'{len(compressed)} bytes are not label maps of {shape} ({error})') from error
-  if len(unpacked) != size or not decoder.eof:
-    much = 'more' if len(unpacked) > size else 'fewer'
-    raise InputError(f'{len(compressed)} bytes are not label maps of {shape} (they hold {much})')
-  changes = np.frombuffer(unpacked, np.uint8).reshape(shape)
-  return np.bitwise_xor.accumulate(changes, axis=0)
 
 
 def write_clips(

@@ -11,8 +11,8 @@ import numpy as np
 
 from ttm_jax import optical_flow, trajectory, trajectory_edits
 from ttm_jax.codecs.base import Codec, Moments, to_float
-from ttm_jax.data.clips import encode_ids
 from ttm_jax.data.context import Context, Encoding
+from ttm_jax.data.packed_ids import encode_ids
 from ttm_jax.data.schema import FLOW, MAX_OBJECTS, Clip
 from ttm_jax.errors import InputError
 from ttm_jax.text import word_ids

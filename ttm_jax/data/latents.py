@@ -22,8 +22,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from ttm_jax.data import context as contexts
 from ttm_jax.data import records
-from ttm_jax.data.clips import decode_ids
 from ttm_jax.data.context import Context, Encoding
+from ttm_jax.data.packed_ids import decode_ids
 from ttm_jax.errors import InputError
 
 NAME, VERSION = 'latents', '2.0.0'

@@ -118,6 +118,13 @@ def _found(out: Path) -> Path:
   return out.with_name(f'{out.stem}_found.png')
 
 
+def exists(out: Path) -> bool:
+  """Return whether all outputs of a video exist; `write` writes these in this order."""
+  return all(
+    path.exists() for path in (out, _trajectory(out), _trajectory_video(out), _side_by_side(out))
+  )
+
+
 def described_by(args: argparse.Namespace, out: Path, max_objects: int = MAX_OBJECTS) -> Described:
   """Return the image, mask and prompts from a file, flags, and models for what is not given.
 

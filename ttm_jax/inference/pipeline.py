@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ttm_jax import optical_flow, trajectory
@@ -23,11 +24,12 @@ from ttm_jax.inference.sampler import PICTURE, RENDERED, Sampler
 from ttm_jax.inference.sizes import Size, context_at
 from ttm_jax.training import runs
 from ttm_jax.training.denoiser import Denoiser
-from ttm_jax.training.objective import stream
+from ttm_jax.training.random_streams import stream
 from ttm_jax.training.sources import of_run, read_all
 from ttm_jax.training.students import check_sampling
 
 Arrays = dict[str, np.ndarray]
+Seed = int | Sequence[int]
 
 STAGE1, STAGE2 = 'image_to_motion', 'motion_to_video'
 
@@ -100,7 +102,7 @@ class Stage:
   def generate(
     self,
     requests: Sequence[Request],
-    seed: int,
+    seed: Seed,
     ids: np.ndarray | None = None,
     progress: Callable[[], None] = lambda: None,
   ) -> np.ndarray:
@@ -108,7 +110,7 @@ class Stage:
 
     Args:
       requests: B requests with images of the size of the run.
-      seed: Seed of the noise.
+      seed: Seed of the noise, or one for each request, whose noise then depends on it alone.
       ids: Trajectories, if the task is conditioned on them: label maps uint8 [B, T, H, W], or
         renderings of flow uint8 [B, T, H, W, 3].
       progress: Function that is called after each sampling step.
@@ -120,7 +122,7 @@ class Stage:
       InputError: If a request or trajectory does not fit the run; see `check`.
     """
     batch = self.batch(requests, ids)
-    return to_uint8(self.sampler(self._params.result(), batch, self.key(seed), progress))
+    return to_uint8(self.sampler(self._params.result(), batch, self._keys(seed), progress))
 
   def compile(self, requests: Sequence[Request]) -> None:
     """Trace the network for requests like these, and begin to compile it in the background.
@@ -131,7 +133,7 @@ class Stage:
     Raises:
       InputError: If a request does not fit the run.
     """
-    self.sampler.compile(self.batch(requests))
+    self.sampler.compile(self.batch(requests), (len(requests),))
 
   def wait(self) -> None:
     """Wait until the parameters are read.
@@ -140,6 +142,9 @@ class Stage:
       InputError: If the checkpoint is corrupt.
     """
     self._params.result()
+
+  def _keys(self, seed: Seed) -> jax.Array:
+    return self.key(seed) if isinstance(seed, int) else jnp.stack([self.key(s) for s in seed])
 
   def key(self, seed: int) -> jax.Array:
     """Return the random key of this stage's noise; stages of different tasks get independent noise.
@@ -244,13 +249,16 @@ class Pipeline:
     return self.stage2.context.encoding
 
   def trajectories(
-    self, requests: Sequence[Request], seed: int, progress: Callable[[], None] = lambda: None
+    self,
+    requests: Sequence[Request],
+    seed: Seed,
+    progress: Callable[[], None] = lambda: None,
   ) -> np.ndarray:
     """Generate trajectories with stage 1.
 
     Args:
       requests: B requests of the size of the run.
-      seed: Seed of the noise.
+      seed: Seed of the noise, or one for each request, whose noise then depends on it alone.
       progress: Function that is called after each sampling step.
 
     Returns:
@@ -276,7 +284,7 @@ class Pipeline:
     self,
     requests: Sequence[Request],
     ids: np.ndarray,
-    seed: int,
+    seed: Seed,
     progress: Callable[[], None] = lambda: None,
   ) -> np.ndarray:
     """Generate videos with stage 2.
@@ -284,7 +292,7 @@ class Pipeline:
     Args:
       requests: B requests of the size of the run.
       ids: Trajectories, as `trajectories` returns them.
-      seed: Seed of the noise.
+      seed: Seed of the noise, or one for each request, whose noise then depends on it alone.
       progress: Function that is called after each sampling step.
 
     Returns:

@@ -36,36 +36,36 @@ def load_encoders(
 
 
 def with_embeddings(
-  described: Described,
+  described: Sequence[Described],
   encodings: Sequence[Encoding],
   weights: ModelSource,
   places: Mapping[str, str] = {},
   tell: Tell = to_stderr,
-) -> Described:
-  """Return the description with all embeddings that the runs need of its texts.
+) -> list[Described]:
+  """Return descriptions with all embeddings that the runs need of their texts.
 
   Args:
-    described: the description.
+    described: the descriptions.
     encodings, weights, places: as in `load_encoders`.
     tell: receives progress messages.
 
   Raises:
     InputError: as in `load_encoders`.
   """
-  found = {}
-  for name, (model, place) in _sources(encodings, places).items():
+  found: dict[str, Embeddings] = {}
+  for name, (model, place) in _sources(encodings, places).items() if described else ():
     check_host()
     tell(f'embeddings by {place}')
     recorded = _Recorded(TransformersText(weights.of(place)))
     for encoding in encodings:
       if name in encoding.encoders:
         alone = dataclasses.replace(encoding, encoders={name: encoding.encoders[name]})
-        texts = described.caption, described.motion, described.prompts
-        text_arrays(alone, {name: recorded}, *texts)
+        for one in described:
+          text_arrays(alone, {name: recorded}, one.caption, one.motion, one.prompts)
     found[name] = Embeddings(name, model, recorded.rows)
     del recorded
     free_gpu_memory()
-  return dataclasses.replace(described, texts=found)
+  return [dataclasses.replace(one, texts=found) for one in described]
 
 
 def _sources(

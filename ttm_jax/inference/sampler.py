@@ -60,21 +60,22 @@ class Sampler:
     self._lock = threading.Lock()
     self._pool = ThreadPoolExecutor(thread_name_prefix='compile')
 
-  def compile(self, arrays: Arrays) -> Programs:
+  def compile(self, arrays: Arrays, keys: tuple[int, ...] = ()) -> Programs:
     """Return the programs for a batch; trace them and begin to compile them if there are none.
 
     Args:
       arrays: the batch, or arrays of these shapes and dtypes.
+      keys: shape of the random keys, see `__call__`.
     """
-    shapes = tuple((name, x.shape, str(x.dtype)) for name, x in sorted(arrays.items()))
+    shapes = (keys, *((name, x.shape, str(x.dtype)) for name, x in sorted(arrays.items())))
     with self._lock:
       if shapes not in self._programs:
-        self._programs[shapes] = self._lowered(arrays)
+        self._programs[shapes] = self._lowered(arrays, keys)
       return self._programs[shapes]
 
-  def _lowered(self, arrays: Arrays) -> Programs:
+  def _lowered(self, arrays: Arrays, keys: tuple[int, ...]) -> Programs:
     codec, rows = self.denoiser.context.codec, self.denoiser.rows
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: jnp.broadcast_to(jax.random.key(0), keys))
     begin = jax.jit(self.begin).lower(codec, arrays, key)
     # In this order, since decoding is needed last and compiles fastest.
     futures = [self._pool.submit(begin.compile)]
@@ -100,10 +101,10 @@ class Sampler:
     Args:
       params: parameters of the network.
       arrays: arrays of B requests.
-      key: for the noise.
+      key: for the noise: one key [] for all, or one for each request [B].
       after_step: called after each sampling step.
     """
-    programs, codec = self.compile(arrays), self.denoiser.context.codec
+    programs, codec = self.compile(arrays, key.shape), self.denoiser.context.codec
     rows = self.denoiser.rows
     condition, state = programs.begin.result()(codec, arrays, key)
     step = programs.step.result()
@@ -132,7 +133,7 @@ class Sampler:
     ):
       record[name] = codec.encode(jnp.asarray(pixels)).mean
     record = {name: jnp.asarray(x) for name, x in record.items()}
-    _, condition = self.denoiser.known(record, key)
+    _, condition = self.denoiser.known(record, key.ravel()[0])
     return condition, self.denoiser.begin(condition, key, where.latent_shape)
 
   def step(self, params: Params, condition: Condition, state: State, row: Any) -> State:

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -30,6 +31,11 @@ HELP = (
   ' environment variable JAX_COMPILATION_CACHE_DIR'
 )
 MAX_BYTES = 4 << 30
+# What JAX warns of.
+_ERROR = re.compile(
+  r"Error (?P<what>reading|writing) persistent compilation cache entry for '(?P<program>\w+)': "
+  r'\w+: (?P<reason>.*)'
+)
 _LEAST_FREE = 64 << 20  # Bytes on the disk, below which no programs are kept.
 
 # Environment variables of JAX that the user may have set.
@@ -49,23 +55,24 @@ def keep_programs(place: str = '', tell: bool = True) -> None:
   """
   import jax
 
-  if place == OFF or not jax.config.jax_enable_compilation_cache:
-    jax.config.update('jax_enable_compilation_cache', False)
+  config: Any = jax.config  # Its attributes are made at run time.
+  if place == OFF or not config.jax_enable_compilation_cache:
+    config.update('jax_enable_compilation_cache', False)
     return
   say = _print if tell else lambda text: None
-  given = place or jax.config.jax_compilation_cache_dir
+  given = place or config.jax_compilation_cache_dir
   folder = given or str(default_folder())
   if '://' not in folder and (problem := _prepared(Path(folder), not given, say)):
     say(_unusable(folder, problem))
-    jax.config.update('jax_enable_compilation_cache', False)
+    config.update('jax_enable_compilation_cache', False)
     return
-  jax.config.update('jax_compilation_cache_dir', folder)
+  config.update('jax_compilation_cache_dir', folder)
   if _MIN_TIME not in os.environ:
     # Small programs too: there are many, and each takes longer to compile than to read.
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+    config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
   if not given:
-    jax.config.update('jax_compilation_cache_max_size', MAX_BYTES)
-  _report_once(folder, say)
+    config.update('jax_compilation_cache_max_size', MAX_BYTES)
+  _handle_errors(folder, not given, say)
 
 
 def default_folder() -> Path:
@@ -108,7 +115,7 @@ def _prepared(folder: Path, ours: bool, say: Say) -> str:
 def _remove_incomplete(folder: Path) -> None:
   """Remove programs that were written in part, when the disk was full or a process was killed.
 
-  JAX writes the time of access of a program after the program.
+  JAX writes the time of access of a program after the program, and needs it to remove the oldest.
   """
   names = {path.name for path in folder.iterdir()}
   for name in names:
@@ -117,22 +124,27 @@ def _remove_incomplete(folder: Path) -> None:
         (folder / name).unlink()
 
 
-def _report_once(folder: str, say: Say) -> None:
-  """Report the first program that cannot be kept, instead of a warning for each."""
-  usual, told = warnings.showwarning, []
+def _handle_errors(folder: str, ours: bool, say: Say) -> None:
+  """Report the first program that cannot be kept, instead of a warning of JAX for each.
+
+  In our own folder, remove programs that cannot be read: JAX would not write them again.
+  """
+  usual = warnings.showwarning
+  told: list[bool] = []
 
   def show(message: Any, *args: Any, **options: Any) -> None:
-    text = str(message)
-    if not text.startswith('Error writing persistent compilation cache entry'):
+    found = _ERROR.match(str(message))
+    if not found:
       usual(message, *args, **options)
-    elif not told:
-      told.append(text)
-      say(_unusable(folder, text.rpartition(': ')[2]))
+    elif found['what'] == 'reading' and ours:
+      for path in Path(folder).glob(f'{found["program"]}-*'):
+        path.unlink(missing_ok=True)
+    elif found['what'] == 'writing' and not told:
+      told.append(True)
+      say(_unusable(folder, found['reason']))
 
   warnings.showwarning = show
-  warnings.filterwarnings('always', 'Error writing persistent compilation cache entry')
-  # A program that cannot be read is compiled and written again.
-  warnings.filterwarnings('ignore', 'Error reading persistent compilation cache entry')
+  warnings.filterwarnings('always', _ERROR.pattern)
 
 
 def _unusable(folder: str, problem: str) -> str:

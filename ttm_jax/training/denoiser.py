@@ -1,6 +1,6 @@
 """A network with what is needed to train and to sample it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,6 @@ from ttm_jax.presets import model_config, preset
 from ttm_jax.processes.solver import Solver, State
 from ttm_jax.settings import from_config
 from ttm_jax.tasks import CONCAT, TASKS
-from ttm_jax.training.objective import Arrays
 
 Array = jax.Array
 
@@ -38,7 +37,8 @@ class Denoiser:
   @property
   def null_text(self) -> Condition:
     """The condition of the empty text, for B = 1; inside jit, a constant of the program."""
-    return text_condition(self.context.null_text, list(self.encoders), 'caption')
+    null: Any = self.context.null_text
+    return text_condition(null, list(self.encoders), 'caption')
 
   def build(self, seed: int) -> nnx.Module:
     """Return the network with initial parameters."""
@@ -52,7 +52,7 @@ class Denoiser:
 
     return predict
 
-  def known(self, arrays: Arrays, key: Array) -> tuple[Array, Condition]:
+  def known(self, arrays: Mapping[str, Array], key: Array) -> tuple[Array, Condition]:
     """Return the target latents [B, T', H', W', C] of a batch and the task's condition.
 
     Args:
@@ -69,7 +69,7 @@ class Denoiser:
     One step takes one row: time, numbers of the solver, and the two guidance scales.
     """
     sampling, (times, numbers) = self.config.sample, self.solver.rows
-    scales = np.float32([sampling.visual_scale, sampling.text_scale])
+    scales = np.array([sampling.visual_scale, sampling.text_scale], np.float32)
     return times, numbers, np.tile(scales, (len(times), 1))
 
   def begin(self, condition: Condition, key: Array, shape: Sequence[int]) -> State:
@@ -77,10 +77,13 @@ class Denoiser:
 
     Args:
       condition: the condition, for B samples.
-      key: for the initial noise.
+      key: for the initial noise: one key [] for all, or one for each sample [B].
       shape: (T', H', W', C) of the latents.
     """
-    noise = jax.random.normal(key, (conditioning.batch_size(condition), *shape), jnp.float32)
+    if key.ndim:
+      noise = jax.vmap(lambda one: jax.random.normal(one, tuple(shape), jnp.float32))(key)
+    else:
+      noise = jax.random.normal(key, (conditioning.batch_size(condition), *shape), jnp.float32)
     return self.solver.begin(noise)
 
   def step(self, model: nnx.Module, condition: Condition, state: State, row: Any) -> State:

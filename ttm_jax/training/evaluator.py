@@ -20,7 +20,8 @@ from ttm_jax.media.contact_sheet import animated, contact_sheet
 from ttm_jax.parallel import compiler
 from ttm_jax.parallel.mesh import batch_sharding, replicated
 from ttm_jax.parallel.peers import Peers
-from ttm_jax.training.objective import VALIDATION, Objective, Score, stream
+from ttm_jax.training.objective import VALIDATION, Objective, Score
+from ttm_jax.training.random_streams import stream
 from ttm_jax.training.state import TrainState
 from ttm_jax.training.step import make_evaluation
 from ttm_jax.training.telemetry import Telemetry, means

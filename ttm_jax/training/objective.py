@@ -1,6 +1,5 @@
 """The interface between the training loop and what it trains: a denoiser or a codec."""
 
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -157,8 +156,3 @@ def held_out(directory: str | Path, split: str) -> str:
 def gather(array: Array) -> np.ndarray:
   """All-gather a sharded array to the host; all processes call this together."""
   return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-
-
-def stream(key: Array, name: str, step: Array | int) -> Array:
-  """Derive the random key of one named use at one step."""
-  return jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(name.encode())), step)

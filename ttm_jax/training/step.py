@@ -9,9 +9,10 @@ from flax import nnx
 
 from ttm_jax.nn.lora import add_dropout
 from ttm_jax.parallel.mesh import shardings
-from ttm_jax.training.objective import Arrays, Metrics, Objective, stream
+from ttm_jax.training.objective import Arrays, Metrics, Objective
 from ttm_jax.training.packing import pack, unpack
 from ttm_jax.training.partial import merged
+from ttm_jax.training.random_streams import stream
 from ttm_jax.training.spike_guard import judge
 from ttm_jax.training.state import TrainState
 

@@ -162,7 +162,7 @@ def test_hosts_without_pytorch_are_told_what_to_do(photo, monkeypatch):
   # If nothing has to be found, no model is needed.
   given = {'segmentation': photo[1], 'prompts': {1: 'a dog'}}
   found = describe(photo[0], 'x', **given)
-  assert with_embeddings(found, [encoding()], CPU).prompts == {1: 'a dog'}
+  assert with_embeddings([found], [encoding()], CPU)[0].prompts == {1: 'a dog'}
 
 
 # Texts.
@@ -181,7 +181,7 @@ def test_embeddings_are_those_that_runs_ask_for(photo, clip_text, tmp_path):
   second = encoding(encoders=longer, models={'clip': clip_text})
   said = {'motion': 'It runs.', 'segmentation': ids, 'prompts': {1: 'a dog', 3: 'a ball'}}
   made = describe(picture, 'A dog.', **said)
-  made = with_embeddings(made, [first, second], CPU, tell=lambda _: None)
+  (made,) = with_embeddings([made], [first, second], CPU, tell=lambda _: None)
   made.save(tmp_path / 'd.safetensors')
   back = Described.load(tmp_path / 'd.safetensors')
   np.testing.assert_array_equal(back.picture, picture)
@@ -193,7 +193,7 @@ def test_embeddings_are_those_that_runs_ask_for(photo, clip_text, tmp_path):
   )
   true = TransformersText(ModelSource(clip_text, 'cpu', offline=True))
   for wanted in (first, second):
-    encoders = encoders_of(back, wanted, 'RUN')
+    encoders = encoders_of([back], wanted, 'RUN')
     got = text_arrays(wanted, encoders, back.caption, back.motion, dict(back.prompts))
     one = text_arrays(
       wanted, encoders | {'clip': true}, 'A dog.', 'It runs.', {1: 'a dog', 3: 'a ball'}
@@ -211,11 +211,11 @@ def test_embeddings_are_those_that_runs_ask_for(photo, clip_text, tmp_path):
   with pytest.raises(
     InputError, match=r'no embedding of "FPS-8 A cat." by clip, 20 tokens long; describe'
   ):
-    text_arrays(first, encoders_of(back, first, 'RUN'), 'A cat.', '', {})
+    text_arrays(first, encoders_of([back], first, 'RUN'), 'A cat.', '', {})
   with pytest.raises(InputError, match='run RUN reads text by t5, of which the description'):
-    encoders_of(back, encoding(encoders={'t5': TextEncoderSpec(8, 9, 9)}), 'RUN')
+    encoders_of([back], encoding(encoders={'t5': TextEncoderSpec(8, 9, 9)}), 'RUN')
   with pytest.raises(InputError, match='run RUN reads text by clip = other, but'):
-    encoders_of(back, encoding(encoders=clip, models={'clip': 'other'}), 'RUN')
+    encoders_of([back], encoding(encoders=clip, models={'clip': 'other'}), 'RUN')
 
 
 def test_runs_must_agree_on_their_models(photo, clip_text):
@@ -223,13 +223,13 @@ def test_runs_must_agree_on_their_models(photo, clip_text):
   found = describe(photo[0], 'x', segmentation=photo[1])
   two = [encoding(encoders=clip, models={'clip': name}) for name in ('a', 'b')]
   with pytest.raises(InputError, match='different models for the text encoder clip, a and b; use'):
-    with_embeddings(found, two, CPU)
+    with_embeddings([found], two, CPU)
   old = encoding(encoders=clip)
   said = 'does not record the model of the text encoder clip; give --text clip=MODEL'
   with pytest.raises(InputError, match=said):
-    with_embeddings(found, [old], CPU)
-  made = with_embeddings(found, [old], CPU, {'clip': clip_text}, lambda _: None)
-  assert isinstance(encoders_of(made, old, 'RUN')['clip'], Embeddings)
+    with_embeddings([found], [old], CPU)
+  (made,) = with_embeddings([found], [old], CPU, {'clip': clip_text}, lambda _: None)
+  assert isinstance(encoders_of([made], old, 'RUN')['clip'], Embeddings)
 
 
 @pytest.mark.parametrize('how', ['missing', 'text', 'cut', 'other', 'newer', 'bare'])

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ttm_jax.errors import nearest
-from ttm_jax.ops.object_attention import blocked, chunked, gpu, reference, splash, tpu
+from ttm_jax.ops.object_attention import blocked, chunked, reference
 from ttm_jax.ops.object_attention.blocks import BlockMask, list_blocks, no_blocks
 from ttm_jax.parallel.mesh import platform
 from ttm_jax.parallel.sharded_attention import over_heads, per_sample, samples_of_a_device
@@ -59,12 +60,46 @@ def _blocked(kernel: blocked.Kernel) -> Callable[..., Array]:
   return lambda *args: blocked.attention(kernel, *args)
 
 
+def _pallas(module: Callable[[], Any]) -> Implementation:
+  """Return the implementation of a module with a Pallas kernel."""
+  return Implementation(
+    lambda *args: blocked.attention(module().KERNEL, *args),
+    lambda case: module().block(case),
+    lambda case: module().refuses(case),
+  )
+
+
+# Pallas takes longer to import than the rest of a network, so only what a platform needs is.
+
+
+def _tpu() -> Any:
+  from ttm_jax.ops.object_attention import tpu
+
+  return tpu
+
+
+def _splash() -> Any:
+  from ttm_jax.ops.object_attention import splash
+
+  return splash
+
+
+def _gpu() -> Any:
+  from ttm_jax.ops.object_attention import gpu
+
+  return gpu
+
+
 IMPLEMENTATIONS: dict[str, Implementation] = {
   'reference': Implementation(_without_block_mask(reference.attention)),
   'chunked': Implementation(_blocked(chunked.KERNEL), chunked.block),
-  'tpu': Implementation(_blocked(tpu.KERNEL), tpu.block, tpu.refuses),
-  'splash': Implementation(splash.attention, splash.block, splash.refuses),
-  'gpu': Implementation(_blocked(gpu.KERNEL), gpu.block, gpu.refuses),
+  'tpu': _pallas(_tpu),
+  'splash': Implementation(
+    lambda *args: _splash().attention(*args),
+    lambda case: _splash().block(case),
+    lambda case: _splash().refuses(case),
+  ),
+  'gpu': _pallas(_gpu),
 }
 
 # The implementations that `implementation=None` tries on each platform, before FALLBACK, which runs
