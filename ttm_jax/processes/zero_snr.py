@@ -144,7 +144,8 @@ def variances(schedule: str, start: float, end: float, steps: int) -> np.ndarray
 
   Args:
     schedule: 'linear' in the variance, or 'scaled_linear': linear in the standard deviation.
-    start, end: variances at the first and the last step.
+    start: variance at the first step.
+    end: variance at the last step.
     steps: number of steps.
   """
   if schedule == 'linear':
