@@ -110,7 +110,7 @@ def page() -> str:
   lines = [
     '# Commands',
     '',
-    'Every command runs as `python -m MODULE`; an installation also gives most of them a short name.',
+    'Every command runs as `python -m MODULE`; an installation gives most of them a short name, too.',
     'This page is made from the parsers of the commands.',
     '',
   ]
@@ -128,7 +128,7 @@ def _section(command: Command) -> list[str]:
   names = f'`python -m {command.module}`'
   if command.script:
     names = f'`{command.script}`, or {names}'
-  lines = [f'### {command.module}', '', names, '', command.description.replace('\\\\\n', '\\\n'), '']
+  lines = [f'### {command.module}', '', names, '', command.description, '']
   for name, own in command.flags.items():
     if name:
       lines += [f'**{command.module} {name}**', '']
@@ -185,7 +185,7 @@ def _argparse_flag(parser: argparse.ArgumentParser, action: argparse.Action) -> 
     value += ', ...' if action.nargs in ('+', '*') or _appends(action) else ''
   default = '' if action.default in (None, False, argparse.SUPPRESS) else _plain(action.default)
   meaning = parser._get_formatter()._expand_help(action) if action.help else ''
-  needed = action.required and bool(action.option_strings) or (
+  needed = (action.required and bool(action.option_strings)) or (
     not action.option_strings and action.nargs in (None, '+')
   )
   return Flag(names, value, default, bool(needed), ' '.join(meaning.split()))

@@ -96,7 +96,7 @@ def page() -> str:
   lines = [
     '# Configuration keys',
     '',
-    'Every key is also a flag of `ttm_jax.train` and `ttm_jax.plan`: `--config.data.batch_size=64`.',
+    'Every key is a flag of `ttm_jax.train` and `ttm_jax.plan`: `--config.data.batch_size=64`.',
     'An unknown key is refused. Tuples are written as in Python: `--config.model.patch="(2, 2)"`.',
     'This page is made from `configs/` and from the dataclasses that read the sections.',
     '',
