@@ -112,7 +112,7 @@ def main() -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   made.add_argument(
-    '--check', action='store_true', help='write nothing; exit with 1 if a page differs'
+    '--check', action='store_true', help='only compare; exit with 1 on a difference'
   )
   args = made.parse_args()
   stale = [path for path, text in pages().items() if path.read_text() != text]

@@ -110,7 +110,7 @@ def page() -> str:
   lines = [
     '# Commands',
     '',
-    'Every command runs as `python -m MODULE`; an installation gives most of them a short name, too.',
+    'Every command runs as `python -m MODULE`; most have a short name in an installation.',
     'This page is made from the parsers of the commands.',
     '',
   ]
@@ -167,7 +167,7 @@ def _of_parser(parser: argparse.ArgumentParser) -> Iterator[tuple[str, tuple[Fla
     if isinstance(action, argparse._SubParsersAction):
       for name, sub in action.choices.items():
         yield name, tuple(flags for _, flags in _of_parser(sub) for flags in flags)
-    elif not isinstance(action, argparse._HelpAction):
+    elif not isinstance(action, argparse._HelpAction) and action.help != argparse.SUPPRESS:
       own.append(_argparse_flag(parser, action))
   if own or not any(isinstance(a, argparse._SubParsersAction) for a in parser._actions):
     yield '', tuple(own)
@@ -192,6 +192,7 @@ def _argparse_flag(parser: argparse.ArgumentParser, action: argparse.Action) -> 
 
 
 _KINDS = {'int': 'integer', 'float': 'number', 'str': 'text', 'Path': 'path'}
+_ABSL_KINDS = {'bool': '', 'string': 'text', 'int': 'integer', 'float': 'number'}
 
 
 def _appends(action: argparse.Action) -> bool:
@@ -199,10 +200,10 @@ def _appends(action: argparse.Action) -> bool:
 
 
 def _plain(value: object) -> str:
-  """Return a default as it is written on the command line."""
+  """Return a default as it is written on the command line, without the place of the package."""
   if isinstance(value, list | tuple):
     return ' '.join(map(str, value))
-  return 'on' if value is True else str(value)
+  return 'on' if value is True else str(value).replace(f'{ROOT}/', '')
 
 
 def _absl_required(name: str) -> bool:
@@ -213,7 +214,7 @@ def _absl_required(name: str) -> bool:
 
 def _absl_flag(flag: flags.Flag, required: bool) -> Flag:
   kind = flag.flag_type()
-  value = {'bool': '', 'string': 'text', 'int': 'integer', 'float': 'number'}.get(kind, 'FILE.py')
+  value = 'FILE.py' if flag.name == 'config' else _ABSL_KINDS.get(kind, 'text, ...')
   default = '' if flag.default in (None, '', False) else _plain(flag.default)
   names = (f'--{flag.name}', f'--no{flag.name}') if flag.boolean else (f'--{flag.name}',)
   return Flag(names, value, default, required, ' '.join((flag.help or '').split()))
