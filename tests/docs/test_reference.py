@@ -46,7 +46,9 @@ def undocumented(trees: dict[str, ast.Module]) -> list[str]:
 
   def inherited_by(node: ast.ClassDef) -> set[str]:
     bases = [by_name.get(ast.unparse(base).split('.')[-1]) for base in node.bases]
-    return set().union(*(described(base) | inherited_by(base) for base in bases if base))
+    # A class that extends one of its own name extends that of another library.
+    ours = [base for base in bases if base and base.name != node.name]
+    return set().union(*(described(base) | inherited_by(base) for base in ours))
 
   protocols = {
     name
