@@ -23,6 +23,7 @@ that generation encodes texts the same way.
 """
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
@@ -59,8 +60,8 @@ from ttm_jax.text.word_ids import MAX_LENGTH
 from ttm_jax.text.words import check_width
 
 
-def main() -> None:
-  args = parser().parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+  args = parser().parse_args(argv)
   check(args)
   check_apart('--out', [args.out], {'--clips': args.clips, '--codec': args.codec})
   places = buckets(args.clips, args.out)

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from docs.generate import api, commands, notebook, settings  # noqa: E402
+from docs.generate import api, commands, lists, notebook, settings  # noqa: E402
 
 # Files of the root that are pages of the site.
 _OF_ROOT = {
@@ -53,6 +53,7 @@ def on_page_markdown(markdown, page, config, files):
     markdown = re.sub(
       r'(?<![`/\w])docs/([\w-]+)\.md', lambda m: f'[{m[1]}]({up}{m[1]}.md)', markdown
     )
+  markdown = lists.indented(markdown)
   return _FIGURE.sub(lambda match: _inline(match['path'], match['alt']), markdown)
 
 
