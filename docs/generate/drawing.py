@@ -88,13 +88,14 @@ class Drawing:
       x: left border of the raster.
       y: upper border of the raster.
       side: of a cell.
-      color: of the cells.
+      color: of the cells: a class, or #rrggbb for one that stays in both schemes.
     """
     # Horizontal strokes, one cell high, in units of cells.
     path = ''.join(f'M{first} {row}h{count}' for row, first, count in cells)
     if path:
       place = f'translate({x:g} {y + side / 2:g}) scale({side:.4g})'
-      self._parts.append(f'<path d="{path}" class="s-{color}" transform="{place}"/>')
+      shade = f'stroke="{color}"' if color.startswith('#') else f'class="s-{color}"'
+      self._parts.append(f'<path d="{path}" {shade} transform="{place}"/>')
 
   def svg(self) -> str:
     """Return the drawing as the text of a file."""

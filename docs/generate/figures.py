@@ -10,9 +10,11 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from docs.generate.drawing import DARK, LIGHT, Drawing, variables
 from ttm_jax import trajectory
+from ttm_jax.media.label_images import read_mask_image
 from ttm_jax.ops.object_attention import sort_by_object
 from ttm_jax.scenes.generator import SceneConfig, scene
 
@@ -161,6 +163,44 @@ def token_masks() -> Drawing:
   return drawing
 
 
+def mask_formats() -> Drawing:
+  """Draw masks of several formats, and the label maps that are read from them."""
+  drawing = Drawing(
+    760,
+    318,
+    'Masks as gray object numbers, white on black, colors on black and palette images, and the'
+    ' label maps that are read from them',
+  )
+  ids = scene(SCENE, INDEX).ids[0]
+  ids[ids == 3] = 0
+  palette = trajectory.PALETTES['spread8']
+  gray = Image.fromarray(ids)
+  white = Image.fromarray(np.where(ids == 1, np.uint8(255), np.uint8(0)))
+  colors = Image.fromarray(np.array([(0, 0, 0), (255, 190, 90), (90, 160, 255)], np.uint8)[ids])
+  indexed = colors.convert('P', palette=Image.Palette.ADAPTIVE, colors=3)
+  drawing.text(8, 84, 'the file', 13, 'quiet', 'start')
+  drawing.text(8, 222, 'read as', 13, 'quiet', 'start')
+  for i, (image, title, more) in enumerate(
+    (
+      (gray, 'gray: 0, 1, 2', 'the values as stored'),
+      (white, 'white on black', '0 and 255: one object'),
+      (colors, 'colors on black', 'numbered by color'),
+      (indexed, 'palette image', 'as its colors say'),
+    )
+  ):
+    x = 76 + 172 * i
+    drawing.text(x, 20, title, 12.5, 'ink', 'start', bold=True)
+    picture = np.asarray(image.convert('RGB')).astype(int)
+    shades = (picture * (65536, 256, 1)).sum(-1)
+    for shade in np.unique(shades):
+      drawing.cells(runs(shades == shade), x, 32, 2.5, f'#{shade:06x}')
+    found = read_mask_image(image, palette, title)
+    for label in range(3):
+      drawing.cells(runs(found == label), x, 170, 2.5, f'o{label}')
+    drawing.text(x, 310, more, 12.5, 'quiet', 'start')
+  return drawing
+
+
 def score_matrix() -> Drawing:
   """Draw the allowed pairs of masked self-attention before and after tokens are sorted."""
   drawing = Drawing(
@@ -202,6 +242,7 @@ def score_matrix() -> Drawing:
 FIGURES = {
   'two-stages': two_stages,
   'masked-block': masked_block,
+  'mask-formats': mask_formats,
   'token-masks': token_masks,
   'score-matrix': score_matrix,
 }

@@ -33,9 +33,7 @@ def on_files(files, config):
     'reference/configurations.md': _once(settings.configurations),
     **{api.file_name(title): api.page(title) for title in api.PAGES},
   }
-  for name, page in _OF_ROOT.items():
-    if name != 'README.md':
-      made[page] = (ROOT / name).read_text()
+  made |= {page: (ROOT / name).read_text() for name, page in _OF_ROOT.items()}
   made |= notebook.page(ROOT / 'docs' / 'quickstart.ipynb')
   for path, content in made.items():
     files.append(File.generated(config, path, content=content))
