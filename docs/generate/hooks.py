@@ -20,6 +20,8 @@ _OF_ROOT = {
   'CHANGELOG.md': 'changelog.md',
   'README.md': 'index.md',
 }
+# Links to files of the repository that are no pages; their text stays.
+_OUTSIDE = re.compile(r'\[([^\]]*)\]\((?:CITATION\.cff|LICENSE)\)')
 _FIGURE = re.compile(r'!\[(?P<alt>[^\]]*)\]\((?P<path>figures/[\w-]+\.svg)\)')
 
 
@@ -47,10 +49,12 @@ def on_page_markdown(markdown, page, config, files):
     markdown = re.sub(rf'\]\((\.\./)*{re.escape(name)}(?=[)#])', f']({up}{target}', markdown)
   if page.file.src_uri in _OF_ROOT.values():
     markdown = markdown.replace('](docs/', '](')
+    markdown = _OUTSIDE.sub(r'\1', markdown)
   if page.file.src_uri.startswith('reference/'):
     markdown = re.sub(
       r'(?<![`/\w])docs/([\w-]+)\.md', lambda m: f'[{m[1]}]({up}{m[1]}.md)', markdown
     )
+  markdown = markdown.replace('](quickstart.ipynb)', '](notebook.md)')
   markdown = lists.indented(markdown)
   return _FIGURE.sub(lambda match: _inline(match['path'], match['alt']), markdown)
 
