@@ -13,7 +13,7 @@ GPU := .venv-aot-gpu
 AUDIT := .venv-audit
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-slow test-aot test-aot-gpu test-aot-plan lint format audit clean
+.PHONY: help demo test test-slow test-aot test-aot-gpu test-aot-plan lint format docs audit clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ lint: $(DEV)  ## Check style, format and types.
 format: $(DEV)  ## Fix style and format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(DEV)  ## Build the documentation into site/; a broken link or a missing page fails.
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(BIN)/python -m mkdocs build --strict --quiet
 
 audit: $(DEV) $(AUDIT)/bin/pip-audit  ## Looks up known vulnerabilities of what is installed, on PyPI.
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > $(AUDIT)/installed.txt

@@ -61,13 +61,14 @@ class Objective:
 
 
 def main() -> None:
+  """Time the saving of checkpoints beside training steps."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
   parser.add_argument('--parameters', type=float, default=100.0, help='millions of parameters')
   parser.add_argument('--tokens', type=int, default=64, help='batch size in rows')
   parser.add_argument('--steps', type=int, default=12, help='timed steps before each save')
-  parser.add_argument('--saves', type=int, default=3)
+  parser.add_argument('--saves', type=int, default=3, help='checkpoints that are saved')
   parser.add_argument(
     '--dir', type=Path, required=True, help='folder for checkpoints; removed at the end'
   )

@@ -22,15 +22,16 @@ import numpy as np
 
 
 def main() -> None:
+  """Measure what the flags ask for."""
   made = argparse.ArgumentParser('python -m benchmarks.export', description=__doc__)
   made.formatter_class = argparse.RawDescriptionHelpFormatter
   add = made.add_argument
-  add('--memory', action='store_true')
+  add('--memory', action='store_true', help='measure the peak memory of exports')
   add('--layers', type=int, nargs='+', default=[3, 6, 9], help='layers of the models, 60 MB each')
-  add('--speed', action='store_true')
+  add('--speed', action='store_true', help='compare the speed of JAX and PyTorch')
   add('--stage1', help='run of stage 1 for --speed')
-  add('--stage2')
-  add('--repeat', type=int, default=3)
+  add('--stage2', help='run of stage 2 for --speed')
+  add('--repeat', type=int, default=3, help='timings per measurement; the median counts')
   add('--peak', nargs=3, help=argparse.SUPPRESS)
   args = made.parse_args()
   if args.peak:

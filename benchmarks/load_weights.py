@@ -159,8 +159,10 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
   parser.add_argument('--dir', type=Path, required=True, help='folder for checkpoints; removed')
-  parser.add_argument('--layers', type=int, nargs='+', default=[10, 20, 40])
-  parser.add_argument('--width', type=int, default=768)
+  parser.add_argument(
+    '--layers', type=int, nargs='+', default=[10, 20, 40], help='layers of each network'
+  )
+  parser.add_argument('--width', type=int, default=768, help='width of the networks')
   parser.add_argument('--how', help=argparse.SUPPRESS)
   given = parser.parse_args()
   if given.how:

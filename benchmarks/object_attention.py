@@ -377,7 +377,10 @@ def parser() -> argparse.ArgumentParser:
     help='head dimension, or several',
   )
   made.add_argument(
-    '--dtype', choices=('float32', 'bfloat16'), default='float32' if cpu else 'bfloat16'
+    '--dtype',
+    choices=('float32', 'bfloat16'),
+    default='float32' if cpu else 'bfloat16',
+    help='dtype of queries, keys and values',
   )
   made.add_argument(
     '--shares',

@@ -1,12 +1,14 @@
-"""Plan every paper-scale configuration, and update the tables of docs/measurements.md.
+"""Plan every paper-scale configuration, and update the tables in benchmarks/results/.
 
     PYTHONPATH=.venv-aot python -m benchmarks.scale --out runs/scale
 
 Each plan runs in its own process, one at a time. Plans with results in the folder are skipped, so
-the command can be interrupted and resumed. The tables are updated after each plan.
+the command can be interrupted and resumed. The tables are updated after each plan;
+`python -m benchmarks.page` then writes docs/measurements.md.
 """
 
 import argparse
+import datetime
 import json
 import os
 import subprocess
@@ -18,12 +20,13 @@ from typing import Any
 
 from ttm_jax.atomic import write_text
 
-# Reports by plan name; lines of a table by their first two cells.
+# Reports by plan name; rows of a table by their first two cells.
 Found = dict[str, list[dict[str, Any]]]
-Rows = dict[tuple[str, str], list[str]]
+Row = list[Any]
+Rows = dict[tuple[str, str], list[Row]]
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / 'docs' / 'measurements.md'
+RESULTS = ROOT / 'benchmarks' / 'results'
 
 CONFIGS = (
   'pretrain_dit',
@@ -48,12 +51,15 @@ WEAK_CONFIG = 'stage2_dit'
 
 
 def main() -> None:
+  """Make all plans that are missing."""
   made = argparse.ArgumentParser('python -m benchmarks.scale', description=__doc__)
   made.add_argument('--out', type=Path, default=Path('runs/scale'), help='folder for the results')
-  made.add_argument('--configs', nargs='*', default=CONFIGS, choices=CONFIGS)
-  made.add_argument('--machines', nargs='*', default=MACHINES)
-  made.add_argument('--weak', action=argparse.BooleanOptionalAction, default=True)
-  made.add_argument('--launched', action=argparse.BooleanOptionalAction, default=True)
+  add = made.add_argument
+  add('--configs', nargs='*', default=CONFIGS, choices=CONFIGS, help='configurations to plan')
+  add('--machines', nargs='*', default=MACHINES, help='topologies to plan for')
+  boolean = argparse.BooleanOptionalAction
+  add('--weak', action=boolean, default=True, help='plan weak scaling, too')
+  add('--launched', action=boolean, default=True, help='plan the launch commands, too')
   args = made.parse_args()
   for machine in args.machines:
     for config in args.configs:
@@ -85,75 +91,75 @@ def plan(out: Path, name: str, config: str, machine: str, options: list[str] | N
 
 
 def write(out: Path) -> None:
-  """Write all results into the page, between its marks. Rows without results stay unchanged."""
+  """Write all plans into benchmarks/results/. Rows without results stay unchanged."""
   found = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob('*.json'))}
-  put(PAGE, 'plans', lambda rows: plans(found, rows))
-  put(PAGE, 'weak', lambda rows: weak(found, rows))
-  put(PAGE, 'launched', lambda rows: launched(found, rows))
+  put('plans', lambda rows: plans(found, rows))
+  put('plans_weak', lambda rows: weak(found, rows))
+  put('plans_launch', lambda rows: launched(found, rows))
 
 
-def put(page: Path, mark: str, table: Callable[[Rows], list[str]]) -> None:
-  """Replace the table between two marks of a page; `table` receives the present rows."""
-  begin, end = f'<!-- {mark} -->', f'<!-- /{mark} -->'
-  before, _, rest = page.read_text().partition(begin)
-  old, _, after = rest.partition(end)
-  text = '\n'.join(table(standing(old)))
-  write_text(page, f'{before}{begin}\n{text}\n{end}{after}')
+def put(name: str, table: Callable[[Rows], list[Row]]) -> None:
+  """Replace the rows of the table of a result; `table` receives the present ones."""
+  path = RESULTS / f'{name}.json'
+  result = json.loads(path.read_text())
+  (old,) = (part for part in result['content'] if isinstance(part, dict) and 'rows' in part)
+  rows = table(standing(old['rows']))
+  if rows != old['rows']:
+    old['rows'], result['date'] = rows, datetime.date.today().isoformat()
+  write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + '\n')
 
 
-def standing(table: str) -> Rows:
+def standing(table: list[Row]) -> Rows:
   """Return the rows of a table by their first two cells.
 
   Rows with empty cells belong to the row before.
   """
   rows: Rows = {}
   key = ('', '')
-  for line in table.strip().splitlines():
-    first, second = (cell.strip() for cell in line.split('|')[1:3])
+  for row in table:
+    first, second = map(str, row[:2])
     key = (first, second) if first else key
-    rows.setdefault(key, []).append(line)
+    rows.setdefault(key, []).append(row)
   return rows
 
 
-def plans(found: Found, old: Rows) -> list[str]:
-  """Return the Markdown table of all plans."""
-  lines = [
-    '| config | chips | setting | state GB | activations GB | total / capacity | PFLOP per step |'
-    ' step, lower bound | bound | samples/s, upper bound | days | compiled in |',
-    '|---|---|---|---|---|---|---|---|---|---|---|---|',
-  ]
+def plans(found: Found, old: Rows) -> list[Row]:
+  """Return the rows of all plans."""
+  rows: list[Row] = []
   for machine in MACHINES:
     for config in CONFIGS:
       reports = _reports(found, config, machine)
-      new = [_line(*('', '') if i else (config, machine), r) for i, r in enumerate(reports)]
-      lines += new or old.get((config, machine), [])
-  return lines
+      new = [_row(*('', '') if i else (config, machine), r) for i, r in enumerate(reports)]
+      rows += new or old.get((config, machine), [])
+  return rows
 
 
-def launched(found: Found, old: Rows) -> list[str]:
-  """Return the Markdown table of the plans of the launch commands."""
-  lines = [
-    '| config | machine | setting | GB per device | step, lower bound |'
-    ' samples/s, upper bound | days |',
-    '|---|---|---|---|---|---|---|',
-  ]
+def launched(found: Found, old: Rows) -> list[Row]:
+  """Return the rows of the plans of the launch commands."""
+  rows: list[Row] = []
   for sold, machine in SOLD.items():
     for config in LAUNCHED:
-      new = [
-        f'| {config} | {sold} | {r["setting"]} |'
-        f' {r["memory"]["total"] / 1e9:.1f} of {r["capacity"] / 1e9:.1f} |'
-        f' {r["step_seconds"]:.2f} s | {r["samples_per_second"]:.0f} | {r["days"]:.1f} |'
+      new: list[Row] = [
+        [
+          config,
+          sold,
+          r['setting'],
+          f'{r["memory"]["total"] / 1e9:.1f} of {r["capacity"] / 1e9:.1f}',
+          f'{r["step_seconds"]:.2f} s',
+          f'{r["samples_per_second"]:.0f}',
+          f'{r["days"]:.1f}',
+        ]
         for r in _reports(found, config, machine)[:1]
       ]
-      lines += new or old.get((config, sold), [])
-  return lines
+      rows += new or old.get((config, sold), [])
+  return rows
 
 
 def _reports(found: Found, what: str, machine: str) -> list[dict[str, Any]]:
   return found.get(f'{what}-{machine.replace(":", "_")}', [])
 
 
-def _line(config: str, machine: str, r: dict[str, Any]) -> str:
+def _row(config: str, machine: str, r: dict[str, Any]) -> Row:
   memory = r['memory']
   state = sum(memory[kind] for kind in ('parameters', 'ema', 'optimizer'))
   total = f'{memory["total"] / 1e9:.1f} / {r["capacity"] / 1e9:.1f}'
@@ -165,40 +171,39 @@ def _line(config: str, machine: str, r: dict[str, Any]) -> str:
     f'{r["days"]:.1f}',
     f'{r["seconds"]:.0f} s',
   ]
-  return (
-    ' | '.join(
-      [
-        f'| {config}',
-        machine,
-        r['setting'],
-        f'{state / 1e9:.1f}',
-        f'{memory["temporaries"] / 1e9:.1f}',
-        total if r['fits'] else f'**{total}: no**',
-        *(figures if r['fits'] else ['' for _ in figures]),
-      ]
-    )
-    + ' |'
-  )
-
-
-def weak(found: Found, old: Rows) -> list[str]:
-  """Return the Markdown table of weak scaling."""
-  lines = [
-    '| chips | setting | batch | TFLOP per chip | GB per chip |'
-    ' GB sent within the slice | between slices | step, lower bound |',
-    '|---|---|---|---|---|---|---|---|',
+  return [
+    config,
+    machine,
+    r['setting'],
+    f'{state / 1e9:.1f}',
+    f'{memory["temporaries"] / 1e9:.1f}',
+    total if r['fits'] else f'**{total}: no**',
+    *(figures if r['fits'] else ['' for _ in figures]),
   ]
+
+
+def weak(found: Found, old: Rows) -> list[Row]:
+  """Return the rows of weak scaling."""
+  rows: list[Row] = []
   for machine, copies in WEAK.items():
-    new = []
+    new: list[Row] = []
     for r in _reports(found, 'weak', machine)[:1]:
       sent = r['costs']['collectives'].values()
       near, far = (sum(x[kind] for x in sent) / 1e9 for kind in ('near', 'far'))
       new.append(
-        f'| {r["devices"]} | {r["setting"]} | {r["batch"]} | {r["costs"]["flops"] / 1e12:.1f} |'
-        f' {r["memory"]["total"] / 1e9:.2f} | {near:.1f} | {far:.1f} | {r["step_seconds"]:.2f} s |'
+        [
+          r['devices'],
+          r['setting'],
+          r['batch'],
+          f'{r["costs"]["flops"] / 1e12:.1f}',
+          f'{r["memory"]["total"] / 1e9:.2f}',
+          f'{near:.1f}',
+          f'{far:.1f}',
+          f'{r["step_seconds"]:.2f} s',
+        ]
       )
-    lines += new or [row for key, rows in old.items() if key[0] == str(16 * copies) for row in rows]
-  return lines
+    rows += new or [row for key, kept in old.items() if key[0] == str(16 * copies) for row in kept]
+  return rows
 
 
 if __name__ == '__main__':

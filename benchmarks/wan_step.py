@@ -49,6 +49,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(*command: str) -> None:
+  """Run a module of this package in a process of its own."""
   subprocess.run([sys.executable, '-m', *command], check=True)
 
 

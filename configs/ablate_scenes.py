@@ -19,18 +19,21 @@ BASE_STEPS, STEPS = 2_400, 1_200
 
 def get_config() -> ConfigDict:
   config = ConfigDict()
+  # Title of the report.
   config.title = 'Masked attention on scenes of look-alike objects'
-  config.seeds = 3
-  config.clips_to_score = 256  # Validation clips.
+  config.seeds = 3  # Runs of each row.
+  config.clips_to_score = 256  # Validation clips that are scored.
+  # Names of metrics, the columns of the table; see docs/metrics.md.
   config.metrics = (
     *('attributes', 'attributes_told', 'attributes_kept'),
     *('object_psnr', 'psnr', 'foreground_iou'),
   )
-  config.clips = ''  # Clips dataset and latents dataset; empty to make them in the work directory.
-  config.latents = ''
+  config.clips = ''  # Clips dataset; empty to make it in the work directory, as `prepare` says.
+  config.latents = ''  # Latents dataset of these clips; empty, likewise.
   texts = ('--max_objects=3', '--words_length=32', '--words_prompt_length=12', '--no-permute')
   config.prepare = ConfigDict(
     {
+      # The command that makes the clips dataset.
       'clips': (
         'data_tools.make_scenes',
         '--out={clips}',
@@ -39,6 +42,7 @@ def get_config() -> ConfigDict:
         '--validation=256',
         '--workers=2',
       ),
+      # The command that encodes it for stage 2.
       'latents': (
         'data_tools.encode',
         '--clips={clips}',
@@ -47,6 +51,7 @@ def get_config() -> ConfigDict:
         '--codec=linear:2x6x6x16',
         *texts,
       ),
+      # The command that encodes it for stage 1.
       'latents_stage1': (
         'data_tools.encode',
         '--clips={clips}',
@@ -81,5 +86,5 @@ def get_config() -> ConfigDict:
     ('both_gates', *stage2, 'model.masked_init=gate'),
     ('TI2V', 'demo_ti2v', *further),
   )
-  config.reference = 'none'
+  config.reference = 'none'  # The row that all others are compared with.
   return config

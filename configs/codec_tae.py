@@ -33,24 +33,24 @@ def get_config() -> ConfigDict:
   )
   config.loss = ConfigDict(
     {
-      'perceptual': 1.0,
-      'perceptual_weights': '',
-      'kl': 1e-6,
-      'outlier': 1e5,
-      'squared': 0.0,  # Small codecs need about 5, or renderings stay black for long.
-      'adversarial': 0.0,
+      'perceptual': 1.0,  # Weight of the perceptual term (LPIPS), if `perceptual_weights` is given.
+      'perceptual_weights': '',  # Safetensors file of LPIPS; empty: no perceptual term.
+      'kl': 1e-6,  # Weight of the KL divergence of latents from a normal distribution.
+      'outlier': 1e5,  # Weight of the outlier penalty (Movie Gen, section 3.1.1).
+      'squared': 0.0,  # Weight of the squared error; small codecs need about 5, or stay black.
+      'adversarial': 0.0,  # Weight of the adversarial term; above 0 there is a discriminator.
     }
   )
   config.data.update(
     {
       'batch_size': 32,  # Videos; each clip is two, and large: see docs/measurements.md.
-      'palette': 'spread8',
-      'frames': 32,  # Of a clip that go into one batch.
+      'palette': 'spread8',  # Colors in which trajectories are rendered.
+      'frames': 32,  # Frames of a clip that go into one batch.
       'image_every': 4,  # Every so many batches one is of single frames; 0 for never.
     }
   )
   config.optimizer.learning_rate = 1e-4
   config.train.accumulate = 2
-  config.sample = ConfigDict({'count': 4})
+  config.sample = ConfigDict({'count': 4})  # Samples of each validation batch.
   del config.init_cache, config.lora  # There are no open weights to start from.
   return config

@@ -6,7 +6,7 @@ configurations of this backbone derive from it.
 
 from ml_collections import ConfigDict
 
-from ttm_jax.configs.base import common
+from ttm_jax.configs.base import denoiser
 
 
 def dit(task: str, masked_blocks: int = 0) -> ConfigDict:
@@ -15,8 +15,8 @@ def dit(task: str, masked_blocks: int = 0) -> ConfigDict:
   Args:
     masked_blocks: K, the number of blocks with masked layers.
   """
-  config = common()
-  config.preset = 'dit'
+  config = denoiser()
+  config.preset = 'dit'  # The backbone: 'dit', 'unet' or 'wan'.
   config.task = task
   config.model = ConfigDict(
     {
@@ -50,9 +50,4 @@ def dit(task: str, masked_blocks: int = 0) -> ConfigDict:
       'time_range': (0.0, 1.0),  # Noise levels of training.
     }
   )
-  # Dtype in which weight gradients are summed: 'compute', or 'float32' at twice the bytes.
-  config.train.gradient_dtype = 'compute'
-  config.train.dropout = 0.05  # Of text, of image, and of both (InstructPix2Pix).
-  config.data.cross_mask = 'box'  # Masked cross-attention by boxes (the paper) or by 'seg'.
-  config.sample = ConfigDict({'count': 4, 'visual_scale': 1.5, 'text_scale': 7.5, 'rescale': 0.0})
   return config

@@ -9,7 +9,7 @@ backbone derive from it. Encode a dataset for it with
 
 from ml_collections import ConfigDict
 
-from ttm_jax.configs.base import common
+from ttm_jax.configs.base import denoiser
 
 
 def unet(task: str, masked_blocks: int = 0) -> ConfigDict:
@@ -18,8 +18,8 @@ def unet(task: str, masked_blocks: int = 0) -> ConfigDict:
   Args:
     masked_blocks: K, the number of blocks with masked layers.
   """
-  config = common()
-  config.preset = 'unet'
+  config = denoiser()
+  config.preset = 'unet'  # The backbone: 'dit', 'unet' or 'wan'.
   config.task = task
   config.model = ConfigDict(
     {
@@ -51,10 +51,5 @@ def unet(task: str, masked_blocks: int = 0) -> ConfigDict:
       'time_power': 1.0,  # Of training times: 1 is uniform, more leans towards noise.
     }
   )
-  # Dtype in which weight gradients are summed: 'compute', or 'float32' at twice the bytes.
-  config.train.gradient_dtype = 'compute'
-  config.train.dropout = 0.05  # Of text, of image, and of both (InstructPix2Pix).
-  config.data.cross_mask = 'box'  # Masked cross-attention by boxes (the paper) or by 'seg'.
-  # Rescaled guidance: Lin et al. 2024, section 3.4.
-  config.sample = ConfigDict({'count': 4, 'visual_scale': 1.5, 'text_scale': 7.5, 'rescale': 0.7})
+  config.sample.rescale = 0.7
   return config

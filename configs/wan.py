@@ -8,7 +8,7 @@ frames are 32 x 32 x 32 latents of 16 channels (8,192 tokens) for 1.3b and 14b; 
 
 from ml_collections import ConfigDict
 
-from ttm_jax.configs.base import common
+from ttm_jax.configs.base import denoiser
 from ttm_jax.errors import InputError
 
 # K is a quarter of the blocks, as in the paper: 10 of 40.
@@ -40,12 +40,12 @@ def wan(task: str, form: str = '1.3b', masked: bool = False) -> ConfigDict:
   if size not in SIZES or (comma and kind != 'lora'):
     forms = [*SIZES, *(f'{size},lora' for size in SIZES)]
     raise InputError(f'size {form!r} of the configuration is unknown: choose one of {forms}')
-  config = common()
-  config.preset = 'wan'
+  config = denoiser()
+  config.preset = 'wan'  # The backbone: 'dit', 'unet' or 'wan'.
   config.task = task
   config.init_from = f'pretrained:{WEIGHTS[size]}'
   # How the image is given: 'concat', as channels (the paper), or 'clean', as a first latent frame
-  # without noise, as 5b was trained.
+  # without noise, as Wan 2.2 5b was trained.
   config.first_frame = 'concat'
   config.model = ConfigDict(
     {
@@ -71,13 +71,9 @@ def wan(task: str, form: str = '1.3b', masked: bool = False) -> ConfigDict:
       'time_range': (0.0, 1.0),  # Part of it for one expert of Wan 2.2 A14B: (0.875, 1.0).
     }
   )
-  # Dtype in which weight gradients are summed: 'compute', or 'float32' at twice the bytes.
-  config.train.gradient_dtype = 'compute'
-  config.train.dropout = 0.05  # Of text, of image, and of both (InstructPix2Pix).
-  config.data.cross_mask = 'box'  # Masked cross-attention by boxes (the paper) or by 'seg'.
   if kind == 'lora':
     config.lora.update({'rank': 32, 'alpha': 32.0})
     config.optimizer.update({'learning_rate': 1e-4, 'warmup': 200})
     config.train.steps = 10_000
-  config.sample = ConfigDict({'count': 4, 'visual_scale': 1.5, 'text_scale': 5.0, 'rescale': 0.0})
+  config.sample.text_scale = 5.0
   return config

@@ -36,7 +36,12 @@ def parser() -> argparse.ArgumentParser:
     help='as for data_tools.encode; repeat for each codec',
   )
   made.add_argument('--count', type=int, default=64, help='number of validation clips; default 64')
-  made.add_argument('--palette', choices=sorted(PALETTES), default='spread8')
+  made.add_argument(
+    '--palette',
+    choices=sorted(PALETTES),
+    default='spread8',
+    help='colors in which label maps are rendered',
+  )
   return made
 
 

@@ -23,6 +23,7 @@ that generation encodes texts the same way.
 """
 
 import argparse
+from collections.abc import Sequence
 
 from ttm_jax.data.schema import MASKS, MAX_OBJECTS, TRAJECTORIES
 from ttm_jax.errors import front_door
@@ -32,8 +33,8 @@ from ttm_jax.pytorch.annotation.model_source import DTYPES
 from ttm_jax.trajectory import PALETTES
 
 
-def main() -> None:
-  args = parser().parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+  args = parser().parse_args(argv)
   from data_tools.commands import encode
 
   encode.run(args)

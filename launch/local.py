@@ -130,7 +130,9 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
-  parser.add_argument('--processes', type=int, required=True)
+  parser.add_argument(
+    '--processes', type=int, required=True, help='number of processes; they share the GPUs evenly'
+  )
   parser.add_argument('--devices', type=int, default=1, help='CPU devices per process')
   parser.add_argument('--dry-run', action='store_true', help='print the commands and exit')
   parser.add_argument('command', nargs=argparse.REMAINDER, help='-- followed by the command')

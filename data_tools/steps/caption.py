@@ -71,7 +71,9 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument(
     '--video', required=True, action='append', help='video or image; repeat for several'
   )
-  parser.add_argument('--template', default=CaptionSettings.template)
+  parser.add_argument(
+    '--template', default=CaptionSettings.template, help='text file with the question'
+  )
   args = parser.parse_args(argv)
   with front_door():
     step = CaptionSettings(ModelSource.from_flags(args, args.model), args.template).build()

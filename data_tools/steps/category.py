@@ -64,7 +64,7 @@ def parse(answer: str) -> str:
 def main(argv: list[str] | None = None) -> None:
   parser = command.parser('category', __doc__)
   parser.add_argument('--caption', required=True, action='append', help='repeat for several')
-  parser.add_argument('--template', default=TEMPLATE)
+  parser.add_argument('--template', default=TEMPLATE, help='text file with the question')
   args = parser.parse_args(argv)
   with front_door():
     source = ModelSource.from_flags(args, args.model)

@@ -80,9 +80,9 @@ def main(argv: list[str] | None = None) -> None:
   )
   add = parser.add_argument
   add('--weights', required=True, help='safetensors file of raft_large')
-  add('--video', required=True)
+  add('--video', required=True, help='video to measure')
   add('--out', required=True, help='output video of the rendered flow, .mp4')
-  add('--device', default='auto')
+  add('--device', default='auto', help='PyTorch device; default a GPU if available')
   add('--batch', type=int, default=8, help='batch size in frame pairs; default 8')
   args = parser.parse_args(argv)
   with front_door():

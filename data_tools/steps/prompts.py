@@ -84,9 +84,9 @@ def main(argv: list[str] | None = None) -> None:
   parser = command.parser('prompts', __doc__)
   add = parser.add_argument
   add('--caption', required=True, action='append', help='caption; repeat for several')
-  add('--max_objects', type=int, default=MAX_OBJECTS)
-  add('--motion_template', default=MOTION)
-  add('--objects_template', default=OBJECTS)
+  add('--max_objects', type=int, default=MAX_OBJECTS, help='captions with more are rejected')
+  add('--motion_template', default=MOTION, help='text file with the question about the motion')
+  add('--objects_template', default=OBJECTS, help='text file with the question about the objects')
   args = parser.parse_args(argv)
   with front_door():
     source = ModelSource.from_flags(args, args.model)

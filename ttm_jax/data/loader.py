@@ -89,7 +89,10 @@ def mixed_batches(
     sources: the datasets.
     collates: for each dataset, combines records into a batch.
     weights: for each dataset, its share of the batches; kept to 1 %.
-    batch_size, seed, start, threads: see `batches`.
+    batch_size: see `batches`.
+    seed: see `batches`.
+    start: see `batches`.
+    threads: see `batches`.
 
   Yields:
     Stacked arrays [rows, ...].

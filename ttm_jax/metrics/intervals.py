@@ -101,9 +101,14 @@ def bootstrap_difference(
   runs are paired by their seed, which gives them the same data in the same order.
 
   Args:
-    rows_a, rows_b: float64 [S, N, D], as in `bootstrap`; the numbers of seeds may differ unless
-      they are those of runs. A clip with a NaN in either system is dropped from both.
-    summarize, draws, level, seed, runs: as in `bootstrap`.
+    rows_a: float64 [S, N, D] of system A, as in `bootstrap`. A clip with a NaN in either system is
+      dropped from both.
+    rows_b: likewise of system B; the numbers of seeds may differ unless they are those of runs.
+    summarize: as in `bootstrap`.
+    draws: as in `bootstrap`.
+    level: as in `bootstrap`.
+    seed: as in `bootstrap`.
+    runs: as in `bootstrap`.
 
   Raises:
     InputError: if the systems differ in their clips or values, or an argument is out of range.

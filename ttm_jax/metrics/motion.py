@@ -32,7 +32,8 @@ def object_iou(pred: np.ndarray, truth: np.ndarray, skip_first: int = 1) -> dict
   `pred` contains the object there.
 
   Args:
-    pred, truth: uint8 [T, H, W].
+    pred: uint8 [T, H, W], the generated label map.
+    truth: uint8 [T, H, W], the label map to compare with.
     skip_first: number of leading frames to skip; by default the first, which is a model input.
 
   Returns:

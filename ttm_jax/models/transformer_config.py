@@ -10,10 +10,13 @@ class TransformerConfig:
   """Sizes of a transformer whose first blocks have masked layers.
 
   Attributes:
-    width, layers, heads, ffn: d, number of layers, number of heads, and hidden width of the
-      feed-forward network.
+    width: d, channels of a token.
+    layers: number of blocks.
+    heads: number of attention heads.
+    ffn: hidden width of the feed-forward network.
     masked_blocks: K, the number of leading blocks with the extra layers.
-    masked_self, masked_cross: whether these blocks have each of the two layers (ablations).
+    masked_self: whether these blocks have masked self-attention (ablations).
+    masked_cross: whether these blocks have masked cross-attention (ablations).
     masked_init: how these layers are initialized, a name in `nn.masked_attention.MASKED_INITS`.
     channels: C of the generated latents.
     visual_channels: channels of the visual condition; their input weights are initialized to zero.

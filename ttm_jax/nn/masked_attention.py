@@ -48,7 +48,8 @@ class ObjectMasks:
       masks: the object sets on the grid.
       prompts: [B, M, d], the projected prompts of all objects.
       prompt_bits: int32 [B, M], the object of each prompt token.
-      head_dim, dtype: see `AttentionMask.make`.
+      head_dim: see `AttentionMask.make`.
+      dtype: see `AttentionMask.make`.
     """
     region, present = (x.reshape(x.shape[0], -1) for x in (masks.region, masks.present))
     order = sort_by_object(region, present)

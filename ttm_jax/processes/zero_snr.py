@@ -38,7 +38,8 @@ class ZeroSNRDiffusion:
 
   Attributes:
     beta_schedule: 'linear' (AnimateDiff) or 'scaled_linear' (Stable Diffusion), before rescaling.
-    beta_start, beta_end: variances of the schedule at the first and the last step, in 0..1.
+    beta_start: variance of the schedule at the first step, in 0..1.
+    beta_end: variance of the schedule at the last step, in 0..1.
     train_steps: number of training steps, N.
     steps: number of sampling steps, at most `train_steps`.
     prediction: target of the network, 'v' (as in the paper) or 'data'. At low noise v is mostly
@@ -178,7 +179,8 @@ def variances(schedule: str, start: float, end: float, steps: int) -> np.ndarray
 
   Args:
     schedule: 'linear' in the variance, or 'scaled_linear': linear in the standard deviation.
-    start, end: variances at the first and the last step.
+    start: variance at the first step.
+    end: variance at the last step.
     steps: number of steps.
   """
   if schedule == 'linear':

@@ -93,9 +93,10 @@ class TTMPipeline(DiffusionPipeline):
     """Build a pipeline from its components.
 
     Args:
-      stage1, motion_scheduler: image-to-motion network and scheduler; None if trajectories will
-        always be given.
-      stage2, scheduler: motion-to-video network and scheduler.
+      stage1: image-to-motion network; None if trajectories will always be given.
+      motion_scheduler: scheduler of stage 1; None likewise.
+      stage2: motion-to-video network.
+      scheduler: scheduler of stage 2.
       codec: video codec of both stages, see `codec_base`.
       text_encoder: a `TTMTextEncoder`.
       video: frames, height, width and fps of generated videos, and `latents`, their shape

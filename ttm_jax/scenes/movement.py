@@ -14,10 +14,14 @@ class Body(Protocol):
   """What placing needs to know of an object: center (x, y) [T, 2] and radius [T], in pixels."""
 
   @property
-  def center(self) -> np.ndarray: ...
+  def center(self) -> np.ndarray:
+    """Center (x, y) in each frame, [T, 2], in pixels."""
+    ...
 
   @property
-  def radius(self) -> np.ndarray: ...
+  def radius(self) -> np.ndarray:
+    """Radius in each frame, [T], in pixels."""
+    ...
 
 
 def body(

@@ -155,7 +155,8 @@ def check_same_parameters(
   """Raise InputError naming the first parameter with an unexpected shape.
 
   Args:
-    expected, found: nested dicts of shapes.
+    expected: nested dict of the shapes that are needed.
+    found: nested dict of the shapes in the checkpoint.
     run: the run, for the message.
   """
   difference = first_difference(expected, found)

@@ -51,7 +51,8 @@ class UNetConfig:
     text_width: width of the text embeddings that the transformers read.
     masked_blocks: K, the number of encoder transformers with the extra layers, from the first on;
       at most units * (levels - 1), 6 by default.
-    masked_self, masked_cross: whether these transformers have each of the two layers (ablations).
+    masked_self: whether these transformers have masked self-attention (ablations).
+    masked_cross: whether these transformers have masked cross-attention (ablations).
     masked_init: how these layers are initialized, a name in `nn.masked_attention.MASKED_INITS`.
     masked_scope: scope of masked self-attention: 'spatiotemporal' (over all frames, the paper's
       equations), 'spatial' (within each frame), or 'skip_level0' (over all frames, but omitted at

@@ -133,7 +133,8 @@ def object_attention(
 
   Args:
     q: [B, N, H, D].
-    k, v: [B, M, H, D].
+    k: [B, M, H, D].
+    v: [B, M, H, D].
     q_bits: int32 [B, N], the object set of each query: bit 0 is the background, bit l is object l.
     k_bits: int32 [B, M], the object set of each key.
     block_mask: result of `make_block_mask` for the same bits, so that several layers can share it.

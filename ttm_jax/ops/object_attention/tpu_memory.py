@@ -79,4 +79,5 @@ def padded_bytes(shape: Any, dtype: Any) -> int:
 
 
 def round_up(x: int, multiple: int) -> int:
+  """Return the smallest multiple that is at least x."""
   return -(-x // multiple) * multiple

@@ -1,0 +1,1 @@
+"""What builds pages and figures of the documentation from the code."""
