@@ -38,7 +38,12 @@ def distill(config: ConfigDict, method: str = 'dmd', steps: int = 4) -> ConfigDi
 def few_steps(process: ConfigDict, steps: int) -> None:
   """Set the sampling steps of a process, evenly spaced in time."""
   process.steps = steps
-  if 'emulated_steps' in process:  # Flow matching.
-    process.solver = 'euler'
-    process.schedule = 'linear_quadratic' if steps % 2 == 0 else 'shifted'
-    process.emulated_steps = steps + steps % 2
+  if 'schedule' in process:  # Flow matching; the U-Net's steps are evenly spaced already.
+    even = steps % 2 == 0
+    process.update(
+      {
+        'solver': 'euler',
+        'schedule': 'linear_quadratic' if even else 'shifted',
+        'emulated_steps': steps if even else steps + 1,
+      }
+    )
