@@ -47,7 +47,9 @@ def tidy(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode
         kept.append(output)
         continue
       lines = (line.split('\r')[-1].rstrip() for line in text.splitlines())
-      text = '\n'.join(line.replace(f'{folder}/', '') for line in lines if line)
+      # Of a progress bar, its end.
+      lines = (line for line in lines if line and ('%|' not in line or '100%|' in line))
+      text = '\n'.join(line.replace(f'{folder}/', '') for line in lines)
       if kept and kept[-1].output_type == 'stream':
         kept[-1].text += f'{text}\n' if text else ''
       elif text:
