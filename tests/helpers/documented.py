@@ -143,7 +143,8 @@ class Folder:
       if found is not None:
         self._module(*found)
       elif words[0].startswith('launch/'):
-        self._succeed([ROOT / words[0], '--dry-run', *words[1:]], ROOT)
+        dry = [] if '--dry-run' in words else ['--dry-run']
+        self._succeed([ROOT / words[0], *dry, *words[1:]], ROOT)
       else:
         raise AssertionError(f'{block.page}:{block.line} runs {words[0]}: mark it with a reason')
 
