@@ -1,6 +1,6 @@
 """Run the whole method from scratch on synthetic data, in minutes on two CPU cores.
 
-    python -m ttm_jax.demo [--preset dit] [--workdir runs/demo]
+    python -m ttm_jax.demo [--preset dit] [--workdir runs/demo] [--quick]
 
 The demo makes scenes of moving objects, fits a codec, and trains stage 1 and stage 2 from scratch.
 It then generates videos for validation scenes, and writes report.html and metrics.json. It runs
@@ -32,6 +32,11 @@ def parser() -> argparse.ArgumentParser:
   made.add_argument('--preset', choices=NAMES, default=DEFAULT, help='backbone')
   made.add_argument(
     '--workdir', help='output folder; default runs/demo, or runs/demo-PRESET for other presets'
+  )
+  made.add_argument(
+    '--quick',
+    action='store_true',
+    help='few scenes and steps, to check an installation; the videos are noise',
   )
   return made
 

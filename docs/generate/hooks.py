@@ -22,6 +22,7 @@ _OF_ROOT = {
 }
 # Links to files of the repository that are no pages; their text stays.
 _OUTSIDE = re.compile(r'\[([^\]]*)\]\((?:CITATION\.cff|LICENSE)\)')
+_MARK = re.compile(r'<!--.*?-->')
 _FIGURE = re.compile(r'!\[(?P<alt>[^\]]*)\]\((?P<path>figures/[\w-]+\.svg)\)')
 
 
@@ -55,6 +56,11 @@ def on_page_markdown(markdown, page, config, files):
       r'(?<![`/\w])docs/([\w-]+)\.md', lambda m: f'[{m[1]}]({up}{m[1]}.md)', markdown
     )
   markdown = markdown.replace('](quickstart.ipynb)', '](notebook.md)')
+  markdown = _MARK.sub('', markdown)
+  if page.file.src_uri == 'index.md':
+    page.meta['hide'] = ['navigation']
+  if page.file.src_uri == 'reference/configurations.md':
+    page.meta['search'] = {'exclude': True}  # A seventh of the search index, and rarely sought.
   markdown = lists.indented(markdown)
   return _FIGURE.sub(lambda match: _inline(match['path'], match['alt']), markdown)
 
@@ -69,4 +75,4 @@ def _inline(path: str, alt: str) -> str:
   """Return a figure as HTML in one line, which Markdown leaves alone."""
   svg = (ROOT / 'docs' / path).read_text()
   svg = re.sub(r'<\?xml.*?\?>|<!--.*?-->|\n\s*', ' ', svg, flags=re.DOTALL)
-  return f'<figure class="drawing" role="img" aria-label="{alt}">{svg.strip()}</figure>'
+  return f'<figure class="drawing" tabindex="0" aria-label="{alt}">{svg.strip()}</figure>'

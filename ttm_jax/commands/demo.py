@@ -13,6 +13,8 @@ from ttm_jax.presets import PRESETS
 
 CONFIGS = {name: preset.demo_configs for name, preset in PRESETS.items() if preset.demo_configs}
 
+QUICK_STEPS = 20  # Training steps of each stage with --quick.
+
 
 def run(args: argparse.Namespace) -> None:
   """Run all steps of the demo that are not complete.
@@ -28,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
   outputs.check('--workdir', folders=[root])
   begin = time.perf_counter()
   seconds = {}
-  for name, done, command in steps(root, args.preset):
+  for name, done, command in steps(root, args.preset, args.quick):
     if done is not None and done.exists():
       print(f'\n{name}: {done} exists already', flush=True)
       continue
@@ -42,18 +44,24 @@ def run(args: argparse.Namespace) -> None:
   print(f'\n{seconds["all"] / 60:.1f} minutes. Open {root}/report.html; the figures: {path}')
 
 
-def steps(root: Path, preset: str) -> list[tuple[str, Path | None, list[str]]]:
+def steps(root: Path, preset: str, quick: bool = False) -> list[tuple[str, Path | None, list[str]]]:
   """Return the name, completion marker and command of each step.
 
   A step is skipped if its completion marker exists. Training steps have none, since training
   resumes by itself, and neither does evaluation.
+
+  Args:
+    root: the output folder.
+    preset: the backbone.
+    quick: whether to make and train next to nothing.
   """
   clips, latents = root / 'clips', root / 'latents'
   stage1, stage2 = root / 'stage1', root / 'stage2'
 
   def train(config: str, workdir: Path) -> list[str]:
     data = f'--config.data.path={latents}'
-    return ['ttm_jax.train', f'--config={config}', f'--workdir={workdir}', data]
+    few = [f'--config.train.steps={QUICK_STEPS}'] if quick else []
+    return ['ttm_jax.train', f'--config={config}', f'--workdir={workdir}', data, *few]
 
   return [
     (
@@ -62,8 +70,8 @@ def steps(root: Path, preset: str) -> list[tuple[str, Path | None, list[str]]]:
       [
         'data_tools.make_scenes',
         f'--out={clips}',
-        '--train=6144',
-        '--validation=64',
+        f'--train={64 if quick else 6144}',
+        f'--validation={8 if quick else 64}',
         '--motions=left,right,up,down,grow,shrink,stay',
         '--workers=2',
       ],

@@ -125,8 +125,8 @@ def tpu_devices(topology: Topology) -> list[Any]:
   """
   if importlib.util.find_spec('libtpu') is None:
     raise InputError(
-      'the TPU compiler (libtpu) is not installed: run `make .venv-aot/.ready`, then set'
-      ' PYTHONPATH=.venv-aot'
+      'the TPU compiler (libtpu) is not installed: run `pip install --no-deps --target .venv-aot'
+      ' libtpu`, then set PYTHONPATH=.venv-aot'
     )
   os.environ.update(
     # Keep libtpu from looking for attached chips and from blocking other processes that use it.
