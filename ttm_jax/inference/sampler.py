@@ -17,8 +17,7 @@ from flax import nnx
 
 from ttm_jax.codecs.base import Codec
 from ttm_jax.conditioning import Condition
-from ttm_jax.processes.solver import State
-from ttm_jax.training.denoiser import Denoiser
+from ttm_jax.training.denoiser import Denoiser, Sampling, Step
 
 Arrays = Mapping[str, Any]
 Params = dict[str, Any]
@@ -83,10 +82,10 @@ class Sampler:
     key = jax.eval_shape(lambda: jnp.broadcast_to(jax.random.key(0), keys))
     return jax.jit(self.begin).lower(self.denoiser.context.codec, arrays, key)
 
-  def _loop(self, condition: Condition, state: State) -> tuple[Future[Any], Future[Any]]:
+  def _loop(self, condition: Condition, state: Sampling) -> tuple[Future[Any], Future[Any]]:
     """Return the programs that take a step and decode, for the shapes of condition and state."""
-    row = jax.tree.map(lambda x: x[0], self.denoiser.rows)
-    step = jax.jit(self.step).lower(self.params, condition, state, row)
+    first = jax.tree.map(lambda x: x[0], self.denoiser.table)
+    step = jax.jit(self.step).lower(self.params, condition, state, first)
     compiled = self._pool.submit(step.compile)
     end = jax.jit(self.end).lower(self.denoiser.context.codec, condition, state)
     return compiled, self._pool.submit(end.compile)
@@ -107,12 +106,12 @@ class Sampler:
       after_step: called after each sampling step.
     """
     programs, codec = self.compile(arrays, key.shape), self.denoiser.context.codec
-    rows = self.denoiser.rows
+    table = self.denoiser.table
     condition, state = programs.begin.result()(codec, arrays, key)
     step = programs.step.result()
-    for number in range(len(rows[0])):
+    for number in range(self.denoiser.solver.steps):
       before = state
-      state = step(params, condition, state, jax.tree.map(lambda x, n=number: x[n], rows))
+      state = step(params, condition, state, jax.tree.map(lambda x, n=number: x[n], table))
       if number:
         # The device has its next step already.
         jax.block_until_ready(before)
@@ -122,7 +121,7 @@ class Sampler:
     after_step()
     return video
 
-  def begin(self, codec: Codec, arrays: Arrays, key: jax.Array) -> tuple[Condition, State]:
+  def begin(self, codec: Codec, arrays: Arrays, key: jax.Array) -> tuple[Condition, Sampling]:
     """Return the condition of a batch, and the sampler's state before its first step."""
     where = self.denoiser.context
     _, condition = self.denoiser.known(self.record(codec, arrays), key.ravel()[0])
@@ -140,11 +139,11 @@ class Sampler:
       'first_mask': codec.encode(rendered[:, :1]).mean,
     }
 
-  def step(self, params: Params, condition: Condition, state: State, row: Any) -> State:
+  def step(self, params: Params, condition: Condition, state: Sampling, step: Step) -> Sampling:
     """Return the state after a sampling step."""
-    return self.denoiser.step(nnx.merge(self._graphdef, params), condition, state, row)
+    return self.denoiser.step(nnx.merge(self._graphdef, params), condition, state, step)
 
-  def end(self, codec: Codec, condition: Condition, state: State) -> jax.Array:
+  def end(self, codec: Codec, condition: Condition, state: Sampling) -> jax.Array:
     """Return the videos of the state after the last step."""
     latents = self.denoiser.latents(condition, state)
     return codec.decode(latents, self.denoiser.context.encoding.frames)
