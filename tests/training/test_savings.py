@@ -33,11 +33,10 @@ def videos(made, seed=3):
   return made.generate([request], seed, exported.moved(request.mask)[None])
 
 
-@pytest.mark.parametrize('preset', ['dit', 'unet'])
-def test_neutral_values_change_nothing(runs, preset):
-  neutral = stage(runs[preset], guidance_interval=(0.0, 1.0), guidance_every=1, reuse=0.0)
+def test_neutral_values_change_nothing(runs):
+  neutral = stage(runs['dit'], guidance_interval=(0.0, 1.0), guidance_every=1, reuse=0.0)
   assert neutral.denoiser.savings == Savings()
-  np.testing.assert_array_equal(videos(neutral), videos(stage(runs[preset])))
+  np.testing.assert_array_equal(videos(neutral), videos(stage(runs['dit'])))
 
 
 def reference(made, interval=(0.0, 1.0), every=1, threshold=0.0):
@@ -97,15 +96,16 @@ def sampled(made):
   return np.asarray(state.solver[0]), int(state.memory.passes)
 
 
-@pytest.mark.parametrize('preset', ['dit', 'unet'])
+ALL = {'guidance_interval': (0.0, 0.97), 'guidance_every': 2, 'reuse': 0.9}
+
+
 @pytest.mark.parametrize(
-  'options, passes',
+  'preset, options, passes',
   [
-    ({'guidance_interval': (0.3, 0.97)}, None),
-    ({'guidance_every': 2}, 3 * 3 + 3),
-    ({'guidance_every': 4, 'solver': 'unipc'}, 2 * 3 + 4),
-    ({'reuse': 0.9}, None),
-    ({'guidance_interval': (0.0, 0.97), 'guidance_every': 2, 'reuse': 0.3}, None),
+    ('dit', {'guidance_interval': (0.3, 0.97)}, None),
+    ('dit', {'guidance_every': 4, 'solver': 'unipc'}, 2 * 3 + 4),
+    ('dit', {'reuse': 0.9}, None),
+    ('unet', {**ALL, 'solver': 'dpmpp'}, None),
   ],
   ids=str,
 )
@@ -120,7 +120,6 @@ def test_each_saving_is_its_plain_reference(runs, preset, options, passes):
   )
   assert count == known < 3 * STEPS and passes in (None, count)
   np.testing.assert_allclose(got, wanted, atol=1e-3 * np.abs(wanted).max())
-  assert (videos(made) != videos(stage(runs[preset], options.get('solver')))).any()
 
 
 def test_a_difference_of_every_step_is_guidance(runs):
