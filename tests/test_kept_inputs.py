@@ -256,10 +256,8 @@ def test_both_stages_draw_noise_of_their_own(folders):
   drawn = []
   for stage, ids in ((first, None), (second, exported.moved(request.mask)[None])):
     # Not compiled: what the sampler starts from.
-    _, (noise, *_) = stage.sampler.begin(
-      stage.context.codec, stage.batch([request], ids), stage.key(3)
-    )
-    drawn.append(np.asarray(noise, float).ravel())
+    _, state = stage.sampler.begin(stage.context.codec, stage.batch([request], ids), stage.key(3))
+    drawn.append(np.asarray(state.solver[0], float).ravel())
   a, b = drawn
   assert a.shape == b.shape
   # Equal noise has a correlation of 1, independent noise about the inverse root of the size.

@@ -105,12 +105,17 @@ def test_inference_gives_the_network_what_training_does(where, runs, clips):
   (_, record) = next(iter(EncodedClips([clip], where)))
   stage1, stage2 = (Stage(run, task) for run, task in zip(runs, (STAGE1, STAGE2), strict=True))
   request = request_of(clip)
-  asked = stage1._arrays(request, None)
+
+  def given_to(stage, ids=None):
+    arrays = stage.sampler.record(stage.context.codec, stage.batch([request], ids))
+    return {name: x[0] for name, x in arrays.items()}
+
+  asked = given_to(stage1)
   for name in ('first_frame', 'first_mask', 'token_masks.0.region', 'text.words.motion'):
     np.testing.assert_allclose(asked[name], record[name], rtol=1e-3, atol=2e-3)
   shown = optical_flow.as_trajectory(optical_flow.of_labels(clip.ids))
   for given in (shown, clip.ids):  # A rendering, or label maps that are rendered.
-    asked = stage2._arrays(request, given)
+    asked = given_to(stage2, given[None])
     for name in ('trajectory', 'token_masks.0.region', 'token_masks.0.box'):
       np.testing.assert_allclose(asked[name], record[name], rtol=1e-3, atol=2e-3)
 

@@ -21,6 +21,7 @@ Runs that use pretrained text encoders (CLIP, T5, ...) need PyTorch.
 import argparse
 
 from ttm_jax.errors import front_door
+from ttm_jax.inference.sampling_flags import add_sampling_flags
 from ttm_jax.metrics import defaults
 from ttm_jax.parallel.compilation_cache import HELP
 
@@ -54,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
   add('--seed', type=int, default=0, help='first seed of the noise, or of a study; default 0')
   add('--seeds', type=int, help='number of noise seeds; default 1')
   add('--steps', type=int, help='sampling steps; default: as configured')
+  add('--visual_scale', type=float, help='guidance scale of the image; default: as configured')
+  add('--text_scale', type=float, help='guidance scale of the text; default: as configured')
+  add_sampling_flags(add)
   add(
     '--sampling_batch',
     type=int,

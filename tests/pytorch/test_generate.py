@@ -29,7 +29,8 @@ def command(tmp_path_factory):
 
 
 def test_the_flags_are_those_of_jax():
-  """Except for networks, sizes (a folder has one), compiled programs, and CPU offload."""
+  """Except for networks, sizes (a folder has one), files of requests, compiled
+  programs, solvers, savings, and CPU offload."""
 
   def flags(parser):
     return {option: a.default for a in parser._actions for option in a.option_strings}
@@ -37,7 +38,9 @@ def test_the_flags_are_those_of_jax():
   ours, theirs = flags(generate.parser()), flags(jax_generate.parser())
   # The folder decides these.
   decided = {'--stage1', '--stage2', '--size', '--frames'}
-  assert set(theirs) - set(ours) == {*decided, '--compilation_cache'}
+  of_jax = {'--requests', '--batch', '--compilation_cache'}
+  of_jax |= {'--solver', '--guidance_interval', '--guidance_every', '--reuse'}
+  assert set(theirs) - set(ours) == decided | of_jax
   assert set(ours) - set(theirs) == {'--offload'}
   assert all(theirs[name] == default for name, default in ours.items() if name in theirs)
 

@@ -150,7 +150,7 @@ def test_times_and_passes_of_students(made):
       shrunk.process.update(config.process)
       where = exported.context(preset)
       solver = denoising(shrunk, where).denoiser.solver
-      np.testing.assert_allclose(solver.times, times, atol=1e-3)
+      np.testing.assert_allclose(solver.rows.t, times, atol=1e-3)
 
 
 def test_the_cost_of_a_step(made):

@@ -14,9 +14,16 @@ from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import read_encoding, read_mixed
 from ttm_jax.data.schema import FLOW
 from ttm_jax.errors import InputError, printable
-from ttm_jax.inference.cli_args import check_seed, check_steps, parse_named, parse_texts
+from ttm_jax.inference.cli_args import (
+  check_number,
+  check_seed,
+  check_steps,
+  parse_named,
+  parse_texts,
+)
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
 from ttm_jax.inference.pretrained_texts import load_encoders
+from ttm_jax.inference.sampling_flags import sampling_of
 from ttm_jax.metrics import agreement, evaluation, registry, scored_videos, systems
 from ttm_jax.metrics.agreement import Agreed
 from ttm_jax.metrics.defaults import METRICS
@@ -51,6 +58,8 @@ def run(args: argparse.Namespace) -> None:
     raise InputError('give the clips (--clips DATASET) and an output folder (--out DIR)')
   check_seed(args.seed)
   check_steps(args.steps)
+  check_number('--visual_scale', args.visual_scale)
+  check_number('--text_scale', args.text_scale)
   if args.count is not None and args.count < 1:
     raise InputError(f'--count {args.count}: must be at least 1; leave it out for all clips')
   if chosen == ['pairs']:
@@ -157,8 +166,9 @@ def of_runs(
   # Runs on mixtures sample at the size of the clips, others at their own.
   known = all(agreed.shape in [shape.size for shape in read_mixed(run)] for run in runs)
   tasks = [TI2V] if args.run is not None else [STAGE1, STAGE2]
+  given = sampling_of(args)
   stages = [
-    Stage(run, task, encoders, steps=args.steps, size=agreed.shape if known else None)
+    Stage(run, task, encoders, given, args.steps, agreed.shape if known else None, args.solver)
     for run, task in zip(runs, tasks, strict=True)
   ]
   encoding, clips = stages[-1].context.encoding, agreed.references

@@ -21,6 +21,7 @@ from ttm_jax.inference.image_description import Described
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Request, Stage, fit
 from ttm_jax.inference.pretrained_texts import with_embeddings
 from ttm_jax.inference.request_file import at, read_requests
+from ttm_jax.inference.sampling_flags import sampling_of
 from ttm_jax.outputs import parts_of_run
 from ttm_jax.parallel.compilation_cache import keep_programs
 from ttm_jax.pytorch.annotation.model_source import ModelSource
@@ -75,12 +76,11 @@ def run(args: argparse.Namespace) -> None:
   most = min(encoding.max_objects for encoding in encodings)
   jobs = [job_of(one, out, most, encoding) for one, out in zip(asked, outs, strict=True)]
   described = embedded(jobs, args, encodings)
-  guidance = {'visual_scale': args.visual_scale, 'text_scale': args.text_scale}
-  given = {name: value for name, value in guidance.items() if value is not None}
+  given = sampling_of(args)
 
   def load(run: str, task: str) -> Stage:
     encoders = encoders_of(described, read_encoding(run), run)
-    return Stage(run, task, encoders, sample=given, steps=args.steps, size=size)
+    return Stage(run, task, encoders, given, args.steps, size, args.solver)
 
   pipeline = Pipeline(load(args.stage1, STAGE1) if chained else None, load(args.stage2, STAGE2))
   for job in jobs:

@@ -7,6 +7,7 @@ Stage 2 is conditioned on its rendering without noise, as in training (paper, se
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,9 +51,10 @@ class Stage:
     run: str | Path,
     task: str | Sequence[str],
     encoders: Mapping[str, TextEncoder] = TEXT_ENCODERS,
-    sample: Mapping[str, float] | None = None,
+    sample: Mapping[str, Any] | None = None,
     steps: int | None = None,
     size: Size | None = None,
+    solver: str | None = None,
   ):
     """Load a run.
 
@@ -60,9 +62,11 @@ class Stage:
       run: Run directory or URL.
       task: The task, or tasks, that the run must have been trained for.
       encoders: Text encoders by name; they must include those that the run uses.
-      sample: Overrides of the configured guidance (visual_scale, text_scale, rescale).
+      sample: Overrides of the configured guidance (visual_scale, text_scale, rescale), and
+        savings (see `training.savings`).
       steps: Override of the configured number of sampling steps.
       size: Frames, height and width of the videos; by default those of the run's context.
+      solver: Override of the configured solver.
 
     Raises:
       InputError: If there is no such run, it was trained for another task, a text encoder is
@@ -76,6 +80,8 @@ class Stage:
     config.sample.update(sample or {})
     if steps is not None:
       config.process.steps = steps
+    if solver is not None:
+      config.process.solver = solver
     self.context = Context.load(run)
     if size is not None:
       self.context = context_at(run, config, self.context, size)

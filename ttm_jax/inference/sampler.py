@@ -17,8 +17,7 @@ from flax import nnx
 
 from ttm_jax.codecs.base import Codec
 from ttm_jax.conditioning import Condition
-from ttm_jax.processes.solver import State
-from ttm_jax.training.denoiser import Denoiser
+from ttm_jax.training.denoiser import Denoiser, Sampling, Step
 
 Arrays = Mapping[str, Any]
 Params = dict[str, Any]
@@ -57,6 +56,7 @@ class Sampler:
     # The shapes of the parameters.
     self.params: Params = nnx.to_pure_dict(params)
     self._programs: dict[Any, Programs] = {}
+    self._loops: dict[Any, tuple[Future[Any], Future[Any]]] = {}
     self._lock = threading.Lock()
     self._pool = ThreadPoolExecutor(thread_name_prefix='compile')
 
@@ -67,27 +67,28 @@ class Sampler:
       arrays: the batch, or arrays of these shapes and dtypes.
       keys: shape of the random keys, see `__call__`.
     """
-    shapes = (keys, *((name, x.shape, str(x.dtype)) for name, x in sorted(arrays.items())))
+    shapes = tuple((name, x.shape, str(x.dtype)) for name, x in sorted(arrays.items()))
     with self._lock:
-      if shapes not in self._programs:
-        self._programs[shapes] = self._lowered(arrays, keys)
-      return self._programs[shapes]
+      if (shapes, keys) not in self._programs:
+        begin = self._lowered_begin(arrays, keys)
+        # In this order, since decoding is needed last and compiles fastest.
+        first = self._pool.submit(begin.compile)
+        if shapes not in self._loops:
+          self._loops[shapes] = self._loop(*jax.tree.map(_abstract, begin.out_info))
+        self._programs[shapes, keys] = Programs(first, *self._loops[shapes])
+      return self._programs[shapes, keys]
 
-  def _lowered(self, arrays: Arrays, keys: tuple[int, ...]) -> Programs:
-    codec, rows = self.denoiser.context.codec, self.denoiser.rows
+  def _lowered_begin(self, arrays: Arrays, keys: tuple[int, ...]) -> jax.stages.Lowered:
     key = jax.eval_shape(lambda: jnp.broadcast_to(jax.random.key(0), keys))
-    begin = jax.jit(self.begin).lower(codec, arrays, key)
-    # In this order, since decoding is needed last and compiles fastest.
-    futures = [self._pool.submit(begin.compile)]
-    condition, state = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), begin.out_info
-    )
-    row = jax.tree.map(lambda x: x[0], rows)
-    step = jax.jit(self.step).lower(self.params, condition, state, row)
-    futures.append(self._pool.submit(step.compile))
-    end = jax.jit(self.end).lower(codec, condition, state)
-    futures.append(self._pool.submit(end.compile))
-    return Programs(*futures)
+    return jax.jit(self.begin).lower(self.denoiser.context.codec, arrays, key)
+
+  def _loop(self, condition: Condition, state: Sampling) -> tuple[Future[Any], Future[Any]]:
+    """Return the programs that take a step and decode, for the shapes of condition and state."""
+    first = jax.tree.map(lambda x: x[0], self.denoiser.table)
+    step = jax.jit(self.step).lower(self.params, condition, state, first)
+    compiled = self._pool.submit(step.compile)
+    end = jax.jit(self.end).lower(self.denoiser.context.codec, condition, state)
+    return compiled, self._pool.submit(end.compile)
 
   def __call__(
     self,
@@ -105,12 +106,12 @@ class Sampler:
       after_step: called after each sampling step.
     """
     programs, codec = self.compile(arrays, key.shape), self.denoiser.context.codec
-    rows = self.denoiser.rows
+    table = self.denoiser.table
     condition, state = programs.begin.result()(codec, arrays, key)
     step = programs.step.result()
-    for number in range(len(rows[0])):
+    for number in range(self.denoiser.solver.steps):
       before = state
-      state = step(params, condition, state, jax.tree.map(lambda x, n=number: x[n], rows))
+      state = step(params, condition, state, jax.tree.map(lambda x, n=number: x[n], table))
       if number:
         # The device has its next step already.
         jax.block_until_ready(before)
@@ -120,27 +121,33 @@ class Sampler:
     after_step()
     return video
 
-  def begin(self, codec: Codec, arrays: Arrays, key: jax.Array) -> tuple[Condition, State]:
+  def begin(self, codec: Codec, arrays: Arrays, key: jax.Array) -> tuple[Condition, Sampling]:
     """Return the condition of a batch, and the sampler's state before its first step."""
     where = self.denoiser.context
-    record = {name: x for name, x in arrays.items() if name not in (PICTURE, RENDERED)}
-    still = arrays[RENDERED][:, :1]
-    record['video'] = jnp.zeros((len(still), *where.latent_shape))  # It is to be generated.
-    for name, pixels in (
-      ('trajectory', arrays[RENDERED]),
-      ('first_frame', arrays[PICTURE]),
-      ('first_mask', still),
-    ):
-      record[name] = codec.encode(jnp.asarray(pixels)).mean
-    record = {name: jnp.asarray(x) for name, x in record.items()}
-    _, condition = self.denoiser.known(record, key.ravel()[0])
+    _, condition = self.denoiser.known(self.record(codec, arrays), key.ravel()[0])
     return condition, self.denoiser.begin(condition, key, where.latent_shape)
 
-  def step(self, params: Params, condition: Condition, state: State, row: Any) -> State:
-    """Return the state after a sampling step."""
-    return self.denoiser.step(nnx.merge(self._graphdef, params), condition, state, row)
+  def record(self, codec: Codec, arrays: Arrays) -> dict[str, jax.Array]:
+    """Return a batch as in training (see `data.batch`); what is to be generated is 0."""
+    record = {name: jnp.asarray(x) for name, x in arrays.items() if name not in (PICTURE, RENDERED)}
+    rendered = jnp.asarray(arrays[RENDERED])
+    shape = len(rendered), *self.denoiser.context.latent_shape
+    return record | {
+      'video': jnp.zeros(shape),
+      'trajectory': codec.encode(rendered).mean,
+      'first_frame': codec.encode(jnp.asarray(arrays[PICTURE])).mean,
+      'first_mask': codec.encode(rendered[:, :1]).mean,
+    }
 
-  def end(self, codec: Codec, condition: Condition, state: State) -> jax.Array:
+  def step(self, params: Params, condition: Condition, state: Sampling, step: Step) -> Sampling:
+    """Return the state after a sampling step."""
+    return self.denoiser.step(nnx.merge(self._graphdef, params), condition, state, step)
+
+  def end(self, codec: Codec, condition: Condition, state: Sampling) -> jax.Array:
     """Return the videos of the state after the last step."""
     latents = self.denoiser.latents(condition, state)
     return codec.decode(latents, self.denoiser.context.encoding.frames)
+
+
+def _abstract(x: Any) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(x.shape, x.dtype)

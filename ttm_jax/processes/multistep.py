@@ -20,14 +20,13 @@ All coefficients follow from the noise levels. They are float64 on the host.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ttm_jax.processes.coefficients import corrector, predictor
-from ttm_jax.processes.solver import Solver, State
+from ttm_jax.processes.solver import Row, Solver, State
 
 Array = jax.Array
 
@@ -54,39 +53,32 @@ def solver(
   """
   ahead = predictor(signals, spreads)
   if name == DPMPP:
-    return _predicting(to_data, signals, spreads, times, ahead)
-  correct = corrector(signals, spreads)
+    return _predicting(to_data, Row(times, signals[:-1], spreads[:-1], ahead))
+  numbers = corrector(signals, spreads), ahead
 
   def begin(noise: Array) -> State:
     # The sample here, that of the level before, and the data predicted two and one levels before.
     return noise, noise, jnp.zeros_like(noise), jnp.zeros_like(noise)
 
-  def update(state: State, prediction: Array, numbers: Any) -> State:
+  def update(state: State, prediction: Array, row: Row) -> State:
     x, last, before, here = state
-    signal, spread, back, on = numbers
-    new = to_data(prediction, x, signal, spread)
+    back, on = row.numbers
+    new = to_data(prediction, x, row.signal, row.spread)
     x = back[0] * last + back[1] * before + back[2] * here + back[3] * new
     return on[0] * x + on[1] * here + on[2] * new, x, here, new
 
-  return Solver(times, (signals[:-1], spreads[:-1], correct, ahead), begin, update)
+  return Solver(Row(times, signals[:-1], spreads[:-1], numbers), begin, update)
 
 
-def _predicting(
-  to_data: Callable[[Array, Array, Array, Array], Array],
-  signals: np.ndarray,
-  spreads: np.ndarray,
-  times: np.ndarray,
-  ahead: np.ndarray,
-) -> Solver:
+def _predicting(to_data: Callable[[Array, Array, Array, Array], Array], rows: Row) -> Solver:
   """Return the solver without corrector."""
 
   def begin(noise: Array) -> State:
     return noise, jnp.zeros_like(noise)
 
-  def update(state: State, prediction: Array, numbers: Any) -> State:
-    x, before = state
-    signal, spread, on = numbers
-    new = to_data(prediction, x, signal, spread)
+  def update(state: State, prediction: Array, row: Row) -> State:
+    (x, before), on = state, row.numbers
+    new = to_data(prediction, x, row.signal, row.spread)
     return on[0] * x + on[1] * before + on[2] * new, new
 
-  return Solver(times, (signals[:-1], spreads[:-1], ahead), begin, update)
+  return Solver(rows, begin, update)

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,32 +19,46 @@ Array = jax.Array
 State = tuple[Array, ...]
 
 
+@flax.struct.dataclass
+class Row:
+  """What differs between the steps; arrays [steps, ...] of all of them, or of one step.
+
+  Attributes:
+    t: time of the process at which the network is evaluated.
+    signal, spread: share of the data and of the noise in x_t.
+    numbers: other numbers of the solver, a pytree.
+  """
+
+  t: Any
+  signal: Any
+  spread: Any
+  numbers: Any = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Solver:
   """How a process is integrated from noise to data.
 
   Attributes:
-    times: float [steps], the time of the process at which each step evaluates the network.
-    numbers: the other numbers of the steps: a pytree of arrays [steps, ...].
+    rows: the table of numbers, float [steps, ...] on the host.
     begin: noise [B, ...] -> state, arrays of this shape. The first one is x_t at the time of the
       next evaluation, and after the last step the data.
-    update: (state, prediction [B, ...], numbers of the step) -> state.
+    update: (state, prediction [B, ...], row of the step) -> state.
   """
 
-  times: np.ndarray
-  numbers: Any
+  rows: Row
   begin: Callable[[Array], State]
-  update: Callable[[State, Array, Any], State]
+  update: Callable[[State, Array, Row], State]
 
   @property
   def steps(self) -> int:
-    """Number of steps."""
-    return len(self.times)
+    """The number of steps."""
+    return len(self.rows.t)
 
   @property
-  def rows(self) -> Any:
-    """Times and numbers of all steps, float32: a pytree of arrays [steps, ...]."""
-    return jax.tree.map(lambda x: np.asarray(x, np.float32), (self.times, self.numbers))
+  def table(self) -> Row:
+    """The rows as float32."""
+    return jax.tree.map(lambda x: np.asarray(x, np.float32), self.rows)
 
 
 def integrate(solver: Solver, predict: Callable[[Array, Array], Array], noise: Array) -> Array:
@@ -58,9 +73,8 @@ def integrate(solver: Solver, predict: Callable[[Array, Array], Array], noise: A
     Data latents, float32 [B, ...].
   """
 
-  def step(state: State, row: Any) -> tuple[State, None]:
-    t, numbers = row
+  def step(state: State, row: Row) -> tuple[State, None]:
     x_t = state[0]
-    return solver.update(state, predict(x_t, jnp.full(x_t.shape[:1], t)), numbers), None
+    return solver.update(state, predict(x_t, jnp.full(x_t.shape[:1], row.t)), row), None
 
-  return jax.lax.scan(step, solver.begin(noise), solver.rows)[0][0]
+  return jax.lax.scan(step, solver.begin(noise), solver.table)[0][0]

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttm_jax.processes import multistep
-from ttm_jax.processes.solver import Solver, State, integrate
+from ttm_jax.processes.solver import Row, Solver, State, integrate
 
 Array = jax.Array
 
@@ -115,7 +115,7 @@ class ZeroSNRDiffusion:
 
   def data(self, prediction: Array, x_t: Array, t: Array) -> Array:
     """Return the data that a prediction at x_t [B, ...] and times t [B] implies."""
-    return self._data(prediction, x_t, *self._shares(x_t, t))
+    return self.data_of(prediction, x_t, *self._shares(x_t, t))
 
   def _shares(self, like: Array, t: Array) -> tuple[Array, Array]:
     """Return the shares of data and noise at times t [B], in a shape that broadcasts to `like`."""
@@ -150,24 +150,29 @@ class ZeroSNRDiffusion:
     signals, spreads = np.sqrt(levels), np.sqrt(1 - levels)
     times = 1 - (steps + 1) / self.train_steps
     if self.solver != 'ddim':
-      return multistep.solver(self.solver, self._data, signals, spreads, times)
+      return multistep.solver(self.solver, self.data_of, signals, spreads, times)
 
-    def update(state: State, prediction: Array, numbers: tuple[Array, ...]) -> State:
-      (x,), (signal, spread, next_signal, next_spread) = state, numbers
-      data = self._data(prediction, x, signal, spread)
+    def update(state: State, prediction: Array, row: Row) -> State:
+      (x,), (signal, spread) = state, (row.signal, row.spread)
+      data = self.data_of(prediction, x, signal, spread)
       if self.prediction == 'data':
         # No division by zero: step 0 has the smallest spread, and it is positive.
         noise = (x - signal * prediction) / spread
       else:
         noise = signal * prediction + spread * x
+      next_signal, next_spread = row.numbers
       return (next_signal * data + next_spread * noise,)
 
-    numbers = signals[:-1], spreads[:-1], signals[1:], spreads[1:]
-    return Solver(times, numbers, lambda noise: (noise,), update)
+    rows = Row(times, signals[:-1], spreads[:-1], (signals[1:], spreads[1:]))
+    return Solver(rows, lambda noise: (noise,), update)
 
-  def _data(self, prediction: Array, x_t: Array, signal: Array, spread: Array) -> Array:
-    """Return the data that a prediction at x_t implies."""
+  def data_of(self, prediction: Array, x_t: Array, signal: Array, spread: Array) -> Array:
+    """Return the data that a prediction at x_t = signal data + spread noise implies."""
     return prediction if self.prediction == 'data' else signal * x_t - spread * prediction
+
+  def prediction_of(self, data: Array, x_t: Array, signal: Array, spread: Array) -> Array:
+    """Return the prediction at x_t that implies these data: the inverse of `data_of`."""
+    return data if self.prediction == 'data' else (signal * x_t - data) / spread
 
   def _step(self, t: Array) -> Array:
     """Return the training step n of times t, int32."""

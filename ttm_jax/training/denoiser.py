@@ -1,8 +1,10 @@
 """A network with what is needed to train and to sample it."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +16,41 @@ from ttm_jax.conditioning import Condition
 from ttm_jax.data.batch import text_condition, to_batch
 from ttm_jax.data.context import Context
 from ttm_jax.presets import model_config, preset
-from ttm_jax.processes.solver import Solver, State
+from ttm_jax.processes.solver import Row, Solver, State
 from ttm_jax.settings import from_config
 from ttm_jax.tasks import CONCAT, TASKS
+from ttm_jax.training import savings
+from ttm_jax.training.savings import Memory, Plan, Savings
 
 Array = jax.Array
+
+
+@flax.struct.dataclass
+class Step:
+  """What differs between sampling steps; arrays [steps, ...] of all of them, or of one step.
+
+  Attributes:
+    row: numbers of the solver.
+    scales: guidance scales of the visual condition and of the text, float32 [2].
+    plan: what the step evaluates.
+  """
+
+  row: Row
+  scales: Any
+  plan: Plan
+
+
+@flax.struct.dataclass
+class Sampling:
+  """The state of the sampler between two steps.
+
+  Attributes:
+    solver: state of the solver; the first array is x_t.
+    memory: what `savings` keep; None without savings.
+  """
+
+  solver: State
+  memory: Memory | None
 
 
 class Denoiser:
@@ -33,6 +65,7 @@ class Denoiser:
     self.process: Any = from_config(self.preset.process, config.process, 'process')
     self.encoders = context.encoding.encoders
     self.solver: Solver = self.process.solving()
+    self.savings = _savings(config.sample)
 
   @property
   def null_text(self) -> Condition:
@@ -63,16 +96,19 @@ class Denoiser:
     return self.task.split(batch, self.first_frame)
 
   @property
-  def rows(self) -> Any:
-    """What differs between the sampling steps: a pytree of float32 arrays [steps, ...].
-
-    One step takes one row: time, numbers of the solver, and the two guidance scales.
-    """
-    sampling, (times, numbers) = self.config.sample, self.solver.rows
+  def table(self) -> Step:
+    """What differs between the sampling steps: arrays [steps, ...] on the host."""
+    sampling, rows = self.config.sample, self.solver.table
     scales = np.array([sampling.visual_scale, sampling.text_scale], np.float32)
-    return times, numbers, np.tile(scales, (len(times), 1))
+    plan = self.savings.plan(np.asarray(self.solver.rows.t))
+    return Step(rows, np.tile(scales, (self.solver.steps, 1)), plan)
 
-  def begin(self, condition: Condition, key: Array, shape: Sequence[int]) -> State:
+  @property
+  def guides(self) -> bool:
+    """Whether there is guidance."""
+    return not self.config.sample.visual_scale == self.config.sample.text_scale == 1
+
+  def begin(self, condition: Condition, key: Array, shape: Sequence[int]) -> Sampling:
     """Return the state of the sampler before its first step; inside jit.
 
     Args:
@@ -84,34 +120,70 @@ class Denoiser:
       noise = jax.vmap(lambda one: jax.random.normal(one, tuple(shape), jnp.float32))(key)
     else:
       noise = jax.random.normal(key, (conditioning.batch_size(condition), *shape), jnp.float32)
-    return self.solver.begin(noise)
+    memory = savings.empty(self.savings, noise) if self.savings != Savings() else None
+    return Sampling(self.solver.begin(noise), memory)
 
-  def step(self, model: nnx.Module, condition: Condition, state: State, row: Any) -> State:
+  def step(self, model: nnx.Module, condition: Condition, state: Sampling, step: Step) -> Sampling:
     """Take one sampling step with two-scale classifier-free guidance; inside jit.
 
     Args:
       model: the network.
       condition: the condition, for B samples.
       state: the state of the sampler.
-      row: what differs between the steps, see `rows`.
+      step: what differs between the steps, see `table`.
     """
-    (t, numbers, (visual_scale, text_scale)), sampling = row, self.config.sample
-    if sampling.visual_scale == sampling.text_scale == 1:
-      visual_scale = text_scale = 1.0
-    predict = conditioning.guided(
-      self.predictor(model),
-      condition,
-      self.null_text,
-      visual_scale,
-      text_scale,
-      sampling.rescale,
-    )
-    x_t = state[0]
-    return self.solver.update(state, predict(x_t, jnp.full(x_t.shape[:1], t)), numbers)
+    x_t, memory, row = state.solver[0], state.memory, step.row
+    predict = self._saving if memory is not None else self._plain
+    prediction, memory = predict(model, condition, x_t, memory, step)
+    return Sampling(self.solver.update(state.solver, prediction, row), memory)
 
-  def latents(self, condition: Condition, state: State) -> Array:
+  def _plain(
+    self, model: nnx.Module, condition: Condition, x_t: Array, memory: None, step: Step
+  ) -> tuple[Array, None]:
+    """Return the prediction at x_t, evaluated in full."""
+    scales = step.scales if self.guides else (1.0, 1.0)
+    guided = conditioning.guided(
+      self.predictor(model), condition, self.null_text, *scales, self.config.sample.rescale
+    )
+    return guided(x_t, jnp.full(x_t.shape[:1], step.row.t)), None
+
+  def _saving(
+    self, model: nnx.Module, condition: Condition, x_t: Array, memory: Memory, step: Step
+  ) -> tuple[Array, Memory]:
+    """Return the prediction at x_t with `savings`, and what is kept for the next steps."""
+    t, row, network = jnp.full(x_t.shape[:1], step.row.t), step.row, self.predictor(model)
+    rescale = self.config.sample.rescale
+
+    def both() -> tuple[Array, Array]:
+      predictions = conditioning.with_and_without_guidance(
+        network, condition, self.null_text, *step.scales
+      )
+      mixed, full = predictions(x_t, t)
+      return full, mixed - full
+
+    def one() -> Array:
+      return network(x_t, t, condition)
+
+    def evaluate(memory: Memory) -> tuple[Array, Memory]:
+      if not self.guides:
+        return one(), memory.replace(passes=memory.passes + 1)  # type: ignore[attr-defined]
+      full, difference, memory = savings.guide(both, one, memory, step.plan)
+      mixed = full + difference
+      return conditioning.rescaled(mixed, full, rescale) if rescale else mixed, memory
+
+    if not self.savings.reuse:
+      return evaluate(memory)
+
+    def data(memory: Memory) -> tuple[Array, Memory]:
+      prediction, memory = evaluate(memory)
+      return self.process.data_of(prediction, x_t, row.signal, row.spread), memory
+
+    kept, memory = savings.reuse(data, x_t, memory, step.plan, self.savings.reuse)
+    return self.process.prediction_of(kept, x_t, row.signal, row.spread), memory
+
+  def latents(self, condition: Condition, state: Sampling) -> Array:
     """Return the latents [B, T', H', W', C] of the state after the last step; inside jit."""
-    return conditioning.with_clean_frame(state[0], condition)
+    return conditioning.with_clean_frame(state.solver[0], condition)
 
   def sample(
     self, model: nnx.Module, condition: Condition, key: Array, shape: Sequence[int]
@@ -128,8 +200,18 @@ class Denoiser:
       Latents [B, T', H', W', C].
     """
 
-    def step(state: State, row: Any) -> tuple[State, None]:
-      return self.step(model, condition, state, row), None
+    def step(state: Sampling, step: Step) -> tuple[Sampling, None]:
+      return self.step(model, condition, state, step), None
 
-    state, _ = jax.lax.scan(step, self.begin(condition, key, shape), self.rows)
+    state, _ = jax.lax.scan(step, self.begin(condition, key, shape), self.table)
     return self.latents(condition, state)
+
+
+def _savings(section: ConfigDict) -> Savings:
+  """Return the savings of the section `sample` of a configuration; it need not have them.
+
+  Raises:
+    InputError: if a value is out of range.
+  """
+  names = [field.name for field in dataclasses.fields(Savings) if field.name in section]
+  return from_config(Savings, ConfigDict({name: section[name] for name in names}), 'sample')

@@ -223,16 +223,17 @@ class Distillation(Denoising):
     meets when it samples ("backward simulation" of DMD2).
     """
     denoiser, (start, drawn) = self.denoiser, jax.random.split(key)
-    rows = jax.tree.map(jnp.asarray, denoiser.rows)
+    table = jax.tree.map(jnp.asarray, denoiser.table)
     still = _without_gradients(student)
     chosen = jax.random.randint(drawn, (), 0, denoiser.solver.steps)
 
     def step(number: Array, state: Any) -> Any:
-      return denoiser.step(still, condition, state, jax.tree.map(lambda x: x[number], rows))
+      row = jax.tree.map(lambda x: x[number], table)
+      return denoiser.step(still, condition, state, row)
 
     state = jax.lax.fori_loop(0, chosen, step, denoiser.begin(condition, start, shape))
-    x_t = jax.lax.stop_gradient(state[0])
-    t = jnp.full(x_t.shape[:1], rows[0][chosen])
+    x_t = jax.lax.stop_gradient(state.solver[0])
+    t = jnp.full(x_t.shape[:1], table.row.t[chosen])
     prediction = denoiser.predictor(student)(x_t, t, condition)
     data = denoiser.process.data(prediction, x_t, t)
     return conditioning.with_clean_frame(data, condition)
