@@ -25,7 +25,9 @@ FLOORS = (
     'tensor_file',
   ),
   (
-    *('settings', 'media', 'trajectory', 'trajectory_edits', 'optical_flow', 'conditioning'),
+    *('settings', 'media', 'trajectory', 'trajectory_edits', 'trajectory_layers'),
+    *('keyframes', 'mask_sampling'),
+    *('optical_flow', 'conditioning'),
     *('parallel', 'processes', 'ops'),
   ),
   ('nn', 'pretrained'),
