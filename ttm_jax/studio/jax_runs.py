@@ -42,7 +42,9 @@ class JaxRuns:
     encodings = [read_encoding(run) for run in runs]
     for run, encoding in zip(runs, encodings, strict=True):
       if encoding.trajectory == FLOW:
-        raise InputError(f'run {run} was trained on optical flow, so that there are no masks to edit')
+        raise InputError(
+          f'run {run} was trained on optical flow, so that there are no masks to edit'
+        )
     pretrained = {name for e in encodings for name in e.encoders} - {*TEXT_ENCODERS}
     encoders = dict(TEXT_ENCODERS)
     if pretrained:
