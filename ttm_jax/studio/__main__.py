@@ -15,10 +15,10 @@ from ttm_jax.inference.cli_args import parse_texts
 from ttm_jax.pytorch.annotation.describe import Models
 from ttm_jax.pytorch.annotation.flags import add_device_flags, add_model_flags
 from ttm_jax.pytorch.annotation.model_source import ModelSource
+from ttm_jax.studio.actions import Studio
 from ttm_jax.studio.annotation_finder import AnnotationFinder
 from ttm_jax.studio.backends import Backend
 from ttm_jax.studio.shell import add_flags, check_flags, serve
-from ttm_jax.studio.studio import Studio
 
 
 def main() -> None:

@@ -19,11 +19,11 @@ from fastapi.staticfiles import StaticFiles
 
 from ttm_jax.errors import InputError, printable
 from ttm_jax.studio import page_state
+from ttm_jax.studio.actions import Studio, data_uri, whole
 from ttm_jax.studio.examples import COUNT
 from ttm_jax.studio.motion_edits import Edit
 from ttm_jax.studio.project_file import png
 from ttm_jax.studio.sessions import Session, SessionLost
-from ttm_jax.studio.studio import Studio, data_uri, whole
 from ttm_jax.studio.uploads import MOST_BYTES
 
 PREFIX = '/studio'

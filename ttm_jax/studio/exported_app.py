@@ -7,10 +7,10 @@ import numpy as np
 from ttm_jax.errors import front_door
 from ttm_jax.pytorch.clicks import ClickSegmenter
 from ttm_jax.pytorch.segmentation import Segmenter
+from ttm_jax.studio.actions import Studio
 from ttm_jax.studio.backends import Found
 from ttm_jax.studio.exported_networks import ExportedNetworks
 from ttm_jax.studio.shell import add_flags, check_flags, serve
-from ttm_jax.studio.studio import Studio
 
 
 class PromptFinder:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from ttm_jax.studio.actions import Studio
 from ttm_jax.studio.jobs import Job
 from ttm_jax.studio.motion import Motion
 from ttm_jax.studio.observations import notes, spans
 from ttm_jax.studio.project import Project, Thing, title
 from ttm_jax.studio.sessions import Session
-from ttm_jax.studio.studio import Studio
 from ttm_jax.trajectory import PALETTES
 
 

@@ -9,7 +9,7 @@ import secrets
 import socket
 
 from ttm_jax.errors import InputError
-from ttm_jax.studio.studio import TIME_LIMIT, Studio
+from ttm_jax.studio.actions import TIME_LIMIT, Studio
 
 # Gradio reads this when it is imported; nothing about the use of the studio leaves the machine.
 os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'

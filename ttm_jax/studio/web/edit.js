@@ -78,7 +78,7 @@ export function editPanel(store, api) {
     h('div', { class: 'fields' }, labelled('Pan x', panX), labelled('Pan y', panY), labelled('Zoom %', zoom)),
     h('div', { class: 'buttons' }, button('Move camera until this frame', moveCamera)),
   );
-  const element = h('div', { class: 'panel-content' }, title, own, camera, h('h3', {}, 'Edits'), none, list);
+  const element = h('div', { class: 'panel-content' }, h('h3', {}, 'Edits'), none, list, title, own, camera);
   store.on(['state', 'selected', 'frame', 'about'], () => store.about && show());
   return element;
 

@@ -58,6 +58,9 @@ class TtmStudio extends HTMLElement {
     );
     app.append(header(store, api, help), ...panels, main, tabs, messages(store));
     takePictures(center, api);
+    store.on(['about'], () => {
+      if (store.about) app.style.setProperty('--ratio', store.about.width / store.about.height);
+    });
     store.on(['state', 'view'], () => {
       app.classList.toggle('empty', !store.hasPicture);
       begin.hidden = store.hasPicture;

@@ -98,7 +98,7 @@ export function scenePanel(store, api) {
     list,
     h(
       'div',
-      { class: 'buttons' },
+      { class: 'scene-buttons' },
       add,
       fileButton('Mask file', PICTURES, (file) => api.upload('mask', file), 'quiet'),
       find,
@@ -137,6 +137,7 @@ function objectItem(store, api) {
   });
   const eye = iconButton('eye', 'Show', () => change({ shown: eye.getAttribute('aria-pressed') !== 'true' }));
   const remove = iconButton('close', 'Remove', () => api.change('remove_object', { object: id }));
+  remove.classList.add('remove');
   const prompt = h('textarea', {
     rows: 2,
     placeholder: 'What it does',

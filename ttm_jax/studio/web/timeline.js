@@ -51,6 +51,7 @@ export class Timeline {
   #rule() {
     const { frames } = this.store.about;
     this.scrubber.max = frames - 1;
+    this.element.style.setProperty('--frames', frames);
     const every = Math.max(1, Math.ceil(frames / 16));
     const ticks = Array.from({ length: frames }, (_, frame) => frame).filter((frame) => frame % every === 0);
     this.ruler.replaceChildren(

@@ -37,7 +37,7 @@ export class Viewer {
       edit: [],
       side: [['picture', 'Picture'], [`${own}/trajectory`, 'Trajectory'], [`${own}/video`, 'Video']],
       slider: [['slider', 'Picture | Video']],
-      overlay: [['overlay', 'Video with the trajectory']],
+      overlay: [[`${own}/overlay`, 'Video with the trajectory']],
       two: [[`${own}/video`, this.#name(own)], [`${other}/video`, this.#name(other)]],
     }[store.view];
   }
@@ -63,14 +63,16 @@ export class Viewer {
       set(option, { value: String(each.id), textContent: this.#name(each.id), selected: each.id === store.other });
     });
     const { width, height } = store.about;
+    // Several pixels for one of the video, so that the divider is thin.
+    this.scale = Math.max(1, Math.round(720 / Math.max(width, height)));
+    const size = { width: width * this.scale, height: height * this.scale };
     keyed(
       this.figures,
       this.#panes,
       ([what]) => what,
-      () => h('figure', {}, h('canvas', { role: 'img', width, height }), h('figcaption')),
+      () => h('figure', {}, h('canvas', { role: 'img', ...size }), h('figcaption')),
       (figure, [what, name]) => {
         figure.children[0].setAttribute('aria-label', name);
-        figure.children[0].classList.toggle('pixels', what.endsWith('trajectory'));
         figure.children[1].textContent = name;
       },
     );
@@ -81,7 +83,12 @@ export class Viewer {
 
   #needed() {
     const { render, other, view } = this.store;
-    return view === 'two' ? [`${render}/video`, `${other}/video`] : ['picture', `${render}/trajectory`, `${render}/video`];
+    return {
+      side: ['picture', `${render}/trajectory`, `${render}/video`],
+      slider: ['picture', `${render}/video`],
+      overlay: [`${render}/overlay`],
+      two: [`${render}/video`, `${other}/video`],
+    }[view];
   }
 
   async #load(what) {
@@ -127,6 +134,8 @@ export class Viewer {
     for (const figure of this.figures.children) {
       const what = figure.dataset.key;
       const context = figure.children[0].getContext('2d');
+      context.setTransform(this.scale, 0, 0, this.scale, 0, 0);
+      context.imageSmoothingEnabled = !what.endsWith('trajectory');
       if (what === 'picture' || what === 'slider') {
         if (this.#picture?.bitmap) context.drawImage(this.#picture.bitmap, 0, 0, width, height);
       }
@@ -134,15 +143,7 @@ export class Viewer {
         const x = Math.round((width * store.divider) / 100);
         if (x < width) this.#frame(context, `${store.render}/video`, x);
         context.fillStyle = '#fff';
-        context.fillRect(Math.min(width - 0.5, x - 0.25), 0, 0.5, height);
-      } else if (what === 'overlay') {
-        context.globalAlpha = 1;
-        this.#frame(context, `${store.render}/video`);
-        context.globalAlpha = 0.4;
-        context.globalCompositeOperation = 'screen';
-        this.#frame(context, `${store.render}/trajectory`);
-        context.globalAlpha = 1;
-        context.globalCompositeOperation = 'source-over';
+        context.fillRect(x - 1.5 / this.scale, 0, 3 / this.scale, height);
       } else if (what !== 'picture') this.#frame(context, what);
     }
   }

@@ -335,12 +335,18 @@ class Studio:
     Args:
       session: The session.
       number: The render.
-      what: 'video' or 'trajectory'.
+      what: 'video', 'trajectory', or 'overlay' of both.
     """
     kept = session.render(number)
-    frames = kept.video if what == 'video' else render(kept.ids)
-    grid, columns = exports.sheet(frames)
-    return webp(grid[None], 1.0, lossless=what != 'video' or grid.size < 2**22), columns
+    frames = {
+      'video': lambda: kept.video,
+      'trajectory': lambda: render(kept.ids),
+      'overlay': lambda: overlay(kept.video, kept.ids),
+    }
+    if what not in frames:
+      raise InputError(f'a video has no {what!r:.20}')
+    grid, columns = exports.sheet(frames[what]())
+    return webp(grid[None], 1.0, lossless=what == 'trajectory' or grid.size < 2**22), columns
 
   def _restart(self, session: Session) -> None:
     """Cancel the jobs of a session and drop what belongs to its old picture."""
