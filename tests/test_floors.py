@@ -35,7 +35,7 @@ FLOORS = (
   ('tasks', 'presets', 'exported_folder'),
   ('data', 'scenes'),
   ('training', 'inference', 'pytorch'),
-  ('metrics', 'planning', 'report', 'exporting'),
+  ('metrics', 'planning', 'report', 'exporting', 'studio'),
 )
 FRONT_DOORS = ('train', 'generate', 'evaluate', 'ablate', 'export', 'plan', 'demo')
 

@@ -18,6 +18,7 @@ from ttm_jax.media.video_reader import stream_video
 from ttm_jax.studio.backends import Limits
 from ttm_jax.studio.motion import Motion
 from ttm_jax.studio.motion_edits import Edit
+from ttm_jax.studio.project_file import DAMAGE
 from ttm_jax.trajectory import PALETTES
 
 MOST_FRAMES = 2000
@@ -157,23 +158,22 @@ def _zipped(content: bytes, name: str) -> list[np.ndarray]:
         total += len(unpacked[entry.filename])
         if total > _MOST_BYTES:
           raise InputError(f'{name} unpacks to more than {_MOST_BYTES >> 20} MB')
-  except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+  except (*DAMAGE, RuntimeError) as error:
     raise InputError(f'{name} is damaged or cut off: copy it again') from error
   order = sorted_by_number([Path(entry) for entry in unpacked])
   with tempfile.TemporaryDirectory(prefix='ttm-studio') as folder:
-    files = []
-    for number, path in enumerate(order):  # Names in the archive never become paths.
-      files.append(Path(folder) / f'{number:05d}.png')
-      files[-1].write_bytes(unpacked[str(path)])
-      with open_image(files[-1]) as image:
-        if image.width * image.height * len(order) > _MOST_BYTES:
-          raise InputError(
-            f'{name} is too large: {len(order)} frames of {image.width} x {image.height}'
-          )
     try:
+      files = []
+      for number, path in enumerate(order):  # Names in the archive never become paths.
+        files.append(Path(folder) / f'{number:05d}.png')
+        files[-1].write_bytes(unpacked[str(path)])
+        with open_image(files[-1]) as image:
+          if image.width * image.height * len(order) > _MOST_BYTES:
+            size = f'{len(order)} frames of {image.width} x {image.height}'
+            raise InputError(f'{name} is too large: {size}')
       return read_masks(files, PALETTES['spread8'], name)
     except InputError as error:
-      raise InputError(str(error).replace(f'{folder}/', '')) from error
+      raise InputError(str(error).replace(f'{folder}/', f'{name}, mask ')) from error
 
 
 def _animated(content: bytes, name: str) -> list[np.ndarray]:

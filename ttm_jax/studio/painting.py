@@ -122,6 +122,6 @@ def filled(picture: np.ndarray, x: int, y: int, tolerance: float) -> np.ndarray:
     tolerance: See `Stroke`.
   """
   alike = np.abs(picture.astype(int) - picture[y, x].astype(int)).sum(axis=-1) <= tolerance
-  image = Image.fromarray(alike.astype(np.uint8))
+  image = Image.fromarray(alike.astype(np.uint8)).copy()  # Not of the array's memory.
   ImageDraw.floodfill(image, (x, y), 2)
   return np.asarray(image) == 2

@@ -432,12 +432,23 @@ class Project:
     try:
       self._cache.compute(scene.base, scene.edits)
     except InputError as error:
-      if 'edits' in fields and len(fields['edits']) > len(self.scene.edits):
+      at = self._first_misfit(scene)
+      if at == len(self.scene.edits):  # The edit that is added.
         raise
+      name = title(scene.edits[at])
       raise InputError(
-        f'a later edit does not fit any more ({error}): remove that edit first'
+        f'"{name}" does not fit any more ({error}): remove that edit first'
       ) from error
     self._push(scene)
+
+  def _first_misfit(self, scene: Scene) -> int:
+    """Return the index of the first edit of a scene that cannot be computed."""
+    for count in range(1, len(scene.edits) + 1):
+      try:
+        self._cache.compute(scene.base, scene.edits[:count])
+      except InputError:
+        return count - 1
+    return len(scene.edits)
 
   def _name_objects(self) -> None:
     for obj in self.computed().layers:

@@ -17,6 +17,7 @@ import dataclasses
 import io
 import json
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ MOST_EDITS = 10_000
 _JSON = 'project.json'
 _MOST_JSON = 32 * 2**20
 _MOST_PNG = 64 * 2**20
+DAMAGE = zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError
+"""What reading a damaged zip archive raises."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -94,7 +97,7 @@ def load(content: bytes, limits: Limits) -> Project:
       return _load(file, limits)
   except InputError:
     raise
-  except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:
+  except (*DAMAGE, ValueError) as error:
     raise InputError('the project file is damaged or cut off: save or copy it again') from error
   except RuntimeError as error:  # An encrypted entry.
     raise InputError('the project file is encrypted: save it again without a password') from error
