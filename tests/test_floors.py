@@ -175,6 +175,14 @@ def test_an_exported_model_needs_no_jax():
     assert not heavy, f'{module} imports {heavy}'
 
 
+def test_the_studio_of_an_exported_model_needs_no_jax():
+  modules = closure(['ttm_jax.studio.exported_app'])
+  assert 'ttm_jax.studio.api' in modules
+  for module in modules:
+    heavy = [o for o in IMPORTS[module] if within(o, 'jax', 'jaxlib', 'flax', 'optax', 'orbax')]
+    assert not heavy, f'{module} imports {heavy}'
+
+
 def test_what_exported_models_share_needs_numpy_alone():
   light = {*sys.stdlib_module_names, 'numpy', 'safetensors', 'PIL', 'av', PACKAGE}
   carried = [name for name in modules_in(FLAT) if name.split('.')[-1] not in NOT_CARRIED]

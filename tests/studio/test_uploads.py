@@ -56,7 +56,7 @@ def header(width, height):
   [
     (b'', 'a.png: not a readable image'),
     (b'hello', 'a.png: not a readable image'),
-    (encoded(noise(64, 64))[:900], 'a.png: not a readable image'),
+    (encoded(noise(64, 64))[:900], 'a.png: damaged, or not an image'),
     (encoded(noise(8, 8)), '8 x 8 pixels; each side must have 16 at least'),
     (encoded(noise(300, 8)), '8 x 300 pixels; each side'),
     (header(30_000, 30_000), '30000 x 30000|more than 537 megapixels'),
