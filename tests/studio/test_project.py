@@ -126,7 +126,7 @@ def test_a_copy_keeps_what_it_was_copied_from():
   copy = made.trajectory() == 3
   made.handle('translate', 1, 8, [0, 6])
   assert ((made.trajectory() == 3) == copy).all()
-  assert made.things[3] == Thing('object 1')
+  assert made.things[3] == Thing('object 1 copy')
 
 
 def test_keyframes_move_and_go():

@@ -257,7 +257,8 @@ class Project:
     self._change(title(edit), edits=(*self.scene.edits, edit))
     if edit.kind == 'duplicate':
       source = self.things.get(edit.values['object'], Thing())
-      self.things.setdefault(edit.values['new'], dataclasses.replace(source))
+      copy = dataclasses.replace(source, name=f'{source.name} copy'.strip())
+      self.things.setdefault(edit.values['new'], copy)
     self._name_objects()
 
   def edit_all(self, edits: list[Edit], change: str) -> None:

@@ -10,6 +10,7 @@ export class Api {
   #token = '';
   #last = Promise.resolve();
   #polling = 0;
+  #open = 0;
   layers = null;
 
   constructor(store) {
@@ -39,6 +40,11 @@ export class Api {
     await this.#take(await this.#fetch('state'));
   }
 
+  /** Whether every change has been answered. */
+  get idle() {
+    return this.#open === 0;
+  }
+
   /** Change the project: POST change/WHAT. Return whether it was done. */
   change(what, body = {}) {
     return this.#send(`change/${what}`, JSON.stringify(body));
@@ -54,7 +60,9 @@ export class Api {
   }
 
   async cancel(job) {
+    this.#open++;
     await this.#fetch('cancel', { method: 'POST', body: JSON.stringify({ job }) });
+    this.#open--;
     this.#poll();
   }
 
@@ -92,7 +100,8 @@ export class Api {
       const have = { 'X-Have': this.layers.versions.join(',') };
       return this.#take(await this.#fetch(path, { method: 'POST', body, headers: { ...have, ...headers } }));
     });
-    this.#last = done.catch(() => {});
+    this.#open++;
+    this.#last = done.catch(() => {}).then(() => this.#open--);
     return done;
   }
 

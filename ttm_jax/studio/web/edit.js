@@ -50,7 +50,7 @@ export function editPanel(store, api) {
         button('Hold from here', () => edit('hold', { from_frame: store.frame })),
         button('Pin as here', () => edit('pin', { frame: store.frame })),
       ),
-      h('div', { class: 'fields' }, labelled('Speed ×', speed), labelled('Delay, frames', delay)),
+      h('div', { class: 'fields' }, labelled('Speed factor', speed), labelled('Delay, frames', delay)),
       h(
         'div',
         { class: 'buttons' },
