@@ -61,9 +61,9 @@ export class Api {
 
   async cancel(job) {
     this.#open++;
-    await this.#fetch('cancel', { method: 'POST', body: JSON.stringify({ job }) });
+    const response = await this.#fetch('cancel', { method: 'POST', body: JSON.stringify({ job }) });
+    if (response.ok) await this.#update(await response.json());
     this.#open--;
-    this.#poll();
   }
 
   /** Return JSON of an address, or null after a message. */
@@ -135,26 +135,34 @@ export class Api {
     if (lost) await this.#renew();
   }
 
-  /** Watch jobs until all are over; fetch the state when one ends. */
+  /** Watch jobs until all are over. */
   #poll() {
     clearTimeout(this.#polling);
-    const open = this.store.state.jobs.filter((job) => ['waiting', 'running'].includes(job.status));
-    if (!open.length) return;
+    if (!this.store.state.jobs.some(isOpen)) return;
     this.#polling = setTimeout(async () => {
       const response = await this.#fetch('jobs');
-      if (!response.ok) return this.#poll();
-      const jobs = await response.json();
-      const before = new Set(open.map((job) => job.id));
-      const over = jobs.filter((job) => before.has(job.id) && !['waiting', 'running'].includes(job.status));
-      this.store.set({ state: { ...this.store.state, jobs } });
-      for (const job of over) {
-        if (job.status === 'failed') this.store.say(job.message, 'error');
-        if (job.status === 'cancelled') this.store.say(`${job.what}: cancelled.`);
-      }
-      if (!over.length) return this.#poll();
-      const have = { 'X-Have': this.layers.versions.join(',') };
-      await this.#take(await this.#fetch('state', { headers: have }));
-      for (const job of over) this.store.dispatchEvent(new CustomEvent('job', { detail: job }));
+      if (response.ok) await this.#update(await response.json());
+      else this.#poll();
     }, POLL);
   }
+
+  /** Take the jobs as they are now; fetch the state if one has ended. */
+  async #update(jobs) {
+    const before = new Set(this.store.state.jobs.filter(isOpen).map((job) => job.id));
+    const over = jobs.filter((job) => before.has(job.id) && !isOpen(job));
+    this.store.set({ state: { ...this.store.state, jobs } });
+    for (const job of over) {
+      if (job.status === 'failed') this.store.say(job.message, 'error');
+      if (job.status === 'cancelled') this.store.say(`${job.what}: cancelled.`);
+    }
+    if (!over.length) return this.#poll();
+    const have = { 'X-Have': this.layers.versions.join(',') };
+    await this.#take(await this.#fetch('state', { headers: have }));
+    for (const job of over) this.store.dispatchEvent(new CustomEvent('job', { detail: job }));
+    return null;
+  }
+}
+
+function isOpen(job) {
+  return job.status === 'waiting' || job.status === 'running';
 }

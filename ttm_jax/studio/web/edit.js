@@ -150,8 +150,9 @@ export function editPanel(store, api) {
     const start = number(values.start ?? 0, { min: 0, max: last, onchange: () => replace({ start: Number(start.value) }) });
     const stop = number(values.stop ?? last, { min: 0, max: last, onchange: () => replace({ stop: Number(stop.value) }) });
     return h(
-      'div',
-      { class: 'path-fields' },
+      'details',
+      { class: 'path-fields', open: index === store.state.edits.length - 1 },
+      h('summary', {}, 'Frames and speed'),
       h('div', { class: 'fields' }, labelled('From', start), labelled('To', stop)),
       speedCurve(values.speed, (curve) => replace({ speed: curve })),
     );

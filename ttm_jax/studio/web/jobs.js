@@ -17,7 +17,9 @@ export function jobList(store, api, starts) {
       text.textContent =
         job.status === 'waiting'
           ? `${job.what}: waiting, ${job.before} before it`
-          : `${job.what}: step ${job.done} of ${job.total || '…'}${rest}`;
+          : job.done
+            ? `${job.what}: step ${job.done} of ${job.total}${rest}`
+            : `${job.what}: preparing`;
       if (job.status === 'running' && job.total) {
         bar.value = job.done;
         bar.max = job.total;
