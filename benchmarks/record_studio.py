@@ -19,14 +19,26 @@ from tests.helpers.studio_page import click, go, settled, tab, value
 
 SIZE = 1120, 700
 SHOWN = 860  # Width of the GIF in pixels.
-COLORS = 128
+COLORS = 256
+# A dot where the pointer is, which screenshots do not show.
 _POINTER = """() => {
   const dot = document.createElement('div');
-  dot.style = 'position:fixed;z-index:99999;width:18px;height:18px;margin:-9px;border-radius:50%;'
-    + 'background:#fff9;border:2px solid #fff;box-shadow:0 0 0 2px #0006;pointer-events:none;left:-50px';
+  Object.assign(dot.style, {
+    position: 'fixed', zIndex: 99999, width: '18px', height: '18px', margin: '-9px', left: '-50px',
+    borderRadius: '50%', background: '#fff9', border: '2px solid #fff', pointerEvents: 'none',
+    boxShadow: '0 0 0 2px #0006',
+  });
   document.body.append(dot);
-  addEventListener('pointermove', (e) => { dot.style.left = e.clientX + 'px'; dot.style.top = e.clientY + 'px'; }, true);
+  addEventListener('pointermove', (event) => {
+    Object.assign(dot.style, { left: `${event.clientX}px`, top: `${event.clientY}px` });
+  }, true);
 }"""
+_WAIT = 300_000  # Milliseconds for the networks.
+
+
+def wait_for(page: Page, condition: str) -> None:
+  """Wait until an expression of the page's `store` is true."""
+  page.wait_for_function(f"document.querySelector('ttm-studio').{condition}", timeout=_WAIT)
 
 
 class Recorder:
@@ -132,11 +144,11 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--address', required=True)
   parser.add_argument('--out', type=Path, required=True)
-  parser.add_argument('--example', type=int, default=1)
-  parser.add_argument('--moved', default='cyan heart')
-  parser.add_argument('--gone', default='yellow crescent')
+  parser.add_argument('--example', type=int, default=5)
+  parser.add_argument('--moved', default='red ring')
+  parser.add_argument('--gone', default='blue diamond')
   args = parser.parse_args()
-  path = [(0, 0), (5, 5), (11, 7), (17, 5), (21, 0), (22, -6)]
+  path = [(0, 0), (-5, 4), (-11, 5), (-17, 2), (-20, -5), (-18, -13), (-12, -17)]
   with sync_playwright() as playwright:
     browser = playwright.chromium.launch(
       executable_path=os.environ.get('TTM_CHROMIUM') or None, args=['--no-sandbox']

@@ -2,11 +2,11 @@
 
     python -m benchmarks.studio
 
-Prints, for a page in headless Chromium and a server on the same machine: seconds until the editor is
-ready; milliseconds from a pointer event of a drag to the redrawn frame; milliseconds from the end of
-a drag until the exact trajectory is drawn; and the memory of page and server over 50 edits. The
-networks are a stub, since none runs while motion is edited. The browser is that of Playwright, or the
-one of TTM_CHROMIUM.
+Prints, for a page in headless Chromium and a server on the same machine: seconds until the editor
+is ready; milliseconds from a pointer event of a drag to the redrawn frame, and from the end of the
+drag to the exact trajectory; and the memory of page and server over 50 edits. The networks are a
+stub, since none runs while motion is edited. The browser is that of Playwright, or that of
+TTM_CHROMIUM.
 """
 
 import argparse
@@ -148,8 +148,9 @@ def measure(playwright, address: str, process: subprocess.Popen) -> None:
       half = memory(page, process)
   after = memory(page, process)
   for name, a, b, c in zip(('page', 'server'), before, half, after, strict=True):
-    print(f'memory of the {name}: {a:.1f} MB before, {b:.1f} MB after {EDITS // 2} edits, {c:.1f} MB'
-          f' after {EDITS}')  # fmt: skip
+    print(
+      f'memory of the {name}: {a:.1f} MB, after {EDITS // 2} edits {b:.1f}, after {EDITS} {c:.1f}'
+    )
   browser.close()
 
 

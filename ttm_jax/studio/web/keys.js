@@ -50,7 +50,8 @@ export function addKeys(store, api, root) {
     const modifiers = (event.ctrlKey || event.metaKey ? 'ctrl+' : '') + (event.shiftKey && event.key !== '?' ? 'shift+' : '');
     const key = event.key === ' ' ? 'space' : event.key.toLowerCase();
     const run = byKey.get(modifiers + key) ?? (modifiers === 'ctrl+' && key === 'y' ? () => api.change('redo') : null);
-    const presses = field instanceof Element && field.matches('button, summary, select') && ['space', 'enter'].includes(key);
+    // A button that was reached by keyboard is pressed; one that was clicked does not catch the keys.
+    const presses = ['space', 'enter'].includes(key) && field instanceof Element && field.matches('select, :is(button, summary):focus-visible');
     if (!run || event.altKey || presses) return null;
     event.preventDefault();
     return run();

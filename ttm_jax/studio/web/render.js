@@ -46,7 +46,7 @@ export function renderPanel(store, api) {
       item.classList.toggle('selected', each.id === store.render && store.view !== 'edit');
       const [head, about, buttons, command] = item.children;
       head.textContent = `Video ${each.id}`;
-      about.textContent = `${each.quality}, ${each.steps} steps, seed ${each.seed}, ${each.edits} edits of ${each.origin}, ${each.seconds} s`;
+      about.textContent = `${each.quality}, ${each.steps} steps, seed ${each.seed}, ${each.edits} ${each.edits === 1 ? 'edit' : 'edits'} of ${each.origin}, ${each.seconds} s`;
       about.title = each.caption;
       command.querySelector('code').textContent = each.command;
       set(buttons.children[0], { 'aria-label': `View video ${each.id}` });

@@ -13,6 +13,7 @@ export class Stage {
   #places = []; // Where the path that is drawn leads the object, frame by frame.
   #drag = null; // A move, scaling or rotation that the server does not know yet.
   #labels = null;
+  #skins = new Map(); // Layer and frame -> borders, for the onion skin.
 
   constructor(store, api) {
     this.store = store;
@@ -101,7 +102,7 @@ export class Stage {
     this.#labels = this.labels(store.frame);
     if (store.onion && !store.playing && !painting) this.#onion();
     this.#fill(this.#labels, painting ? 70 : 105);
-    this.#outlines(this.#labels);
+    this.#outlines(this.#borders(this.#labels));
     const drag = this.#drag;
     if (drag && drag.kind !== 'translate' && drag.frame === store.frame) this.#turned(drag);
     if (!store.playing && !painting) this.#trail();
@@ -128,12 +129,12 @@ export class Stage {
     this.context.drawImage(this.mask, 0, 0);
   }
 
-  /** Draw the borders between objects, along the edges of pixels. */
-  #outlines(labels, only = 0, alpha = 1) {
+  /** Return the borders between objects, along the edges of pixels, as a path for each. */
+  #borders(labels) {
     const { width, height } = this.store.about;
     const paths = new Map();
     const edge = (id, x0, y0, x1, y1) => {
-      if (!id || (only && id !== only)) return;
+      if (!id) return;
       if (!paths.has(id)) paths.set(id, new Path2D());
       paths.get(id).moveTo(x0, y0);
       paths.get(id).lineTo(x1, y1);
@@ -155,6 +156,10 @@ export class Stage {
         if (here && !y) edge(here, x, 0, x + 1, 0);
       }
     }
+    return paths;
+  }
+
+  #outlines(paths, alpha = 1) {
     const { context, store } = this;
     context.globalAlpha = alpha;
     for (const [id, path] of paths) {
@@ -173,9 +178,14 @@ export class Stage {
     for (const [by, alpha] of [[-2, 0.18], [-1, 0.35], [1, 0.35], [2, 0.18]]) {
       const frame = store.frame + by;
       if (frame < 0 || frame >= store.about.frames) continue;
-      const labels = new Uint8Array(this.#labels.length);
-      this.api.layers.paint(labels, layer, frame, store.selected);
-      this.#outlines(labels, store.selected, alpha);
+      const key = `${layer} ${frame}`;
+      if (!this.#skins.has(key)) {
+        if (this.#skins.size > 16) this.#skins.clear();
+        const labels = new Uint8Array(this.#labels.length);
+        this.api.layers.paint(labels, layer, frame, store.selected);
+        this.#skins.set(key, this.#borders(labels));
+      }
+      this.#outlines(this.#skins.get(key), alpha);
     }
   }
 
@@ -278,7 +288,7 @@ export class Stage {
     else context.rotate((by * Math.PI) / 180);
     context.translate(-center[0] - 0.5, -center[1] - 0.5);
     this.#fill(labels, 105);
-    this.#outlines(labels);
+    this.#outlines(this.#borders(labels));
     context.restore();
   }
 
