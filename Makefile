@@ -13,7 +13,7 @@ GPU := .venv-aot-gpu
 AUDIT := .venv-audit
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-slow test-aot test-aot-gpu test-aot-plan lint format docs audit clean
+.PHONY: help demo test test-slow test-browser test-aot test-aot-gpu test-aot-plan lint format docs audit clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,10 +22,13 @@ demo: $(CORE)  ## Train and evaluate both stages from scratch, about ten minutes
 	$(BIN)/python -m ttm_jax.demo --workdir runs/demo
 
 test: $(DEV)  ## Run the tests.
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not aot'
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not aot and not browser'
 
 test-slow: $(DEV)  ## Run the tests that train for minutes.
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow
+
+test-browser: $(DEV)  ## Run the studio in a browser; `playwright install chromium` brings one.
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m browser tests/browser
 
 test-aot: $(DEV) $(TPU)/.ready  ## Compile the kernels for TPUs ahead of time, about 3 minutes.
 	PYTHONPATH=$(TPU) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -s -m aot tests/aot/test_tpu.py

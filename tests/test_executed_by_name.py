@@ -71,13 +71,18 @@ KNOWN = {
   'ttm_jax/pytorch/loading.py': {'from_pretrained'},
   'ttm_jax/pytorch/model.py': {'from_pretrained'},
   'ttm_jax/pytorch/pretrained.py': {'from_pretrained'},
+  'ttm_jax/pytorch/seeded.py': {'from_pretrained'},
   'ttm_jax/report/gallery.py': {'jinja2'},
   'ttm_jax/pytorch/sources.py': {'importlib'},
   'ttm_jax/settings.py': {'exec_module', 'importlib'},
   'ttm_jax/train.py': {'config_flags'},
 }
 # Calls of our own loader of an exported folder, which is listed itself.
-OWN_LOADER = {'ttm_jax/pytorch/generate.py', 'ttm_jax/metrics/systems.py'}
+OWN_LOADER = {
+  'ttm_jax/pytorch/generate.py',
+  'ttm_jax/pytorch/seeded.py',
+  'ttm_jax/metrics/systems.py',
+}
 
 
 def found_in(source):

@@ -25,7 +25,9 @@ FLOORS = (
     'tensor_file',
   ),
   (
-    *('settings', 'media', 'trajectory', 'trajectory_edits', 'optical_flow', 'conditioning'),
+    *('settings', 'media', 'trajectory', 'trajectory_edits', 'trajectory_layers'),
+    *('keyframes', 'mask_sampling'),
+    *('optical_flow', 'conditioning'),
     *('parallel', 'processes', 'ops'),
   ),
   ('nn', 'pretrained'),
@@ -33,7 +35,7 @@ FLOORS = (
   ('tasks', 'presets', 'exported_folder'),
   ('data', 'scenes'),
   ('training', 'inference', 'pytorch'),
-  ('metrics', 'planning', 'report', 'exporting'),
+  ('metrics', 'planning', 'report', 'exporting', 'studio'),
   ('commands',),
 )
 FRONT_DOORS = ('train', 'generate', 'evaluate', 'ablate', 'export', 'plan', 'demo')
@@ -170,6 +172,14 @@ def test_an_exported_model_needs_no_jax():
   shared = closure(flat)
   assert 'ttm_jax.trajectory' in shared
   for module in (*flat, *shared):
+    heavy = [o for o in IMPORTS[module] if within(o, 'jax', 'jaxlib', 'flax', 'optax', 'orbax')]
+    assert not heavy, f'{module} imports {heavy}'
+
+
+def test_the_studio_of_an_exported_model_needs_no_jax():
+  modules = closure(['ttm_jax.studio.exported_app'])
+  assert 'ttm_jax.studio.api' in modules
+  for module in modules:
     heavy = [o for o in IMPORTS[module] if within(o, 'jax', 'jaxlib', 'flax', 'optax', 'orbax')]
     assert not heavy, f'{module} imports {heavy}'
 

@@ -17,14 +17,18 @@ EXIT_CODE = 2
 _EXTRAS = {
   'apache_beam': 'data',
   'diffusers': 'torch',
+  'fastapi': 'studio',
   'ftfy': 'torch',
   'gcsfs': 'gcs',
+  'gradio': 'studio',
   'huggingface_hub': 'torch',
   'libtpu': 'tpu',
   'pycocotools': 'data',
   'scipy': 'data',
+  'starlette': 'studio',
   'torch': 'torch',
   'transformers': 'torch',
+  'uvicorn': 'studio',
   'wandb': 'wandb',
 }
 

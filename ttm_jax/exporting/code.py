@@ -7,15 +7,50 @@ That file is one import from the module that `pipeline.py` has already loaded.
 """
 
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import ttm_jax
 from ttm_jax.pytorch.sources import sources
 
 PREFIX = 'ttm_'
+WEB = 'web'  # Folder of the files of the studio's page, beside its modules.
+STUDIO = 'ttm_jax.studio.exported_app'
+PACKAGES = (
+  *('torch', 'diffusers', 'transformers', 'accelerate', 'huggingface_hub', 'numpy', 'pillow'),
+  *('safetensors', 'gradio', 'av', 'pycocotools'),
+)
+"""What the studio of an exported folder imports, as packages of the index."""
+
+_APP = f'''"""The studio of this model: see, propose, edit and render motion in the browser.
+
+    pip install -r requirements.txt
+    python app.py
+
+Then open the address that is printed. `python app.py --help` lists the options.
+"""
+
+import sys
+import types
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.dont_write_bytecode = True
+# The modules of this folder import each other as those of a package.
+package = types.ModuleType('ttm')
+package.__path__ = [str(HERE)]
+sys.modules['ttm'] = package
+
+from ttm.{PREFIX}exported_app import cli  # noqa: E402
+
+if __name__ == '__main__':
+  cli(str(HERE))
+'''
 MODULES = 'diffusers_modules.local'  # Package under which diffusers imports the code of a folder.
 
 _RELATIVE = re.compile(r'^(\s*)from \.(\w+) import ', re.MULTILINE)
+_MODULE = re.compile(r'^(\s*)from \. import (\w+)(?: as (\w+))?$', re.MULTILINE)
 
 
 def write_code(folder: Path, classes: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
@@ -30,11 +65,7 @@ def write_code(folder: Path, classes: Mapping[str, tuple[str, str]]) -> dict[str
   Returns:
     Component -> [name of the pointer file, class name], as in `model_index.json`.
   """
-  carried = sources(module for module, _ in classes.values())
-  texts = {name.removesuffix('.py'): text for name, text in carried.items()}
-  for name, text in texts.items():
-    renamed = _RELATIVE.sub(rf'\1from .{PREFIX}\2 import ', text)
-    (folder / f'{PREFIX}{name}.py').write_text(renamed)
+  texts = _write_modules(folder, [module for module, _ in classes.values()])
   lines = [
     '"""The pipeline of this folder, for `DiffusionPipeline.from_pretrained`.',
     '',
@@ -57,3 +88,30 @@ def write_code(folder: Path, classes: Mapping[str, tuple[str, str]]) -> dict[str
     )
     index[component] = [pointer, kind]
   return index
+
+
+def write_studio(folder: Path, classes: Mapping[str, tuple[str, str]]) -> None:
+  """Write the studio: its modules, the files of its page, `app.py` and `requirements.txt`.
+
+  Args:
+    folder: the exported folder, after `write_code`.
+    classes: as in `write_code`.
+  """
+  _write_modules(folder, [*(module for module, _ in classes.values()), STUDIO])
+  shutil.copytree(Path(ttm_jax.__file__).parent / 'studio' / WEB, folder / WEB)
+  (folder / 'app.py').write_text(_APP)
+  (folder / 'requirements.txt').write_text('\n'.join(PACKAGES) + '\n')
+
+
+def _write_modules(folder: Path, modules: list[str]) -> dict[str, str]:
+  """Write modules and what they import as flat files; return their original texts by name."""
+  texts = {name.removesuffix('.py'): text for name, text in sources(modules).items()}
+  for name, text in texts.items():
+    renamed = _RELATIVE.sub(rf'\1from .{PREFIX}\2 import ', text)
+    renamed = _MODULE.sub(_import_of_module, renamed)
+    (folder / f'{PREFIX}{name}.py').write_text(renamed)
+  return texts
+
+
+def _import_of_module(found: re.Match) -> str:
+  return f'{found[1]}from . import {PREFIX}{found[2]} as {found[3] or found[2]}'

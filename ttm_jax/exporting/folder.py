@@ -7,6 +7,7 @@ scheduler/              the scheduler of stage 2
 codec/                  the codec of both stages, always float32
 text_encoder/           text configuration, the encoded empty text, copied pretrained encoders
 pipeline.py, ttm_*.py   the code; the model card names the packages that it needs
+app.py, web/            the studio; requirements.txt names the packages that it needs
 training.json           the training configurations of both runs
 samples/                sample images of the runs or of an evaluation
 README.md               the model card
@@ -88,6 +89,7 @@ def export(
   needed = sum(sizes.values()) + sum(map(_size, copied.values())) + 16 * 2**20
   with whole(out, needed) as folder:
     index = code.write_code(folder, _classes(stages, codec))
+    code.write_studio(folder, _classes(stages, codec))
     for name, stage in stages.items():
       config = stage.torch.config_to_torch(stage.sizes, stage.context.encoding.encoders)
       _config(folder / name / CONFIG, stage.torch.network, config)

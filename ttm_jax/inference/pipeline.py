@@ -4,6 +4,7 @@ The interface between the stages is a trajectory, a label map that users can vie
 Stage 2 is conditioned on its rendering without noise, as in training (paper, sections 3 and 9).
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -105,6 +106,14 @@ class Stage:
     """The number of sampling steps."""
     return self.denoiser.config.process.steps
 
+  def with_steps(self, steps: int) -> 'Stage':
+    """Return this stage with another number of sampling steps; both share the parameters."""
+    other, config = copy.copy(self), copy.deepcopy(self.denoiser.config)
+    config.process.steps = steps
+    other.denoiser = Denoiser(config, self.context)
+    other._sample = jax.jit(other._sample_and_decode)
+    return other
+
   def generate(
     self,
     requests: Sequence[Request],
@@ -119,7 +128,8 @@ class Stage:
       seed: Seed of the noise, or one for each request, whose noise then depends on it alone.
       ids: Trajectories, if the task is conditioned on them: label maps uint8 [B, T, H, W], or
         renderings of flow uint8 [B, T, H, W, 3].
-      progress: Function that is called after each sampling step.
+      progress: Function that is called after each sampling step; an error that it raises ends the
+        sampling with a `jax.errors.JaxRuntimeError`.
 
     Returns:
       uint8 [B, T, H, W, 3].

@@ -42,6 +42,34 @@ def track(model: Any, video: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
+def segment_clicks(
+  model: Any, picture: np.ndarray, points: np.ndarray, inside: np.ndarray, box: np.ndarray | None
+) -> np.ndarray:
+  """Return the mask logits of an object of an image, float32 [H, W], positive inside of it.
+
+  Args:
+    model: as in `track`.
+    picture: uint8 [H, W, 3].
+    points: clicked points (x, y) in pixels, float [n, 2].
+    inside: whether each point is on the object, bool [n].
+    box: box around the object, x0, y0, x1, y1 in pixels, float [4], or None. There must be a point
+      or a box.
+  """
+  session = _session(model, picture[None])
+  height, width = picture.shape[:2]
+  scale = model.config.image_size / np.array([width, height], np.float32)
+  corners = np.zeros((0, 2)) if box is None else np.reshape(box, (2, 2))
+  places = np.concatenate([corners, points]) * scale
+  labels = [*_CORNERS[: len(corners)], *(int(each) for each in inside)]
+  inputs = {
+    'point_coords': torch.tensor(places, dtype=torch.float32)[None, None],
+    'point_labels': torch.tensor(labels, dtype=torch.int32)[None, None],
+  }
+  session.add_point_inputs(session.obj_id_to_idx(1), 0, inputs)
+  return _propagated(model, session, 1, (height, width))[0, 0]
+
+
+@torch.inference_mode()
 def track_masks(model: Any, video: np.ndarray, masks: np.ndarray) -> np.ndarray:
   """Return the mask logits of objects whose masks in frame 0 are known.
 

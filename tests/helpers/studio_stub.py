@@ -1,0 +1,73 @@
+"""A backend of the studio without networks, and models that find objects without weights."""
+
+import threading
+
+import numpy as np
+
+from ttm_jax.errors import InputError
+from ttm_jax.studio.backends import Found, Limits
+
+LIMITS = Limits(
+  frames=12, height=32, width=48, fps=8.0, max_objects=4, motion_steps=4, video_steps=8
+)
+
+
+class StubBackend:
+  """A `backends.Backend`: proposals move to the right, videos show where objects are.
+
+  Attributes:
+    error: Raised by the next proposal or video, if not None.
+    gate: Each step waits for it; set unless a test clears it.
+    calls: (seed, steps) of each call.
+  """
+
+  name = 'stub'
+  command = ('python', '-m', 'ttm_jax.generate', '--stage1', 'runs/one', '--stage2', 'runs/two')
+
+  def __init__(self, limits=LIMITS):
+    self.limits = limits
+    self.error = None
+    self.gate = threading.Event()
+    self.gate.set()
+    self.calls = []
+
+  def propose(self, request, seed, steps, progress):
+    self._work(seed, steps or self.limits.motion_steps, progress)
+    return np.stack([np.roll(request.mask, i * (seed + 1), 1) for i in range(self.limits.frames)])
+
+  def render(self, request, ids, seed, steps, progress):
+    self._work(seed, steps or self.limits.video_steps, progress)
+    video = np.repeat(request.picture[None], self.limits.frames, 0)
+    return np.where(ids[..., None] > 0, np.uint8(255 - seed % 128), video)
+
+  def _work(self, seed, steps, progress):
+    self.calls.append((seed, steps))
+    if self.error is not None:
+      error, self.error = self.error, None
+      raise error
+    for done in range(steps + 1):
+      self.gate.wait(30)
+      progress(done, steps)
+
+
+class StubFinder:
+  """A `backends.Finder`: objects are the quarters of the picture, or squares around clicks."""
+
+  by_text = by_click = True
+
+  def named(self, picture, caption, motion, max_objects):
+    if 'nothing' in caption:
+      raise InputError('nothing was found in the picture')
+    mask = np.zeros(picture.shape[:2], np.uint8)
+    height, width = mask.shape
+    mask[: height // 4, : width // 4], mask[-height // 4 :, -width // 4 :] = 1, 2
+    return Found(mask, {1: 'corner', 2: 'other corner'}, {1: 'it moves'}, 'The corner moves.')
+
+  def clicked(self, picture, points, inside, box):
+    mask = np.zeros(picture.shape[:2], bool)
+    if box is not None:
+      x0, y0, x1, y1 = np.round(box).astype(int)
+      mask[y0:y1, x0:x1] = True
+    for (x, y), on in zip(points.astype(int), inside, strict=True):
+      mask[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] = on
+    return mask

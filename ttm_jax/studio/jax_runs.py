@@ -1,0 +1,123 @@
+"""The studio's networks as JAX runs."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ttm_jax.data.context import FLOW, read_encoding
+from ttm_jax.data.encode import TEXT_ENCODERS
+from ttm_jax.errors import InputError
+from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
+from ttm_jax.inference.pretrained_texts import load_encoders
+from ttm_jax.inference.request import Request
+from ttm_jax.pytorch.annotation.model_source import ModelSource
+from ttm_jax.studio.backends import Cancelled, Limits, Progress
+
+
+class JaxRuns:
+  """A `backends.Backend` of one or two run directories."""
+
+  def __init__(
+    self,
+    stage1: str | None,
+    stage2: str,
+    weights: ModelSource | None = None,
+    texts: Mapping[str, str] | None = None,
+  ):
+    """Load the runs.
+
+    Args:
+      stage1: Run of the image-to-motion stage, or None.
+      stage2: Run of the motion-to-video stage.
+      weights: Device, dtype and offline flag of pretrained text encoders.
+      texts: Hub id or folder of a pretrained text encoder by its name, if not as recorded.
+
+    Raises:
+      InputError: If a run cannot be loaded, or the runs do not fit each other.
+    """
+    runs = [run for run in (stage1, stage2) if run is not None]
+    encodings = [read_encoding(run) for run in runs]
+    for run, encoding in zip(runs, encodings, strict=True):
+      if encoding.trajectory == FLOW:
+        raise InputError(
+          f'run {run} was trained on optical flow, so that there are no masks to edit'
+        )
+    pretrained = {name for e in encodings for name in e.encoders} - {*TEXT_ENCODERS}
+    encoders = dict(TEXT_ENCODERS)
+    if pretrained:
+      encoders = load_encoders(encodings, weights or ModelSource(''), texts or {})
+    self._pipeline = Pipeline(
+      None if stage1 is None else Stage(stage1, STAGE1, encoders),
+      Stage(stage2, STAGE2, encoders),
+    )
+    self._by_steps: dict[tuple[int, int], Stage] = {}
+    encoding, first = self._pipeline.encoding, self._pipeline.stage1
+    self.limits = Limits(
+      frames=encoding.frames,
+      height=encoding.height,
+      width=encoding.width,
+      fps=encoding.fps,
+      max_objects=min(e.max_objects for e in encodings),
+      motion_steps=0 if first is None else first.sampling_steps,
+      video_steps=self._pipeline.stage2.sampling_steps,
+    )
+    named = [] if stage1 is None else ['--stage1', stage1]
+    self.command = ['python', '-m', 'ttm_jax.generate', *named, '--stage2', stage2]
+    self.name = ' + '.join(Path(run).name for run in runs)
+
+  def propose(
+    self, request: Request, seed: int, steps: int | None, progress: Progress
+  ) -> np.ndarray:
+    stage = self._stage(1, steps)
+    pipeline = Pipeline(stage, self._pipeline.stage2)
+    with _Steps(progress, 0 if stage is None else stage.sampling_steps) as each:
+      return pipeline.trajectories([request], seed, each)[0]
+    raise Cancelled
+
+  def render(
+    self, request: Request, ids: np.ndarray, seed: int, steps: int | None, progress: Progress
+  ) -> np.ndarray:
+    stage = self._stage(2, steps)
+    assert stage is not None
+    with _Steps(progress, stage.sampling_steps) as each:
+      return Pipeline(None, stage).videos([request], ids[None], seed, each)[0]
+    raise Cancelled
+
+  def _stage(self, number: int, steps: int | None) -> Stage | None:
+    """Return a stage with a number of sampling steps; each number is compiled once."""
+    usual = self._pipeline.stage1 if number == 1 else self._pipeline.stage2
+    if usual is None or steps is None or steps == usual.sampling_steps:
+      return usual
+    if (number, steps) not in self._by_steps:
+      self._by_steps[number, steps] = usual.with_steps(steps)
+    return self._by_steps[number, steps]
+
+
+@dataclasses.dataclass
+class _Steps:
+  """Count steps for `progress`, and raise what it raised instead of JAX's error about it."""
+
+  progress: Progress
+  total: int
+  done: int = 0
+  error: BaseException | None = None
+
+  def __enter__(self) -> Callable[[], None]:
+    self.progress(0, self.total)
+    return self._step
+
+  def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+    if isinstance(error, jax.errors.JaxRuntimeError) and self.error is not None:
+      raise self.error from None
+    return False
+
+  def _step(self) -> None:
+    self.done += 1
+    try:
+      self.progress(min(self.done, self.total), self.total)
+    except BaseException as error:
+      self.error = error
+      raise
