@@ -19,17 +19,17 @@ def distill(config: ConfigDict, method: str = 'dmd', steps: int = 4) -> ConfigDi
   sample = config.sample
   config.distill = ConfigDict(
     {
-      'method': method,  # Or 'guidance'.
-      # Guidance of the teacher.
-      'visual_scale': sample.visual_scale,
-      'text_scale': sample.text_scale,
-      'rescale': sample.rescale,
+      'method': method,  # 'dmd' for few steps, or 'guidance' for one pass a step.
+      'visual_scale': sample.visual_scale,  # Guidance scale of the image, of the teacher.
+      'text_scale': sample.text_scale,  # Guidance scale of the text, of the teacher.
+      'rescale': sample.rescale,  # Guidance rescaling of the teacher.
     }
   )
   sample.update({'visual_scale': 1.0, 'text_scale': 1.0, 'rescale': 0.0})
   if method == 'dmd':
     few_steps(config.process, steps)
-  config.optimizer.student_rate = 0.2  # The critic must keep up with the student.
+  # Learning rate of the student relative to that of its critic, which must keep up.
+  config.optimizer.student_rate = 0.2
   config.train.dropout = 0.0
   config.train.steps = 10_000
   return config

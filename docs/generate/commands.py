@@ -72,15 +72,24 @@ def modules() -> list[str]:
   found = []
   for folder in FOLDERS:
     for path in sorted((ROOT / folder).rglob('*.py')):
-      if "if __name__ == '__main__':" in path.read_text():
-        found.append('.'.join(path.relative_to(ROOT).with_suffix('').parts))
+      if _runs(path):
+        parts = path.relative_to(ROOT).with_suffix('').parts
+        found.append('.'.join(parts[:-1] if parts[-1] == '__main__' else parts))
   return [module for module in found if module not in INTERNAL]
+
+
+def _runs(path: Path) -> bool:
+  """Return whether a module does something when it is started."""
+  return any(
+    isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+    for node in ast.parse(path.read_text()).body
+  )
 
 
 def scripts() -> dict[str, str]:
   """Return the names of the installed commands by module."""
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
-  return {place.partition(':')[0]: name for name, place in project['scripts'].items()}
+  return {place.partition(':')[0].removesuffix('.__main__'): name for name, place in project['scripts'].items()}
 
 
 def read(module: str) -> Command:
@@ -92,6 +101,8 @@ def read(module: str) -> Command:
     module: dotted name of the module.
   """
   loaded = importlib.import_module(module)
+  if hasattr(loaded, '__path__'):  # A package is started by its module `__main__`.
+    loaded = importlib.import_module(f'{module}.__main__')
   description = ast.get_docstring(ast.parse(Path(loaded.__file__ or '').read_text())) or ''
   defined = {flag.name: flag for flag in flags.FLAGS.get_flags_for_module(module)}
   if defined:
