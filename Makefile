@@ -3,9 +3,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Stamps of the environment: the package's own dependencies, and those of the tests (PyTorch too).
+# Stamps of the environment: the package's own dependencies, those of the tests (PyTorch too), and
+# those of the documentation.
 CORE := $(VENV)/.core
 DEV := $(VENV)/.dev
+DOCS := $(VENV)/.docs
 # The TPU and GPU compilers have folders of their own: where they are installed, JAX looks for a chip.
 TPU := .venv-aot
 GPU := .venv-aot-gpu
@@ -48,15 +50,15 @@ format: $(DEV)  ## Fix style and format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(DEV)  ## Build the documentation into site/; a broken link or a missing page fails.
+docs: $(DOCS)  ## Build the documentation into site/; a broken link or a missing page fails.
 	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(BIN)/python -m mkdocs build --strict --quiet
 
 audit: $(DEV) $(AUDIT)/bin/pip-audit  ## Looks up known vulnerabilities of what is installed, on PyPI.
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > $(AUDIT)/installed.txt
 	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement $(AUDIT)/installed.txt
 
-clean:  ## Remove the environment and caches; keep runs.
-	rm -rf $(VENV) $(TPU) $(GPU) $(AUDIT) .mypy_cache .ruff_cache .pytest_cache
+clean:  ## Remove the environment, caches and the site; keep runs.
+	rm -rf $(VENV) $(TPU) $(GPU) $(AUDIT) site .mypy_cache .ruff_cache .pytest_cache
 
 $(CORE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -67,6 +69,10 @@ $(CORE): pyproject.toml constraints.txt
 
 $(DEV): $(CORE)
 	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(DOCS): $(CORE)
+	$(INSTALL) --editable '.[docs]'
 	@touch $@
 
 $(AUDIT)/bin/pip-audit:

@@ -1,6 +1,10 @@
 """The pages of the Python interface; mkdocstrings fills them with the docstrings."""
 
-# Page, its introduction, and its modules.
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+# Page, its introduction, and its modules; `.*` stands for all modules of a package.
 PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
   'Trajectories': (
     'Label maps: read, write, edit, draw, and turn into what the networks read.',
@@ -41,10 +45,7 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     (
       'ttm_jax.tasks',
       'ttm_jax.conditioning',
-      'ttm_jax.processes.flow_matching',
-      'ttm_jax.processes.multistep',
-      'ttm_jax.processes.solver',
-      'ttm_jax.processes.zero_snr',
+      'ttm_jax.processes.*',
     ),
   ),
   'Networks': (
@@ -125,14 +126,27 @@ def file_name(title: str) -> str:
   return f'reference/api/{title.lower().replace(" ", "-")}.md'
 
 
+def modules(title: str) -> list[str]:
+  """Return the modules of a page.
+
+  Args:
+    title: a key of PAGES.
+  """
+  found: list[str] = []
+  for name in PAGES[title][1]:
+    package, _, last = name.rpartition('.')
+    files = sorted((ROOT / package.replace('.', '/')).glob('[a-z]*.py'))
+    found += [f'{package}.{file.stem}' for file in files] if last == '*' else [name]
+  return found
+
+
 def page(title: str) -> str:
   """Return a page as Markdown with one directive per module.
 
   Args:
     title: a key of PAGES.
   """
-  introduction, modules = PAGES[title]
-  lines = [f'# {title}', '', introduction, '']
-  for module in modules:
+  lines = [f'# {title}', '', PAGES[title][0], '']
+  for module in modules(title):
     lines += [f'## {module}', '', f'::: {module}', '']
   return '\n'.join(lines)

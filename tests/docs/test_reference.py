@@ -89,7 +89,7 @@ def test_everything_public_has_a_description():
 
 
 def test_pages_of_the_python_interface_name_modules_that_exist():
-  named = [module for _, modules in api.PAGES.values() for module in modules]
+  named = [module for title in api.PAGES for module in api.modules(title)]
   assert len(named) == len(set(named)) > 50
   assert [m for m in named if not (ROOT / f'{m.replace(".", "/")}.py').is_file()] == []
 
