@@ -5,8 +5,8 @@
 
 Both stages are sampled alike. For each setting the table has the evaluations of the network and the
 CPU time of a video (all threads, without compilation), the IoU and motion accuracy (direction) of
-stage 1, and the PSNR, adherence and motion accuracy of the videos of both stages. Intervals are 95 %
-of the mean over clips (1.96 standard errors); evaluations count those of both stages.
+stage 1, and the PSNR, adherence and motion accuracy of the videos of both stages. Intervals are
+95 % of the mean over clips (1.96 standard errors); evaluations count those of both stages.
 """
 
 import argparse
@@ -43,9 +43,7 @@ def main() -> None:
   args = made.parse_args()
   held_out = Clips(args.clips, 'validation')
   clips = [held_out[i] for i in range(min(args.count, len(held_out)))]
-  names = [
-    f'{kind} {name}' for kind, some in zip(('trajectory', 'video'), COLUMNS) for name in some
-  ]
+  names = [f'trajectory {name}' for name in COLUMNS[0]] + [f'video {name}' for name in COLUMNS[1]]
   print(f'| solver, steps, savings | evaluations | CPU ms | {" | ".join(names)} |')
   print(f'|{"---|" * (3 + len(names))}')
   for solver, steps, savings in SETTINGS:
