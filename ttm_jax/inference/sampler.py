@@ -47,13 +47,16 @@ class Sampler:
 
   Attributes:
     denoiser: the network with its process, task and context.
+    params: shapes of its parameters.
+    passes: evaluations of the network for the last batch; three in a step with guidance.
   """
+
+  passes = 0
 
   def __init__(self, denoiser: Denoiser):
     self.denoiser = denoiser
     model = nnx.eval_shape(lambda: denoiser.build(0))
     self._graphdef, params = nnx.split(model, nnx.Param)
-    # The shapes of the parameters.
     self.params: Params = nnx.to_pure_dict(params)
     self._programs: dict[Any, Programs] = {}
     self._loops: dict[Any, tuple[Future[Any], Future[Any]]] = {}
@@ -119,6 +122,7 @@ class Sampler:
     video = programs.end.result()(codec, condition, state)
     jax.block_until_ready(state)
     after_step()
+    self.passes = self.denoiser.passes(state)
     return video
 
   def begin(self, codec: Codec, arrays: Arrays, key: jax.Array) -> tuple[Condition, Sampling]:

@@ -18,9 +18,13 @@ from diffusers import (
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 
+from .multistep import SOLVERS as MULTISTEP
+from .multistep import Multistep
+
 PREDICTIONS = ('velocity', 'data', 'flow')
 SCHEDULES = ('linear_quadratic', 'shifted')
-SOLVERS = ('euler', 'unipc')
+SOLVERS = ('euler', *MULTISTEP)
+DIFFUSION_SOLVERS = ('ddim', *MULTISTEP)
 
 
 @dataclasses.dataclass
@@ -49,8 +53,8 @@ class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
     shift: of the shifted schedule.
     schedule: 'linear_quadratic', or 'shifted': that of `FlowMatchEulerDiscreteScheduler` or
       `UniPCMultistepScheduler`.
-    solver: 'euler', or 'unipc': the steps of `UniPCMultistepScheduler`, which must be taken in
-      order.
+    solver: 'euler', or one of order 2, whose steps must be taken in order: 'unipc' (on the shifted
+      schedule as `UniPCMultistepScheduler`) or 'dpmpp'.
 
   Raises:
     ValueError: if a value is unknown or out of range.
@@ -79,16 +83,8 @@ class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
       raise ValueError(f'sigma_min must be 0 to below 1, got {sigma_min}')
     if not 0 < shift <= 100:
       raise ValueError(f'shift must be above 0 and at most 100, got {shift}')
-    if solver == 'unipc' and (schedule, sigma_min) != ('shifted', 0):
-      raise ValueError(
-        f"solver 'unipc' needs schedule 'shifted' and sigma_min 0, got {schedule!r} and {sigma_min}"
-      )
     self.init_noise_sigma = 1.0
-    self._multistep = UniPCMultistepScheduler(
-      prediction_type='sample' if prediction_type == 'data' else 'flow_prediction',
-      use_flow_sigmas=True,
-      flow_shift=shift,
-    )
+    self._multistep: Multistep | None = None
 
   def set_timesteps(self, num_inference_steps: int, device=None) -> None:
     """Set `times`, `timesteps` and `num_inference_steps` for sampling.
@@ -105,10 +101,8 @@ class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
     if shifted and not 0 < steps <= 1000:
       raise ValueError(f'the number of steps must be 1 to 1000, got {steps}')
     self.num_inference_steps = steps
-    if self.config.solver == 'unipc':
-      self._multistep.set_timesteps(steps, device)
-      self._multistep.set_begin_index(0)  # Otherwise it looks for it; timesteps may repeat.
-      self.times, self.timesteps = 1 - self._multistep.sigmas.numpy(), self._multistep.timesteps
+    if self.config.solver in MULTISTEP:
+      self._set_multistep(steps, device)
       return
     if shifted:
       theirs = FlowMatchEulerDiscreteScheduler(shift=self.config.shift)
@@ -117,6 +111,20 @@ class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
     else:
       self.times = linear_quadratic(steps, self.config.emulated_steps).astype(np.float32)
     self.timesteps = torch.from_numpy(np.float32(1000) * (1 - self.times[:-1])).to(device)
+
+  def _set_multistep(self, steps: int, device) -> None:
+    """Set `times` and `timesteps` for a multistep solver."""
+    if self.config.schedule == 'shifted':
+      theirs = UniPCMultistepScheduler(use_flow_sigmas=True, flow_shift=self.config.shift)
+      theirs.set_timesteps(steps, device)
+      spreads, self.timesteps = theirs.sigmas.numpy().astype(np.float64), theirs.timesteps
+      self.times = 1 - spreads
+    else:
+      self.times = linear_quadratic(steps, self.config.emulated_steps)
+      spreads = 1 - (1 - self.config.sigma_min) * self.times
+      levels = np.float32(1000) * (1 - self.times[:-1]).astype(np.float32)
+      self.timesteps = torch.from_numpy(levels).to(device)
+    self._multistep = Multistep(self.config.solver, self.times, spreads)
 
   def scale_model_input(self, sample: torch.Tensor, timestep=None) -> torch.Tensor:
     """Return the sample unchanged; diffusers requires this method."""
@@ -134,9 +142,11 @@ class FlowMatchingScheduler(SchedulerMixin, ConfigMixin):
       return_dict: whether to return a `StepOutput` or a tuple.
     """
     kind, x, prediction = self.config.prediction_type, sample.float(), model_output.float()
-    if self.config.solver == 'unipc':
-      flow = -prediction if kind == 'velocity' else prediction
-      x = self._multistep.step(flow, timestep, x).prev_sample
+    if self._multistep is not None:
+      data, keep = prediction, 1 - self.config.sigma_min
+      if kind != 'data':
+        data = keep * x + self._multistep.level[1] * (-prediction if kind == 'flow' else prediction)
+      x = self._multistep.step(data, x)
       return StepOutput(x) if return_dict else (x,)
     index = _index(self.timesteps, timestep)
     t, size = float(self.times[index]), float(self.times[index + 1] - self.times[index])
@@ -171,7 +181,8 @@ class ZeroSNRScheduler(DDIMScheduler):
 
   `DDIMScheduler` steps to a time that differs from the next timestep if the training steps are not
   a multiple of the sampling steps. Here each step ends at the next timestep, and the last step ends
-  at the data.
+  at the data. The further argument `solver` is 'ddim', or one of order 2, whose steps must be taken
+  in order: 'unipc' or 'dpmpp'.
 
   Raises:
     ValueError: if an argument differs from the supported value, or the betas are invalid.
@@ -191,7 +202,10 @@ class ZeroSNRScheduler(DDIMScheduler):
     set_alpha_to_one: bool = True,
     steps_offset: int = 0,
     thresholding: bool = False,
+    solver: str = 'ddim',
   ):
+    if solver not in DIFFUSION_SOLVERS:
+      raise ValueError(f'solver must be one of {DIFFUSION_SOLVERS}, got {solver!r}')
     for name, value, needed in (
       ('timestep_spacing', timestep_spacing, 'trailing'),
       ('rescale_betas_zero_snr', rescale_betas_zero_snr, True),
@@ -231,6 +245,7 @@ class ZeroSNRScheduler(DDIMScheduler):
     self.final_alpha_cumprod = torch.tensor(1.0)
     self.init_noise_sigma = 1.0
     self.num_inference_steps: int | None = None
+    self._multistep: Multistep | None = None
     self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
 
   def set_timesteps(self, num_inference_steps: int, device=None) -> None:
@@ -249,11 +264,14 @@ class ZeroSNRScheduler(DDIMScheduler):
     self.num_inference_steps = steps
     chosen = np.round(np.arange(steps, 0, -1) * (train / steps)).astype(np.int64) - 1
     self.timesteps = torch.from_numpy(chosen).to(device)
+    if self.config.solver in MULTISTEP:
+      levels = np.append(self._alpha_bars[chosen], 1.0)
+      self._multistep = Multistep(self.config.solver, np.sqrt(levels), np.sqrt(1 - levels))
 
   def step(
     self, model_output: torch.Tensor, timestep, sample: torch.Tensor, return_dict: bool = True
   ) -> StepOutput | tuple[torch.Tensor]:
-    """Take one DDIM step without new noise (eta = 0).
+    """Take one step: that of DDIM without new noise (eta = 0), or of the multistep solver.
 
     Args:
       model_output: prediction of the network for `sample`, v or data.
@@ -261,6 +279,13 @@ class ZeroSNRScheduler(DDIMScheduler):
       sample: latents at this timestep.
       return_dict: whether to return a `StepOutput` or a tuple.
     """
+    if self._multistep is not None:
+      x, data = sample.float(), model_output.float()
+      if self.config.prediction_type != 'sample':
+        signal, spread = self._multistep.level
+        data = signal * x - spread * data
+      x = self._multistep.step(data, x)
+      return StepOutput(x) if return_dict else (x,)
     index = _index(self.timesteps, timestep)
     here = self._alpha_bars[int(self.timesteps[index])]
     last = index + 1 == len(self.timesteps)

@@ -181,6 +181,12 @@ class Denoiser:
     kept, memory = savings.reuse(data, x_t, memory, step.plan, self.savings.reuse)
     return self.process.prediction_of(kept, x_t, row.signal, row.spread), memory
 
+  def passes(self, state: Sampling) -> int:
+    """Return the evaluations of the network that led to the state after the last step."""
+    if state.memory is not None:
+      return int(state.memory.passes)
+    return self.solver.steps * (3 if self.guides else 1)
+
   def latents(self, condition: Condition, state: Sampling) -> Array:
     """Return the latents [B, T', H', W', C] of the state after the last step; inside jit."""
     return conditioning.with_clean_frame(state.solver[0], condition)

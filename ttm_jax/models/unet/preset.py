@@ -62,6 +62,7 @@ def _scheduler_config(process: ZeroSNRDiffusion) -> dict[str, Any]:
     'rescale_betas_zero_snr': True,
     'clip_sample': False,
     'set_alpha_to_one': True,
+    'solver': process.solver,
   }
 
 
