@@ -497,9 +497,10 @@ def _mean_areas(ids: np.ndarray) -> np.ndarray:
 
 def _paint(ids: np.ndarray, obj: int, mask: np.ndarray) -> np.ndarray:
   """Replace an object's masks, bool [T, H, W], behind the objects that are smaller."""
-  others = np.where(ids == obj, np.uint8(0), ids)
-  if not others.any():
+  own = ids == obj
+  if np.count_nonzero(ids) == np.count_nonzero(own):  # There is nothing else.
     return mask * np.uint8(obj)
+  others = np.where(own, np.uint8(0), ids)
   below = _mean_areas(others) >= _mean_areas(mask.astype(np.uint8))[1]
   below[0] = True
   return np.where(mask & below[others], np.uint8(obj), others)

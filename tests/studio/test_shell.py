@@ -36,6 +36,14 @@ def test_other_names_of_this_machine_are_refused(studio):
   assert shared.get('/studio/web/main.js').status_code == 200
 
 
+@pytest.mark.parametrize('path', ['/etc/passwd', 'pyproject.toml', '../pyproject.toml'])
+def test_gradio_hands_out_no_files(studio, path):
+  client = client_of(studio)
+  assert client.get(f'/gradio_api/file={path}').status_code in (403, 404)
+  given = {'files': ('a.txt', b'more than a byte')}
+  assert client.post('/gradio_api/upload', files=given).status_code == 413
+
+
 def flags(*given):
   parser = argparse.ArgumentParser()
   add_flags(parser)

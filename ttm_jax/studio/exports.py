@@ -86,10 +86,10 @@ def point_tracks(motion: Motion, per_object: int = 1) -> tuple[np.ndarray, np.nd
     first = int((layer.area > 0).argmax())
     y, x = np.nonzero(ids[first])
     # Evenly spaced pixels of the mask in reading order.
-    chosen = np.linspace(0, len(y) - 1, per_object + 1).astype(int)[1:] if per_object > 1 else []
+    chosen = np.linspace(0, len(y) - 1, per_object + 1).astype(int)[1:-1]
     corner, side = box[first, :2], np.maximum(box[first, 2:] - box[first, :2], 1)
     places = [layer.centers]
-    for pixel in chosen[: per_object - 1]:
+    for pixel in chosen:
       share = (np.array([x[pixel], y[pixel]]) - corner) / side
       places.append(box[:, :2] + share * (box[:, 2:] - box[:, :2]))
     shown = layer.area > 0

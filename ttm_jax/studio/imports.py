@@ -84,7 +84,7 @@ def tracks(content: bytes, motion: Motion, limits: Limits) -> list[Edit]:
     raise InputError('there is no object that tracks could move: paint one first')
   scale = _scale(about, limits)
   moves: dict[int, list[np.ndarray]] = {}
-  starts = {obj: layer.ids()[0] > 0 for obj, layer in motion.layers.items()}
+  starts = {obj: layer.first() for obj, layer in motion.layers.items()}
   for track in listed:
     try:
       points = [[p['x'], p['y']] if isinstance(p, dict) else p for p in track]

@@ -60,7 +60,7 @@ class Base:
   @functools.cached_property
   def digest(self) -> bytes:
     """A digest of `sets`."""
-    return hashlib.blake2b(np.ascontiguousarray(self.sets), digest_size=16).digest()
+    return hashlib.blake2b(np.ascontiguousarray(self.sets).data, digest_size=16).digest()
 
   def replaced(self, origin: str, layers: dict[int, np.ndarray]) -> 'Base':
     """Return a base in which some layers, uint8 [T, H, W], are replaced."""
@@ -101,17 +101,27 @@ class Layer:
   def of(cls, ids: np.ndarray, obj: int) -> 'Layer':
     """Pack a layer, uint8 [T, H, W]."""
     mask = ids == obj
-    bits = np.packbits(mask.reshape(len(mask), -1), axis=1)
+    bits = np.packbits(mask.reshape(len(mask), -1), axis=1).data
     version = hashlib.blake2b(bits, digest_size=12, key=bytes([obj])).hexdigest()
     centers, area = centroids(mask)
     return cls(obj, mask.shape, zlib.compress(bits, 1), version, area, centers)
 
   def ids(self) -> np.ndarray:
     """Return the layer, uint8 [T, H, W]."""
-    frames, height, width = self.shape
-    bits = np.frombuffer(zlib.decompress(self.packed), np.uint8).reshape(frames, -1)
-    mask = np.unpackbits(bits, axis=1, count=height * width)
-    return mask.reshape(self.shape) * np.uint8(self.obj)
+    return self._first(self.shape[0])
+
+  def first(self) -> np.ndarray:
+    """Return its mask in frame 0, bool [H, W]."""
+    return self._first(1)[0] > 0
+
+  def _first(self, frames: int) -> np.ndarray:
+    """Return the first frames of the layer, uint8 [frames, H, W]."""
+    _, height, width = self.shape
+    size = frames * -(-height * width // 8)
+    bits = np.frombuffer(zlib.decompressobj().decompress(self.packed, size), np.uint8)
+    mask = np.unpackbits(bits.reshape(frames, -1), axis=1, count=height * width)
+    mask *= np.uint8(self.obj)
+    return mask.reshape(frames, height, width)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

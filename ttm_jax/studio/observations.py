@@ -20,7 +20,7 @@ def notes(motion: Motion, mask: np.ndarray) -> list[str]:
         f'Object {obj} is not in frame 0: the video begins with the picture, and models saw no'
         ' object enter in training.'
       )
-    elif (overlap := _iou(layer.ids()[0] > 0, mask == obj)) < 0.9:
+    elif (overlap := _iou(layer.first(), mask == obj)) < 0.9:
       said.append(
         f'Object {obj} in frame 0 is not where the picture has it (IoU {overlap:.2f}): the video'
         ' begins with the picture.'
