@@ -89,7 +89,10 @@ def _runs(path: Path) -> bool:
 def scripts() -> dict[str, str]:
   """Return the names of the installed commands by module."""
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
-  return {place.partition(':')[0].removesuffix('.__main__'): name for name, place in project['scripts'].items()}
+  return {
+    place.partition(':')[0].removesuffix('.__main__'): name
+    for name, place in project['scripts'].items()
+  }
 
 
 def read(module: str) -> Command:

@@ -111,7 +111,7 @@ class Stage:
     other, config = copy.copy(self), copy.deepcopy(self.denoiser.config)
     config.process.steps = steps
     other.denoiser = Denoiser(config, self.context)
-    other._sample = jax.jit(other._sample_and_decode)
+    other.sampler = self.sampler.sharing(other.denoiser)
     return other
 
   def generate(
@@ -129,7 +129,7 @@ class Stage:
       ids: Trajectories, if the task is conditioned on them: label maps uint8 [B, T, H, W], or
         renderings of flow uint8 [B, T, H, W, 3].
       progress: Function that is called after each sampling step; an error that it raises ends the
-        sampling with a `jax.errors.JaxRuntimeError`.
+        sampling.
 
     Returns:
       uint8 [B, T, H, W, 3].

@@ -5,6 +5,7 @@ one decodes. Seed, prompts, pixels, guidance scales and the number of steps are 
 They are thus traced and compiled once for each size of batch.
 """
 
+import copy
 import dataclasses
 import threading
 from collections.abc import Callable, Mapping
@@ -62,6 +63,12 @@ class Sampler:
     self._loops: dict[Any, tuple[Future[Any], Future[Any]]] = {}
     self._lock = threading.Lock()
     self._pool = ThreadPoolExecutor(thread_name_prefix='compile')
+
+  def sharing(self, denoiser: Denoiser) -> 'Sampler':
+    """Return a sampler for another number of steps or other scales, with the same programs."""
+    other = copy.copy(self)
+    other.denoiser = denoiser
+    return other
 
   def compile(self, arrays: Arrays, keys: tuple[int, ...] = ()) -> Programs:
     """Return the programs for a batch; trace them and begin to compile them if there are none.

@@ -1,20 +1,20 @@
 """The studio's networks as JAX runs."""
 
-import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from ttm_jax.data.context import FLOW, read_encoding
+from ttm_jax.data.context import read_encoding
 from ttm_jax.data.encode import TEXT_ENCODERS
+from ttm_jax.data.schema import FLOW
 from ttm_jax.errors import InputError
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
 from ttm_jax.inference.pretrained_texts import load_encoders
 from ttm_jax.inference.request import Request
 from ttm_jax.pytorch.annotation.model_source import ModelSource
-from ttm_jax.studio.backends import Cancelled, Limits, Progress
+from ttm_jax.studio.backends import Limits, Progress
 
 
 class JaxRuns:
@@ -73,18 +73,16 @@ class JaxRuns:
   ) -> np.ndarray:
     stage = self._stage(1, steps)
     pipeline = Pipeline(stage, self._pipeline.stage2)
-    with _Steps(progress, 0 if stage is None else stage.sampling_steps) as each:
-      return pipeline.trajectories([request], seed, each)[0]
-    raise Cancelled
+    each = _steps(progress, 0 if stage is None else stage.sampling_steps)
+    return pipeline.trajectories([request], seed, each)[0]
 
   def render(
     self, request: Request, ids: np.ndarray, seed: int, steps: int | None, progress: Progress
   ) -> np.ndarray:
     stage = self._stage(2, steps)
     assert stage is not None
-    with _Steps(progress, stage.sampling_steps) as each:
-      return Pipeline(None, stage).videos([request], ids[None], seed, each)[0]
-    raise Cancelled
+    each = _steps(progress, stage.sampling_steps)
+    return Pipeline(None, stage).videos([request], ids[None], seed, each)[0]
 
   def _stage(self, number: int, steps: int | None) -> Stage | None:
     """Return a stage with a number of sampling steps; each number is compiled once."""
@@ -96,28 +94,8 @@ class JaxRuns:
     return self._by_steps[number, steps]
 
 
-@dataclasses.dataclass
-class _Steps:
-  """Count steps for `progress`, and raise what it raised instead of JAX's error about it."""
-
-  progress: Progress
-  total: int
-  done: int = 0
-  error: BaseException | None = None
-
-  def __enter__(self) -> Callable[[], None]:
-    self.progress(0, self.total)
-    return self._step
-
-  def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-    if isinstance(error, jax.errors.JaxRuntimeError) and self.error is not None:
-      raise self.error from None
-    return False
-
-  def _step(self) -> None:
-    self.done += 1
-    try:
-      self.progress(min(self.done, self.total), self.total)
-    except BaseException as error:
-      self.error = error
-      raise
+def _steps(progress: Progress, total: int) -> Callable[[], None]:
+  """Return a function that counts steps for `progress`, which may raise to end the sampling."""
+  done = itertools.count(1)
+  progress(0, total)
+  return lambda: progress(min(next(done), total), total)
