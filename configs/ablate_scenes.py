@@ -63,7 +63,7 @@ def get_config() -> ConfigDict:
     }
   )
   # Few channels: fine texture is not the question, and the networks learn the rest much sooner.
-  shared = ('train.sample_every=0', 'model.channels=16')
+  shared = ('train.sample_every=0', 'model.channels=16', 'optimizer.muon_rate=0')
   # Configuration and changes of the run that all rows of a seed start from.
   config.base = ('demo_stage2', *shared, f'train.steps={BASE_STEPS}', 'model.masked_blocks=0')
   further = (

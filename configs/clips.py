@@ -16,7 +16,7 @@ from ttm_jax.configs import demo
 
 def shrink(config: ConfigDict) -> ConfigDict:
   """Return a paper-scale configuration at this size."""
-  config = demo.shrink(config, masked_blocks=2)
+  config = demo.shrink(config, masked_blocks=2, muon_rate=0.0)
   channels = 96
   config.model.update(
     {'channels': channels, 'width': 192, 'ffn': 512, 'heads': 6, 'grid': (8, 8, 14)}

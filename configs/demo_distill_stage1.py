@@ -14,6 +14,6 @@ from ttm_jax.configs.distill import distill
 
 def get_config() -> ConfigDict:
   config = distill(demo_stage1.get_config())
-  config.optimizer.update({'learning_rate': 2e-4, 'schedule': 'constant'})
+  config.optimizer.update({'learning_rate': 2e-4, 'muon_rate': 0.0, 'schedule': 'constant'})
   config.train.steps = 1_200
   return config

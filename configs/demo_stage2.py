@@ -13,5 +13,5 @@ from ttm_jax.configs import demo, stage2_dit
 
 def get_config() -> ConfigDict:
   config = demo.shrink(stage2_dit.get_config())
-  config.train.steps = 2_400
+  config.train.steps = 1_600
   return config

@@ -1,14 +1,15 @@
 """Encode a clips dataset into a latents dataset for one preset.
 
     python -m data_tools.encode --clips datasets/scenes --out datasets/scenes-dit --preset dit \\
-        --codec linear:2x6x6x32
+        --codec lapped:2x6x6x32
 
 --clips may be a folder of several datasets, such as the buckets of `data_tools.prepare`. Each is
 encoded into a folder of the same name in --out, with one codec, so that --config.data.path=OUT
 trains on all (see `ttm_jax.data.mixture`).
 
 --codec names a codec folder or the run that trained the codec. `linear:TxHxWxC` fits a linear codec
-to the training clips, with patches of T x H x W pixels and C latent channels. `sd_vae:SOURCE`,
+to the training clips, with patches of T x H x W pixels and C latent channels; `lapped:TxHxWxC` lets
+the patches overlap, so that no edges show between them. `sd_vae:SOURCE`,
 `wan21_vae:SOURCE` and `wan22_vae:SOURCE` take open weights from a folder or a hub id. The codecs of
 Wan need clips of 4 n + 1 frames.
 
@@ -58,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
   made.add_argument(
     '--codec',
     required=True,
-    help='codec folder, training run, linear:TxHxWxC, or NAME:SOURCE for open weights',
+    help='codec folder, training run, linear:TxHxWxC or lapped:TxHxWxC, or NAME:SOURCE for open weights',
   )
   made.add_argument(
     '--palette',

@@ -78,6 +78,18 @@ def test_help_of_training_explains_the_configuration():
   assert not names - LIGHT
 
 
+def test_choices_of_flags_are_those_of_the_package():
+  from ttm_jax.inference import sampling_flags
+  from ttm_jax.preset_names import DEFAULT, NAMES
+  from ttm_jax.presets import PRESETS
+  from ttm_jax.processes import flow_matching, zero_snr
+
+  ours = [n for n, preset in PRESETS.items() if preset.config.__module__.startswith('ttm_jax.')]
+  assert list(NAMES) == ours and DEFAULT in NAMES
+  assert all(PRESETS[name].demo_configs for name in NAMES)
+  assert {*sampling_flags.SOLVERS} == {*flow_matching.SOLVERS, *zero_snr.SOLVERS}
+
+
 def test_the_package_itself_imports_nothing():
   command = [sys.executable, '-c', 'import sys, ttm_jax; print("jax" in sys.modules)']
   found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -21,7 +21,7 @@ Runs that use pretrained text encoders (CLIP, T5, ...) need PyTorch.
 import argparse
 
 from ttm_jax.errors import front_door
-from ttm_jax.inference.sampling_flags import add_sampling_flags
+from ttm_jax.inference.sampling_flags import add_mesh_flag, add_sampling_flags
 from ttm_jax.metrics import defaults
 from ttm_jax.parallel.compilation_cache import HELP
 
@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
   add('--visual_scale', type=float, help='guidance scale of the image; default: as configured')
   add('--text_scale', type=float, help='guidance scale of the text; default: as configured')
   add_sampling_flags(add)
+  add_mesh_flag(add)
   add(
     '--sampling_batch',
     type=int,

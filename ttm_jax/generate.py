@@ -32,7 +32,7 @@ import argparse
 
 from ttm_jax.errors import front_door
 from ttm_jax.inference.command import add_flags
-from ttm_jax.inference.sampling_flags import add_sampling_flags
+from ttm_jax.inference.sampling_flags import add_mesh_flag, add_sampling_flags
 from ttm_jax.parallel.compilation_cache import HELP
 
 
@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
   made.add_argument('--frames', type=int, help='frames of the video, likewise')
   add_flags(made)
   add_sampling_flags(made.add_argument)
+  add_mesh_flag(made.add_argument)
   made.add_argument('--requests', help='JSONL file of many requests; --out is then a folder')
   made.add_argument(
     '--batch', type=int, default=8, help='videos of --requests generated at once; default 8'

@@ -39,7 +39,7 @@ def test_the_flags_are_those_of_jax():
   # The folder decides these.
   decided = {'--stage1', '--stage2', '--size', '--frames'}
   of_jax = {'--requests', '--batch', '--compilation_cache'}
-  of_jax |= {'--solver', '--guidance_interval', '--guidance_every', '--reuse'}
+  of_jax |= {'--mesh', '--solver', '--guidance_interval', '--guidance_every', '--reuse'}
   assert set(theirs) - set(ours) == decided | of_jax
   assert set(ours) - set(theirs) == {'--offload'}
   assert all(theirs[name] == default for name, default in ours.items() if name in theirs)

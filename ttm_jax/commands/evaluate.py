@@ -24,6 +24,7 @@ from ttm_jax.inference.cli_args import (
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
 from ttm_jax.inference.pretrained_texts import load_encoders
 from ttm_jax.inference.sampling_flags import sampling_of
+from ttm_jax.inference.sampling_mesh import mesh_of
 from ttm_jax.metrics import agreement, evaluation, registry, scored_videos, systems
 from ttm_jax.metrics.agreement import Agreed
 from ttm_jax.metrics.defaults import METRICS
@@ -166,9 +167,10 @@ def of_runs(
   # Runs on mixtures sample at the size of the clips, others at their own.
   known = all(agreed.shape in [shape.size for shape in read_mixed(run)] for run in runs)
   tasks = [TI2V] if args.run is not None else [STAGE1, STAGE2]
-  given = sampling_of(args)
+  given, mesh = sampling_of(args), mesh_of(args)
+  size = agreed.shape if known else None
   stages = [
-    Stage(run, task, encoders, given, args.steps, agreed.shape if known else None, args.solver)
+    Stage(run, task, encoders, given, args.steps, size, args.solver, mesh)
     for run, task in zip(runs, tasks, strict=True)
   ]
   encoding, clips = stages[-1].context.encoding, agreed.references

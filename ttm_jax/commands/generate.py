@@ -22,6 +22,7 @@ from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Request, Stage,
 from ttm_jax.inference.pretrained_texts import with_embeddings
 from ttm_jax.inference.request_file import at, read_requests
 from ttm_jax.inference.sampling_flags import sampling_of
+from ttm_jax.inference.sampling_mesh import mesh_of
 from ttm_jax.outputs import parts_of_run
 from ttm_jax.parallel.compilation_cache import keep_programs
 from ttm_jax.pytorch.annotation.model_source import ModelSource
@@ -76,11 +77,11 @@ def run(args: argparse.Namespace) -> None:
   most = min(encoding.max_objects for encoding in encodings)
   jobs = [job_of(one, out, most, encoding) for one, out in zip(asked, outs, strict=True)]
   described = embedded(jobs, args, encodings)
-  given = sampling_of(args)
+  given, mesh = sampling_of(args), mesh_of(args)
 
   def load(run: str, task: str) -> Stage:
     encoders = encoders_of(described, read_encoding(run), run)
-    return Stage(run, task, encoders, given, args.steps, size, args.solver)
+    return Stage(run, task, encoders, given, args.steps, size, args.solver, mesh)
 
   pipeline = Pipeline(load(args.stage1, STAGE1) if chained else None, load(args.stage2, STAGE2))
   for job in jobs:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ttm_jax import optical_flow, trajectory
 from ttm_jax.codecs.base import to_float, to_uint8
@@ -26,8 +27,9 @@ from ttm_jax.inference.sampler import PICTURE, RENDERED, Sampler
 from ttm_jax.inference.sizes import Size, context_at
 from ttm_jax.training import runs
 from ttm_jax.training.denoiser import Denoiser
+from ttm_jax.training.placing import place
 from ttm_jax.training.random_streams import stream
-from ttm_jax.training.sources import of_run, read_all
+from ttm_jax.training.sources import Source, of_run, read_all
 from ttm_jax.training.students import check_sampling
 
 Arrays = dict[str, np.ndarray]
@@ -56,6 +58,7 @@ class Stage:
     steps: int | None = None,
     size: Size | None = None,
     solver: str | None = None,
+    mesh: Mesh | None = None,
   ):
     """Load a run.
 
@@ -68,6 +71,8 @@ class Stage:
       steps: Override of the configured number of sampling steps.
       size: Frames, height and width of the videos; by default those of the run's context.
       solver: Override of the configured solver.
+      mesh: Mesh over which parameters and samples are sharded (see `parallel.mesh`); the number
+        of requests must be a multiple of its axes data x fsdp. None for one device.
 
     Raises:
       InputError: If there is no such run, it was trained for another task, a text encoder is
@@ -77,7 +82,7 @@ class Stage:
     tasks = [task] if isinstance(task, str) else list(task)
     if config.task not in tasks:
       raise InputError(f'run {run} was trained for {config.task!r}, {" or ".join(tasks)} is needed')
-    check_sampling(run, config, steps, dict(sample or {}))
+    check_sampling(run, config, steps, dict(sample or {}), solver)
     config.sample.update(sample or {})
     if steps is not None:
       config.process.steps = steps
@@ -91,15 +96,31 @@ class Stage:
     if missing:
       raise InputError(f'run {run} reads text by {sorted(missing)}, which is not available here')
     self._encoders = encoders
-    self.sampler = Sampler(self.denoiser)
+    self.sampler = Sampler(self.denoiser, mesh)
     source = of_run(run)
     wanted, found = (
       jax.tree.map(lambda x: x.shape, p) for p in (self.sampler.params, source.params)
     )
     runs.check_same_parameters(wanted, found, run)
     reader = ThreadPoolExecutor(1, 'read')
-    self._params = reader.submit(lambda: jax.device_put(read_all(source)))
+    self._params = reader.submit(self._read, source)
     reader.shutdown(wait=False)
+
+  def _read(self, source: Source) -> dict[str, Any]:
+    """Return the parameters on the devices."""
+    if self.sampler.mesh is None:
+      return jax.device_put(read_all(source))
+    wanted = self.sampler.params
+    try:
+      params, sums = place(
+        source.params,
+        jax.tree.map(lambda x: x.sharding, wanted),
+        jax.tree.map(lambda x: x.dtype, wanted),
+      )
+      source.check(sums)
+    finally:
+      source.close()
+    return params
 
   @property
   def sampling_steps(self) -> int:
@@ -203,6 +224,12 @@ class Stage:
 
   def batch(self, requests: Sequence[Request], ids: np.ndarray | None = None) -> Arrays:
     """Return the arrays of requests, stacked; see `sampler`."""
+    if (mesh := self.sampler.mesh) and len(requests) % (mesh.shape['data'] * mesh.shape['fsdp']):
+      raise InputError(
+        f'{len(requests)} videos at once do not divide over mesh axes data x fsdp ='
+        f' {mesh.shape["data"]} x {mesh.shape["fsdp"]}: take a multiple, or axes sequence and'
+        ' tensor'
+      )
     arrays = [self._arrays(r, None if ids is None else ids[i]) for i, r in enumerate(requests)]
     return {name: np.stack([a[name] for a in arrays]) for name in arrays[0]}
 

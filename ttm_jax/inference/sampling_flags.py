@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from ttm_jax.errors import InputError
+
 SOLVERS = ('euler', 'ddim', 'unipc', 'dpmpp')
 _SAMPLE = ('visual_scale', 'text_scale', 'guidance_interval', 'guidance_every', 'reuse')
 
@@ -36,6 +38,32 @@ def add_sampling_flags(add_argument: Any) -> None:
     help='keep the predicted data while they are expected to change by less than this, relative to'
     ' their norm, such as 0.05; default 0: evaluate the network at every step',
   )
+
+
+def add_mesh_flag(add_argument: Any) -> None:
+  """Add --mesh by the method `add_argument` of a parser or group."""
+  add_argument(
+    '--mesh',
+    help='AXIS=SIZE,...: shard parameters and videos over all devices, with the axes data, fsdp,'
+    ' sequence and tensor, such as fsdp=2,tensor=4; default: one device',
+  )
+
+
+def mesh_sizes_of(args: argparse.Namespace) -> dict[str, int] | None:
+  """Return the sizes of the axes that --mesh names, or None.
+
+  Raises:
+    InputError: If the flag has another form.
+  """
+  if args.mesh is None:
+    return None
+  sizes = {}
+  for part in args.mesh.split(','):
+    axis, _, size = part.partition('=')
+    if not (axis and size.isdecimal() and len(size) < 7 and int(size)) or axis in sizes:
+      raise InputError(f'--mesh {args.mesh}: write AXIS=SIZE,... such as fsdp=2,tensor=4')
+    sizes[axis] = int(size)
+  return sizes
 
 
 def sampling_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -34,8 +34,10 @@ MAX_BYTES = 4 << 30
 # What JAX warns of.
 _ERROR = re.compile(
   r"Error (?P<what>reading|writing) persistent compilation cache entry for '(?P<program>\w+)': "
-  r'\w+: (?P<reason>.*)'
+  r'(?P<error>\w+): (?P<reason>.*)'
 )
+# Errors of reading that say nothing about the program.
+_PASSING = ('Timeout', 'OSError', 'FileNotFoundError', 'PermissionError')
 _LEAST_FREE = 64 << 20  # Bytes on the disk, below which no programs are kept.
 
 # Environment variables of JAX that the user may have set.
@@ -136,7 +138,7 @@ def _handle_errors(folder: str, ours: bool, say: Say) -> None:
     found = _ERROR.match(str(message))
     if not found:
       usual(message, *args, **options)
-    elif found['what'] == 'reading' and ours:
+    elif found['what'] == 'reading' and ours and found['error'] not in _PASSING:
       for path in Path(folder).glob(f'{found["program"]}-*'):
         path.unlink(missing_ok=True)
     elif found['what'] == 'writing' and not told:

@@ -15,6 +15,8 @@ from ttm_jax import conditioning
 from ttm_jax.conditioning import Condition
 from ttm_jax.data.batch import text_condition, to_batch
 from ttm_jax.data.context import Context
+from ttm_jax.errors import InputError
+from ttm_jax.parallel.mesh import check_heads
 from ttm_jax.presets import model_config, preset
 from ttm_jax.processes.solver import Row, Solver, State
 from ttm_jax.settings import from_config
@@ -72,6 +74,19 @@ class Denoiser:
     """The condition of the empty text, for B = 1; inside jit, a constant of the program."""
     null: Any = self.context.null_text
     return text_condition(null, list(self.encoders), 'caption')
+
+  def check_mesh(self, sizes: Mapping[str, int]) -> None:
+    """Raise InputError if the network cannot be sharded over a mesh.
+
+    Args:
+      sizes: size of each mesh axis, by name; 1 where missing.
+    """
+    check_heads(self.model_config.heads, sizes)
+    if sizes.get('sequence', 1) > 1 and not self.preset.splits_tokens:
+      raise InputError(
+        f'preset {self.config.preset!r} cannot be split over mesh axis sequence: set it to 1'
+        ' (--config.mesh.sequence=1 in training), and take fsdp or tensor'
+      )
 
   def build(self, seed: int) -> nnx.Module:
     """Return the network with initial parameters."""

@@ -28,7 +28,6 @@ from ttm_jax.models.preset import COMPUTE_FIELDS
 from ttm_jax.nn import lora
 from ttm_jax.nn.linear import exact_gradients
 from ttm_jax.parallel import compiler
-from ttm_jax.parallel.mesh import check_heads
 from ttm_jax.settings import first_difference
 from ttm_jax.text.encoders import total_tokens
 from ttm_jax.training.denoiser import Denoiser
@@ -186,12 +185,7 @@ class Denoising:
     Args:
       sizes: size of each mesh axis, by name; 1 where missing.
     """
-    check_heads(self.denoiser.model_config.heads, sizes)
-    if sizes.get('sequence', 1) > 1 and not self.denoiser.preset.splits_tokens:
-      raise InputError(
-        f'preset {self.config.preset!r} cannot be split over mesh axis sequence: set'
-        ' --config.mesh.sequence=1, and take fsdp or tensor'
-      )
+    self.denoiser.check_mesh(sizes)
 
   def source(self, init_from: str) -> Source:
     """Return the parameters to initialize from, checked except for their values.

@@ -16,7 +16,11 @@ def is_student(config: ConfigDict) -> bool:
 
 
 def check_sampling(
-  run: Any, config: ConfigDict, steps: int | None, guidance: dict[str, float]
+  run: Any,
+  config: ConfigDict,
+  steps: int | None,
+  guidance: dict[str, float],
+  solver: str | None = None,
 ) -> None:
   """Check that a student is sampled as it was trained.
 
@@ -25,6 +29,7 @@ def check_sampling(
     config: its configuration.
     steps: the number of sampling steps that is asked for; None for the configured one.
     guidance: guidance scales that are asked for, by their names in `config.sample`.
+    solver: the solver that is asked for; None for the configured one.
 
   Raises:
     InputError: if it is a student, and other steps or guidance are asked for.
@@ -35,6 +40,8 @@ def check_sampling(
   few = config.distill.get('method') == 'dmd'
   if few and steps not in (None, config.process.steps):
     asked.append('steps')
+  if few and solver not in (None, config.process.solver):
+    asked.append('solver')
   if asked:
     made = f'{config.process.steps} steps' if few else 'any number of steps'
     raise InputError(
