@@ -13,8 +13,8 @@ def shrink(config: ConfigDict, masked_blocks: int = 1, muon_rate: float = 0.02) 
   Args:
     config: the configuration.
     masked_blocks: upper limit of K.
-    muon_rate: learning rate of Muon. It needs less than half the steps of AdamW, each of which takes
-      half as long again on a CPU.
+    muon_rate: learning rate of Muon, which needs half the steps of AdamW; on a CPU each takes half
+      as long again.
   """
   channels = 32
   config.model.update(

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
   made.add_argument(
     '--codec',
     required=True,
-    help='codec folder, training run, linear:TxHxWxC or lapped:TxHxWxC, or NAME:SOURCE for open weights',
+    help='codec folder, training run, linear:TxHxWxC, lapped:TxHxWxC, or NAME:SOURCE',
   )
   made.add_argument(
     '--palette',
