@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 
 
-def run(*command, folder: Path, limit: int = 900, **env: str) -> str:
+def run(*command, folder: Path, limit: int = 3600, **env: str) -> str:
   """Run a command without the paths of this checkout, and return what it prints."""
   clean = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'XLA_FLAGS')}
   ended = subprocess.run(

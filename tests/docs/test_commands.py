@@ -15,8 +15,8 @@ from ttm_jax.data.clips import Clips
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = {path.name: list(documented.blocks(path)) for path in documented.PAGES}
-# Of other programs, or of Python itself.
-FOREIGN = {'pytest', 'pip', 'venv', 'mkdocs'}
+# Of other programs, of Python itself, or without flags.
+FOREIGN = {'pytest', 'pip', 'venv', 'mkdocs', 'docs.generate.execute'}
 # Pages whose blocks run within seconds; `make test-slow` runs the others.
 QUICK = {'README.md'}
 

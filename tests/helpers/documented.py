@@ -25,6 +25,7 @@ from tests.helpers import cli, tiny
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 LANGUAGES = {'bash', 'python'}
+LIMIT = 1800  # Seconds for a command; a busy machine compiles for minutes.
 OUTPUTS = ('--out=', '--workdir=')
 
 _FENCE = re.compile(r' *```(\w*)$')
@@ -158,7 +159,8 @@ class Folder:
     if module == 'launch.local':
       self._succeed([sys.executable, '-m', module, *small], self.path)
       return
-    ended = cli.run(module, *small, env={'ELSEWHERE': str(self.path)}, before=cli.elsewhere)
+    process = cli.start(module, *small, env={'ELSEWHERE': str(self.path)}, before=cli.elsewhere)
+    ended = process.wait(LIMIT)
     assert ended.code == 0, f'{module} {shlex.join(small)}\n{ended.err}'
 
   def _remove(self, name: str) -> None:
@@ -181,7 +183,7 @@ class Folder:
   def _succeed(self, command: list, folder: Path) -> None:
     env = {**os.environ, 'PYTHONPATH': str(ROOT)}
     ended = subprocess.run(
-      [*map(str, command)], cwd=folder, env=env, capture_output=True, text=True, timeout=600
+      [*map(str, command)], cwd=folder, env=env, capture_output=True, text=True, timeout=LIMIT
     )
     assert ended.returncode == 0, f'{shlex.join(map(str, command))}\n{ended.stdout}{ended.stderr}'
 
