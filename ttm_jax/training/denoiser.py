@@ -147,20 +147,25 @@ class Denoiser:
       state: the state of the sampler.
       step: what differs between the steps, see `table`.
     """
-    x_t, memory, row = state.solver[0], state.memory, step.row
-    predict = self._saving if memory is not None else self._plain
-    prediction, memory = predict(model, condition, x_t, memory, step)
-    return Sampling(self.solver.update(state.solver, prediction, row), memory)
+    x_t, memory = state.solver[0], state.memory
+    if memory is None:
+      prediction = self._plain(model, condition, x_t, step)
+    else:
+      prediction, memory = self._saving(model, condition, x_t, memory, step)
+    return Sampling(self.solver.update(state.solver, prediction, step.row), memory)
 
-  def _plain(
-    self, model: nnx.Module, condition: Condition, x_t: Array, memory: None, step: Step
-  ) -> tuple[Array, None]:
+  def _plain(self, model: nnx.Module, condition: Condition, x_t: Array, step: Step) -> Array:
     """Return the prediction at x_t, evaluated in full."""
-    scales = step.scales if self.guides else (1.0, 1.0)
+    visual_scale, text_scale = step.scales if self.guides else (1.0, 1.0)
     guided = conditioning.guided(
-      self.predictor(model), condition, self.null_text, *scales, self.config.sample.rescale
+      self.predictor(model),
+      condition,
+      self.null_text,
+      visual_scale,
+      text_scale,
+      self.config.sample.rescale,
     )
-    return guided(x_t, jnp.full(x_t.shape[:1], step.row.t)), None
+    return guided(x_t, jnp.full(x_t.shape[:1], step.row.t))
 
   def _saving(
     self, model: nnx.Module, condition: Condition, x_t: Array, memory: Memory, step: Step

@@ -173,6 +173,7 @@ def reuse(
 
   def evaluated(memory: Memory) -> tuple[Array, Memory]:
     data, after = evaluate(memory)
+    assert memory.data is not None
     rate = _norm(data - memory.data) / moved
     return data, after.replace(data=data, x_t=x_t, rate=rate)  # type: ignore[attr-defined]
 
