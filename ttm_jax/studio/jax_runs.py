@@ -1,10 +1,9 @@
 """The studio's networks as JAX runs."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from ttm_jax.data.context import FLOW, read_encoding
@@ -14,7 +13,7 @@ from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
 from ttm_jax.inference.pretrained_texts import load_encoders
 from ttm_jax.inference.request import Request
 from ttm_jax.pytorch.annotation.model_source import ModelSource
-from ttm_jax.studio.backends import Cancelled, Limits, Progress
+from ttm_jax.studio.backends import Limits, Progress
 
 
 class JaxRuns:
@@ -65,7 +64,8 @@ class JaxRuns:
       video_steps=self._pipeline.stage2.sampling_steps,
     )
     named = [] if stage1 is None else ['--stage1', stage1]
-    self.command = ['python', '-m', 'ttm_jax.generate', *named, '--stage2', stage2]
+    program = 'python', '-m', 'ttm_jax.generate'
+    self.command: Sequence[str] = [*program, *named, '--stage2', stage2]
     self.name = ' + '.join(Path(run).name for run in runs)
 
   def propose(
@@ -75,7 +75,6 @@ class JaxRuns:
     pipeline = Pipeline(stage, self._pipeline.stage2)
     with _Steps(progress, 0 if stage is None else stage.sampling_steps) as each:
       return pipeline.trajectories([request], seed, each)[0]
-    raise Cancelled
 
   def render(
     self, request: Request, ids: np.ndarray, seed: int, steps: int | None, progress: Progress
@@ -84,7 +83,6 @@ class JaxRuns:
     assert stage is not None
     with _Steps(progress, stage.sampling_steps) as each:
       return Pipeline(None, stage).videos([request], ids[None], seed, each)[0]
-    raise Cancelled
 
   def _stage(self, number: int, steps: int | None) -> Stage | None:
     """Return a stage with a number of sampling steps; each number is compiled once."""
@@ -109,10 +107,9 @@ class _Steps:
     self.progress(0, self.total)
     return self._step
 
-  def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-    if isinstance(error, jax.errors.JaxRuntimeError) and self.error is not None:
+  def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    if self.error is not None:
       raise self.error from None
-    return False
 
   def _step(self) -> None:
     self.done += 1
