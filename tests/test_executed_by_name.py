@@ -49,6 +49,7 @@ KNOWN = {
   'benchmarks/object_attention.py': {'getattr(torch, ...)', 'torch.compile'},
   'benchmarks/scale.py': {'subprocess'},
   'benchmarks/step.py': {'config_flags'},
+  'benchmarks/studio.py': {'subprocess'},
   'benchmarks/wan_step.py': {'config_flags', 'subprocess'},
   'launch/local.py': {'subprocess'},
   'ttm_jax/pytorch/annotation/model_source.py': {'getattr(torch, ...)'},
