@@ -28,7 +28,9 @@ def model(sam):
 def seeing(model):
   """Let a random model see an object in every prompt; else all of its logits are -1024."""
   with torch.no_grad():
-    list(model.mask_decoder.pred_obj_score_head.parameters())[-1].fill_(100.0)
+    score = model.mask_decoder.pred_obj_score_head.proj_out
+    score.weight.zero_()
+    score.bias.fill_(1.0)
   return model
 
 
