@@ -49,6 +49,7 @@ KNOWN = {
   'benchmarks/object_attention.py': {'getattr(torch, ...)', 'torch.compile'},
   'benchmarks/scale.py': {'subprocess'},
   'benchmarks/step.py': {'config_flags'},
+  'benchmarks/studio.py': {'subprocess'},
   'benchmarks/wan_step.py': {'config_flags', 'subprocess'},
   'docs/generate/commands.py': {'importlib', 'import_module'},
   'launch/local.py': {'subprocess'},

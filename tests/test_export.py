@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import re
 import resource
 import shutil
 import sys
@@ -222,19 +223,33 @@ def test_the_card_says_what_a_user_needs(dit_folder, dit_pair):
   )
 
 
-def test_the_card_installs_what_the_code_imports(dit_folder):
+def packages_of(paths):
+  """Return the packages of the index that Python files import."""
   imported = set()
-  for path in dit_folder.rglob('*.py'):
+  for path in paths:
     for node in ast.walk(ast.parse(path.read_text())):
       if isinstance(node, ast.Import):
         imported |= {alias.name.split('.')[0] for alias in node.names}
       elif isinstance(node, ast.ImportFrom) and not node.level:
         imported.add(str(node.module).split('.')[0])
-  imported -= {*sys.stdlib_module_names, 'diffusers_modules'}
-  assert imported >= {'torch', 'diffusers', 'PIL'}
-  packages = {{'PIL': 'pillow'}.get(name, name) for name in imported}
+  imported -= {*sys.stdlib_module_names, 'diffusers_modules', 'ttm'}
+  return {{'PIL': 'pillow'}.get(name, name) for name in imported}
+
+
+def test_the_card_installs_what_the_code_imports(dit_folder):
+  named = re.findall(r'^from \.(\w+) import', (dit_folder / 'pipeline.py').read_text(), re.M)
+  paths = [dit_folder / 'pipeline.py', *(dit_folder / f'{name}.py' for name in named)]
+  packages = packages_of([*paths, *dit_folder.glob('*/*.py')])
+  assert packages >= {'torch', 'diffusers', 'pillow'}
   # diffusers needs accelerate for `enable_model_cpu_offload`.
   assert exported.card_packages(dit_folder) == packages | {'accelerate'}
+
+
+def test_the_requirements_are_what_the_studio_imports(dit_folder):
+  listed = set((dit_folder / 'requirements.txt').read_text().split())
+  # Gradio brings its web framework.
+  packages = packages_of(dit_folder.rglob('*.py')) - {'fastapi', 'starlette', 'uvicorn'}
+  assert listed == packages | {'accelerate'}
 
 
 def test_the_card_names_the_base_weights(dit_pair, tmp_path):

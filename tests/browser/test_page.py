@@ -139,6 +139,27 @@ def test_notes_appear_with_the_edit(page):
   expect(page.get_by_role('status', name='Notes on the motion')).to_be_hidden()
 
 
+@pytest.mark.parametrize('how', ['paste', 'drop'])
+def test_a_picture_that_is_pasted_or_dropped(stub, open_page, how):
+  page = open_page(stub[1])
+  data = list(studio_page.png(noise()))
+  page.evaluate(
+    """([how, data]) => {
+      const files = new DataTransfer();
+      files.items.add(new File([new Uint8Array(data)], 'a.png', { type: 'image/png' }));
+      const root = document.querySelector('ttm-studio').shadowRoot;
+      const target = how === 'paste' ? document : root.querySelector('.view');
+      target.dispatchEvent(
+        how === 'paste'
+          ? new ClipboardEvent('paste', { clipboardData: files })
+          : new DragEvent('drop', { dataTransfer: files })
+      );
+    }""",
+    [how, data],
+  )
+  expect(page.locator('.stage-canvas')).to_be_visible()
+
+
 def test_an_animated_picture_is_told(page):
   frames = [Image.fromarray(noise()) for _ in range(2)]
   file = io.BytesIO()

@@ -121,6 +121,14 @@ def test_a_whole_story(page, backend):
   assert (current(page) == edited).all() and page.state['undo'] == f'Motion of video {final["id"]}'
 
 
+def test_a_picture_of_another_shape(page):
+  large = np.random.default_rng(0).integers(0, 256, (90, 70, 3)).astype(np.uint8)
+  answer = page.post('picture', content=png(large), **{'X-Name': 'a%20b.png'})
+  assert answer['notes_of_this'] == ['a b.png: resized and cropped from 70 x 90 to 48 x 32']
+  page.done('paint', object=1, stroke=stroke((10, 8)))
+  assert current(page).shape == (T, H, W)
+
+
 def test_a_reload_gives_the_same_state(page):
   painted(page)
   page.done('handle', kind='translate', object=1, frame=5, by=[3, 1])

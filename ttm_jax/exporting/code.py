@@ -19,7 +19,7 @@ WEB = 'web'  # Folder of the files of the studio's page, beside its modules.
 STUDIO = 'ttm_jax.studio.exported_app'
 PACKAGES = (
   *('torch', 'diffusers', 'transformers', 'accelerate', 'huggingface_hub', 'numpy', 'pillow'),
-  *('safetensors', 'gradio', 'av', 'pycocotools'),
+  *('gradio', 'av', 'pycocotools'),
 )
 """What the studio of an exported folder imports, as packages of the index."""
 

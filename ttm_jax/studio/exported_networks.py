@@ -39,7 +39,7 @@ class ExportedNetworks:
       motion_steps=self._pipeline.steps('stage1'),
       video_steps=self._pipeline.steps('stage2'),
     )
-    self.command = [*command, folder]
+    self.command: Sequence[str] = [*command, folder]
     self.name = self._pipeline.folder.resolve().name
 
   def propose(

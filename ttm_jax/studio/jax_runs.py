@@ -1,7 +1,7 @@
 """The studio's networks as JAX runs."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +65,8 @@ class JaxRuns:
       video_steps=self._pipeline.stage2.sampling_steps,
     )
     named = [] if stage1 is None else ['--stage1', stage1]
-    self.command = ['python', '-m', 'ttm_jax.generate', *named, '--stage2', stage2]
+    program = 'python', '-m', 'ttm_jax.generate'
+    self.command: Sequence[str] = [*program, *named, '--stage2', stage2]
     self.name = ' + '.join(Path(run).name for run in runs)
 
   def propose(

@@ -72,7 +72,7 @@ def state(studio: Studio, session: Session, have: Collection[str] = ()) -> dict[
   scene = project.scene
   return {
     **found,
-    'picture': zlib.crc32(scene.picture),
+    'picture': zlib.crc32(scene.picture.tobytes()),
     'objects': _objects(project, motion),
     'order': _ranges(motion.order),
     'origin': scene.base.origin,
