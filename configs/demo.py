@@ -1,7 +1,7 @@
 """The transformer shrunk for procedural scenes: minutes on two CPU cores.
 
-It learns fast because the network predicts the data, training times lean towards noise, Muon updates
-the kernels, and the learning rates decay along a cosine.
+It learns fast because the network predicts the data, training times lean towards noise, Muon
+updates the kernels, and the learning rates decay along a cosine.
 """
 
 from ml_collections import ConfigDict
