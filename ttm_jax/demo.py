@@ -37,7 +37,8 @@ def main() -> None:
   )
   made.add_argument('--preset', choices=sorted(CONFIGS), default=DEFAULT, help='backbone')
   made.add_argument(
-    '--workdir', help='output folder; default runs/demo, or runs/demo-PRESET for other presets'
+    '--workdir',
+    help='output folder; default runs/demo, with the name of another preset and -quick at its end',
   )
   made.add_argument(
     '--quick',
@@ -45,7 +46,8 @@ def main() -> None:
     help='few scenes and steps, to check an installation; the videos are noise',
   )
   args = made.parse_args()
-  suffix = '' if args.preset == DEFAULT else f'-{args.preset}'
+  # A folder of its own, since the demo keeps the scenes that it finds.
+  suffix = ('' if args.preset == DEFAULT else f'-{args.preset}') + ('-quick' if args.quick else '')
   root = Path(args.workdir or f'runs/demo{suffix}')
   outputs.check('--workdir', folders=[root])
   begin = time.perf_counter()
