@@ -78,7 +78,7 @@ def test_the_demo_runs_from_an_empty_folder(installed, tmp_path):
   assert '--quick' in said and 'stage 2' in said
   assert list(tmp_path.iterdir()) == []
   said = run(installed / 'ttm-demo', '--quick', folder=tmp_path, JAX_PLATFORMS='cpu')
-  assert 'Open runs/demo/report.html' in said
-  figures = json.loads((tmp_path / 'runs' / 'demo' / 'metrics.json').read_text())
+  assert 'Open runs/demo-quick/report.html' in said
+  figures = json.loads((tmp_path / 'runs' / 'demo-quick' / 'metrics.json').read_text())
   assert figures['seconds']['all'] > 0
-  assert (tmp_path / 'runs' / 'demo' / 'report.html').stat().st_size > 10_000
+  assert (tmp_path / 'runs' / 'demo-quick' / 'report.html').stat().st_size > 10_000

@@ -31,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
   )
   made.add_argument('--preset', choices=NAMES, default=DEFAULT, help='backbone')
   made.add_argument(
-    '--workdir', help='output folder; default runs/demo, or runs/demo-PRESET for other presets'
+    '--workdir',
+    help='output folder; default runs/demo, with the name of another preset and -quick at its end',
   )
   made.add_argument(
     '--quick',

@@ -25,7 +25,8 @@ def run(args: argparse.Namespace) -> None:
   Raises:
     InputError: If the output folder cannot be written, or a step fails.
   """
-  suffix = '' if args.preset == DEFAULT else f'-{args.preset}'
+  # A folder of its own, since the demo keeps the scenes that it finds.
+  suffix = ('' if args.preset == DEFAULT else f'-{args.preset}') + ('-quick' if args.quick else '')
   root = Path(args.workdir or f'runs/demo{suffix}')
   outputs.check('--workdir', folders=[root])
   begin = time.perf_counter()
