@@ -150,7 +150,7 @@ def test_it_is_planned(configs, tmp_path):
 def test_no_module_but_its_own_names_a_backbone():
   root = tiny.ROOT / 'ttm_jax'
   own = ('models/dit/', 'models/unet/', 'pytorch/dit.py', 'pytorch/unet.py')
-  registries = ('presets.py', 'pytorch/loading.py')
+  registries = ('presets.py', 'preset_names.py', 'pytorch/loading.py')
   found = []
   for path in sorted([*root.rglob('*.py'), *(tiny.ROOT / 'data_tools').rglob('*.py')]):
     name = str(path.relative_to(root if path.is_relative_to(root) else tiny.ROOT))
