@@ -22,7 +22,7 @@ DOORS = sorted(
   for path in folder.glob('[!_]*.py')
 )
 # These have no module of their own in `commands`.
-DOORS += ['ttm_jax.plan', 'ttm_jax.pytorch.generate']
+DOORS += ['ttm_jax.plan', 'ttm_jax.pytorch.generate', 'ttm_jax.studio']
 
 SHOW = """
 import json, runpy, sys
@@ -53,13 +53,15 @@ def imported(door, *arguments):
 def test_all_doors_are_here():
   named = (ROOT / 'pyproject.toml').read_text().partition('[project.scripts]')[2].split('[')[0]
   scripts = {line.split('"')[1].partition(':')[0] for line in named.splitlines() if '"' in line}
-  assert scripts <= {*DOORS}
+  assert {script.removesuffix('.__main__') for script in scripts} <= {*DOORS}
 
 
 @pytest.mark.parametrize('door', DOORS)
 def test_help_is_light(door):
   code, said, names = imported(door, '--help')
-  doc = ast.get_docstring(ast.parse((ROOT / f'{door.replace(".", "/")}.py').read_text()))
+  path = ROOT / door.replace('.', '/')
+  file = path / '__main__.py' if path.is_dir() else path.with_suffix('.py')
+  doc = ast.get_docstring(ast.parse(file.read_text()))
   # absl exits with code 1 after help.
   assert code in (0, 1, None) and doc.splitlines()[0] in said
   assert not names - LIGHT

@@ -7,7 +7,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from ttm_jax.errors import InputError
-from ttm_jax.studio.shell import add_flags, app_of, check_flags
+from ttm_jax.studio.server_flags import add_flags, check_flags
+from ttm_jax.studio.shell import app_of
 
 
 def client_of(studio, host='127.0.0.1', **options):

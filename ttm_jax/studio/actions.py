@@ -19,10 +19,10 @@ from ttm_jax.studio.motion import Base
 from ttm_jax.studio.motion_edits import MOST_POINTS
 from ttm_jax.studio.painting import Stroke
 from ttm_jax.studio.project import proposal
+from ttm_jax.studio.server_flags import TIME_LIMIT
 from ttm_jax.studio.sessions import Proposal, Render, Session, Sessions
 from ttm_jax.trajectory import overlay, render
 
-TIME_LIMIT = 3600.0  # Seconds that a job may run.
 MOST_STEPS = 1000
 PREVIEW_SHARE = 4  # A preview takes the usual number of steps over this.
 _MOST_SEED = 2**63 - 1

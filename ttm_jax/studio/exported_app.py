@@ -10,7 +10,8 @@ from ttm_jax.pytorch.segmentation import Segmenter
 from ttm_jax.studio.actions import Studio
 from ttm_jax.studio.backends import Found
 from ttm_jax.studio.exported_networks import ExportedNetworks
-from ttm_jax.studio.shell import add_flags, check_flags, serve
+from ttm_jax.studio.server_flags import add_flags, check_flags
+from ttm_jax.studio.shell import serve
 
 
 class PromptFinder:
