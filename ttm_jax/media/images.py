@@ -14,10 +14,11 @@ programs, regardless of the file name.
 
 import contextlib
 import functools
+import io
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -172,8 +173,21 @@ def _formats() -> list[str]:
   return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _opened(path: PathLike) -> Image.Image:
-  formats = _formats()
+def open_content(content: bytes, formats: Sequence[str]) -> Image.Image:
+  """Return an image of the bytes of a file; its pixels are decoded when they are used.
+
+  Args:
+    content: the bytes.
+    formats: the formats that are allowed, as Pillow names them.
+
+  Raises:
+    OSError, SyntaxError, ValueError: if it is no such image; further errors when it is decoded.
+  """
+  return _opened(io.BytesIO(content), list(formats))
+
+
+def _opened(path: PathLike | io.BytesIO, formats: list[str] | None = None) -> Image.Image:
+  formats = _formats() if formats is None else formats
   # Pillow has one pixel limit per process, below the size of the largest photos. Opening reads only
   # the header, so other threads hold the lock briefly.
   with _LOCK:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ttm_jax.errors import InputError
 from ttm_jax.inference.request import fit
-from ttm_jax.media.images import open_image, sorted_by_number
+from ttm_jax.media.images import open_content, open_image, sorted_by_number
 from ttm_jax.media.label_images import read_masks
 from ttm_jax.media.video_reader import stream_video
 from ttm_jax.studio.backends import Limits
@@ -179,7 +178,7 @@ def _zipped(content: bytes, name: str) -> list[np.ndarray]:
 def _animated(content: bytes, name: str) -> list[np.ndarray]:
   frames = []
   try:
-    with Image.open(io.BytesIO(content), formats=['GIF', 'WEBP', 'PNG']) as image:
+    with open_content(content, ['GIF', 'WEBP', 'PNG']) as image:
       for number in range(min(getattr(image, 'n_frames', 1), MOST_FRAMES)):
         image.seek(number)
         frames.append((np.asarray(image.convert('L')) > 127).astype(np.uint8))

@@ -19,6 +19,7 @@ from PIL import Image
 
 from ttm_jax import trajectory_edits
 from ttm_jax.errors import InputError
+from ttm_jax.media.images import open_content
 from ttm_jax.trajectory import MAX_OBJECTS
 from ttm_jax.trajectory_layers import DEPTH_STEPS
 
@@ -148,7 +149,7 @@ def decode_mask(text: str, size: tuple[int, ...]) -> np.ndarray:
   """
   wrong = InputError(f'a painted mask must be a 1-bit PNG of {size[1]} x {size[0]} pixels')
   try:
-    with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=['PNG']) as image:
+    with open_content(base64.b64decode(text, validate=True), ['PNG']) as image:
       if image.mode != '1' or image.size != (size[1], size[0]):
         raise wrong
       return np.asarray(image)

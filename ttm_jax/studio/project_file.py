@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from ttm_jax.errors import InputError
+from ttm_jax.media.images import open_content
 from ttm_jax.studio.backends import Limits
 from ttm_jax.studio.motion import STILL, Base
 from ttm_jax.studio.motion_edits import Edit
@@ -184,7 +185,7 @@ def _bytes(file: zipfile.ZipFile, name: str, most: int) -> bytes:
 def _png(file: zipfile.ZipFile, name: str, mode: str, shape: tuple[int, ...]) -> np.ndarray:
   content = _bytes(file, name, _MOST_PNG)
   try:
-    with Image.open(io.BytesIO(content), formats=['PNG']) as image:
+    with open_content(content, ['PNG']) as image:
       if image.mode != mode or image.size != (shape[1], shape[0]):
         raise InputError(f'{name} in the project file must be a PNG of {shape[1]} x {shape[0]}')
       return np.array(image)

@@ -69,7 +69,10 @@ export class Timeline {
     const { frames, fps } = store.about;
     this.scrubber.value = store.frame;
     this.scrubber.setAttribute('aria-valuetext', `frame ${store.frame} of ${frames}`);
-    this.count.textContent = `${store.frame} / ${frames - 1} · ${(store.frame / fps).toFixed(2)} s`;
+    this.count.replaceChildren(
+      `${store.frame} / ${frames - 1}`,
+      h('span', { class: 'seconds' }, ` · ${(store.frame / fps).toFixed(2)} s`),
+    );
     this.play.replaceChildren(icon(store.playing ? 'pause' : 'play'));
     this.play.setAttribute('aria-label', store.playing ? 'Pause' : 'Play');
     this.loop.setAttribute('aria-pressed', store.loop);
