@@ -79,6 +79,7 @@ def play(page: Page, shoot: Recorder, name: str) -> None:
 
 
 def story(page: Page, shoot: Recorder, example: int, moved: str, gone: str, path: list) -> None:
+  """Go through the studio with an example picture, from proposals to a video."""
   page.locator('.example img').first.wait_for()
   shoot(900)
   page.locator('.example').nth(example).hover()
@@ -142,11 +143,12 @@ def story(page: Page, shoot: Recorder, example: int, moved: str, gone: str, path
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--address', required=True)
-  parser.add_argument('--out', type=Path, required=True)
-  parser.add_argument('--example', type=int, default=5)
-  parser.add_argument('--moved', default='red ring')
-  parser.add_argument('--gone', default='blue diamond')
+  add = parser.add_argument
+  add('--address', required=True, help='address of a running studio')
+  add('--out', type=Path, required=True, help='the GIF to write')
+  add('--example', type=int, default=5, help='number of the example picture; default 5')
+  add('--moved', default='red ring', help='name of the object that is dragged')
+  add('--gone', default='blue diamond', help='name of the object that is hidden')
   args = parser.parse_args()
   path = [(0, 0), (-5, 4), (-11, 5), (-17, 2), (-20, -5), (-18, -13), (-12, -17)]
   with sync_playwright() as playwright:

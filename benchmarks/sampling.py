@@ -35,11 +35,11 @@ def main() -> None:
   made = argparse.ArgumentParser('python -m benchmarks.sampling', description=__doc__)
   made.formatter_class = argparse.RawDescriptionHelpFormatter
   add = made.add_argument
-  add('--stage1', required=True)
-  add('--stage2', required=True)
-  add('--clips', required=True)
-  add('--count', type=int, default=64, help='clips')
-  add('--batch', type=int, default=16)
+  add('--stage1', required=True, help='run of the image-to-motion stage')
+  add('--stage2', required=True, help='run of the motion-to-video stage')
+  add('--clips', required=True, help='clips dataset; its validation split is generated')
+  add('--count', type=int, default=64, help='number of clips; default 64')
+  add('--batch', type=int, default=16, help='clips generated at a time; default 16')
   args = made.parse_args()
   held_out = Clips(args.clips, 'validation')
   clips = [held_out[i] for i in range(min(args.count, len(held_out)))]

@@ -80,7 +80,7 @@ def memory(page: Page, process: subprocess.Popen) -> tuple[float, float]:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--port', type=int, default=7999)
+  parser.add_argument('--port', type=int, default=7999, help='port of the server; default 7999')
   args = parser.parse_args()
   process = subprocess.Popen([sys.executable, '-c', _SERVER, str(args.port)])
   try:
@@ -91,6 +91,7 @@ def main() -> None:
 
 
 def measure(playwright, address: str, process: subprocess.Popen) -> None:
+  """Print the time to load, to draw a drag and to compute an edit, and the memory of the page."""
   browser = playwright.chromium.launch(
     executable_path=os.environ.get('TTM_CHROMIUM') or None, args=['--no-sandbox']
   )

@@ -298,9 +298,9 @@ def small_files() -> None:
   """Limit the file size of a training process from its first checkpoint on."""
   save = checkpoint.Checkpoints.save
 
-  def refused(self, state):
+  def refused(self, *state):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-    save(self, state)
+    save(self, *state)
 
   checkpoint.Checkpoints.save = refused
 
@@ -315,7 +315,7 @@ def full_disk() -> None:
   'trouble, reason',
   [
     (small_files, '(file too large)'),
-    (full_disk, '(a checkpoint takes 1.9 MB, there are 0.0 MB left)'),
+    (full_disk, '(a checkpoint takes 1.8 MB, there are 0.0 MB left)'),
   ],
   ids=['while writing', 'beforehand'],
 )

@@ -113,6 +113,10 @@ def page() -> str:
   shared = {name: key for kind in denoisers for name, key in kind.items()}
   codec = [k for k in of_kind['codec'].values() if k != shared.get(k.name)]
   lines += [f'## Keys of {TITLES["codec"]}', '', 'All others are as above.', '', *_table(codec), '']
+  known = shared | of_kind['codec']
+  student = [key for key in keys('distill_stage2_dit') if key.name not in known]
+  lines += ['## Keys of a student', '', 'See [distillation](../distillation.md).', '']
+  lines += [*_table(student), '']
   ablation = keys('ablate_scenes')
   lines += ['## Keys of an ablation', '', 'For `ttm_jax.ablate`.', '', *_table(ablation), '']
   return '\n'.join(lines)

@@ -130,7 +130,8 @@ def test_flags_are_those_of_the_command():
     'run of the motion-to-video stage',
   )
   (flags,) = commands.read('ttm_jax.train').flags.values()
-  assert {'--config', '--workdir', '--profile'} == {flag.names[0] for flag in flags}
+  names = {'--config', '--workdir', '--profile', '--compilation_cache'}
+  assert names == {flag.names[0] for flag in flags}
   assert [flag.names[0] for flag in flags if flag.required] == ['--config']
   assert set(commands.read('data_tools.vbench').flags) == {'clips', 'names'}
   assert str(ROOT) not in commands.page()
