@@ -216,7 +216,7 @@ class Kept:
   def restore_newest(self, *_):
     return None
 
-  def save(self, state):
+  def save(self, state, rated=None):
     self.saved.append(int(state.step))
 
   def wait(self):
