@@ -46,7 +46,8 @@ def write(folder: Path, layers: int, width: int) -> None:
   """Write a checkpoint of random values, in files of at most 200 MB."""
   import numpy as np
 
-  from ttm_jax.exporting.files import DTYPES, Spec, write_tensors
+  from ttm_jax.exporting.dtypes import DTYPES
+  from ttm_jax.exporting.files import Spec, write_tensors
   from ttm_jax.presets import preset
 
   dit = preset('dit')

@@ -11,7 +11,8 @@ from ttm_jax.codecs import sd_vae_convert as sd_vae
 from ttm_jax.codecs.sd_vae import SDVAE, SDVAEConfig
 from ttm_jax.errors import InputError
 from ttm_jax.exporting import codecs
-from ttm_jax.exporting.files import DTYPES, write_tensors
+from ttm_jax.exporting.dtypes import DTYPES
+from ttm_jax.exporting.files import write_tensors
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra dev)')
 diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed (extra dev)')

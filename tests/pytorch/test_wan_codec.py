@@ -16,7 +16,8 @@ from tests.helpers.small_wan_vae import CONFIGS, decode, drawn, encode, video
 from ttm_jax.errors import InputError
 from ttm_jax.exported_folder import read_codec
 from ttm_jax.exporting import codecs
-from ttm_jax.exporting.files import DTYPES, write_tensors
+from ttm_jax.exporting.dtypes import DTYPES
+from ttm_jax.exporting.files import write_tensors
 from ttm_jax.exporting.folder import export
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
 from ttm_jax.pytorch.loading import check_fields, load_component
