@@ -3,7 +3,7 @@
     python -m ttm_jax.train --config=demo_distill_stage1 --workdir=runs/student1 \\
         --config.data.path=runs/demo/latents --config.init_from=runs/demo/stage1
 
-Hardware: two CPU cores. Score: docs/sampling.md.
+Hardware: two CPU cores. Score: see docs/distillation.md.
 """
 
 from ml_collections import ConfigDict

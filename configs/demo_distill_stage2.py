@@ -3,7 +3,7 @@
     python -m ttm_jax.train --config=demo_distill_stage2 --workdir=runs/student2 \\
         --config.data.path=runs/demo/latents --config.init_from=runs/demo/stage2
 
-Hardware: two CPU cores. Score: docs/sampling.md.
+Hardware: two CPU cores. Score: see docs/distillation.md.
 """
 
 from ml_collections import ConfigDict
