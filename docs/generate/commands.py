@@ -2,11 +2,13 @@
 
 import argparse
 import ast
+import contextlib
+import functools
 import importlib
 import itertools
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -67,6 +69,7 @@ class _Parser(BaseException):
   """Carries the parser of a command out of its `main`."""
 
 
+@functools.cache
 def modules() -> list[str]:
   """Return the modules that can be started by `python -m`, except internal ones."""
   found = []
@@ -103,20 +106,50 @@ def read(module: str) -> Command:
   Args:
     module: dotted name of the module.
   """
-  loaded = importlib.import_module(module)
+  with _no_other_flags() as others:
+    if module in others:
+      sys.modules.pop(module)  # Its flags are defined when it is imported.
+    loaded = importlib.import_module(module)
+    defined = {flag.name: flag for flag in flags.FLAGS.get_flags_for_module(module)}
+    required = {flag for flag in defined if _absl_required(flag)}
+    if defined and module not in others:
+      sys.modules.pop(module)  # Its flags are removed below.
   if hasattr(loaded, '__path__'):  # A package is started by its module `__main__`.
     loaded = importlib.import_module(f'{module}.__main__')
   description = ast.get_docstring(ast.parse(Path(loaded.__file__ or '').read_text())) or ''
-  defined = {flag.name: flag for flag in flags.FLAGS.get_flags_for_module(module)}
   if defined:
-    required = {flag for flag in defined if _absl_required(flag)}
     own = tuple(_absl_flag(flag, flag.name in required) for flag in defined.values())
-    for name in defined:  # Other commands define flags of the same names.
-      delattr(flags.FLAGS, name)
-    sys.modules.pop(module)
     return Command(module, scripts().get(module, ''), description, {'': own})
   parser = _parser_of(loaded)
   return Command(module, scripts().get(module, ''), description, dict(_of_parser(parser)))
+
+
+@contextlib.contextmanager
+def _no_other_flags() -> Iterator[Iterable[str]]:
+  """Remove the flags of all commands, which share names, and put them back at the end.
+
+  Yields:
+    The modules that had flags.
+  """
+  kept = {
+    module: found for module in modules() if (found := flags.FLAGS.get_flags_for_module(module))
+  }
+
+  def clear(names: Iterable[str]) -> None:
+    for name in names:
+      if name in flags.FLAGS:
+        delattr(flags.FLAGS, name)
+
+  clear(flag.name for found in kept.values() for flag in found)
+  try:
+    yield kept
+  finally:
+    for module in modules():
+      clear([flag.name for flag in flags.FLAGS.get_flags_for_module(module)])
+    for module, found in kept.items():
+      for flag in found:
+        flags.FLAGS[flag.name] = flag
+        flags.FLAGS.register_flag_by_module(module, flag)
 
 
 def page() -> str:
