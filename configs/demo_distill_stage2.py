@@ -9,11 +9,8 @@ Hardware: two CPU cores. Score: see docs/distillation.md.
 from ml_collections import ConfigDict
 
 from ttm_jax.configs import demo_stage2
-from ttm_jax.configs.distill import distill
+from ttm_jax.configs.distill import distill_demo
 
 
 def get_config() -> ConfigDict:
-  config = distill(demo_stage2.get_config())
-  config.optimizer.update({'learning_rate': 2e-4, 'muon_rate': 0.0, 'schedule': 'constant'})
-  config.train.steps = 1_200
-  return config
+  return distill_demo(demo_stage2.get_config())

@@ -35,6 +35,14 @@ def distill(config: ConfigDict, method: str = 'dmd', steps: int = 4) -> ConfigDi
   return config
 
 
+def distill_demo(config: ConfigDict) -> ConfigDict:
+  """Return the configuration of a student of the demo's transformer, trained by AdamW."""
+  config = distill(config)
+  config.optimizer.update({'learning_rate': 2e-4, 'muon_rate': 0.0, 'schedule': 'constant'})
+  config.train.steps = 1_200
+  return config
+
+
 def few_steps(process: ConfigDict, steps: int) -> None:
   """Set the sampling steps of a process, evenly spaced in time."""
   process.steps = steps

@@ -41,6 +41,22 @@ def test_flow_matching_steps_as_ours(prediction):
     scheduler.set_timesteps(7)
 
 
+def check_steps(process, scheduler, steps, x, goal, tolerance):
+  """Check that a scheduler steps as a process does, twice, for a made-up network."""
+
+  def predict(x, t):
+    return jnp.sin(2 * x + process.network_time(t[:, None, None]) / 500) + goal
+
+  wanted = process.sample(predict, x)
+  for _ in range(2):  # A second video starts anew.
+    scheduler.set_timesteps(steps)
+    y = torch.from_numpy(x)
+    for t in scheduler.timesteps:
+      seen = torch.sin(2 * y + t.float() / 500) + torch.from_numpy(goal)
+      y = scheduler.step(seen, t, y).prev_sample
+    np.testing.assert_allclose(y, wanted, rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize('solver', ['euler', 'unipc', 'dpmpp'])
 @pytest.mark.parametrize('prediction', ['velocity', 'data', 'flow'])
 def test_shifted_flow_matching_steps_as_ours(prediction, solver):
@@ -52,17 +68,7 @@ def test_shifted_flow_matching_steps_as_ours(prediction, solver):
     )
     scheduler = FlowMatchingScheduler(**scheduler_config(process))
 
-    def predict(x, t, process=process):
-      return jnp.sin(2 * x + process.network_time(t[:, None, None]) / 500) + goal
-
-    wanted = process.sample(predict, x)
-    for _ in range(2):  # A second video starts anew.
-      scheduler.set_timesteps(steps)
-      y = torch.from_numpy(x)
-      for t in scheduler.timesteps:
-        seen = torch.sin(2 * y + t.float() / 500) + torch.from_numpy(goal)
-        y = scheduler.step(seen, t, y).prev_sample
-      np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-5)
+    check_steps(process, scheduler, steps, x, goal, 1e-5)
   with pytest.raises(ValueError, match='1 to 1000, got 0'):
     scheduler.set_timesteps(0)
 
@@ -81,17 +87,7 @@ def test_multistep_solvers_step_as_ours(prediction, solver):
       process = ZeroSNRDiffusion(steps=steps, solver=solver)
       scheduler = ZeroSNRScheduler(**PRESET.torch.scheduler_config(process))
 
-    def predict(x, t, process=process):
-      return jnp.sin(2 * x + process.network_time(t[:, None, None]) / 500) + goal
-
-    wanted = process.sample(predict, x)
-    for _ in range(2):  # A second video starts anew.
-      scheduler.set_timesteps(steps)
-      y = torch.from_numpy(x)
-      for t in scheduler.timesteps:
-        seen = torch.sin(2 * y + t.float() / 500) + torch.from_numpy(goal)
-        y = scheduler.step(seen, t, y).prev_sample
-      np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-4)
+    check_steps(process, scheduler, steps, x, goal, 1e-4)
 
 
 @pytest.mark.parametrize(
