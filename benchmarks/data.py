@@ -10,7 +10,6 @@ paper    throughput of the loader on one core, on records of 256 x 256 x 128 vid
 Generates videos and records in a temporary folder (2 GB). Run it on an idle machine.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -26,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ttm_jax import trajectory
+from ttm_jax.arguments import command_parser
 from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.data import latents
 from ttm_jax.data.context import Context, Encoding
@@ -46,11 +46,7 @@ PAPER = {
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(
-    'python -m benchmarks.data',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = command_parser('benchmarks.data', __doc__)
   parser.add_argument(
     '--only', default='import,memory,demo,paper', help='comma-separated benchmarks'
   )

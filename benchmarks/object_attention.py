@@ -27,6 +27,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from ttm_jax.arguments import command_parser
+
 # JAX and PyTorch share the memory of a GPU.
 os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 
@@ -358,11 +360,7 @@ def numbers(text: str) -> tuple[int, ...]:
 def parser() -> argparse.ArgumentParser:
   """Return the argument parser, with defaults for the current device."""
   cpu = jax.default_backend() == 'cpu'
-  made = argparse.ArgumentParser(
-    'python -m benchmarks.object_attention',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('benchmarks.object_attention', __doc__)
   made.add_argument(
     '--tokens',
     type=numbers,

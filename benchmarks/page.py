@@ -14,13 +14,13 @@ which this command fills in:
 and list it in index.json.
 """
 
-import argparse
 import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
+from ttm_jax.arguments import command_parser
 from ttm_jax.atomic import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -106,11 +106,7 @@ def pages() -> dict[Path, str]:
 
 def main() -> None:
   """Write the pages, or check them."""
-  made = argparse.ArgumentParser(
-    'python -m benchmarks.page',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('benchmarks.page', __doc__)
   made.add_argument(
     '--check', action='store_true', help='only compare; exit with 1 on a difference'
   )

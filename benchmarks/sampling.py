@@ -9,12 +9,12 @@ stage 1, and the PSNR, adherence and motion accuracy of the videos of both stage
 95 % of the mean over clips (1.96 standard errors); evaluations count those of both stages.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
 
 import numpy as np
 
+from ttm_jax.arguments import command_parser
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.schema import Clip
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
@@ -32,8 +32,7 @@ COLUMNS = ('iou', 'direction'), ('psnr', 'adherence', 'direction')
 
 
 def main() -> None:
-  made = argparse.ArgumentParser('python -m benchmarks.sampling', description=__doc__)
-  made.formatter_class = argparse.RawDescriptionHelpFormatter
+  made = command_parser('benchmarks.sampling', __doc__)
   add = made.add_argument
   add('--stage1', required=True, help='run of the image-to-motion stage')
   add('--stage2', required=True, help='run of the motion-to-video stage')

@@ -6,7 +6,6 @@ Scores scenes with noise added, twice with the same cache: the second time must 
 Prints process time, which other work on the machine hardly changes.
 """
 
-import argparse
 import tempfile
 import time
 
@@ -14,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ttm_jax.arguments import command_parser
 from ttm_jax.metrics.base import Sample
 from ttm_jax.metrics.options import MetricOptions
 from ttm_jax.metrics.registry import make
@@ -28,11 +28,7 @@ METRICS = (
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(
-    'python -m benchmarks.scoring',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = command_parser('benchmarks.scoring', __doc__)
   parser.add_argument('--clips', type=int, default=128, help='number of clips; default 128')
   parser.add_argument('--size', type=int, default=256, help='height and width; default 256')
   parser.add_argument('--frames', type=int, default=16, help='frames of a clip; default 16')

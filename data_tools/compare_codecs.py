@@ -10,6 +10,7 @@ decoded with the codec, and converted back to label maps.
 
 import argparse
 
+from ttm_jax.arguments import command_parser
 from ttm_jax.errors import front_door
 from ttm_jax.trajectory import PALETTES
 
@@ -23,11 +24,7 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
   """Return the parser of the command line."""
-  made = argparse.ArgumentParser(
-    'python -m data_tools.compare_codecs',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('data_tools.compare_codecs', __doc__)
   made.add_argument('--clips', required=True, help='clips dataset')
   made.add_argument(
     '--codec',

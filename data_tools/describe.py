@@ -13,6 +13,7 @@ named by --run determine the text encoders and which texts are embedded.
 
 import argparse
 
+from ttm_jax.arguments import command_parser
 from ttm_jax.errors import front_door
 from ttm_jax.inference import cli_args
 
@@ -27,11 +28,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
   """Return the parser of the command line."""
-  made = argparse.ArgumentParser(
-    'python -m data_tools.describe',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('data_tools.describe', __doc__)
   cli_args.add_flags(made)
   made.add_argument(
     '--run',

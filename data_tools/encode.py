@@ -26,6 +26,7 @@ that generation encodes texts the same way.
 import argparse
 from collections.abc import Sequence
 
+from ttm_jax.arguments import command_parser
 from ttm_jax.data.schema import MASKS, MAX_OBJECTS, TRAJECTORIES
 from ttm_jax.errors import front_door
 from ttm_jax.parallel.compilation_cache import HELP
@@ -43,11 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
   """Return the parser of the command line."""
-  made = argparse.ArgumentParser(
-    'python -m data_tools.encode',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('data_tools.encode', __doc__)
   made.add_argument('--clips', required=True, help='clips dataset, or a folder of several')
   made.add_argument('--out', required=True, help='folder of the latents dataset; must not exist')
   made.add_argument('--preset', choices=NAMES, help=f'backbone; default {DEFAULT}')

@@ -18,6 +18,7 @@ The report lists the outcome of every video, including those that are left out.
 import argparse
 
 from data_tools.arguments import add_clip_flags
+from ttm_jax.arguments import command_parser
 from ttm_jax.errors import front_door
 
 
@@ -31,11 +32,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
   """Return the parser of the command line."""
-  made = argparse.ArgumentParser(
-    'python -m data_tools.import_folder',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('data_tools.import_folder', __doc__)
   add = made.add_argument
   add('--source', required=True, help='folder of the videos')
   add('--captions', required=True, help='JSON file, see above')

@@ -7,6 +7,7 @@ The command downloads nothing. The same options give the same clips.
 
 import argparse
 
+from ttm_jax.arguments import command_parser
 from ttm_jax.errors import front_door
 from ttm_jax.scenes.captions import MOTIONS
 from ttm_jax.scenes.generator import SceneConfig
@@ -23,11 +24,7 @@ def main(argv: list[str] | None = None) -> None:
 def parser() -> argparse.ArgumentParser:
   """Return the parser of the command line."""
   usual = SceneConfig()
-  made = argparse.ArgumentParser(
-    'python -m data_tools.make_scenes',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('data_tools.make_scenes', __doc__)
   add = made.add_argument
   add('--out', required=True, help='folder of the dataset; must be empty or not exist')
   add(

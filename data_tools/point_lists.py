@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from data_tools.arguments import add_clip_flags
 from data_tools.layout_names import BENCHMARKS
+from ttm_jax.arguments import command_parser
 from ttm_jax.errors import front_door
 
 
@@ -29,11 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
   """Return the parser of the command line."""
-  made = argparse.ArgumentParser(
-    'python -m data_tools.point_lists',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('data_tools.point_lists', __doc__)
   add = made.add_argument
   add('--source', required=True, help='folder of the benchmark')
   add('--kind', required=True, choices=BENCHMARKS, help='layout of the benchmark')

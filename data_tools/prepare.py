@@ -26,6 +26,7 @@ from data_tools.arguments import add_clip_flags
 from data_tools.layout_names import LAYOUTS
 from data_tools.sources.benchmark import SAV_128
 from data_tools.sources.sav import KINDS as SAV_KINDS
+from ttm_jax.arguments import command_parser
 from ttm_jax.data.schema import MAX_OBJECTS
 from ttm_jax.errors import front_door
 from ttm_jax.pytorch.annotation.flags import add_device_flags, add_model_flags
@@ -42,11 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
   """Return the parser of the command line."""
-  made = argparse.ArgumentParser(
-    'python -m data_tools.prepare',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('data_tools.prepare', __doc__)
   add = made.add_argument
   add('--source', required=True, help='folder of videos')
   add('--out', required=True, help='folder of the dataset; must be empty or not exist')

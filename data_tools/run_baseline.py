@@ -16,6 +16,7 @@ a part of the videos (--part 1/4, --part 2/4, ...).
 import argparse
 from collections.abc import Sequence
 
+from ttm_jax.arguments import command_parser
 from ttm_jax.errors import front_door
 from ttm_jax.pytorch.baselines.models import BASELINES
 
@@ -29,11 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
   """Return the parser of the command line."""
-  made = argparse.ArgumentParser(
-    'python -m data_tools.run_baseline',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('data_tools.run_baseline', __doc__)
   add = made.add_argument
   add('--model', required=True, choices=BASELINES, help='the model')
   add('--weights', help='folder or hub id of its weights; default as published')

@@ -22,6 +22,7 @@ The ids of the published benchmark can be given to `prepare` in the same way.
 import argparse
 from collections.abc import Sequence
 
+from ttm_jax.arguments import command_parser
 from ttm_jax.errors import front_door
 from ttm_jax.pytorch.annotation.flags import add_device_flags
 
@@ -35,11 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
   """Return the parser of the command line."""
-  made = argparse.ArgumentParser(
-    'python -m data_tools.sav128',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('data_tools.sav128', __doc__)
   add = made.add_argument
   add('--scores', required=True, help='JSON lines file of scores; extended if --source is given')
   add('--out', required=True, help='folder for the chosen ids; must be empty or not exist')

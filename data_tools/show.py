@@ -11,6 +11,7 @@ decoded video next to the decoded trajectory.
 
 import argparse
 
+from ttm_jax.arguments import command_parser
 from ttm_jax.errors import front_door
 
 
@@ -24,11 +25,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
   """Return the parser of the command line."""
-  made = argparse.ArgumentParser(
-    'python -m data_tools.show',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('data_tools.show', __doc__)
   made.add_argument('shard', help='folder of a dataset, or one of its files')
   made.add_argument('index', type=int, help='index of the record, from 0')
   made.add_argument('--split', help='split of the dataset; default its first')

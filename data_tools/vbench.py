@@ -18,6 +18,7 @@ to 4 in the order of the seeds, as Vchitect/VBench expects them. It writes the s
 import argparse
 from collections.abc import Sequence
 
+from ttm_jax.arguments import command_parser
 from ttm_jax.errors import front_door
 from ttm_jax.pytorch.annotation.flags import add_device_flags, add_model_flags
 
@@ -31,11 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
   """Return the parser of the command line."""
-  made = argparse.ArgumentParser(
-    'python -m data_tools.vbench',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('data_tools.vbench', __doc__)
   commands = made.add_subparsers(dest='command', required=True)
   clips = commands.add_parser('clips', help='write a clips dataset of images and prompts')
   names = commands.add_parser('names', help='name generated videos as VBench expects them')

@@ -14,6 +14,7 @@ PACKAGE = 'ttm_jax'
 # From bottom to top. No module imports a command.
 FLOORS = (
   (
+    'arguments',
     'errors',
     'atomic',
     'untrusted',

@@ -10,6 +10,7 @@ interrupted demo.
 
 import argparse
 
+from ttm_jax.arguments import command_parser
 from ttm_jax.errors import front_door
 from ttm_jax.preset_names import DEFAULT, NAMES
 
@@ -24,11 +25,7 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
   """Return the parser of the command line."""
-  made = argparse.ArgumentParser(
-    'python -m ttm_jax.demo',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('ttm_jax.demo', __doc__)
   made.add_argument('--preset', choices=NAMES, default=DEFAULT, help='backbone')
   made.add_argument(
     '--workdir',

@@ -20,6 +20,7 @@ Runs that use pretrained text encoders (CLIP, T5, ...) need PyTorch.
 
 import argparse
 
+from ttm_jax.arguments import command_parser
 from ttm_jax.errors import front_door
 from ttm_jax.inference.sampling_flags import add_mesh_flag, add_sampling_flags
 from ttm_jax.metrics import defaults
@@ -36,11 +37,7 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
   """Return the parser of the command line."""
-  made = argparse.ArgumentParser(
-    'python -m ttm_jax.evaluate',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('ttm_jax.evaluate', __doc__)
   add = made.add_argument_group('what is scored').add_argument
   add('--stage1', help='run of the image-to-motion stage')
   add('--stage2', help='run of the motion-to-video stage')

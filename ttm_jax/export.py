@@ -13,6 +13,7 @@ writes the adapters alone, for `load_lora_weights` of diffusers, and the parts t
 
 import argparse
 
+from ttm_jax.arguments import command_parser
 from ttm_jax.errors import front_door
 from ttm_jax.exporting.dtypes import DTYPES
 
@@ -27,11 +28,7 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
   """Return the parser of the command line."""
-  made = argparse.ArgumentParser(
-    'python -m ttm_jax.export',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('ttm_jax.export', __doc__)
   add = made.add_argument
   add('--stage1', default='', help='run of the image-to-motion stage')
   add('--stage2', default='', help='run of the motion-to-video stage')

@@ -30,6 +30,7 @@ Paths are relative to the file. Flags give what a line leaves open. Videos that 
 
 import argparse
 
+from ttm_jax.arguments import command_parser
 from ttm_jax.errors import front_door
 from ttm_jax.inference.command import add_flags
 from ttm_jax.inference.sampling_flags import add_mesh_flag, add_sampling_flags
@@ -46,11 +47,7 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
   """Return the parser of the command line."""
-  made = argparse.ArgumentParser(
-    'python -m ttm_jax.generate',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('ttm_jax.generate', __doc__)
   made.add_argument('--stage1', help='run of the image-to-motion stage')
   made.add_argument('--stage2', required=True, help='run of the motion-to-video stage')
   made.add_argument(

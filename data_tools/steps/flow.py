@@ -7,7 +7,6 @@ flow over pixels and frame pairs, in pixels at the size of the clip. It is compa
 clips of the same size and frame rate.
 """
 
-import argparse
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import numpy as np
 
 from data_tools.drafts import Draft, Rejected, attempt
 from data_tools.steps import command
+from ttm_jax.arguments import command_parser
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.media import video_io
 from ttm_jax.optical_flow import render
@@ -73,11 +73,7 @@ def score(flow: np.ndarray) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(
-    'python -m data_tools.steps.flow',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = command_parser('data_tools.steps.flow', __doc__)
   add = parser.add_argument
   add('--weights', required=True, help='safetensors file of raft_large')
   add('--video', required=True, help='video to measure')

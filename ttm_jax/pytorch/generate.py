@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from ttm_jax.arguments import command_parser
 from ttm_jax.errors import InputError, front_door
 from ttm_jax.inference.cli_args import parse_texts
 from ttm_jax.inference.command import (
@@ -172,11 +173,7 @@ def max_objects(folder: Path) -> int:
 
 def parser() -> argparse.ArgumentParser:
   """Return the command-line parser."""
-  made = argparse.ArgumentParser(
-    'python -m ttm_jax.pytorch.generate',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('ttm_jax.pytorch.generate', __doc__)
   made.add_argument('folder', help='exported folder, or repository id on the Hugging Face Hub')
   add_flags(made)
   made.add_argument(

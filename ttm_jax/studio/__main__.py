@@ -10,6 +10,7 @@ a picture from its caption; with --sam alone, they are segmented by clicks. See 
 
 import argparse
 
+from ttm_jax.arguments import command_parser
 from ttm_jax.errors import front_door
 from ttm_jax.pytorch.annotation.flags import add_device_flags, add_model_flags
 from ttm_jax.studio.server_flags import add_flags
@@ -25,11 +26,7 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
   """Return the parser of the command line."""
-  made = argparse.ArgumentParser(
-    'python -m ttm_jax.studio',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  made = command_parser('ttm_jax.studio', __doc__)
   add = made.add_argument
   add('folder', nargs='?', default='', help='exported folder, or repository id on the hub')
   add('--stage1', help='run of the image-to-motion stage')

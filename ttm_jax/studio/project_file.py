@@ -38,7 +38,7 @@ _JSON = 'project.json'
 _MOST_JSON = 32 * 2**20
 _MOST_PNG = 64 * 2**20
 DAMAGE = zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError
-"""What reading a damaged zip archive raises; `zipfile` refuses unknown compression by the last one."""
+"""What reading a damaged zip archive raises; the last one, for compression that is not known."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
