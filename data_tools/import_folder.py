@@ -40,6 +40,13 @@ def parser() -> argparse.ArgumentParser:
   add('--frames', type=int, required=True, help='frames per clip')
   add('--size', required=True, help='side in pixels, or HEIGHTxWIDTH, such as 64x96')
   add_clip_flags(made)
+  add(
+    '--validation_windows',
+    type=int,
+    default=0,
+    help='use the last N clips of each video for validation, and none that shares a frame with them'
+    ' for training; default 0',
+  )
   return made
 
 

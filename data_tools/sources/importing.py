@@ -12,7 +12,7 @@ from data_tools.sources.base import Video
 from data_tools.sources.descriptions import Description, Window
 from data_tools.sources.leftovers import Leftover
 from data_tools.sources.vos import vos_videos
-from data_tools.sources.windows import Cut, drafts, expected
+from data_tools.sources.windows import Cut, clip_key, drafts, expected, frame_numbers
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
 from ttm_jax.pytorch.annotation.rejection import Reject
@@ -46,6 +46,34 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+  """Some windows of each video: its last ones, or those that share no frame with them.
+
+  A video without a window for each part is for training as a whole.
+
+  Attributes:
+    held_out: number of windows at the end of each video that are for validation, at least 1.
+    validation: whether these are the part.
+  """
+
+  held_out: int
+  validation: bool
+
+  def keys(self, video: Video, window: Window) -> set[str]:
+    """Return the keys of the windows of this part.
+
+    Raises:
+      InputError: as in `windows.drafts`.
+    """
+    numbers = list(frame_numbers(video, window))
+    held = numbers[-self.held_out :]
+    train = [n for n in numbers[: -self.held_out] if n[-1] < held[0][0]]
+    if not train:
+      held, train = [], numbers
+    return {clip_key(video, n) for n in (held if self.validation else train)}
+
+
+@dataclasses.dataclass(frozen=True)
 class Imported:
   """Clips of the described videos, one window in memory at a time.
 
@@ -58,6 +86,7 @@ class Imported:
     window: length, stride, frame rate and size of the clips.
     report: receives the statistics. A video that cannot be used is reported, not raised.
     fps: frames per second of videos that are folders of images.
+    part: which windows of each video to read.
   """
 
   root: Path
@@ -65,8 +94,11 @@ class Imported:
   window: Window
   report: Report
   fps: float | None = None
+  part: Part | None = None
 
   def __length_hint__(self) -> int:
+    if self.part is not None:
+      return 0  # Known when the videos are read.
     return sum(expected(video, self.window) for video in self._videos())
 
   def __iter__(self) -> Iterator[Clip]:
@@ -75,7 +107,10 @@ class Imported:
       cut = Cut()
       report.sources[video.key] = ''  # Insert now to keep the order of the videos.
       try:
+        chosen = None if self.part is None else self.part.keys(video, self.window)
         for draft in drafts(video, self.window, cut):
+          if chosen is not None and draft.key not in chosen:
+            continue
           try:
             clip, background = to_clip(draft)
           except Reject as reject:
@@ -88,7 +123,7 @@ class Imported:
         report.sources[video.key] = cut.failed(str(error))
         continue
       report.sources[video.key] = cut.summary
-      if not cut.windows:
+      if not cut.windows and not (self.part and self.part.validation):
         reason = f'source shorter than {self.window.frames} frames at {self.window.fps:g} fps'
         report.rejected[reason] += 1
 

@@ -33,6 +33,8 @@ SHIPPED = (
   'distill_stage2_dit',
   'distill_stage2_unet',
   'distill_stage2_wan',
+  'films_stage1',
+  'films_stage2',
   'pretrain_dit',
   'scenes_codec',
   'scenes_stage1',
