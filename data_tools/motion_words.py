@@ -147,7 +147,7 @@ def reversed_in_time(texts: Sequence[str]) -> tuple[list[str], str]:
   lowered = [_words(text) for text in texts]
   every = {word for words in lowered for word in words}
   changed = [_reversed(text) for text in texts]
-  for text, reason in changed:
+  for _, reason in changed:
     if reason:
       return [], reason
   known = {*_SAME, *(word for phrase in _AGAINST for word in phrase.split())}

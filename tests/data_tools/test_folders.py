@@ -206,6 +206,33 @@ def test_the_tool_holds_out_whole_videos(tmp_path, capsys):
   assert not (tmp_path / 'empty').exists()
 
 
+def test_the_last_windows_of_each_video_are_held_out(tmp_path, capsys):
+  for key, frames in (('x', 20), ('short', 9)):
+    make_source(tmp_path / key, label_maps((frames, 24, 48)), fps=4)
+  (tmp_path / 'captions.json').write_text(json.dumps({'x': DOG, 'short': DOG}))
+  paths = ['--source', str(tmp_path), '--captions', str(tmp_path / 'captions.json')]
+  options = ['--frames', '6', '--stride', '3', '--fps', '4', '--size', '12x16']
+  out = str(tmp_path / 'out')
+  import_folder.main([*paths, *options, '--out', out, '--validation_windows', '1'])
+  keys = {split: [c.key for c in Clips(out, split)] for split in ('train', 'validation')}
+  # The window at 9 shares frames with the one at 12. Of `short`, both windows overlap.
+  assert keys == {
+    'train': ['x/00000', 'x/00003', 'x/00006', 'short/00000', 'short/00003'],
+    'validation': ['x/00012'],
+  }
+  assert capsys.readouterr().out.startswith('6 clips from 2 sources\n  x: 20 frames at 4 fps')
+  for flags, error in (
+    (['--validation_windows', '-1'], '--validation_windows -1 must be at least 0'),
+    (
+      ['--validation', '1', '--validation_windows', '1'],
+      '--validation and --validation_windows hold out both: give one of the two',
+    ),
+  ):
+    with pytest.raises(SystemExit) as stopped:
+      import_folder.main([*paths, *options, '--out', out, *flags])
+    assert stopped.value.code == 2 and f'error: {error}' in capsys.readouterr().err
+
+
 @pytest.mark.skipif(
   not (SHARED / 'captions.json').is_file(),
   reason=f'no real clips under {SHARED}; set TTM_SHARED_DATA to their folder',
