@@ -19,5 +19,5 @@ def shrink(config: ConfigDict) -> ConfigDict:
   """Return a paper-scale configuration at this size."""
   config = demo.shrink(config)
   config.model.update({'channels': 64, 'grid': (4, 6, 10)})
-  config.train.update({'steps': 1_500, 'sample_every': 0})
+  config.train.update({'steps': 800, 'sample_every': 0})
   return config
