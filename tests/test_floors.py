@@ -39,7 +39,7 @@ FLOORS = (
   ('metrics', 'planning', 'report', 'exporting', 'studio'),
   ('commands',),
 )
-FRONT_DOORS = ('train', 'generate', 'evaluate', 'ablate', 'export', 'plan', 'demo')
+FRONT_DOORS = ('train', 'generate', 'evaluate', 'ablate', 'export', 'plan', 'demo', 'showcase')
 
 FLAT = 'ttm_jax.pytorch'  # Its modules are copied side by side into exported folders.
 
