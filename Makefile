@@ -15,13 +15,16 @@ GPU := .venv-aot-gpu
 AUDIT := .venv-audit
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-slow test-browser test-aot test-aot-gpu test-aot-plan lint format docs audit clean
+.PHONY: help demo showcase test test-slow test-browser test-aot test-aot-gpu test-aot-plan lint format docs audit clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(CORE)  ## Train and evaluate both stages from scratch, about ten minutes on two CPU cores.
 	$(BIN)/python -m ttm_jax.demo --workdir runs/demo
+
+showcase: $(CORE)  ## Train larger networks, about a day on two CPU cores; stops and continues.
+	$(BIN)/python -m ttm_jax.showcase
 
 test: $(DEV)  ## Run the tests.
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not aot and not browser'

@@ -11,12 +11,13 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from docs.generate.panels import Panel, Row, page
-from ttm_jax import outputs, trajectory, trajectory_edits
+from ttm_jax import outputs, trajectory_edits
 from ttm_jax.arguments import command_parser
 from ttm_jax.atomic import write_bytes
 from ttm_jax.data.schema import Clip
@@ -31,8 +32,10 @@ NAMES = ('samples.gif', 'sentences.gif', 'edit.gif')
 MOTIONS = ('left', 'right', 'up', 'down', 'grow', 'shrink', 'stay')  # Those of the demo.
 SCENES = 4
 SEED = 0
+LEAST_AREA = 0.045  # Of an object of `sentences` and `edit`, as a share of the image.
 # What the two objects of one image do, in three sentences.
 SENTENCES = (('left', 'stay'), ('right', 'up'), ('grow', 'down'))
+BACKGROUND = 24, 26, 30  # Of trajectories.
 SLOWER = 0.8  # Of the frame rate, so that eyes can follow several panels.
 HELD = 4  # Frames that the last one stands still.
 
@@ -87,14 +90,14 @@ def samples(pipeline: Pipeline, config: SceneConfig) -> np.ndarray:
   """
   clips = [scene(config, VALIDATION_START + i) for i in range(SCENES)]
   requests = [request_of(clip) for clip in clips]
-  ids = pipeline.trajectories(requests, SEED)
-  videos = pipeline.videos(requests, ids, SEED)
+  ids = proposed(pipeline, requests, range(SEED, SEED + SCENES))
+  videos = filmed(pipeline, requests, ids, range(SEED, SEED + SCENES))
   rows = [
     Row(
       clip.motion,
       [
         Panel('image', clip.video[:1]),
-        Panel('trajectory', rendered(pipeline, ids[i])),
+        Panel('trajectory', colored(ids[i], clip)),
         Panel('video', videos[i]),
         Panel('ground truth', clip.video),
       ],
@@ -114,14 +117,14 @@ def sentences(pipeline: Pipeline, config: SceneConfig) -> np.ndarray:
   told = [_retold(config, index, clip, motions) for motions in SENTENCES]
   # One noise for all, so that the sentence alone makes the difference.
   seeds = [SEED] * len(told)
-  ids = pipeline.trajectories(told, seeds)
-  videos = pipeline.videos(told, ids, seeds)
+  ids = proposed(pipeline, told, seeds)
+  videos = filmed(pipeline, told, ids, seeds)
   rows = [
     Row(
       request.motion,
       [
         Panel('the same image', clip.video[:1]),
-        Panel('trajectory', rendered(pipeline, ids[i])),
+        Panel('trajectory', colored(ids[i], clip)),
         Panel('video', videos[i]),
       ],
     )
@@ -138,10 +141,10 @@ def edit(pipeline: Pipeline, config: SceneConfig) -> np.ndarray:
   """
   clip, index = _of_two(config)
   request = _retold(config, index, clip, ('stay', 'stay'))
-  (ids,) = pipeline.trajectories([request], SEED)
+  (ids,) = proposed(pipeline, [request], [SEED])
   last, way = len(ids) - 1, _free_way(ids)
   dragged = trajectory_edits.translate(ids, 1, {0: (0, 0), last: way}, smooth=True)
-  videos = pipeline.videos([request] * 2, np.stack([ids, dragged]), [SEED] * 2)
+  videos = filmed(pipeline, [request] * 2, [ids, dragged], [SEED] * 2)
   name = captions.name_of(layout(config, index).objects[0])
   arrow = _path(dragged == 1)
   rows = [
@@ -149,7 +152,7 @@ def edit(pipeline: Pipeline, config: SceneConfig) -> np.ndarray:
       f'Proposed: "{request.motion}"',
       [
         Panel('image', clip.video[:1]),
-        Panel('trajectory of stage 1', rendered(pipeline, ids)),
+        Panel('trajectory of stage 1', colored(ids, clip)),
         Panel('video', videos[0]),
       ],
     ),
@@ -157,7 +160,7 @@ def edit(pipeline: Pipeline, config: SceneConfig) -> np.ndarray:
       f'Edited: the {name} is dragged, the prompts are the same',
       [
         Panel('image', clip.video[:1]),
-        Panel('edited trajectory', rendered(pipeline, dragged), arrow),
+        Panel('edited trajectory', colored(dragged, clip), arrow),
         Panel('new video', videos[1]),
       ],
     ),
@@ -166,9 +169,47 @@ def edit(pipeline: Pipeline, config: SceneConfig) -> np.ndarray:
   return page(head, rows, made_by(pipeline, 'a validation scene'), columns=1)
 
 
-def rendered(pipeline: Pipeline, ids: np.ndarray) -> np.ndarray:
-  """Return a trajectory uint8 [T, H, W] in colors, uint8 [T, H, W, 3]."""
-  return trajectory.render(ids, pipeline.encoding.palette)
+def proposed(
+  pipeline: Pipeline, requests: Sequence[Request], seeds: Sequence[int]
+) -> Sequence[np.ndarray]:
+  """Return the trajectories of at most four requests, uint8 [T, H, W] each.
+
+  Batches are filled up to four, so that each stage is compiled once.
+  """
+  made = pipeline.trajectories(_filled(requests), _filled(seeds))
+  return list(made[: len(requests)])
+
+
+def filmed(
+  pipeline: Pipeline,
+  requests: Sequence[Request],
+  ids: Sequence[np.ndarray],
+  seeds: Sequence[int],
+) -> Sequence[np.ndarray]:
+  """Return the videos of at most four requests, uint8 [T, H, W, 3] each; see `proposed`."""
+  made = pipeline.videos(_filled(requests), np.stack(_filled(ids)), _filled(seeds))
+  return list(made[: len(requests)])
+
+
+def _filled(items: Sequence[Any]) -> list[Any]:
+  return [*items, *[items[-1]] * (SCENES - len(items))]
+
+
+def colored(ids: np.ndarray, clip: Clip) -> np.ndarray:
+  """Return a trajectory in the colors that its objects have in the image.
+
+  Args:
+    ids: uint8 [T, H, W].
+    clip: has the image and its masks.
+
+  Returns:
+    uint8 [T, H, W, 3].
+  """
+  colors = np.zeros((int(clip.ids.max()) + 1, 3), np.uint8)
+  colors[0] = BACKGROUND
+  for label in range(1, len(colors)):
+    colors[label] = np.median(clip.video[0][clip.ids[0] == label], axis=0)
+  return colors[ids]
 
 
 def made_by(pipeline: Pipeline, of: str) -> str:
@@ -202,9 +243,14 @@ def _of_two(config: SceneConfig) -> tuple[Clip, int]:
 
 
 def _roomy(mask: np.ndarray) -> bool:
-  """Return whether object 1 is left of the middle of a mask [H, W] and object 2 right of it."""
-  places = [np.argwhere(mask == label).mean(0) / mask.shape for label in (1, 2)]
-  return bool(abs(places[0][1] - 0.5) < 0.15 and abs(places[1][0] - places[0][0]) > 0.25)
+  """Return whether the two objects of a mask [H, W] are large, apart, and free to move.
+
+  Object 1 is in the middle between left and right.
+  """
+  (_, x), (y, _) = places = [np.argwhere(mask == label).mean(0) / mask.shape for label in (1, 2)]
+  large = all((mask == label).mean() > LEAST_AREA for label in (1, 2))
+  apart = float(np.linalg.norm(places[0] - places[1])) > 0.4
+  return bool(large and apart and abs(x - 0.5) < 0.12 and abs(y - 0.5) < 0.25)
 
 
 def _retold(config: SceneConfig, index: int, clip: Clip, motions: Sequence[str]) -> Request:
