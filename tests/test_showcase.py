@@ -139,7 +139,7 @@ def test_the_platform_of_the_steps(monkeypatch):
 def test_what_the_backend_is(monkeypatch):
   assert showcase.backend() == 'cpu'
   monkeypatch.setenv('JAX_PLATFORMS', 'nothing')
-  with pytest.raises(InputError, match='JAX does not start here .*set JAX_PLATFORMS=cpu'):
+  with pytest.raises(InputError, match=r'JAX does not start here .*set JAX_PLATFORMS=cpu'):
     showcase.backend()
 
 
