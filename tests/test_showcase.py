@@ -82,6 +82,11 @@ def test_the_sizes_of_the_showcase():
   for config, side in ((small, 64), (large, 128)):
     assert (*config.model.grid,) == (16 // 2, side // 8, side // 8)
     assert config.model.channels == 48
+  # Token masks of the datasets are of the network's patches, which are not those of the preset.
+  for recipe in showcase.RECIPES.values():
+    named, (one, two) = recipe.encode[0].removeprefix('--config='), recipe.configs
+    assert named in recipe.configs
+    assert tiny.shipped(one).model.patch == tiny.shipped(two).model.patch == (1, 1)
   model = large.model  # See "Size of the 4B configuration" in the measurements.
   block = 8 * model.width**2 + 3 * model.width * model.ffn
   weights = model.layers * block + model.masked_blocks * 8 * model.width**2

@@ -69,6 +69,7 @@ _DIT = {
   'ffn': 48,
   'channels': CHANNELS,
   'grid': LATENTS,
+  'patch': (2, 2),
 }
 _UNET = {
   'widths': (8, 16),

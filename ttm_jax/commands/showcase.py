@@ -20,7 +20,7 @@ RECIPES = {
     train=16_384,
     validation=256,
     scenes=('--size=64', '--frames=16', '--max_objects=4'),
-    encode=_ENCODE,
+    encode=('--config=showcase_stage1', *_ENCODE),
     codec='lapped:2x8x8x48',
   ),
   # Prepared, not rendered while training: a latents record takes 0.4 MB, all of them 26 GB.
@@ -31,7 +31,7 @@ RECIPES = {
     train=65_536,
     validation=256,
     scenes=('--size=128', '--frames=16', '--max_objects=4'),
-    encode=_ENCODE,
+    encode=('--config=showcase_large_stage1', *_ENCODE),
     codec='lapped:2x8x8x48',
     workers=os.cpu_count() or 1,
     quick=('--config.data.batch_size=2',),
