@@ -14,5 +14,5 @@ from ttm_jax.configs import demo_unet, stage2_unet
 
 def get_config() -> ConfigDict:
   config = demo_unet.shrink(stage2_unet.get_config())
-  config.train.steps = 1_200
+  config.train.steps = 800
   return config

@@ -38,6 +38,7 @@ def distill(config: ConfigDict, method: str = 'dmd', steps: int = 4) -> ConfigDi
 def distill_demo(config: ConfigDict) -> ConfigDict:
   """Return the configuration of a student of the demo's transformer, trained by AdamW."""
   config = distill(config)
+  config.process.mean = -1.0  # Teacher and critic compare samples at all noise levels.
   config.optimizer.update({'learning_rate': 2e-4, 'muon_rate': 0.0, 'schedule': 'constant'})
   config.train.steps = 1_200
   return config

@@ -75,21 +75,20 @@ def test_runs_of_a_plan(tmp_path):
   assert command[:2] == ['ttm_jax.train', '--config=demo_stage2']
   assert f'--workdir={tmp_path}/none/seed1' in command
   assert {'--config.seed=1', '--config.data.seed=1', '--config.model.masked_blocks=0'} < {*command}
-  assert f'--config.data.path={tmp_path}/latents_stage1' in made.run('stage1', 0).command
-  assert [name for name, _, _ in made.preparation] == ['clips', 'latents', 'latents_stage1']
+  assert f'--config.data.path={tmp_path}/latents' in made.run('stage1', 0).command
+  assert [name for name, _, _ in made.preparation] == ['clips', 'latents']
   assert f'--clips={tmp_path}/clips' in made.preparation[1][2]
   assert f'--config.init_from={tmp_path}/base/seed1' in command
-  assert (made.run('base', 0).steps, made.run('none', 0).steps) == (2_400, 1_200)
+  assert (made.run('base', 0).steps, made.run('none', 0).steps) == (1_200, 600)
   assert not made.run('none', 0).complete
-  (tmp_path / 'none/seed0/checkpoints/1200').mkdir(parents=True)
+  (tmp_path / 'none/seed0/checkpoints/600').mkdir(parents=True)
   assert made.run('none', 0).complete
 
 
 def test_given_datasets_are_not_made(tmp_path):
   made = plan(tmp_path, clips='/data/clips', latents='/data/latents')
   assert made.clips == '/data/clips'
-  assert [name for name, _, _ in made.preparation] == ['latents_stage1']
-  assert '--clips=/data/clips' in made.preparation[0][2]
+  assert not made.preparation
   assert '--config.data.path=/data/latents' in made.run('both', 0).command
 
 
