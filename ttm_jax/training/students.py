@@ -5,6 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ttm_jax.errors import InputError
+from ttm_jax.guidance_inputs import out_of_range, ranges
 
 # Top-level names of the parameters of a distillation.
 STUDENT, TEACHER, CRITIC = 'student', 'teacher', 'critic'
@@ -28,15 +29,26 @@ def check_sampling(
     run: name of the run, for the message.
     config: its configuration.
     steps: the number of sampling steps that is asked for; None for the configured one.
-    guidance: guidance scales that are asked for, by their names in `config.sample`.
+    guidance: guidance scales and savings that are asked for, by their names in `config.sample`.
     solver: the solver that is asked for; None for the configured one.
 
   Raises:
-    InputError: if it is a student, and other steps or guidance are asked for.
+    InputError: if it is a student, and other steps or guidance are asked for, or scales that it was
+      not trained for.
   """
   if not is_student(config):
     return
-  asked = [name for name, value in guidance.items() if value != config.sample[name]]
+  allowed = ranges(config.distill)
+  if wrong := out_of_range(allowed, guidance):
+    raise InputError(
+      f'run {run} is a student that takes guidance scales as inputs, and {wrong}: choose a scale in'
+      f' this range, or sample with its teacher, {config.init_from}'
+    )
+  asked = [
+    name
+    for name, value in guidance.items()
+    if name not in allowed and value != config.sample.get(name)
+  ]
   few = config.distill.get('method') == 'dmd'
   if few and steps not in (None, config.process.steps):
     asked.append('steps')
@@ -45,6 +57,6 @@ def check_sampling(
   if asked:
     made = f'{config.process.steps} steps' if few else 'any number of steps'
     raise InputError(
-      f'run {run} is a student, made for {made} without guidance: leave out {", ".join(asked)}, or'
-      f' sample with its teacher, {config.init_from}'
+      f'run {run} is a student, made for {made}{"" if allowed else " without guidance"}: leave out'
+      f' {", ".join(asked)}, or sample with its teacher, {config.init_from}'
     )
