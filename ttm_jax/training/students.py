@@ -16,6 +16,11 @@ def is_student(config: ConfigDict) -> bool:
   return bool(config.get('distill'))
 
 
+def samples_in_few_steps(config: ConfigDict) -> bool:
+  """Return whether a run is a student that samples in the steps it was trained for alone."""
+  return is_student(config) and config.distill.get('method') == 'dmd'
+
+
 def check_sampling(
   run: Any,
   config: ConfigDict,
@@ -49,7 +54,7 @@ def check_sampling(
     for name, value in guidance.items()
     if name not in allowed and value != config.sample.get(name)
   ]
-  few = config.distill.get('method') == 'dmd'
+  few = samples_in_few_steps(config)
   if few and steps not in (None, config.process.steps):
     asked.append('steps')
   if few and solver not in (None, config.process.solver):
