@@ -32,21 +32,46 @@ def made(latents_for):
     objective = Distillation(config, Context.load(data))
     teacher = tiny.shrunk(f'stage2_{preset}', data, model__dtype='float32')
     values = exported.parameters(teacher, objective.context)
-    model = objective.build(0)
-    initial = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    nnx.update(model, objective.transfer(values, initial))
-    return objective, model, jax.tree.map(jnp.asarray, next(objective.batches('train', 0)))
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: objective.build(0)))
+
+    @jax.jit  # Initial values that the teacher replaces are not computed.
+    def begun(values):
+      initial = nnx.to_pure_dict(nnx.state(objective.build(0), nnx.Param))
+      return objective.transfer(values, initial)
+
+    arrays = jax.tree.map(jnp.asarray, next(objective.batches('train', 0)))
+    return objective, nnx.merge(graphdef, nnx.State(begun(values))), arrays
 
   return make
 
 
 def inputs(objective, arrays, seed=0):
   """Return noisy latents, times and the condition of a batch."""
-  keys = jax.random.split(jax.random.key(seed), 3)
-  target, condition = objective.denoiser.known(arrays, keys[0])
-  t = jax.random.uniform(keys[1], (len(target),))
-  x_t, _ = objective.denoiser.process.corrupt(target, jax.random.normal(keys[2], target.shape), t)
-  return x_t, t, condition
+
+  @jax.jit
+  def made(arrays):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    target, condition = objective.denoiser.known(arrays, keys[0])
+    t = jax.random.uniform(keys[1], (len(target),))
+    noise = jax.random.normal(keys[2], target.shape)
+    return objective.denoiser.process.corrupt(target, noise, t)[0], t, condition
+
+  return made(arrays)
+
+
+def predicted(objective, network, x_t, t, condition, guidance=None):
+  """Return the prediction of a network, with guidance at two scales if they are given."""
+  graphdef, state = nnx.split(network)
+
+  @jax.jit
+  def made(state, x_t, t, condition, guidance):
+    predict = objective.denoiser.predictor(nnx.merge(graphdef, state))
+    if guidance is None:
+      return predict(x_t, t, condition)
+    null = objective.denoiser.null_text
+    return conditioning.guided(predict, condition, null, *guidance)(x_t, t)
+
+  return made(state, x_t, t, condition, guidance)
 
 
 def scaled(condition, visual, text):
@@ -59,15 +84,20 @@ def scaled(condition, visual, text):
 def test_the_student_starts_as_the_teacher(made, preset):
   objective, model, arrays = made(preset)
   x_t, t, condition = inputs(objective, arrays)
-  wanted = objective.denoiser.predictor(model.teacher)(x_t, t, condition)
+  wanted = predicted(objective, model.teacher, x_t, t, condition)
   assert float(jnp.abs(wanted).max()) > 0.1
-  for scales in ((1, 1), (2.5, 5)):
-    found = objective.denoiser.predictor(model.student)(x_t, t, scaled(condition, *scales))
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+  drawn = jnp.float32([[1, 1], [2.5, 5], [3, 10], [1, 10]])
+  found = predicted(objective, model.student, x_t, t, condition.replace(scales=drawn))
+  np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_scales_go_to_the_networks_that_take_them(made):
+  objective, model, arrays = made('dit')
+  x_t, t, condition = inputs(objective, arrays)
   with pytest.raises(ValueError, match='needs guidance scales'):
-    objective.denoiser.predictor(model.student)(x_t, t, condition)
+    predicted(objective, model.student, x_t, t, condition)
   with pytest.raises(ValueError, match='takes no guidance scales'):
-    objective.denoiser.predictor(model.teacher)(x_t, t, scaled(condition, 1, 1))
+    predicted(objective, model.teacher, x_t, t, scaled(condition, 1, 1))
 
 
 def test_the_teacher_is_guided_by_the_scales_of_each_sample(made):
@@ -76,11 +106,12 @@ def test_the_teacher_is_guided_by_the_scales_of_each_sample(made):
   drawn = objective._with_scales(condition, jax.random.key(1)).scales
   assert drawn.shape == (4, 2) and len(np.unique(drawn)) == 8
   assert (drawn >= 1).all() and (drawn[:, 0] <= 3).all() and 3 < drawn[:, 1].max() <= 10
-  found = objective._teacher(model, condition.replace(scales=drawn))(x_t, t)
-  predict, null = objective.denoiser.predictor(model.teacher), objective.denoiser.null_text
-  for i, (visual, text) in enumerate(drawn):
-    alone = conditioning.guided(predict, condition, null, visual, text)(x_t, t)
-    np.testing.assert_allclose(found[i], alone[i], atol=1e-4)
+  graphdef, state = nnx.split(model)
+  found = jax.jit(
+    lambda state, condition: objective._teacher(nnx.merge(graphdef, state), condition)(x_t, t)
+  )(state, condition.replace(scales=drawn))
+  alone = predicted(objective, model.teacher, x_t, t, condition, tuple(drawn[2]))
+  np.testing.assert_allclose(found[2], alone[2], atol=1e-4)
 
 
 @pytest.mark.parametrize('preset', CONFIGS)
@@ -125,15 +156,12 @@ def test_a_student_learns_two_scales_where_a_fixed_one_learns_one(made):
   def errors(objective, model, arrays):
     """Return the error of a student at each pair of scales, relative to its start."""
     x_t, t, condition = inputs(objective, arrays, seed=9)
-    predict = objective.denoiser.predictor
-    start = predict(model.teacher)(x_t, t, condition)
+    start = predicted(objective, model.teacher, x_t, t, condition)
     found = []
-    for scales in PAIRS:
-      wanted = conditioning.guided(
-        predict(model.teacher), condition, objective.denoiser.null_text, *map(jnp.float32, scales)
-      )(x_t, t)
+    for scales in jnp.float32(PAIRS):
+      wanted = predicted(objective, model.teacher, x_t, t, condition, scales)
       given = scaled(condition, *scales) if objective.denoiser.takes_scales else condition
-      error = predict(model.student)(x_t, t, given) - wanted
+      error = predicted(objective, model.student, x_t, t, given) - wanted
       found.append(float(jnp.mean(error**2) / jnp.mean((start - wanted) ** 2)))
     return found
 
