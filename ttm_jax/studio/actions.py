@@ -253,7 +253,7 @@ class Studio:
   def command(self, settings: Mapping[str, Any]) -> str:
     """Return the command line that renders again, from the unpacked project file `project/`."""
     prompts = [('--object', f'{obj}: {text}') for obj, text in settings['prompts'].items()]
-    scales = [(f'--{name}', f'{value:g}') for name, value in settings['scales'].items()]
+    scales = [(f'--{name}', str(value)) for name, value in settings['scales'].items()]
     words = [
       *self.backend.command,
       *('--image', 'project/picture.png', '--segmentation', 'project/objects.png'),
