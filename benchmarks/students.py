@@ -221,8 +221,8 @@ def measured(
     InputError: if a clip cannot be generated.
   """
   found = [of_runs(pipe, clips, seed + i, batch) for i, pipe in enumerate(pipelines)]
-  passes, milliseconds = (float(np.mean(x)) for x in list(zip(*found, strict=True))[:2])
-  rows = zip(*(columns for *_, columns in found), strict=True)
+  passes, milliseconds = (float(np.mean([one[i] for one in found])) for i in range(2))
+  rows = zip(*(columns for _, _, columns in found), strict=True)
   return Row(name, passes, milliseconds, tuple(np.stack(column) for column in rows))
 
 

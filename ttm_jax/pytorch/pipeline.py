@@ -484,7 +484,8 @@ class TTMPipeline(DiffusionPipeline):
     _set_timesteps(scheduler, chosen('steps'), device)
     scales = [chosen(name) for name in ('visual_scale', 'text_scale', 'rescale')]
     if settings.get('scale_ranges'):  # Inputs of the network, which needs no other pass then.
-      inputs = torch.tensor([scales[: len(RANGES)]] * len(noise), device=device)
+      given = [scales[: len(RANGES)]] * len(noise)
+      inputs = torch.tensor(given, dtype=torch.float32, device=device)
       condition, scales = condition._replace(scales=inputs), [1, 1]
     null = _placed(self.text_encoder.null(stage), device)
     predict = guided(functools.partial(predict_frames, model), condition, null, *scales)

@@ -1,11 +1,13 @@
 """What a run of `training.distillation` holds, for those who read it."""
 
+import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ttm_jax.errors import InputError
 from ttm_jax.guidance_inputs import out_of_range, ranges
+from ttm_jax.training.savings import Savings
 
 # Top-level names of the parameters of a distillation.
 STUDENT, TEACHER, CRITIC = 'student', 'teacher', 'critic'
@@ -49,12 +51,9 @@ def check_sampling(
       f'run {run} is a student that takes guidance scales as inputs, and {wrong}: choose a scale in'
       f' this range, or sample with its teacher, {config.init_from}'
     )
-  asked = [
-    name
-    for name, value in guidance.items()
-    if name not in allowed and value != config.sample.get(name)
-  ]
-  few = samples_in_few_steps(config)
+  few, usual = samples_in_few_steps(config), dataclasses.asdict(Savings()) | config.sample.to_dict()
+  free = {*allowed, *(() if few else ('reuse',))}
+  asked = [name for name, value in guidance.items() if name not in free and value != usual[name]]
   if few and steps not in (None, config.process.steps):
     asked.append('steps')
   if few and solver not in (None, config.process.solver):
