@@ -56,6 +56,7 @@ def made(tmp_path_factory):
   def make(preset, kind):
     if (preset, kind) not in found:
       folder, where, runs = root / f'{preset}-{kind}', exported.context(preset), []
+      folder.mkdir()
       for number in (exported.STAGE1, exported.STAGE2):
         settings = student(preset, number, kind)
         params = exported.parameters(settings, where, number)

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import json
+import time
 import zipfile
 import zlib
 
@@ -424,6 +425,7 @@ def test_a_student_takes_guidance_scales_and_no_other_steps():
   studio.render(session, {'quality': 'preview', 'scales': {'text_scale': 2.5}})
   while not session.renders:
     assert session.jobs[-1].status in ('waiting', 'running', 'done')
+    time.sleep(0.01)
   assert backend.scales == {'text_scale': 2.5} and backend.calls == [(0, LIMITS.video_steps)]
   assert '--text_scale 2.5 --seed 0' in studio.command(session.renders[0].settings)
   for wrong, message in (
