@@ -27,6 +27,7 @@ def test_rows_of_runs_and_students(stage1, stage2, clips, tmp_path, monkeypatch,
   words = [*pair, *pair, '--clips', clips, '--count', 3, '--batch', 2, '--draws', 20, '--out', out]
   words += ['--student', 'same', '-', stage2, '--student', 'same', '-', stage2]
   monkeypatch.setattr(students, 'SETTINGS', SETTINGS)
+  monkeypatch.setattr(students, 'keep_programs', lambda flag: None)
   monkeypatch.setattr('sys.argv', ['students', *map(str, words)])
   students.main()
   made = json.loads(out.read_text())
@@ -45,7 +46,7 @@ def test_rows_of_runs_and_students(stage1, stage2, clips, tmp_path, monkeypatch,
   monkeypatch.setattr(page, 'RESULTS', tmp_path)
   assert page.read('students')['title'] == made['title']
   printed = capsys.readouterr().out
-  assert printed.splitlines()[2].startswith('| teacher, 2 steps | 4.0 | ')
+  assert any(line.startswith('| teacher, 2 steps | 4.0 | ') for line in printed.splitlines())
 
 
 def test_each_run_has_its_student():

@@ -153,8 +153,12 @@ class Distillation(Denoising):
 
   def build(self, seed: int) -> Networks:
     """Return all networks with initial parameters; see `Denoising.build`."""
-    networks = {name: super(Distillation, self).build(seed) for name in self._names}
-    return Networks(**networks | {TEACHER: self._build_teacher(seed)})
+    build = super().build
+    return Networks(
+      **{
+        name: self._build_teacher(seed) if name == TEACHER else build(seed) for name in self._names
+      }
+    )
 
   def _build_teacher(self, seed: int) -> nnx.Module:
     """Return the teacher with initial parameters."""
