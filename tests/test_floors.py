@@ -16,6 +16,7 @@ FLOORS = (
   (
     'arguments',
     'errors',
+    'guidance_inputs',
     'atomic',
     'untrusted',
     'checksums',

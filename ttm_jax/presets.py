@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ttm_jax.errors import InputError, nearest
+from ttm_jax.guidance_inputs import ranges
 from ttm_jax.models.dit.preset import PRESET as DIT
 from ttm_jax.models.preset import Preset
 from ttm_jax.models.unet.preset import PRESET as UNET
@@ -53,11 +54,11 @@ def model_config(config: ConfigDict) -> Any:
   """Return the model config dataclass of a run.
 
   `visual_channels` is set by the task and `config.first_frame`: the number of visual latents times
-  the latent channels.
+  the latent channels. `guidance_inputs` is set by the ranges in `config.distill`.
 
   Raises:
     InputError: If the task, the preset or a field of `config.model` is unknown, or a value is
-      invalid.
+      invalid. Also if there are ranges, and the preset has no guidance scales as inputs.
   """
   if config.task not in TASKS:
     raise InputError(
@@ -73,4 +74,12 @@ def model_config(config: ConfigDict) -> Any:
     )
   sizes: Any = from_config(chosen.config, config.model, 'model')
   visual = len(TASKS[config.task].concatenated(first)) * sizes.channels
-  return dataclasses.replace(sizes, visual_channels=visual)
+  sizes = dataclasses.replace(sizes, visual_channels=visual)
+  if not ranges(config.get('distill')):
+    return sizes
+  if not hasattr(sizes, 'guidance_inputs'):
+    raise InputError(
+      f'preset {chosen.name!r} takes no guidance scales as inputs: leave out'
+      ' config.distill.visual_range and config.distill.text_range'
+    )
+  return dataclasses.replace(sizes, guidance_inputs=True)

@@ -19,6 +19,7 @@ class StubBackend:
     error: Raised by the next proposal or video, if not None.
     gate: Each step waits for it; set unless a test clears it.
     calls: (seed, steps) of each call.
+    scales: the guidance scales of the last call.
   """
 
   name = 'stub'
@@ -31,11 +32,13 @@ class StubBackend:
     self.gate.set()
     self.calls = []
 
-  def propose(self, request, seed, steps, progress):
+  def propose(self, request, seed, steps, progress, scales=None):
+    self.scales = scales
     self._work(seed, steps or self.limits.motion_steps, progress)
     return np.stack([np.roll(request.mask, i * (seed + 1), 1) for i in range(self.limits.frames)])
 
-  def render(self, request, ids, seed, steps, progress):
+  def render(self, request, ids, seed, steps, progress, scales=None):
+    self.scales = scales
     self._work(seed, steps or self.limits.video_steps, progress)
     video = np.repeat(request.picture[None], self.limits.frames, 0)
     return np.where(ids[..., None] > 0, np.uint8(255 - seed % 128), video)

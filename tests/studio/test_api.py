@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import json
+import time
 import zipfile
 import zlib
 
@@ -13,7 +14,8 @@ from PIL import Image
 
 from tests.helpers.studio_stub import LIMITS, StubBackend
 from ttm_jax import trajectory_edits
-from ttm_jax.studio import api, sessions
+from ttm_jax.errors import InputError
+from ttm_jax.studio import api, page_state, sessions
 from ttm_jax.studio.actions import Studio
 from ttm_jax.studio.exports import png_archive
 from ttm_jax.trajectory import PALETTES
@@ -408,6 +410,34 @@ def test_a_backend_without_stage_1():
     studio.find(session)
   with pytest.raises(ValueError, match='no model that segments'):
     studio.segment(session, {'object': 1})
+  studio.close()
+
+
+def test_a_student_takes_guidance_scales_and_no_other_steps():
+  ranges = {'visual_scale': (1.0, 3.0), 'text_scale': (1.0, 10.0)}
+  limits = dataclasses.replace(LIMITS, fixed_steps=True, video_scales=ranges)
+  backend = StubBackend(limits)
+  studio = Studio(backend)
+  session = studio.sessions.create()
+  told = page_state.about(studio)
+  assert told['fixed_steps'] and told['video_scales'] == ranges and told['motion_scales'] == {}
+  studio.open_example(session, 0)
+  studio.render(session, {'quality': 'preview', 'scales': {'text_scale': 2.5}})
+  while not session.renders:
+    assert session.jobs[-1].status in ('waiting', 'running', 'done')
+    time.sleep(0.01)
+  assert backend.scales == {'text_scale': 2.5} and backend.calls == [(0, LIMITS.video_steps)]
+  assert '--text_scale 2.5 --seed 0' in studio.command(session.renders[0].settings)
+  for wrong, message in (
+    ({'text_scale': 11}, 'text_scale 11 is not in 1 to 10: choose a scale in this range'),
+    ({'rescale': 1}, "the network takes no 'rescale': leave it out"),
+    ({'text_scale': '2'}, '"scales" must be numbers by name'),
+    ([2], '"scales" must be numbers by name'),
+  ):
+    with pytest.raises(InputError, match=message):
+      studio.render(session, {'scales': wrong})
+  with pytest.raises(InputError, match="takes no 'text_scale'"):
+    studio.propose(session, {'scales': {'text_scale': 2.0}})
   studio.close()
 
 

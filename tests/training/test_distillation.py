@@ -235,7 +235,14 @@ def test_configurations_are_those_of_the_teacher_but_for_sampling():
   for name in tiny.SHIPPED:
     if 'distill' not in name:
       continue
-    student, teacher = tiny.shipped(name), tiny.shipped(name.replace('distill_', ''))
+    takes_scales = 'guidance' in name
+    teacher = tiny.shipped(name.replace('distill_', '').replace('guidance_', ''))
+    student = tiny.shipped(name)
     assert student.task == teacher.task and student.model == teacher.model
     assert student.distill.text_scale == teacher.sample.text_scale
+    if takes_scales:
+      low, high = student.distill.text_range
+      assert low <= student.sample.text_scale == teacher.sample.text_scale <= high
+      assert student.process == teacher.process
+      continue
     assert student.sample.text_scale == 1 and student.process.steps == 4

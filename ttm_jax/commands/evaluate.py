@@ -14,6 +14,7 @@ from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import read_encoding, read_mixed
 from ttm_jax.data.schema import FLOW
 from ttm_jax.errors import InputError, printable
+from ttm_jax.guidance_inputs import RANGES
 from ttm_jax.inference.cli_args import (
   check_number,
   check_seed,
@@ -208,8 +209,9 @@ def exported(
   size = video['frames'], video['height'], video['width']
   name = str(args.folder)
   systems.check_clips(agreed.references, name, size, video['fps'], evaluation.request_of)
+  scales = {scale: getattr(args, scale) for scale in RANGES if getattr(args, scale) is not None}
   return systems.ExportedFolder(
-    pipe, agreed.references, seeds, (name,), args.steps, args.sampling_batch
+    pipe, agreed.references, seeds, (name,), args.steps, args.sampling_batch, scales
   )
 
 

@@ -92,11 +92,18 @@ def written(
     licence=licence,
     base={name: LICENCES.get(name, '') for name in base},
     training=training,
+    ranges=_ranges,
   )
   try:
     return environment.get_template('card.md.j2').render(values)
   except jinja2.UndefinedError as error:
     raise InputError(f'config.json of a run lacks what its card tells ({error})') from error
+
+
+def _ranges(stage: StageRun) -> str:
+  """Return the ranges of the guidance scales that a network takes as inputs, image before text."""
+  ranges = stage.settings['scale_ranges'].values()
+  return ', '.join(f'{low:g} to {high:g}' for low, high in ranges) or 'none'
 
 
 def _count(shape: Sequence[int]) -> int:

@@ -15,6 +15,7 @@ from ttm_jax.data.context import Context
 from ttm_jax.data.schema import FLOW
 from ttm_jax.errors import InputError
 from ttm_jax.exporting.files import Spec
+from ttm_jax.guidance_inputs import ranges
 from ttm_jax.models.preset import TorchModel
 from ttm_jax.presets import preset
 from ttm_jax.tasks import CONCAT
@@ -117,6 +118,9 @@ class StageRun:
       'text_scale': sampling.text_scale,
       'rescale': sampling.rescale,
       'student': self.config.distill.method if is_student(self.config) else '',
+      'scale_ranges': {
+        name: list(pair) for name, pair in ranges(self.config.get('distill')).items()
+      },
     }
 
   @property

@@ -21,6 +21,7 @@ from ttm_jax.data.context import Context
 from ttm_jax.data.encode import TEXT_ENCODERS, TextEncoder, place_arrays, text_arrays
 from ttm_jax.data.schema import FLOW
 from ttm_jax.errors import InputError
+from ttm_jax.guidance_inputs import Range, ranges
 from ttm_jax.inference.request import Request as Request
 from ttm_jax.inference.request import fit as fit
 from ttm_jax.inference.sampler import PICTURE, RENDERED, Sampler
@@ -78,7 +79,7 @@ class Stage:
       InputError: If there is no such run, it was trained for another task, a text encoder is
         missing, or the network cannot place this size.
     """
-    config = runs.read_config(run)
+    self._run, config = run, runs.read_config(run)
     tasks = [task] if isinstance(task, str) else list(task)
     if config.task not in tasks:
       raise InputError(f'run {run} was trained for {config.task!r}, {" or ".join(tasks)} is needed')
@@ -127,10 +128,26 @@ class Stage:
     """The number of sampling steps."""
     return self.denoiser.config.process.steps
 
-  def with_steps(self, steps: int) -> 'Stage':
-    """Return this stage with another number of sampling steps; both share the parameters."""
+  @property
+  def scale_ranges(self) -> dict[str, Range]:
+    """The ranges of the guidance scales that the network takes as inputs; empty if it does not."""
+    return ranges(self.denoiser.config.get('distill'))
+
+  def sampled(self, steps: int | None = None, scales: Mapping[str, float] = {}) -> 'Stage':
+    """Return this stage with other sampling; both share the parameters and the programs.
+
+    Args:
+      steps: Number of sampling steps; None for that of this stage.
+      scales: Guidance scales by the names of `scale_ranges`.
+
+    Raises:
+      InputError: If it is a student that was made for other steps or scales.
+    """
     other, config = copy.copy(self), copy.deepcopy(self.denoiser.config)
-    config.process.steps = steps
+    check_sampling(self._run, config, steps, dict(scales))
+    if steps is not None:
+      config.process.steps = steps
+    config.sample.update(scales)
     other.denoiser = Denoiser(config, self.context)
     other.sampler = self.sampler.sharing(other.denoiser)
     return other

@@ -159,6 +159,7 @@ class ExportedFolder:
     pipe: a `pytorch.pipeline.TTMPipeline`.
     steps: sampling steps of each stage; None as configured.
     batch: videos to generate at once.
+    scales: guidance scales by the names of `guidance_inputs.RANGES`; as configured where missing.
   """
 
   pipe: Any
@@ -167,6 +168,7 @@ class ExportedFolder:
   names: tuple[str, ...]
   steps: int | None = None
   batch: int = BATCH
+  scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   def batches(self) -> Iterator[Batch]:
     """See `Source`."""
@@ -186,6 +188,7 @@ class ExportedFolder:
           [request.motion for request in requests],
           [dict(request.prompts) for request in requests],
           num_inference_steps=self.steps,
+          **self.scales,
           generator=[torch.Generator('cpu').manual_seed(one) for one in drawn],
         )
         videos = [np.stack([np.asarray(frame) for frame in video]) for video in output.frames]

@@ -111,7 +111,8 @@ class Preset:
   Attributes:
     name: as in `config.preset`.
     config: dataclass of the network's sizes. It has `channels` and `visual_channels` (latent
-      channels to generate and of the visual condition), `heads`, `masked_blocks` and `dtype`.
+      channels to generate and of the visual condition), `heads`, `masked_blocks` and `dtype`. If it
+      has `guidance_inputs`, the network can take guidance scales as inputs (`Condition.scales`).
     model: called as (config, text encoders, rngs=); returns the network.
     process: dataclass of the noise process.
     sharding: table of parameter paths and partition specs.

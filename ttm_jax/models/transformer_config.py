@@ -20,6 +20,7 @@ class TransformerConfig:
     masked_init: how these layers are initialized, a name in `nn.masked_attention.MASKED_INITS`.
     channels: C of the generated latents.
     visual_channels: channels of the visual condition; their input weights are initialized to zero.
+    guidance_inputs: whether guidance scales are inputs (see `guidance_inputs.py`).
     dtype: compute dtype, 'bfloat16' or 'float32'.
     remat: what the backward pass recomputes of each block: 'none', 'dots' (all but matrix products
       and attention), 'full', or 'offload' (all; block inputs are offloaded to host memory).
@@ -40,6 +41,7 @@ class TransformerConfig:
   masked_init: str = 'gate'
   channels: int = 16
   visual_channels: int = 0
+  guidance_inputs: bool = False
   dtype: str = 'bfloat16'
   remat: str = 'full'
   unroll: int = 1

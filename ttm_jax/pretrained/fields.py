@@ -23,6 +23,8 @@ from ttm_jax.errors import InputError, nearest
 
 # Fields that may be 0, and fields that count layers.
 _OPTIONAL = ('masked_blocks', 'visual_channels', 'temporal_downsamples')
+# Fields that exports of earlier versions lack; the default of the dataclass is theirs.
+_LATER = ('guidance_inputs',)
 _COUNTS = ('layers', 'units', 'res_blocks', 'layers_per_block', 'masked_blocks')
 
 TENSORS = object()  # Default of a field whose value, if absent, follows from the tensors.
@@ -126,6 +128,8 @@ def sizes(
   found = {}
   for ours, theirs in names.items():
     if theirs not in config:
+      if ours in _LATER:
+        continue
       raise InputError(f'{folder}/config.json lacks {theirs}: copy it again')
     found[ours] = _typed(config[theirs], hints[ours], f'{folder}/config.json: {theirs}')
     value = found[ours]

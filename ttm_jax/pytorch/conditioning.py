@@ -69,12 +69,14 @@ class Condition(NamedTuple):
       self-attention among all tokens, cross-attention to `text` (the TI2V baseline).
     clean_frame: the first latent frame [B, C, 1, H', W'], if it is given without noise (as in Wan
       2.2 TI2V), or None; see `predict_frames`.
+    scales: guidance scales as inputs of the network, float32 [B, 2], or None if it takes none.
   """
 
   text: Text
   visual: Tensor | None = None
   objects: Objects | None = None
   clean_frame: Tensor | None = None
+  scales: Tensor | None = None
 
 
 # How the image is given: as channels (the paper), or as a first latent frame without noise.
@@ -160,7 +162,8 @@ def without(condition: Condition, null_text: Condition, *, visual: bool) -> Cond
       nowhere = [(torch.ones_like(p.region), torch.zeros_like(p.present)) for p in token_masks]
       token_masks = tuple(TokenMasks(*masks) for masks in nowhere)
     objects = Objects(token_masks, _like(null_text.objects.prompts, objects.prompts))
-  return Condition(_like(null_text.text, condition.text), picture, objects, condition.clean_frame)
+  text = _like(null_text.text, condition.text)
+  return condition._replace(text=text, visual=picture, objects=objects)
 
 
 def stacked(*conditions: Condition) -> Condition:
@@ -190,6 +193,7 @@ def stacked(*conditions: Condition) -> Condition:
     if objects
     else None,
     joined([c.clean_frame for c in conditions]),
+    joined([c.scales for c in conditions]),
   )
 
 

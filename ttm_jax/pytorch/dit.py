@@ -141,6 +141,7 @@ class TTMTransformer(Model):
     grid: Sequence[int] = (16, 32, 32),
     patch: Sequence[int] = (2, 2),
     qk_norm: bool = True,
+    guidance_inputs: bool = False,
   ):
     """Initialize the network; the defaults are the 4B model.
 
@@ -157,6 +158,7 @@ class TTMTransformer(Model):
       grid: largest latent video (T', H', W') that the position tables cover.
       patch: latents per token along (height, width).
       qk_norm: whether queries and keys are normalized (RMSNorm).
+      guidance_inputs: whether guidance scales are inputs, `Condition.scales`.
     """
     super().__init__()
     area = patch[0] * patch[1]
@@ -170,7 +172,7 @@ class TTMTransformer(Model):
       {axis: nn.Parameter(INIT_STD * torch.randn(size, width)) for axis, size in tokens}
     )
     self.text = TextProjector(encoders, width)
-    self.time = TimeEmbedding(width)
+    self.time = TimeEmbedding(width, scales=guidance_inputs)
     self.modulation = Linear(width, 6 * width, bias=True, zero=True)
     self.masked_blocks = nn.ModuleList(
       MaskedBlock(*sizes, masked_self, masked_cross) for _ in range(num_masked_blocks)
@@ -205,7 +207,7 @@ class TTMTransformer(Model):
     if self.embed_visual is not None and condition.visual is not None:
       h = h + self.embed_visual(self._patches(condition.visual))
     text, text_bits = self.text(condition.text, h.dtype)
-    time = silu(self.time(t))
+    time = silu(self.time(t, condition.scales))
     objects, positions = self._object_masks(condition, h.dtype), self._positions(grid)
     if objects is not None:
       h = sort(h, objects.order)

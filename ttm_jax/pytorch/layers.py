@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
+from ttm_jax.guidance_inputs import RANGES
+
 from .attention import AttentionMask, object_attention
 
 INIT_STD = 0.02
@@ -173,18 +175,67 @@ class TimeEmbedding(nn.Module):
   Args:
     d: channels of the output.
     width: channels of the sinusoidal embedding.
+    scales: whether the embedding of guidance scales is added.
   """
 
-  def __init__(self, d: int, width: int = 256):
+  def __init__(self, d: int, width: int = 256, scales: bool = False):
     super().__init__()
     self.hidden = Linear(width, d, bias=True)
     self.out = Linear(d, d, bias=True)
+    self.scales = ScaleEmbedding(d) if scales else None
     self.width = width
 
-  def forward(self, t: Tensor) -> Tensor:
-    """Embed times [B] in 0..1000 as [B, d]."""
+  def forward(self, t: Tensor, scales: Tensor | None = None) -> Tensor:
+    """Embed times [B] in 0..1000, and guidance scales [B, 2] if the network takes them, as [B, d].
+
+    Raises:
+      ValueError: if scales are given to a network that takes none, or are missing.
+    """
     half = self.width // 2
     count = torch.arange(half, dtype=torch.float32, device=t.device)
     angles = t.float()[:, None] * torch.exp(-math.log(10_000) * count / half)
     waves = torch.cat([angles.cos(), angles.sin()], -1)
+    return with_scales(self.out(silu(self.hidden(waves))), self.scales, scales)
+
+
+class ScaleEmbedding(nn.Module):
+  """Sinusoids of the guidance scales -> Linear -> SiLU -> Linear.
+
+  Args:
+    d: channels of the output.
+  """
+
+  WAVES, FASTEST, SLOWEST = 16, 2.0, 0.05
+
+  def __init__(self, d: int):
+    super().__init__()
+    self.hidden = Linear(2 * self.WAVES * len(RANGES), d, bias=True)
+    self.out = Linear(d, d, bias=True, zero=True)
+
+  def forward(self, scales: Tensor) -> Tensor:
+    """Map scales, float32 [B, 2], to [B, d]."""
+    ratio = math.log(self.SLOWEST / self.FASTEST) / (self.WAVES - 1)
+    count = torch.arange(self.WAVES, dtype=torch.float32, device=scales.device)
+    angles = scales[..., None] * self.FASTEST * torch.exp(ratio * count)
+    waves = torch.cat([angles.cos(), angles.sin()], -1).flatten(1)
     return self.out(silu(self.hidden(waves)))
+
+
+def with_scales(time: Tensor, embedding: nn.Module | None, scales: Tensor | None) -> Tensor:
+  """Return a time embedding [B, ..., d] plus that of guidance scales.
+
+  Args:
+    time: float [B, ..., d].
+    embedding: a `ScaleEmbedding`, or None if the network takes no scales.
+    scales: float32 [B, 2], or None likewise.
+
+  Raises:
+    ValueError: if scales are given to a network that takes none, or are missing.
+  """
+  if (scales is None) != (embedding is None):
+    takes = 'takes no' if embedding is None else 'needs'
+    raise ValueError(f'the network {takes} guidance scales in its condition')
+  if embedding is None or scales is None:
+    return time
+  added = embedding(scales).to(time.dtype)
+  return time + added.reshape(len(added), *[1] * (time.ndim - 2), -1)

@@ -14,6 +14,7 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from ttm_jax.checksums import COMPONENTS, INDEX, files_read
 from ttm_jax.errors import InputError
+from ttm_jax.guidance_inputs import RANGES
 from ttm_jax.json_file import read_object
 from ttm_jax.untrusted import check_links, identifier, inside, is_repository
 
@@ -96,6 +97,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     _check(path, f'stages.{name}', isinstance(settings, dict))
     for key, wanted in _SETTINGS.items():
       _check(path, f'stages.{name}.{key}', key in settings and wanted(settings[key]))
+    # Folders of earlier versions have none.
+    _check(path, f'stages.{name}.scale_ranges', _are_ranges(settings.get('scale_ranges', {})))
   return index
 
 
@@ -147,6 +150,15 @@ def _is_number(value: Any) -> bool:
 
 def _are_sizes(values: Any, count: int) -> bool:
   return isinstance(values, list) and len(values) == count and all(map(_is_size, values))
+
+
+def _are_ranges(values: Any) -> bool:
+  if not isinstance(values, dict) or (values and values.keys() != RANGES.keys()):
+    return False
+  return all(
+    isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) and pair[0] <= pair[1]
+    for pair in values.values()
+  )
 
 
 _SETTINGS: dict[str, Callable[[Any], bool]] = {

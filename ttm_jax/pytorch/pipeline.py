@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_map
 
 from ttm_jax.checksums import COMPONENTS, check_sums
 from ttm_jax.errors import InputError
+from ttm_jax.guidance_inputs import RANGES, out_of_range
 from ttm_jax.inference.request import Request
 from ttm_jax.trajectory import decode, render, token_presence, token_regions
 
@@ -103,7 +104,8 @@ class TTMPipeline(DiffusionPipeline):
         (C, T', H', W').
       stages: settings of each stage. From training: palette, grids (h, w) of the tokens, finest
         first, and cross_mask, see `trajectory.token_presence`. Sampling defaults: steps,
-        visual_scale, text_scale and rescale.
+        visual_scale, text_scale and rescale. Of students: the method `student`, and the ranges of
+        the scales that the network takes as inputs, `scale_ranges`.
     """
     super().__init__()
     self.register_modules(
@@ -248,7 +250,8 @@ class TTMPipeline(DiffusionPipeline):
       trajectory: label maps uint8 [B, T, H, W] or [T, H, W]; skips stage 1.
       num_inference_steps: of each stage; None for the configured number.
       visual_scale, text_scale: guidance scales of the visual condition and of the text; None for
-        the configured ones. With both 1 there is no guidance.
+        the configured ones. With both 1 there is no guidance. A student takes none, or takes them
+        as inputs of the network, within the ranges that it was trained for.
       guidance_rescale: strength of guidance rescaling, 0 to 1, see `conditioning.rescaled`; None
         for the configured one.
       generator: random generator of the noise, one for all or one per image. It draws the noise of
@@ -334,12 +337,21 @@ class TTMPipeline(DiffusionPipeline):
   def _check_student(self, stage: str, asked: Mapping[str, Any]) -> None:
     """Raise InputError if the network of a stage is a student that is to be sampled otherwise."""
     settings = self.config.stages[stage]
+    allowed = settings.get('scale_ranges', {})
+    if wrong := out_of_range(allowed, asked):
+      raise InputError(
+        f'{stage} is a student that takes guidance scales as inputs, and {wrong}: choose a scale in'
+        ' this range'
+      )
     fixed = {'dmd': set(asked), 'guidance': {*asked} - {'steps'}}.get(settings['student'], set())
-    wrong = [name for name in sorted(fixed) if asked[name] not in (None, settings[name])]
-    if wrong:
+    others = [
+      name for name in sorted(fixed - allowed.keys()) if asked[name] not in (None, settings[name])
+    ]
+    if others:
       made = f'{settings["steps"]} steps' if 'steps' in fixed else 'any number of steps'
       raise InputError(
-        f'{stage} is a student, made for {made} without guidance: leave out {", ".join(wrong)}'
+        f'{stage} is a student, made for {made}{"" if allowed else " without guidance"}: leave out'
+        f' {", ".join(others)}'
       )
 
   def _scheduler(self, stage: str) -> Any:
@@ -471,6 +483,10 @@ class TTMPipeline(DiffusionPipeline):
 
     _set_timesteps(scheduler, chosen('steps'), device)
     scales = [chosen(name) for name in ('visual_scale', 'text_scale', 'rescale')]
+    if settings.get('scale_ranges'):  # Inputs of the network, which needs no other pass then.
+      given = [scales[: len(RANGES)]] * len(noise)
+      inputs = torch.tensor(given, dtype=torch.float32, device=device)
+      condition, scales = condition._replace(scales=inputs), [1, 1]
     null = _placed(self.text_encoder.null(stage), device)
     predict = guided(functools.partial(predict_frames, model), condition, null, *scales)
     x = noise.to(device, torch.float32) * scheduler.init_noise_sigma

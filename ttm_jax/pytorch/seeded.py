@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ttm_jax.guidance_inputs import Range
 from ttm_jax.inference.request import Request
 
 from .loading import find_folder, read_texts
@@ -64,8 +65,22 @@ class SeededPipeline:
     """Return the usual number of sampling steps of 'stage1' or 'stage2'; 0 if it is missing."""
     return self.pipe.config.stages[stage]['steps'] if getattr(self.pipe, stage) else 0
 
+  def has_fixed_steps(self, stage: str) -> bool:
+    """Return whether a stage is a student that samples in its usual number of steps alone."""
+    return self.pipe.config.stages[stage]['student'] == 'dmd'
+
+  def scale_ranges(self, stage: str) -> dict[str, Range]:
+    """Return the ranges of the guidance scales that a stage takes; empty if they are fixed."""
+    ranges = self.pipe.config.stages[stage].get('scale_ranges', {})
+    return {name: (low, high) for name, (low, high) in ranges.items()}
+
   def trajectory(
-    self, request: Request, seed: int, steps: int | None, progress: Progress
+    self,
+    request: Request,
+    seed: int,
+    steps: int | None,
+    progress: Progress,
+    scales: Mapping[str, float] = {},
   ) -> np.ndarray:
     """Return the trajectory that stage 1 generates, uint8 [T, H, W].
 
@@ -74,30 +89,37 @@ class SeededPipeline:
       seed: seed of the noise, as `--seed` of `ttm_jax.pytorch.generate`.
       steps: number of sampling steps; None for the usual one.
       progress: called as (done, total) after each step. What it raises ends the sampling.
+      scales: guidance scales by the names of `guidance_inputs.RANGES`.
 
     Raises:
       InputError: if there is no stage 1, or the request does not fit.
     """
     total = steps or self.steps('stage1')
     given = self._arguments(request, seed, steps, total, progress)
-    return self.pipe.generate_trajectory(**given)[0]
+    return self.pipe.generate_trajectory(**given, **scales)[0]
 
   def frames(
-    self, request: Request, ids: np.ndarray, seed: int, steps: int | None, progress: Progress
+    self,
+    request: Request,
+    ids: np.ndarray,
+    seed: int,
+    steps: int | None,
+    progress: Progress,
+    scales: Mapping[str, float] = {},
   ) -> np.ndarray:
     """Return the video that stage 2 generates, uint8 [T, H, W, 3]; see `trajectory`.
 
     Args:
       request: image, mask and prompts.
       ids: trajectory, uint8 [T, H, W].
-      seed, steps, progress: as in `trajectory`.
+      seed, steps, progress, scales: as in `trajectory`.
 
     Raises:
       InputError: if the request or the trajectory does not fit.
     """
     total = steps or self.steps('stage2')
     given = self._arguments(request, seed, steps, total, progress)
-    output = self.pipe(**given, trajectory=ids, object_prompts=dict(request.prompts))
+    output = self.pipe(**given, trajectory=ids, object_prompts=dict(request.prompts), **scales)
     return np.stack([np.asarray(frame) for frame in output.frames[0]])
 
   def _arguments(

@@ -17,7 +17,7 @@ from torch.nn.functional import group_norm
 
 from .attention import AttentionMask, sort, sort_by_object, unsort
 from .conditioning import EVERYONE, Condition, Text, TokenMasks
-from .layers import Attention
+from .layers import Attention, ScaleEmbedding, with_scales
 from .masked_attention import (
   MaskedLayer,
   ObjectMasks,
@@ -58,7 +58,7 @@ class TTMUNet(Model, UNetMotionModel):
       default, chooses by device and size.
   """
 
-  FLOAT32 = ('time_embedding', 'words', 'norms', 'alpha')
+  FLOAT32 = ('time_embedding', 'scales', 'words', 'norms', 'alpha')
 
   @register_to_config
   def __init__(
@@ -81,6 +81,7 @@ class TTMUNet(Model, UNetMotionModel):
     masked_cross: bool = True,
     masked_scope: str = 'spatiotemporal',
     motion_norm: str = 'clip',
+    guidance_inputs: bool = False,
   ):
     """Initialize the network; the defaults are Stable Diffusion 1.5 with AnimateDiff v3.
 
@@ -97,6 +98,7 @@ class TTMUNet(Model, UNetMotionModel):
         (within each frame), or 'skip_level0' (over all frames, omitted at the finest level).
       motion_norm: statistics of the first norm of a motion module: over the 'clip' (as in
         diffusers) or each 'frame' (as in AnimateDiff's code).
+      guidance_inputs: whether guidance scales are inputs, `Condition.scales`.
 
     Raises:
       ValueError: if masked_scope or motion_norm is unknown.
@@ -122,6 +124,7 @@ class TTMUNet(Model, UNetMotionModel):
       use_motion_mid_block=use_motion_mid_block,
     )
     self.text = TextProjector(encoders, cross_attention_dim, as_they_are=True)
+    self.scales = ScaleEmbedding(4 * block_out_channels[0]) if guidance_inputs else None
     # (has masked self-attention, has masked cross-attention) by (level, unit) of the encoder.
     self._masked: dict[tuple[int, int], tuple[bool, bool]] = {}
     for number in range(masked_blocks):
@@ -159,7 +162,8 @@ class TTMUNet(Model, UNetMotionModel):
     b, _, frames, _, _ = x_t.shape
     x = x_t if condition.visual is None else torch.cat([x_t, condition.visual], 1)
     kind = self.time_embedding.linear_1.weight.dtype
-    time = self.time_embedding(self.time_proj(t.expand(b)).to(kind)).to(self.dtype)
+    time = self.time_embedding(self.time_proj(t.expand(b)).to(kind))
+    time = with_scales(time, self.scales, condition.scales).to(self.dtype)
     time = time.repeat_interleave(frames, 0)
     levels = self._levels(x_t.shape, condition)
     h = self.conv_in(x.to(self.dtype).transpose(1, 2).flatten(0, 1))

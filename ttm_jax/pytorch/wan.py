@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .attention import sort, unsort
 from .conditioning import Condition, Text
-from .layers import Attention
+from .layers import Attention, ScaleEmbedding, with_scales
 from .masked_attention import (
   MaskedLayer,
   ObjectMasks,
@@ -98,7 +98,7 @@ class TTMWanTransformer(Model, WanTransformer3DModel):
 
   FLOAT32 = (
     *('rope', 'time_embedder', 'time_proj', 'scale_shift_table', 'norm1', 'norm2', 'norm3', 'norm'),
-    *('query_norm', 'key_norm', 'alpha', 'words', 'proj_out'),
+    *('query_norm', 'key_norm', 'alpha', 'words', 'proj_out', 'scales'),
   )
   _no_split_modules = ['Block']  # noqa: RUF012
   _repeated_blocks = ['Block']  # noqa: RUF012
@@ -118,6 +118,7 @@ class TTMWanTransformer(Model, WanTransformer3DModel):
     num_masked_blocks: int = 0,
     masked_self: bool = True,
     masked_cross: bool = True,
+    guidance_inputs: bool = False,
   ):
     """Initialize the network; the defaults are Wan 2.1 T2V 1.3B.
 
@@ -132,6 +133,7 @@ class TTMWanTransformer(Model, WanTransformer3DModel):
       visual_channels: channels of the visual condition, 0 for none.
       num_masked_blocks: K, number of blocks with masked layers, the first ones.
       masked_self, masked_cross: whether these blocks have each of the two masked layers.
+      guidance_inputs: whether guidance scales are inputs, `Condition.scales`.
     """
     # The blocks of diffusers are replaced, so that none are made first.
     super().__init__(
@@ -155,6 +157,7 @@ class TTMWanTransformer(Model, WanTransformer3DModel):
       patch = self.config.patch_size
       self.patch_embedding_visual = nn.Conv3d(visual_channels, width, patch, patch, bias=False)
       nn.init.zeros_(self.patch_embedding_visual.weight)
+    self.scales = ScaleEmbedding(width) if guidance_inputs else None
     ((encoder),) = encoders
     self.words = WordEncoder(encoder['dim']) if encoder['name'] == WORDS else None
     self.encoder = encoder
@@ -188,7 +191,7 @@ class TTMWanTransformer(Model, WanTransformer3DModel):
       h = h + self.patch_embedding_visual(condition.visual.to(dtype))
     h = h.flatten(2).transpose(1, 2).contiguous()
     text, _ = self._text(condition.text, h.dtype)
-    time, modulation = self._time(t.reshape(b, -1))
+    time, modulation = self._time(t.reshape(b, -1), condition.scales)
     if time.shape[1] > 1:
       time, modulation = (x.repeat_interleave(rows * columns, 1) for x in (time, modulation))
     objects = self._object_masks(condition, h.dtype)
@@ -213,11 +216,15 @@ class TTMWanTransformer(Model, WanTransformer3DModel):
     out = out.reshape(b, frames, rows, columns, p, q, -1)  # b t h w p q c
     return out.permute(0, 6, 1, 2, 4, 3, 5).reshape(x_t.shape)
 
-  def _time(self, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the embedding [B, F, d] of t [B, F] and its projection [B, F, 6, d], float32."""
+  def _time(self, t: Tensor, scales: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the embedding [B, F, d] of t [B, F] and its projection [B, F, 6, d], float32.
+
+    It includes that of guidance scales [B, 2], if the network takes them.
+    """
     embedder = self.condition_embedder
     waves = embedder.timesteps_proj(t.flatten()).unflatten(0, t.shape)
     time = embedder.time_embedder(waves.to(embedder.time_proj.weight.dtype)).float()
+    time = with_scales(time, self.scales, scales)
     projected = embedder.time_proj(embedder.act_fn(time).to(embedder.time_proj.weight.dtype))
     return time, projected.float().unflatten(-1, (6, -1))
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ttm_jax.errors import InputError
+from ttm_jax.guidance_inputs import Range, out_of_range
 from ttm_jax.keyframes import along_path
 from ttm_jax.media.animations import webp
 from ttm_jax.studio import exports, imports, project_file, uploads
@@ -159,7 +160,7 @@ class Studio:
     """Have stage 1 generate trajectories with consecutive seeds."""
     if not self.limits.motion_steps:
       raise InputError('there is no stage 1: start the studio with --stage1, or draw the motion')
-    seed, steps = _seed(asked), _steps(asked)
+    seed, steps, scales = _seed(asked), _steps(asked), _scales(asked, self.limits.motion_scales)
     count = whole(asked, 'count', 1)
     if not 1 <= count <= _MOST_AT_ONCE:
       raise InputError(f'{count} proposals at once: ask for 1 to {_MOST_AT_ONCE}')
@@ -169,7 +170,7 @@ class Studio:
 
     def one(number: int) -> None:
       def work(progress: Progress) -> None:
-        ids = self.backend.propose(request, number, steps, progress)
+        ids = self.backend.propose(request, number, steps, progress, scales)
         with session.lock:
           progress(1, 1)
           base = proposal(ids, number)
@@ -210,9 +211,9 @@ class Studio:
 
   def render(self, session: Session, asked: Mapping[str, Any]) -> None:
     """Have stage 2 generate the video of the current motion."""
-    seed, steps = _seed(asked), _steps(asked)
+    seed, steps, scales = _seed(asked), _steps(asked), _scales(asked, self.limits.video_scales)
     quality = 'preview' if asked.get('quality') == 'preview' else 'final'
-    if steps is None and quality == 'preview':
+    if steps is None and quality == 'preview' and not self.limits.fixed_steps:
       steps = max(1, self.limits.video_steps // PREVIEW_SHARE)
     project = session.project
     scene, ids = project.scene, project.trajectory()
@@ -220,6 +221,7 @@ class Studio:
     settings = {
       'seed': seed,
       'steps': steps or self.limits.video_steps,
+      'scales': scales,
       'quality': quality,
       'caption': request.caption,
       'motion': request.motion,
@@ -230,7 +232,7 @@ class Studio:
 
     def work(progress: Progress) -> int:
       start = time.monotonic()
-      video = self.backend.render(request, ids, seed, steps, progress)
+      video = self.backend.render(request, ids, seed, steps, progress, scales)
       done = {**settings, 'seconds': round(time.monotonic() - start, 1)}
       with session.lock:
         progress(1, 1)
@@ -251,12 +253,13 @@ class Studio:
   def command(self, settings: Mapping[str, Any]) -> str:
     """Return the command line that renders again, from the unpacked project file `project/`."""
     prompts = [('--object', f'{obj}: {text}') for obj, text in settings['prompts'].items()]
+    scales = [(f'--{name}', str(value)) for name, value in settings['scales'].items()]
     words = [
       *self.backend.command,
       *('--image', 'project/picture.png', '--segmentation', 'project/objects.png'),
       *('--trajectory', 'project/trajectory', '--prompt', settings['caption']),
       *('--motion', settings['motion']),
-      *(word for pair in prompts for word in pair),
+      *(word for pair in (*prompts, *scales) for word in pair),
       *('--seed', str(settings['seed']), '--steps', str(settings['steps']), '--out', 'video.mp4'),
     ]
     return shlex.join(words)
@@ -385,3 +388,15 @@ def _steps(asked: Mapping[str, Any]) -> int | None:
   if not 1 <= steps <= MOST_STEPS:
     raise InputError(f'{steps} steps: choose 1 to {MOST_STEPS}')
   return steps
+
+
+def _scales(asked: Mapping[str, Any], allowed: Mapping[str, Range]) -> dict[str, float]:
+  """Return the guidance scales of a request, those that the network takes."""
+  given = asked.get('scales') or {}
+  if not isinstance(given, dict) or any(type(x) not in (int, float) for x in given.values()):
+    raise InputError('"scales" must be numbers by name')
+  if unknown := sorted(given.keys() - allowed.keys()):
+    raise InputError(f'the network takes no {unknown[0]!r:.40}: leave it out')
+  if wrong := out_of_range(allowed, given):
+    raise InputError(f'{wrong}: choose a scale in this range')
+  return {name: float(value) for name, value in given.items()}

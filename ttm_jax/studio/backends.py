@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ttm_jax.guidance_inputs import Range
 from ttm_jax.inference.request import Request
 
 Progress = Callable[[int, int], None]
@@ -28,6 +29,9 @@ class Limits:
     max_objects: Largest number of objects, 1 to 8.
     motion_steps: Usual number of sampling steps of stage 1; 0 if there is no stage 1.
     video_steps: Usual number of sampling steps of stage 2.
+    fixed_steps: Whether stage 2 samples in no other number of steps.
+    motion_scales: Ranges of the guidance scales that stage 1 takes; empty if they are fixed.
+    video_scales: The same of stage 2.
   """
 
   frames: int
@@ -37,6 +41,9 @@ class Limits:
   max_objects: int
   motion_steps: int
   video_steps: int
+  fixed_steps: bool = False
+  motion_scales: Mapping[str, Range] = dataclasses.field(default_factory=dict)
+  video_scales: Mapping[str, Range] = dataclasses.field(default_factory=dict)
 
 
 class Backend(Protocol):
@@ -53,7 +60,12 @@ class Backend(Protocol):
   command: Sequence[str]
 
   def propose(
-    self, request: Request, seed: int, steps: int | None, progress: Progress
+    self,
+    request: Request,
+    seed: int,
+    steps: int | None,
+    progress: Progress,
+    scales: Mapping[str, float] = {},
   ) -> np.ndarray:
     """Generate a trajectory with stage 1.
 
@@ -62,6 +74,8 @@ class Backend(Protocol):
       seed: Seed of the noise.
       steps: Number of sampling steps; None for the usual one.
       progress: Is called after each step.
+      scales: Guidance scales by the names in `guidance_inputs.RANGES`, if the network takes them;
+        the usual ones where there is none.
 
     Returns:
       Label maps, uint8 [T, H, W].
@@ -73,7 +87,13 @@ class Backend(Protocol):
     ...
 
   def render(
-    self, request: Request, ids: np.ndarray, seed: int, steps: int | None, progress: Progress
+    self,
+    request: Request,
+    ids: np.ndarray,
+    seed: int,
+    steps: int | None,
+    progress: Progress,
+    scales: Mapping[str, float] = {},
   ) -> np.ndarray:
     """Generate a video with stage 2.
 
@@ -83,6 +103,7 @@ class Backend(Protocol):
       seed: As in `propose`.
       steps: As in `propose`.
       progress: As in `propose`.
+      scales: As in `propose`.
 
     Returns:
       uint8 [T, H, W, 3].

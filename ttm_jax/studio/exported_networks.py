@@ -38,16 +38,30 @@ class ExportedNetworks:
       max_objects=self._pipeline.max_objects,
       motion_steps=self._pipeline.steps('stage1'),
       video_steps=self._pipeline.steps('stage2'),
+      fixed_steps=self._pipeline.has_fixed_steps('stage2'),
+      motion_scales=self._pipeline.scale_ranges('stage1'),
+      video_scales=self._pipeline.scale_ranges('stage2'),
     )
     self.command: Sequence[str] = [*command, folder]
     self.name = self._pipeline.folder.resolve().name
 
   def propose(
-    self, request: Request, seed: int, steps: int | None, progress: Progress
+    self,
+    request: Request,
+    seed: int,
+    steps: int | None,
+    progress: Progress,
+    scales: Mapping[str, float] = {},
   ) -> np.ndarray:
-    return self._pipeline.trajectory(request, seed, steps, progress)
+    return self._pipeline.trajectory(request, seed, steps, progress, scales)
 
   def render(
-    self, request: Request, ids: np.ndarray, seed: int, steps: int | None, progress: Progress
+    self,
+    request: Request,
+    ids: np.ndarray,
+    seed: int,
+    steps: int | None,
+    progress: Progress,
+    scales: Mapping[str, float] = {},
   ) -> np.ndarray:
-    return self._pipeline.frames(request, ids, seed, steps, progress)
+    return self._pipeline.frames(request, ids, seed, steps, progress, scales)

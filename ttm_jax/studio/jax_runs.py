@@ -15,6 +15,7 @@ from ttm_jax.inference.pretrained_texts import load_encoders
 from ttm_jax.inference.request import Request
 from ttm_jax.pytorch.annotation.model_source import ModelSource
 from ttm_jax.studio.backends import Limits, Progress
+from ttm_jax.training.students import samples_in_few_steps
 
 
 class JaxRuns:
@@ -53,8 +54,7 @@ class JaxRuns:
       None if stage1 is None else Stage(stage1, STAGE1, encoders),
       Stage(stage2, STAGE2, encoders),
     )
-    self._by_steps: dict[tuple[int, int], Stage] = {}
-    encoding, first = self._pipeline.encoding, self._pipeline.stage1
+    encoding, first, second = self._pipeline.encoding, self._pipeline.stage1, self._pipeline.stage2
     self.limits = Limits(
       frames=encoding.frames,
       height=encoding.height,
@@ -62,7 +62,10 @@ class JaxRuns:
       fps=encoding.fps,
       max_objects=min(e.max_objects for e in encodings),
       motion_steps=0 if first is None else first.sampling_steps,
-      video_steps=self._pipeline.stage2.sampling_steps,
+      video_steps=second.sampling_steps,
+      fixed_steps=samples_in_few_steps(second.denoiser.config),
+      motion_scales={} if first is None else first.scale_ranges,
+      video_scales=second.scale_ranges,
     )
     named = [] if stage1 is None else ['--stage1', stage1]
     program = 'python', '-m', 'ttm_jax.generate'
@@ -70,29 +73,32 @@ class JaxRuns:
     self.name = ' + '.join(Path(run).name for run in runs)
 
   def propose(
-    self, request: Request, seed: int, steps: int | None, progress: Progress
+    self,
+    request: Request,
+    seed: int,
+    steps: int | None,
+    progress: Progress,
+    scales: Mapping[str, float] = {},
   ) -> np.ndarray:
-    stage = self._stage(1, steps)
+    stage = self._pipeline.stage1
+    if stage is not None:
+      stage = stage.sampled(steps, scales)
     pipeline = Pipeline(stage, self._pipeline.stage2)
     each = _steps(progress, 0 if stage is None else stage.sampling_steps)
     return pipeline.trajectories([request], seed, each)[0]
 
   def render(
-    self, request: Request, ids: np.ndarray, seed: int, steps: int | None, progress: Progress
+    self,
+    request: Request,
+    ids: np.ndarray,
+    seed: int,
+    steps: int | None,
+    progress: Progress,
+    scales: Mapping[str, float] = {},
   ) -> np.ndarray:
-    stage = self._stage(2, steps)
-    assert stage is not None
+    stage = self._pipeline.stage2.sampled(steps, scales)
     each = _steps(progress, stage.sampling_steps)
     return Pipeline(None, stage).videos([request], ids[None], seed, each)[0]
-
-  def _stage(self, number: int, steps: int | None) -> Stage | None:
-    """Return a stage with a number of sampling steps; each number is compiled once."""
-    usual = self._pipeline.stage1 if number == 1 else self._pipeline.stage2
-    if usual is None or steps is None or steps == usual.sampling_steps:
-      return usual
-    if (number, steps) not in self._by_steps:
-      self._by_steps[number, steps] = usual.with_steps(steps)
-    return self._by_steps[number, steps]
 
 
 def _steps(progress: Progress, total: int) -> Callable[[], None]:

@@ -52,7 +52,7 @@ class Render:
 
   Attributes:
     id: Its number.
-    settings: Seed, steps, quality, texts and duration, as the page shows them.
+    settings: Seed, steps, guidance scales, quality, texts and duration, as the page shows them.
     scene: The scene that it was generated from.
     ids: Trajectory, uint8 [T, H, W].
     video: uint8 [T, H, W, 3].

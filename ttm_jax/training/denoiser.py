@@ -68,6 +68,7 @@ class Denoiser:
     self.encoders = context.encoding.encoders
     self.solver: Solver = self.process.solving()
     self.savings = _savings(config.sample)
+    self.takes_scales: bool = getattr(self.model_config, 'guidance_inputs', False)
 
   @property
   def null_text(self) -> Condition:
@@ -120,8 +121,9 @@ class Denoiser:
 
   @property
   def guides(self) -> bool:
-    """Whether there is guidance."""
-    return not self.config.sample.visual_scale == self.config.sample.text_scale == 1
+    """Whether there is guidance by three network passes."""
+    sample = self.config.sample
+    return not (self.takes_scales or sample.visual_scale == sample.text_scale == 1)
 
   def begin(self, condition: Condition, key: Array, shape: Sequence[int]) -> Sampling:
     """Return the state of the sampler before its first step; inside jit.
@@ -143,11 +145,15 @@ class Denoiser:
 
     Args:
       model: the network.
-      condition: the condition, for B samples.
+      condition: the condition, for B samples. If the network takes guidance scales as inputs, and
+        the condition has none, they are those of the step.
       state: the state of the sampler.
       step: what differs between the steps, see `table`.
     """
     x_t, memory = state.solver[0], state.memory
+    if self.takes_scales and condition.scales is None:
+      scales = jnp.broadcast_to(step.scales, (len(x_t), 2))
+      condition = condition.replace(scales=scales)  # type: ignore[attr-defined]
     if memory is None:
       prediction = self._plain(model, condition, x_t, step)
     else:

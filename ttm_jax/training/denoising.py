@@ -24,9 +24,11 @@ from ttm_jax.data.latents import Latents
 from ttm_jax.data.mixture import same_codec
 from ttm_jax.data.schema import FLOW
 from ttm_jax.errors import InputError
+from ttm_jax.guidance_inputs import ranges
 from ttm_jax.models.preset import COMPUTE_FIELDS
 from ttm_jax.nn import lora
 from ttm_jax.nn.linear import exact_gradients
+from ttm_jax.nn.time_embedding import embeds_scales
 from ttm_jax.parallel import compiler
 from ttm_jax.settings import first_difference
 from ttm_jax.text.encoders import total_tokens
@@ -199,6 +201,11 @@ class Denoising:
     if init_from.startswith(PRETRAINED):
       return self._open_weights(init_from.removeprefix(PRETRAINED))
     other = read_config(init_from)
+    if ranges(other.get('distill')):
+      raise InputError(
+        f'run {init_from} is a student that takes guidance scales: start from its teacher,'
+        f' {other.init_from}'
+      )
     check_same_architecture(
       self.config.model.to_dict(),
       other.model.to_dict(),
@@ -236,10 +243,10 @@ class Denoising:
   def transfer(self, source: dict, params: dict) -> dict:
     """Return `params` with values replaced from `source`, as the preset defines; inside jit.
 
-    Adapters are not replaced.
+    Adapters are not replaced, nor is the embedding of guidance scales that are inputs.
     """
-    adapters = {name for name in by_name(params) if lora.is_adapter(name)}
-    plain, kept = split(params, adapters)
+    own = {name for name in by_name(params) if lora.is_adapter(name) or embeds_scales(name)}
+    plain, kept = split(params, own)
     moved = self.denoiser.preset.transfer(source, plain)
     if self.config.model.get('masked_init') == 'output':
       moved = _without_new_outputs(moved, source)

@@ -10,19 +10,24 @@ conditions, trajectories and prompts included.
   student generates. Where teacher and critic disagree about a generated sample with noise added,
   their difference tells in which direction samples become more likely under the teacher and less
   likely under the student.
+
+The teacher's guidance scales are fixed, or inputs of the student and of its critic that are drawn
+from ranges anew for each sample (`guidance_inputs`). The teacher takes three passes either way.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ttm_jax import conditioning
+from ttm_jax import conditioning, guidance_inputs
 from ttm_jax.conditioning import Condition
 from ttm_jax.data.context import Context
 from ttm_jax.errors import InputError
@@ -52,28 +57,44 @@ class Distill:
   Attributes:
     method: an element of METHODS.
     visual_scale, text_scale, rescale: the teacher's guidance, see `conditioning.guided`.
+    visual_range, text_range: lowest and highest scale to draw if the student takes the scales as
+      inputs; empty for a scale that is fixed.
 
   Raises:
-    ValueError: if the method is unknown.
+    ValueError: if the method is unknown, or a range is not two numbers in order.
   """
 
   method: str = DMD
   visual_scale: float = 1.0
   text_scale: float = 1.0
   rescale: float = 0.0
+  visual_range: tuple[float, ...] = ()
+  text_range: tuple[float, ...] = ()
 
   def __post_init__(self):
     if self.method not in METHODS:
       raise ValueError(f'method must be one of {METHODS}, got {self.method!r}')
+    for name in guidance_inputs.RANGES.values():
+      given = getattr(self, name)
+      if given and not (len(given) == 2 and 0 <= given[0] <= given[1] < math.inf):
+        raise ValueError(
+          f'{name} must be the lowest and the highest guidance scale, such as (1.0, 10.0), or ()'
+          f' for a fixed one; got {given}'
+        )
+
+  @property
+  def ranges(self) -> dict[str, guidance_inputs.Range]:
+    """The ranges of both scales if they are inputs of the student, else empty."""
+    return guidance_inputs.ranges(dataclasses.asdict(self))
 
   @property
   def passes(self) -> int:
     """Network passes of the teacher for one prediction."""
-    return 1 if self.visual_scale == self.text_scale == 1 else 3
+    return 1 if not self.ranges and self.visual_scale == self.text_scale == 1 else 3
 
 
 class Networks(nnx.Module):
-  """The networks of a distillation; all have the same structure."""
+  """The networks of a distillation; the teacher has no guidance scales as inputs."""
 
   def __init__(self, **networks: nnx.Module):
     for name, network in networks.items():
@@ -90,7 +111,8 @@ class Distillation(Denoising):
     """Build the objective; see `Denoising`.
 
     Raises:
-      InputError: also if the student is to sample with guidance, or with LoRA.
+      InputError: also if the student is to sample with guidance or LoRA, or with scales that it is
+        not trained for.
     """
     super().__init__(config, context)
     self.settings: Distill = from_config(Distill, config.distill, 'distill')
@@ -98,8 +120,14 @@ class Distillation(Denoising):
       raise InputError(
         'config.distill trains all parameters of the student: set --config.lora.rank=0'
       )
-    sample = config.sample
-    if (sample.visual_scale, sample.text_scale, sample.rescale) != (1, 1, 0):
+    sample, allowed = config.sample, self.settings.ranges
+    if wrong := guidance_inputs.out_of_range(allowed, sample):
+      raise InputError(
+        f'config.sample.{wrong}, the range of config.distill: choose a scale that is drawn in'
+        ' training'
+      )
+    scales = (1, 1) if allowed else (sample.visual_scale, sample.text_scale)
+    if (*scales, sample.rescale) != (1, 1, 0):
       raise InputError(
         'a student samples without guidance: set config.sample.visual_scale and .text_scale to 1'
         ' and .rescale to 0; config.distill has the guidance of the teacher'
@@ -112,7 +140,7 @@ class Distillation(Denoising):
   @functools.cached_property
   def frozen(self) -> Mapping[str, Any]:
     """The dtype of each parameter of the teacher, by dotted path."""
-    model = nnx.eval_shape(lambda: self.denoiser.build(0))
+    model = nnx.eval_shape(lambda: self._build_teacher(0))
     names = by_name(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
     return {f'{TEACHER}.{name}': 'float32' for name in names}
 
@@ -125,7 +153,20 @@ class Distillation(Denoising):
 
   def build(self, seed: int) -> Networks:
     """Return all networks with initial parameters; see `Denoising.build`."""
-    return Networks(**{name: super(Distillation, self).build(seed) for name in self._names})
+    build = super().build
+    return Networks(
+      **{
+        name: self._build_teacher(seed) if name == TEACHER else build(seed) for name in self._names
+      }
+    )
+
+  def _build_teacher(self, seed: int) -> nnx.Module:
+    """Return the teacher with initial parameters."""
+    denoiser = self.denoiser
+    if not denoiser.takes_scales:
+      return denoiser.build(seed)
+    sizes = dataclasses.replace(denoiser.model_config, guidance_inputs=False)
+    return denoiser.preset.build(sizes, denoiser.encoders, seed)
 
   def source(self, init_from: str) -> Source:
     """Return the parameters of the teacher.
@@ -166,19 +207,35 @@ class Distillation(Denoising):
     """Return the loss of the method on one batch, and metrics; inside jit."""
     keys = jax.random.split(key, 2)
     target, condition = self.denoiser.known(arrays, keys[0])
+    condition = self._with_scales(condition, jax.random.fold_in(key, 2))
     method = self._guidance if self.settings.method == GUIDANCE else self._dmd
     loss, metrics = method(model, target, condition, keys[1])
     return loss, metrics | self._by_shape(jnp.full(len(target), loss), latent_size(target))
 
+  def _with_scales(self, condition: Condition, key: Array) -> Condition:
+    """Return a condition with guidance scales drawn for each sample, if they are inputs."""
+    if not self.settings.ranges:
+      return condition
+    low, high = np.array(list(self.settings.ranges.values()), np.float32).T
+    shape = conditioning.batch_size(condition), len(low)
+    scales = jax.random.uniform(key, shape, minval=low, maxval=high)
+    return condition.replace(scales=scales)  # type: ignore[attr-defined]
+
   def _teacher(self, model: Any, condition: Condition) -> Any:
-    """Return the guided prediction of the teacher, a function of (x_t, t)."""
+    """Return the guided prediction of the teacher, a function of (x_t, t).
+
+    The scales are those of the condition if it has any, else those of the configuration.
+    """
     guidance = self.settings
+    scales: Any = guidance.visual_scale, guidance.text_scale
+    if condition.scales is not None:
+      scales = condition.scales.T[..., None, None, None, None]  # Each for latents [B, T, H, W, C].
+      condition = condition.replace(scales=None)  # type: ignore[attr-defined]
     return conditioning.guided(
       self.denoiser.predictor(model.teacher),
       condition,
       self.denoiser.null_text,
-      guidance.visual_scale,
-      guidance.text_scale,
+      *scales,
       guidance.rescale,
     )
 

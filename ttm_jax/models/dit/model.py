@@ -159,7 +159,7 @@ class DiT(nnx.Module):
       }
     )
     self.text = TextProjector(encoders, d, rngs=rngs, dtype=dtype)
-    self.time = TimeEmbedding(d, rngs=rngs)
+    self.time = TimeEmbedding(d, rngs=rngs, scales=config.guidance_inputs)
     self.modulation = Linear(d, 6 * d, rngs=rngs, bias=True, init=zeros_init)
     self.masked_blocks = stack(MaskedBlock, config.masked_blocks, config, rngs)
     self.blocks = stack(Block, config.layers - config.masked_blocks, config, rngs)
@@ -189,7 +189,7 @@ class DiT(nnx.Module):
     if self.embed_visual is not None and condition.visual is not None:
       h = h + self.embed_visual(patches(condition.visual, self.config.patch))
     text, text_bits = self.text(condition.text)
-    time = jax.nn.silu(self.time(t))
+    time = jax.nn.silu(self.time(t, condition.scales))
     objects, positions = self._object_masks(condition), self._positions(grid)
     if objects is not None:
       h = sort(h, objects.order)

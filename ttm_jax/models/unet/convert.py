@@ -37,6 +37,7 @@ FIELDS = {
   'masked_cross': 'masked_cross',
   'masked_scope': 'masked_scope',
   'motion_norm': 'motion_norm',
+  'guidance_inputs': 'guidance_inputs',
 }
 
 INPUT, VISUAL = 'conv_in.weight', 'conv_visual.weight'

@@ -63,6 +63,7 @@ class UNetConfig:
       modules.
     channels: C of the generated latents.
     visual_channels: channels of the visual condition; their input weights are initialized to zero.
+    guidance_inputs: whether guidance scales are inputs (see `guidance_inputs.py`).
     dtype: compute dtype, 'bfloat16' or 'float32'.
     remat: what the backward pass recomputes of each layer: 'none', 'dots' (all but matrix products
       and attention; convolutions are recomputed), 'full', or 'offload' (all; layer inputs are
@@ -86,6 +87,7 @@ class UNetConfig:
   motion_length: int = 32
   channels: int = 4
   visual_channels: int = 0
+  guidance_inputs: bool = False
   dtype: str = 'bfloat16'
   remat: str = 'full'
 
@@ -187,7 +189,7 @@ class UNet(nnx.Module):
       if config.visual_channels
       else None
     )
-    self.time = TimeEmbedding(4 * first, rngs=rngs, width=first)
+    self.time = TimeEmbedding(4 * first, rngs=rngs, width=first, scales=config.guidance_inputs)
     self.text = TextProjector(encoders, config.text_width, rngs=rngs, dtype=dtype, as_they_are=True)
 
     def unit(d_in: int, d: int, level: int, **options) -> Unit:
@@ -240,7 +242,7 @@ class UNet(nnx.Module):
     h = self.conv_in(x_t)
     if self.conv_visual is not None and condition.visual is not None:
       h = h + self.conv_visual(condition.visual)
-    time = jax.nn.silu(self.time(t))
+    time = jax.nn.silu(self.time(t, condition.scales))
     levels = self._levels(x_t.shape[:4], condition)
     kept = [h]
     for stage, level in zip(self.down.values(), levels, strict=True):

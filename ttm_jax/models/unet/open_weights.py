@@ -28,6 +28,7 @@ NAMES = (
   (r'^up\.(\d+)\.resample', r'up_blocks.\1.upsamplers.0.conv'),
   (r'^(down|up)\.(\d+)', r'\1_blocks.\2'),
   (r'^middle', 'mid_block'),
+  (r'^time\.scales\.', 'scales.'),
   (r'^time\.hidden', 'time_embedding.linear_1'),
   (r'^time\.out', 'time_embedding.linear_2'),
   (r'^norm', 'conv_norm_out'),

@@ -32,6 +32,7 @@ NAMES = (
   (r'^text\.mlp\.up', 'condition_embedder.text_embedder.linear_1'),
   (r'^text\.mlp\.down', 'condition_embedder.text_embedder.linear_2'),
   (r'^text\.words\.', 'words.'),
+  (r'^time\.scales\.', 'scales.'),
   (r'^time\.hidden', 'condition_embedder.time_embedder.linear_1'),
   (r'^time\.out', 'condition_embedder.time_embedder.linear_2'),
   (r'^modulation', 'condition_embedder.time_proj'),
@@ -59,11 +60,12 @@ FIELDS = {
   'ffn': 'ffn_dim',
   'channels': 'in_channels',
 }
-MASKED = {
+ADDED = {
   'masked_blocks': 'num_masked_blocks',
   'masked_self': 'masked_self',
   'masked_cross': 'masked_cross',
   'visual_channels': 'visual_channels',
+  'guidance_inputs': 'guidance_inputs',
 }
 
 KIND = 'WanTransformer3DModel'  # The class of open weights in diffusers.
@@ -74,7 +76,7 @@ def config_to_torch(config: WanConfig, texts: Mapping[str, TextEncoderSpec]) -> 
   ((name, spec),) = texts.items()
   return {
     'encoders': [{'name': name, **dataclasses.asdict(spec)}],
-    **{theirs: getattr(config, ours) for ours, theirs in (FIELDS | MASKED).items()},
+    **{theirs: getattr(config, ours) for ours, theirs in (FIELDS | ADDED).items()},
     'attention_head_dim': config.head_dim,
     'out_channels': config.channels,
     'text_dim': spec.dim,
@@ -92,8 +94,8 @@ def config_from_torch(weights: Weights) -> tuple[WanConfig, dict[str, TextEncode
   if len(texts) != 1:
     raise InputError(f'{weights.folder}/config.json: encoders must be one: copy it again')
   (spec,) = texts.values()
-  own = dict.fromkeys(['encoders', *MASKED.values()], Read())
-  return _sizes(weights, FIELDS | MASKED, own | {'text_dim': Only(spec.dim)}), texts
+  own = dict.fromkeys(['encoders', *ADDED.values()], Read())
+  return _sizes(weights, FIELDS | ADDED, own | {'text_dim': Only(spec.dim)}), texts
 
 
 def open_weights(source: str, config: WanConfig) -> dict[str, Any]:
@@ -176,6 +178,7 @@ class _Sizes:
   masked_self: bool = True
   masked_cross: bool = True
   visual_channels: int = 0
+  guidance_inputs: bool = False
 
 
 def table(params: Mapping[str, Any]) -> list[Entry]:

@@ -167,7 +167,7 @@ class Wan(nnx.Module):
       else None
     )
     self.text = TextEmbedder(encoders, d, rngs=rngs, dtype=dtype)
-    self.time = TimeEmbedding(d, rngs=rngs)
+    self.time = TimeEmbedding(d, rngs=rngs, scales=config.guidance_inputs)
     self.modulation = Linear(d, 6 * d, rngs=rngs, bias=True, init=zeros_init)
     self.masked_blocks = stack(MaskedBlock, config.masked_blocks, config, rngs)
     self.blocks = stack(Block, config.layers - config.masked_blocks, config, rngs)
@@ -198,7 +198,7 @@ class Wan(nnx.Module):
     if self.embed_visual is not None and condition.visual is not None:
       h = h + self.embed_visual(patches(condition.visual, PATCH))
     text, _ = self.text(condition.text)
-    time = self.time(t.reshape(b, -1))
+    time = self.time(t.reshape(b, -1), condition.scales)
     objects, rotation = self._object_masks(condition), grid_rotation(grid, self.config.rotated)
     frame = jnp.repeat(jnp.arange(frames, dtype=jnp.int32), grid[1] * grid[2])
     frame = jnp.broadcast_to(frame, h.shape[:2])

@@ -2,6 +2,7 @@
 
 import { h, keyed, labelled, set, setField } from './dom.js';
 import { jobList } from './jobs.js';
+import { scaleFields } from './scales.js';
 
 export function proposePanel(store, api) {
   const images = new Map(); // Number of a proposal -> address of its animation.
@@ -13,6 +14,7 @@ export function proposePanel(store, api) {
   const seed = h('input', { type: 'number', min: 0, value: '0' });
   const count = h('select', {}, ...[1, 2, 3, 4].map((n) => h('option', { value: String(n), selected: n === 4 }, String(n))));
   const steps = h('input', { type: 'number', min: 1, max: 1000 });
+  const scales = scaleFields();
   const button = h('button', { type: 'button', class: 'primary wide', onclick: propose }, 'Propose motion');
   const still = h('button', { type: 'button', class: 'quiet', onclick: () => api.change('still') }, 'Start from standing still');
   const grid = h('div', { class: 'proposals', role: 'group', 'aria-label': 'Proposals' });
@@ -22,6 +24,7 @@ export function proposePanel(store, api) {
     { class: 'panel-content' },
     labelled('Motion prompt: what moves, and how', motion),
     h('div', { class: 'fields' }, labelled('Seed', seed), labelled('Proposals', count), labelled('Steps', steps)),
+    scales.element,
     button,
     jobList(store, api, ['Proposal', 'Finding', 'Segmenting']),
     none,
@@ -32,6 +35,7 @@ export function proposePanel(store, api) {
     if (!store.about) return;
     steps.placeholder = String(store.about.motion_steps);
     button.disabled = !store.about.motion_steps;
+    scales.show(store.about.motion_scales);
   });
   store.on(['state'], show);
   return element;
@@ -41,7 +45,7 @@ export function proposePanel(store, api) {
     if (motion.value !== store.state.motion && !(await api.change('texts', { motion: motion.value }))) return;
     const wanted = Number(count.value);
     const asked = { seed: Number(seed.value), count: wanted, steps: steps.value ? Number(steps.value) : null };
-    if (await api.change('propose', asked)) seed.value = String(Number(seed.value) + wanted);
+    if (await api.change('propose', { ...asked, scales: scales.values() })) seed.value = String(Number(seed.value) + wanted);
   }
 
   function show() {

@@ -2,10 +2,12 @@
 
 import { h, keyed, labelled, set } from './dom.js';
 import { jobList } from './jobs.js';
+import { scaleFields } from './scales.js';
 
 export function renderPanel(store, api) {
   const seed = h('input', { type: 'number', min: 0, value: '0' });
   const steps = h('input', { type: 'number', min: 1, max: 1000 });
+  const scales = scaleFields();
   const preview = h('button', { type: 'button', onclick: () => start('preview') }, 'Preview');
   const final = h('button', { type: 'button', class: 'primary', onclick: () => start('final') }, 'Render video');
   const list = h('ol', { class: 'renders', 'aria-label': 'Videos of this session' });
@@ -15,6 +17,7 @@ export function renderPanel(store, api) {
     { class: 'panel-content' },
     h('p', { class: 'hint' }, 'Stage 2 generates the video that follows the motion.'),
     h('div', { class: 'fields' }, labelled('Seed', seed), labelled('Steps', steps)),
+    scales.element,
     h('div', { class: 'buttons even' }, preview, final),
     jobList(store, api, ['Preview video', 'Final video']),
     h('h3', {}, 'Videos'),
@@ -25,6 +28,10 @@ export function renderPanel(store, api) {
     if (!store.about) return;
     steps.placeholder = String(store.about.video_steps);
     preview.title = `${Math.max(1, Math.floor(store.about.video_steps / 4))} steps`;
+    // A student of few steps samples in these alone.
+    set(steps, { disabled: store.about.fixed_steps });
+    set(preview, { hidden: store.about.fixed_steps });
+    scales.show(store.about.video_scales);
   });
   store.on(['state', 'render', 'view'], show);
   store.addEventListener('job', ({ detail: job }) => {
@@ -34,7 +41,8 @@ export function renderPanel(store, api) {
   return element;
 
   function start(quality) {
-    api.change('render', { seed: Number(seed.value), steps: steps.value ? Number(steps.value) : null, quality });
+    const asked = { seed: Number(seed.value), steps: steps.value ? Number(steps.value) : null, quality };
+    api.change('render', { ...asked, scales: scales.values() });
   }
 
   function show() {
