@@ -35,10 +35,10 @@ def browser():
 
 
 @contextlib.contextmanager
-def serving(backend, finder=None):
-  """Serve a studio at a free port, in a thread; yield its address."""
-  studio = Studio(backend, finder, time_limit=120)
-  config = uvicorn.Config(app_of(studio), port=0, log_level='error')
+def serving(backend, finder=None, work='off', port=0):
+  """Serve a studio in a thread, by default at a free port; yield its address."""
+  studio = Studio(backend, finder, time_limit=120, work=str(work))
+  config = uvicorn.Config(app_of(studio), port=port, log_level='error', timeout_graceful_shutdown=2)
   server = uvicorn.Server(config)
   thread = threading.Thread(target=server.run, daemon=True)
   thread.start()
