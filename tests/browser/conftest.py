@@ -107,3 +107,34 @@ def open_page(browser):
   for context in opened:
     context.close()
   assert not problems
+
+
+@pytest.fixture
+def open_file(browser):
+  """Return a function that opens an HTML file in a window of its own.
+
+  At the end, no page may have written an error to its console, nor asked a server.
+  """
+  opened, problems = [], []
+
+  def open_at(path, width=1440, height=900):
+    size = {'width': width, 'height': height}
+    context = browser.new_context(viewport=size, accept_downloads=True)
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    page.on('console', lambda told: problems.append(told.text) if told.type == 'error' else None)
+    page.on('pageerror', lambda error: problems.append(str(error)))
+    page.on(
+      'request',
+      lambda asked: (
+        None if asked.url.startswith(('file:', 'data:', 'blob:')) else problems.append(asked.url)
+      ),
+    )
+    page.goto(path.as_uri())
+    opened.append(context)
+    return page
+
+  yield open_at
+  for context in opened:
+    context.close()
+  assert not problems

@@ -6,12 +6,12 @@ import zipfile
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect
 
 from tests.browser.conftest import serving
 from tests.helpers import studio_page
+from tests.helpers.accessibility import findings
 from tests.helpers.studio_page import click, drag, go, settled, tab, trajectory, upload, value
 from tests.helpers.studio_stub import LIMITS, StubBackend
 from ttm_jax.studio.project import Project
@@ -421,16 +421,6 @@ def test_with_the_keyboard_alone(stub, open_page):
   expect(page.get_by_role('dialog')).to_be_visible()
   page.keyboard.press('Escape')
   expect(page.get_by_role('dialog')).to_be_hidden()
-
-
-def findings(page):
-  """Return the serious findings of axe-core."""
-  found = Axe().run(page).response['violations']
-  return [
-    (each['id'], each['impact'], [node['html'][:120] for node in each['nodes']][:4])
-    for each in found
-    if each['impact'] in ('serious', 'critical')
-  ]
 
 
 @pytest.mark.parametrize('size', SIZES)

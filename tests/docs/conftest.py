@@ -108,6 +108,7 @@ def makers(shared, clips, latents_for, stage1, stage2):
     'runs/stage2': link(stage2),
     'runs/pretrain': link(pretrained),
     'runs/stage2-lora': link(lora),
+    'runs/teacher': link(run('stage2_dit')),
     'runs/ti2v': link(run('ti2v_dit')),
     'photo.png': lambda place: image(place, lambda clip: clip.video[0]),
     'mask.png': lambda place: image(place, lambda clip: clip.ids[0]),
@@ -117,7 +118,7 @@ def makers(shared, clips, latents_for, stage1, stage2):
     'votes-*.json': votes,
     'folder': link(exported),
     'baselines/wan': baseline,
-    'MoveBench': movebench.make,
+    'MoveBench': lambda place: movebench.make(place, frames=12),
     'SA-V': sav,
   }
   return {'videos': videos, **makers}

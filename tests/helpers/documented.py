@@ -224,6 +224,8 @@ def shrunk(module: str, arguments: list[str]) -> list[str]:
     return [*arguments, *size]
   if module in ('data_tools.prepare', 'data_tools.point_lists'):
     rest = [x for x in arguments if not x.startswith(('--clip=', '--fps='))]
+    if '--kind=sav' in rest:
+      rest.append('--exclude=none')  # By default, the list of the benchmark is downloaded.
     return [*rest, f'--clip={tiny.FRAMES}x{tiny.SIDE}x{tiny.SIDE}', f'--fps={tiny.FPS}']
   if module == 'data_tools.encode':
     preset = next((x[9:] for x in arguments if x.startswith('--preset=')), 'dit')

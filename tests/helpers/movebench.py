@@ -26,18 +26,18 @@ def save(path: Path, array: np.ndarray) -> Path:
   return path
 
 
-def straight(start: tuple, step: tuple) -> np.ndarray:
+def straight(start: tuple, step: tuple, frames: int = FRAMES) -> np.ndarray:
   """Return a track float32 [F, 1, 2] that moves by `step` per frame."""
-  return (np.array(start) + np.arange(FRAMES)[:, None] * np.array(step))[:, None].astype(np.float32)
+  return (np.array(start) + np.arange(frames)[:, None] * np.array(step))[:, None].astype(np.float32)
 
 
-def make(root: Path) -> Path:
+def make(root: Path, frames: int = FRAMES) -> Path:
   """Make the benchmark in a new folder and return it."""
   place = root / 'en'
   for name, start in (('dog', (20, 10)), ('cat', (30, 20))):
     picture(place / 'first_frame' / f'{name}.jpg')
-    save(place / 'track' / 'single' / f'{name}_tracks.npy', straight(start, (1, 0))[None])
-    save(place / 'track' / 'single' / f'{name}_visibility.npy', np.ones((1, FRAMES, 1), bool))
-  video_fixtures.save(place / 'video' / 'cat.mp4', video_fixtures.film(FRAMES, SIZE), 16)
+    save(place / 'track' / 'single' / f'{name}_tracks.npy', straight(start, (1, 0), frames)[None])
+    save(place / 'track' / 'single' / f'{name}_visibility.npy', np.ones((1, frames, 1), bool))
+  video_fixtures.save(place / 'video' / 'cat.mp4', video_fixtures.film(frames, SIZE), 16)
   (place / 'single_track.txt').write_text('dog.mp4,A dog runs, fast.\n\ncat.mp4, A cat.\n')
   return root
