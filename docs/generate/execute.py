@@ -67,8 +67,8 @@ def main() -> None:
     nbformat.write(tidy(executed(folder), folder), NOTEBOOK)
   used = resource.getrusage(resource.RUSAGE_CHILDREN)
   print(
-    f'{NOTEBOOK}: {(time.perf_counter() - begin) / 60:.1f} minutes, {used.ru_utime:.0f} s of CPU time'
-    f' in the program and {used.ru_stime:.0f} s in the kernel'
+    f'{NOTEBOOK}: {(time.perf_counter() - begin) / 60:.1f} minutes;'
+    f' CPU time {used.ru_utime:.0f} s in the program, {used.ru_stime:.0f} s in the kernel'
   )
 
 
