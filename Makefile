@@ -32,7 +32,7 @@ test: $(DEV)  ## Run the tests.
 test-slow: $(DEV)  ## Run the tests that train for minutes.
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow
 
-test-browser: $(DEV)  ## Run the studio in a browser; `playwright install chromium` brings one.
+test-browser: $(DEV)  ## Run studio and reports in a browser; `playwright install chromium` brings one.
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m browser tests/browser
 
 test-aot: $(DEV) $(TPU)/.ready  ## Compile the kernels for TPUs ahead of time, about 3 minutes.

@@ -8,6 +8,8 @@ which this command fills in:
 
     <!-- result: NAME -->         a table of index.json, on lines of its own
     <!-- /result -->
+    <!-- result: NAME/0 -->       the first table of a result, likewise
+    <!-- /result -->
     <!--=NAME/FIGURE-->1.5<!--/-->        an entry of `figures` of a result, within a sentence
 
 `--check` writes nothing and exits with code 1 if a page differs. To add a result, write its file
@@ -27,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'benchmarks' / 'results'
 PAGE = ROOT / 'docs' / 'measurements.md'
 
-_TABLE = re.compile(r'(<!-- result: (?P<name>[\w-]+) -->\n).*?(<!-- /result -->)', re.DOTALL)
+_TABLE = re.compile(r'(<!-- result: (?P<name>[\w/-]+) -->\n).*?(<!-- /result -->)', re.DOTALL)
 _FIGURE = re.compile(r'(<!--=(?P<name>[\w-]+)/(?P<figure>[\w-]+)-->).*?(<!--/-->)', re.DOTALL)
 _FIELDS = {'title', 'machine', 'date', 'content', 'figures'}
 
@@ -81,10 +83,14 @@ def filled(text: str) -> str:
   tables = index()['tables']
 
   def table(match: re.Match) -> str:
-    if match['name'] not in tables:
-      raise ValueError(f'index.json has no table {match["name"]!r}')
-    lines = '\n'.join(_table(_resolved(tables[match['name']])))
-    return f'{match[1]}{lines}\n{match[3]}'
+    name, slash, number = match['name'].partition('/')
+    if slash:
+      lines = _table(_tables(name)[int(number)])
+    elif name in tables:
+      lines = _table(_resolved(tables[name]))
+    else:
+      raise ValueError(f'index.json has no table {name!r}')
+    return '\n'.join([match[1].rstrip(), *lines, match[3]])
 
   def figure(match: re.Match) -> str:
     figures = read(match['name']).get('figures', {})
@@ -162,9 +168,14 @@ def _resolved(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _looked_up(name: str, table: str, row: str, column: str) -> Any:
-  found = [part for part in read(name)['content'] if isinstance(part, dict) and 'rows' in part]
-  rows = {cells[0]: cells for cells in found[int(table)]['rows']}
-  return rows[row][found[int(table)]['columns'].index(column)]
+  found = _tables(name)[int(table)]
+  rows = {cells[0]: cells for cells in found['rows']}
+  return rows[row][found['columns'].index(column)]
+
+
+def _tables(name: str) -> list[dict[str, Any]]:
+  """Return the tables of a result in order."""
+  return [part for part in read(name)['content'] if isinstance(part, dict) and 'rows' in part]
 
 
 if __name__ == '__main__':

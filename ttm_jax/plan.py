@@ -2,7 +2,7 @@
 
     python -m ttm_jax.plan --config=configs/stage2_dit.py --topology=v5p:4x4x4
     python -m ttm_jax.plan --config=configs/stage2_dit.py --topology=v5e:4x4 --sweep
-    python -m ttm_jax.plan --config=configs/stage1_unet.py --topology=h100x64 --json=plan.json
+    python -m ttm_jax.plan --config=configs/stage1_unet.py --topology=h100x32 --json=plan.json
 
 For TPUs, the train step and the sampler are compiled ahead of time for the target hardware, on any
 host. For GPUs, memory and cost are estimated without compiling. Flags can set every value of the

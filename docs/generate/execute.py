@@ -5,6 +5,7 @@
 Run it after a change of the notebook, on a machine that is otherwise idle.
 """
 
+import resource
 import tempfile
 import time
 from pathlib import Path
@@ -64,7 +65,11 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as name:
     folder = Path(name).resolve()
     nbformat.write(tidy(executed(folder), folder), NOTEBOOK)
-  print(f'{NOTEBOOK}: {(time.perf_counter() - begin) / 60:.1f} minutes')
+  used = resource.getrusage(resource.RUSAGE_CHILDREN)
+  print(
+    f'{NOTEBOOK}: {(time.perf_counter() - begin) / 60:.1f} minutes;'
+    f' CPU time {used.ru_utime:.0f} s in the program, {used.ru_stime:.0f} s in the kernel'
+  )
 
 
 if __name__ == '__main__':

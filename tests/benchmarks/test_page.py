@@ -1,6 +1,7 @@
 """The page of measurements and the quoted figures are those of the result files."""
 
 import json
+import re
 
 import pytest
 
@@ -47,3 +48,26 @@ def test_marks_are_filled_in():
   assert '| stage 1 |' in filled and page.filled(filled) == filled
   with pytest.raises(ValueError, match='no figure'):
     page.filled('<!--=demo/hours-->?<!--/-->')
+
+
+def test_a_table_of_a_result_is_quoted_by_its_number():
+  filled = page.filled('<!-- result: gates/0 -->\nold\n<!-- /result -->\n')
+  assert '\n| masked layers start with |' in filled and 'old' not in filled
+  with pytest.raises(ValueError, match='no table'):
+    page.filled('<!-- result: nothing -->\n<!-- /result -->\n')
+
+
+# Counted or published numbers, which nothing measured.
+NOT_MEASURED = {'recipe.md', 'wan.md', 'benchmarks.md'}
+QUOTED = re.compile(r'<!-- result: .*?<!-- /result -->', re.DOTALL)
+NUMBER = re.compile(r'\W*\d')
+
+
+@pytest.mark.parametrize('path', sorted((page.ROOT / 'docs').glob('*.md')), ids=lambda p: p.name)
+def test_no_table_of_measurements_is_written_by_hand(path):
+  if path == page.PAGE or path.name in NOT_MEASURED:
+    return
+  rows = [line for line in QUOTED.sub('', path.read_text()).splitlines() if line.startswith('|')]
+  cells = [cell for row in rows for cell in row.strip('|').split(' | ')[1:]]
+  numbers = [cell for cell in cells if NUMBER.match(cell) and '`' not in cell]
+  assert len(numbers) <= len(cells) / 4, numbers

@@ -35,10 +35,10 @@ def browser():
 
 
 @contextlib.contextmanager
-def serving(backend, finder=None):
-  """Serve a studio at a free port, in a thread; yield its address."""
-  studio = Studio(backend, finder, time_limit=120)
-  config = uvicorn.Config(app_of(studio), port=0, log_level='error')
+def serving(backend, finder=None, work='off', port=0):
+  """Serve a studio in a thread, by default at a free port; yield its address."""
+  studio = Studio(backend, finder, time_limit=120, work=str(work))
+  config = uvicorn.Config(app_of(studio), port=port, log_level='error', timeout_graceful_shutdown=2)
   server = uvicorn.Server(config)
   thread = threading.Thread(target=server.run, daemon=True)
   thread.start()
@@ -100,6 +100,37 @@ def open_page(browser):
     )
     page.goto(address)
     page.wait_for_selector('ttm-studio[data-ready]')
+    opened.append(context)
+    return page
+
+  yield open_at
+  for context in opened:
+    context.close()
+  assert not problems
+
+
+@pytest.fixture
+def open_file(browser):
+  """Return a function that opens an HTML file in a window of its own.
+
+  At the end, no page may have written an error to its console, nor asked a server.
+  """
+  opened, problems = [], []
+
+  def open_at(path, width=1440, height=900):
+    size = {'width': width, 'height': height}
+    context = browser.new_context(viewport=size, accept_downloads=True)
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    page.on('console', lambda told: problems.append(told.text) if told.type == 'error' else None)
+    page.on('pageerror', lambda error: problems.append(str(error)))
+    page.on(
+      'request',
+      lambda asked: (
+        None if asked.url.startswith(('file:', 'data:', 'blob:')) else problems.append(asked.url)
+      ),
+    )
+    page.goto(path.as_uri())
     opened.append(context)
     return page
 

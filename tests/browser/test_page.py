@@ -6,11 +6,12 @@ import zipfile
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect
 
+from tests.browser.conftest import serving
 from tests.helpers import studio_page
+from tests.helpers.accessibility import findings
 from tests.helpers.studio_page import click, drag, go, settled, tab, trajectory, upload, value
 from tests.helpers.studio_stub import LIMITS, StubBackend
 from ttm_jax.studio.project import Project
@@ -65,7 +66,7 @@ def test_every_error_is_shown_and_leaves_the_project(stub, page):
   for content, text in (
     (b'broken', 'not a readable image'),
     (photo(noise(8, 8)), '8 x 8 pixels; each side must have 16 at least'),
-    (photo(noise(17_000, 16)[:, :16]), 'scale it down to 16384 a side'),
+    (photo(np.zeros((8, 30_000, 3), np.uint8)), '30000 x 8 pixels; scale it down to 16384 a side'),
   ):
     take(page, 'New picture', 'a.png', content)
     error(page, text)
@@ -117,6 +118,7 @@ def test_every_error_is_shown_and_leaves_the_project(stub, page):
   backend.error = RuntimeError('device lost')
   click(page, 'Preview')
   error(page, 'failed (RuntimeError: device lost). Your project is unchanged.')
+  assert backend.calls[-1][1] > 1, 'it failed after some steps'
 
   tab(page, 'Edit')
   click(page, 'Move camera until this frame')
@@ -126,6 +128,63 @@ def test_every_error_is_shown_and_leaves_the_project(stub, page):
   drag(page, [(10, 10), (20, 20)])
   error(page, 'go to an earlier one first')
   assert (trajectory(page) == before).all() and value(page, 'store.state.undo') == undo
+
+
+def test_a_mask_of_another_size_is_fitted_and_told(page):
+  mask = np.zeros((60, 60), np.uint8)
+  mask[20:40, 20:40] = 2
+  take(page, 'Mask file', 'm.png', studio_page.png(mask))
+  told = page.locator('.message.note', has_text='m.png is 60 x 60, of another shape')
+  expect(told).to_be_visible()
+  assert set(np.unique(studio_page.drawn(page, 0))) == {0, 2}
+
+
+def test_a_path_that_leaves_the_picture(page):
+  page.keyboard.press('p')
+  x, y = value(page, 'store.object(1).centers[0]')
+  drag(page, [(x, y), (-40, y)])
+  assert value(page, 'store.state.edits.length') == 1
+  expect(page.get_by_role('status', name='Notes on the motion')).to_contain_text(
+    'Object 1 is not visible in frames'
+  )
+  before = trajectory(page)
+  outside = {'kind': 'follow', 'object': 1, 'points': [[-50, -50], [-9, -9]], 'start': 0}
+  page.evaluate(
+    "(edit) => document.querySelector('ttm-studio').api.change('edit', {edit})", outside
+  )
+  error(page, 'the path lies outside of the picture')
+  assert (trajectory(page) == before).all()
+
+
+def test_a_restart_of_the_server_brings_the_project_back(tmp_path, open_page):
+  with serving(StubBackend(), work=tmp_path) as address:
+    page = open_page(address, expected=('ERR_', 'Failed to load', *REFUSED))
+    page.locator('.example').nth(1).click()
+    expect(page.locator('.stage-canvas')).to_be_visible()
+    settled(page)
+    page.keyboard.press('v')
+    page.locator('.stage-canvas').focus()
+    page.keyboard.press('Shift+ArrowLeft')
+    settled(page)
+    tab(page, 'Render')
+    click(page, 'Preview')
+    expect(page.locator('.render')).to_have_count(1)
+    before, caption = trajectory(page), value(page, 'store.state.caption')
+  port = int(address.rpartition(':')[2])
+  with serving(StubBackend(), work=tmp_path, port=port):
+    # The page goes on without a reload; videos are not kept, and numbers begin at 1 again.
+    tab(page, 'Render')
+    click(page, 'Preview')
+    page.wait_for_function(
+      "document.querySelector('ttm-studio').store.state.jobs.every((job) => job.status === 'done')"
+    )
+    expect(page.locator('.render strong')).to_have_text('Video 1')
+    page.reload()
+    page.wait_for_selector('ttm-studio[data-ready]')
+    expect(page.locator('.stage-canvas')).to_be_visible()
+    assert (trajectory(page) == before).all() and value(page, 'store.state.caption') == caption
+    click(page, 'Undo')
+    assert value(page, 'store.state.edits.length') == 0
 
 
 def test_notes_appear_with_the_edit(page):
@@ -362,16 +421,6 @@ def test_with_the_keyboard_alone(stub, open_page):
   expect(page.get_by_role('dialog')).to_be_visible()
   page.keyboard.press('Escape')
   expect(page.get_by_role('dialog')).to_be_hidden()
-
-
-def findings(page):
-  """Return the serious findings of axe-core."""
-  found = Axe().run(page).response['violations']
-  return [
-    (each['id'], each['impact'], [node['html'][:120] for node in each['nodes']][:4])
-    for each in found
-    if each['impact'] in ('serious', 'critical')
-  ]
 
 
 @pytest.mark.parametrize('size', SIZES)

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 pytest.importorskip('apache_beam', reason="not installed: pip install 'ttm_jax[data]'")
 
@@ -16,32 +15,12 @@ from data_tools.sources.magicdata import magicdata
 from data_tools.sources.movebench import movebench
 from data_tools.sources.points import PointMasks, read_points
 from data_tools.sources.windows import Crop
+from tests.helpers import movebench as movebench_files
 from tests.helpers import video_fixtures
+from tests.helpers.movebench import FRAMES, SIZE, picture, save, straight
 from ttm_jax import trajectory
 from ttm_jax.data.clips import Clips
 from ttm_jax.errors import InputError
-
-SIZE = (32, 48)
-FRAMES = 6
-
-
-def picture(path, ids=None):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  shown = video_fixtures.film(1, SIZE)[0] if ids is None else ids
-  Image.fromarray(shown).save(path)
-  return path
-
-
-def save(path, array):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  np.save(path, array)
-  return path
-
-
-def straight(start, step):
-  """Return a track float32 [F, 1, 2] that moves by `step` per frame."""
-  return (np.array(start) + np.arange(FRAMES)[:, None] * np.array(step))[:, None].astype(np.float32)
-
 
 # Masks.
 
@@ -240,15 +219,7 @@ def test_other_bad_lists(root):
 
 @pytest.fixture
 def bench(tmp_path):
-  """Two videos in the layout of Wan-Move's evaluation code; one has its pixels."""
-  place = tmp_path / 'MoveBench' / 'en'
-  for name, start in (('dog', (20, 10)), ('cat', (30, 20))):
-    picture(place / 'first_frame' / f'{name}.jpg')
-    save(place / 'track' / 'single' / f'{name}_tracks.npy', straight(start, (1, 0))[None])
-    save(place / 'track' / 'single' / f'{name}_visibility.npy', np.ones((1, FRAMES, 1), bool))
-  video_fixtures.save(place / 'video' / 'cat.mp4', video_fixtures.film(FRAMES, SIZE), 16)
-  (place / 'single_track.txt').write_text('dog.mp4,A dog runs, fast.\n\ncat.mp4, A cat.\n')
-  return tmp_path / 'MoveBench'
+  return movebench_files.make(tmp_path / 'MoveBench')
 
 
 def test_movebench_becomes_clips_and_point_lists(bench, tmp_path):

@@ -4,14 +4,10 @@ import functools
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from docs.generate import commands, settings
-from tests.helpers import cli, documented, masked_video, tiny
-from ttm_jax import trajectory
-from ttm_jax.data.clips import Clips
+from tests.helpers import documented, tiny
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = {path.name: list(documented.blocks(path)) for path in documented.PAGES}
@@ -85,89 +81,6 @@ def test_modules_and_flags_exist(page):
       if config and Path(config.partition(':')[0]).stem in tiny.SHIPPED:
         keys = {name.removeprefix('--config.') for name in names if name.startswith('--config.')}
         assert keys - keys_of(config) == set(), where
-
-
-@pytest.fixture(scope='session')
-def makers(shared, clips, latents_for, stage1, stage2):
-  """What makes the things that commands read, by their names in the documentation."""
-
-  def link(target):
-    return lambda place: place.symlink_to(target() if callable(target) else target)
-
-  def run(name, *options, **changes):
-    def make(path):
-      data = latents_for(tiny.shipped(name).preset)
-      command = tiny.train_command(name, path, data, train__steps=1, **changes)
-      ended = cli.run(*command, *options)
-      assert ended.code == 0, ended.err
-
-    return lambda: shared(f'documented_{name}_{len(changes)}', make)
-
-  pretrained = run('pretrain_dit')
-
-  def lora():
-    return run('stage2_dit', init_from=str(pretrained()), lora__rank=2)()
-
-  def image(place, of):
-    Image.fromarray(of(Clips(clips, 'validation')[0])).save(place)
-
-  def videos(place):
-    (place / 'park').mkdir(parents=True)
-    masked_video.make_source(place / 'park', masked_video.label_maps())
-    (place / 'captions.json').write_text(f'{{"park": {CAPTION}}}')
-
-  def exported():
-    def make(path):
-      ended = cli.run('ttm_jax.export', f'--stage1={stage1}', f'--stage2={stage2}', f'--out={path}')
-      assert ended.code == 0, ended.err
-
-    return shared('documented_folder', make)
-
-  def generated():
-    def make(path):
-      given = f'--stage1={stage1}', f'--stage2={stage2}', f'--clips={clips}', '--draws=20'
-      ended = cli.run('ttm_jax.evaluate', *given, f'--out={path}')
-      assert ended.code == 0, ended.err
-
-    return shared('documented_videos', make) / 'videos'
-
-  def moving(place):
-    trajectory.write_folder(place, np.array(Clips(clips, 'validation')[0].ids))
-
-  makers = {
-    **dict.fromkeys(('datasets/clips', 'datasets/scenes', 'CLIPS'), link(clips)),
-    **dict.fromkeys(
-      ('datasets/scenes-dit', 'datasets/clips-dit', 'datasets/videos-dit', 'DATASET'),
-      link(lambda: latents_for('dit')),
-    ),
-    'datasets/images-dit': lambda place: copied(latents_for('dit'), place),
-    'datasets/clips-unet': link(lambda: latents_for('unet')),
-    **dict.fromkeys(
-      ('datasets/clips-wan', 'datasets/clips-wan22', 'datasets/sav-wan'),
-      link(lambda: latents_for('wan')),
-    ),
-    'runs/stage1': link(stage1),
-    'runs/stage2': link(stage2),
-    'runs/pretrain': link(pretrained),
-    'runs/stage2-lora': link(lora),
-    'runs/ti2v': link(run('ti2v_dit')),
-    'photo.png': lambda place: image(place, lambda clip: clip.video[0]),
-    'mask.png': lambda place: image(place, lambda clip: clip.ids[0]),
-    'out_trajectory': moving,
-    'videos/other': link(generated),
-    'folder': link(exported),
-  }
-  return {'videos': videos, **makers}
-
-
-CAPTION = '{"c": "A dog runs.", "c_motion": "The dog runs.", "c_local": {"3": "a dog that runs"}}'
-
-
-def copied(source: Path, place: Path) -> None:
-  """Link the content of a dataset, so that it counts as another one."""
-  place.mkdir()
-  for inner in source.iterdir():
-    (place / inner.name).symlink_to(inner)
 
 
 @pytest.mark.parametrize(

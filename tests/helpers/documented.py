@@ -150,7 +150,7 @@ class Folder:
         raise AssertionError(f'{block.page}:{block.line} runs {words[0]}: mark it with a reason')
 
   def _module(self, module: str, arguments: list[str]) -> None:
-    arguments = joined(arguments)
+    arguments = joined(self._expanded(arguments))
     written = [x for x in arguments if x.startswith(OUTPUTS)]
     for argument in written:
       self._remove(argument.partition('=')[2])
@@ -162,6 +162,15 @@ class Folder:
     process = cli.start(module, *small, env={'ELSEWHERE': str(self.path)}, before=cli.elsewhere)
     ended = process.wait(LIMIT)
     assert ended.code == 0, f'{module} {shlex.join(small)}\n{ended.err}'
+
+  def _expanded(self, arguments: list[str]) -> list[str]:
+    """Return arguments with the files that patterns name, as a shell does."""
+    self._provide([x for x in arguments if '*' in x])
+    found: list[str] = []
+    for argument in arguments:
+      names = sorted(self.path.glob(argument)) if '*' in argument else []
+      found += [str(name.relative_to(self.path)) for name in names] or [argument]
+    return found
 
   def _remove(self, name: str) -> None:
     place = self.path / name
@@ -213,14 +222,18 @@ def shrunk(module: str, arguments: list[str]) -> list[str]:
   if module == 'data_tools.import_folder':
     size = f'--frames={tiny.FRAMES}', f'--fps={tiny.FPS}', f'--size={tiny.SIDE}'
     return [*arguments, *size]
-  if module == 'data_tools.prepare':
+  if module in ('data_tools.prepare', 'data_tools.point_lists'):
     rest = [x for x in arguments if not x.startswith(('--clip=', '--fps='))]
+    if '--kind=sav' in rest:
+      rest.append('--exclude=none')  # By default, the list of the benchmark is downloaded.
     return [*rest, f'--clip={tiny.FRAMES}x{tiny.SIDE}x{tiny.SIDE}', f'--fps={tiny.FPS}']
   if module == 'data_tools.encode':
     preset = next((x[9:] for x in arguments if x.startswith('--preset=')), 'dit')
     rest = [x for x in arguments if not x.startswith('--text=')]
     return [*tiny.encode_command(Path('x'), Path('y'), f'--codec={tiny.CODECS[preset]}')[3:], *[
       x for x in rest if not x.startswith(('--codec=', '--words', '--max_objects'))]]  # fmt: skip
+  if module == 'ttm_jax.demo':
+    return [*arguments, '--quick']
   if module == 'ttm_jax.train':
     given = dict(x[2:].split('=', 1) for x in arguments if x.startswith('--') and '=' in x)
     file, colon, form = given['config'].partition(':')

@@ -16,7 +16,7 @@ class StubBackend:
   """A `backends.Backend`: proposals move to the right, videos show where objects are.
 
   Attributes:
-    error: Raised by the next proposal or video, if not None.
+    error: Raised half way through the next proposal or video, if not None.
     gate: Each step waits for it; set unless a test clears it.
     calls: (seed, steps) of each call.
     scales: the guidance scales of the last call.
@@ -45,10 +45,10 @@ class StubBackend:
 
   def _work(self, seed, steps, progress):
     self.calls.append((seed, steps))
-    if self.error is not None:
-      error, self.error = self.error, None
-      raise error
     for done in range(steps + 1):
+      if self.error is not None and done == steps // 2:
+        error, self.error = self.error, None
+        raise error
       self.gate.wait(30)
       progress(done, steps)
 

@@ -13,7 +13,7 @@ from ttm_jax.errors import InputError
 from ttm_jax.media import animations
 from ttm_jax.media.contact_sheet import contact_sheet, save_gif
 from ttm_jax.report.curves import Chart, svg
-from ttm_jax.report.gallery import Panel, Row, Table, write_gallery
+from ttm_jax.report.gallery import Panel, Row, Table, Within, write_gallery
 
 
 def video(frames=8, height=48, width=48, seed=0):
@@ -184,3 +184,11 @@ def test_animation_of_panels(tmp_path, suffix):
 def test_frames_per_second_must_be_positive():
   with pytest.raises(InputError, match='above 0'):
     animations.webp(video(2), fps=0)
+
+
+def test_numbers_within_intervals(tmp_path):
+  table = Table('t', ['', 'IoU'], [['a', Within(0.7184, 0.69, 0.7439)], ['b', None]])
+  path = write_gallery(tmp_path / 'page.html', 'Title', 'Intro', [table])
+  assert '<td class="number">0.718<span class="interval">[0.690, 0.744]</span></td>' in (
+    path.read_text()
+  )

@@ -21,11 +21,14 @@ from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
 from ttm_jax.inference.pipeline import Pipeline, Request
 from ttm_jax.metrics.adherence import adherence, find_by_color
+from ttm_jax.metrics.intervals import bootstrap
 from ttm_jax.metrics.motion import DIRECTIONAL, mean_iou, moves_as_prompted
 from ttm_jax.metrics.video import WINDOW, psnr, ssim
 from ttm_jax.scenes.captions import motion_of
 
 Row = dict[str, float]
+Values = dict[str, list[list[float]]]
+"""By metric and clip: a value, none if the metric does not apply, or one for each object."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Evaluation:
     trajectories: generated trajectories, uint8 [T, H, W] each.
     from_truth: videos generated from ground-truth trajectories, uint8 [T, H, W, 3] each.
     chained: videos generated from generated trajectories, uint8 [T, H, W, 3] each.
+    intervals: ends of the 95 % bootstrap interval over clips, by `motion` or `video`, row name and
+      metric; those without an interval are left out.
   """
 
   motion: dict[str, Row]
@@ -53,6 +58,9 @@ class Evaluation:
   trajectories: list[np.ndarray]
   from_truth: list[np.ndarray]
   chained: list[np.ndarray]
+  intervals: dict[str, dict[str, dict[str, tuple[float, float]]]] = dataclasses.field(
+    default_factory=dict
+  )
 
 
 def evaluate(
@@ -96,22 +104,29 @@ def evaluate(
   still = [np.broadcast_to(clip.video[:1], clip.video.shape) for clip in clips]
   decoded = list(round_trip(pipeline.stage2.context.codec, [clip.video for clip in clips]))
   truth_ids = [clip.ids for clip in clips]
+  values = {
+    'motion': {
+      'first masks repeated (lower bound)': motion_values(clips, held),
+      'stage 1': motion_values(clips, trajectories),
+      'ground truth through the codec (upper bound)': motion_values(clips, ceiling),
+    },
+    'video': {
+      'first frame repeated (lower bound)': video_values(clips, still, truth_ids),
+      'stage 2 from the ground-truth trajectory': video_values(clips, from_truth, truth_ids),
+      'both stages': video_values(clips, chained, trajectories),
+      'ground truth through the codec (upper bound)': video_values(clips, decoded, truth_ids),
+    },
+  }
   return Evaluation(
-    motion={
-      'first masks repeated (lower bound)': motion_row(clips, held),
-      'stage 1': motion_row(clips, trajectories),
-      'ground truth through the codec (upper bound)': motion_row(clips, ceiling),
-    },
-    video={
-      'first frame repeated (lower bound)': video_row(clips, still, truth_ids),
-      'stage 2 from the ground-truth trajectory': video_row(clips, from_truth, truth_ids),
-      'both stages': video_row(clips, chained, trajectories),
-      'ground truth through the codec (upper bound)': video_row(clips, decoded, truth_ids),
-    },
+    motion={name: averaged(row) for name, row in values['motion'].items()},
+    video={name: averaged(row) for name, row in values['video'].items()},
     clips=clips,
     trajectories=trajectories,
     from_truth=from_truth,
     chained=chained,
+    intervals={
+      what: {name: intervals(row) for name, row in rows.items()} for what, rows in values.items()
+    },
   )
 
 
@@ -200,9 +215,7 @@ def motion_row(clips: Sequence[Clip], ids: Sequence[np.ndarray]) -> Row:
   Returns:
     `iou`, `direction` and `all_motions`; see `Evaluation`.
   """
-  pairs = list(zip(clips, ids, strict=True))
-  iou = mean([mean_iou(found, clip.ids) for clip, found in pairs])
-  return {'iou': iou, **told(pairs)}
+  return averaged(motion_values(clips, ids))
 
 
 def video_row(
@@ -216,19 +229,62 @@ def video_row(
     given: their input trajectories, uint8 [T, H, W] each.
 
   Returns:
-    `psnr`, `ssim`, `adherence`, `direction` and `all_motions`; see `Evaluation`.
+    `psnr`, `ssim`, `adherence`, `direction` and `all_motions`; see `Evaluation`. Exact matches,
+    such as a static clip and its repeated frame, have infinite PSNR and are skipped; `psnr` is
+    infinite if all videos match exactly.
   """
+  return averaged(video_values(clips, videos, given))
+
+
+def motion_values(clips: Sequence[Clip], ids: Sequence[np.ndarray]) -> Values:
+  """Return the values that `motion_row` averages."""
+  pairs = list(zip(clips, ids, strict=True))
+  return {'iou': [_known(mean_iou(found, clip.ids)) for clip, found in pairs], **_told(pairs)}
+
+
+def video_values(
+  clips: Sequence[Clip], videos: Sequence[np.ndarray], given: Sequence[np.ndarray]
+) -> Values:
+  """Return the values that `video_row` averages."""
   found = [
     find_by_color(video, clip.video[0], clip.ids[0])
     for clip, video in zip(clips, videos, strict=True)
   ]
   triples = list(zip(clips, videos, given, strict=True))
   return {
-    'psnr': mean_psnr([(clip.video, video) for clip, video, _ in triples]),
-    'ssim': mean([_ssim(clip.video, video) for clip, video, _ in triples]),
-    'adherence': mean([adherence(v, clip.video[0], ids) for clip, v, ids in triples]),
-    **told(list(zip(clips, found, strict=True))),
+    'psnr': [_known(psnr(clip.video, video)) for clip, video, _ in triples],
+    'ssim': [_known(_ssim(clip.video, video)) for clip, video, _ in triples],
+    'adherence': [_known(adherence(v, clip.video[0], ids)) for clip, v, ids in triples],
+    **_told(list(zip(clips, found, strict=True))),
   }
+
+
+def averaged(values: Values) -> Row:
+  """Return the mean of each metric; NaN for one without values, infinity for the PSNR."""
+  row = {name: mean([x for some in by_clip for x in some]) for name, by_clip in values.items()}
+  if np.isnan(row.get('psnr', 0.0)):
+    row['psnr'] = float('inf')
+  return row
+
+
+def intervals(values: Values) -> dict[str, tuple[float, float]]:
+  """Return the ends of the 95 % bootstrap interval over clips of each metric that has one."""
+  found = {}
+  for name, by_clip in values.items():
+    rows = np.array([[[sum(some), len(some)] for some in by_clip]], np.float64)
+    interval = bootstrap(rows, _ratio)
+    if np.isfinite([interval.low, interval.high]).all():
+      found[name] = interval.low, interval.high
+  return found
+
+
+def _ratio(rows: np.ndarray) -> float:
+  total, count = rows.sum(0)
+  return float(total / count) if count else float('nan')
+
+
+def _known(value: float) -> list[float]:
+  return [value] if np.isfinite(value) else []
 
 
 def mean(values: Sequence[float]) -> float:
@@ -242,36 +298,27 @@ def _ssim(truth: np.ndarray, video: np.ndarray) -> float:
   return ssim(truth, video) if min(truth.shape[1:3]) >= WINDOW else float('nan')
 
 
-def mean_psnr(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-  """Return the mean PSNR in dB of (ground truth, video) pairs, uint8 [T, H, W, 3] each.
-
-  Exact matches, such as a static clip and its repeated frame, have infinite PSNR and are skipped.
-  The result is infinite if all pairs match exactly.
-  """
-  values = [psnr(truth, video) for truth, video in pairs]
-  return float(np.mean([v for v in values if np.isfinite(v)] or [np.inf]))
-
-
-def told(pairs: Sequence[tuple[Clip, np.ndarray]]) -> Row:
-  """Return the motion accuracy: the fraction of objects that move as their prompts say.
+def _told(pairs: Sequence[tuple[Clip, np.ndarray]]) -> Values:
+  """Return whether each object moves as its prompt says, by clip.
 
   Args:
     pairs: clips with prompts, and label maps uint8 [T, H, W] to evaluate.
 
   Returns:
-    `direction`, over objects prompted to go left, right, up or down, and `all_motions`, over all
-    motions that can be checked. NaN if no prompt names such a motion.
+    `direction`, of objects prompted to go left, right, up or down, and `all_motions`, of all
+    motions that can be checked.
   """
-  judged: list[tuple[str, bool]] = []
+  found: dict[str, list[list[float]]] = {'direction': [], 'all_motions': []}
   for clip, ids in pairs:
+    judged: list[tuple[str, bool]] = []
     for obj, prompt in enumerate(clip.prompts, 1):
       motion = motion_of(prompt)
       agrees = None if motion is None else moves_as_prompted(ids, obj, motion)
       if motion is not None and agrees is not None:
         judged.append((motion, agrees))
-  directed = [agrees for motion, agrees in judged if motion in DIRECTIONAL]
-  every = [agrees for _, agrees in judged]
-  return {'direction': mean(directed), 'all_motions': mean(every)}
+    found['direction'].append([float(x) for motion, x in judged if motion in DIRECTIONAL])
+    found['all_motions'].append([float(x) for _, x in judged])
+  return found
 
 
 def round_trip(codec: Codec, videos: Sequence[np.ndarray]) -> Iterator[np.ndarray]:

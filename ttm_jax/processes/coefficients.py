@@ -26,7 +26,8 @@ def corrector(signals: np.ndarray, spreads: np.ndarray) -> np.ndarray:
   """Return the coefficients that repeat the step to each level with the data predicted there.
 
   Args:
-    signals, spreads: see `predictor`.
+    signals: see `predictor`.
+    spreads: see `predictor`.
 
   Returns:
     Float64 [steps, 4], of the corrected sample one level before and of the data predicted two

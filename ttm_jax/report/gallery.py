@@ -22,14 +22,22 @@ from ttm_jax.report import curves as drawing
 MAX_SIDE = 384  # Pixels. Larger panels are downscaled to this side and compressed lossily.
 
 
+class Within(NamedTuple):
+  """A number with its interval, as the cell of a table."""
+
+  value: float
+  low: float
+  high: float
+
+
 class Table(NamedTuple):
   """A table of results.
 
   Attributes:
     caption: text above the table.
     headers: one per column.
-    rows: cells, as many as headers: texts, numbers (shown with at least three digits), or None,
-      shown as a dash.
+    rows: cells, as many as headers: texts, numbers (shown with at least three digits), numbers
+      `Within` their interval, or None, shown as a dash.
   """
 
   caption: str
@@ -93,6 +101,7 @@ def write_gallery(
   templates = environment('ttm_jax.report')
   templates.filters['shown'] = shown
   templates.tests['number'] = _is_number
+  templates.tests['within'] = lambda value: isinstance(value, Within)
   page = templates.get_template('gallery.html.j2').render(
     title=title,
     paragraphs=[p.strip() for p in intro.split('\n\n') if p.strip()],
@@ -132,7 +141,7 @@ def _embedded(panel: Panel) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-  return isinstance(value, numbers.Real) and not isinstance(value, bool)
+  return isinstance(value, numbers.Real | Within) and not isinstance(value, bool)
 
 
 def shown(value: Any) -> str:

@@ -12,6 +12,7 @@ from ttm_jax.errors import InputError, printable
 from ttm_jax.inference.pipeline import Pipeline
 from ttm_jax.media.contact_sheet import save_gif
 from ttm_jax.metrics.evaluation import Evaluation, evaluate
+from ttm_jax.report.gallery import Within
 from ttm_jax.report.progress import progress_bar
 from ttm_jax.report.results import montage, tables, write_metrics, write_report
 
@@ -75,5 +76,11 @@ def show(evaluation: Evaluation) -> None:
   for table in tables(evaluation):
     shown = RichTable(*table.headers, title=table.caption)
     for name, *values in table.rows:
-      shown.add_row(name, *('-' if v is None else f'{v:.3f}' for v in values))
+      shown.add_row(name, *('-' if value is None else _text(value) for value in values))
     Console().print(shown)
+
+
+def _text(value: float | Within) -> str:
+  if isinstance(value, Within):
+    return f'{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]'
+  return f'{value:.3f}'

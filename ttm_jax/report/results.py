@@ -14,7 +14,7 @@ from ttm_jax.atomic import write_text
 from ttm_jax.metrics.evaluation import Evaluation
 from ttm_jax.metrics.registry import METRICS, MetricOptions
 from ttm_jax.report.curves import Chart
-from ttm_jax.report.gallery import Panel, Row, Table, write_gallery
+from ttm_jax.report.gallery import Panel, Row, Table, Within, write_gallery
 
 NAMES = {
   'iou': 'IoU',
@@ -35,17 +35,27 @@ _CURVES = {
 
 def tables(evaluation: Evaluation) -> list[Table]:
   """Return the motion and video metrics as tables."""
+  known = evaluation.intervals
   return [
-    _table('Trajectories', evaluation.motion),
-    _table('Videos', evaluation.video),
+    _table('Trajectories', evaluation.motion, known.get('motion', {})),
+    _table('Videos', evaluation.video, known.get('video', {})),
   ]
 
 
-def _table(caption: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
+def _table(
+  caption: str,
+  rows: Mapping[str, Mapping[str, float]],
+  ends: Mapping[str, Mapping[str, tuple[float, float]]],
+) -> Table:
   columns = list(next(iter(rows.values())))
-  cells = [
-    [name, *(None if math.isnan(row[c]) else row[c] for c in columns)] for name, row in rows.items()
-  ]
+
+  def cell(name: str, column: str) -> Any:
+    value, around = rows[name][column], ends.get(name, {}).get(column)
+    if math.isnan(value):
+      return None
+    return value if around is None or not math.isfinite(value) else Within(value, *around)
+
+  cells = [[name, *(cell(name, column) for column in columns)] for name in rows]
   return Table(caption, ['', *(NAMES[c] for c in columns)], cells)
 
 
@@ -57,7 +67,12 @@ def write_metrics(path: Path, evaluation: Evaluation, more: Mapping[str, Any]) -
     evaluation: metrics and clips.
     more: further values to write; they replace equal keys.
   """
-  figures = {'clips': len(evaluation.clips), 'motion': evaluation.motion, 'video': evaluation.video}
+  figures = {
+    'clips': len(evaluation.clips),
+    'motion': evaluation.motion,
+    'video': evaluation.video,
+    'intervals': evaluation.intervals,
+  }
   write_text(path, json.dumps(_finite({**figures, **more}), indent=2) + '\n')
 
 

@@ -16,11 +16,12 @@ from ttm_jax.studio import exports, imports, project_file, uploads
 from ttm_jax.studio.backends import Backend, Finder, Progress
 from ttm_jax.studio.examples import COUNT, Example, example
 from ttm_jax.studio.jobs import Queue
+from ttm_jax.studio.kept_sessions import KeptSessions
 from ttm_jax.studio.motion import Base
 from ttm_jax.studio.motion_edits import MOST_POINTS
 from ttm_jax.studio.painting import Stroke
 from ttm_jax.studio.project import proposal
-from ttm_jax.studio.server_flags import TIME_LIMIT
+from ttm_jax.studio.server_flags import OFF, TIME_LIMIT
 from ttm_jax.studio.sessions import Proposal, Render, Session, Sessions
 from ttm_jax.trajectory import overlay, render
 
@@ -41,17 +42,37 @@ class Studio:
   """
 
   def __init__(
-    self, backend: Backend, finder: Finder | None = None, time_limit: float = TIME_LIMIT
+    self,
+    backend: Backend,
+    finder: Finder | None = None,
+    time_limit: float = TIME_LIMIT,
+    work: str = OFF,
   ):
+    """Start the queue of jobs.
+
+    Args:
+      backend: The networks.
+      finder: Models that find objects, or None.
+      time_limit: The most seconds that a job may run.
+      work: Folder in which sessions are kept over restarts, or 'off'.
+
+    Raises:
+      InputError: If the folder cannot be written.
+    """
     self.backend, self.finder = backend, finder
     self.limits = backend.limits
+    self._kept = None if work == OFF else KeptSessions(work, backend.limits)
     self.queue = Queue(time_limit)
-    self.sessions = Sessions(backend.limits, self.queue)
+    self.sessions = Sessions(backend.limits, self.queue, self._kept)
     self._examples: dict[int, Example] = {}
+    if self._kept is not None:
+      self._kept.watch(self.sessions.all)
 
   def close(self) -> None:
-    """Cancel all jobs."""
+    """Cancel all jobs, and write the projects that have changed."""
     self.queue.close()
+    if self._kept is not None:
+      self._kept.close()
 
   def example(self, number: int) -> Example:
     """Return an example, number 0 to `examples.COUNT` - 1.
@@ -175,7 +196,7 @@ class Studio:
           progress(1, 1)
           base = proposal(ids, number)
           session.keep_proposal(
-            Proposal(session.next_number(), number, request.motion, ids, base, mask)
+            Proposal(next(session.proposal_numbers), number, request.motion, ids, base, mask)
           )
 
       self._add(session, f'Proposal, seed {number}', work)
@@ -236,7 +257,7 @@ class Studio:
       done = {**settings, 'seconds': round(time.monotonic() - start, 1)}
       with session.lock:
         progress(1, 1)
-        number = session.next_number()
+        number = next(session.render_numbers)
         session.keep_render(Render(number, done, scene, ids, video))
       return number
 
@@ -354,7 +375,7 @@ class Studio:
   def _restart(self, session: Session) -> None:
     """Cancel the jobs of a session and drop what belongs to its old picture."""
     self.queue.cancel_all(session.token)
-    session.proposals, session.renders, session.jobs = [], [], []
+    session.clear()
 
   def _add(self, session: Session, what: str, work: Callable[[Progress], Any]) -> None:
     job = self.queue.add(session.token, what, work)

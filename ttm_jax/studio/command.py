@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
   check_flags(args)
   models = Models.from_flags(args)
   finder = AnnotationFinder(models) if models.sam else None
-  serve(Studio(_backend(args), finder, args.time_limit), args)
+  serve(Studio(_backend(args), finder, args.time_limit, args.work), args)
 
 
 def _backend(args: argparse.Namespace) -> Backend:

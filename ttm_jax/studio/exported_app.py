@@ -53,7 +53,7 @@ def main(folder: str) -> None:
   if args.sam:
     finder = PromptFinder(args.detector, args.sam, args.device, args.offline)
   networks = ExportedNetworks(folder, args.device, args.dtype, args.offline)
-  serve(Studio(networks, finder, args.time_limit), args)
+  serve(Studio(networks, finder, args.time_limit, args.work), args)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -14,10 +14,12 @@ size, and other entries are refused.
 """
 
 import dataclasses
+import functools
 import io
 import json
 import zipfile
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from PIL import Image
 from ttm_jax.errors import InputError
 from ttm_jax.media.images import open_content
 from ttm_jax.studio.backends import Limits
-from ttm_jax.studio.motion import STILL, Base
+from ttm_jax.studio.motion import STILL, Base, Motion
 from ttm_jax.studio.motion_edits import Edit
 from ttm_jax.studio.project import Project, Scene, checked_text, named_mask
 from ttm_jax.trajectory import PALETTES
@@ -53,18 +55,21 @@ def save(project: Project, command: str = '', scene: Scene | None = None) -> byt
   Raises:
     InputError: If there is no picture.
   """
+  return packer(project, command, scene)()
+
+
+def packer(project: Project, command: str = '', scene: Scene | None = None) -> Callable[[], bytes]:
+  """Return a function that packs a project as it is now, whatever becomes of it meanwhile.
+
+  Args:
+    project: A project with a picture.
+    command: See `save`.
+    scene: See `save`.
+
+  Raises:
+    InputError: If there is no picture.
+  """
   scene, limits = project.scene if scene is None else scene, project.limits
-  motion = project.computed(scene)
-  content: dict[str, bytes] = {
-    'picture.png': png(scene.picture),
-    'segmentation.png': palette_png(scene.mask),
-  }
-  for frame, sets in enumerate(scene.base.sets):
-    content[f'base/{frame:05d}.png'] = png(sets)
-  if motion.layers:
-    ids = motion.ids()
-    content['objects.png'] = palette_png(named_mask(ids))
-    content |= trajectory_pngs(ids)
   about = {
     'format': 'ttm_jax studio project',
     'version': VERSION,
@@ -79,6 +84,20 @@ def save(project: Project, command: str = '', scene: Scene | None = None) -> byt
     'edits': [edit.to_json() for edit in scene.edits],
     'command': command,
   }
+  return functools.partial(_packed, scene, project.computed(scene), about)
+
+
+def _packed(scene: Scene, motion: Motion, about: dict[str, Any]) -> bytes:
+  content: dict[str, bytes] = {
+    'picture.png': png(scene.picture),
+    'segmentation.png': palette_png(scene.mask),
+  }
+  for frame, sets in enumerate(scene.base.sets):
+    content[f'base/{frame:05d}.png'] = png(sets)
+  if motion.layers:
+    ids = motion.ids()
+    content['objects.png'] = palette_png(named_mask(ids))
+    content |= trajectory_pngs(ids)
   content[_JSON] = json.dumps(about, indent=1, ensure_ascii=False).encode()
   return archive(content)
 

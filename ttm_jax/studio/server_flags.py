@@ -4,11 +4,13 @@ import argparse
 import contextlib
 import os
 import socket
+from pathlib import Path
 
 from ttm_jax.errors import InputError
 
 PORT = 7860
 TIME_LIMIT = 3600.0  # Seconds that a proposal or a video may take.
+OFF = 'off'  # Value of --work: sessions end with the server.
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +32,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     default=TIME_LIMIT,
     help=f'seconds that a proposal or a video may take; default {TIME_LIMIT:g}',
   )
+  add(
+    '--work',
+    default=work_folder(),
+    metavar='FOLDER',
+    help='folder in which the projects of sessions are kept, so that a page finds its own again'
+    ' after a restart; off keeps them in memory only; default ~/.local/state/ttm_jax/studio',
+  )
+
+
+def work_folder() -> str:
+  """Return where sessions are kept by default: the user's folder for the state of programs."""
+  state = os.environ.get('XDG_STATE_HOME') or Path.home() / '.local' / 'state'
+  return str(Path(state) / 'ttm_jax' / 'studio')
 
 
 def check_flags(args: argparse.Namespace) -> None:

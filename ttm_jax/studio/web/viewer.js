@@ -49,6 +49,9 @@ export class Viewer {
 
   async #show() {
     const { store } = this;
+    // Numbers begin anew with a picture, and where the server was restarted.
+    const numbers = new Set(store.state.renders.map((render) => String(render.id)));
+    for (const what of this.#sheets.keys()) if (!numbers.has(what.split('/')[0])) this.#drop(what);
     const viewing = store.view !== 'edit' && store.state.renders.length > 0;
     this.element.hidden = !viewing;
     if (!viewing) return;
@@ -102,12 +105,14 @@ export class Viewer {
     await this.#sheets.get(what);
     for (const old of this.#sheets.keys()) {
       if (this.#sheets.size <= KEPT) break;
-      if (!this.#needed().includes(old)) {
-        this.#sheets.delete(old);
-        this.#ready.get(old)?.bitmap.close();
-        this.#ready.delete(old);
-      }
+      if (!this.#needed().includes(old)) this.#drop(old);
     }
+  }
+
+  #drop(what) {
+    this.#sheets.delete(what);
+    this.#ready.get(what)?.bitmap.close();
+    this.#ready.delete(what);
   }
 
   async #fetch(what) {
