@@ -132,7 +132,9 @@ def test_the_teacher_is_guided_by_the_scales_of_each_sample(made):
   np.testing.assert_allclose(found[2], alone[2], atol=1e-4)
 
 
-@pytest.mark.parametrize('preset', CONFIGS)
+@pytest.mark.parametrize(
+  'preset', ['dit', *(pytest.param(name, marks=pytest.mark.slow) for name in ('unet', 'wan'))]
+)
 def test_the_scales_have_gradients(made, preset):
   """Of distribution matching, the critic learns them too; the teacher has none."""
   objective, model, arrays = made(preset, distill__method='dmd', process__steps=2, **UNGUIDED)
@@ -147,6 +149,7 @@ def test_the_scales_have_gradients(made, preset):
   assert not any(name.startswith('teacher.time.scales') for name in found)
 
 
+@pytest.mark.slow
 def test_a_student_learns_two_scales_where_a_fixed_one_learns_one(made):
   """After 300 steps on one batch; errors are relative to that of the teacher without guidance."""
 
