@@ -1,4 +1,4 @@
-"""The U-Net shrunk for procedural scenes: 23 minutes on two CPU cores for both stages.
+"""The U-Net shrunk for procedural scenes: 26 minutes of a core for both stages.
 
 Two levels instead of four and one unit per level instead of two; the one transformer of its encoder
 has the masked layers. Data and recipe are those of `configs/demo.py`. A step takes nearly four

@@ -3,8 +3,8 @@
     python -m ttm_jax.train --config=demo_unet_stage2 --workdir=runs/stage2 \\
         --config.data.path=DATASET
 
-Hardware: two CPU cores; `ttm_jax.demo --preset unet` takes 23 minutes in all. Score: 26.8 dB from
-ground-truth trajectories, 24.8 dB with stage 1 (docs/measurements.md).
+Hardware: one CPU core, 13 minutes (`ttm_jax.demo --preset unet` runs everything). Score: 26.7 dB
+from ground-truth trajectories, 25.6 dB with stage 1 (docs/measurements.md).
 """
 
 from ml_collections import ConfigDict

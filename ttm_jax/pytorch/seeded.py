@@ -80,7 +80,7 @@ class SeededPipeline:
     seed: int,
     steps: int | None,
     progress: Progress,
-    scales: Mapping[str, float] = {},
+    scales: Mapping[str, Any] = {},
   ) -> np.ndarray:
     """Return the trajectory that stage 1 generates, uint8 [T, H, W].
 
@@ -105,7 +105,7 @@ class SeededPipeline:
     seed: int,
     steps: int | None,
     progress: Progress,
-    scales: Mapping[str, float] = {},
+    scales: Mapping[str, Any] = {},
   ) -> np.ndarray:
     """Return the video that stage 2 generates, uint8 [T, H, W, 3]; see `trajectory`.
 

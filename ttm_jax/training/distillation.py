@@ -227,15 +227,17 @@ class Distillation(Denoising):
     The scales are those of the condition if it has any, else those of the configuration.
     """
     guidance = self.settings
-    scales: Any = guidance.visual_scale, guidance.text_scale
+    visual: Any = guidance.visual_scale
+    text: Any = guidance.text_scale
     if condition.scales is not None:
-      scales = condition.scales.T[..., None, None, None, None]  # Each for latents [B, T, H, W, C].
+      visual, text = condition.scales.T[..., None, None, None, None]  # Each for latents [B, T, H, W, C].
       condition = condition.replace(scales=None)  # type: ignore[attr-defined]
     return conditioning.guided(
       self.denoiser.predictor(model.teacher),
       condition,
       self.denoiser.null_text,
-      *scales,
+      visual,
+      text,
       guidance.rescale,
     )
 
