@@ -8,8 +8,8 @@ without trajectory, whose extra layers are plain attention, so that it has the p
 All rows of a seed start from one run without masked layers, as the paper's start from a pretrained
 model, and go on for the same number of steps on the same scenes.
 
-Hardware: two CPU cores, about an hour for three seeds (two runs at a time; see docs/evidence.md,
-which has the scores).
+Hardware: two CPU cores, about an hour for three seeds (two runs at a time; see docs/evidence.md).
+Score: right attributes .14 (TI2V), .40 (none), .76 (cross), .40 (self), .77 (both).
 """
 
 from ml_collections import ConfigDict
