@@ -36,4 +36,6 @@ def shrink(config: ConfigDict) -> ConfigDict:
     }
   )
   demo.shorten(config)
+  config.optimizer.muon_rate = 0.02
+  config.train.steps = 1_400
   return config

@@ -15,4 +15,6 @@ from ttm_jax.configs.wan import wan
 
 
 def get_config() -> ConfigDict:
-  return demo_wan.shrink(wan('text_to_video'))
+  config = demo_wan.shrink(wan('text_to_video'))
+  config.train.steps = 1_200
+  return config

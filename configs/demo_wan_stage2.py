@@ -3,8 +3,8 @@
     python -m ttm_jax.train --config=demo_wan_stage2 --workdir=runs/stage2 \\
         --config.data.path=DATASET
 
-Hardware: two CPU cores (`ttm_jax.demo --preset wan` runs everything). Score: 27.2 dB
-from ground-truth trajectories (docs/measurements.md).
+Hardware: one CPU core, 4 minutes (`ttm_jax.demo --preset wan` runs everything). Score: 26.6 dB
+from ground-truth trajectories, 25.7 dB with stage 1 (docs/measurements.md).
 """
 
 from ml_collections import ConfigDict
@@ -14,5 +14,5 @@ from ttm_jax.configs import demo_wan, stage2_wan
 
 def get_config() -> ConfigDict:
   config = demo_wan.shrink(stage2_wan.get_config())
-  config.train.steps = 2_400
+  config.train.steps = 800
   return config
