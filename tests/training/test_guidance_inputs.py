@@ -253,8 +253,9 @@ def test_what_it_refuses(student):
     distill__visual_range=(), sample__visual_scale=2.0
   )
   with pytest.raises(InputError, match='start from its teacher, runs/teacher'):
-    plain = Distillation(tiny.shrunk('distill_stage2_dit'), exported.context('dit'))
-    plain.source(str(student))
+    settings = tiny.shrunk('distill_stage2_dit')
+    settings.process = exported.config('dit', exported.STAGE2).process
+    Distillation(settings, exported.context('dit')).source(str(student))
 
 
 def test_a_preset_without_such_inputs_is_told(monkeypatch):
