@@ -16,6 +16,7 @@ from ttm_jax.training import sources
 from ttm_jax.training.distillation import Distillation, Networks
 from ttm_jax.training.objectives import denoising
 from ttm_jax.training.partial import by_name
+from ttm_jax.training.students import check_sampling
 
 NAMES = {'dit': 'distill_stage2_dit', 'unet': 'distill_stage2_unet', 'wan': 'distill_stage2_wan'}
 
@@ -246,3 +247,14 @@ def test_configurations_are_those_of_the_teacher_but_for_sampling():
       assert student.process == teacher.process
       continue
     assert student.sample.text_scale == 1 and student.process.steps == 4
+
+
+@pytest.mark.parametrize(
+  ('preset', 'solver'), [('dit', 'euler'), ('unet', 'ddim'), ('wan', 'euler')]
+)
+def test_the_solver_of_a_student_is_its_own(preset, solver):
+  config = tiny.shipped(f'distill_stage2_{preset}')
+  for asked in (None, solver):
+    check_sampling('runs/student', config, None, {}, asked)
+  with pytest.raises(InputError, match='leave out solver, or sample with its teacher'):
+    check_sampling('runs/student', config, None, {}, 'dpmpp')

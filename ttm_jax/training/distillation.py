@@ -230,7 +230,9 @@ class Distillation(Denoising):
     visual: Any = guidance.visual_scale
     text: Any = guidance.text_scale
     if condition.scales is not None:
-      visual, text = condition.scales.T[..., None, None, None, None]  # Each for latents [B, T, H, W, C].
+      visual, text = condition.scales.T[
+        ..., None, None, None, None
+      ]  # Each for latents [B, T, H, W, C].
       condition = condition.replace(scales=None)  # type: ignore[attr-defined]
     return conditioning.guided(
       self.denoiser.predictor(model.teacher),

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from ttm_jax.errors import InputError
 from ttm_jax.guidance_inputs import out_of_range, ranges
+from ttm_jax.presets import preset
 from ttm_jax.training.savings import Savings
 
 # Top-level names of the parameters of a distillation.
@@ -56,7 +57,8 @@ def check_sampling(
   asked = [name for name, value in guidance.items() if name not in free and value != usual[name]]
   if few and steps not in (None, config.process.steps):
     asked.append('steps')
-  if few and solver not in (None, config.process.solver):
+  configured = config.process.get('solver', preset(config.preset).process.solver)
+  if few and solver not in (None, configured):
     asked.append('solver')
   if asked:
     made = f'{config.process.steps} steps' if few else 'any number of steps'
