@@ -59,6 +59,7 @@ KNOWN = {
   'ttm_jax/pytorch/annotation/sam2_package.py': {'hydra', 'yaml'},
   'ttm_jax/ablate.py': {'config_flags'},
   'ttm_jax/commands/__init__.py': {'subprocess'},
+  'ttm_jax/commands/showcase.py': {'subprocess'},
   'ttm_jax/exporting/card.py': {'jinja2'},
   'ttm_jax/metrics/ablation.py': {'np.load'},
   'ttm_jax/metrics/rows_cache.py': {'np.load'},

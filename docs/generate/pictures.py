@@ -267,8 +267,12 @@ def _retold(config: SceneConfig, index: int, clip: Clip, motions: Sequence[str])
 
 
 def _free_way(ids: np.ndarray) -> tuple[int, int]:
-  """Return the offset (x, y) of a drag of object 1 to the side that has more room."""
-  columns = np.flatnonzero((ids[-1] == 1).any(0))
+  """Return the offset (x, y) of a drag of object 1 to the side that has more room.
+
+  The last frame that shows the object decides; frame 0 does, since it is the mask of the request.
+  """
+  shown = [frame for frame in ids if (frame == 1).any()]
+  columns = np.flatnonzero((shown[-1] == 1).any(0))
   left, right = int(columns[0]), ids.shape[2] - 1 - int(columns[-1])
   return (round(0.9 * right), 0) if right > left else (-round(0.9 * left), 0)
 

@@ -5,15 +5,12 @@ The browser is that of `playwright install chromium`, or the program that TTM_CH
 
 import contextlib
 import os
-import threading
 
 import pytest
-import uvicorn
 from playwright.sync_api import Error, expect, sync_playwright
 
+from tests.helpers.studio_server import serving
 from tests.helpers.studio_stub import StubBackend, StubFinder
-from ttm_jax.studio.actions import Studio
-from ttm_jax.studio.shell import app_of
 
 expect.set_options(timeout=20_000)
 
@@ -32,25 +29,6 @@ def browser():
       )
     yield made
     made.close()
-
-
-@contextlib.contextmanager
-def serving(backend, finder=None, work='off', port=0):
-  """Serve a studio in a thread, by default at a free port; yield its address."""
-  studio = Studio(backend, finder, time_limit=120, work=str(work))
-  config = uvicorn.Config(app_of(studio), port=port, log_level='error', timeout_graceful_shutdown=2)
-  server = uvicorn.Server(config)
-  thread = threading.Thread(target=server.run, daemon=True)
-  thread.start()
-  try:
-    while not server.started:
-      assert thread.is_alive()
-      threading.Event().wait(0.02)
-    yield f'http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}'
-  finally:
-    server.should_exit = True
-    thread.join(20)
-    studio.close()
 
 
 @pytest.fixture(scope='module')

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.browser.conftest import serving
 from tests.helpers import studio_page
 from tests.helpers.accessibility import findings
 from tests.helpers.studio_page import click, drag, go, settled, tab, trajectory, upload, value
+from tests.helpers.studio_server import serving
 from tests.helpers.studio_stub import LIMITS, StubBackend
 from ttm_jax.studio.project import Project
 from ttm_jax.studio.project_file import archive, save

@@ -9,7 +9,7 @@ from data_tools import augment, augmentation
 from data_tools.augmentation import Variation, Varied, cropped, flipped, reversed_clip, variant
 from ttm_jax.data.clips import Clips, write_clips
 from ttm_jax.data.schema import Clip
-from ttm_jax.metrics.evaluation import told
+from ttm_jax.metrics.evaluation import motion_row
 from ttm_jax.scenes.generator import SceneConfig, Scenes
 
 
@@ -130,12 +130,12 @@ def test_the_texts_of_scenes_stay_true():
     SceneConfig(motions=('left', 'right', 'up', 'down', 'grow', 'shrink', 'stay')), 40
   )
   clips = [scenes[i] for i in range(40)]
-  before = told([(c, c.ids) for c in clips])
+  before = motion_row(clips, [c.ids for c in clips])
   mirror = [c for c in map(flipped, clips) if c]
   backwards = [c for c in (reversed_clip(c)[0] for c in clips) if c]
   assert len(mirror) == 40 and len(backwards) > 15
   for made in (mirror, backwards):
-    after = told([(c, c.ids) for c in made])
+    after = motion_row(made, [c.ids for c in made])
     assert after['direction'] == before['direction'] == 1.0
     assert after['all_motions'] > 0.95
   flips, count, reasons = augmentation.possible(clips)

@@ -59,7 +59,7 @@ except error as reason:
 
 def plain(condition):
   """Convert to tuples and dicts, which can be read back without the classes."""
-  text, visual, objects, _ = condition
+  text, visual, objects, *_ = condition
   texts = [{k: tuple(v) for k, v in x.items()} for x in (text, objects.prompts)]
   return texts[0], visual, ([tuple(p) for p in objects.token_masks], texts[1])
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from ttm_jax import outputs
 from ttm_jax.commands.demo import Recipe, Step, finish, run_all, steps
 from ttm_jax.errors import InputError
+from ttm_jax.preset_names import DEFAULT
 
 _ENCODE = ('--max_objects=4', '--words_length=48', '--words_prompt_length=12', '--no-permute')
 
 RECIPES = {
   '64': Recipe(
-    preset='dit',
+    preset=DEFAULT,
     configs=('showcase_stage1', 'showcase_stage2'),
     parts=8,
     train=16_384,
@@ -25,7 +26,7 @@ RECIPES = {
   ),
   # Prepared, not rendered while training: a latents record takes 0.4 MB, all of them 26 GB.
   '128': Recipe(
-    preset='dit',
+    preset=DEFAULT,
     configs=('showcase_large_stage1', 'showcase_large_stage2'),
     parts=16,
     train=65_536,
