@@ -19,6 +19,10 @@ from ttm_jax.training.partial import by_name
 from ttm_jax.training.students import check_sampling
 
 NAMES = {'dit': 'distill_stage2_dit', 'unet': 'distill_stage2_unet', 'wan': 'distill_stage2_wan'}
+# The U-Net compiles for minutes.
+COMPILED = tuple(
+  pytest.param(name, marks=pytest.mark.slow) if name == 'unet' else name for name in NAMES
+)
 
 
 @pytest.fixture(scope='module')
@@ -57,7 +61,7 @@ def gradients(objective, model, arrays, key=0):
 WITHOUT = {'distill__visual_scale': 1.0, 'distill__text_scale': 1.0, 'distill__rescale': 0.0}
 
 
-@pytest.mark.parametrize('preset', NAMES)
+@pytest.mark.parametrize('preset', COMPILED)
 def test_guidance_is_learned_from_the_guided_teacher(made, preset):
   same = made(preset, distill__method='guidance', **WITHOUT)
   assert same[0].denoiser.solver.steps == 4  # Steps are kept.
@@ -70,7 +74,7 @@ def test_guidance_is_learned_from_the_guided_teacher(made, preset):
   assert 'critic' not in most
 
 
-@pytest.mark.parametrize('preset', NAMES)
+@pytest.mark.parametrize('preset', COMPILED)
 def test_student_and_critic_learn_their_own_part(made, preset):
   objective, model, arrays = made(preset, process__steps=2, **WITHOUT)
   loss, metrics, most = gradients(objective, model, arrays)

@@ -57,7 +57,8 @@ def check_sampling(
   asked = [name for name, value in guidance.items() if name not in free and value != usual[name]]
   if few and steps not in (None, config.process.steps):
     asked.append('steps')
-  configured = config.process.get('solver', preset(config.preset).process.solver)
+  process: Any = preset(config.preset).process
+  configured = config.process.get('solver', process.solver)
   if few and solver not in (None, configured):
     asked.append('solver')
   if asked:
