@@ -151,10 +151,10 @@ def test_what_the_backend_is(monkeypatch):
 @pytest.mark.slow
 def test_the_showcase_runs_shrunk_and_runs_again(tmp_path):
   command = 'ttm_jax.showcase', '--quick', '--size=64', f'--workdir={tmp_path}/out'
-  first = cli.run(*command)
+  first = cli.start(*command).wait(900)
   assert first.code == 0, first.err
   assert (tmp_path / 'out' / 'report.html').stat().st_size > 10_000
-  again = cli.run(*command)
+  again = cli.start(*command).wait(900)
   assert again.code == 0 and '4 of 7 steps are complete' in again.out
   figures = json.loads((tmp_path / 'out' / 'metrics.json').read_text())
   assert figures['clips'] == 8
