@@ -13,6 +13,5 @@ from ttm_jax.configs import demo, stage1_dit
 
 def get_config() -> ConfigDict:
   config = demo.shrink(stage1_dit.get_config())
-  # Nearly all noise: there image and text decide the motion, and little is left to refine later.
-  config.process.mean = -3.5
+  config.process.mean = demo.MOTION_MEAN
   return config

@@ -9,10 +9,10 @@ IoU .73, motion accuracy (direction) 1.00 (docs/measurements.md).
 
 from ml_collections import ConfigDict
 
-from ttm_jax.configs import demo_wan, stage1_wan
+from ttm_jax.configs import demo, demo_wan, stage1_wan
 
 
 def get_config() -> ConfigDict:
   config = demo_wan.shrink(stage1_wan.get_config())
-  config.process.mean = -3.5  # As in `configs/demo_stage1.py`.
+  config.process.mean = demo.MOTION_MEAN
   return config

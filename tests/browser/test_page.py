@@ -172,7 +172,7 @@ def test_a_restart_of_the_server_brings_the_project_back(tmp_path, open_page):
     before, caption = trajectory(page), value(page, 'store.state.caption')
   port = int(address.rpartition(':')[2])
   with serving(StubBackend(), work=tmp_path, port=port):
-    # The page goes on without a reload; videos are not kept, and numbers begin at 1 again.
+    # The page reconnects without a reload; videos are not kept, and numbers begin at 1 again.
     tab(page, 'Render')
     click(page, 'Preview')
     page.wait_for_function(

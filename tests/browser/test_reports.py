@@ -156,7 +156,7 @@ def test_the_study(study, open_file, size, tmp_path):
     expect(page.locator('#done')).to_have_text(
       f'Pair {number + 1} of {len(KEYS)}; {number + 1} answered'
     )
-    if number == 1:  # Answers stay in the browser, and the page goes on where it was.
+    if number == 1:  # The browser keeps the answers: a reload resumes at the same pair.
       page.reload()
       expect(page.locator('#done')).to_have_text(f'Pair 3 of {len(KEYS)}; 2 answered')
     elif number < len(KEYS) - 1:

@@ -66,6 +66,11 @@ class Step(NamedTuple):
   done: Path | None
   command: list[str]
 
+  @property
+  def complete(self) -> bool:
+    """Whether the step will be skipped."""
+    return self.done is not None and self.done.exists()
+
 
 RECIPES = {
   name: Recipe(
@@ -182,12 +187,12 @@ def run_all(todo: list[Step], platforms: str = 'cpu') -> dict[str, float]:
   """
   begin = time.perf_counter()
   seconds = {}
-  for name, done, command in todo:
-    if done is not None and done.exists():
-      print(f'\n{name}: {done} exists already', flush=True)
+  for step in todo:
+    if step.complete:
+      print(f'\n{step.name}: {step.done} exists already', flush=True)
       continue
     started = time.perf_counter()
-    run_command(name, command, platforms)
-    seconds[name] = round(time.perf_counter() - started, 1)
+    run_command(step.name, step.command, platforms)
+    seconds[step.name] = round(time.perf_counter() - started, 1)
   seconds['all'] = round(time.perf_counter() - begin, 1)
   return seconds

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ttm_jax import outputs
-from ttm_jax.commands.demo import Recipe, Step, finish, run_all, steps
+from ttm_jax.commands.demo import Recipe, finish, run_all, steps
 from ttm_jax.errors import InputError
 from ttm_jax.preset_names import DEFAULT
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
   todo = steps(root, RECIPES[size], args.quick)
   about = 'next to no training' if args.quick else ABOUT[size]
   print(f'{size} x {size} pixels, 16 frames, 1 to 4 objects, all motions, on {found}: {about}.')
-  print(f'{sum(done(step) for step in todo)} of {len(todo)} steps are complete in {root}.')
+  print(f'{sum(step.complete for step in todo)} of {len(todo)} steps are complete in {root}.')
   print('Stop at any time; the same command continues.', flush=True)
   finish(root, run_all(todo, platforms=''))
 
@@ -70,11 +70,6 @@ def run(args: argparse.Namespace) -> None:
 def size_for(backend: str) -> str:
   """Return the size of the scenes for a JAX backend."""
   return '64' if backend == 'cpu' else '128'
-
-
-def done(step: Step) -> bool:
-  """Return whether a step will be skipped."""
-  return step.done is not None and step.done.exists()
 
 
 def backend() -> str:
