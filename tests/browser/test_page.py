@@ -118,7 +118,7 @@ def test_every_error_is_shown_and_leaves_the_project(stub, page):
   backend.error = RuntimeError('device lost')
   click(page, 'Preview')
   error(page, 'failed (RuntimeError: device lost). Your project is unchanged.')
-  assert backend.calls[-1][1] > 1, 'it failed after some steps'
+  assert backend.calls[-1].steps > 1, 'it failed after some steps'
 
   tab(page, 'Edit')
   click(page, 'Move camera until this frame')

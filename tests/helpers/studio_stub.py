@@ -1,5 +1,6 @@
 """A backend of the studio without networks, and models that find objects without weights."""
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -18,8 +19,7 @@ class StubBackend:
   Attributes:
     error: Raised half way through the next proposal or video, if not None.
     gate: Each step waits for it; set unless a test clears it.
-    calls: (seed, steps) of each call.
-    scales: the guidance scales of the last call.
+    calls: the `Sampling` of each call, with the number of steps filled in.
   """
 
   name = 'stub'
@@ -32,19 +32,19 @@ class StubBackend:
     self.gate.set()
     self.calls = []
 
-  def propose(self, request, seed, steps, progress, scales=None):
-    self.scales = scales
-    self._work(seed, steps or self.limits.motion_steps, progress)
-    return np.stack([np.roll(request.mask, i * (seed + 1), 1) for i in range(self.limits.frames)])
+  def propose(self, request, sampling, progress):
+    self._work(sampling, self.limits.motion_steps, progress)
+    way = sampling.seed + 1
+    return np.stack([np.roll(request.mask, i * way, 1) for i in range(self.limits.frames)])
 
-  def render(self, request, ids, seed, steps, progress, scales=None):
-    self.scales = scales
-    self._work(seed, steps or self.limits.video_steps, progress)
+  def render(self, request, ids, sampling, progress):
+    self._work(sampling, self.limits.video_steps, progress)
     video = np.repeat(request.picture[None], self.limits.frames, 0)
-    return np.where(ids[..., None] > 0, np.uint8(255 - seed % 128), video)
+    return np.where(ids[..., None] > 0, np.uint8(255 - sampling.seed % 128), video)
 
-  def _work(self, seed, steps, progress):
-    self.calls.append((seed, steps))
+  def _work(self, sampling, usual, progress):
+    steps = sampling.steps or usual
+    self.calls.append(dataclasses.replace(sampling, steps=steps))
     for done in range(steps + 1):
       if self.error is not None and done == steps // 2:
         error, self.error = self.error, None

@@ -15,6 +15,7 @@ from PIL import Image
 from tests.helpers.studio_stub import LIMITS, StubBackend
 from ttm_jax import trajectory_edits
 from ttm_jax.errors import InputError
+from ttm_jax.inference.request import Sampling
 from ttm_jax.studio import api, page_state, sessions
 from ttm_jax.studio.actions import Studio
 from ttm_jax.studio.exports import png_archive
@@ -102,7 +103,7 @@ def test_a_whole_story(page, backend):
   preview, final = page.state['renders']
   assert (preview['steps'], preview['quality']) == (2, 'preview')
   assert (final['steps'], final['quality'], final['seed'], final['edits']) == (5, 'final', 7, 2)
-  assert backend.calls == [(2, 4), (3, 4), (7, 2), (7, 5)]
+  assert [(c.seed, c.steps) for c in backend.calls] == [(2, 4), (3, 4), (7, 2), (7, 5)]
   assert final['command'] == (
     'python -m ttm_jax.generate --stage1 runs/one --stage2 runs/two --image project/picture.png'
     ' --segmentation project/objects.png --trajectory project/trajectory'
@@ -426,7 +427,7 @@ def test_a_student_takes_guidance_scales_and_no_other_steps():
   while not session.renders:
     assert session.jobs[-1].status in ('waiting', 'running', 'done')
     time.sleep(0.01)
-  assert backend.scales == {'text_scale': 2.5} and backend.calls == [(0, LIMITS.video_steps)]
+  assert backend.calls == [Sampling(0, LIMITS.video_steps, {'text_scale': 2.5})]
   assert '--text_scale 2.5 --seed 0' in studio.command(session.renders[0].settings)
   for wrong, message in (
     ({'text_scale': 11}, 'text_scale 11 is not in 1 to 10: choose a scale in this range'),

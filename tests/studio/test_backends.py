@@ -13,6 +13,7 @@ import pytest
 from tests.helpers import exported, tiny
 from ttm_jax.errors import InputError
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
+from ttm_jax.inference.request import Sampling
 from ttm_jax.studio.backends import Cancelled, Limits
 from ttm_jax.studio.exported_networks import ExportedNetworks
 from ttm_jax.studio.jax_runs import JaxRuns
@@ -52,18 +53,18 @@ def test_the_runs_compute_what_the_pipeline_does(jax_runs, runs):
   assert jax_runs.command[3:] == ['--stage1', str(runs[0]), '--stage2', str(runs[1])]
   pipeline = Pipeline(Stage(runs[0], STAGE1), Stage(runs[1], STAGE2))
   request, steps = exported.request(), Steps()
-  ids = jax_runs.propose(request, 3, None, steps)
+  ids = jax_runs.propose(request, Sampling(3), steps)
   assert (ids == pipeline.trajectories([request], 3)[0]).all()
   assert steps.seen[0] == (0, 10) and steps.seen[-1] == (10, 10) and len(steps.seen) == 11
   moved = exported.moved(request.mask)
-  video = jax_runs.render(request, moved, 5, None, Steps())
+  video = jax_runs.render(request, moved, Sampling(5), Steps())
   assert (video == pipeline.videos([request], moved[None], 5)[0]).all()
 
 
 def test_fewer_steps(jax_runs, runs):
   request, steps = exported.request(), Steps()
   moved = exported.moved(request.mask)
-  video = jax_runs.render(request, moved, 5, 2, steps)
+  video = jax_runs.render(request, moved, Sampling(5, 2), steps)
   alone = Pipeline(None, Stage(runs[1], STAGE2, steps=2))
   assert (video == alone.videos([request], moved[None], 5)[0]).all()
   assert steps.seen[-1] == (2, 2)
@@ -76,13 +77,13 @@ def test_the_folder_computes_what_its_pipeline_does(networks, folders):
   request, steps = exported.request(), Steps()
   pipe = exported.pipe(folders['dit'][1])
   given = exported.arguments()
-  ids = networks.propose(request, 3, None, steps)
+  ids = networks.propose(request, Sampling(3), steps)
   del given['object_prompts']
   generator = torch.Generator('cpu').manual_seed(3)
   assert (ids == pipe.generate_trajectory(**given, generator=generator)[0]).all()
   assert steps.seen[-1] == (10, 10)
   moved = exported.moved(request.mask)
-  video = networks.render(request, moved, 5, 2, Steps())
+  video = networks.render(request, moved, Sampling(5, 2), Steps())
   generator = torch.Generator('cpu').manual_seed(5)
   frames = pipe(
     **exported.arguments(), trajectory=moved, num_inference_steps=2, generator=generator
@@ -95,9 +96,9 @@ def test_sampling_stops_when_it_is_cancelled(name, request):
   backend, steps = request.getfixturevalue(name), Steps(stop=3)
   asked = exported.request()
   with pytest.raises(Cancelled):
-    backend.render(asked, exported.moved(asked.mask), 5, None, steps)
+    backend.render(asked, exported.moved(asked.mask), Sampling(5), steps)
   assert max(done for done, _ in steps.seen) <= 4, 'not all steps were taken'
-  again = backend.render(asked, exported.moved(asked.mask), 5, None, Steps())
+  again = backend.render(asked, exported.moved(asked.mask), Sampling(5), Steps())
   assert again.shape == (tiny.FRAMES, tiny.SIDE, tiny.SIDE, 3), 'it works again'
 
 
@@ -105,7 +106,7 @@ def test_without_stage_1(runs):
   backend = JaxRuns(None, str(runs[1]))
   assert backend.limits.motion_steps == 0
   with pytest.raises(InputError, match='no stage 1'):
-    backend.propose(exported.request(), 0, None, Steps())
+    backend.propose(exported.request(), Sampling(0), Steps())
 
 
 APP = """

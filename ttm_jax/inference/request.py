@@ -1,4 +1,4 @@
-"""Requests to animate an image, and their resizing; depends on NumPy and Pillow only."""
+"""Requests to animate an image, their resizing, and how a stage samples; no JAX, no PyTorch."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,6 +8,22 @@ from PIL import Image
 
 from ttm_jax.errors import InputError
 from ttm_jax.media.label_images import check_size
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How one stage samples.
+
+  Attributes:
+    seed: Seed of the noise.
+    steps: Number of sampling steps; None for the usual one.
+    scales: Guidance scales by the names in `guidance_inputs.RANGES`, if the network takes them; the
+      usual ones where there is none.
+  """
+
+  seed: int
+  steps: int | None = None
+  scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

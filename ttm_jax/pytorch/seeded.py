@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ttm_jax.guidance_inputs import Range
-from ttm_jax.inference.request import Request
+from ttm_jax.inference.request import Request, Sampling
 
 from .loading import find_folder, read_texts
 from .pipeline import TTMPipeline
@@ -74,57 +74,42 @@ class SeededPipeline:
     ranges = self.pipe.config.stages[stage].get('scale_ranges', {})
     return {name: (low, high) for name, (low, high) in ranges.items()}
 
-  def trajectory(
-    self,
-    request: Request,
-    seed: int,
-    steps: int | None,
-    progress: Progress,
-    scales: Mapping[str, Any] = {},
-  ) -> np.ndarray:
+  def trajectory(self, request: Request, sampling: Sampling, progress: Progress) -> np.ndarray:
     """Return the trajectory that stage 1 generates, uint8 [T, H, W].
 
     Args:
       request: image, mask and prompts.
-      seed: seed of the noise, as `--seed` of `ttm_jax.pytorch.generate`.
-      steps: number of sampling steps; None for the usual one.
+      sampling: how stage 1 samples; the seed is that of `ttm_jax.pytorch.generate --seed`.
       progress: called as (done, total) after each step. What it raises ends the sampling.
-      scales: guidance scales by the names of `guidance_inputs.RANGES`.
 
     Raises:
       InputError: if there is no stage 1, or the request does not fit.
     """
-    total = steps or self.steps('stage1')
-    given = self._arguments(request, seed, steps, total, progress)
-    return self.pipe.generate_trajectory(**given, **scales)[0]
+    given = self._arguments(request, 'stage1', sampling, progress)
+    return self.pipe.generate_trajectory(**given)[0]
 
   def frames(
-    self,
-    request: Request,
-    ids: np.ndarray,
-    seed: int,
-    steps: int | None,
-    progress: Progress,
-    scales: Mapping[str, Any] = {},
+    self, request: Request, ids: np.ndarray, sampling: Sampling, progress: Progress
   ) -> np.ndarray:
     """Return the video that stage 2 generates, uint8 [T, H, W, 3]; see `trajectory`.
 
     Args:
       request: image, mask and prompts.
       ids: trajectory, uint8 [T, H, W].
-      seed, steps, progress, scales: as in `trajectory`.
+      sampling: how stage 2 samples.
+      progress: as in `trajectory`.
 
     Raises:
       InputError: if the request or the trajectory does not fit.
     """
-    total = steps or self.steps('stage2')
-    given = self._arguments(request, seed, steps, total, progress)
-    output = self.pipe(**given, trajectory=ids, object_prompts=dict(request.prompts), **scales)
+    given = self._arguments(request, 'stage2', sampling, progress)
+    output = self.pipe(**given, trajectory=ids, object_prompts=dict(request.prompts))
     return np.stack([np.asarray(frame) for frame in output.frames[0]])
 
   def _arguments(
-    self, request: Request, seed: int, steps: int | None, total: int, progress: Progress
+    self, request: Request, stage: str, sampling: Sampling, progress: Progress
   ) -> dict[str, Any]:
+    total = sampling.steps or self.steps(stage)
     progress(0, total)
 
     def after(pipe: Any, step: int, t: Any, tensors: Any) -> dict:
@@ -136,7 +121,8 @@ class SeededPipeline:
       'prompt': request.caption,
       'segmentation': request.mask,
       'motion_prompt': request.motion,
-      'num_inference_steps': steps,
-      'generator': torch.Generator('cpu').manual_seed(seed),
+      'num_inference_steps': sampling.steps,
+      'generator': torch.Generator('cpu').manual_seed(sampling.seed),
       'callback_on_step_end': after,
+      **sampling.scales,
     }

@@ -1,6 +1,7 @@
 """What the page can ask for, apart from HTTP: each request changes one session."""
 
 import base64
+import dataclasses
 import shlex
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ import numpy as np
 
 from ttm_jax.errors import InputError
 from ttm_jax.guidance_inputs import Range, out_of_range
+from ttm_jax.inference.request import Sampling
 from ttm_jax.keyframes import along_path
 from ttm_jax.media.animations import webp
 from ttm_jax.studio import exports, imports, project_file, uploads
@@ -181,7 +183,7 @@ class Studio:
     """Have stage 1 generate trajectories with consecutive seeds."""
     if not self.limits.motion_steps:
       raise InputError('there is no stage 1: start the studio with --stage1, or draw the motion')
-    seed, steps, scales = _seed(asked), _steps(asked), _scales(asked, self.limits.motion_scales)
+    first = _sampling(asked, self.limits.motion_scales)
     count = whole(asked, 'count', 1)
     if not 1 <= count <= _MOST_AT_ONCE:
       raise InputError(f'{count} proposals at once: ask for 1 to {_MOST_AT_ONCE}')
@@ -189,20 +191,22 @@ class Studio:
       raise InputError('the motion prompt is empty: write what moves, and how')
     request, mask = session.project.request(), session.project.scene.mask
 
-    def one(number: int) -> None:
+    def one(sampling: Sampling) -> None:
+      seed = sampling.seed
+
       def work(progress: Progress) -> None:
-        ids = self.backend.propose(request, number, steps, progress, scales)
+        ids = self.backend.propose(request, sampling, progress)
         with session.lock:
           progress(1, 1)
-          base = proposal(ids, number)
+          base = proposal(ids, seed)
           session.keep_proposal(
-            Proposal(next(session.proposal_numbers), number, request.motion, ids, base, mask)
+            Proposal(next(session.proposal_numbers), seed, request.motion, ids, base, mask)
           )
 
-      self._add(session, f'Proposal, seed {number}', work)
+      self._add(session, f'Proposal, seed {seed}', work)
 
     for i in range(count):
-      one((seed + i) % (_MOST_SEED + 1))
+      one(dataclasses.replace(first, seed=(first.seed + i) % (_MOST_SEED + 1)))
 
   def pick(self, session: Session, number: int) -> None:
     """Make a proposal the motion."""
@@ -232,17 +236,18 @@ class Studio:
 
   def render(self, session: Session, asked: Mapping[str, Any]) -> None:
     """Have stage 2 generate the video of the current motion."""
-    seed, steps, scales = _seed(asked), _steps(asked), _scales(asked, self.limits.video_scales)
+    sampling = _sampling(asked, self.limits.video_scales)
     quality = 'preview' if asked.get('quality') == 'preview' else 'final'
-    if steps is None and quality == 'preview' and not self.limits.fixed_steps:
-      steps = max(1, self.limits.video_steps // PREVIEW_SHARE)
+    if sampling.steps is None and quality == 'preview' and not self.limits.fixed_steps:
+      few = max(1, self.limits.video_steps // PREVIEW_SHARE)
+      sampling = dataclasses.replace(sampling, steps=few)
     project = session.project
     scene, ids = project.scene, project.trajectory()
     request = project.request(ids)
     settings = {
-      'seed': seed,
-      'steps': steps or self.limits.video_steps,
-      'scales': scales,
+      'seed': sampling.seed,
+      'steps': sampling.steps or self.limits.video_steps,
+      'scales': sampling.scales,
       'quality': quality,
       'caption': request.caption,
       'motion': request.motion,
@@ -253,7 +258,7 @@ class Studio:
 
     def work(progress: Progress) -> int:
       start = time.monotonic()
-      video = self.backend.render(request, ids, seed, steps, progress, scales)
+      video = self.backend.render(request, ids, sampling, progress)
       done = {**settings, 'seconds': round(time.monotonic() - start, 1)}
       with session.lock:
         progress(1, 1)
@@ -261,7 +266,7 @@ class Studio:
         session.keep_render(Render(number, done, scene, ids, video))
       return number
 
-    self._add(session, f'{quality.capitalize()} video, seed {seed}', work)
+    self._add(session, f'{quality.capitalize()} video, seed {sampling.seed}', work)
 
   def go_back(self, session: Session, number: int) -> None:
     """Return to the motion that a render was made from."""
@@ -393,6 +398,11 @@ def whole(asked: Mapping[str, Any], name: str, default: int | None = None) -> in
   if type(value) is not int:
     raise InputError(f'"{name}" must be a whole number, got {value!r:.40}')
   return value
+
+
+def _sampling(asked: Mapping[str, Any], allowed: Mapping[str, Range]) -> Sampling:
+  """Return how a request wants a stage to sample; `allowed` are the scales that it takes."""
+  return Sampling(_seed(asked), _steps(asked), _scales(asked, allowed))
 
 
 def _seed(asked: Mapping[str, Any]) -> int:

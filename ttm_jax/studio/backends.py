@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from ttm_jax.guidance_inputs import Range
-from ttm_jax.inference.request import Request
+from ttm_jax.inference.request import Request, Sampling
 
 Progress = Callable[[int, int], None]
 """Called as (steps done, steps in all) after each sampling step; it may raise `Cancelled`."""
@@ -59,23 +59,13 @@ class Backend(Protocol):
   limits: Limits
   command: Sequence[str]
 
-  def propose(
-    self,
-    request: Request,
-    seed: int,
-    steps: int | None,
-    progress: Progress,
-    scales: Mapping[str, float] = {},
-  ) -> np.ndarray:
+  def propose(self, request: Request, sampling: Sampling, progress: Progress) -> np.ndarray:
     """Generate a trajectory with stage 1.
 
     Args:
       request: Image, mask and prompts, of the size of the networks.
-      seed: Seed of the noise.
-      steps: Number of sampling steps; None for the usual one.
+      sampling: How stage 1 samples.
       progress: Is called after each step.
-      scales: Guidance scales by the names in `guidance_inputs.RANGES`, if the network takes them;
-        the usual ones where there is none.
 
     Returns:
       Label maps, uint8 [T, H, W].
@@ -87,23 +77,15 @@ class Backend(Protocol):
     ...
 
   def render(
-    self,
-    request: Request,
-    ids: np.ndarray,
-    seed: int,
-    steps: int | None,
-    progress: Progress,
-    scales: Mapping[str, float] = {},
+    self, request: Request, ids: np.ndarray, sampling: Sampling, progress: Progress
   ) -> np.ndarray:
     """Generate a video with stage 2.
 
     Args:
       request: As in `propose`.
       ids: Trajectory, uint8 [T, H, W].
-      seed: As in `propose`.
-      steps: As in `propose`.
+      sampling: How stage 2 samples.
       progress: As in `propose`.
-      scales: As in `propose`.
 
     Returns:
       uint8 [T, H, W, 3].

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ttm_jax.inference.request import Request
+from ttm_jax.inference.request import Request, Sampling
 from ttm_jax.pytorch.seeded import SeededPipeline
 from ttm_jax.studio.backends import Limits, Progress
 
@@ -45,23 +45,10 @@ class ExportedNetworks:
     self.command: Sequence[str] = [*command, folder]
     self.name = self._pipeline.folder.resolve().name
 
-  def propose(
-    self,
-    request: Request,
-    seed: int,
-    steps: int | None,
-    progress: Progress,
-    scales: Mapping[str, float] = {},
-  ) -> np.ndarray:
-    return self._pipeline.trajectory(request, seed, steps, progress, scales)
+  def propose(self, request: Request, sampling: Sampling, progress: Progress) -> np.ndarray:
+    return self._pipeline.trajectory(request, sampling, progress)
 
   def render(
-    self,
-    request: Request,
-    ids: np.ndarray,
-    seed: int,
-    steps: int | None,
-    progress: Progress,
-    scales: Mapping[str, float] = {},
+    self, request: Request, ids: np.ndarray, sampling: Sampling, progress: Progress
   ) -> np.ndarray:
-    return self._pipeline.frames(request, ids, seed, steps, progress, scales)
+    return self._pipeline.frames(request, ids, sampling, progress)

@@ -12,7 +12,7 @@ from ttm_jax.data.schema import FLOW
 from ttm_jax.errors import InputError
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
 from ttm_jax.inference.pretrained_texts import load_encoders
-from ttm_jax.inference.request import Request
+from ttm_jax.inference.request import Request, Sampling
 from ttm_jax.pytorch.annotation.model_source import ModelSource
 from ttm_jax.studio.backends import Limits, Progress
 from ttm_jax.training.students import samples_in_few_steps
@@ -72,33 +72,20 @@ class JaxRuns:
     self.command: Sequence[str] = [*program, *named, '--stage2', stage2]
     self.name = ' + '.join(Path(run).name for run in runs)
 
-  def propose(
-    self,
-    request: Request,
-    seed: int,
-    steps: int | None,
-    progress: Progress,
-    scales: Mapping[str, float] = {},
-  ) -> np.ndarray:
+  def propose(self, request: Request, sampling: Sampling, progress: Progress) -> np.ndarray:
     stage = self._pipeline.stage1
     if stage is not None:
-      stage = stage.sampled(steps, scales)
+      stage = stage.sampled(sampling.steps, sampling.scales)
     pipeline = Pipeline(stage, self._pipeline.stage2)
     each = _steps(progress, 0 if stage is None else stage.sampling_steps)
-    return pipeline.trajectories([request], seed, each)[0]
+    return pipeline.trajectories([request], sampling.seed, each)[0]
 
   def render(
-    self,
-    request: Request,
-    ids: np.ndarray,
-    seed: int,
-    steps: int | None,
-    progress: Progress,
-    scales: Mapping[str, float] = {},
+    self, request: Request, ids: np.ndarray, sampling: Sampling, progress: Progress
   ) -> np.ndarray:
-    stage = self._pipeline.stage2.sampled(steps, scales)
+    stage = self._pipeline.stage2.sampled(sampling.steps, sampling.scales)
     each = _steps(progress, stage.sampling_steps)
-    return Pipeline(None, stage).videos([request], ids[None], seed, each)[0]
+    return Pipeline(None, stage).videos([request], ids[None], sampling.seed, each)[0]
 
 
 def _steps(progress: Progress, total: int) -> Callable[[], None]:
