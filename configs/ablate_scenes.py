@@ -15,9 +15,29 @@ Score: right attributes .14 (TI2V), .40 (none), .76 (cross), .40 (self), .77 (bo
 from ml_collections import ConfigDict
 
 BASE_STEPS, STEPS = 1_200, 600
+SHARED = ('train.sample_every=0',)  # Changes of all runs.
 
 
 def get_config() -> ConfigDict:
+  config = look_alikes('dit', 'demo_stage2', BASE_STEPS)
+  further = continued(STEPS)
+  config.stage1 = ('demo_stage1', *SHARED, 'process.mean=-1.0')
+  config.rows = (
+    *masked_rows('demo_stage2', further),
+    ('both_gates', 'demo_stage2', *further, 'model.masked_init=gate'),
+    ('TI2V', 'demo_ti2v', *further),
+  )
+  return config
+
+
+def look_alikes(preset: str, stage2: str, base_steps: int) -> ConfigDict:
+  """Return a comparison on scenes of look-alike objects, still without rows.
+
+  Args:
+    preset: the backbone.
+    stage2: configuration of its stage 2.
+    base_steps: training steps of the run that all rows of a seed start from.
+  """
   config = ConfigDict()
   # Title of the report.
   config.title = 'Masked attention on scenes of look-alike objects'
@@ -46,7 +66,7 @@ def get_config() -> ConfigDict:
         'data_tools.encode',
         '--clips={clips}',
         '--out={latents}',
-        '--preset=dit',
+        f'--preset={preset}',
         '--codec=lapped:2x6x6x32',
         '--max_objects=3',
         '--words_length=32',
@@ -55,29 +75,34 @@ def get_config() -> ConfigDict:
       ),
     }
   )
-  shared = ('train.sample_every=0',)
   # Configuration and changes of the run that all rows of a seed start from.
-  config.base = ('demo_stage2', *shared, f'train.steps={BASE_STEPS}', 'model.masked_blocks=0')
-  further = (
-    *shared,
+  config.base = (stage2, *SHARED, f'train.steps={base_steps}', 'model.masked_blocks=0')
+  # Configuration and changes of stage 1, whose trajectories are the second table; empty for none.
+  config.stage1 = ()
+  # Name, configuration and changes of each row.
+  config.rows = ()
+  config.reference = 'none'  # The row that all others are compared with.
+  return config
+
+
+def continued(steps: int) -> tuple[str, ...]:
+  """Return the changes of a row: further steps from the base, at lower rates."""
+  return (
+    *SHARED,
     'init_from={base}',
-    f'train.steps={STEPS}',
+    f'train.steps={steps}',
     'optimizer.learning_rate=1e-3',
     'optimizer.muon_rate=0.01',
     'optimizer.warmup=50',
     'model.masked_init=output',
   )
-  stage2 = ('demo_stage2', *further)
-  # Configuration and changes of stage 1, whose trajectories are the second table; empty for none.
-  config.stage1 = ('demo_stage1', *shared, 'process.mean=-1.0')
-  # Name, configuration and changes of each row.
-  config.rows = (
-    ('none', *stage2, 'model.masked_blocks=0'),
-    ('cross', *stage2, 'model.masked_self=False'),
-    ('self', *stage2, 'model.masked_cross=False'),
-    ('both', *stage2),
-    ('both_gates', *stage2, 'model.masked_init=gate'),
-    ('TI2V', 'demo_ti2v', *further),
+
+
+def masked_rows(stage2: str, further: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+  """Return the rows of Table 3 of the paper: neither masked layer, each alone, both."""
+  return (
+    ('none', stage2, *further, 'model.masked_blocks=0'),
+    ('cross', stage2, *further, 'model.masked_self=False'),
+    ('self', stage2, *further, 'model.masked_cross=False'),
+    ('both', stage2, *further),
   )
-  config.reference = 'none'  # The row that all others are compared with.
-  return config

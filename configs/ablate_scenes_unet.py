@@ -1,0 +1,20 @@
+"""The rows of `configs/ablate_scenes.py` for the small U-Net: does masked attention help there, too?
+
+    python -m ttm_jax.ablate --config=ablate_scenes_unet --workdir=runs/ablation_unet
+
+The masked layers are in the one transformer of the encoder (`configs/demo_unet.py`).
+
+Hardware: two CPU cores, about an hour for three seeds. Score: see docs/evidence.md.
+"""
+
+from ml_collections import ConfigDict
+
+from ttm_jax.configs.ablate_scenes import continued, look_alikes, masked_rows
+
+BASE_STEPS, STEPS = 800, 400
+
+
+def get_config() -> ConfigDict:
+  config = look_alikes('unet', 'demo_unet_stage2', BASE_STEPS)
+  config.rows = masked_rows('demo_unet_stage2', continued(STEPS))
+  return config
