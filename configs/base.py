@@ -27,7 +27,7 @@ def common() -> ConfigDict:
     {
       'learning_rate': 2e-5,  # Peak learning rate of AdamW.
       'muon_rate': 0.0,  # Learning rate of Muon for the kernels of blocks; 0: AdamW for all.
-      'schedule': 'constant',  # After the warm-up: 'constant', or 'cosine' decay to 0.
+      'schedule': 'constant',  # After the warm-up; 'cosine' and 'linear' decay to 0.
       'warmup': 2_000,  # Steps in which the learning rate rises linearly from 0.
       'b1': 0.9,  # Decay of the mean of the gradients.
       'b2': 0.999,  # Decay of the mean of their squares.

@@ -225,7 +225,7 @@ def train(latents, tmp_path):
       "mesh {'data': 3, 'fsdp': 1, 'sequence': 1, 'tensor': 1} does not fit",
     ),
     ('--config.data.batch_size=5', 'config.data.batch_size 5 must be a multiple of 2: of'),
-    ('--config.optimizer.schedule=step', "config.optimizer.schedule must be 'constant' or"),
+    ('--config.optimizer.schedule=step', "config.optimizer.schedule must be 'constant', 'cosine'"),
   ],
 )
 def test_training_refuses(train, flag, said):

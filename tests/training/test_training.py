@@ -60,7 +60,7 @@ def test_the_moving_average_forgets_the_start_first():
   np.testing.assert_allclose(state.ema['w'], average, rtol=1e-5)
 
 
-@pytest.mark.parametrize('schedule', ['constant', 'cosine'])
+@pytest.mark.parametrize('schedule', ['constant', 'cosine', 'linear'])
 def test_rates(schedule):
   config = settings(optimizer__schedule=schedule, optimizer__warmup=4).optimizer
   # Without momentum, an update of Adam is the learning rate times the sign of the gradient.
@@ -71,13 +71,15 @@ def test_rates(schedule):
   for _ in range(13):
     updates, state = optimizer.update({'w': jnp.ones(3)}, state, params)
     rates.append(-float(updates['w'][0]))
-  after = np.full(9, 1.0) if schedule == 'constant' else (1 + np.cos(np.pi * np.arange(9) / 8)) / 2
-  np.testing.assert_allclose(rates, 0.1 * np.concatenate([np.arange(4) / 4, after]), atol=1e-6)
+  done = np.arange(9) / 8
+  after = {'constant': done**0, 'cosine': (1 + np.cos(np.pi * done)) / 2, 'linear': 1 - done}
+  expected = 0.1 * np.concatenate([np.arange(4) / 4, after[schedule]])
+  np.testing.assert_allclose(rates, expected, atol=1e-6)
 
 
 def test_an_unknown_schedule_is_named():
-  with pytest.raises(InputError, match=r"optimizer\.schedule must be .* got 'linear'"):
-    make_optimizer(settings(optimizer__schedule='linear').optimizer, 10)
+  with pytest.raises(InputError, match=r"optimizer\.schedule must be .* got 'exponential'"):
+    make_optimizer(settings(optimizer__schedule='exponential').optimizer, 10)
 
 
 def test_matrices_decay_and_nothing_else():

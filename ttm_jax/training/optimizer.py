@@ -23,7 +23,9 @@ _OUTSIDE = re.compile(
 
 
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
-  """Return AdamW with global norm clipping, linear warmup, then a constant or cosine schedule.
+  """Return AdamW with global norm clipping, linear warmup, then one of three schedules.
+
+  After the warmup, 'constant' keeps the learning rate, 'cosine' and 'linear' decay it to zero.
 
   With a `muon_rate` above 0, the kernels of blocks are updated by Muon instead (Jordan et al.,
   https://kellerjordan.github.io/posts/muon; optax.contrib), with this learning rate and the same
@@ -37,7 +39,7 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
       (global norm), gate_rate (learning rate of the gates of masked layers, relative to that of the
       rest), student_rate (that of a distilled student, relative to its critic), offload (whether
       the optimizer state is in host memory).
-    steps: number of steps of the run, after which the cosine schedule reaches zero.
+    steps: number of steps of the run, after which a schedule that decays reaches zero.
 
   Raises:
     InputError: if the schedule is unknown.
@@ -80,9 +82,11 @@ def _schedule(config: ConfigDict, peak: float, steps: int) -> optax.Schedule:
     after = optax.constant_schedule(peak)
   elif config.schedule == 'cosine':
     after = optax.cosine_decay_schedule(peak, max(steps - warmup, 1))
+  elif config.schedule == 'linear':
+    after = optax.linear_schedule(peak, 0.0, max(steps - warmup, 1))
   else:
     raise InputError(
-      f"config.optimizer.schedule must be 'constant' or 'cosine', got {config.schedule!r}"
+      f"config.optimizer.schedule must be 'constant', 'cosine' or 'linear', got {config.schedule!r}"
     )
   return optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), after], [warmup])
 
