@@ -15,13 +15,14 @@ Score: right attributes .14 (TI2V), .40 (none), .76 (cross), .40 (self), .77 (bo
 from ml_collections import ConfigDict
 
 BASE_STEPS, STEPS = 1_200, 600
-SHARED = ('train.sample_every=0',)  # Changes of all runs.
+# Changes of all runs.
+SHARED = ('train.sample_every=0', 'data.batch_size=8', 'optimizer.schedule=cosine')
 
 
 def get_config() -> ConfigDict:
   config = look_alikes('dit', 'demo_stage2', BASE_STEPS)
   further = continued(STEPS)
-  config.stage1 = ('demo_stage1', *SHARED, 'process.mean=-1.0')
+  config.stage1 = ('demo_stage1', *SHARED, 'train.steps=2800', 'process.mean=-1.0')
   config.rows = (
     *masked_rows('demo_stage2', further),
     ('both_gates', 'demo_stage2', *further, 'model.masked_init=gate'),

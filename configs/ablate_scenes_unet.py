@@ -1,4 +1,4 @@
-"""The rows of `configs/ablate_scenes.py` for the small U-Net: does masked attention help there, too?
+"""The rows of `configs/ablate_scenes.py` for the small U-Net.
 
     python -m ttm_jax.ablate --config=ablate_scenes_unet --workdir=runs/ablation_unet
 

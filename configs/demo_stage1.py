@@ -12,6 +12,6 @@ from ttm_jax.configs import demo, stage1_dit
 
 
 def get_config() -> ConfigDict:
-  config = demo.shrink(stage1_dit.get_config())
+  config = demo.recipe(stage1_dit.get_config(), steps=2_400)
   config.process.mean = demo.MOTION_MEAN
   return config

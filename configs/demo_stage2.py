@@ -12,6 +12,4 @@ from ttm_jax.configs import demo, stage2_dit
 
 
 def get_config() -> ConfigDict:
-  config = demo.shrink(stage2_dit.get_config())
-  config.train.steps = 1_600
-  return config
+  return demo.recipe(stage2_dit.get_config(), steps=1_000)

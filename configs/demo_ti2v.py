@@ -11,4 +11,4 @@ from ttm_jax.configs import demo, ti2v_dit
 
 
 def get_config() -> ConfigDict:
-  return demo.shrink(ti2v_dit.get_config())
+  return demo.recipe(ti2v_dit.get_config(), steps=1_000)

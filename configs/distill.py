@@ -56,6 +56,7 @@ def distill_demo(config: ConfigDict) -> ConfigDict:
   config = distill(config)
   config.process.mean = -1.0  # Teacher and critic compare samples at all noise levels.
   config.optimizer.update({'learning_rate': 2e-4, 'muon_rate': 0.0, 'schedule': 'constant'})
+  config.data.batch_size = 8
   config.train.steps = 1_200
   return config
 
