@@ -27,11 +27,16 @@ _LONGEST = 50  # Characters of the final name in the temporary name; file names 
 
 
 @contextlib.contextmanager
-def new_file(path: PathLike) -> Iterator[Path]:
+def new_file(path: PathLike, durable: bool = True) -> Iterator[Path]:
   """Yield a temporary path to write to; on success, rename it to `path`.
 
   An existing file at `path` is replaced. Missing parent folders are created. After an exception
   `path` is unchanged.
+
+  Args:
+    path: Where the file shall be.
+    durable: Whether to flush to disk. Without it, a power failure may leave an empty or broken
+      file, so it is for caches alone, whose readers take such a file for a missing one.
 
   Raises:
     OSError: If the file cannot be written.
@@ -43,9 +48,11 @@ def new_file(path: PathLike) -> Iterator[Path]:
   try:
     with _locked(descriptor):
       yield partial
-      flush(partial)  # By path, since a library may have replaced the file behind `descriptor`.
+      if durable:
+        flush(partial)  # By path, since a library may have replaced the file behind `descriptor`.
       partial.replace(final)
-    flush(final.parent)
+    if durable:
+      flush(final.parent)
   finally:
     partial.unlink(missing_ok=True)
 

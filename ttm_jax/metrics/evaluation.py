@@ -20,7 +20,7 @@ from ttm_jax.codecs.base import Codec, to_float, to_uint8
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
 from ttm_jax.inference.pipeline import Pipeline, Request
-from ttm_jax.metrics.adherence import adherence, find_by_color
+from ttm_jax.metrics.adherence import find_by_color
 from ttm_jax.metrics.intervals import bootstrap
 from ttm_jax.metrics.motion import DIRECTIONAL, mean_iou, moves_as_prompted
 from ttm_jax.metrics.video import WINDOW, psnr, ssim
@@ -250,11 +250,11 @@ def video_values(
     find_by_color(video, clip.video[0], clip.ids[0])
     for clip, video in zip(clips, videos, strict=True)
   ]
-  triples = list(zip(clips, videos, given, strict=True))
+  pairs = list(zip(clips, videos, strict=True))
   return {
-    'psnr': [_known(psnr(clip.video, video)) for clip, video, _ in triples],
-    'ssim': [_known(_ssim(clip.video, video)) for clip, video, _ in triples],
-    'adherence': [_known(adherence(v, clip.video[0], ids)) for clip, v, ids in triples],
+    'psnr': [_known(psnr(clip.video, video)) for clip, video in pairs],
+    'ssim': [_known(_ssim(clip.video, video)) for clip, video in pairs],
+    'adherence': [_known(mean_iou(ids, aim)) for ids, aim in zip(found, given, strict=True)],
     **_told(list(zip(clips, found, strict=True))),
   }
 

@@ -95,5 +95,5 @@ def _read(path: Path) -> np.ndarray | None:
 
 
 def _write(path: Path, row: np.ndarray) -> None:
-  with new_file(path) as partial, partial.open('wb') as file:
+  with new_file(path, durable=False) as partial, partial.open('wb') as file:
     np.savez(file, row=row)
