@@ -46,7 +46,7 @@ def recipe(config: ConfigDict, steps: int) -> ConfigDict:
   """Return a configuration at demo size that trains for a number of steps, as the demo does.
 
   Batches are twice as large as elsewhere at this size: what Muon computes in a step does not depend
-  on them, and on a CPU it is a third of a step of 8.
+  on them, and on a CPU it is two fifths of a step of 8.
   """
   config = shrink(config)
   config.data.batch_size = 16

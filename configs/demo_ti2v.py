@@ -2,7 +2,7 @@
 
     python -m ttm_jax.train --config=demo_ti2v --workdir=runs/ti2v --config.data.path=DATASET
 
-Hardware: two CPU cores, about 5 minutes. Score: see docs/evidence.md, beside stage 2.
+Hardware: two CPU cores, about 3 minutes. Score: see docs/evidence.md, beside stage 2.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
     python -m ttm_jax.ablate --config=ablate_scenes --workdir=runs/ablation
 
 A configuration names the rows: each is a configuration of stage 2 with some values changed. Runs
-and scores that exist already are kept, so the same command goes on after an interruption. The
+and scores that exist already are kept, so the same command resumes after an interruption. The
 result is ablation.md, ablation.json and report.html in the work directory.
 
 Runs are independent. To spread them over machines that share the work directory, let
