@@ -172,7 +172,7 @@ def test_first_difference():
   config = stage2_dit.get_config().to_dict()
   assert first_difference(config, stage2_dit.get_config().to_dict()) is None
   key, ours, demos = first_difference(config, demo_stage2.get_config().to_dict())
-  assert (key, ours, demos) == ('data.batch_size', 32, 8)  # The first in alphabetical order.
+  assert (key, ours, demos) == ('data.batch_size', 32, 16)  # The first in alphabetical order.
   assert first_difference({'a': (1, 2)}, {'a': [1, 2]}) is None
   assert first_difference({'a': {'b': 1}}, {'a': {'b': 1, 'c': 2}}) == ('a.c', None, 2)
   assert first_difference({'a': {'b': 1}, 'z': 0}, {'a': 3, 'z': 1}) == ('a', {'b': 1}, 3)

@@ -21,6 +21,7 @@ def asked(*words):
   return students.parser().parse_args([*map(str, words)])
 
 
+@pytest.mark.slow
 def test_rows_of_runs_and_students(stage1, stage2, clips, tmp_path, monkeypatch, capsys):
   out = tmp_path / 'students.json'
   pair = ('--runs', stage1, stage2)

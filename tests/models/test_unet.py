@@ -176,6 +176,7 @@ def test_extra_parts_leave_a_trained_network_as_it_is(config, objects):
     got = opened
 
 
+@pytest.mark.slow
 def test_gradients_reach_everything_and_do_not_depend_on_what_is_kept():
   inputs = example_inputs(STAGE2)
   exact, *others = (

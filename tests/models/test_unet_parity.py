@@ -111,7 +111,11 @@ def relative(got, wanted):
   return float(np.abs(got - wanted).max() / np.abs(wanted).max())
 
 
-@pytest.mark.parametrize('case', range(len(CASES)))
+# The last case compiles in seconds, the others in up to a minute.
+@pytest.mark.parametrize(
+  'case',
+  [*(pytest.param(i, marks=pytest.mark.slow) for i in range(len(CASES) - 1)), len(CASES) - 1],
+)
 def test_the_unet_predicts_what_that_of_diffusers_does(case, folder):
   wanted = saved(case, folder / str(case))
   assert wanted.std() > 0.05

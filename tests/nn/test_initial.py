@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
 from ttm_jax.models.unet import model as unet
@@ -31,6 +32,7 @@ def values(model):
   return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
 
+@pytest.mark.slow
 def test_the_values_are_those_drawn_one_by_one():
   together = jax.jit(lambda: values(unet.create(CONFIG, ENCODERS, rngs=nnx.Rngs(3))))()
   alone = values(UNet(CONFIG, ENCODERS, rngs=OneByOne(3)))

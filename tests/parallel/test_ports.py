@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from tests.helpers import cli, sockets, tiny
 
 
@@ -20,6 +22,7 @@ def seen_while(process: subprocess.Popen) -> set[tuple[str, int]]:
   return found
 
 
+@pytest.mark.slow
 def test_training_alone_listens_nowhere(latents, tmp_path):
   command = cli.command(
     *tiny.train_command('demo_stage1', tmp_path / 'run', latents, train__checkpoint_every=2)

@@ -14,6 +14,7 @@ from ttm_jax.configs.distill import few_steps
 from ttm_jax.errors import InputError
 from ttm_jax.exporting.folder import export
 from ttm_jax.inference.pipeline import STAGE1, STAGE2, Pipeline, Stage
+from ttm_jax.inference.request import Sampling
 from ttm_jax.studio.exported_networks import ExportedNetworks
 from ttm_jax.studio.jax_runs import JaxRuns
 
@@ -135,7 +136,9 @@ def test_scales_of_an_exported_student(made, tmp_path):
     limits = backend.limits
     assert limits.motion_scales == limits.video_scales == RANGES and not limits.fixed_steps
     videos = [
-      backend.render(exported.request(), given['trajectory'], 0, 2, lambda *_: None, scales)
+      backend.render(
+        exported.request(), given['trajectory'], Sampling(0, 2, scales), lambda *_: None
+      )
       for scales in ({}, CHOSEN)
     ]
     assert np.abs(videos[0].astype(int) - videos[1]).max() > 0
@@ -147,7 +150,7 @@ def test_a_student_of_few_steps_is_refused_others(made):
     assert backend.limits.fixed_steps and backend.limits.video_scales == {}
     request = exported.request()
     with pytest.raises(InputError, match='made for 4 steps without guidance: leave out steps'):
-      backend.render(request, exported.moved(request.mask), 0, 2, lambda *_: None)
+      backend.render(request, exported.moved(request.mask), Sampling(0, 2), lambda *_: None)
 
 
 def test_folders_of_before_have_no_ranges(made, tmp_path):

@@ -21,6 +21,8 @@ from ttm_jax.training.loop import train
 from ttm_jax.training.partial import by_name
 from ttm_jax.training.sources import read_parameters
 
+pytestmark = pytest.mark.slow  # Two trainings; tests/test_export_adapters.py is the quick one.
+
 RANK = 2
 
 

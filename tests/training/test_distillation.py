@@ -11,6 +11,7 @@ from tests.helpers import cli, exported, tiny
 from ttm_jax.data.context import Context
 from ttm_jax.errors import InputError
 from ttm_jax.inference.pipeline import Stage
+from ttm_jax.preset_names import DEFAULT
 from ttm_jax.report.results import read_metrics
 from ttm_jax.training import sources
 from ttm_jax.training.distillation import Distillation, Networks
@@ -19,9 +20,9 @@ from ttm_jax.training.partial import by_name
 from ttm_jax.training.students import check_sampling
 
 NAMES = {'dit': 'distill_stage2_dit', 'unet': 'distill_stage2_unet', 'wan': 'distill_stage2_wan'}
-# The U-Net compiles for minutes.
+# The others compile for a minute, the U-Net for more.
 COMPILED = tuple(
-  pytest.param(name, marks=pytest.mark.slow) if name == 'unet' else name for name in NAMES
+  name if name == DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in NAMES
 )
 
 

@@ -159,6 +159,7 @@ def test_a_dataset_too_large_for_the_network_is_named(paths):
     Denoising(settings(paths[1], model__grid=(2, 4, 4)))
 
 
+@pytest.mark.slow
 def test_one_compiled_step_a_shape_that_donates_its_state(paths):
   config = settings(mixed(paths))
   objective, mesh = Denoising(config), make_mesh(config.mesh)

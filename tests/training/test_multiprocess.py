@@ -166,6 +166,7 @@ def together(command, tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_two_processes_see_the_same_samples(alone, together):
   # Four rows per batch: the first half of each belongs to process 0.
   parts = [rows(together / f'rows{i}') for i in range(2)]
@@ -174,6 +175,7 @@ def test_two_processes_see_the_same_samples(alone, together):
   assert len({mark for part in parts for step in part for mark in step}) == tiny.TRAIN_CLIPS
 
 
+@pytest.mark.slow
 def test_two_processes_compute_the_same(alone, together):
   one, two = losses(alone / 'run'), losses(together / 'run')
   assert sorted(one) == sorted(two) == list(range(1, STEPS + 1))
@@ -184,6 +186,7 @@ def test_two_processes_compute_the_same(alone, together):
   np.testing.assert_allclose(*(np.asarray(p, np.int32) for p in pictures), atol=2)
 
 
+@pytest.mark.slow
 def test_only_one_process_writes(together):
   lines = (together / 'run/metrics.jsonl').read_text().splitlines()
   steps = [json.loads(line)['step'] for line in lines if 'train/loss' in line]
@@ -209,6 +212,7 @@ def test_two_processes_continue_what_one_began(alone, command, tmp_path):
   assert marks == rows(alone / 'rows')[4:]
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_it_is_the_same_run(command, together, tmp_path):
   run = tmp_path / 'run'
   ended = end_well(start(command(run), tmp_path, signals=[signal.SIGTERM] * 2, at=2))
