@@ -1,10 +1,12 @@
 """Lower the train step and sampler of a run for target hardware that is not attached."""
 
 import dataclasses
+import fnmatch
 import functools
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -121,13 +123,18 @@ def tpu_devices(topology: Topology) -> list[Any]:
   """Return descriptions of TPU devices for ahead-of-time compilation.
 
   Raises:
-    InputError: the TPU compiler (libtpu) is not installed.
+    InputError: the TPU compiler (libtpu) is not installed, or not the one that this JAX needs.
   """
+  needed = compiler_requirement()
+  remedy = (
+    f"run `pip install --no-deps --upgrade --target .venv-aot '{needed}'`, then set"
+    ' PYTHONPATH=.venv-aot'
+  )
   if importlib.util.find_spec('libtpu') is None:
-    raise InputError(
-      'the TPU compiler (libtpu) is not installed: run `pip install --no-deps --target .venv-aot'
-      ' libtpu`, then set PYTHONPATH=.venv-aot'
-    )
+    raise InputError(f'the TPU compiler (libtpu) is not installed: {remedy}')
+  version = metadata.version('libtpu')
+  if not fnmatch.fnmatch(version, needed.partition('==')[2] or '*'):
+    raise InputError(f'libtpu is {version}, but jax {jax.__version__} needs {needed}: {remedy}')
   os.environ.update(
     # Keep libtpu from looking for attached chips and from blocking other processes that use it.
     TPU_SKIP_MDS_QUERY='1',
@@ -137,6 +144,15 @@ def tpu_devices(topology: Topology) -> list[Any]:
   slices = {'num_slices': topology.slices} if topology.slices > 1 else {}
   found = topologies.get_topology_desc(platform='tpu', topology_name=topology.name, **slices)
   return list(found.devices)
+
+
+def compiler_requirement() -> str:
+  """Return what the installed JAX requires of libtpu, such as `libtpu==0.0.42.*`.
+
+  Programs that another version compiles cannot be read, since their dumps differ.
+  """
+  requirements = [line.partition(';')[0].strip() for line in metadata.requires('jax') or ()]
+  return next((line for line in requirements if line.startswith('libtpu')), 'libtpu')
 
 
 def abstract_inputs(run: Run, mesh: AnyMesh) -> tuple[TrainState, inputs.Shapes]:
