@@ -4,8 +4,8 @@
 
 The masked layers are in the one transformer of the encoder (`configs/demo_unet.py`).
 
-Hardware: two CPU cores, about an hour for three seeds. Score: right attributes .33 (none), .66 (cross),
-.37 (self), .76 (both).
+Hardware: two CPU cores, about an hour for three seeds. Score: right attributes .33 (none), .66
+(cross), .37 (self), .76 (both).
 """
 
 from ml_collections import ConfigDict
