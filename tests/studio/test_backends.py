@@ -133,7 +133,8 @@ def test_app_py_of_an_exported_folder(folders, tmp_path):
   )
   try:
     address = re.search(r'http://\S+', process.stdout.readline())[0]
-    with httpx.Client(base_url=f'{address}/studio/api/', timeout=60) as client:
+    patient = httpx.HTTPTransport(retries=6)  # The address is printed just before it is served.
+    with httpx.Client(base_url=f'{address}/studio/api/', timeout=60, transport=patient) as client:
       started = client.post('session').json()
       client.headers['X-Session'] = started['token']
       assert started['about']['frames'] == tiny.FRAMES
