@@ -125,16 +125,7 @@ def tpu_devices(topology: Topology) -> list[Any]:
   Raises:
     InputError: the TPU compiler (libtpu) is not installed, or not the one that this JAX needs.
   """
-  needed = compiler_requirement()
-  remedy = (
-    f"run `pip install --no-deps --upgrade --target .venv-aot '{needed}'`, then set"
-    ' PYTHONPATH=.venv-aot'
-  )
-  if importlib.util.find_spec('libtpu') is None:
-    raise InputError(f'the TPU compiler (libtpu) is not installed: {remedy}')
-  version = metadata.version('libtpu')
-  if not fnmatch.fnmatch(version, needed.partition('==')[2] or '*'):
-    raise InputError(f'libtpu is {version}, but jax {jax.__version__} needs {needed}: {remedy}')
+  _check_compiler()
   os.environ.update(
     # Keep libtpu from looking for attached chips and from blocking other processes that use it.
     TPU_SKIP_MDS_QUERY='1',
@@ -144,6 +135,23 @@ def tpu_devices(topology: Topology) -> list[Any]:
   slices = {'num_slices': topology.slices} if topology.slices > 1 else {}
   found = topologies.get_topology_desc(platform='tpu', topology_name=topology.name, **slices)
   return list(found.devices)
+
+
+def _check_compiler() -> None:
+  """Raise InputError without the TPU compiler that the installed JAX needs."""
+  needed = compiler_requirement()
+  remedy = (
+    f"run `pip install --no-deps --upgrade --target .venv-aot '{needed}'`, then set"
+    ' PYTHONPATH=.venv-aot'
+  )
+  if importlib.util.find_spec('libtpu') is None:
+    raise InputError(f'the TPU compiler (libtpu) is not installed: {remedy}')
+  try:
+    version = metadata.version('libtpu')
+  except metadata.PackageNotFoundError:
+    return  # A build without metadata says no version.
+  if not fnmatch.fnmatch(version, needed.partition('==')[2] or '*'):
+    raise InputError(f'libtpu is {version}, but jax {jax.__version__} needs {needed}: {remedy}')
 
 
 def compiler_requirement() -> str:
