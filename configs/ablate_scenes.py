@@ -22,7 +22,7 @@ SHARED = ('train.sample_every=0', 'data.batch_size=8', 'optimizer.schedule=cosin
 def get_config() -> ConfigDict:
   config = look_alikes('dit', 'demo_stage2', BASE_STEPS)
   further = continued(STEPS)
-  config.stage1 = ('demo_stage1', *SHARED, 'train.steps=2800', 'process.mean=-1.0')
+  config.stage1 = (('stage1', 'demo_stage1', *SHARED, 'train.steps=2800', 'process.mean=-1.0'),)
   config.rows = (
     *masked_rows('demo_stage2', further),
     ('both_gates', 'demo_stage2', *further, 'model.masked_init=gate'),
@@ -78,8 +78,16 @@ def look_alikes(preset: str, stage2: str, base_steps: int) -> ConfigDict:
   )
   # Configuration and changes of the run that all rows of a seed start from.
   config.base = (stage2, *SHARED, f'train.steps={base_steps}', 'model.masked_blocks=0')
-  # Configuration and changes of stage 1, whose trajectories are the second table; empty for none.
+  # Name, configuration and changes of each stage 1; empty for none. Videos from their trajectories
+  # are the second table.
   config.stage1 = ()
+  config.stage1_of = (
+    ConfigDict()
+  )  # The stage 1 of a row; rows that it does not name take the first.
+  config.stage1_seeds = 1  # Runs of each stage 1.
+  # What metrics of control compare with: the trajectory that a video was generated from ('given'),
+  # or the one of the clip ('truth').
+  config.compare_with = 'given'
   # Name, configuration and changes of each row.
   config.rows = ()
   config.reference = 'none'  # The row that all others are compared with.

@@ -1,8 +1,14 @@
-"""A whole story in a browser, with real networks: from a picture to a video that is downloaded."""
+"""A whole story in a browser, with real networks: from a picture to a video that is downloaded.
+
+The networks have random weights. With `TTM_DEMO=runs/demo`, those of a demo that was trained there
+tell the story again.
+"""
 
 import io
 import json
+import os
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +29,17 @@ GRID = (FRAMES // 2, *tiny.LATENTS[1:])
 @pytest.fixture(scope='module')
 def address(tmp_path_factory, serve):
   """A studio of the demo's configurations at the size of the tests, with random weights."""
+  return serve(JaxRuns(*random_runs(tmp_path_factory)))
+
+
+def demo_runs():
+  """Return the runs of the demo at TTM_DEMO."""
+  if not (folder := os.environ.get('TTM_DEMO')):
+    pytest.skip('TTM_DEMO names no folder of a trained demo')
+  return [str(Path(folder, name)) for name in ('stage1', 'stage2')]
+
+
+def random_runs(tmp_path_factory):
   where = exported.context('dit', frames=FRAMES)
   runs = []
   for number in (exported.STAGE1, exported.STAGE2):
@@ -30,14 +47,14 @@ def address(tmp_path_factory, serve):
     path = tmp_path_factory.mktemp('runs') / f'stage{number + 1}'
     params = exported.parameters(settings, where, number)
     runs.append(str(exported.save_run(path, settings, where, params)))
-  return serve(JaxRuns(*runs))
+  return runs
 
 
-def picture():
-  """Two squares on noise."""
+def picture(scale):
+  """Two squares on noise, [16 * scale, 16 * scale, 3]."""
   pixels = np.random.default_rng(0).integers(80, 120, (tiny.SIDE, tiny.SIDE, 3)).astype(np.uint8)
   pixels[3:7, 2:6], pixels[9:14, 9:14] = (220, 40, 40), (40, 60, 220)
-  return pixels
+  return pixels.repeat(scale, 0).repeat(scale, 1)
 
 
 def saved(page):
@@ -52,15 +69,23 @@ def saved(page):
     return frames('base'), about['edits'], frames('trajectory')
 
 
-def test_from_a_picture_to_a_video(address, open_page):
+@pytest.mark.parametrize('trained', [False, True], ids=['random', 'trained'])
+def test_from_a_picture_to_a_video(trained, serve, open_page, request):
+  address = serve(JaxRuns(*demo_runs())) if trained else request.getfixturevalue('address')
   page = open_page(address)
-  studio_page.upload(page, picture())
+  side = value(page, 'store.about.width')
+  scale = side // tiny.SIDE
+
+  def stroke(*points):
+    drag(page, [(x * scale, y * scale) for x, y in points])
+
+  studio_page.upload(page, picture(scale))
 
   # Paint two objects, and say what they do.
   page.get_by_role('textbox', name='Caption: what the video shows').fill('A red and a blue square.')
-  drag(page, [(3, 4), (5, 6)])
+  stroke((3, 4), (5, 6))
   click(page, 'Add object')
-  drag(page, [(10, 10), (13, 13), (10, 13)])
+  stroke((10, 10), (13, 13), (10, 13))
   page.get_by_role('textbox', name='Prompt of object 1').fill('a red square that moves')
   page.get_by_role('textbox', name='Name of object 2').fill('blue square')
   page.keyboard.press('Tab')
@@ -78,14 +103,14 @@ def test_from_a_picture_to_a_video(address, open_page):
   click(page, 'Use the proposal with seed 1')
   expect(page.locator('.proposal[aria-pressed=true]')).to_have_count(1)
   proposed = trajectory(page)
-  assert proposed.shape == (FRAMES, tiny.SIDE, tiny.SIDE) and (proposed[0] == mask).all()
+  assert proposed.shape == (FRAMES, side, side) and (proposed[0] == mask).all()
 
   # Drag object 1 along a path, hide object 2 after frame 5.
   tab(page, 'Edit')
   go(page, 0)
   page.keyboard.press('1')
   page.keyboard.press('p')
-  drag(page, [(4, 5), (8, 3), (12, 6)])
+  stroke((4, 5), (8, 3), (12, 6))
   click(page, 'Select blue square')
   go(page, 6)
   click(page, 'Hide from here')

@@ -43,15 +43,14 @@ class StubStage:
   def config(self):
     return type('Config', (), {'task': 'motion_to_video'})
 
-  @property
-  def encoding(self):
-    return type('Encoding', (), {'palette': 'spread8'})
+  def trajectories(self, requests, seed):
+    self.made.append(str(self.run))
+    channels = (3,) if self.run.parent.name == 'stage1_flow' else ()
+    return np.zeros((len(requests), 8, 48, 48, *channels), np.uint8)
 
   def generate(self, requests, seed, ids=None):
     self.made.append(str(self.run))
     found = [next(c for c in CLIPS if (c.video[0] == r.picture).all()) for r in requests]
-    if self.run.parent.name == 'stage1':
-      return np.zeros((len(found), 8, 48, 48, 3), np.uint8)
     if self.run.parent.name == 'both':
       return np.stack([clip.video for clip in found])
     rng = np.random.default_rng(seed)
@@ -138,9 +137,38 @@ def test_a_score_of_another_protocol_is_computed_again(tmp_path, stub):
   assert len(stub.made) == 4
 
 
+def test_rows_can_have_a_stage_1_of_their_own(tmp_path, stub):
+  made = Ablation.read(load_config('ablate_flow'), tmp_path, seeds=2, rows=['masks', 'flow'])
+  assert [run.name for run in made.runs[:4]] == [
+    *('stage1/seed0', 'stage1_flow/seed0', 'stage1/seed1', 'stage1_flow/seed1')
+  ]
+  assert made.stage1('masks', 1).name == 'stage1/seed1'
+  assert made.stage1('flow', 0).name == 'stage1_flow/seed0'
+  for run in made.runs:
+    data = [part for part in run.command if part.startswith('--config.data.path=')]
+    kind = 'flow' if 'flow' in run.row else 'latents'
+    assert data == [f'--config.data.path={tmp_path}/{kind}']
+
+
+def test_optical_flow_is_compared_with_the_trajectory_of_the_clip(tmp_path, stub):
+  changes = {'metrics': ('foreground_iou',), 'rows': (('both', 'demo_stage2'),), 'base': ()}
+  changes['stage1'] = (('stage1_flow', 'demo_stage1'),)
+  made = Ablation.read(config(seeds=1, compare_with='truth', **changes), tmp_path)
+  for run in made.runs:
+    run.folder.mkdir(parents=True)
+  scores = score(made, CLIPS).scores
+  same = [scores['both', source, 'foreground_iou'] for source in (TRUE, GENERATED)]
+  np.testing.assert_array_equal(*same)
+  made = Ablation.read(config(seeds=1, **changes), tmp_path)
+  with pytest.raises(InputError, match="row 'both': generated optical flow has no objects"):
+    score(made, CLIPS)
+
+
 @pytest.mark.parametrize(
   'change, rows, message',
   [
+    ({'stage1_of': {'both': 'stage'}}, None, "row 'both' takes stage 1 'stage'"),
+    ({'compare_with': 'clip'}, None, "must be 'given' or 'truth', got 'clip'"),
     ({}, ['bothh'], r"no row 'bothh' \(did you mean \"?both\"?\?\)|no row 'bothh'"),
     ({'seeds': 0}, None, 'at least 1 seed and 1 clip, got 0 and 256'),
     ({'metrics': ('psn',)}, None, 'unknown metric "psn"'),

@@ -178,6 +178,34 @@ class Stage:
     batch = self.batch(requests, ids)
     return to_uint8(self.sampler(self._params.result(), batch, self._keys(seed), progress))
 
+  def trajectories(
+    self,
+    requests: Sequence[Request],
+    seed: Seed,
+    progress: Callable[[], None] = lambda: None,
+  ) -> np.ndarray:
+    """Generate a batch of trajectories, if this is stage 1; see `generate`.
+
+    Returns:
+      Label maps, uint8 [B, T, H, W]; frame 0 is the mask of the request. Of a stage that was
+      trained on optical flow, renderings uint8 [B, T, H, W, 3]; frame 0 is without motion.
+
+    Raises:
+      InputError: If a request does not fit the run.
+    """
+    rendered = self.generate(requests, seed, progress=progress)
+    encoding = self.context.encoding
+    if encoding.trajectory == FLOW:
+      rendered = np.array(rendered)
+      rendered[:, 0] = optical_flow.render(np.zeros((1, *rendered.shape[2:4], 2)))
+      return rendered
+    return np.stack(
+      [
+        trajectory.decode(r, q.mask, encoding.palette)
+        for r, q in zip(rendered, requests, strict=True)
+      ]
+    )
+
   def compile(self, requests: Sequence[Request]) -> None:
     """Trace the network for requests like these, and begin to compile it in the background.
 
@@ -330,15 +358,7 @@ class Pipeline:
     """
     if self.stage1 is None:
       raise InputError('no stage 1 was given, so a trajectory must be (--trajectory)')
-    rendered = self.stage1.generate(requests, seed, progress=progress)
-    if self.stage1.context.encoding.trajectory == FLOW:
-      rendered = np.array(rendered)
-      rendered[:, 0] = optical_flow.render(np.zeros((1, *rendered.shape[2:4], 2)))
-      return rendered
-    palette = self.stage1.context.encoding.palette
-    return np.stack(
-      [trajectory.decode(r, q.mask, palette) for r, q in zip(rendered, requests, strict=True)]
-    )
+    return self.stage1.trajectories(requests, seed, progress)
 
   def videos(
     self,

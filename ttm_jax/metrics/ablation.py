@@ -9,7 +9,6 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ttm_jax import trajectory as maps
 from ttm_jax.atomic import new_file
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError, nearest
@@ -21,9 +20,9 @@ from ttm_jax.settings import load_config
 
 TI2V = 'image_to_video'
 TRUE, GENERATED = 'true trajectory', 'generated trajectory'
+GIVEN, TRUTH = 'given', 'truth'  # Trajectories that metrics of control can compare with.
 BATCH = 32
-# Runs that are no rows: the stage 1 whose trajectories are used, and what the rows start from.
-STAGE1_RUN, BASE_RUN = 'stage1', 'base'
+BASE_RUN = 'base'  # The run that the rows of a seed start from; it is no row.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Run:
 
   Attributes:
     name: row and seed, such as 'both/seed0'.
-    row: the row of the table, STAGE1_RUN or BASE_RUN.
+    row: the row of the table, the name of a stage 1, or BASE_RUN.
     seed: seed of parameters, noise and data order.
     folder: run directory.
     command: module and arguments that train it.
@@ -66,8 +65,13 @@ class Ablation:
     metrics: the columns.
     clips: clips dataset with a split 'validation'.
     preparation: (name, folder, command) of the datasets to make where they do not exist.
-    runs: all runs in the order in which they need each other: stage 1, if there is one; then, seed
-      by seed, the run that the rows start from, if there is one, and the rows.
+    runs: all runs in the order in which they need each other: those of stage 1, if there are any;
+      then, seed by seed, the run that the rows start from, if there is one, and the rows.
+    stage1_of: the name of the stage 1 of each row; empty if there is none.
+    stage1_seeds: number of seeds per stage 1. Rows of seed i take the one of seed
+      i % stage1_seeds.
+    compare_with: what metrics of control compare with: GIVEN, the trajectory that a video was
+      generated from, or TRUTH, the one of the clip.
   """
 
   workdir: Path
@@ -80,6 +84,9 @@ class Ablation:
   clips: str
   preparation: tuple[tuple[str, Path, list[str]], ...]
   runs: tuple[Run, ...]
+  stage1_of: Mapping[str, str]
+  stage1_seeds: int
+  compare_with: str
 
   @classmethod
   def read(
@@ -116,7 +123,23 @@ class Ablation:
       for name, command in config.prepare.items()
       if name not in given
     )
-    jobs = [(STAGE1_RUN, 0, tuple(config.stage1))] if config.stage1 else []
+    first = {name: tuple(line) for name, *line in config.stage1}
+    stage1_of = {row: config.stage1_of.get(row, next(iter(first))) for row in chosen if first}
+    for row, name in stage1_of.items():
+      if name not in first:
+        raise InputError(
+          f'row {row!r} takes stage 1 {name!r}{nearest(name, first)}; there are {", ".join(first)}'
+        )
+    if config.compare_with not in (GIVEN, TRUTH):
+      raise InputError(
+        f"config.compare_with must be '{GIVEN}' or '{TRUTH}', got {config.compare_with!r}"
+      )
+    stage1_seeds = min(config.stage1_seeds, seeds)
+    jobs = [
+      (name, seed, first[name])
+      for seed in range(stage1_seeds)
+      for name in dict.fromkeys(stage1_of.values())
+    ]
     for seed in range(seeds):
       jobs += [(BASE_RUN, seed, tuple(config.base))] if config.base else []
       jobs += [(row, seed, lines[row]) for row in chosen]
@@ -132,16 +155,19 @@ class Ablation:
       folders['clips'],
       preparation,
       runs,
+      stage1_of,
+      stage1_seeds,
+      config.compare_with,
     )
 
   def run(self, row: str, seed: int) -> Run:
     """Return the run of a row."""
     return next(run for run in self.runs if (run.row, run.seed) == (row, seed))
 
-  @property
-  def chained(self) -> bool:
-    """Whether videos are also made from the trajectories of a stage 1."""
-    return any(run.row == STAGE1_RUN for run in self.runs)
+  def stage1(self, row: str, seed: int) -> Run | None:
+    """Return the run of the stage 1 of a row, from whose trajectories videos are made, too."""
+    name = self.stage1_of.get(row)
+    return None if name is None else self.run(name, seed % self.stage1_seeds)
 
 
 # Rows of numbers by (row, source of the trajectory, metric): float64 [seeds, clips, D].
@@ -181,16 +207,22 @@ def score(plan: Ablation, clips: Sequence[Clip], shown: int = 12) -> Results:
   for row, seed in tqdm(jobs, 'score', unit='run'):
     run = plan.run(row, seed)
     given = {TRUE: np.stack([clip.ids for clip in clips])}
-    if plan.chained:
-      given[GENERATED] = _trajectories(plan.run(STAGE1_RUN, 0), clips)
+    if (stage1 := plan.stage1(row, seed)) is not None:
+      given[GENERATED] = _trajectories(stage1, clips)
     stage: Stage | None = None
     for source, ids in given.items():
-      path = run.folder / f'scores-{source.split()[0]}.npz'
+      path = run.folder / f'scores-{source.split()[0]}-{plan.compare_with}.npz'
       saved = _read(path, plan.metrics, len(clips), min(shown, len(clips)))
       if saved is None:
+        if plan.compare_with == GIVEN and ids.ndim == 5:
+          raise InputError(
+            f'row {row!r}: generated optical flow has no objects to compare with; set'
+            f" config.compare_with = '{TRUTH}'"
+          )
         stage = stage or Stage(run.folder, (STAGE2, TI2V))
         made = _videos(stage, clips, ids, seed)
-        samples = [Sample(c, v, i) for c, v, i in zip(clips, made, ids, strict=True)]
+        aims = ids if plan.compare_with == GIVEN else [None] * len(clips)
+        samples = [Sample(c, v, i) for c, v, i in zip(clips, made, aims, strict=True)]
         saved = {metric.name: metric.measure(samples) for metric in plan.metrics}
         saved |= {'videos': made[:shown]}
         _write(path, saved, plan.metrics)
@@ -209,51 +241,62 @@ def _run(
   name, *changes = line
   folder = workdir / row / f'seed{seed}'
   folders = {**folders, BASE_RUN: str(workdir / BASE_RUN / f'seed{seed}')}
+  values = {'data.path': folders['latents'], 'seed': str(seed), 'data.seed': str(seed)}
+  values |= {key: value.format(**folders) for key, value in (c.split('=', 1) for c in changes)}
   flags = [
     f'--config={name}',
     f'--workdir={folder}',
-    f'--config.data.path={folders["latents"]}',
-    f'--config.seed={seed}',
-    f'--config.data.seed={seed}',
-    *(f'--config.{change.format(**folders)}' for change in changes),
+    *(f'--config.{key}={value}' for key, value in values.items()),
   ]
-  steps = [change.split('=')[1] for change in changes if change.startswith('train.steps=')]
-  configured = int(steps[-1]) if steps else load_config(name.partition(':')[0]).train.steps
+  steps = values.get('train.steps')
+  configured = int(steps) if steps else load_config(name.partition(':')[0]).train.steps
   return Run(f'{row}/seed{seed}', row, seed, folder, ['ttm_jax.train', *flags], configured)
 
 
 def _trajectories(run: Run, clips: Sequence[Clip]) -> np.ndarray:
-  """Return the trajectories that stage 1 generates, uint8 [N, T, H, W]; kept beside the run."""
+  """Return what stage 1 generates, see `Stage.trajectories`; kept beside the run."""
   path = run.folder / 'trajectories.npz'
   if path.exists():
     with np.load(path, allow_pickle=False) as saved:
       if len(saved['ids']) == len(clips):
         return saved['ids']
   stage = Stage(run.folder, STAGE1)
-  rendered = _generate(stage, clips, None, run.seed)
-  palette = stage.context.encoding.palette
-  ids = np.stack([maps.decode(r, c.ids[0], palette) for r, c in zip(rendered, clips, strict=True)])
+  ids = np.concatenate(
+    [
+      stage.trajectories([request_of(clips[i]) for i in places], _noise(run.seed, places))
+      for places in _batches(len(clips))
+    ]
+  )[: len(clips)]
   with new_file(path) as new, new.open('wb') as file:
     np.savez_compressed(file, ids=ids)
   return ids
 
 
 def _videos(stage: Stage, clips: Sequence[Clip], ids: np.ndarray, seed: int) -> np.ndarray:
+  """Return uint8 [N, T, H, W, 3]."""
   needs = stage.denoiser.config.task == STAGE2
-  return _generate(stage, clips, ids if needs else None, seed)
-
-
-def _generate(stage: Stage, clips: Sequence[Clip], ids: np.ndarray | None, seed: int) -> np.ndarray:
-  """Return uint8 [N, T, H, W, 3], generated in batches of one size, so that one program does it."""
-  requests = [request_of(clip) for clip in clips]
-  made = []
-  for first in range(0, len(clips), BATCH):
-    # The last batch is filled with its last clip.
-    places = np.minimum(np.arange(first, first + BATCH), len(clips) - 1)
-    some = [requests[i] for i in places]
-    given = None if ids is None else ids[places]
-    made.append(stage.generate(some, seed * 1_000_003 + first, given))
+  made = [
+    stage.generate(
+      [request_of(clips[i]) for i in places], _noise(seed, places), ids[places] if needs else None
+    )
+    for places in _batches(len(clips))
+  ]
   return np.concatenate(made)[: len(clips)]
+
+
+def _batches(count: int) -> list[np.ndarray]:
+  """Return the places of clips in batches of one size, so that one program generates all.
+
+  The last batch is filled with the last clip.
+  """
+  return [
+    np.minimum(np.arange(first, first + BATCH), count - 1) for first in range(0, count, BATCH)
+  ]
+
+
+def _noise(seed: int, places: np.ndarray) -> int:
+  """Return the seed of the noise of a batch."""
+  return seed * 1_000_003 + int(places[0])
 
 
 def _read(path: Path, metrics: Sequence[Metric], clips: int, shown: int) -> dict | None:

@@ -22,9 +22,8 @@ from ttm_jax.errors import InputError
 from ttm_jax.inference.pipeline import Pipeline, Request
 from ttm_jax.metrics.adherence import find_by_color
 from ttm_jax.metrics.intervals import bootstrap
-from ttm_jax.metrics.motion import DIRECTIONAL, mean_iou, moves_as_prompted
+from ttm_jax.metrics.motion import DIRECTIONAL, judged_motions, mean_iou
 from ttm_jax.metrics.video import WINDOW, psnr, ssim
-from ttm_jax.scenes.captions import motion_of
 
 Row = dict[str, float]
 Values = dict[str, list[list[float]]]
@@ -310,12 +309,7 @@ def _told(pairs: Sequence[tuple[Clip, np.ndarray]]) -> Values:
   """
   found: dict[str, list[list[float]]] = {'direction': [], 'all_motions': []}
   for clip, ids in pairs:
-    judged: list[tuple[str, bool]] = []
-    for obj, prompt in enumerate(clip.prompts, 1):
-      motion = motion_of(prompt)
-      agrees = None if motion is None else moves_as_prompted(ids, obj, motion)
-      if motion is not None and agrees is not None:
-        judged.append((motion, agrees))
+    judged = judged_motions(clip.prompts, ids)
     found['direction'].append([float(x) for motion, x in judged if motion in DIRECTIONAL])
     found['all_motions'].append([float(x) for _, x in judged])
   return found

@@ -4,10 +4,12 @@ Label maps are uint8 [T, H, W], with 0 for the background and 1..8 for objects. 
 in pixels, and y increases downward.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ttm_jax.errors import InputError, nearest
-from ttm_jax.scenes.captions import MOTIONS
+from ttm_jax.scenes.captions import MOTIONS, motion_of
 
 DIRECTIONAL = ('left', 'right', 'up', 'down')
 
@@ -137,6 +139,28 @@ def moves_as_prompted(ids: np.ndarray, obj: int, motion: str) -> bool | None:
   limit = MAX_SPIN * np.sqrt(first) if motion == 'spin' else MAX_REST * side
   rests = (np.abs(path - path[0]) < limit).all()
   return bool(rests and REST_GROWTH[0] <= ratio <= REST_GROWTH[1])
+
+
+def judged_motions(prompts: Sequence[str], ids: np.ndarray) -> list[tuple[str, bool]]:
+  """Return what the prompts of objects tell them to do, and whether they do it.
+
+  Args:
+    prompts: the prompt of each object, of object 1 first, in words of procedural scenes.
+    ids: uint8 [T, H, W], a label map.
+
+  Returns:
+    Motion and agreement of each object with a motion that can be checked; see `moves_as_prompted`.
+
+  Raises:
+    InputError: `ids` is not uint8 [T, H, W].
+  """
+  judged = []
+  for obj, prompt in enumerate(prompts, 1):
+    motion = motion_of(prompt)
+    agrees = None if motion is None else moves_as_prompted(ids, obj, motion)
+    if motion is not None and agrees is not None:
+      judged.append((motion, agrees))
+  return judged
 
 
 def _goes(move: np.ndarray, side: np.ndarray, direction: str) -> bool:

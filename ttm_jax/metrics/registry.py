@@ -24,6 +24,7 @@ from ttm_jax.metrics.lookalike import (
   ObjectPSNR,
 )
 from ttm_jax.metrics.lpips import Lpips
+from ttm_jax.metrics.motion_accuracy import Direction
 from ttm_jax.metrics.networks import NETWORKS
 from ttm_jax.metrics.options import MetricOptions
 from ttm_jax.metrics.pixels import FirstFrame, Psnr, Ssim
@@ -38,7 +39,7 @@ METRICS: Mapping[str, Callable[[MetricOptions], Metric]] = {
     *(AdherenceColor, AdherenceSam2, BoundarySam2, MaskIou, BoxIou, TrackError),
     *(FirstFrame, ClipFrame, ObjectDrift, ColorDrift, ObjectPrompt),
     *(ViClipText, ViClipVideo, ViClipStatic, Displacement, Aesthetic),
-    PooledFrechet,
+    *(PooledFrechet, Direction),
     *(Attributes, AttributesTold, AttributesKept, ObjectPSNR, ForegroundIoU),
   )
 }

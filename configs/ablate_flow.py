@@ -1,0 +1,76 @@
+"""Table 4 of the paper on procedural scenes: masks or optical flow as the trajectory?
+
+    python -m ttm_jax.ablate --config=ablate_flow --workdir=runs/ablation_flow
+
+Rows: both stages on masks (masks), the same without masked layers (masks_plain), and both stages on
+optical flow (flow), which has no objects and so no masked layers. The flow is that of the label
+maps, without the errors of an estimator. Stage 1 and stage 2 have as many runs as there are seeds,
+and control is compared with the clip, since generated trajectories differ.
+
+Hardware: two CPU cores, about an hour for three seeds. Score: see docs/evidence.md.
+"""
+
+from ml_collections import ConfigDict
+
+MOTIONS = 'left,right,up,down,stay'  # Centroids say how these move.
+STAGE1_STEPS, STAGE2_STEPS = 1_200, 500
+
+
+def get_config() -> ConfigDict:
+  config = ConfigDict()
+  # Title of the report.
+  config.title = 'Masks or optical flow as the trajectory, on procedural scenes'
+  config.seeds = 3  # Runs of each row.
+  config.clips_to_score = 256  # Validation clips that are scored.
+  # Names of metrics, the columns of the table; see docs/metrics.md.
+  config.metrics = ('direction', 'adherence_color', 'object_psnr', 'psnr', 'ssim')
+  config.clips = ''  # Clips dataset; empty to make it in the work directory, as `prepare` says.
+  config.latents = ''  # Latents dataset of these clips; empty, likewise.
+  encode = (
+    'data_tools.encode',
+    '--clips={clips}',
+    '--preset=dit',
+    '--max_objects=3',
+    '--words_length=32',
+    '--words_prompt_length=12',
+    '--no-permute',
+  )
+  config.prepare = ConfigDict(
+    {
+      # The command that makes the clips dataset.
+      'clips': (
+        'data_tools.make_scenes',
+        '--out={clips}',
+        '--train=6144',
+        '--validation=256',
+        f'--motions={MOTIONS}',
+        '--workers=2',
+      ),
+      # The command that encodes it, with masks as trajectories.
+      'latents': (*encode, '--out={latents}', '--codec=lapped:2x6x6x32'),
+      # The same with optical flow, by the same codec.
+      'flow': (*encode, '--out={flow}', '--codec={latents}', '--trajectory=flow'),
+    }
+  )
+  # Configuration and changes of the run that all rows of a seed start from; empty for none.
+  config.base = ()
+  # Name, configuration and changes of each stage 1; empty for none. Videos from their trajectories
+  # are the second table.
+  first = ('demo_stage1', f'train.steps={STAGE1_STEPS}', 'train.sample_every=0')
+  config.stage1 = (('stage1', *first), ('stage1_flow', *first, 'data.path={flow}'))
+  # The stage 1 of each row; by default the first.
+  config.stage1_of = ConfigDict({'flow': 'stage1_flow'})
+  config.stage1_seeds = config.seeds  # Runs of each stage 1.
+  # What metrics of control compare with: the trajectory that a video was generated from ('given'),
+  # or the one of the clip ('truth').
+  config.compare_with = 'truth'
+  second = ('demo_stage2', f'train.steps={STAGE2_STEPS}', 'train.sample_every=0')
+  plain = (*second, 'model.masked_blocks=0')
+  # Name, configuration and changes of each row.
+  config.rows = (
+    ('masks', *second),
+    ('masks_plain', *plain),
+    ('flow', *plain, 'data.path={flow}'),
+  )
+  config.reference = 'masks'  # The row that all others are compared with.
+  return config
