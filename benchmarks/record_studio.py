@@ -150,7 +150,7 @@ def main() -> None:
   add('--moved', default='red ring', help='name of the object that is dragged')
   add('--gone', default='blue diamond', help='name of the object that is hidden')
   args = parser.parse_args()
-  path = [(0, 0), (-5, 4), (-11, 5), (-17, 2), (-20, -5), (-18, -13), (-12, -17)]
+  path = [(-2.5 * i, 0) for i in range(7)]  # Straight to the left, as objects move in training.
   with sync_playwright() as playwright:
     browser = playwright.chromium.launch(
       executable_path=os.environ.get('TTM_CHROMIUM') or None, args=['--no-sandbox']

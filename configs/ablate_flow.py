@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
     '--words_prompt_length=12',
     '--no-permute',
   )
+  # Datasets that are made in the work directory, in the order of their names.
   config.prepare = ConfigDict(
     {
       # The command that makes the clips dataset.
@@ -49,7 +50,7 @@ def get_config() -> ConfigDict:
       # The command that encodes it, with masks as trajectories.
       'latents': (*encode, '--out={latents}', '--codec=lapped:2x6x6x32'),
       # The same with optical flow, by the same codec.
-      'flow': (*encode, '--out={flow}', '--codec={latents}', '--trajectory=flow'),
+      'latents_flow': (*encode, '--out={latents_flow}', '--codec={latents}', '--trajectory=flow'),
     }
   )
   # Configuration and changes of the run that all rows of a seed start from; empty for none.
@@ -57,7 +58,7 @@ def get_config() -> ConfigDict:
   # Name, configuration and changes of each stage 1; empty for none. Videos from their trajectories
   # are the second table.
   first = ('demo_stage1', f'train.steps={STAGE1_STEPS}', 'train.sample_every=0')
-  config.stage1 = (('stage1', *first), ('stage1_flow', *first, 'data.path={flow}'))
+  config.stage1 = (('stage1', *first), ('stage1_flow', *first, 'data.path={latents_flow}'))
   # The stage 1 of each row; by default the first.
   config.stage1_of = ConfigDict({'flow': 'stage1_flow'})
   config.stage1_seeds = config.seeds  # Runs of each stage 1.
@@ -70,7 +71,7 @@ def get_config() -> ConfigDict:
   config.rows = (
     ('masks', *second),
     ('masks_plain', *plain),
-    ('flow', *plain, 'data.path={flow}'),
+    ('flow', *plain, 'data.path={latents_flow}'),
   )
   config.reference = 'masks'  # The row that all others are compared with.
   return config

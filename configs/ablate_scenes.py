@@ -51,6 +51,7 @@ def look_alikes(preset: str, stage2: str, base_steps: int) -> ConfigDict:
   )
   config.clips = ''  # Clips dataset; empty to make it in the work directory, as `prepare` says.
   config.latents = ''  # Latents dataset of these clips; empty, likewise.
+  # Datasets that are made in the work directory, in the order of their names.
   config.prepare = ConfigDict(
     {
       # The command that makes the clips dataset.

@@ -142,11 +142,12 @@ def test_rows_can_have_a_stage_1_of_their_own(tmp_path, stub):
   assert [run.name for run in made.runs[:4]] == [
     *('stage1/seed0', 'stage1_flow/seed0', 'stage1/seed1', 'stage1_flow/seed1')
   ]
+  assert [name for name, _, _ in made.preparation] == ['clips', 'latents', 'latents_flow']
   assert made.stage1('masks', 1).name == 'stage1/seed1'
   assert made.stage1('flow', 0).name == 'stage1_flow/seed0'
   for run in made.runs:
     data = [part for part in run.command if part.startswith('--config.data.path=')]
-    kind = 'flow' if 'flow' in run.row else 'latents'
+    kind = 'latents_flow' if 'flow' in run.row else 'latents'
     assert data == [f'--config.data.path={tmp_path}/{kind}']
 
 
