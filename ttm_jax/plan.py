@@ -7,7 +7,8 @@
 For TPUs, the train step and the sampler are compiled ahead of time for the target hardware, on any
 host. For GPUs, memory and cost are estimated without compiling. Flags can set every value of the
 configuration; no dataset is needed. If the run does not fit in memory, the command searches for the
-nearest setting that does, and exits with code 1.
+nearest setting that does, and exits with code 1. --nostep plans the sampler alone, to see where a
+trained network generates.
 """
 
 import sys
@@ -25,7 +26,8 @@ _TOPOLOGY = flags.DEFINE_string('topology', None, hardware.known_topologies())
 _SLICES = flags.DEFINE_integer('num_slices', 1, 'number of TPU slices')
 _CLIP = flags.DEFINE_string('clip', '', "FRAMESxHEIGHTxWIDTH in pixels; default the paper's")
 _SWEEP = flags.DEFINE_bool('sweep', False, 'compare meshes and remat policies')
-_SAMPLER = flags.DEFINE_bool('sampler', True, 'plan the sampler too')
+_STEP = flags.DEFINE_bool('step', True, 'plan the train step')
+_SAMPLER = flags.DEFINE_bool('sampler', True, 'plan the sampler: sample.count clips at once')
 _JSON = flags.DEFINE_string('json', '', 'path of the JSON report')
 flags.mark_flags_as_required(['config', 'topology'])
 
@@ -47,6 +49,7 @@ def main(argv: list[str]) -> None:
     hardware.topology(_TOPOLOGY.value or '', _SLICES.value),
     clip=_CLIP.value,
     sweep=_SWEEP.value,
+    step=_STEP.value,
     sampler=_SAMPLER.value,
     json_file=_JSON.value,
   )

@@ -24,7 +24,17 @@ from ttm_jax.ops.object_attention import object_attention
 from ttm_jax.ops.rematerialization import POLICIES
 from ttm_jax.parallel.chips import CHIPS, chip_of
 from ttm_jax.parallel.mesh import AXES, HOST
-from ttm_jax.planning import analytic, flops, hlo, inputs, memory, roofline, search, table
+from ttm_jax.planning import (
+  analytic,
+  flops,
+  hlo,
+  inputs,
+  memory,
+  roofline,
+  sampler_report,
+  search,
+  table,
+)
 from ttm_jax.planning.compile import Run, abstract_state
 from ttm_jax.planning.costs import Communication, Costs, costs, first_group
 from ttm_jax.planning.hardware import topology
@@ -498,9 +508,36 @@ def test_command(tmp_path):
   assert found['days'] == pytest.approx(50_000 * found['step_seconds'] / 86_400)
 
 
+def test_the_sampler_alone(tmp_path):
+  options = [
+    'ttm_jax.plan', f'--config={tiny.ROOT}/configs/stage2_dit.py', '--topology=h100x8', '--nostep',
+    '--config.sample.count=1', '--config.mesh.tensor=4', f'--json={tmp_path}/plan.json',
+  ]  # fmt: skip
+  ended = cli.run(*options)
+  assert ended.code == 0, ended.err
+  assert 'fsdp 2 x tensor 4; 1 clip' in ended.out and 'Roofline of 50 steps' in ended.out
+  (found,) = json.loads((tmp_path / 'plan.json').read_text())
+  config = tiny.shipped('stage2_dit')
+  # Three passes a step; the formulas omit what is computed once a pass.
+  passes = found['steps'] * 3 * Run.make(config).objective.flops_per_sample / 3
+  assert 1 <= found['costs']['flops'] * 8 / passes < 1.02
+  # All but the small parameters, in float32, are split over all devices.
+  assert 4 * 3.9e9 / 8 < found['parameters'] == found['total'] < 4 * 4.6e9 / 8
+  assert found['fits'] and found['sampling_seconds'] == found['times']['compute']
+
+
+def test_a_sampler_too_large(run):
+  report = sampler_report.estimated(run, analytic.abstract_mesh((1, 8, 1, 1)), topology('h100x8'))
+  assert report.fits
+  needed = dataclasses.replace(report, temporaries=80e9)
+  assert not needed.fits and needed.to_dict()['total'] == 80e9 + report.parameters
+
+
 @pytest.mark.parametrize(
   'options, message',
   [
+    (['--topology=h100x8', '--nostep', '--nosampler'], '--nostep plans the sampler alone'),
+    (['--topology=h100x8', '--nostep', '--sweep'], 'leave out --sweep'),
     (['--topology=v9:4x4'], "error: topology 'v9:4x4' is unknown: use one of v4:2x2x1 to"),
     (
       ['--topology=h100x48', '--config.data.batch_size=50'],

@@ -57,6 +57,20 @@ def step_flops(run: Run) -> float:
   return run.config.data.batch_size * of_one
 
 
+def sampler_flops(run: Run, samples: int) -> float:
+  """Return the FLOPs of generating a number of clips, on all devices."""
+  objective = run.objective
+  arrays = {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in run.of_one.items()}
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  with jax.sharding.use_abstract_mesh(abstract_mesh((1,) * len(AXES), _COUNTED_ON)):
+    graphdef = run.graphdef()
+
+    def generate(params, arrays, key):
+      return objective.generate(nnx.merge(graphdef, params), arrays, key)
+
+    return samples * count(generate, run.shapes.average, arrays, key)
+
+
 def activations(run: Run) -> float:
   """Return the bytes of activations kept for the backward pass of a step, on all devices together.
 

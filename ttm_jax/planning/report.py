@@ -13,6 +13,7 @@ from ttm_jax.planning.compile import Run, abstract_inputs
 from ttm_jax.planning.costs import Costs, costs
 from ttm_jax.planning.hardware import Topology
 from ttm_jax.planning.layout import SAMPLER, STEP, lay_out
+from ttm_jax.planning.sampler_report import SamplerReport, of_program
 
 DAY = 86_400
 
@@ -33,9 +34,7 @@ class Report:
     batch: global batch size in samples.
     tokens: tokens per sample.
     steps: train steps of the run.
-    samples: number of clips that the sampler generates.
-    sampler: costs of generating `samples` clips on one device; None if not requested.
-    sampler_memory: bytes of one device while sampling.
+    sampler: the plan of the sampler; None if not requested.
     left_out: what the estimates do not include; '' for a compiled program.
     seconds: compilation time in seconds.
   """
@@ -51,24 +50,22 @@ class Report:
   batch: int
   tokens: int
   steps: int
-  samples: int = 0
-  sampler: Costs | None = None
-  sampler_memory: float = 0.0
+  sampler: SamplerReport | None = None
   left_out: str = ''
   seconds: float = 0.0
 
   @property
   def setting(self) -> str:
     """A readable form, such as 'data 2 x fsdp 16, remat full'; axes of size 1 are left out."""
-    mesh = ' x '.join(f'{axis} {count}' for axis, count in self.mesh.items() if count > 1)
     more = f', accumulate {self.accumulate}' if self.accumulate > 1 else ''
     more += ', optimizer state on the host' if self.offload else ''
-    return f'{mesh or "one device"}, remat {self.remat}{more}'
+    return f'{named_mesh(self.mesh)}, remat {self.remat}{more}'
 
   @property
   def fits(self) -> bool:
     """Whether train step and sampler fit in the device memory."""
-    return max(self.memory.total, self.sampler_memory) <= self.topology.chip.memory
+    samples = self.sampler is None or self.sampler.fits
+    return samples and self.memory.total <= self.topology.chip.memory
 
   @property
   def times(self) -> roofline.Times:
@@ -109,9 +106,16 @@ class Report:
       'tokens_per_second': self.samples_per_second * self.tokens,
       'days': self.days,
       'best_mfu': self.best_mfu,
+      'sampler': self.sampler and self.sampler.to_dict(),
     }
     found['memory']['total'] = self.memory.total
     return found
+
+
+def named_mesh(mesh: Mapping[str, int]) -> str:
+  """Return a readable form of mesh sizes, such as 'data 2 x fsdp 16'."""
+  sizes = (f'{axis} {count}' for axis, count in mesh.items() if count > 1)
+  return ' x '.join(sizes) or 'one device'
 
 
 def compiled_report(run: Run, mesh: Mesh, topology: Topology, sampler: bool = False) -> Report:
@@ -134,11 +138,7 @@ def compiled_report(run: Run, mesh: Mesh, topology: Topology, sampler: bool = Fa
   held = memory.of_program(step, *abstract_inputs(run, mesh))
   report = _report(run, mesh, topology, held, costs(step.program, per_slice))
   for other in others:
-    report = dataclasses.replace(
-      report,
-      sampler=costs(other.program, per_slice),
-      sampler_memory=other.arguments + other.temporaries,
-    )
+    report = dataclasses.replace(report, sampler=of_program(run, mesh, topology, other))
   return dataclasses.replace(report, seconds=time.perf_counter() - begin)
 
 
@@ -190,5 +190,4 @@ def _report(run: Run, mesh: Any, topology: Topology, held: memory.Memory, needed
     batch=size,
     tokens=run.tokens,
     steps=config.train.steps,
-    samples=min(config.sample.count, size),
   )

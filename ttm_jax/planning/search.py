@@ -10,12 +10,13 @@ from typing import Any
 from ttm_jax.errors import InputError
 from ttm_jax.ops.rematerialization import POLICIES
 from ttm_jax.parallel.mesh import AXES, check_batch, factorisations, make_mesh, mesh_sizes
-from ttm_jax.planning import analytic, memory
+from ttm_jax.planning import analytic, memory, sampler_report
 from ttm_jax.planning.analytic import abstract_mesh
 from ttm_jax.planning.compile import Run, abstract_state, tpu_devices
 from ttm_jax.planning.hardware import Topology
 from ttm_jax.planning.layout import TooLarge
 from ttm_jax.planning.report import Report, analytic_report, compiled_report, too_large
+from ttm_jax.planning.sampler_report import SamplerReport
 
 Sizes = tuple[int, ...]
 
@@ -106,6 +107,14 @@ class Planner:
         return compiled_report(run, mesh, self.topology, wanted)
       except TooLarge as error:
         return too_large(run, mesh, self.topology, error.needed)
+
+  def sampler(self, run: Run, setting: Setting) -> SamplerReport:
+    """Return the report of the sampler alone in one setting."""
+    if self._devices is None:
+      return sampler_report.estimated(run, abstract_mesh(setting.mesh), self.topology)
+    mesh = make_mesh(dict(zip(AXES, setting.mesh, strict=True)), self._devices)
+    with self.progress(f'Compiling the sampler for {self.topology.title}'):
+      return sampler_report.compiled(run, mesh, self.topology)
 
   def nearest(self, run: Run, setting: Setting, found: Report) -> tuple[Setting, Report] | None:
     """Return the nearest setting that fits, and its report; None if TRIES attempts fail.

@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ttm_jax.atomic import write_text
+from ttm_jax.errors import InputError
 from ttm_jax.planning import inputs, table
 from ttm_jax.planning.compile import Run
 from ttm_jax.planning.hardware import Topology
 from ttm_jax.planning.report import Report
+from ttm_jax.planning.sampler_report import SamplerReport
 from ttm_jax.planning.search import Planner, Setting
 
 
@@ -23,6 +25,7 @@ def plan(
   *,
   clip: str = '',
   sweep: bool = False,
+  step: bool = True,
   sampler: bool = True,
   json_file: str = '',
 ) -> bool:
@@ -33,15 +36,22 @@ def plan(
     topology: the target hardware.
     clip: FRAMESxHEIGHTxWIDTH of the clips in pixels, such as '128x256x256'; '' for the paper's.
     sweep: whether to compare all meshes and remat policies.
-    sampler: whether to plan the sampler too.
+    step: whether to plan the train step.
+    sampler: whether to plan the sampler.
     json_file: path of the JSON report; '' for none.
 
   Returns:
     Whether the run fits as configured; with `sweep`, whether any setting fits.
 
   Raises:
-    InputError: the clip size is invalid, or the mesh does not divide the devices, batch or heads.
+    InputError: the clip size is invalid, the mesh does not divide the devices, batch or heads, or
+      nothing is to be planned.
   """
+  if not step and (sweep or not sampler):
+    raise InputError(
+      '--nostep plans the sampler alone: leave out --sweep, which compares train steps, and'
+      ' --nosampler'
+    )
   # Planning does not use the attached devices, and initializing them may take long.
   jax.config.update('jax_platforms', 'cpu')
   console, errors = Console(), Console(stderr=True)
@@ -50,6 +60,11 @@ def plan(
   setting = planner.setting(run)
   if sweep:
     return _sweep(planner, run, setting, console, json_file)
+  if not step:
+    alone = planner.sampler(run, setting)
+    console.print(table.sampler(alone))
+    _write(json_file, [alone])
+    return alone.fits
   report = planner.report(run, setting)
   console.print(table.whole(report))
   others: list[Report] = []
@@ -78,7 +93,7 @@ def _sweep(planner: Planner, run: Run, setting: Setting, console: Console, json_
   return any(r.fits for r in reports)
 
 
-def _write(json_file: str, reports: Sequence[Report]) -> None:
+def _write(json_file: str, reports: Sequence[Report] | Sequence[SamplerReport]) -> None:
   if json_file:
     text = json.dumps([report.to_dict() for report in reports], indent=2) + '\n'
     write_text(json_file, text)

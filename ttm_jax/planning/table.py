@@ -6,8 +6,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ttm_jax.planning.report import Report
-from ttm_jax.planning.roofline import BOUNDS, times
+from ttm_jax.planning.report import Report, named_mesh
+from ttm_jax.planning.roofline import BOUNDS
+from ttm_jax.planning.sampler_report import SamplerReport
 
 KINDS = {
   'parameters': 'parameters',
@@ -28,14 +29,41 @@ def whole(report: Report) -> Group:
     _collectives(report),
     _times(report),
   ]
-  if report.sampler is not None:
-    seconds = times(report.sampler, report.topology.chip).least
+  if (sampler := report.sampler) is not None:
     parts.append(
       Text(
-        f'sampler: at least {duration(seconds)} for {report.samples} clips,'
-        f' {size(report.sampler_memory)} per device'
+        f'sampler: at least {duration(sampler.times.least)} for {sampler.samples} clips,'
+        f' {size(sampler.total)} per device'
       )
     )
+  if report.left_out:
+    parts.append(Text(report.left_out, style='yellow'))
+  return Group(*parts)
+
+
+def sampler(report: SamplerReport) -> Group:
+  """Return all tables of the plan of a sampler."""
+  capacity = report.topology.chip.memory
+  held = _plain('Peak memory per device', 'kind', 'GB', 'of capacity')
+  rows = {'parameters': report.parameters}
+  if report.temporaries:
+    rows['conditions, activations and temporaries'] = report.temporaries
+  for name, value in {**rows, 'total': report.total, 'capacity': capacity}.items():
+    style = ('bold' if report.fits else 'bold red') if name == 'total' else ''
+    held.add_row(name, f'{value / 1e9:.2f}', f'{value / capacity:.0%}', style=style)
+  spent = _plain(f'Roofline of {report.steps} steps', '', 'time')
+  for name, title in BOUNDS.items():
+    if seconds := getattr(report.times, name):
+      spent.add_row(title, duration(seconds))
+  spent.add_row('sampling, full overlap', duration(report.times.least))
+  spent.add_row('sampling, no overlap', duration(report.times.most))
+  clips = '1 clip' if report.samples == 1 else f'{report.samples} clips at once'
+  parts: list[Table | Text] = [
+    Text(report.topology.title, style='bold'),
+    Text(f'{named_mesh(report.mesh)}; {clips}'),
+    held,
+    spent,
+  ]
   if report.left_out:
     parts.append(Text(report.left_out, style='yellow'))
   return Group(*parts)
