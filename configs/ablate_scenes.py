@@ -3,8 +3,9 @@
     python -m ttm_jax.ablate --config=ablate_scenes --workdir=runs/ablation
 
 Rows: stage 2 without masked layers (none), with masked cross-attention (cross), masked
-self-attention (self), or both, and both behind gates of 0 (both_gates); and TI2V, the baseline
-without trajectory, whose extra layers are plain attention, so that it has the parameters of both.
+self-attention (self), or both, and both behind gates of 0 (both_gates); both in the first two and
+in all four blocks (both_k2, both_k4) instead of in the first; and TI2V, the baseline without
+trajectory, whose extra layers are plain attention, so that it has the parameters of both.
 All rows of a seed start from one run without masked layers, as the paper's start from a pretrained
 model, and go on for the same number of steps on the same scenes.
 
@@ -26,6 +27,8 @@ def get_config() -> ConfigDict:
   config.rows = (
     *masked_rows('demo_stage2', further),
     ('both_gates', 'demo_stage2', *further, 'model.masked_init=gate'),
+    ('both_k2', 'demo_stage2', *further, 'model.masked_blocks=2'),
+    ('both_k4', 'demo_stage2', *further, 'model.masked_blocks=4'),
     ('TI2V', 'demo_ti2v', *further),
   )
   return config

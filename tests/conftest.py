@@ -26,6 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
   """Set the flags before anything imports JAX."""
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   os.environ['XLA_FLAGS'] = f'{QUICK} {os.environ.get("XLA_FLAGS", "")}'.strip()
+  if cores() < 2:  # An interpreted kernel and the program that calls it wait for each other.
+    os.environ.setdefault('NPROC', '2')
   # Share compiled programs between processes, sessions and checkouts.
   os.environ['JAX_COMPILATION_CACHE_DIR'] = str(compilation_cache())
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
@@ -38,14 +40,20 @@ def compilation_cache() -> Path:
   return Path(root) / 'ttm_jax' / f'tests-{cpu_kind()}'
 
 
+def cores() -> int:
+  """Return the number of cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 WORKER_GB = 2.5  # Memory of a worker with the processes that its tests start.
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
   """Return the workers of `-n auto`: one per core, fewer if memory is short."""
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
   free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9
-  return max(1, min(cores, int(free / WORKER_GB)))
+  return max(1, min(cores(), int(free / WORKER_GB)))
 
 
 @pytest.fixture(scope='module', autouse=True)

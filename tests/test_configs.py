@@ -29,7 +29,7 @@ from ttm_jax.training.sources import read_parameters
 from ttm_jax.training.state import create
 from ttm_jax.training.step import make_step
 
-# The others take up to a minute each to compile; all tests trace their train steps.
+# The others take up to a minute each to compile.
 COMPILED = ('demo_stage1', 'demo_stage2', 'stage2_dit')
 GOLDEN = tiny.ROOT / 'tests' / 'golden'
 
@@ -80,7 +80,24 @@ def trained(latents_for, stage1, stage2, tmp_path_factory):
   return run
 
 
-@pytest.mark.parametrize('name', tiny.SHIPPED)
+def kind(name):
+  """Return what decides about the train step at the size of the tests, besides the optimizer."""
+  config = tiny.shipped(name)
+  return config.get('preset'), config.task, config.distill.method if 'distill' in config else ''
+
+
+# One configuration of each kind, by Muon where there is one, is traced by `make test`; the others
+# are by `make test-slow`.
+TRACED = {
+  kind(name): name
+  for name in sorted(tiny.SHIPPED, key=lambda name: bool(tiny.shipped(name).optimizer.muon_rate))
+}
+
+
+@pytest.mark.parametrize(
+  'name',
+  [pytest.param(n, marks=() if n in TRACED.values() else pytest.mark.slow) for n in tiny.SHIPPED],
+)
 def test_the_train_step_of_each_can_be_traced(clips, latents_for, name):
   """Trace the step, which checks shapes and dtypes; `test_each_trains` compiles and runs it."""
   shipped = tiny.shipped(name)
