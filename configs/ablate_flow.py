@@ -60,8 +60,8 @@ def get_config() -> ConfigDict:
   # are the second table.
   first = ('demo_stage1', f'train.steps={STAGE1_STEPS}', 'train.sample_every=0')
   config.stage1 = (('stage1', *first), ('stage1_flow', *first, 'data.path={latents_flow}'))
-  # The stage 1 of each row; by default the first.
-  config.stage1_of = ConfigDict({'flow': 'stage1_flow'})
+  # Pairs of a row and its stage 1; by default the first.
+  config.stage1_of = (('flow', 'stage1_flow'),)
   config.stage1_seeds = config.seeds  # Runs of each stage 1.
   # What metrics of control compare with: the trajectory that a video was generated from ('given'),
   # or the one of the clip ('truth').

@@ -85,9 +85,8 @@ def look_alikes(preset: str, stage2: str, base_steps: int) -> ConfigDict:
   # Name, configuration and changes of each stage 1; empty for none. Videos from their trajectories
   # are the second table.
   config.stage1 = ()
-  config.stage1_of = (
-    ConfigDict()
-  )  # The stage 1 of a row; rows that it does not name take the first.
+  # Pairs of a row and its stage 1; by default the first.
+  config.stage1_of = ()
   config.stage1_seeds = 1  # Runs of each stage 1.
   # What metrics of control compare with: the trajectory that a video was generated from ('given'),
   # or the one of the clip ('truth').

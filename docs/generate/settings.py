@@ -117,8 +117,16 @@ def page() -> str:
   student = [key for key in keys('distill_stage2_dit') if key.name not in known]
   lines += ['## Keys of a student', '', 'See [distillation](../distillation.md).', '']
   lines += [*_table(student), '']
-  ablation = keys('ablate_scenes')
-  lines += ['## Keys of an ablation', '', 'For `ttm_jax.ablate`.', '', *_table(ablation), '']
+  ablations = [name for name in shipped() if name.startswith('ablate_')]
+  ablation = {key.name: key for name in reversed(ablations) for key in keys(name)}
+  lines += [
+    '## Keys of an ablation',
+    '',
+    'For `ttm_jax.ablate`.',
+    '',
+    *_table(ablation.values()),
+    '',
+  ]
   return '\n'.join(lines)
 
 

@@ -168,7 +168,7 @@ def test_optical_flow_is_compared_with_the_trajectory_of_the_clip(tmp_path, stub
 @pytest.mark.parametrize(
   'change, rows, message',
   [
-    ({'stage1_of': {'both': 'stage'}}, None, "row 'both' takes stage 1 'stage'"),
+    ({'stage1_of': (('both', 'stage'),)}, None, "row 'both' takes stage 1 'stage'"),
     ({'compare_with': 'clip'}, None, "must be 'given' or 'truth', got 'clip'"),
     ({}, ['bothh'], r"no row 'bothh' \(did you mean \"?both\"?\?\)|no row 'bothh'"),
     ({'seeds': 0}, None, 'at least 1 seed and 1 clip, got 0 and 256'),

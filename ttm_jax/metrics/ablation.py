@@ -124,7 +124,8 @@ class Ablation:
       if name not in given
     )
     first = {name: tuple(line) for name, *line in config.stage1}
-    stage1_of = {row: config.stage1_of.get(row, next(iter(first))) for row in chosen if first}
+    own = dict(config.stage1_of)
+    stage1_of = {row: own.get(row, next(iter(first))) for row in chosen if first}
     for row, name in stage1_of.items():
       if name not in first:
         raise InputError(
