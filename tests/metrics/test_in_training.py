@@ -39,7 +39,7 @@ def test_what_cannot_be_computed(name, message):
 def test_metrics_that_read_texts_say_so():
   read = {name for name, metric in METRICS.items() if metric.reads_texts}
   assert read == {
-    *('object_prompt', 'viclip_text'),
+    *('object_prompt', 'viclip_text', 'direction'),
     *('attributes', 'attributes_told', 'attributes_kept'),
   }
 
