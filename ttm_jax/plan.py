@@ -27,7 +27,9 @@ _SLICES = flags.DEFINE_integer('num_slices', 1, 'number of TPU slices')
 _CLIP = flags.DEFINE_string('clip', '', "FRAMESxHEIGHTxWIDTH in pixels; default the paper's")
 _SWEEP = flags.DEFINE_bool('sweep', False, 'compare meshes and remat policies')
 _STEP = flags.DEFINE_bool('step', True, 'plan the train step')
-_SAMPLER = flags.DEFINE_bool('sampler', True, 'plan the sampler: sample.count clips at once')
+_SAMPLER = flags.DEFINE_bool(
+  'sampler', True, 'plan the sampler: sample.count clips at once, at most data.batch_size'
+)
 _JSON = flags.DEFINE_string('json', '', 'path of the JSON report')
 flags.mark_flags_as_required(['config', 'topology'])
 

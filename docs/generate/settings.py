@@ -119,14 +119,8 @@ def page() -> str:
   lines += [*_table(student), '']
   ablations = [name for name in shipped() if name.startswith('ablate_')]
   ablation = {key.name: key for name in reversed(ablations) for key in keys(name)}
-  lines += [
-    '## Keys of an ablation',
-    '',
-    'For `ttm_jax.ablate`.',
-    '',
-    *_table(ablation.values()),
-    '',
-  ]
+  lines += ['## Keys of an ablation', '', 'For `ttm_jax.ablate`.', '']
+  lines += [*_table(list(ablation.values())), '']
   return '\n'.join(lines)
 
 
