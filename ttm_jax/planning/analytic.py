@@ -6,6 +6,7 @@ and `data`. Not included: temporaries of a layer, communication of attention alo
 layers along `tensor`, and memory traffic.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -60,15 +61,13 @@ def step_flops(run: Run) -> float:
 def sampler_flops(run: Run, samples: int) -> float:
   """Return the FLOPs of generating a number of clips, on all devices."""
   objective = run.objective
-  arrays = {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in run.of_one.items()}
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  with jax.sharding.use_abstract_mesh(abstract_mesh((1,) * len(AXES), _COUNTED_ON)):
+  with _counted():
     graphdef = run.graphdef()
 
     def generate(params, arrays, key):
       return objective.generate(nnx.merge(graphdef, params), arrays, key)
 
-    return samples * count(generate, run.shapes.average, arrays, key)
+    return samples * count(generate, run.shapes.average, *_inputs(run, 1))
 
 
 def activations(run: Run) -> float:
@@ -93,11 +92,7 @@ def activations(run: Run) -> float:
 def _of_loss(run: Run, derive: Any, measure: Any, samples: int = 1) -> float:
   """Return measure(derive(loss), parameters, arrays, key) for a batch of `samples` samples."""
   objective = run.objective
-  arrays = {
-    name: jax.ShapeDtypeStruct((samples, *x.shape), x.dtype) for name, x in run.of_one.items()
-  }
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  with jax.sharding.use_abstract_mesh(abstract_mesh((1,) * len(AXES), _COUNTED_ON)):
+  with _counted():
     graphdef = run.graphdef()
 
     def of_samples(params, frozen, arrays, key):
@@ -106,7 +101,20 @@ def _of_loss(run: Run, derive: Any, measure: Any, samples: int = 1) -> float:
 
       return derive(loss)(params)
 
-    return measure(of_samples, run.shapes.params, run.shapes.frozen, arrays, key)
+    return measure(of_samples, run.shapes.params, run.shapes.frozen, *_inputs(run, samples))
+
+
+def _counted() -> AbstractContextManager[Any]:
+  """Return a context in which programs are traced for one chip."""
+  return jax.sharding.use_abstract_mesh(abstract_mesh((1,) * len(AXES), _COUNTED_ON))
+
+
+def _inputs(run: Run, samples: int) -> tuple[dict[str, Any], Any]:
+  """Return the arrays of a batch and a random key, as shapes."""
+  arrays = {
+    name: jax.ShapeDtypeStruct((samples, *x.shape), x.dtype) for name, x in run.of_one.items()
+  }
+  return arrays, jax.eval_shape(lambda: jax.random.key(0))
 
 
 def communication(
