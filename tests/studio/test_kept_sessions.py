@@ -80,8 +80,10 @@ def test_a_change_is_written_within_seconds(start, tmp_path, monkeypatch):
   monkeypatch.setattr(kept_sessions, 'EVERY', 0.05)
   client, _ = start()
   page = example(client)
+  kept = KeptSessions(tmp_path / 'work', LIMITS)
   for _ in range(200):
-    if len(folders(tmp_path / 'work')) == 1:
+    written = kept.read(page.headers['X-Session'])
+    if written and written.caption == 'Two stars.':
       break
     time.sleep(0.05)
   # The first studio has not ended: it was killed.
