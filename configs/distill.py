@@ -52,9 +52,10 @@ def distill_guidance(config: ConfigDict) -> ConfigDict:
 
 
 def distill_demo(config: ConfigDict) -> ConfigDict:
-  """Return the configuration of a student of the demo's transformer, trained by AdamW."""
+  """Return the configuration of a student of one of the demo's networks, trained by AdamW."""
   config = distill(config)
-  config.process.mean = -1.0  # Teacher and critic compare samples at all noise levels.
+  # Teacher and critic compare samples at all noise levels; `time_power` is the U-Net's.
+  config.process.update({'time_power': 1.0} if 'time_power' in config.process else {'mean': -1.0})
   config.optimizer.update({'learning_rate': 2e-4, 'muon_rate': 0.0, 'schedule': 'constant'})
   config.data.batch_size = 8
   config.train.steps = 1_200

@@ -18,6 +18,7 @@ from flax import nnx
 
 from tests.helpers import cli, tiny
 from ttm_jax.models.stacked_transfer import SIBLINGS
+from ttm_jax.preset_names import DEFAULT
 from ttm_jax.presets import model_config
 from ttm_jax.report.results import read_metrics
 from ttm_jax.settings import from_json, to_json
@@ -87,10 +88,11 @@ def kind(name):
 
 
 # One configuration of each kind, by Muon where there is one, is traced by `make test`; the others
-# are by `make test-slow`.
+# are by `make test-slow`, and so are students of other presets than the default.
 TRACED = {
   kind(name): name
   for name in sorted(tiny.SHIPPED, key=lambda name: bool(tiny.shipped(name).optimizer.muon_rate))
+  if 'distill' not in name or tiny.shipped(name).preset == DEFAULT
 }
 
 

@@ -122,7 +122,7 @@ def test_the_averaged_weights_are_exported(dit_folder, dit_pair):
   np.testing.assert_allclose(got, ema['embed']['kernel'].T, atol=2**-9)
 
 
-@pytest.mark.parametrize('preset', DTYPES)
+@pytest.mark.parametrize('preset', ['dit', pytest.param('unet', marks=pytest.mark.slow)])
 def test_export_import_export_gives_the_same_bytes(preset, made, tmp_path):
   runs, first = made(preset)
   again = []

@@ -243,6 +243,7 @@ def reads_clip(clips, tmp_path_factory):
   return folder / 'run'
 
 
+@pytest.mark.slow
 def test_a_host_without_pytorch_generates_from_a_description(
   arguments, clip, stage1, reads_clip, tmp_path
 ):

@@ -186,6 +186,7 @@ def test_train_a_codec(root, scenes):
   assert (workdir / 'codec' / 'codec.safetensors').is_file()
 
 
+@pytest.mark.slow
 def test_train_generate(root, runs, asked):
   run('ttm_jax.generate', *runs, *asked, f'--out={root}/out/film.mp4')
   check_results(root / 'out', 'film')
@@ -199,6 +200,7 @@ def test_train_generate(root, runs, asked):
   assert (root / 'again' / 'film.mp4').is_file()
 
 
+@pytest.mark.slow
 def test_evaluate(root, runs, scenes):
   run('ttm_jax.evaluate', *runs, f'--clips={scenes}', '--count=2', f'--out={root}/report')
   assert json.loads((root / 'report' / 'metrics.json').read_text())['clips'] == 2

@@ -106,6 +106,7 @@ def test_every_weight_learns():
     assert 1e-5 < np.abs(leaf).max() < np.inf, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_gradients_do_not_depend_on_what_is_kept():
   video = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 4, 16, 16, 3)), jnp.float32)
 

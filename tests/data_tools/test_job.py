@@ -308,7 +308,7 @@ def test_a_dead_job_does_not_block(tmp_path):
 
 
 @pytest.mark.skipif(not Path('/proc/net/tcp').exists(), reason='needs /proc of Linux')
-@pytest.mark.parametrize('workers', [1, 3])
+@pytest.mark.parametrize('workers', [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_no_process_of_a_job_listens(tmp_path, workers):
   source, out = make(tmp_path / 'source', *'abcdef', frames=60), tmp_path / 'out'
   process = begin(command(source, out, f'--workers={workers}'))

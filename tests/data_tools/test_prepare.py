@@ -165,6 +165,7 @@ def test_two_workers_give_the_same_set(source, undisturbed, tmp_path):
   assert 'rejected' not in ended.stdout and 'not used v3: ' in ended.stdout
 
 
+@pytest.mark.slow
 def test_killed_five_times_and_restarted(source, undisturbed, tmp_path):
   out = tmp_path / 'clips'
   rng = random.Random(0)

@@ -21,6 +21,8 @@ SHIPPED = (
   'codec_tae',
   'demo_distill_stage1',
   'demo_distill_stage2',
+  'demo_distill_unet_stage1',
+  'demo_distill_unet_stage2',
   'demo_stage1',
   'demo_stage2',
   'demo_ti2v',

@@ -146,10 +146,14 @@ def test_other_colors(mode):
   np.testing.assert_array_equal(images.to_rgb(image), np.asarray(image.convert('RGB')))
 
 
+@pytest.mark.slow
 def test_a_picture_of_200_megapixels(tmp_path):
   Image.new('1', (16320, 12240), 1).save(tmp_path / 'phone.png')
   pixels = images.read_image(tmp_path / 'phone.png')
   assert pixels.shape == (12240, 16320, 3) and pixels[::1000, ::1000].min() == 255
+
+
+def test_a_picture_beyond_the_limit(tmp_path):
   before = Image.MAX_IMAGE_PIXELS
   Image.new('1', (2**15, 2**14 + 1)).save(tmp_path / 'more.png')
   with pytest.raises(InputError, match=r'more\.png: has more than 537 megapixels; scale it down'):

@@ -274,6 +274,7 @@ def counts(config, encoders=None):
   ]
 
 
+@pytest.mark.slow
 def test_the_full_model_has_the_parameters_of_its_parts():
   everything, motion, masked, visual, gates = counts(UNetConfig(masked_blocks=6, visual_channels=8))
   assert (motion, visual, gates) == (417_137_600, 23_040, 12)

@@ -32,6 +32,7 @@ def test_training_alone_listens_nowhere(latents, tmp_path):
   assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_job_of_this_machine_listens_at_loopback_only(latents, tmp_path):
   command = tiny.train_command('demo_stage1', tmp_path / 'run', latents, train__checkpoint_every=2)
   process = subprocess.Popen(

@@ -450,6 +450,7 @@ def run(latents):
   return tiny_run('stage2_dit', Context.load(latents), **changes)
 
 
+@pytest.mark.slow
 def test_nearest_setting_that_fits(run):
   run = run.changed({'data.batch_size': 8})  # Nothing splits it further.
   planner = Planned(

@@ -129,7 +129,13 @@ def predictions(config, with_objects):
   return parity.channels_last(got), np.asarray(wanted)
 
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize(
+  'case',
+  [
+    pytest.param(name, marks=() if name in ('stage 1', 'stage 2') else pytest.mark.slow)
+    for name in CASES
+  ],
+)
 def test_it_predicts_what_ours_does(case):
   got, wanted = predictions(*CASES[case])
   assert wanted.std() > 0.05

@@ -54,7 +54,14 @@ def check(found: dict[str, bool]) -> None:
 
 
 @pytest.mark.parametrize(
-  'name', ['demo_stage1', 'demo_stage2', 'demo_unet_stage2', 'demo_wan_stage2', 'ti2v_dit']
+  'name',
+  [
+    'demo_stage1',
+    'demo_stage2',
+    pytest.param('demo_unet_stage2', marks=pytest.mark.slow),
+    'demo_wan_stage2',
+    'ti2v_dit',
+  ],
 )
 def test_kernels_decay_and_gates_norms_and_biases_do_not(name, latents_for):
   preset = tiny.shipped(name).preset
@@ -66,6 +73,7 @@ def test_kernels_decay_and_gates_norms_and_biases_do_not(name, latents_for):
   assert any('norm' in n for n in found) and any(n.endswith('.bias') for n in found)
 
 
+@pytest.mark.slow
 def test_the_codec_and_its_critic():
   found = decaying(parameters('codec_tae'))
   check(found)

@@ -61,6 +61,7 @@ def lines_of(run):
   return [line for line in read_metrics(run) if 'train/loss' in line]
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_goes_on_bit_by_bit(run, paths, tmp_path, monkeypatch):
   config, count = settings(mixed(paths), **QUIET), itertools.count()
   place = loop.to_device

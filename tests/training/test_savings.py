@@ -105,7 +105,7 @@ ALL = {'guidance_interval': (0.0, 0.97), 'guidance_every': 2, 'reuse': 0.9}
     ('dit', {'guidance_interval': (0.3, 0.97)}, None),
     ('dit', {'guidance_every': 4, 'solver': 'unipc'}, 2 * 3 + 4),
     ('dit', {'reuse': 0.9}, None),
-    ('unet', {**ALL, 'solver': 'dpmpp'}, None),
+    pytest.param('unet', {**ALL, 'solver': 'dpmpp'}, None, marks=pytest.mark.slow),
   ],
   ids=str,
 )

@@ -1,0 +1,16 @@
+"""A student of stage 2 of the demo's U-Net, in four steps (see `configs/distill.py`).
+
+    python -m ttm_jax.train --config=demo_distill_unet_stage2 --workdir=runs/student2 \\
+        --config.data.path=runs/demo/latents --config.init_from=runs/demo/stage2
+
+Hardware: two CPU cores. Score: see docs/distillation.md.
+"""
+
+from ml_collections import ConfigDict
+
+from ttm_jax.configs import demo_unet_stage2
+from ttm_jax.configs.distill import distill_demo
+
+
+def get_config() -> ConfigDict:
+  return distill_demo(demo_unet_stage2.get_config())
