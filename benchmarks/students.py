@@ -30,6 +30,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from ttm_jax.arguments import command_parser
 from ttm_jax.atomic import write_text
@@ -197,12 +198,18 @@ def with_steps(stage: Stage, steps: int) -> Stage:
   if steps > MOST_FEW:
     return stage.sampled(steps)
   other, config = copy.copy(stage), copy.deepcopy(stage.denoiser.config)
-  solver = config.process.solver
-  few_steps(config.process, steps)
-  config.process.solver = solver
+  space(config.process, steps)
   other.denoiser = Denoiser(config, stage.context)
   other.sampler = stage.sampler.sharing(other.denoiser)
   return other
+
+
+def space(process: ConfigDict, steps: int) -> None:
+  """Space the steps of a process evenly in time, and keep its solver."""
+  # The U-Net's names one only where it is not the default.
+  solver = {name: value for name, value in process.items() if name == 'solver'}
+  few_steps(process, steps)
+  process.update(solver)
 
 
 def measured(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import page, students
+from tests.helpers import tiny
 from ttm_jax.errors import InputError
 
 SETTINGS = (
@@ -48,6 +49,17 @@ def test_rows_of_runs_and_students(stage1, stage2, clips, tmp_path, monkeypatch,
   assert page.read('students')['title'] == made['title']
   printed = capsys.readouterr().out
   assert any(line.startswith('| teacher, 2 steps | 4.0 | ') for line in printed.splitlines())
+
+
+@pytest.mark.parametrize('name', ['demo_stage1', 'demo_unet_stage1'])
+@pytest.mark.parametrize('solver', [None, 'unipc'])
+def test_few_steps_keep_the_solver(name, solver):
+  process = tiny.shipped(name).process
+  if solver:
+    process.solver = solver
+  before = process.get('solver')
+  students.space(process, 4)
+  assert (process.get('solver'), process.steps) == (before, 4)
 
 
 def test_each_run_has_its_student():
