@@ -59,7 +59,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
   return max(1, min(cores(), int(free / WORKER_GB)))
 
 
-GROWTH = 250e6  # Bytes by which a worker may grow before it drops what it can.
+GROWTH = 150e6  # Bytes by which a worker may grow before it drops what it can.
 kept = {'bytes': 0.0}  # Memory of this worker after it last did.
 
 

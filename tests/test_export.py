@@ -150,6 +150,7 @@ def test_a_transformer_starts_from_an_exported_one(made, latents):
     jax.tree.map(np.testing.assert_array_equal, brought, source)
 
 
+@pytest.mark.slow
 def test_a_unet_starts_from_an_exported_one(made, unet_latents):
   (_, run), out = made('unet')
   objective = Denoising(exported.config('unet', exported.STAGE2, data__path=str(unet_latents)))

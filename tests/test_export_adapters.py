@@ -26,7 +26,10 @@ KEYS = {
 NETWORK = 'diffusion_pytorch_model.safetensors'
 
 
-@pytest.fixture(scope='module', params=exported.NAMES)
+@pytest.fixture(
+  scope='module',
+  params=[pytest.param(n, marks=pytest.mark.slow if n == 'unet' else ()) for n in exported.NAMES],
+)
 def made(request, tmp_path_factory):
   """A preset with its base, a LoRA run, the merged export and the adapters."""
   path = tmp_path_factory.mktemp(request.param)

@@ -1,6 +1,7 @@
 """Animations of README and documentation: what they show, and that they can be made again."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from docs.generate import panels, pictures
@@ -72,6 +73,7 @@ def test_a_drag_goes_to_the_freer_side():
   assert pictures._path(ids == 1) == [(4.0, 5.0)] * 4
 
 
+@pytest.mark.slow
 def test_the_animations_are_made_again_alike(stage1, stage2, tmp_path):
   made = []
   for name in ('a', 'b'):

@@ -72,7 +72,10 @@ def test_both_rescale_alike():
   )
 
 
-@pytest.mark.parametrize('preset', exported.NAMES)
+@pytest.mark.parametrize(
+  'preset',
+  [pytest.param(n, marks=pytest.mark.slow if n == 'unet' else ()) for n in exported.NAMES],
+)
 def test_a_fresh_network_samples_finite_values(preset):
   """Its last layer is zero: all predictions are constant."""
   settings, where = exported.config(preset, exported.TI2V), exported.context(preset)

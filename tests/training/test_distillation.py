@@ -62,6 +62,7 @@ def gradients(objective, model, arrays, key=0):
 WITHOUT = {'distill__visual_scale': 1.0, 'distill__text_scale': 1.0, 'distill__rescale': 0.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('preset', COMPILED)
 def test_guidance_is_learned_from_the_guided_teacher(made, preset):
   same = made(preset, distill__method='guidance', **WITHOUT)

@@ -58,7 +58,10 @@ def masked_layers(params):
   return own + [one for value in params.values() for one in masked_layers(value)]
 
 
-@pytest.mark.parametrize('name', ['demo_stage2', 'demo_unet_stage2', 'demo_wan_stage2'])
+@pytest.mark.parametrize(
+  'name',
+  ['demo_stage2', pytest.param('demo_unet_stage2', marks=pytest.mark.slow), 'demo_wan_stage2'],
+)
 def test_a_network_that_starts_from_another_keeps_its_function(latents_for, name):
   source = parameters(objective(latents_for, name, model__masked_blocks=0))
   source = jax.tree.map(lambda x: x + 0.1, source)
