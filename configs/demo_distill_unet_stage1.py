@@ -1,7 +1,7 @@
 """A student of stage 1 of the demo's U-Net, in four steps (see `configs/distill.py`).
 
     python -m ttm_jax.train --config=demo_distill_unet_stage1 --workdir=runs/student1 \\
-        --config.data.path=runs/demo/latents --config.init_from=runs/demo/stage1
+        --config.data.path=runs/demo-unet/latents --config.init_from=runs/demo-unet/stage1
 
 Hardware: two CPU cores. Score: see docs/distillation.md.
 """

@@ -1,7 +1,7 @@
 """A student of stage 2 of the demo's U-Net, in four steps (see `configs/distill.py`).
 
     python -m ttm_jax.train --config=demo_distill_unet_stage2 --workdir=runs/student2 \\
-        --config.data.path=runs/demo/latents --config.init_from=runs/demo/stage2
+        --config.data.path=runs/demo-unet/latents --config.init_from=runs/demo-unet/stage2
 
 Hardware: two CPU cores. Score: see docs/distillation.md.
 """
