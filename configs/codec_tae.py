@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
       'tile': (32, 512, 512),
       'dtype': 'bfloat16',
       'remat': 'full',
+      'linear_path': False,
     }
   )
   config.loss = ConfigDict(

@@ -8,7 +8,8 @@ from flax import nnx
 
 from tests.helpers.small_tae import SMALL, abstract, jit, small
 from ttm_jax.codecs.base import to_float
-from ttm_jax.codecs.tae import TAEConfig, fold, unfold
+from ttm_jax.codecs.patches import fold, unfold
+from ttm_jax.codecs.tae import TAEConfig
 from ttm_jax.codecs.tiling import blended, in_pieces, windows
 from ttm_jax.errors import InputError
 
@@ -128,10 +129,16 @@ def test_gradients_do_not_depend_on_what_is_kept():
 
 
 def test_folded_pixels_keep_their_places():
-  folded = fold(video(2), 4)
+  folded = fold(video(2), (1, 4, 4))
   assert folded.shape == (1, 2, 2, 2, 48)
   np.testing.assert_array_equal(folded[0, 1, 1, 0], video(2)[0, 1, 4:, :4].reshape(-1))
-  np.testing.assert_array_equal(unfold(folded, 4), video(2))
+  np.testing.assert_array_equal(unfold(folded, (1, 4, 4)), video(2))
+  cells = fold(video(3), (2, 4, 4))
+  assert cells.shape == (1, 2, 2, 2, 96)
+  np.testing.assert_array_equal(cells[0, 0, 1, 0, 48:], video(3)[0, 1, 4:, :4].reshape(-1))
+  last = unfold(cells, (2, 4, 4))
+  np.testing.assert_array_equal(last[:, :3], video(3))
+  np.testing.assert_array_equal(last[:, 3], video(3)[:, 2])  # Padded with the last frame.
   codec = abstract(TAEConfig(**SMALL, patch=2))
   assert codec.stride == (4, 4)
   latents = jax.eval_shape(jit_encode, codec, video(3)).mean

@@ -3,15 +3,18 @@
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from tests.helpers import cli, tiny
 from ttm_jax import trajectory
 from ttm_jax.codecs.base import to_float
 from ttm_jax.codecs.folder import load_codec
+from ttm_jax.codecs.tae import INITIAL_LOGVAR
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.context import Context
 from ttm_jax.data.latents import Latents
+from ttm_jax.data.resolve_codec import choose_codec
 from ttm_jax.errors import InputError
 from ttm_jax.report.results import read_metrics
 from ttm_jax.training.codec import CodecTraining, both
@@ -77,6 +80,32 @@ def test_every_fourth_batch_is_of_still_pictures(clips):
     assert found
     begins.update(found[:1])
   assert begins == {0, 1}
+
+
+def started_from(objective, source):
+  params = nnx.to_pure_dict(nnx.split(objective.build(0))[1])
+  graphdef = nnx.graphdef(objective.build(0))
+  return nnx.merge(graphdef, nnx.State(objective.transfer(source.params, params)))
+
+
+def test_training_starts_from_principal_components(clips):
+  objective = CodecTraining(tiny.shrunk('codec_tae', clips, model__linear_path=True))
+  codec = started_from(objective, objective.source('linear')).codec
+  train = Clips(clips, 'train')
+  size = 'x'.join(map(str, (*codec.config.cell, codec.channels)))
+  fitted = choose_codec(f'linear:{size}', train, lambda clip: trajectory.render(clip.ids))
+  pixels = to_float(Clips(clips, 'validation')[0].video)[None]
+  latents = codec.posterior(pixels)
+  np.testing.assert_allclose(latents.mean, fitted.encode(pixels).mean, atol=1e-4)
+  np.testing.assert_allclose(latents.logvar, INITIAL_LOGVAR)
+  shown = codec.decode(latents.mean, pixels.shape[1])
+  np.testing.assert_allclose(shown, fitted.decode(latents.mean, pixels.shape[1]), atol=1e-4)
+
+
+def test_without_a_linear_path_there_is_nothing_to_fit(clips):
+  objective = CodecTraining(tiny.shrunk('codec_tae', clips))
+  with pytest.raises(InputError, match=r'has no linear path: set --config.model.linear_path=True'):
+    objective.source('linear')
 
 
 def test_the_videos_of_a_clip_stay_together(clips):

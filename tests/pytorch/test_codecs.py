@@ -39,6 +39,8 @@ IMAGE = TAEConfig(
   inflated=False,
 )
 
+PATCHES = TAEConfig(**SMALL, patch=2, tile=(4, 16, 16), linear_path=True)
+
 
 def trained(**options):
   """Return the small TAE of the tests with random weights and normalized latents."""
@@ -48,10 +50,14 @@ def trained(**options):
   return codec
 
 
-def image():
+def drawn_at_random(config):
   rng = np.random.default_rng(0)
-  leaves, structure = jax.tree.flatten(abstract(IMAGE))
-  drawn = [jnp.asarray(0.3 * rng.normal(size=x.shape) + 0.5, jnp.float32) for x in leaves]
+  leaves, structure = jax.tree.flatten(abstract(config))
+  means = [0.5 if x.ndim < 2 else 0 for x in leaves]  # Means of 0 keep sums of products small.
+  drawn = [
+    jnp.asarray(mean + 0.2 * rng.normal(size=x.shape), jnp.float32)
+    for mean, x in zip(means, leaves, strict=True)
+  ]
   return jax.tree.unflatten(structure, drawn)
 
 
@@ -72,10 +78,11 @@ def shapes_and_codecs():
   yield 'a picture', trained(), (2, 1, 8, 12)
   yield 'an odd length', trained(), (1, 5, 8, 8)
   yield 'tiles', trained(tile=(4, 8, 8)), (2, 7, 12, 16)
-  yield 'an image autoencoder', image(), (1, 3, 16, 8)
+  yield 'an image autoencoder', drawn_at_random(IMAGE), (1, 3, 16, 8)
+  yield 'a linear path', drawn_at_random(PATCHES), (2, 7, 16, 24)
 
 
-@pytest.mark.parametrize('case', range(4))
+@pytest.mark.parametrize('case', range(5))
 @torch.no_grad()
 def test_tae_is_ours(case):
   name, codec, shape = list(shapes_and_codecs())[case]
@@ -136,11 +143,12 @@ def test_tae_in_half_precision_drifts_as_ours():
   assert min(errors) > 1e-4 and max(errors) < 0.1
 
 
-def test_tae_is_saved_and_read_back(tmp_path):
-  codec = trained()
+@pytest.mark.parametrize('config', [None, PATCHES], ids=['plain', 'a linear path'])
+def test_tae_is_saved_and_read_back(tmp_path, config):
+  codec = drawn_at_random(config) if config else trained()
   module(codec).save_pretrained(tmp_path)
   loaded = TTMTemporalAutoencoder.from_pretrained(tmp_path)
-  assert loaded.stride == (2, 2, 2) and not loaded.scale.requires_grad
+  assert loaded.stride == codec.config.cell and not loaded.scale.requires_grad
   back = tae_convert.from_torch(read(tmp_path))
   assert back.config == codec.config
   for x, y in zip(jax.tree.leaves(back), jax.tree.leaves(codec), strict=True):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttm_jax.codecs.base import Moments, check_frames, check_pixels, to_float
+from ttm_jax.codecs.patches import fold, unfold
 from ttm_jax.errors import InputError
 
 Array = jax.Array
@@ -104,7 +105,7 @@ class LinearCodec:
         raise InputError(f'videos to fit a codec must be uint8, got {video.dtype}')
       pixels = jnp.asarray(to_float(video))[None]
       check_pixels(pixels, patch[1:])
-      patches = _patches(_fold(pixels, patch) if lapped else pixels, patch)
+      patches = fold(_overlap(pixels, patch) if lapped else pixels, patch)
       rows = np.asarray(patches, np.float64).reshape(-1, size)
       count += len(rows)
       total += rows.sum(0)
@@ -132,7 +133,7 @@ class LinearCodec:
 
   def encode(self, video: Array) -> Moments:
     check_pixels(video, self.stride)
-    patches = _patches(_fold(video, self.patch) if self.lapped else video, self.patch)
+    patches = fold(_overlap(video, self.patch) if self.lapped else video, self.patch)
     rows = patches.reshape(-1, patches.shape[-1]) - self.mean
     latents = jnp.dot(rows, self.basis, precision=_HIGHEST) * self.scale
     return Moments(latents.reshape(*patches.shape[:-1], self.channels))
@@ -140,11 +141,9 @@ class LinearCodec:
   def decode(self, latents: Array, num_frames: int) -> Array:
     check_frames(latents, num_frames, self.patch[0])
     b, t, h, w, c = latents.shape
-    st, sh, sw = self.patch
     rows = jnp.dot(latents.reshape(-1, c) / self.scale, self.basis.T, precision=_HIGHEST)
-    patches = (rows + self.mean).reshape(b, t, h, w, st, sh, sw, 3)
-    video = patches.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(b, t * st, h * sh, w * sw, 3)
-    video = _fold(video, self.patch, inverse=True) if self.lapped else video
+    video = unfold((rows + self.mean).reshape(b, t, h, w, -1), self.patch)
+    video = _overlap(video, self.patch, inverse=True) if self.lapped else video
     return jnp.clip(video[:, :num_frames], -1, 1)
 
 
@@ -167,7 +166,7 @@ def folding(size: int) -> np.ndarray:
   return matrix
 
 
-def _fold(video: Array, patch: tuple[int, int, int], inverse: bool = False) -> Array:
+def _overlap(video: Array, patch: tuple[int, int, int], inverse: bool = False) -> Array:
   """Mix the pixels of a video [B, T, H, W, 3] around the borders inside each frame, or undo it."""
   for axis, size in ((2, patch[1]), (3, patch[2])):
     matrix = folding(size).T if inverse else folding(size)
@@ -178,12 +177,3 @@ def _fold(video: Array, patch: tuple[int, int, int], inverse: bool = False) -> A
     lines = jnp.concatenate([begin, mixed.reshape(inner.shape), end], axis=-1)
     video = jnp.moveaxis(lines, -1, axis)
   return video
-
-
-def _patches(video: Array, patch: tuple[int, int, int]) -> Array:
-  """Split a video [B, T, H, W, 3] into patches [B, T', H', W', st * sh * sw * 3]."""
-  st, sh, sw = patch
-  video = jnp.pad(video, ((0, 0), (0, -video.shape[1] % st), *[(0, 0)] * 3), mode='edge')
-  b, t, h, w, _ = video.shape
-  cells = video.reshape(b, t // st, st, h // sh, sh, w // sw, sw, 3)
-  return cells.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(b, t // st, h // sh, w // sw, -1)

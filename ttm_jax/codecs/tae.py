@@ -6,6 +6,7 @@ trains on its latents.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +17,15 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ttm_jax.codecs.base import Moments, check_frames, check_pixels, to_float
-from ttm_jax.codecs.inflated import FrameNorm, PixelAttention, Upsample, VideoConv, VideoResBlock
+from ttm_jax.codecs.inflated import (
+  FrameNorm,
+  PixelAttention,
+  Pointwise,
+  Upsample,
+  VideoConv,
+  VideoResBlock,
+)
+from ttm_jax.codecs.patches import fold, unfold
 from ttm_jax.codecs.tiling import blended, in_pieces
 from ttm_jax.errors import InputError
 from ttm_jax.ops import rematerialization
@@ -46,6 +55,9 @@ class TAEConfig:
     remat: rematerialization policy of each layer, a name in `rematerialization.POLICIES`.
     inflated: whether there are temporal layers. Without them, this is an image autoencoder that
       processes frames independently.
+    linear_path: whether linear maps of space-time patches run beside both networks, whose last
+      layers are then initialized to zero. With the principal components of patches as these maps,
+      training starts from the quality of a linear codec.
 
   Raises:
     InputError: values are inconsistent or not supported.
@@ -61,6 +73,7 @@ class TAEConfig:
   dtype: str = 'float32'
   remat: str = 'none'
   inflated: bool = True
+  linear_path: bool = False
 
   def __post_init__(self):
     rematerialization.check(self.remat)
@@ -103,19 +116,16 @@ class TAEConfig:
     """(temporal, spatial) downsampling: frames and pixels per side of a latent."""
     return 2**self.temporal_downsamples, self.patch * 2 ** (len(self.multipliers) - 1)
 
+  @property
+  def cell(self) -> tuple[int, int, int]:
+    """Frames, height and width in pixels of the patch that belongs to one latent."""
+    time, space = self.stride
+    return time, space, space
 
-def fold(video: Array, patch: int) -> Array:
-  """Fold patches into channels: [B, T, H, W, 3] to [B, T, H / patch, W / patch, patch^2 * 3]."""
-  b, t, h, w, _ = video.shape
-  cells = video.reshape(b, t, h // patch, patch, w // patch, patch, 3)
-  return cells.transpose(0, 1, 2, 4, 3, 5, 6).reshape(b, t, h // patch, w // patch, -1)
 
-
-def unfold(cells: Array, patch: int) -> Array:
-  """Invert `fold`: [B, T, H / patch, W / patch, patch^2 * 3] to [B, T, H, W, 3]."""
-  b, t, h, w, _ = cells.shape
-  pixels = cells.reshape(b, t, h, w, patch, patch, 3).transpose(0, 1, 2, 4, 3, 5, 6)
-  return pixels.reshape(b, t, h * patch, w * patch, 3)
+# Log variance of the latents before training. Their noise must be small beside their means, or the
+# decoder learns to ignore them first.
+INITIAL_LOGVAR = -8.0
 
 
 class Middle(nnx.Module):
@@ -154,15 +164,24 @@ class Encoder(nnx.Module):
     self.layers = nnx.List(layers)
     self.middle = Middle(width, **common)
     self.norm = FrameNorm(width, dtype=dtype)
-    self.conv_out = VideoConv(width, 2 * config.channels, **common)
-    self.patch, self.remat = config.patch, config.remat
+    self.conv_out = VideoConv(width, 2 * config.channels, zero=config.linear_path, **common)
+    self.conv_out.bias[...] = self.conv_out.bias[...].at[config.channels :].set(INITIAL_LOGVAR)
+    self.patches = (
+      Pointwise(3 * math.prod(config.cell), config.channels, dtype=jnp.float32, rngs=rngs)
+      if config.linear_path
+      else None
+    )
+    self.patch, self.cell, self.remat = config.patch, config.cell, config.remat
 
   def __call__(self, video: Array) -> Array:
-    x = self.conv_in(fold(video, self.patch))
+    x = self.conv_in(fold(video, (1, self.patch, self.patch)))
     for layer in (*self.layers, self.middle):
       x = rematerialization.apply(self.remat, layer, over_samples(x))
-    x = self.conv_out(jax.nn.silu(self.norm(x)))
-    return x.astype(jnp.float32)
+    x = self.conv_out(jax.nn.silu(self.norm(x))).astype(jnp.float32)
+    if self.patches is not None:
+      mean, logvar = jnp.split(x, 2, axis=-1)
+      x = jnp.concatenate([mean + self.patches(fold(video, self.cell)), logvar], axis=-1)
+    return x
 
 
 class Decoder(nnx.Module):
@@ -187,15 +206,23 @@ class Decoder(nnx.Module):
         layers.append(Upsample(width, temporal=temporal, **common))
     self.layers = nnx.List(layers)
     self.norm = FrameNorm(width, dtype=dtype)
-    self.conv_out = VideoConv(width, 3 * config.patch**2, **common)
-    self.patch, self.remat = config.patch, config.remat
+    self.conv_out = VideoConv(width, 3 * config.patch**2, zero=config.linear_path, **common)
+    self.patches = (
+      Pointwise(config.channels, 3 * math.prod(config.cell), dtype=jnp.float32, rngs=rngs)
+      if config.linear_path
+      else None
+    )
+    self.patch, self.cell, self.remat = config.patch, config.cell, config.remat
 
   def __call__(self, latents: Array) -> Array:
     x = self.conv_in(latents)
     for layer in (self.middle, *self.layers):
       x = rematerialization.apply(self.remat, layer, over_samples(x))
     x = self.conv_out(jax.nn.silu(self.norm(x)))
-    return unfold(x.astype(jnp.float32), self.patch)
+    video = unfold(x.astype(jnp.float32), (1, self.patch, self.patch))
+    if self.patches is not None:
+      video += unfold(self.patches(latents.astype(jnp.float32)), self.cell)
+    return video
 
 
 class Normalization(nnx.Variable):
@@ -366,4 +393,7 @@ def forward_flops(config: TAEConfig, size: tuple[int, int, int]) -> float:
       before, area = frames, area * 4
       frames *= config.halvings[level - 1]
       total += conv(before * area, d, d, frames * area)
+  if config.linear_path:
+    latents = -(-size[0] // config.cell[0]) * size[1] * size[2] // math.prod(config.cell[1:])
+    total += 2 * 2 * latents * 3 * math.prod(config.cell) * config.channels
   return total + conv(frames * area, widths[0], pixels)

@@ -27,7 +27,7 @@ from ttm_jax.codecs.causal import (
 )
 from ttm_jax.codecs.causal_frames import check_frame_count, frames_of, groups_of
 from ttm_jax.codecs.inflated import PixelAttention, Pointwise
-from ttm_jax.codecs.tae import fold, unfold
+from ttm_jax.codecs.patches import fold, unfold
 from ttm_jax.codecs.tiling import blended
 from ttm_jax.errors import InputError
 
@@ -301,13 +301,14 @@ class WanVAE(nnx.Module):
   def encode(self, video: Array) -> Moments:
     check_pixels(video, self.stride)
     check_frame_count(video.shape[1], STRIDE)
+    side = self.config.side
 
     def moments(cells: Array) -> Array:
-      pixels = patches(unfold(cells, self.config.side), self.config.patch)
+      pixels = patches(unfold(cells, (1, side, side)), self.config.patch)
       return self.quant(streamed(self.encoder, pixels, STRIDE)).astype(jnp.float32)
 
     # One cell is one latent, so that tiles start at whole latents.
-    cells = fold(video, self.config.side)
+    cells = fold(video, (1, side, side))
     out = self._in_tiles(moments, cells, (1, 1, 1))
     mean, logvar = jnp.split(out, 2, axis=-1)
     shift, scale = self._statistics()

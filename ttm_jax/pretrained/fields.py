@@ -24,7 +24,7 @@ from ttm_jax.errors import InputError, nearest
 # Fields that may be 0, and fields that count layers.
 _OPTIONAL = ('masked_blocks', 'visual_channels', 'temporal_downsamples')
 # Fields that exports of earlier versions lack; the default of the dataclass is theirs.
-_LATER = ('guidance_inputs',)
+_LATER = ('guidance_inputs', 'linear_path')
 _COUNTS = ('layers', 'units', 'res_blocks', 'layers_per_block', 'masked_blocks')
 
 TENSORS = object()  # Default of a field whose value, if absent, follows from the tensors.

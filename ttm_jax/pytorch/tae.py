@@ -26,7 +26,7 @@ from torch.nn.functional import (
   silu,
 )
 
-from .codec_base import Decoded, Encoded, check_frames, check_pixels, encoded
+from .codec_base import Decoded, Encoded, check_frames, check_pixels, continued, encoded
 from .model import Model
 from .tiling import blended, in_pieces
 
@@ -246,6 +246,7 @@ class Encoder(nn.Module):
     res_blocks: residual blocks per level.
     patch: side of the pixel squares that are folded into channels.
     inflated: whether there are temporal layers.
+    linear_path: whether a linear map of space-time patches runs beside the network.
   """
 
   def __init__(
@@ -256,6 +257,7 @@ class Encoder(nn.Module):
     res_blocks: int,
     patch: int,
     inflated: bool,
+    linear_path: bool,
   ):
     super().__init__()
     self.conv_in = Conv(3 * patch**2, widths[0], inflated=inflated)
@@ -269,17 +271,21 @@ class Encoder(nn.Module):
         self.layers.append(Conv(width, width, stride=(halvings[level], 2), inflated=inflated))
     self.middle = Middle(width, inflated)
     self.norm = FrameNorm(width)
-    self.conv_out = Conv(width, 2 * channels, inflated=inflated)
-    self.patch = patch
+    self.conv_out = Conv(width, 2 * channels, zero=linear_path, inflated=inflated)
+    self.patch, self.cell = patch, _cell(halvings, patch)
+    self.patches = Pointwise(3 * math.prod(self.cell), channels) if linear_path else None
 
   def forward(self, video: Tensor) -> Tensor:
     """Encode a video float [B, 3, T, H, W] in [-1, 1] to [B, 2 C, T', H', W']."""
     samples = len(video)
-    x = self.conv_in(_frames(video, self.patch), samples)
+    x = self.conv_in(_folded(video, (1, self.patch, self.patch)), samples)
     for layer in self.layers:
       x = layer(x, samples)
-    x = self.conv_out(silu(self.norm(self.middle(x, samples))), samples)
-    return x.float().unflatten(0, (samples, -1)).transpose(1, 2)
+    x = self.conv_out(silu(self.norm(self.middle(x, samples))), samples).float()
+    if self.patches is not None:
+      mean, logvar = x.chunk(2, 1)
+      x = torch.cat([mean + self.patches(_folded(video, self.cell)), logvar], 1)
+    return x.unflatten(0, (samples, -1)).transpose(1, 2)
 
 
 class Decoder(nn.Module):
@@ -296,6 +302,7 @@ class Decoder(nn.Module):
     res_blocks: int,
     patch: int,
     inflated: bool,
+    linear_path: bool,
   ):
     super().__init__()
     width = widths[-1]
@@ -309,19 +316,22 @@ class Decoder(nn.Module):
       if level:
         self.layers.append(Upsample(width, halvings[level - 1], inflated))
     self.norm = FrameNorm(width)
-    self.conv_out = Conv(width, 3 * patch**2, inflated=inflated)
-    self.patch = patch
+    self.conv_out = Conv(width, 3 * patch**2, zero=linear_path, inflated=inflated)
+    self.patch, self.cell = patch, _cell(halvings, patch)
+    self.patches = Pointwise(channels, 3 * math.prod(self.cell)) if linear_path else None
 
   def forward(self, latents: Tensor) -> Tensor:
     """Decode raw latents [B, C, T', H', W'] to a video [B, 3, T' st, H, W], not clipped."""
     samples = len(latents)
-    x = self.middle(self.conv_in(_frames(latents, 1), samples), samples)
+    raw = _folded(latents, (1, 1, 1))
+    x = self.middle(self.conv_in(raw, samples), samples)
     for layer in self.layers:
       x = layer(x, samples)
     x = self.conv_out(silu(self.norm(x)), samples).float()
-    p, (_, _, height, width) = self.patch, x.shape
-    x = x.reshape(samples, -1, p, p, 3, height, width).permute(0, 4, 1, 5, 2, 6, 3)
-    return x.reshape(samples, 3, -1, height * p, width * p)
+    video = _unfolded(x, (1, self.patch, self.patch), samples)
+    if self.patches is not None:
+      video = video + _unfolded(self.patches(raw).float(), self.cell, samples)
+    return video
 
 
 class TTMTemporalAutoencoder(Model):
@@ -350,6 +360,7 @@ class TTMTemporalAutoencoder(Model):
     patch: int = 1,
     tile: Sequence[int] = (32, 512, 512),
     inflated: bool = True,
+    linear_path: bool = False,
   ):
     """Initialize the codec; the defaults are those of Movie Gen (stride 8 x 8 x 8, 16 channels).
 
@@ -363,12 +374,13 @@ class TTMTemporalAutoencoder(Model):
       patch: side of the pixel squares that are folded into channels before the first convolution.
       tile: initial value of the attribute `tile`; tiling is on by default, as in training.
       inflated: whether there are temporal layers.
+      linear_path: whether linear maps of space-time patches run beside both networks.
     """
     super().__init__()
     widths = [base_channels * m for m in multipliers]
     total = len(multipliers) - 1
     halvings = [1 + (i >= total - temporal_downsamples) for i in range(total)]
-    sizes = (widths, halvings, channels, res_blocks, patch, inflated)
+    sizes = (widths, halvings, channels, res_blocks, patch, inflated, linear_path)
     self.encoder = Encoder(*sizes)
     self.decoder = Decoder(*sizes)
     self.shift = nn.Parameter(torch.zeros(channels), requires_grad=False)
@@ -449,9 +461,29 @@ class TTMTemporalAutoencoder(Model):
     return torch.cat([function(part) for part in x.split(1)]) if self.use_slicing else function(x)
 
 
-def _frames(video: Tensor, patch: int) -> Tensor:
-  """Fold a video [B, C, T, H, W] into frames [B T, patch patch C, H / patch, W / patch]."""
+def _cell(halvings: Sequence[int], patch: int) -> tuple[int, int, int]:
+  """Return the frames, height and width in pixels of the patch that belongs to one latent."""
+  side = patch * 2 ** len(halvings)
+  return math.prod(halvings), side, side
+
+
+def _folded(video: Tensor, patch: Sequence[int]) -> Tensor:
+  """Fold patches of a video [B, C, T, H, W] into channels: [B T', st sh sw C, H', W'].
+
+  A video whose length is not a multiple of the patch is padded with its last frame.
+  """
+  st, sh, sw = patch
+  video = continued(video, st)
   b, c, t, height, width = video.shape
-  cells = video.reshape(b, c, t, height // patch, patch, width // patch, patch)
-  cells = cells.permute(0, 2, 4, 6, 1, 3, 5)
-  return cells.reshape(b * t, -1, height // patch, width // patch)
+  cells = video.reshape(b, c, t // st, st, height // sh, sh, width // sw, sw)
+  cells = cells.permute(0, 2, 3, 5, 7, 1, 4, 6)
+  return cells.reshape(b * t // st, -1, height // sh, width // sw)
+
+
+def _unfolded(cells: Tensor, patch: Sequence[int], samples: int) -> Tensor:
+  """Invert `_folded` for color videos: [B T', st sh sw 3, H', W'] to [B, 3, T, H, W]."""
+  st, sh, sw = patch
+  height, width = cells.shape[2:]
+  pixels = cells.reshape(samples, -1, st, sh, sw, 3, height, width)
+  pixels = pixels.permute(0, 5, 1, 2, 6, 3, 7, 4)
+  return pixels.reshape(samples, 3, -1, height * sh, width * sw)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
+from flax.nnx import traversals
 from ml_collections import ConfigDict
 
 from ttm_jax import trajectory
@@ -18,10 +19,12 @@ from ttm_jax.codecs import discriminator as critics
 from ttm_jax.codecs import losses
 from ttm_jax.codecs.base import to_uint8
 from ttm_jax.codecs.folder import save_codec
+from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.codecs.perceptual import load_perceptual
 from ttm_jax.codecs.tae import SHARDING, TAE, TAEConfig, forward_flops
 from ttm_jax.data import loader
 from ttm_jax.data.clips import Clips
+from ttm_jax.data.resolve_codec import choose_codec
 from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
 from ttm_jax.parallel import compiler
@@ -40,6 +43,7 @@ from ttm_jax.training.sources import Source, read_parameters
 
 Array = jax.Array
 
+LINEAR = 'linear'  # Value of `init_from`: start from the principal components of patches.
 CODEC = 'codec'  # Folder of the trained codec in its run directory.
 NORMALIZE_CLIPS = 64  # Training clips used to measure the latent statistics.
 
@@ -126,19 +130,47 @@ class CodecTraining:
     return Trained(self.model_config, self.config.loss.adversarial > 0, nnx.Rngs(seed))
 
   def source(self, init_from: str) -> Source:
-    """Load the autoencoder's EMA parameters of a codec run.
+    """Load the autoencoder's EMA parameters of a codec run, or fit its linear path to the dataset.
+
+    Args:
+      init_from: a run directory, or 'linear' for the principal components of the patches of
+        training clips and their rendered trajectories. Clips are as in `choose_codec`.
 
     Raises:
-      InputError: if it is not a run, or its architecture differs in more than dtype and remat.
+      InputError: if it is not a run, or its architecture differs in more than dtype and remat. Also
+        if the network has no linear path to fit.
     """
+    if init_from == LINEAR:
+      return Source({'codec': self._linear_path()})
     expected = self.config.model.to_dict()
     found = read_config(init_from).model.to_dict()
     check_same_architecture(expected, found, init_from, ('dtype', 'remat'))
     return Source({'codec': read_parameters(init_from)['codec']})
 
+  def _linear_path(self) -> dict[str, Any]:
+    """Return the parameters of the linear path that make the network a linear codec."""
+    config, data = self.model_config, self.config.data
+    if not config.linear_path:
+      raise InputError(
+        f"config.init_from is '{LINEAR}', but the network has no linear path: set"
+        ' --config.model.linear_path=True, or start from a run'
+      )
+    size = 'x'.join(map(str, (*config.cell, config.channels)))
+    fitted = choose_codec(
+      f'linear:{size}',
+      Clips(data.path, 'train'),
+      lambda clip: trajectory.render(clip.ids, data.palette),
+    )
+    assert isinstance(fitted, LinearCodec)
+    basis, mean, scale = (np.asarray(x) for x in (fitted.basis, fitted.mean, fitted.scale))
+    encode = {'kernel': basis * scale, 'bias': -mean @ basis * scale}
+    decode = {'kernel': basis.T / scale, 'bias': mean}
+    return {'encoder': {'patches': encode}, 'decoder': {'patches': decode}}
+
   def transfer(self, source: dict, params: dict) -> dict:
-    """Return `params` with the autoencoder replaced; the discriminator keeps initial parameters."""
-    return {**params, **source}
+    """Return `params` with those of the source in place of their initial values."""
+    values = {**traversals.flatten_mapping(params), **traversals.flatten_mapping(source)}
+    return dict(traversals.unflatten_mapping(values))
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
     """Yield this process's rows of the batches: {'pixels': uint8 [B, T, H, W, 3]}.

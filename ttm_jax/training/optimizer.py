@@ -18,7 +18,7 @@ Array = jax.Array
 
 # Kernels that are in no block of a backbone.
 _OUTSIDE = re.compile(
-  r'(^|\.)(embed\w*|conv_in|conv_out|conv_visual|head|\w*modulation|text|time)\.'
+  r'(^|\.)(embed\w*|conv_in|conv_out|conv_visual|head|patches|\w*modulation|text|time)\.'
 )
 
 
