@@ -18,6 +18,21 @@ STAGE1_STEPS, STAGE2_STEPS = 1_200, 500
 
 
 def get_config() -> ConfigDict:
+  return masks_or_flow(
+    'dit',
+    ('demo_stage1', f'train.steps={STAGE1_STEPS}'),
+    ('demo_stage2', f'train.steps={STAGE2_STEPS}'),
+  )
+
+
+def masks_or_flow(preset: str, stage1: tuple[str, ...], stage2: tuple[str, ...]) -> ConfigDict:
+  """Return the comparison of both representations.
+
+  Args:
+    preset: the backbone.
+    stage1: configuration of its stage 1, and changes of it.
+    stage2: the same of its stage 2.
+  """
   config = ConfigDict()
   # Title of the report.
   config.title = 'Masks or optical flow as the trajectory, on procedural scenes'
@@ -30,7 +45,7 @@ def get_config() -> ConfigDict:
   encode = (
     'data_tools.encode',
     '--clips={clips}',
-    '--preset=dit',
+    f'--preset={preset}',
     '--max_objects=3',
     '--words_length=32',
     '--words_prompt_length=12',
@@ -58,7 +73,7 @@ def get_config() -> ConfigDict:
   config.base = ()
   # Name, configuration and changes of each stage 1; empty for none. Videos from their trajectories
   # are the second table.
-  first = ('demo_stage1', f'train.steps={STAGE1_STEPS}', 'train.sample_every=0')
+  first = (*stage1, 'train.sample_every=0')
   config.stage1 = (('stage1', *first), ('stage1_flow', *first, 'data.path={latents_flow}'))
   # Pairs of a row and its stage 1; by default the first.
   config.stage1_of = (('flow', 'stage1_flow'),)
@@ -66,7 +81,7 @@ def get_config() -> ConfigDict:
   # What metrics of control compare with: the trajectory that a video was generated from ('given'),
   # or the one of the clip ('truth').
   config.compare_with = 'truth'
-  second = ('demo_stage2', f'train.steps={STAGE2_STEPS}', 'train.sample_every=0')
+  second = (*stage2, 'train.sample_every=0')
   plain = (*second, 'model.masked_blocks=0')
   # Name, configuration and changes of each row.
   config.rows = (

@@ -137,8 +137,9 @@ def test_a_score_of_another_protocol_is_computed_again(tmp_path, stub):
   assert len(stub.made) == 4
 
 
-def test_rows_can_have_a_stage_1_of_their_own(tmp_path, stub):
-  made = Ablation.read(load_config('ablate_flow'), tmp_path, seeds=2, rows=['masks', 'flow'])
+@pytest.mark.parametrize('name', ['ablate_flow', 'ablate_flow_unet'])
+def test_rows_can_have_a_stage_1_of_their_own(tmp_path, stub, name):
+  made = Ablation.read(load_config(name), tmp_path, seeds=2, rows=['masks', 'flow'])
   assert [run.name for run in made.runs[:4]] == [
     *('stage1/seed0', 'stage1_flow/seed0', 'stage1/seed1', 'stage1_flow/seed1')
   ]

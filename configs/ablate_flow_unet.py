@@ -1,0 +1,23 @@
+"""The rows of `configs/ablate_flow.py` for the small U-Net.
+
+    python -m ttm_jax.ablate --config=ablate_flow_unet --workdir=runs/ablation_flow_unet
+
+Both stages train for half the steps of the demo (`configs/demo_unet.py`).
+
+Hardware: two CPU cores, about an hour for three seeds (planned: not run in full yet). Score: not
+measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from ttm_jax.configs.ablate_flow import masks_or_flow
+
+STAGE1_STEPS, STAGE2_STEPS = 750, 400
+
+
+def get_config() -> ConfigDict:
+  return masks_or_flow(
+    'unet',
+    ('demo_unet_stage1', f'train.steps={STAGE1_STEPS}'),
+    ('demo_unet_stage2', f'train.steps={STAGE2_STEPS}'),
+  )
