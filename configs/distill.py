@@ -52,10 +52,23 @@ def distill_guidance(config: ConfigDict) -> ConfigDict:
 
 
 def distill_demo(config: ConfigDict) -> ConfigDict:
-  """Return the configuration of a student of one of the demo's networks, trained by AdamW."""
+  """Return the configuration of a student of one of the demo's networks, in few steps."""
   config = distill(config)
   # Teacher and critic compare samples at all noise levels; `time_power` is the U-Net's.
   config.process.update({'time_power': 1.0} if 'time_power' in config.process else {'mean': -1.0})
+  return briefly(config)
+
+
+def distill_demo_guidance(config: ConfigDict) -> ConfigDict:
+  """Return that of a student that takes guidance scales as inputs; its teacher needs dropout."""
+  config = distill_guidance(config)
+  config.distill.update({'visual_range': (1.0, 3.0), 'text_range': (1.0, 4.0)})
+  config.sample.update({'visual_scale': 1.5, 'text_scale': 2.0})
+  return briefly(config)
+
+
+def briefly(config: ConfigDict) -> ConfigDict:
+  """Return the configuration of a student, trained by AdamW for minutes."""
   config.optimizer.update({'learning_rate': 2e-4, 'muon_rate': 0.0, 'schedule': 'constant'})
   config.data.batch_size = 8
   config.train.steps = 1_200

@@ -19,6 +19,8 @@ SHIPPED = (
   'clips_stage1',
   'clips_stage2',
   'codec_tae',
+  'demo_distill_guidance_stage1',
+  'demo_distill_guidance_stage2',
   'demo_distill_stage1',
   'demo_distill_stage2',
   'demo_distill_unet_stage1',
