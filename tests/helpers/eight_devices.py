@@ -267,7 +267,8 @@ def gathered(run, compiled) -> list[str]:
 
   Such all-gathers indicate activations that should have stayed sharded.
   """
-  most = max(x.size * x.dtype.itemsize for x in jax.tree.leaves(run.shapes.params))
+  parameters = jax.tree.leaves((run.shapes.params, run.shapes.frozen))
+  most = max(x.size * x.dtype.itemsize for x in parameters)
   read = hlo.parse(compiled.as_text())
   return [
     str(instruction.shapes)
