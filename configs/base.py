@@ -13,7 +13,7 @@ def common() -> ConfigDict:
   # 'motion_to_video' (stage 2), or 'codec'.
   config.task = ''
   config.seed = 0  # Seed of initial parameters, noise and dropout.
-  config.init_from = ''  # Run to start from, or pretrained:FOLDER_OR_HUB_ID; of a codec, run or linear.
+  config.init_from = ''  # Run or pretrained:FOLDER_OR_HUB_ID to start from; a codec: run or linear.
   config.init_cache = ''  # Folder for a converted copy of open weights, for later runs.
   config.data = ConfigDict(
     {
