@@ -1,5 +1,6 @@
 """Files and folders appear completely or not at all."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -101,4 +102,28 @@ with atomic.new_folder(sys.argv[1]) as partial, atomic.new_file(sys.argv[1] + '.
       (second / 'a').write_text('2')
     assert (tmp_path / 'out' / 'a').read_text() == '2'
   atomic.write_text(tmp_path / 'out.json', '2')
+  assert names(tmp_path) == ['out', 'out.json']
+
+
+@pytest.mark.parametrize('blocked', [False, True], ids=['removed', 'being removed'])
+def test_what_is_taken_for_a_leftover_is_created_anew(tmp_path, monkeypatch, blocked):
+  lock, taken = fcntl.flock, []
+
+  def too_late(descriptor, how):
+    if len(taken) < 2:  # Another writer was faster, twice.
+      (entry,) = (path for path in tmp_path.iterdir() if path.name.endswith('.partial'))
+      taken.append(entry.name)
+      entry.rmdir() if entry.is_dir() else entry.unlink()
+      if blocked:
+        raise BlockingIOError
+    return lock(descriptor, how)
+
+  monkeypatch.setattr(fcntl, 'flock', too_late)
+  with atomic.replaced_folder(tmp_path / 'out') as partial:
+    assert len(taken) == 2 and partial.name not in taken
+    (partial / 'a').write_text('1')
+  taken.clear()
+  atomic.write_text(tmp_path / 'out.json', '2')
+  assert len(taken) == 2
+  assert (tmp_path / 'out' / 'a').read_text() == '1'
   assert names(tmp_path) == ['out', 'out.json']

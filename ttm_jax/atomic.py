@@ -15,7 +15,7 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ttm_jax.errors import InputError
@@ -43,10 +43,9 @@ def new_file(path: PathLike, durable: bool = True) -> Iterator[Path]:
   """
   final = Path(os.path.realpath(path))
   final.parent.mkdir(parents=True, exist_ok=True)
-  partial = _temporary(final)
-  descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+  partial, descriptor = _claimed(final, _create_file)
   try:
-    with _locked(descriptor):
+    with _closed(descriptor):
       yield partial
       if durable:
         flush(partial)  # By path, since a library may have replaced the file behind `descriptor`.
@@ -146,10 +145,9 @@ def replaced_folder(path: PathLike) -> Iterator[Path]:
 def _filled(final: Path) -> Iterator[Path]:
   """Yield a new locked folder beside `final`, which is removed unless it has been renamed."""
   final.parent.mkdir(parents=True, exist_ok=True)
-  partial = _temporary(final)
-  partial.mkdir()
+  partial, descriptor = _claimed(final, _create_folder)
   try:
-    with _locked(os.open(partial, os.O_RDONLY)):
+    with _closed(descriptor):
       yield partial
   finally:
     shutil.rmtree(partial, ignore_errors=True)
@@ -212,15 +210,64 @@ def _remove_abandoned(entry: Path) -> None:
       os.close(descriptor)
 
 
-@contextlib.contextmanager
-def _locked(descriptor: int) -> Iterator[None]:
-  """Hold an exclusive lock on an open file or folder, and close it at the end.
+def _claimed(final: Path, create: Callable[[Path], int]) -> tuple[Path, int]:
+  """Create a temporary file or folder beside `final` and lock it.
 
-  On file systems without locks, continue without one.
+  Between the two, another writer may take it for a leftover and remove it. Then it is created anew.
+
+  Args:
+    final: the final path.
+    create: path -> an open descriptor of what it created there.
+
+  Returns:
+    The path, and the descriptor, which holds the lock until it is closed.
+  """
+  while True:
+    partial = _temporary(final)
+    try:
+      descriptor = create(partial)
+    except FileNotFoundError:
+      if not final.parent.is_dir():
+        raise
+      continue
+    if _lock(descriptor) and _is_at(descriptor, partial):
+      return partial, descriptor
+    os.close(descriptor)
+
+
+def _create_file(path: Path) -> int:
+  return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+
+
+def _create_folder(path: Path) -> int:
+  path.mkdir()
+  return os.open(path, os.O_RDONLY)
+
+
+def _lock(descriptor: int) -> bool:
+  """Lock an open file or folder; return False if another process has locked it.
+
+  On file systems without locks, return True without a lock.
   """
   try:
-    with contextlib.suppress(OSError):
-      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError as error:
+    return not isinstance(error, BlockingIOError)
+  return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+  """Return whether an open file or folder is still the one at a path."""
+  try:
+    return os.path.samestat(os.fstat(descriptor), os.stat(path))
+  except FileNotFoundError:
+    return False
+
+
+@contextlib.contextmanager
+def _closed(descriptor: int) -> Iterator[None]:
+  """Close a descriptor, and so release its lock, at the end."""
+  try:
     yield
   finally:
     os.close(descriptor)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -58,7 +58,8 @@ def inputs(n, m, samples=1, heads=1, width=8, seed=0):
 def check(got, q, k, v, q_bits, k_bits, dy):
   """Assert errors below 1e-5 of the largest value, and exact 0 for fully masked queries."""
   for x, y in zip(got, reference(q, k, v, q_bits, k_bits, dy), strict=True):
-    np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(np.abs(y).max(), 1e-30))
+    # Where each query reads one key, gradients are terms of order 1 that cancel to exactly 0.
+    np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(np.abs(y).max(), 0.1))
   y, dq, dk, dv = map(np.asarray, got)
   allowed = (q_bits[:, :, None] & k_bits[:, None]) != 0
   lonely, unread = ~allowed.any(2), ~allowed.any(1)
@@ -77,8 +78,12 @@ def test_samples_of_every_kind_in_one_batch(kernel, walks):
   assert program.count('name=object_attention') == 1 + walks
 
 
+ONE_KEY = np.ones((1, 270), np.int32), (np.arange(140) == 70).astype(np.int32)[None]
+
+
 @settings(max_examples=6, deadline=None)
 @given(label_maps(1, 270), label_maps(1, 140), st.integers(0, 99))
+@example(*ONE_KEY, 0)
 def test_any_label_map(q_bits, k_bits, seed):
   q, k, v, dy = inputs(270, 140, seed=seed)
   check(run(ONE_WALK, (128, 128), q, k, v, q_bits, k_bits, dy), q, k, v, q_bits, k_bits, dy)

@@ -249,7 +249,9 @@ def test_configurations_are_those_of_the_teacher_but_for_sampling():
     assert student.distill.text_scale == teacher.sample.text_scale
     if takes_scales:
       low, high = student.distill.text_range
-      assert low <= student.sample.text_scale == teacher.sample.text_scale <= high
+      assert low <= student.sample.text_scale <= high
+      # The demo's teachers have no guidance.
+      assert teacher.sample.text_scale in (1, student.sample.text_scale)
       assert student.process == teacher.process
       continue
     assert student.sample.text_scale == 1 and student.process.steps == 4
