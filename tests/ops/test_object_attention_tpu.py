@@ -56,10 +56,10 @@ def inputs(n, m, samples=1, heads=1, width=8, seed=0):
 
 
 def check(got, q, k, v, q_bits, k_bits, dy):
-  """Assert errors below 1e-5 of the largest value, and exact 0 for fully masked queries."""
+  """Assert errors below 1e-5 of the largest value (at least 1), and 0 for fully masked queries."""
   for x, y in zip(got, reference(q, k, v, q_bits, k_bits, dy), strict=True):
     # Where each query reads one key, gradients are terms of order 1 that cancel to exactly 0.
-    np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(np.abs(y).max(), 0.1))
+    np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(np.abs(y).max(), 1))
   y, dq, dk, dv = map(np.asarray, got)
   allowed = (q_bits[:, :, None] & k_bits[:, None]) != 0
   lonely, unread = ~allowed.any(2), ~allowed.any(1)
