@@ -28,6 +28,7 @@ if metadata.version('jaxlib').startswith('0.10.'):  # Later versions do not know
 def pytest_configure(config: pytest.Config) -> None:
   """Set the flags before anything imports JAX."""
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+  os.environ.setdefault('MALLOC_ARENA_MAX', '2')  # Of the workers: threads share what is free.
   os.environ['XLA_FLAGS'] = f'{QUICK} {os.environ.get("XLA_FLAGS", "")}'.strip()
   if cores() < 2:  # An interpreted kernel and the program that calls it wait for each other.
     os.environ.setdefault('NPROC', '2')
@@ -74,7 +75,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
   return max(1, min(cores(), int(free / WORKER_GB)))
 
 
-GROWTH = 150e6  # Bytes by which a worker may grow before it drops what it can.
+GROWTH = 100e6  # Bytes by which a worker may grow before it drops what it can.
 kept = {'bytes': 0.0}  # Memory of this worker after it last did.
 
 

@@ -82,23 +82,27 @@ def test_every_fourth_batch_is_of_still_pictures(clips):
   assert begins == {0, 1}
 
 
-def started_from(objective, source):
-  params = nnx.to_pure_dict(nnx.split(objective.build(0))[1])
-  graphdef = nnx.graphdef(objective.build(0))
-  return nnx.merge(graphdef, nnx.State(objective.transfer(source.params, params)))
-
-
 def test_training_starts_from_principal_components(clips):
   objective = CodecTraining(tiny.shrunk('codec_tae', clips, model__linear_path=True))
-  codec = started_from(objective, objective.source('linear')).codec
   train = Clips(clips, 'train')
-  size = 'x'.join(map(str, (*codec.config.cell, codec.channels)))
-  fitted = choose_codec(f'linear:{size}', train, lambda clip: trajectory.render(clip.ids))
   pixels = to_float(Clips(clips, 'validation')[0].video)[None]
-  latents = codec.posterior(pixels)
+  source = objective.source('linear').params
+
+  @jax.jit
+  def started():
+    graphdef, state = nnx.split(objective.build(0))
+    params = objective.transfer(source, nnx.to_pure_dict(state))
+    nnx.replace_by_pure_dict(state, params)
+    codec = nnx.merge(graphdef, state).codec
+    latents = codec.posterior(pixels)
+    return latents, codec.decode(latents.mean, pixels.shape[1])
+
+  latents, shown = started()
+  config = objective.model_config
+  size = 'x'.join(map(str, (*config.cell, config.channels)))
+  fitted = choose_codec(f'linear:{size}', train, lambda clip: trajectory.render(clip.ids))
   np.testing.assert_allclose(latents.mean, fitted.encode(pixels).mean, atol=1e-4)
   np.testing.assert_allclose(latents.logvar, INITIAL_LOGVAR)
-  shown = codec.decode(latents.mean, pixels.shape[1])
   np.testing.assert_allclose(shown, fitted.decode(latents.mean, pixels.shape[1]), atol=1e-4)
 
 
