@@ -75,30 +75,16 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
   return max(1, min(cores(), int(free / WORKER_GB)))
 
 
-# Bytes by which a worker may grow before it drops what it can: between modules, and between tests,
-# which often share compiled programs.
-GROWTH, WITHIN = 100e6, 300e6
+GROWTH = 100e6  # Bytes by which a worker may grow before it drops what it can.
 kept = {'bytes': 0.0}  # Memory of this worker after it last did.
 
 
 @pytest.fixture(scope='module', autouse=True)
 def bounded_memory() -> Iterator[None]:
-  """Drop what a module has left."""
+  """Drop what JAX compiled and traced once a module has left much, and free it at once."""
   yield
-  drop_above(kept['bytes'] + GROWTH)
-
-
-@pytest.fixture(autouse=True)
-def bounded_memory_within() -> Iterator[None]:
-  """Drop what a test has left, if it is much."""
-  yield
-  drop_above(kept['bytes'] + WITHIN)
-
-
-def drop_above(most: float) -> None:
-  """Drop what JAX compiled and traced if this worker takes more memory, and free it at once."""
-  if resident() < most:
-    return
+  if resident() < kept['bytes'] + GROWTH:
+    return  # Looking through a million objects takes longer than many a module.
   if 'jax' in sys.modules:
     sys.modules['jax'].clear_caches()
   gc.collect()
