@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.helpers import pytorch_parity as parity
-from tests.helpers.small_tae import SMALL, abstract, small
+from tests.helpers.small_tae import SMALL, abstract, initial, small
 from ttm_jax.codecs import linear_convert, tae_convert
 from ttm_jax.codecs.linear import LinearCodec
 from ttm_jax.codecs.tae import TAEConfig
@@ -163,6 +163,8 @@ def test_tae_begins_as_ours():
   pixels = torch.randn(1, 3, 4, 8, 8)
   singly = model.encode(pixels[:, :, ::2].transpose(0, 2)).latent_dist.mode()
   latents = model.encode(pixels).latent_dist.mode()
+  bias = dict(zip(*initial(), strict=True))['.encoder.conv_out.bias.value']
+  torch.testing.assert_close(model.encoder.conv_out.bias.detach(), torch.tensor(bias))
   torch.testing.assert_close(latents[0].transpose(0, 1), singly[:, :, 0])
   assert not model.encoder.layers[0].conv2.weight.any() and model.encoder.conv_in.weight.any()
   model.decode(latents).sample.square().mean().backward()

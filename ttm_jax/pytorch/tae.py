@@ -30,6 +30,8 @@ from .codec_base import Decoded, Encoded, check_frames, check_pixels, continued,
 from .model import Model
 from .tiling import blended, in_pieces
 
+INITIAL_LOGVAR = -8.0  # Log variance of the latents before training; small beside their means.
+
 
 def weights(*shape: int, zero: bool = False) -> nn.Parameter:
   """Return weights [out, in, ...]: zeros, or uniform values with variance 1 / fan_in.
@@ -272,6 +274,7 @@ class Encoder(nn.Module):
     self.middle = Middle(width, inflated)
     self.norm = FrameNorm(width)
     self.conv_out = Conv(width, 2 * channels, zero=linear_path, inflated=inflated)
+    nn.init.constant_(self.conv_out.bias.detach()[channels:], INITIAL_LOGVAR)
     self.patch, self.cell = patch, _cell(halvings, patch)
     self.patches = Pointwise(3 * math.prod(self.cell), channels) if linear_path else None
 
