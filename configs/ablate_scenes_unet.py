@@ -10,12 +10,17 @@ Hardware: two CPU cores, about an hour for three seeds. Score: right attributes 
 
 from ml_collections import ConfigDict
 
-from ttm_jax.configs.ablate_scenes import continued, look_alikes, masked_rows
+from ttm_jax.configs.ablate_scenes import SHARED, continued, look_alikes, masked_rows
 
 BASE_STEPS, STEPS = 800, 400
 
 
 def get_config() -> ConfigDict:
   config = look_alikes('unet', 'demo_unet_stage2', BASE_STEPS)
-  config.rows = masked_rows('demo_unet_stage2', continued(STEPS))
+  further = continued(STEPS)
+  config.stage1 = (('stage1', 'demo_unet_stage1', *SHARED),)
+  config.rows = (
+    *masked_rows('demo_unet_stage2', further),
+    ('TI2V', 'demo_unet_ti2v', *further),
+  )
   return config

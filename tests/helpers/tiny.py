@@ -30,6 +30,7 @@ SHIPPED = (
   'demo_ti2v',
   'demo_unet_stage1',
   'demo_unet_stage2',
+  'demo_unet_ti2v',
   'demo_wan_pretrain',
   'demo_wan_stage1',
   'demo_wan_stage2',
