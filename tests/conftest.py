@@ -76,21 +76,33 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 GROWTH = 100e6  # Bytes by which a worker may grow before it drops what it can.
-kept = {'bytes': 0.0}  # Memory of this worker after it last did.
+after = {'trim': 0.0, 'drop': 0.0}  # Memory of this worker after the last of each.
+
+
+def pytest_runtest_logfinish() -> None:
+  """Return freed memory to the system after a test that took much, such as a compilation."""
+  if resident() >= after['trim'] + GROWTH:
+    trim()
 
 
 @pytest.fixture(scope='module', autouse=True)
 def bounded_memory() -> Iterator[None]:
   """Drop what JAX compiled and traced once a module has left much, and free it at once."""
   yield
-  if resident() < kept['bytes'] + GROWTH:
+  if resident() < after['drop'] + GROWTH:
     return  # Looking through a million objects takes longer than many a module.
   if 'jax' in sys.modules:
     sys.modules['jax'].clear_caches()
   gc.collect()
+  trim()
+  after['drop'] = resident()
+
+
+def trim() -> None:
+  """Return memory that is free to the system, which takes milliseconds."""
   with contextlib.suppress(OSError, AttributeError):  # Other C libraries have no such function.
     ctypes.CDLL(None).malloc_trim(0)
-  kept['bytes'] = resident()
+  after['trim'] = resident()
 
 
 def resident() -> float:

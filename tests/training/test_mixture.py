@@ -44,7 +44,8 @@ def mixed(paths, weights=WEIGHTS):
 
 def settings(data, **changes):
   values = {'train__steps': STEPS, 'train__checkpoint_every': 4, 'train__evaluate_every': 5}
-  values |= {'train__sample_every': 10, 'data__batch_size': 8, 'model__grid': GRID}
+  values |= {'train__sample_every': 10, 'data__batch_size': 8}
+  values |= {'model__grid': GRID, 'model__layers': 1}  # Each shape is compiled.
   return tiny.shrunk('demo_stage2', data, **values | changes)
 
 
