@@ -13,6 +13,4 @@ from ttm_jax.configs import scenes, stage2_dit
 
 
 def get_config() -> ConfigDict:
-  config = scenes.shrink(stage2_dit.get_config())
-  config.train.steps = 2_600
-  return config
+  return scenes.shrink(stage2_dit.get_config(), steps=4_000)
