@@ -39,7 +39,10 @@ def masks_or_flow(preset: str, stage1: tuple[str, ...], stage2: tuple[str, ...])
   config.seeds = 3  # Runs of each row.
   config.clips_to_score = 256  # Validation clips that are scored.
   # Names of metrics, the columns of the table; see docs/metrics.md.
-  config.metrics = ('direction', 'adherence_color', 'object_psnr', 'psnr', 'ssim')
+  config.metrics = (
+    *('direction', 'adherence_color', 'color_drift'),
+    *('object_psnr', 'psnr', 'ssim', 'pooled_frechet'),
+  )
   config.clips = ''  # Clips dataset; empty to make it in the work directory, as `prepare` says.
   config.latents = ''  # Latents dataset of these clips; empty, likewise.
   encode = (

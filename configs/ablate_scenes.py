@@ -50,7 +50,7 @@ def look_alikes(preset: str, stage2: str, base_steps: int) -> ConfigDict:
   # Names of metrics, the columns of the table; see docs/metrics.md.
   config.metrics = (
     *('attributes', 'attributes_told', 'attributes_kept'),
-    *('object_psnr', 'psnr', 'foreground_iou'),
+    *('object_psnr', 'psnr', 'foreground_iou', 'pooled_frechet'),
   )
   config.clips = ''  # Clips dataset; empty to make it in the work directory, as `prepare` says.
   config.latents = ''  # Latents dataset of these clips; empty, likewise.
