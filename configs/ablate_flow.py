@@ -93,4 +93,6 @@ def masks_or_flow(preset: str, stage1: tuple[str, ...], stage2: tuple[str, ...])
     ('flow', *plain, 'data.path={latents_flow}'),
   )
   config.reference = 'masks'  # The row that all others are compared with.
+  # Pairs of rows; the first less the second are the lines of a table of their own.
+  config.differences = (('masks_plain', 'masks'), ('flow', 'masks'), ('flow', 'masks_plain'))
   return config

@@ -18,6 +18,11 @@ from ml_collections import ConfigDict
 BASE_STEPS, STEPS = 1_200, 600
 # Changes of all runs.
 SHARED = ('train.sample_every=0', 'data.batch_size=8', 'optimizer.schedule=cosine')
+# Differences between rows: of each masked layer from none, of both from one, of TI2V from none.
+PAIRS = (
+  *(('both', 'none'), ('cross', 'none'), ('self', 'none')),
+  *(('both', 'cross'), ('TI2V', 'none')),
+)
 
 
 def get_config() -> ConfigDict:
@@ -31,6 +36,7 @@ def get_config() -> ConfigDict:
     ('both_k4', 'demo_stage2', *further, 'model.masked_blocks=4'),
     ('TI2V', 'demo_ti2v', *further),
   )
+  config.differences = PAIRS
   return config
 
 
@@ -94,6 +100,8 @@ def look_alikes(preset: str, stage2: str, base_steps: int) -> ConfigDict:
   # Name, configuration and changes of each row.
   config.rows = ()
   config.reference = 'none'  # The row that all others are compared with.
+  # Pairs of rows; the first less the second are the lines of a table of their own.
+  config.differences = ()
   return config
 
 

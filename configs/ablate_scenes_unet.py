@@ -10,7 +10,7 @@ Hardware: two CPU cores, about an hour for three seeds. Score: right attributes 
 
 from ml_collections import ConfigDict
 
-from ttm_jax.configs.ablate_scenes import SHARED, continued, look_alikes, masked_rows
+from ttm_jax.configs.ablate_scenes import PAIRS, SHARED, continued, look_alikes, masked_rows
 
 BASE_STEPS, STEPS = 800, 400
 
@@ -23,4 +23,5 @@ def get_config() -> ConfigDict:
     *masked_rows('demo_unet_stage2', further),
     ('TI2V', 'demo_unet_ti2v', *further),
   )
+  config.differences = PAIRS
   return config

@@ -123,6 +123,13 @@ def test_the_table_says_what_differs(tmp_path, stub):
   assert figures[TRUE]['both']['psnr']['value'] == [100, 100, 100]
   assert figures[TRUE]['both']['psnr']['difference'][1] > 85
   assert figures[TRUE]['none']['psnr']['difference'] is None
+  noisy = figures[TRUE]['none']['psnr']['by_run']
+  assert len(noisy) == 2 and noisy[0] != noisy[1] and max(noisy) < 12
+  less = figures[TRUE]['both - none']['psnr']
+  assert less['value'] == less['difference'] == figures[TRUE]['both']['psnr']['difference']
+  assert less['by_run'] == pytest.approx([100 - x for x in noisy], abs=1e-4)
+  assert 'Differences, videos from the true trajectory:' in text
+  assert '| both - none | **' in text and 'cross' not in text
   assert (tmp_path / 'report.html').read_text().count('lookalike-0-') >= 5
 
 
@@ -154,6 +161,7 @@ def test_rows_can_have_a_stage_1_of_their_own(tmp_path, stub, name):
 
 def test_optical_flow_is_compared_with_the_trajectory_of_the_clip(tmp_path, stub):
   changes = {'metrics': ('foreground_iou',), 'rows': (('both', 'demo_stage2'),), 'base': ()}
+  changes['differences'] = ()
   changes['stage1'] = (('stage1_flow', 'demo_stage1'),)
   made = Ablation.read(config(seeds=1, compare_with='truth', **changes), tmp_path)
   for run in made.runs:
@@ -171,6 +179,7 @@ def test_optical_flow_is_compared_with_the_trajectory_of_the_clip(tmp_path, stub
   [
     ({'stage1_of': (('both', 'stage'),)}, None, "row 'both' takes stage 1 'stage'"),
     ({'compare_with': 'clip'}, None, "must be 'given' or 'truth', got 'clip'"),
+    ({'differences': (('both', 'non'),)}, None, "config.differences names 'non'.*there are none"),
     ({}, ['bothh'], r"no row 'bothh' \(did you mean \"?both\"?\?\)|no row 'bothh'"),
     ({'seeds': 0}, None, 'at least 1 seed and 1 clip, got 0 and 256'),
     ({'metrics': ('psn',)}, None, 'unknown metric "psn"'),

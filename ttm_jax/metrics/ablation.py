@@ -60,6 +60,7 @@ class Ablation:
     title: what the table is about.
     rows: names of the rows, in order.
     reference: the row that the others are compared with.
+    differences: pairs of rows; the first less the second are the lines of a table of their own.
     seeds: number of seeds per row.
     count: number of validation clips that are scored.
     metrics: the columns.
@@ -78,6 +79,7 @@ class Ablation:
   title: str
   rows: tuple[str, ...]
   reference: str
+  differences: tuple[tuple[str, str], ...]
   seeds: int
   count: int
   metrics: tuple[Metric, ...]
@@ -113,6 +115,12 @@ class Ablation:
       if row not in known:
         raise InputError(f'no row {row!r}{nearest(row, known)}; there are {", ".join(known)}')
     chosen = tuple(row for row in known if not rows or row in rows)
+    for row in sum(config.differences, ()):
+      if row not in known:
+        raise InputError(
+          f'config.differences names {row!r}{nearest(row, known)}; there are {", ".join(known)}'
+        )
+    pairs = tuple((a, b) for a, b in config.differences if {a, b} <= {*chosen})
     count, seeds = config.clips_to_score, config.seeds if seeds is None else seeds
     if min(seeds, count) < 1:
       raise InputError(f'an ablation needs at least 1 seed and 1 clip, got {seeds} and {count}')
@@ -150,6 +158,7 @@ class Ablation:
       config.title,
       chosen,
       config.reference,
+      pairs,
       seeds,
       count,
       tuple(make(config.metrics, MetricOptions())),

@@ -1,8 +1,11 @@
 """Write the tables of an ablation as Markdown, JSON and a page with the videos side by side."""
 
+import dataclasses
 import json
 import math
 from typing import Any
+
+import numpy as np
 
 from ttm_jax.atomic import write_text
 from ttm_jax.errors import printable
@@ -25,6 +28,12 @@ def write(plan: Ablation, results: Results) -> None:
     for row in plan.rows
     for metric in plan.metrics
   }
+  cells |= {
+    (source, f'{one} - {other}', metric.name): _difference(results, one, other, source, metric)
+    for source in sources
+    for one, other in plan.differences
+    for metric in plan.metrics
+  }
   text = _markdown(plan, results, sources, cells)
   write_text(plan.workdir / 'ablation.md', text)
   write_text(plan.workdir / 'ablation.json', json.dumps(_figures(plan, cells), indent=2) + '\n')
@@ -32,7 +41,11 @@ def write(plan: Ablation, results: Results) -> None:
     plan.workdir / 'report.html',
     plan.title,
     _notes(plan, results),
-    [_table(plan, source, cells) for source in sources],
+    [
+      _table(plan, title, names, source, cells)
+      for source in sources
+      for title, names in _tables(plan, source).items()
+    ],
     rows=_samples(plan, results, sources),
   )
   print(f'\n{text}')
@@ -40,11 +53,19 @@ def write(plan: Ablation, results: Results) -> None:
     print(printable(plan.workdir / name))
 
 
+@dataclasses.dataclass(frozen=True)
 class _Cell:
-  """A number with its interval, and that of its difference from the reference row."""
+  """A number of the tables.
 
-  def __init__(self, value: Interval, difference: Interval | None):
-    self.value, self.difference = value, difference
+  Attributes:
+    value: the number with its interval.
+    by_run: the number of each seed.
+    difference: that from the reference row; None in that row. A difference is its own.
+  """
+
+  value: Interval
+  by_run: list[float]
+  difference: Interval | None
 
   def __str__(self) -> str:
     return table_cell(self.value, self.difference is not None and self.difference.excludes_zero)
@@ -52,22 +73,40 @@ class _Cell:
 
 def _cell(plan: Ablation, results: Results, row: str, source: str, metric: Metric) -> _Cell:
   rows = results.scores[row, source, metric.name]
-  value = bootstrap(rows, metric.summarize, runs=True)
+  value, by_run = bootstrap(rows, metric.summarize, runs=True), _by_run(rows, metric)
   if row == plan.reference or plan.reference not in plan.rows:
-    return _Cell(value, None)
-  base = results.scores[plan.reference, source, metric.name]
-  return _Cell(value, bootstrap_difference(rows, base, metric.summarize, runs=True))
+    return _Cell(value, by_run, None)
+  return _Cell(value, by_run, _difference(results, row, plan.reference, source, metric).value)
+
+
+def _difference(results: Results, one: str, other: str, source: str, metric: Metric) -> _Cell:
+  a, b = (results.scores[row, source, metric.name] for row in (one, other))
+  value = bootstrap_difference(a, b, metric.summarize, runs=True)
+  by_run = np.subtract(_by_run(a, metric), _by_run(b, metric)).tolist()
+  return _Cell(value, by_run, value)
+
+
+def _by_run(rows: np.ndarray, metric: Metric) -> list[float]:
+  return [float(metric.summarize(run[None])) for run in rows]
+
+
+def _tables(plan: Ablation, source: str) -> dict[str, list[str]]:
+  """Return the lines of each table of a source, by its title."""
+  pairs = [f'{one} - {other}' for one, other in plan.differences]
+  tables = {f'Videos from the {source}': list(plan.rows)}
+  return tables | ({f'Differences, videos from the {source}': pairs} if pairs else {})
 
 
 def _markdown(plan: Ablation, results: Results, sources: list[str], cells: dict) -> str:
   parts = [f'# {plan.title}', _notes(plan, results)]
   for source in sources:
     heads = ['', *(metric.title for metric in plan.metrics)]
-    lines = [f'| {" | ".join(heads)} |', f'|{"---|" * len(heads)}']
-    for row in plan.rows:
-      shown = [str(cells[source, row, metric.name]) for metric in plan.metrics]
-      lines.append(f'| {row} | {" | ".join(shown)} |')
-    parts.append(f'Videos from the {source}:\n\n' + '\n'.join(lines))
+    for title, names in _tables(plan, source).items():
+      lines = [f'| {" | ".join(heads)} |', f'|{"---|" * len(heads)}']
+      for name in names:
+        shown = [str(cells[source, name, metric.name]) for metric in plan.metrics]
+        lines.append(f'| {name} | {" | ".join(shown)} |')
+      parts.append(f'{title}:\n\n' + '\n'.join(lines))
   parts.append('\n'.join(f'- {metric.protocol}' for metric in plan.metrics))
   return '\n\n'.join(parts) + '\n'
 
@@ -82,12 +121,12 @@ def _notes(plan: Ablation, results: Results) -> str:
   )
 
 
-def _table(plan: Ablation, source: str, cells: dict) -> Table:
+def _table(plan: Ablation, title: str, names: list[str], source: str, cells: dict) -> Table:
   rows = [
-    [row, *(str(cells[source, row, m.name]).replace('**', '') for m in plan.metrics)]
-    for row in plan.rows
+    [name, *(str(cells[source, name, m.name]).replace('**', '') for m in plan.metrics)]
+    for name in names
   ]
-  return Table(f'Videos from the {source}', ['', *(m.title for m in plan.metrics)], rows)
+  return Table(title, ['', *(m.title for m in plan.metrics)], rows)
 
 
 def _samples(plan: Ablation, results: Results, sources: list[str]) -> list[Row]:
@@ -110,11 +149,15 @@ def _figures(plan: Ablation, cells: dict) -> dict[str, Any]:
   for (source, row, metric), cell in cells.items():
     made.setdefault(source, {}).setdefault(row, {})[metric] = {
       'value': _numbers(cell.value),
+      'by_run': _rounded(cell.by_run),
       'difference': None if cell.difference is None else _numbers(cell.difference),
     }
   return made
 
 
 def _numbers(interval: Interval) -> list[float | None]:
-  numbers = (interval.value, interval.low, interval.high)
+  return _rounded([interval.value, interval.low, interval.high])
+
+
+def _rounded(numbers: list[float]) -> list[float | None]:
   return [None if math.isnan(x) else round(float(x), 5) for x in numbers]
