@@ -11,6 +11,7 @@ from ttm_jax.metrics.intervals import (
   _student,
   bootstrap,
   bootstrap_difference,
+  by_seed,
   table_cell,
 )
 
@@ -126,6 +127,17 @@ def test_clips_that_do_not_apply_are_dropped():
   assert np.isnan([nothing.value, nothing.low, nothing.high]).all()
   one = bootstrap(np.full((1, 1, 1), 0.5), mean_of_rows)
   assert one.value == 0.5 and np.isnan([one.low, one.high]).all()
+
+
+def test_numbers_of_seeds_are_of_the_clips_that_apply_and_have_the_mean_of_the_value():
+  rows = np.random.default_rng(0).normal(size=(3, 20, 2))
+  holed, other = rows.copy(), 2 * rows
+  holed[0, 4, 1] = other[1, 7, 0] = np.nan
+  kept = np.delete(rows, [4, 7], axis=1)
+  assert by_seed(holed, mean_of_rows, less=other) == pytest.approx(-kept.mean((1, 2)))
+  value = bootstrap(holed, generic_mean, 50).value
+  assert np.mean(by_seed(holed, generic_mean)) == pytest.approx(value)
+  assert np.isnan(by_seed(np.full((2, 3, 1), np.nan), mean_of_rows)).tolist() == [True, True]
 
 
 def test_cells_of_tables():

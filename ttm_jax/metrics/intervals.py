@@ -145,6 +145,26 @@ def _checked(rows: np.ndarray) -> np.ndarray:
   return rows
 
 
+def by_seed(rows: np.ndarray, summarize: Summarize, less: np.ndarray | None = None) -> list[float]:
+  """Return the number of each seed, or what it differs by; their mean is what `bootstrap` returns.
+
+  Args:
+    rows: as in `bootstrap`.
+    summarize: as in `bootstrap`.
+    less: the rows of another system, whose numbers are subtracted.
+  """
+  systems = _without_gaps([_checked(each) for each in (rows, less) if each is not None])
+  if not systems[0].shape[1]:
+    return [math.nan] * len(systems[0])
+  return _difference([np.array([summarize(x) for x in each]) for each in systems]).tolist()
+
+
+def _without_gaps(systems: Sequence[np.ndarray]) -> list[np.ndarray]:
+  """Return the rows of the systems without the clips that have a NaN in one of them."""
+  kept = ~np.any([np.isnan(rows).any((0, 2)) for rows in systems], axis=0)
+  return [rows[:, kept] for rows in systems]
+
+
 def _interval(
   systems: Sequence[np.ndarray],
   summarize: Summarize,
@@ -156,8 +176,7 @@ def _interval(
   """Return the interval of the first system's number, minus the second's if there are two."""
   if draws < 2 or not 0 < level < 1:
     raise InputError(f'{draws} draws at level {level}: give at least 2, and a level inside 0..1')
-  kept = ~np.any([np.isnan(rows).any((0, 2)) for rows in systems], axis=0)
-  systems = [rows[:, kept] for rows in systems]
+  systems = _without_gaps(systems)
   seeds, clips = systems[0].shape[:2]
   if not clips:
     return Interval(math.nan, math.nan, math.nan)

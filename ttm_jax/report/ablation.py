@@ -6,12 +6,19 @@ import math
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from ttm_jax.atomic import write_text
 from ttm_jax.errors import printable
 from ttm_jax.metrics.ablation import Ablation, Results
 from ttm_jax.metrics.base import Metric
-from ttm_jax.metrics.intervals import Interval, bootstrap, bootstrap_difference, table_cell
+from ttm_jax.metrics.intervals import (
+  Interval,
+  bootstrap,
+  bootstrap_difference,
+  by_seed,
+  table_cell,
+)
 from ttm_jax.report.gallery import Panel, Row, Table, write_gallery
 
 
@@ -22,18 +29,7 @@ def write(plan: Ablation, results: Results) -> None:
     OSError: a file cannot be written.
   """
   sources = list(dict.fromkeys(source for _, source, _ in results.scores))
-  cells = {
-    (source, row, metric.name): _cell(plan, results, row, source, metric)
-    for source in sources
-    for row in plan.rows
-    for metric in plan.metrics
-  }
-  cells |= {
-    (source, f'{one} - {other}', metric.name): _difference(results, one, other, source, metric)
-    for source in sources
-    for one, other in plan.differences
-    for metric in plan.metrics
-  }
+  cells = _cells(plan, results, sources)
   text = _markdown(plan, results, sources, cells)
   write_text(plan.workdir / 'ablation.md', text)
   write_text(plan.workdir / 'ablation.json', json.dumps(_figures(plan, cells), indent=2) + '\n')
@@ -60,7 +56,7 @@ class _Cell:
   Attributes:
     value: the number with its interval.
     by_run: the number of each seed.
-    difference: that from the reference row; None in that row. A difference is its own.
+    difference: that from the reference row; None in that row. That of a difference is itself.
   """
 
   value: Interval
@@ -71,29 +67,40 @@ class _Cell:
     return table_cell(self.value, self.difference is not None and self.difference.excludes_zero)
 
 
-def _cell(plan: Ablation, results: Results, row: str, source: str, metric: Metric) -> _Cell:
-  rows = results.scores[row, source, metric.name]
-  value, by_run = bootstrap(rows, metric.summarize, runs=True), _by_run(rows, metric)
-  if row == plan.reference or plan.reference not in plan.rows:
-    return _Cell(value, by_run, None)
-  return _Cell(value, by_run, _difference(results, row, plan.reference, source, metric).value)
+def _cells(plan: Ablation, results: Results, sources: list[str]) -> dict:
+  """Return the cells of all tables by (source, row or difference, metric)."""
+  others = [(row, plan.reference) for row in plan.rows if row != plan.reference]
+  pairs = dict.fromkeys([*(others if plan.reference in plan.rows else ()), *plan.differences])
+  jobs = [(source, metric) for source in sources for metric in plan.metrics]
+  cells = {}
+  for source, metric in tqdm(jobs, 'intervals', unit='column'):
+    rows = {row: results.scores[row, source, metric.name] for row in plan.rows}
+    differences = {pair: _difference(metric, *(rows[row] for row in pair)) for pair in pairs}
+    for row, values in rows.items():
+      compared = differences.get((row, plan.reference))
+      cells[source, row, metric.name] = _Cell(
+        bootstrap(values, metric.summarize, runs=True),
+        by_seed(values, metric.summarize),
+        None if compared is None else compared.value,
+      )
+    for pair in plan.differences:
+      cells[source, _name(pair), metric.name] = differences[pair]
+  return cells
 
 
-def _difference(results: Results, one: str, other: str, source: str, metric: Metric) -> _Cell:
-  a, b = (results.scores[row, source, metric.name] for row in (one, other))
-  value = bootstrap_difference(a, b, metric.summarize, runs=True)
-  by_run = np.subtract(_by_run(a, metric), _by_run(b, metric)).tolist()
-  return _Cell(value, by_run, value)
+def _difference(metric: Metric, rows: np.ndarray, less: np.ndarray) -> _Cell:
+  value = bootstrap_difference(rows, less, metric.summarize, runs=True)
+  return _Cell(value, by_seed(rows, metric.summarize, less), value)
 
 
-def _by_run(rows: np.ndarray, metric: Metric) -> list[float]:
-  return [float(metric.summarize(run[None])) for run in rows]
+def _name(pair: tuple[str, str]) -> str:
+  return ' - '.join(pair)
 
 
 def _tables(plan: Ablation, source: str) -> dict[str, list[str]]:
   """Return the lines of each table of a source, by its title."""
-  pairs = [f'{one} - {other}' for one, other in plan.differences]
   tables = {f'Videos from the {source}': list(plan.rows)}
+  pairs = [_name(pair) for pair in plan.differences]
   return tables | ({f'Differences, videos from the {source}': pairs} if pairs else {})
 
 
