@@ -18,10 +18,10 @@ from ml_collections import ConfigDict
 BASE_STEPS, STEPS = 1_200, 600
 # Changes of all runs.
 SHARED = ('train.sample_every=0', 'data.batch_size=8', 'optimizer.schedule=cosine')
-# Differences between rows: of each masked layer from none, of both from one, of TI2V from none.
+# Differences between rows: of masked layers from none, of one from the other, of both from one.
 PAIRS = (
   *(('both', 'none'), ('cross', 'none'), ('self', 'none')),
-  *(('both', 'cross'), ('TI2V', 'none')),
+  *(('cross', 'self'), ('both', 'cross'), ('TI2V', 'none')),
 )
 
 
