@@ -8,7 +8,7 @@ maps, without the errors of an estimator. Stage 1 and stage 2 have as many runs 
 and control is compared with the clip, since generated trajectories differ.
 
 Hardware: two CPU cores, about an hour for three seeds (one core takes 75 minutes). Score: motion
-accuracy (direction) of both stages .99 (masks), .82 (flow); object PSNR 18.0 and 15.8 dB.
+accuracy (direction) of both stages .99 (masks), .82 (flow); object PSNR 18.0 and 15.7 dB.
 """
 
 from ml_collections import ConfigDict
