@@ -13,4 +13,6 @@ from ttm_jax.configs import scenes, stage2_dit
 
 
 def get_config() -> ConfigDict:
-  return scenes.shrink(stage2_dit.get_config(), steps=4_000)
+  config = scenes.shrink(stage2_dit.get_config())
+  config.train.steps = 2_600
+  return config
