@@ -11,8 +11,11 @@ from tests.helpers import documented, tiny
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = {path.name: list(documented.blocks(path)) for path in documented.PAGES}
-# Of other programs, of Python itself, or without flags.
-FOREIGN = {'pytest', 'pip', 'venv', 'mkdocs', 'docs.generate.execute'}
+# Of other programs, of Python itself, of the tests, or without flags.
+FOREIGN = {
+  *('pytest', 'pip', 'venv', 'mkdocs'),
+  *('tests.faults.random_kills', 'docs.generate.execute'),
+}
 # Pages whose blocks run within seconds; `make test-slow` runs the others.
 QUICK = {'README.md'}
 
