@@ -4,8 +4,8 @@
 
 Both stages train for half the steps of the demo (`configs/demo_unet.py`).
 
-Hardware: two CPU cores, about an hour for three seeds. Score: motion accuracy (direction) of both
-stages .94 (masks), .62 (flow); object PSNR 16.7 and 15.1 dB.
+Hardware: one of two CPU cores with other work on both, two hours for three seeds. Score: motion
+accuracy (direction) of both stages .94 (masks), .62 (flow); object PSNR 16.7 and 15.1 dB.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,8 @@
 
     python -m ttm_jax.train --config=demo_unet_ti2v --workdir=runs/ti2v --config.data.path=DATASET
 
-Hardware: one CPU core, 13 minutes. Score: see docs/evidence.md, beside stage 2.
+Hardware: one CPU core, 13 minutes (planned, as stage 2). Score: not trained alone; as a row of
+`configs/ablate_scenes_unet.py` in docs/evidence.md.
 """
 
 from ml_collections import ConfigDict
