@@ -17,7 +17,10 @@ from ml_collections import ConfigDict
 
 BASE_STEPS, STEPS = 1_200, 600
 # Changes of all runs.
-SHARED = ('train.sample_every=0', 'data.batch_size=8', 'optimizer.schedule=cosine')
+SHARED = (
+  *('train.sample_every=0', 'data.batch_size=8', 'optimizer.schedule=cosine'),
+  'first_frame=concat',
+)
 # Differences between rows: of masked layers from none, of one from the other, of both from one.
 PAIRS = (
   *(('both', 'none'), ('cross', 'none'), ('self', 'none')),

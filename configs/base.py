@@ -92,6 +92,10 @@ def denoiser() -> ConfigDict:
   # Probability that a sample loses its text; the same for its image, and for both, so that three
   # times as many lose something. Guidance needs it (InstructPix2Pix).
   config.train.dropout = 0.05
+  # How the first frame of the target is given: 'concat', as channels (the paper); 'clean', as a
+  # latent frame without noise, as Wan 2.2 5b was trained; or 'change', as channels, and the network
+  # generates the difference from it, so that what stands still need not be learned.
+  config.first_frame = 'concat'
   config.data.cross_mask = 'box'  # Masked cross-attention by boxes (the paper) or by 'seg'.
   config.sample = ConfigDict(
     {

@@ -44,9 +44,6 @@ def wan(task: str, form: str = '1.3b', masked: bool = False) -> ConfigDict:
   config.preset = 'wan'  # The backbone: 'dit', 'unet' or 'wan'.
   config.task = task
   config.init_from = f'pretrained:{WEIGHTS[size]}'
-  # How the image is given: 'concat', as channels (the paper), or 'clean', as a first latent frame
-  # without noise, as Wan 2.2 5b was trained.
-  config.first_frame = 'concat'
   config.model = ConfigDict(
     {
       **SIZES[size],

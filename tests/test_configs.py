@@ -138,7 +138,9 @@ def test_each_trains(trained, name):
   # An untrained network predicts 0: the loss is the mean square of the target.
   # Data and v have unit variance; velocity and flow are the difference of two such variables.
   target = 2.0 if tiny.shipped(name).process.get('prediction') in ('velocity', 'flow') else 1.0
-  assert 0.5 * target < lines[0]['train/loss'] < 1.5 * target
+  # The difference from the first frame is small where little moves.
+  least = 0.01 if tiny.shipped(name).first_frame == 'change' else 0.5
+  assert least * target < lines[0]['train/loss'] < 1.5 * target
 
 
 def test_a_stage_starts_from_the_pre_trained(trained):

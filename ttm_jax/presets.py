@@ -16,7 +16,7 @@ from ttm_jax.models.preset import Preset
 from ttm_jax.models.unet.preset import PRESET as UNET
 from ttm_jax.models.wan.preset import PRESET as WAN
 from ttm_jax.settings import from_config
-from ttm_jax.tasks import CLEAN, CONCAT, FIRST_FRAME, TASKS
+from ttm_jax.tasks import CHANGE, CLEAN, CONCAT, FIRST_FRAME, TASKS
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (DIT, UNET, WAN)}
 
@@ -70,7 +70,7 @@ def model_config(config: ConfigDict) -> Any:
   if first == CLEAN and not chosen.frame_times:
     raise InputError(
       f'preset {chosen.name!r} has one time for all frames, so that it cannot take a first frame'
-      f' without noise: set --config.first_frame={CONCAT}'
+      f' without noise: set --config.first_frame={CONCAT} or {CHANGE}'
     )
   sizes: Any = from_config(chosen.config, config.model, 'model')
   visual = len(TASKS[config.task].concatenated(first)) * sizes.channels

@@ -44,8 +44,8 @@ class Batch:
   objects: Objects
 
 
-CONCAT, CLEAN = 'concat', 'clean'
-FIRST_FRAME = (CONCAT, CLEAN)
+CONCAT, CLEAN, CHANGE = 'concat', 'clean', 'change'
+FIRST_FRAME = (CONCAT, CLEAN, CHANGE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,20 +73,27 @@ class Task:
     """Return the names of the latents that are concatenated along channels.
 
     Args:
-      first_frame: How the first frame of the target is given: CONCAT, as channels (the paper), or
-        CLEAN, as a latent frame without noise (Wan 2.2 TI2V).
+      first_frame: How the first frame of the target is given: CONCAT, as channels (the paper);
+        CLEAN, as a latent frame without noise (Wan 2.2 TI2V); or CHANGE, as channels, and
+        subtracted from all frames of the target.
     """
-    return tuple(name for name in self.visual if first_frame == CONCAT or name != self.first)
+    return tuple(name for name in self.visual if first_frame != CLEAN or name != self.first)
 
   def split(self, batch: Batch, first_frame: str = CONCAT) -> tuple[Array, Condition]:
     """Return the target latents and the condition of a batch.
+
+    With CHANGE, the target is the difference from the first frame; see
+    `conditioning.whole_latents`.
 
     Args:
       batch: A batch of B samples.
       first_frame: See `concatenated`.
     """
     visual = [getattr(batch, name) for name in self.concatenated(first_frame)]
-    target = getattr(batch, self.target)
+    target, origin = getattr(batch, self.target), None
+    if first_frame == CHANGE and self.first is not None:
+      origin = jnp.broadcast_to(getattr(batch, self.first), target.shape)
+      target = target - origin
     # A clip of one latent frame has no clean frame, since that would be all of it.
     clean = first_frame == CLEAN and self.first is not None and target.shape[1] > 1
     condition = Condition(
@@ -94,6 +101,7 @@ class Task:
       visual=jnp.concatenate(visual, axis=-1) if visual else None,
       objects=batch.objects if self.has_objects else None,
       clean_frame=getattr(batch, self.first)[:, :1] if clean and self.first else None,
+      origin=origin,
     )
     return target, condition
 

@@ -91,8 +91,8 @@ def config(preset: str, number: int, **changes: Any):
   made = tiny.shrunk(NAMES[preset][number], **changes)
   made.process.steps = STEPS
   made.model.dtype = 'float32'
-  if preset == 'wan' and number != TI2V:
-    made.first_frame = 'clean'  # The other backbones get the first frame as channels.
+  if number != TI2V:  # Each kind of first frame, by one of the backbones.
+    made.first_frame = {'dit': 'change', 'unet': 'concat', 'wan': 'clean'}[preset]
   made.sample.update({'visual_scale': 1.5, 'text_scale': 2.0, 'rescale': 0.5})
   return made
 

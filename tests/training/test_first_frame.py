@@ -1,4 +1,6 @@
-"""The given first frame is treated alike in training and sampling, as channels or without noise.
+"""The given first frame is treated alike in training and sampling.
+
+It is given as channels, without noise, or as channels and the origin of a difference.
 
 Fine-tuned image-to-video models drift if the loss counts noise on the given frame, or if training
 and sampling give it differently. These tests see what the network gets and what the loss counts.
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import tiny
+from ttm_jax.conditioning import whole_latents
 from ttm_jax.data.batch import to_batch
 from ttm_jax.errors import InputError
 from ttm_jax.presets import model_config
@@ -50,9 +53,9 @@ def objective(latents_for):
 
 @pytest.mark.parametrize('name', TASKS)
 def test_number_of_channels(name, latents_for):
-  for kind in ('concat', 'clean'):
+  for kind, like in (('concat', 'concat'), ('clean', 'clean'), ('change', 'concat')):
     sizes = model_config(tiny.shrunk(name, latents_for('wan'), first_frame=kind))
-    assert sizes.visual_channels == TASKS[name][kind] * tiny.CHANNELS
+    assert sizes.visual_channels == TASKS[name][like] * tiny.CHANNELS
 
 
 @pytest.mark.parametrize('name', TASKS)
@@ -109,6 +112,44 @@ def test_channels_are_the_same_in_training_and_sampling(name, objective):
     np.testing.assert_array_equal(condition.visual, training.seen[0][2].visual)
 
 
+@pytest.mark.parametrize('name', TASKS)
+def test_a_change_is_generated_as_the_difference_from_the_first_frame(name, objective):
+  made, arrays = objective(name, 'change')
+  denoiser, key = made.denoiser, jax.random.key(0)
+  target, condition = denoiser.known(arrays, key)
+  batch = to_batch(arrays, ['words'], 'box', key)
+  wanted, first = (getattr(batch, n) for n in (denoiser.task.target, TASKS[name]['frame']))
+  np.testing.assert_array_equal(target, wanted - first)
+  np.testing.assert_allclose(whole_latents(target, condition), wanted, atol=1e-6)
+  with jax.disable_jit():
+    state = denoiser.begin(condition, key, made.context.latent_shape)
+    latents = denoiser.latents(condition, state)
+    _, truth = made.generate(Recorder(), arrays, key)
+  np.testing.assert_allclose(latents, state.solver[0] + first, atol=1e-6)
+  np.testing.assert_allclose(truth, wanted[: made.config.sample.count], atol=1e-6)
+
+
+def test_a_change_has_the_channels_of_concat(objective):
+  arrays = objective('demo_wan_stage2', 'concat')[1]
+  found = {}
+  for kind in ('concat', 'change'):
+    _, found[kind] = objective('demo_wan_stage2', kind)[0].denoiser.known(arrays, jax.random.key(0))
+  np.testing.assert_array_equal(found['concat'].visual, found['change'].visual)
+  assert found['concat'].origin is None and found['change'].clean_frame is None
+
+
+def test_a_network_that_predicts_zero_repeats_the_first_frame(latents_for):
+  config = tiny.shrunk('demo_stage2', latents_for('dit'), first_frame='change')
+  made = Denoising(config)
+  denoiser = made.denoiser
+  arrays = jax.tree.map(jnp.asarray, next(made.batches('train', 0)))
+  _, condition = denoiser.known(arrays, jax.random.key(0))
+  shape = made.context.latent_shape
+  latents = denoiser.sample(denoiser.build(0), condition, jax.random.key(1), shape)
+  still = np.broadcast_to(arrays['first_frame'], latents.shape)
+  np.testing.assert_allclose(latents, still, atol=1e-4)  # Noise of sigma_min remains.
+
+
 def test_guidance_keeps_the_clean_frame(objective):
   made, arrays = objective('demo_wan_stage2', 'clean')
   made.denoiser.config.sample.update({'visual_scale': 1.5, 'text_scale': 3.0})
@@ -128,7 +169,7 @@ def test_guidance_keeps_the_clean_frame(objective):
 @pytest.mark.parametrize(
   'name, value, message',
   [
-    ('demo_wan_stage1', 'noisy', r"config.first_frame must be one of \('concat', 'clean'\)"),
+    ('demo_wan_stage1', 'noisy', r"first_frame must be one of \('concat', 'clean', 'change'\)"),
     ('demo_stage1', 'clean', "preset 'dit' has one time for all frames, so that it cannot take"),
   ],
 )

@@ -70,6 +70,8 @@ class Condition(NamedTuple):
     clean_frame: the first latent frame [B, C, 1, H', W'], if it is given without noise (as in Wan
       2.2 TI2V), or None; see `predict_frames`.
     scales: guidance scales as inputs of the network, float32 [B, 2], or None if it takes none.
+    origin: latents of the first frame [B, C, T', H', W'], if the noisy latents are those of the
+      difference from it, or None; see `whole_latents`.
   """
 
   text: Text
@@ -77,11 +79,13 @@ class Condition(NamedTuple):
   objects: Objects | None = None
   clean_frame: Tensor | None = None
   scales: Tensor | None = None
+  origin: Tensor | None = None
 
 
-# How the image is given: as channels (the paper), or as a first latent frame without noise.
-CONCAT, CLEAN = 'concat', 'clean'
-FIRST_FRAME = (CONCAT, CLEAN)
+# How the first frame of the target is given: as channels (the paper), as a latent frame without
+# noise, or as channels and subtracted from the target.
+CONCAT, CLEAN, CHANGE = 'concat', 'clean', 'change'
+FIRST_FRAME = (CONCAT, CLEAN, CHANGE)
 
 Predict = Callable[[Tensor, Tensor, Condition], Tensor]
 
@@ -118,6 +122,11 @@ def with_clean_frame(latents: Tensor, condition: Condition) -> Tensor:
   """Replace the first frame of latents [B, C, T', H', W'] by the clean one, if there is one."""
   clean = condition.clean_frame
   return latents if clean is None else torch.cat([clean, latents[:, :, 1:]], 2)
+
+
+def whole_latents(sampled: Tensor, condition: Condition) -> Tensor:
+  """Return the latents [B, C, T', H', W'] that sampled ones stand for: add the origin, if any."""
+  return sampled if condition.origin is None else sampled + condition.origin
 
 
 def predict_frames(model: Predict, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -194,6 +203,7 @@ def stacked(*conditions: Condition) -> Condition:
     else None,
     joined([c.clean_frame for c in conditions]),
     joined([c.scales for c in conditions]),
+    joined([c.origin for c in conditions]),
   )
 
 

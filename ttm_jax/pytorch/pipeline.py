@@ -31,12 +31,14 @@ from ttm_jax.inference.request import Request
 from ttm_jax.trajectory import decode, render, token_presence, token_regions
 
 from .conditioning import (
+  CHANGE,
   CLEAN,
   Condition,
   Objects,
   TokenMasks,
   guided,
   predict_frames,
+  whole_latents,
   with_clean_frame,
 )
 from .loading import (
@@ -425,16 +427,19 @@ class TTMPipeline(DiffusionPipeline):
       masks = ids
     painted = self._encode(render(masks, settings['palette']))
     frames = self.config.video['latents'][1]
-    clean = None
+    start = painted if ids is None else first  # The first frame of the target.
+    clean = origin = None
     visual = [first, painted]
-    if settings['first_frame'] == CLEAN:  # The first frame of the target is given as it is.
-      clean = painted if ids is None else first
+    if settings['first_frame'] == CLEAN:
+      clean = start
       visual = [first] if ids is None else [painted]
+    elif settings['first_frame'] == CHANGE:
+      origin = start.expand(-1, -1, frames, -1, -1)
     repeated = [x.expand(-1, -1, frames, -1, -1) for x in visual]
     objects = None
     if ids is not None:
       objects = Objects(self._places(ids, settings), texts.objects.prompts)
-    condition = Condition(texts.text, torch.cat(repeated, 1), objects, clean)
+    condition = Condition(texts.text, torch.cat(repeated, 1), objects, clean, origin=origin)
     return _placed(condition, device)
 
   def _check_objects(
@@ -498,10 +503,12 @@ class TTMPipeline(DiffusionPipeline):
         scaled = scheduler.scale_model_input(x, t)
         prediction = predict(scaled, t.float().expand(len(x)))
         x = with_clean_frame(scheduler.step(prediction, t, x).prev_sample, condition)
-        x = told(step, t, x)
+        whole = whole_latents(x, condition)  # What a callback decodes to look at.
+        if (changed := told(step, t, whole)) is not whole:
+          x = changed if condition.origin is None else changed - condition.origin
         bar.update()
     self.stage = ''
-    return x
+    return whole_latents(x, condition)
 
   def _encode(self, pixels: np.ndarray) -> Tensor:
     """Encode uint8 pixels [B, T, H, W, 3] to float32 latents [B, C, T', H', W']."""

@@ -104,6 +104,8 @@ class Denoiser:
   def known(self, arrays: Mapping[str, Array], key: Array) -> tuple[Array, Condition]:
     """Return the target latents [B, T', H', W', C] of a batch and the task's condition.
 
+    The target is what noise is added to; `conditioning.whole_latents` are what it stands for.
+
     Args:
       arrays: one batch of a latents dataset.
       key: for drawing the target latents from the codec's posterior.
@@ -215,7 +217,7 @@ class Denoiser:
 
   def latents(self, condition: Condition, state: Sampling) -> Array:
     """Return the latents [B, T', H', W', C] of the state after the last step; inside jit."""
-    return conditioning.with_clean_frame(state.solver[0], condition)
+    return conditioning.whole_latents(state.solver[0], condition)
 
   def sample(
     self, model: nnx.Module, condition: Condition, key: Array, shape: Sequence[int]

@@ -398,7 +398,7 @@ class Denoising:
     arrays = jax.tree.map(lambda x: x[: self.config.sample.count], arrays)
     target, condition = self.denoiser.known(arrays, key)
     sampled = self.denoiser.sample(model, condition, jax.random.fold_in(key, 1), target.shape[1:])
-    return sampled, target
+    return sampled, conditioning.whole_latents(target, condition)
 
 
 def _without_new_outputs(moved: dict, source: dict) -> dict:
