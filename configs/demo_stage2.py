@@ -12,6 +12,6 @@ from ttm_jax.configs import demo, stage2_dit
 
 
 def get_config() -> ConfigDict:
-  config = demo.recipe(stage2_dit.get_config(), steps=700)
-  config.first_frame = 'change'  # The width is too small for all of a frame; see docs/method.md.
+  config = demo.recipe(stage2_dit.get_config(), steps=1_000)
+  config.first_frame = 'change'  # So narrow a network has little room for whole frames.
   return config
