@@ -234,7 +234,7 @@ def test_what_cannot_be_distilled(stage1, stage2, latents, tmp_path):
   assert "config.process.prediction is 'velocity', and the teacher" in said(
     process__prediction='velocity'
   )
-  assert "config.first_frame is 'concat', and the teacher" in said(first_frame='concat')
+  assert "config.first_frame is 'concat', and run" in said(first_frame='concat')
   assert 'config.distill: method must be one of' in said(distill__method='lcm')
   assert 'set --config.lora.rank=0' in said(lora__rank=2)
 

@@ -16,6 +16,7 @@ from ttm_jax.conditioning import whole_latents
 from ttm_jax.data.batch import to_batch
 from ttm_jax.errors import InputError
 from ttm_jax.presets import model_config
+from ttm_jax.training import denoising
 from ttm_jax.training.denoising import Denoising
 
 # The channels of the visual condition, as multiples of those of the latents, and the latents of the
@@ -164,6 +165,33 @@ def test_guidance_keeps_the_clean_frame(objective):
     rows = slice(part * count, (part + 1) * count)
     np.testing.assert_array_equal(x_t[rows, :1], condition.clean_frame)
   assert np.abs(stacked.visual[:count]).max() > 0 == np.abs(stacked.visual[2 * count :]).max()
+
+
+@pytest.mark.parametrize(
+  'task, ours, theirs, refused',
+  [
+    ('motion_to_video', 'change', 'concat', True),
+    ('motion_to_video', 'concat', 'change', True),
+    ('image_to_video', 'change', 'concat', True),
+    ('motion_to_video', 'clean', 'concat', True),
+    ('image_to_video', 'clean', 'concat', False),
+    ('text_to_video', 'change', 'concat', False),
+    ('motion_to_video', 'change', 'change', False),
+  ],
+)
+def test_what_a_run_may_start_from(objective, task, ours, theirs, refused, monkeypatch):
+  made, _ = objective('demo_wan_stage2', ours)
+  other = made.config.copy_and_resolve_references()
+  other.update({'task': task, 'first_frame': theirs})
+  monkeypatch.setattr(denoising, 'read_config', lambda run: other)
+  monkeypatch.setattr(denoising, 'of_run', lambda run: run)
+  monkeypatch.setattr(denoising.Context, 'load', lambda run: made.context)
+  if not refused:
+    assert made.source('runs/other') == 'runs/other'
+    return
+  said = f"config.first_frame is '{ours}', and run runs/other was trained with '{theirs}'"
+  with pytest.raises(InputError, match=said):
+    made.source('runs/other')
 
 
 @pytest.mark.parametrize(

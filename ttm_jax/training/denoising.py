@@ -31,6 +31,7 @@ from ttm_jax.nn.linear import exact_gradients
 from ttm_jax.nn.time_embedding import embeds_scales
 from ttm_jax.parallel import compiler
 from ttm_jax.settings import first_difference
+from ttm_jax.tasks import CHANGE, CONCAT, TASKS
 from ttm_jax.text.encoders import total_tokens
 from ttm_jax.training.denoiser import Denoiser
 from ttm_jax.training.objective import (
@@ -196,7 +197,8 @@ class Denoising:
       init_from: a run directory, or 'pretrained:' followed by open weights or an exported folder.
 
     Raises:
-      InputError: if the source cannot be read, or its architecture or text encoders differ.
+      InputError: if the source cannot be read, or its architecture, its text encoders or what it
+        generates (`config.first_frame`) differ.
     """
     if init_from.startswith(PRETRAINED):
       return self._open_weights(init_from.removeprefix(PRETRAINED))
@@ -206,6 +208,7 @@ class Denoising:
         f'run {init_from} is a student that takes guidance scales: start from its teacher,'
         f' {other.init_from}'
       )
+    self._check_first_frame(init_from, other)
     check_same_architecture(
       self.config.model.to_dict(),
       other.model.to_dict(),
@@ -223,6 +226,20 @@ class Denoising:
         f'run {init_from} reads other texts: {key} is {old!r} there and {new!r} in {self.directory}'
       )
     return of_run(init_from)
+
+  def _check_first_frame(self, run: str, other: ConfigDict) -> None:
+    """Raise InputError if a run generates whole latents and this one differences, or vice versa.
+
+    Runs of the same task must also get the first frame in the same way. Without a first frame, as
+    in pretraining, all is possible.
+    """
+    ours, theirs = (config.get('first_frame', CONCAT) for config in (self.config, other))
+    strict = CHANGE in (ours, theirs) or other.task == self.config.task
+    if ours != theirs and strict and TASKS[other.task].first is not None:
+      raise InputError(
+        f'config.first_frame is {ours!r}, and run {run} was trained with {theirs!r}: take the same'
+        ' value'
+      )
 
   def _open_weights(self, names: str) -> Source:
     """Open open weights or an exported folder, and check that its text encoders match."""

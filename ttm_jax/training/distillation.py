@@ -33,7 +33,6 @@ from ttm_jax.data.context import Context
 from ttm_jax.errors import InputError
 from ttm_jax.models.preset import COMPUTE_FIELDS
 from ttm_jax.settings import from_config
-from ttm_jax.tasks import CONCAT
 from ttm_jax.training.denoising import Denoising, by_time, latent_size
 from ttm_jax.training.objective import Arrays, Metrics
 from ttm_jax.training.partial import by_name
@@ -187,12 +186,6 @@ class Distillation(Denoising):
     check_same_architecture(
       self.config.model.to_dict(), theirs.model.to_dict(), init_from, COMPUTE_FIELDS
     )
-    ours, taught = (config.get('first_frame', CONCAT) for config in (self.config, theirs))
-    if ours != taught:
-      raise InputError(
-        f'config.first_frame is {ours!r}, and the teacher {init_from} was trained with {taught!r}:'
-        ' take the same value'
-      )
     for name, ours in self.config.process.items():
       if name not in _FREE and theirs.process.get(name, ours) != ours:
         raise InputError(
