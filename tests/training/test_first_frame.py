@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from tests.helpers import tiny
 from ttm_jax.conditioning import whole_latents
 from ttm_jax.data.batch import to_batch
 from ttm_jax.errors import InputError
 from ttm_jax.presets import model_config
-from ttm_jax.training import denoising
+from ttm_jax.training import denoising, runs
 from ttm_jax.training.denoising import Denoising
 
 # The channels of the visual condition, as multiples of those of the latents, and the latents of the
@@ -192,6 +193,18 @@ def test_what_a_run_may_start_from(objective, task, ours, theirs, refused, monke
   said = f"config.first_frame is '{ours}', and run runs/other was trained with '{theirs}'"
   with pytest.raises(InputError, match=said):
     made.source('runs/other')
+
+
+def test_runs_of_earlier_versions_resume(tmp_path):
+  """They have no key first_frame."""
+  config = tiny.shrunk('demo_stage1')
+  earlier = config.copy_and_resolve_references()
+  del earlier.first_frame
+  runs.write_config(epath.Path(tmp_path), earlier)
+  runs.check_run(epath.Path(tmp_path), config)
+  config.first_frame = 'change'
+  with pytest.raises(InputError, match="first_frame is 'concat' there and 'change' here"):
+    runs.check_run(epath.Path(tmp_path), config)
 
 
 @pytest.mark.parametrize(

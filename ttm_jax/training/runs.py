@@ -105,6 +105,7 @@ def _bound(config: ConfigDict) -> dict[str, Any]:
       values[section] = {k: v for k, v in values[section].items() if k not in keys}
   for name in ('mesh', 'job', 'init_cache'):
     values.pop(name, None)
+  values.setdefault('first_frame', 'concat')  # What runs of earlier versions do.
   return values
 
 
