@@ -92,7 +92,7 @@ class Task:
     visual = [getattr(batch, name) for name in self.concatenated(first_frame)]
     target, origin = getattr(batch, self.target), None
     if first_frame == CHANGE and self.first is not None:
-      origin = jnp.broadcast_to(getattr(batch, self.first), target.shape)
+      origin = getattr(batch, self.first)[:, :1]
       target = target - origin
     # A clip of one latent frame has no clean frame, since that would be all of it.
     clean = first_frame == CLEAN and self.first is not None and target.shape[1] > 1

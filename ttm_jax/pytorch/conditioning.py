@@ -70,7 +70,7 @@ class Condition(NamedTuple):
     clean_frame: the first latent frame [B, C, 1, H', W'], if it is given without noise (as in Wan
       2.2 TI2V), or None; see `predict_frames`.
     scales: guidance scales as inputs of the network, float32 [B, 2], or None if it takes none.
-    origin: latents of the first frame [B, C, T', H', W'], if the noisy latents are those of the
+    origin: latents of the first frame [B, C, 1, H', W'], if the noisy latents are those of the
       difference from it, or None; see `whole_latents`.
   """
 

@@ -434,7 +434,7 @@ class TTMPipeline(DiffusionPipeline):
       clean = start
       visual = [first] if ids is None else [painted]
     elif settings['first_frame'] == CHANGE:
-      origin = start.expand(-1, -1, frames, -1, -1)
+      origin = start
     repeated = [x.expand(-1, -1, frames, -1, -1) for x in visual]
     objects = None
     if ids is not None:
