@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
       'kl': 1e-6,  # Weight of the KL divergence of latents from a normal distribution.
       'outlier': 1e5,  # Weight of the outlier penalty (Movie Gen, section 3.1.1).
       'squared': 0.0,  # Weight of the squared error; small codecs need about 5, or stay black.
+      'labels': 0.0,  # Weight of the cross-entropy of the labels of trajectories.
       'adversarial': 0.0,  # Weight of the adversarial term; above 0 there is a discriminator.
     }
   )

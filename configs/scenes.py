@@ -20,10 +20,15 @@ from ml_collections import ConfigDict
 from ttm_jax.configs import demo
 
 
-def shrink(config: ConfigDict) -> ConfigDict:
-  """Return a paper-scale configuration at this size."""
-  config = demo.shrink(config, masked_blocks=2, muon_rate=0.0)
-  config.model.update({'width': 192, 'heads': 6, 'ffn': 512})
-  config.optimizer.learning_rate = 3e-3
-  config.train.update({'steps': 4_000, 'evaluate_every': 1_000, 'sample_every': 2_000})
+def shrink(config: ConfigDict, steps: int) -> ConfigDict:
+  """Return a paper-scale configuration at this size, trained as the demo is.
+
+  Args:
+    config: the configuration.
+    steps: training steps.
+  """
+  masked_blocks = min(config.model.masked_blocks, 2)
+  config = demo.recipe(config, steps)
+  config.model.update({'width': 192, 'heads': 6, 'ffn': 512, 'masked_blocks': masked_blocks})
+  config.train.update({'evaluate_every': 1_000, 'sample_every': 2_000})
   return config

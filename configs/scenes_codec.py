@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
   )
   config.init_from = 'linear'  # Start from the principal components of patches.
   # Trajectories are small shapes on black: all their latents would count as outliers.
-  config.loss.update({'squared': 20.0, 'outlier': 0.0})
+  config.loss.update({'squared': 20.0, 'outlier': 0.0, 'labels': 2.0})
   config.data.update({'frames': 8, 'batch_size': 4, 'threads': 1})
   config.optimizer.update(
     {

@@ -9,8 +9,10 @@ Hardware: one CPU core, about an hour. Score: trajectory IoU .61, motion accurac
 
 from ml_collections import ConfigDict
 
-from ttm_jax.configs import scenes, stage1_dit
+from ttm_jax.configs import demo, scenes, stage1_dit
 
 
 def get_config() -> ConfigDict:
-  return scenes.shrink(stage1_dit.get_config())
+  config = scenes.shrink(stage1_dit.get_config(), steps=4_000)
+  config.process.mean = demo.MOTION_MEAN
+  return config

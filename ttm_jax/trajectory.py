@@ -60,8 +60,12 @@ def relabel(ids: np.ndarray, labels: Mapping[int, int]) -> np.ndarray:
   return table[ids]
 
 
-def _table(palette: str) -> np.ndarray:
-  """Return the colors of all labels, black first: uint8 [9, 3]."""
+def label_colors(palette: str) -> np.ndarray:
+  """Return the colors of all labels, black first: uint8 [9, 3].
+
+  Raises:
+    InputError: If the palette is unknown.
+  """
   if palette not in PALETTES:
     known = ', '.join(PALETTES)
     raise InputError(f'no palette "{palette}"{nearest(palette, PALETTES)}; there are {known}')
@@ -82,7 +86,7 @@ def render(ids: np.ndarray, palette: str = 'spread8') -> np.ndarray:
     InputError: If `ids` is not a label map or the palette is unknown.
   """
   check_ids(ids, ndim=None)
-  return np.take(_table(palette), ids, axis=0)
+  return np.take(label_colors(palette), ids, axis=0)
 
 
 def _closest(pixels: np.ndarray, colors: np.ndarray) -> np.ndarray:
@@ -157,7 +161,7 @@ def decode(
   Raises:
     InputError: If `rgb` or `first` has the wrong dtype or shape, or the palette is unknown.
   """
-  table = _table(palette)
+  table = label_colors(palette)
   if rgb.dtype != np.uint8 or rgb.ndim != 4 or rgb.shape[-1] != 3:
     raise InputError(f'painted frames must be uint8 [T, H, W, 3], got {rgb.dtype} {rgb.shape}')
   allowed = np.arange(LABELS, dtype=np.uint8)
@@ -521,7 +525,7 @@ def _frame_names(count: int) -> list[str]:
 def _png(frame: np.ndarray) -> bytes:
   """Encode one label map, uint8 [H, W], as a palette PNG."""
   picture = Image.fromarray(frame)
-  picture.putpalette(_table('spread8').tobytes())  # Changes the mode to P and keeps the values.
+  picture.putpalette(label_colors('spread8').tobytes())  # Mode P; values stay.
   file = io.BytesIO()
   picture.save(file, 'PNG')
   return file.getvalue()

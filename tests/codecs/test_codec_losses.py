@@ -12,6 +12,7 @@ from ttm_jax.codecs.base import Moments
 from ttm_jax.codecs.discriminator import Discriminator, discriminator_loss, generator_loss
 from ttm_jax.codecs.perceptual import Perceptual, load_perceptual
 from ttm_jax.errors import InputError
+from ttm_jax.trajectory import label_colors
 
 
 def random(*shape, seed=0):
@@ -43,6 +44,27 @@ def test_outlier_penalty_by_loops():
   steps = jnp.asarray([0.0] * 19 + [100.0]).reshape(1, 20, 1, 1, 1) * jnp.ones((1, 20, 3, 3, 2))
   assert losses.outlier_penalty(steps) == 0
   assert jnp.isfinite(jax.grad(losses.outlier_penalty)(steps)).all()
+
+
+def test_label_error_counts_pixels_on_the_wrong_side_of_an_edge():
+  colors = label_colors('spread8').astype(np.float32) / 127.5 - 1
+  labels = np.random.default_rng(0).integers(0, 9, (2, 3, 4, 5))
+  truth, shown = colors[labels], colors[labels] + 0.3 * random(2, 3, 4, 5, 3)
+  total = 0.0
+  for pixel, label in zip(shown.reshape(-1, 3), labels.reshape(-1), strict=True):
+    likely = np.exp(-np.square(pixel - colors).sum(-1) / 0.25)
+    total -= np.log(likely[label] / likely.sum())
+  error = losses.label_error(truth, shown, jnp.asarray(colors))
+  assert error == pytest.approx(total / labels.size, rel=1e-4)
+  assert losses.label_error(truth, truth, jnp.asarray(colors)) < 0.02
+  # Gray between red and black: a little brighter or darker decides, at nearly equal squared error.
+  red, black = colors[1], colors[0]
+  edge = np.stack([0.55 * red + 0.45 * black, 0.45 * red + 0.55 * black]).reshape(2, 1, 1, 1, 3)
+  right, wrong = (
+    losses.label_error(jnp.broadcast_to(red, (1, 1, 1, 1, 3)), side[None], jnp.asarray(colors))
+    for side in edge
+  )
+  assert right < np.log(2) < wrong
 
 
 def test_autoencoder_loss_has_the_scale_of_its_sources():

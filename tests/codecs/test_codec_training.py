@@ -57,6 +57,17 @@ def test_each_clip_counts_as_pixels_and_as_trajectory(clips):
   np.testing.assert_array_equal(pixels[1], trajectory.render(clip.ids, 'spread8'))
 
 
+def test_labels_of_trajectories_count_in_the_loss(clips):
+  plain = CodecTraining(tiny.shrunk('codec_tae', clips))
+  weighed = CodecTraining(tiny.shrunk('codec_tae', clips, loss__labels=2.0))
+  model, arrays = plain.build(0), next(plain.batches('train', 0))
+  before, _ = plain.loss(model, arrays, jax.random.key(0))
+  after, terms = weighed.loss(model, arrays, jax.random.key(0))
+  labels = float(terms['labels'][0])
+  assert labels > 0.1
+  assert float(after - before) == pytest.approx(2 * labels, rel=1e-3)
+
+
 def test_every_fourth_batch_is_of_still_pictures(clips):
   objective = CodecTraining(tiny.shrunk('codec_tae', clips, data__frames=3))
   stream = objective.batches('train', 0)

@@ -230,6 +230,11 @@ class CodecTraining:
     loss, terms = losses.autoencoder_loss(
       video, reconstruction, posterior, latents, self.weights, self.perceptual
     )
+    if weight := self.config.loss.labels:
+      # Every second video is the trajectory of the one before, see `both`.
+      colors = as_floats(trajectory.label_colors(self.config.data.palette))
+      terms['labels'] = losses.label_error(video[1::2], reconstruction[1::2], colors)
+      loss += weight * terms['labels']
     if model.critic is not None:
       fooled = critics.generator_loss(model.critic, reconstruction)
       judged = critics.discriminator_loss(model.critic, video, reconstruction)

@@ -106,6 +106,8 @@ def _bound(config: ConfigDict) -> dict[str, Any]:
   for name in ('mesh', 'job', 'init_cache'):
     values.pop(name, None)
   values.setdefault('first_frame', 'concat')  # What runs of earlier versions do.
+  if values['task'] == 'codec':
+    values['loss'].setdefault('labels', 0.0)
   return values
 
 
