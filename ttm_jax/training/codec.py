@@ -232,7 +232,7 @@ class CodecTraining:
     )
     if weight := self.config.loss.labels:
       # Every second video is the trajectory of the one before, see `both`.
-      colors = as_floats(trajectory.label_colors(self.config.data.palette))
+      colors = as_floats(jnp.asarray(trajectory.label_colors(self.config.data.palette)))
       terms['labels'] = losses.label_error(video[1::2], reconstruction[1::2], colors)
       loss += weight * terms['labels']
     if model.critic is not None:
