@@ -1,5 +1,7 @@
 """Train the temporal autoencoder with `ttm_jax.train`, then encode a dataset with it."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -20,20 +22,19 @@ from ttm_jax.report.results import read_metrics
 from ttm_jax.training.codec import CodecTraining, both
 
 STEPS = 24
+CHANGES = {
+  'train__sample_every': STEPS,
+  'train__evaluate_every': STEPS,
+  'train__checkpoint_every': STEPS,
+  'optimizer__learning_rate': 3e-3,
+}
 
 
 @pytest.fixture(scope='module')
 def run(clips, tmp_path_factory):
   """A codec run of the shipped configuration, at the size of the tests."""
   path = tmp_path_factory.mktemp('codec') / 'run'
-  changes = {
-    'train__steps': STEPS,
-    'train__sample_every': STEPS,
-    'train__evaluate_every': STEPS,
-    'train__checkpoint_every': STEPS,
-    'optimizer__learning_rate': 3e-3,
-  }
-  ended = cli.run(*tiny.train_command('codec_tae', path, clips, **changes))
+  ended = cli.run(*tiny.train_command('codec_tae', path, clips, **CHANGES, train__steps=STEPS))
   assert ended.code == 0, ended.err
   return path
 
@@ -48,6 +49,29 @@ def test_the_loss_falls(run):
   assert sorted(held_out) == [0, STEPS]
   assert held_out[STEPS]['validation/absolute'] < 0.8 * held_out[0]['validation/absolute']
   assert held_out[STEPS]['validation/psnr'] > held_out[0]['validation/psnr'] + 1
+
+
+def test_a_run_resumes(run, clips, tmp_path):
+  path = tmp_path / 'run'
+  shutil.copytree(run, path)
+  ended = cli.run(*tiny.train_command('codec_tae', path, clips, **CHANGES, train__steps=STEPS + 2))
+  assert ended.code == 0, ended.err
+  assert f'continues after step {STEPS}' in ended.err
+  steps = [line['step'] for line in read_metrics(path) if 'train/loss' in line]
+  assert steps[-2:] == [STEPS + 1, STEPS + 2]
+
+
+def test_a_run_may_start_from_another(run, clips):
+  objective = CodecTraining(tiny.shrunk('codec_tae', clips))
+  source = objective.source(str(run)).params
+  initial = nnx.to_pure_dict(nnx.state(objective.build(1)))
+  params = objective.transfer(source, initial)
+  assert jax.tree.structure(params) == jax.tree.structure(initial)
+  loaded, given = jax.tree.leaves(params), jax.tree.leaves(source)
+  assert len(loaded) == len(given)
+  total = sum(float(np.square(x).sum()) for x in loaded)
+  assert total == pytest.approx(sum(float(np.square(np.asarray(x)).sum()) for x in given))
+  assert total != pytest.approx(sum(float(np.square(x).sum()) for x in jax.tree.leaves(initial)))
 
 
 def test_each_clip_counts_as_pixels_and_as_trajectory(clips):
@@ -80,17 +104,26 @@ def test_every_fourth_batch_is_of_still_pictures(clips):
   np.testing.assert_array_equal(next(later)['pixels'], batches[3])
   np.testing.assert_array_equal(next(later)['pixels'], batches[4])
   # Windows start at either of two frames and stay within their clips.
-  known = [
-    both(clip, 'spread8')['pixels'] for clip in map(Clips(clips, 'train').__getitem__, range(12))
-  ]
-  begins = set()
+  known = [Clips(clips, 'train')[i] for i in range(12)]
+  begins, colors = set(), set()
   for batch in (b for b in batches if b.shape[1] == 3):
     found = [
-      begin for begin in (0, 1) for k in known if np.array_equal(batch[:2], k[:, begin : begin + 3])
+      (begin, clip.ids[begin : begin + 3])
+      for begin in (0, 1)
+      for clip in known
+      if np.array_equal(batch[0], clip.video[begin : begin + 3])
     ]
     assert found
-    begins.update(found[:1])
+    begins.add(found[0][0])
+    # The trajectory is that of the window, with other colors of the palette.
+    labels = trajectory.decode(batch[1], None)
+    np.testing.assert_array_equal(trajectory.render(labels), batch[1])
+    drawn = dict(zip(found[0][1].flat, labels.flat, strict=True))
+    np.testing.assert_array_equal(trajectory.relabel(found[0][1], drawn), labels)
+    assert len(set(drawn.values())) == len(drawn)
+    colors.update(drawn.values())
   assert begins == {0, 1}
+  assert max(colors) > 3, 'clips have three objects at most'
 
 
 def test_training_starts_from_principal_components(clips):

@@ -169,14 +169,23 @@ class CodecTraining:
 
   def transfer(self, source: dict, params: dict) -> dict:
     """Return `params` with those of the source in place of their initial values."""
-    values = {**traversals.flatten_mapping(params), **traversals.flatten_mapping(source)}
+
+    def named(path):  # Lists of modules have integers as keys, which a checkpoint has as text.
+      return tuple(map(str, path))
+
+    given = {named(path): value for path, value in traversals.flatten_mapping(source).items()}
+    values = {
+      path: given.get(named(path), value)
+      for path, value in traversals.flatten_mapping(params).items()
+    }
     return dict(traversals.unflatten_mapping(values))
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
     """Yield this process's rows of the batches: {'pixels': uint8 [B, T, H, W, 3]}.
 
     A batch holds a random window of `data.frames` frames; every `data.image_every`-th batch holds
-    single frames.
+    single frames. Objects get random colors of the palette, so that the codec learns all of them
+    from clips of few objects.
 
     Raises:
       InputError: if the two videos of a clip would be on two processes.
@@ -194,17 +203,21 @@ class CodecTraining:
       data.batch_size // 2,
       data.seed,
       start,
-      lambda clip: both(clip, data.palette),
+      lambda clip: {'video': clip.video, 'ids': clip.ids},
       data.threads,
       clips,
     )
     for step, arrays in enumerate(stream, start):
-      pixels = arrays['pixels'].reshape(-1, *arrays['pixels'].shape[2:])
       length = 1 if data.image_every and (step + 1) % data.image_every == 0 else data.frames
       first = np.random.default_rng([data.seed, step]).integers(
-        max(pixels.shape[1] - length, 0) + 1
+        max(arrays['ids'].shape[1] - length, 0) + 1
       )
-      yield {'pixels': pixels[:, first : first + length]}
+      window = slice(first, first + length)
+      pixels = []
+      for row, video, ids in zip(clips, arrays['video'], arrays['ids'], strict=True):
+        colored = recolored(ids[window], np.random.default_rng([data.seed, step, row]))
+        pixels += [video[window], trajectory.render(colored, data.palette)]
+      yield {'pixels': np.stack(pixels)}
 
   def kind(self, arrays: Arrays) -> int:
     """Return 0: clips and images are of one kind."""
@@ -304,6 +317,12 @@ def both(clip: Clip, palette: str) -> dict[str, np.ndarray]:
     {'pixels': uint8 [2, T, H, W, 3]}.
   """
   return {'pixels': np.stack([clip.video, trajectory.render(clip.ids, palette)])}
+
+
+def recolored(ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """Return a label map, uint8 [...], whose objects have random distinct labels from 1 to 8."""
+  labels = 1 + rng.permutation(trajectory.MAX_OBJECTS)
+  return trajectory.relabel(ids, dict(enumerate(labels.tolist(), start=1)))
 
 
 def as_floats(pixels: Array) -> Array:

@@ -162,7 +162,13 @@ def check_same_parameters(
     found: nested dict of the shapes in the checkpoint.
     run: the run, for the message.
   """
-  difference = first_difference(expected, found)
+
+  def named(shapes):  # Lists of modules have integers as keys, which a checkpoint has as text.
+    if isinstance(shapes, Mapping):
+      return {str(key): named(value) for key, value in shapes.items()}
+    return shapes
+
+  difference = first_difference(named(expected), named(found))
   if difference:
     key, wanted, got = difference
     raise InputError(
