@@ -5,7 +5,8 @@
 
 For each codec, print the number of latent values per clip, the PSNR of the videos in dB, and the
 mean mask IoU of the objects. For the IoU, trajectories are rendered as RGB videos, encoded and
-decoded with the codec, and converted back to label maps.
+decoded with the codec, and converted back to label maps. The last column is of the masks of each
+clip over those of the next one, up to eight objects in random colors.
 """
 
 import argparse

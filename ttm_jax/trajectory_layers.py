@@ -11,7 +11,7 @@ import numpy as np
 
 from ttm_jax.errors import InputError
 from ttm_jax.keyframes import checked_range
-from ttm_jax.trajectory import check_ids
+from ttm_jax.trajectory import MAX_OBJECTS, check_ids, relabel
 
 DepthStep = Literal['front', 'forward', 'backward', 'back']
 DEPTH_STEPS: tuple[DepthStep, ...] = ('front', 'forward', 'backward', 'back')
@@ -110,3 +110,25 @@ def change_depth(
     line.insert(to, obj)
     changed[frame] = line
   return changed
+
+
+def recolor(ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """Return a label map, uint8 [...], whose objects have random distinct labels from 1 to 8."""
+  labels = 1 + rng.permutation(MAX_OBJECTS)
+  return relabel(ids, dict(enumerate(labels.tolist(), start=1)))
+
+
+def lay_over(front: np.ndarray, back: np.ndarray) -> np.ndarray:
+  """Lay the objects of one label map over those of another.
+
+  Objects behind get the labels after the last one in front; those above 8 are left out.
+
+  Args:
+    front, back: Label maps of one shape, uint8 [...].
+
+  Returns:
+    uint8 of this shape.
+  """
+  last = int(front.max(initial=0))
+  moved = relabel(back, {label: label + last for label in range(1, MAX_OBJECTS - last + 1)})
+  return np.where(front > 0, front, moved)

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ttm_jax import trajectory
+from ttm_jax.codecs.base import Codec
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.resolve_codec import choose_codec
 from ttm_jax.errors import InputError, printable
@@ -16,6 +17,9 @@ from ttm_jax.metrics.evaluation import round_trip
 from ttm_jax.metrics.motion import mean_iou
 from ttm_jax.metrics.video import psnr
 from ttm_jax.parallel.compilation_cache import keep_programs
+from ttm_jax.trajectory_layers import lay_over, recolor
+
+_IOUS = 'mask IoU', 'mask IoU, pairs of clips'  # Columns of the table.
 
 
 def run(args: argparse.Namespace) -> None:
@@ -35,8 +39,12 @@ def run(args: argparse.Namespace) -> None:
       f'{args.clips}: its clips differ in frames, height, width ({shapes[0]} and {shapes[1]});'
       ' name a dataset of one shape'
     )
-  rendered = [trajectory.render(clip.ids, args.palette) for clip in clips]
-  table = Table('codec', 'latent values', 'PSNR (dB)', 'mask IoU', title=f'{len(clips)} clips')
+  labels = [clip.ids for clip in clips]
+  crowds = [
+    recolor(lay_over(front, back), np.random.default_rng(number))
+    for number, (front, back) in enumerate(zip(labels, labels[1:] + labels[:1], strict=True))
+  ]
+  table = Table('codec', 'latent values', 'PSNR (dB)', *_IOUS, title=f'{len(clips)} clips')
   for name in tqdm.tqdm(args.codec, 'codecs', disable=None):
     codec = choose_codec(name, train, lambda clip: trajectory.render(clip.ids, args.palette))
     frames, height, width = clips[0].ids.shape
@@ -49,10 +57,15 @@ def run(args: argparse.Namespace) -> None:
     )
     videos = round_trip(codec, [clip.video for clip in clips])
     quality = np.mean([psnr(c.video, v) for c, v in zip(clips, videos, strict=True)])
-    masks = [
-      trajectory.decode(video, clip.ids[0], args.palette)
-      for clip, video in zip(clips, round_trip(codec, rendered), strict=True)
-    ]
-    iou = np.nanmean([mean_iou(m, c.ids) for m, c in zip(masks, clips, strict=True)])
-    table.add_row(escape(printable(name)), str(values), f'{quality:.2f}', f'{iou:.3f}')
+    ious = [f'{_iou(codec, maps, args.palette):.3f}' for maps in (labels, crowds)]
+    table.add_row(escape(printable(name)), str(values), f'{quality:.2f}', *ious)
   Console().print(table)
+
+
+def _iou(codec: Codec, labels: list[np.ndarray], palette: str) -> float:
+  """Return the mean mask IoU of label maps that were rendered, encoded and decoded."""
+  videos = round_trip(codec, [trajectory.render(ids, palette) for ids in labels])
+  found = [
+    trajectory.decode(video, ids[0], palette) for ids, video in zip(labels, videos, strict=True)
+  ]
+  return float(np.nanmean([mean_iou(a, b) for a, b in zip(found, labels, strict=True)]))

@@ -40,6 +40,7 @@ from ttm_jax.training.objective import (
 from ttm_jax.training.optimizer import placement
 from ttm_jax.training.runs import check_same_architecture, read_config
 from ttm_jax.training.sources import Source, read_parameters
+from ttm_jax.trajectory_layers import recolor
 
 Array = jax.Array
 
@@ -215,7 +216,7 @@ class CodecTraining:
       window = slice(first, first + length)
       pixels = []
       for row, video, ids in zip(clips, arrays['video'], arrays['ids'], strict=True):
-        colored = recolored(ids[window], np.random.default_rng([data.seed, step, row]))
+        colored = recolor(ids[window], np.random.default_rng([data.seed, step, row]))
         pixels += [video[window], trajectory.render(colored, data.palette)]
       yield {'pixels': np.stack(pixels)}
 
@@ -317,12 +318,6 @@ def both(clip: Clip, palette: str) -> dict[str, np.ndarray]:
     {'pixels': uint8 [2, T, H, W, 3]}.
   """
   return {'pixels': np.stack([clip.video, trajectory.render(clip.ids, palette)])}
-
-
-def recolored(ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Return a label map, uint8 [...], whose objects have random distinct labels from 1 to 8."""
-  labels = 1 + rng.permutation(trajectory.MAX_OBJECTS)
-  return trajectory.relabel(ids, dict(enumerate(labels.tolist(), start=1)))
 
 
 def as_floats(pixels: Array) -> Array:
