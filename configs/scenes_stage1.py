@@ -13,6 +13,6 @@ from ttm_jax.configs import demo, scenes, stage1_dit
 
 
 def get_config() -> ConfigDict:
-  config = scenes.shrink(stage1_dit.get_config(), steps=4_000)
+  config = scenes.shrink(stage1_dit.get_config(), steps=2_400)
   config.process.mean = demo.MOTION_MEAN
   return config

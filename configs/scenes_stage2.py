@@ -13,7 +13,7 @@ from ttm_jax.configs import scenes, stage2_dit
 
 
 def get_config() -> ConfigDict:
-  config = scenes.shrink(stage2_dit.get_config(), steps=2_400)
+  config = scenes.shrink(stage2_dit.get_config(), steps=1_800)
   config.first_frame = 'change'
   config.optimizer.muon_rate = 0.01
   return config
