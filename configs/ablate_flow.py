@@ -21,10 +21,7 @@ def get_config() -> ConfigDict:
   return masks_or_flow(
     'dit',
     ('demo_stage1', f'train.steps={STAGE1_STEPS}'),
-    (
-      *('demo_stage2', f'train.steps={STAGE2_STEPS}'),
-      *('first_frame=concat', 'optimizer.muon_rate=0.02'),
-    ),
+    ('demo_stage2', f'train.steps={STAGE2_STEPS}', 'first_frame=concat'),
   )
 
 

@@ -30,7 +30,6 @@ PAIRS = (
 
 def get_config() -> ConfigDict:
   config = look_alikes('dit', 'demo_stage2', BASE_STEPS)
-  config.base = (*config.base, 'optimizer.muon_rate=0.02')
   further = continued(STEPS)
   config.stage1 = (('stage1', 'demo_stage1', *SHARED, 'train.steps=2800', 'process.mean=-1.0'),)
   config.rows = (
