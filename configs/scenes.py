@@ -1,9 +1,9 @@
 """The transformer for 64-pixel scenes, on latents of a temporal autoencoder.
 
-All eleven motions, up to four objects. About two hours on two CPU cores.
+All eleven motions, up to four objects. About an hour and a half on one CPU core.
 
     python -m data_tools.make_scenes --out=datasets/scenes64 --size=64 --max_objects=4 \
-        --train=16000 --validation=128 --workers=2
+        --train=16000 --validation=256 --workers=2
     python -m ttm_jax.train --config=configs/scenes_codec.py --workdir=runs/scenes_codec \
         --config.data.path=datasets/scenes64
     python -m data_tools.encode --clips=datasets/scenes64 --out=datasets/scenes64-dit \

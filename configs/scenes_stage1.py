@@ -3,7 +3,7 @@
     python -m ttm_jax.train --config=scenes_stage1 --workdir=runs/scenes_stage1 \\
         --config.data.path=DATASET
 
-Hardware: one CPU core, about an hour. Score: trajectory IoU .61, motion accuracy .92
+Hardware: one CPU core, 18 minutes. Score: trajectory IoU .71, motion accuracy (direction) 1.00
 (docs/measurements.md).
 """
 
