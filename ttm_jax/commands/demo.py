@@ -6,14 +6,13 @@
 import argparse
 import dataclasses
 import json
-import os
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 from ttm_jax import outputs
 from ttm_jax.atomic import write_text
-from ttm_jax.commands import Beside, environment, run_command, run_together
+from ttm_jax.commands import run_command
 from ttm_jax.preset_names import DEFAULT
 from ttm_jax.presets import PRESETS
 
@@ -61,13 +60,11 @@ class Step(NamedTuple):
     done: path that exists once it is complete; None if it is run each time, as training and
       evaluation are, which resume by themselves.
     command: a module and its arguments, as for `python -m`.
-    log: where its output goes if it runs at the same time as the step before; None if it cannot.
   """
 
   name: str
   done: Path | None
   command: list[str]
-  log: Path | None = None
 
   @property
   def complete(self) -> bool:
@@ -169,9 +166,7 @@ def steps(root: Path, recipe: Recipe, quick: bool = False) -> list[Step]:
   for config, run, name in zip(recipe.configs, stages, _TRAINING, strict=True):
     data = f'--config.data.path={root / "latents"}'
     command = ['ttm_jax.train', f'--config={config}', f'--workdir={run}', data, *few]
-    # The stages do not need each other, and both at once use two cores better than each alone.
-    log = root / f'{run.name}.log' if run != stages[0] else None
-    made.append(Step(name, None, command, log))
+    made.append(Step(name, None, command))
   pair = [f'--stage{i}={run}' for i, run in enumerate(stages, 1)]
   command = ['ttm_jax.evaluate', *pair, f'--clips={clips[0]}', f'--out={root}']
   return [*made, Step('Evaluate', None, command)]
@@ -192,26 +187,12 @@ def run_all(todo: list[Step], platforms: str = 'cpu') -> dict[str, float]:
   """
   begin = time.perf_counter()
   seconds = {}
-  waiting = list(todo)
-  while waiting:
-    step = waiting.pop(0)
+  for step in todo:
     if step.complete:
       print(f'\n{step.name}: {step.done} exists already', flush=True)
-    elif waiting and (log := waiting[0].log) and _several_cores(platforms):
-      beside = waiting.pop(0)
-      took = run_together(
-        step.name, step.command, Beside(beside.name, beside.command, log), platforms
-      )
-      for each, spent in zip((step, beside), took, strict=True):
-        seconds[each.name] = round(spent, 1)
-    else:
-      started = time.perf_counter()
-      run_command(step.name, step.command, platforms)
-      seconds[step.name] = round(time.perf_counter() - started, 1)
+      continue
+    started = time.perf_counter()
+    run_command(step.name, step.command, platforms)
+    seconds[step.name] = round(time.perf_counter() - started, 1)
   seconds['all'] = round(time.perf_counter() - begin, 1)
   return seconds
-
-
-def _several_cores(platforms: str) -> bool:
-  """Return whether commands run on a CPU of several cores; an accelerator is for one at a time."""
-  return environment(platforms)['JAX_PLATFORMS'] == 'cpu' and (os.cpu_count() or 1) > 1
