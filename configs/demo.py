@@ -42,13 +42,18 @@ def shrink(config: ConfigDict, masked_blocks: int = 1, muon_rate: float = 0.02) 
   return config
 
 
-def recipe(config: ConfigDict, steps: int) -> ConfigDict:
+def recipe(config: ConfigDict, steps: int, masked_blocks: int = 1) -> ConfigDict:
   """Return a configuration at demo size that trains for a number of steps, as the demo does.
 
   Batches are twice as large as elsewhere at this size: what Muon computes in a step does not depend
   on them, and on a CPU it is two fifths of a step of 8.
+
+  Args:
+    config: a paper-scale configuration.
+    steps: training steps.
+    masked_blocks: upper limit of K.
   """
-  config = shrink(config)
+  config = shrink(config, masked_blocks)
   config.data.batch_size = 16
   config.optimizer.schedule = 'linear'
   config.train.steps = steps

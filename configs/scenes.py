@@ -27,8 +27,7 @@ def shrink(config: ConfigDict, steps: int) -> ConfigDict:
     config: the configuration.
     steps: training steps.
   """
-  masked_blocks = min(config.model.masked_blocks, 2)
-  config = demo.recipe(config, steps)
-  config.model.update({'width': 192, 'heads': 6, 'ffn': 512, 'masked_blocks': masked_blocks})
+  config = demo.recipe(config, steps, masked_blocks=2)
+  config.model.update({'width': 192, 'heads': 6, 'ffn': 512})
   config.train.update({'evaluate_every': 1_000, 'sample_every': 2_000})
   return config

@@ -2,6 +2,7 @@
 
 A label map tells only what is in front. Its layers also keep what is behind, so that an object that
 was moved over another one can be moved away again. `ttm_jax.trajectory_edits` has the edits.
+`recolor` and `lay_over` make other label maps of given ones, to train and compare codecs.
 """
 
 from collections.abc import Mapping

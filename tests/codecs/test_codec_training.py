@@ -76,7 +76,7 @@ def test_a_run_may_start_from_another(run, clips):
 
 def test_each_clip_counts_as_pixels_and_as_trajectory(clips):
   clip = Clips(clips, 'train')[0]
-  pixels = both(clip, 'spread8')['pixels']
+  pixels = both(clip.video, clip.ids, 'spread8')
   np.testing.assert_array_equal(pixels[0], clip.video)
   np.testing.assert_array_equal(pixels[1], trajectory.render(clip.ids, 'spread8'))
 

@@ -98,7 +98,7 @@ def label_error(
     trajectory, reconstruction: float32 [B, T, H, W, 3] in [-1, 1].
     colors: of all labels, float32 [n, 3] in [-1, 1].
     temperature: squared distance to a color by which its logit falls by 1. At 0.25, black and
-      another color of `spread8` are at least 16 apart, two of its other colors at least 4.
+      another color of `spread8` are at least 16 apart, two of its other colors nearly 4.
 
   Returns:
     Scalar in nats, the mean over pixels.

@@ -25,7 +25,6 @@ from ttm_jax.codecs.tae import SHARDING, TAE, TAEConfig, forward_flops
 from ttm_jax.data import loader
 from ttm_jax.data.clips import Clips
 from ttm_jax.data.resolve_codec import choose_codec
-from ttm_jax.data.schema import Clip
 from ttm_jax.errors import InputError
 from ttm_jax.parallel import compiler
 from ttm_jax.settings import from_config
@@ -170,15 +169,11 @@ class CodecTraining:
 
   def transfer(self, source: dict, params: dict) -> dict:
     """Return `params` with those of the source in place of their initial values."""
-
-    def named(path):  # Lists of modules have integers as keys, which a checkpoint has as text.
-      return tuple(map(str, path))
-
-    given = {named(path): value for path, value in traversals.flatten_mapping(source).items()}
-    values = {
-      path: given.get(named(path), value)
-      for path, value in traversals.flatten_mapping(params).items()
-    }
+    values = dict(traversals.flatten_mapping(params))
+    # Lists of modules have integers as keys, which a checkpoint has as text.
+    paths = {tuple(map(str, path)): path for path in values}
+    for path, value in traversals.flatten_mapping(source).items():
+      values[paths[tuple(map(str, path))]] = value
     return dict(traversals.unflatten_mapping(values))
 
   def batches(self, split: str, start: int) -> Iterator[dict[str, np.ndarray]]:
@@ -217,8 +212,8 @@ class CodecTraining:
       pixels = []
       for row, video, ids in zip(clips, arrays['video'], arrays['ids'], strict=True):
         colored = recolor(ids[window], np.random.default_rng([data.seed, step, row]))
-        pixels += [video[window], trajectory.render(colored, data.palette)]
-      yield {'pixels': np.stack(pixels)}
+        pixels.append(both(video[window], colored, data.palette))
+      yield {'pixels': np.concatenate(pixels)}
 
   def kind(self, arrays: Arrays) -> int:
     """Return 0: clips and images are of one kind."""
@@ -285,7 +280,9 @@ class CodecTraining:
     clips = Clips(self.config.data.path, 'train')
     chosen = np.linspace(0, len(clips) - 1, min(NORMALIZE_CLIPS, len(clips))).astype(int)
     model.codec.normalize(
-      video for i in chosen for video in both(clips[int(i)], self.config.data.palette)['pixels']
+      video
+      for clip in (clips[int(i)] for i in chosen)
+      for video in both(clip.video, clip.ids, self.config.data.palette)
     )
     save_codec(directory / CODEC, model.codec)
 
@@ -307,17 +304,15 @@ class CodecTraining:
     return jax.lax.map(reconstructed, video), video
 
 
-def both(clip: Clip, palette: str) -> dict[str, np.ndarray]:
-  """Return the pixels and the rendered trajectory of a clip.
+def both(video: np.ndarray, ids: np.ndarray, palette: str) -> np.ndarray:
+  """Return the pixels and the rendered trajectory of a clip: uint8 [2, T, H, W, 3].
 
   Args:
-    clip: the clip.
+    video: the pixels, uint8 [T, H, W, 3].
+    ids: the label map, uint8 [T, H, W].
     palette: name of the colors of the trajectory, see `trajectory.PALETTES`.
-
-  Returns:
-    {'pixels': uint8 [2, T, H, W, 3]}.
   """
-  return {'pixels': np.stack([clip.video, trajectory.render(clip.ids, palette)])}
+  return np.stack([video, trajectory.render(ids, palette)])
 
 
 def as_floats(pixels: Array) -> Array:
