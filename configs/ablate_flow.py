@@ -21,7 +21,10 @@ def get_config() -> ConfigDict:
   return masks_or_flow(
     'dit',
     ('demo_stage1', f'train.steps={STAGE1_STEPS}'),
-    ('demo_stage2', f'train.steps={STAGE2_STEPS}', 'first_frame=concat'),
+    (
+      *('demo_stage2', f'train.steps={STAGE2_STEPS}', 'first_frame=concat'),
+      *('train.exchanged_texts=0.0', 'optimizer.muon_rate=0.02'),
+    ),
   )
 
 

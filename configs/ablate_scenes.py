@@ -19,7 +19,7 @@ BASE_STEPS, STEPS = 1_200, 600
 # Changes of all runs.
 SHARED = (
   *('train.sample_every=0', 'data.batch_size=8', 'optimizer.schedule=cosine'),
-  'first_frame=concat',
+  *('first_frame=concat', 'train.exchanged_texts=0.0'),
 )
 # Differences between rows: of masked layers from none, of one from the other, of both from one.
 PAIRS = (
@@ -90,7 +90,10 @@ def look_alikes(preset: str, stage2: str, base_steps: int) -> ConfigDict:
     }
   )
   # Configuration and changes of the run that all rows of a seed start from.
-  config.base = (stage2, *SHARED, f'train.steps={base_steps}', 'model.masked_blocks=0')
+  config.base = (
+    *(stage2, *SHARED, f'train.steps={base_steps}'),
+    *('optimizer.muon_rate=0.02', 'model.masked_blocks=0'),
+  )
   # Name, configuration and changes of each stage 1; empty for none. Videos from their trajectories
   # are the second table.
   config.stage1 = ()

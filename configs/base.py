@@ -92,6 +92,9 @@ def denoiser() -> ConfigDict:
   # Probability that a sample loses its text; the same for its image, and for both, so that three
   # times as many lose something. Guidance needs it (InstructPix2Pix).
   config.train.dropout = 0.05
+  # Probability that a sample of stage 2 gets the texts of another sample, so that the trajectory
+  # decides where a text contradicts it.
+  config.train.exchanged_texts = 0.0
   # How the first frame of the target is given: 'concat', as channels (the paper); 'clean', as a
   # latent frame without noise, as Wan 2.2 5b was trained; or 'change', as channels, and the network
   # generates the difference from it, so that what stands still need not be learned.

@@ -14,4 +14,6 @@ from ttm_jax.configs import demo, stage2_dit
 def get_config() -> ConfigDict:
   config = demo.recipe(stage2_dit.get_config(), steps=1_000)
   config.first_frame = 'change'  # So narrow a network has little room for whole frames.
+  config.train.exchanged_texts = 0.5  # So that edited trajectories are obeyed.
+  config.optimizer.muon_rate = 0.01  # Half that of stage 1.
   return config

@@ -33,6 +33,12 @@ def parser() -> argparse.ArgumentParser:
     help='scenes of look-alike objects that change their color, which only their prompts tell apart'
     ' (ttm_jax/scenes/lookalikes.py); 2 to --max_objects each; --motions and --shapes do not apply',
   )
+  add(
+    '--dragged',
+    action='store_true',
+    help='scenes whose objects are dragged to other places than their texts say, to measure whether'
+    ' stage 2 follows an edited trajectory (ttm_jax/scenes/dragged.py)',
+  )
   add('--train', type=int, default=4096, help='number of training clips; default 4096')
   add('--validation', type=int, default=64, help='number of validation clips; default 64')
   add('--size', default='48', help='side in pixels, or HEIGHTxWIDTH, such as 48x64; default 48')

@@ -5,7 +5,9 @@ import dataclasses
 
 from data_tools.arguments import parse_size
 from ttm_jax.data.clips import write_clips
-from ttm_jax.scenes.generator import SceneConfig, scene_splits
+from ttm_jax.errors import InputError
+from ttm_jax.scenes.dragged import dragged_scene
+from ttm_jax.scenes.generator import SceneConfig, scene, scene_splits
 from ttm_jax.scenes.lookalikes import LookalikeConfig, lookalike_scene
 
 
@@ -15,6 +17,8 @@ def run(args: argparse.Namespace) -> None:
   Raises:
     InputError: if an input is invalid, or an output cannot be written.
   """
+  if args.lookalike and args.dragged:
+    raise InputError('--lookalike and --dragged are two kinds of scenes: give one of them')
   common = {
     'size': parse_size(args.size),
     'frames': args.frames,
@@ -33,6 +37,8 @@ def run(args: argparse.Namespace) -> None:
       motions=tuple(args.motions.split(',')),
       shapes=tuple(args.shapes.split(',')),
     )
-    splits = scene_splits(config, args.train, args.validation)
-  write_clips(args.out, splits, {'scenes': dataclasses.asdict(config)}, args.workers)
+    make = dragged_scene if args.dragged else scene
+    splits = scene_splits(config, args.train, args.validation, make)
+  made = dataclasses.asdict(config) | ({'dragged': True} if args.dragged else {})
+  write_clips(args.out, splits, {'scenes': made}, args.workers)
   print(f'wrote {args.out}: ' + ', '.join(f'{len(s)} {name}' for name, s in splits.items()))

@@ -137,15 +137,31 @@ def scene(config: SceneConfig, index: int) -> Clip:
 
   The result depends on (config, index) only.
   """
+  return filmed(config, index, lambda things: things)
+
+
+def filmed(
+  config: SceneConfig,
+  index: int,
+  move: Callable[[tuple[SceneObject, ...]], Sequence[SceneObject]],
+) -> Clip:
+  """Return scene `index` with the texts and the first frame of `scene`, and other paths.
+
+  Args:
+    config: see `scene`.
+    index: see `scene`.
+    move: returns the objects as they are drawn, given those of the layout; their texts stay.
+  """
   rng = np.random.default_rng([config.seed, index])
   plan = _layout(config, rng)
   things = plan.objects
+  moved = move(things)
   still = scene_shapes.background(rng, plan.background_color, plan.background, config.size)
   video = np.repeat(still[None], config.frames, axis=0)
   ids = np.zeros(video.shape[:3], np.uint8)
   for i in sorted(range(len(things)), key=lambda i: -things[i].radius.max()):
     color = np.array(scene_shapes.COLORS[things[i].color], np.float32)
-    draw(video, ids, i + 1, things[i], color)
+    draw(video, ids, i + 1, moved[i], color)
   return Clip(
     key=f'scene-{config.seed}-{index}',
     video=np.rint(video).astype(np.uint8),

@@ -33,6 +33,7 @@ from ttm_jax.parallel import compiler
 from ttm_jax.settings import first_difference
 from ttm_jax.tasks import CHANGE, CONCAT, TASKS
 from ttm_jax.text.encoders import total_tokens
+from ttm_jax.training import varied_conditions
 from ttm_jax.training.denoiser import Denoiser
 from ttm_jax.training.objective import (
   VALIDATION,
@@ -92,6 +93,7 @@ class Denoising:
         f'config.train.gradient_dtype must be one of {GRADIENT_DTYPES},'
         f' got {config.train.gradient_dtype!r}'
       )
+    varied_conditions.check(config.train, self.denoiser.task)
     self.lora = settings(config)
     rules = (*self.denoiser.preset.sharding, *(lora.SHARDING if self.lora.rank else ()))
     self.sharding = placement(rules, config.optimizer)
@@ -308,8 +310,8 @@ class Denoising:
     keys = jax.random.split(key, 4)
     process = self.denoiser.process
     target, condition = self.denoiser.known(arrays, keys[0])
-    condition = conditioning.dropout(
-      keys[1], condition, self.denoiser.null_text, self.config.train.dropout
+    condition = varied_conditions.vary(
+      keys[1], condition, self.denoiser.null_text, self.config.train
     )
     t = process.draw_t(keys[2], len(target))
     noise = jax.random.normal(keys[3], target.shape)

@@ -108,6 +108,8 @@ def _bound(config: ConfigDict) -> dict[str, Any]:
   values.setdefault('first_frame', 'concat')  # What runs of earlier versions do.
   if values['task'] == 'codec':
     values['loss'].setdefault('labels', 0.0)
+  else:
+    values['train'].setdefault('exchanged_texts', 0.0)
   return values
 
 
