@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ttm_jax.ops.object_attention.blocked import EMPTY, MASKED, Kernel
-from ttm_jax.ops.object_attention.blocks import PLACE_BITS, BlockMask
+from ttm_jax.ops.object_attention.blocks import FULL, PLACE_BITS, BlockList, BlockMask
 
 Array = jax.Array
 
@@ -26,19 +26,27 @@ def forward(
     queries, bits = _block(q, sample, row, block_q), _block(q_bits, sample, row, block_q)
 
     def visit(entry, carry):
-      top, total, out = carry
       column = blocks.place[entry] & (1 << PLACE_BITS) - 1
       keys, values, key_bits = (_block(x, sample, column, block_k) for x in (k, v, k_bits))
-      allowed = (bits[:, None] & key_bits) != 0
-      scores = jnp.where(allowed, scale * _dot('hqd,hkd->hqk', queries, keys), MASKED)
-      new_top = jnp.maximum(top, scores.max(-1))
-      # A row without an allowed key so far has top = MASKED. The mask keeps its weights from
-      # becoming exp(0) = 1.
-      weights = jnp.where(allowed, jnp.exp(scores - new_top[..., None]), 0.0)
-      decay = jnp.exp(top - new_top)
+      scores = scale * _dot('hqd,hkd->hqk', queries, keys)
+
+      def partly(scores):
+        # A row without an allowed key so far has top = MASKED. The second mask keeps its weights
+        # from becoming exp(0) = 1.
+        allowed = (bits[:, None] & key_bits) != 0
+        top, weights = weigh(jnp.where(allowed, scores, MASKED))
+        return top, jnp.where(allowed, weights, 0.0)
+
+      def weigh(scores):
+        top = jnp.maximum(carry[0], scores.max(-1))
+        return top, jnp.exp(scores - top[..., None])
+
+      top, weights = jax.lax.cond(_is_full(blocks, entry), weigh, partly, scores)
+      _, total, out = carry
+      decay = jnp.exp(carry[0] - top)
       total = total * decay + weights.sum(-1)
       out = out * decay[..., None] + _dot('hqk,hkd->hqd', weights.astype(v.dtype), values)
-      return new_top, total, out
+      return top, total, out
 
     start = blocks.start[index]
     empty = (
@@ -82,9 +90,15 @@ def backward(
       dq, dk, dv = carry
       column = blocks.place[entry] & (1 << PLACE_BITS) - 1
       keys, values, key_bits = (_block(x, sample, column, block_k) for x in (k, v, k_bits))
-      allowed = (bits[:, None] & key_bits) != 0
       scores = scale * _dot('hqd,hkd->hqk', queries, keys)
-      weights = jnp.where(allowed, jnp.exp(scores - row_lse[..., None]), 0.0)
+
+      def weigh(scores):
+        return jnp.exp(scores - row_lse[..., None])
+
+      def partly(scores):
+        return jnp.where((bits[:, None] & key_bits) != 0, weigh(scores), 0.0)
+
+      weights = jax.lax.cond(_is_full(blocks, entry), weigh, partly, scores)
       dweights = _dot('hqd,hkd->hqk', row_dy, values)
       dscores = (scale * weights * (dweights - row_delta[..., None])).astype(q.dtype)
       dq += _dot('hqk,hkd->hqd', dscores, keys)
@@ -108,14 +122,19 @@ KERNEL = Kernel(forward, backward)
 def block(case) -> tuple[int, int]:
   """Return (queries, keys) of a block.
 
-  Small blocks skip more pairs. Large blocks keep matrix products efficient.
+  Small blocks skip more pairs. Large blocks keep matrix products efficient, and XLA runs them on
+  several cores. Blocks of fewer keys than queries are read and added to gradients more quickly.
   """
-  size = 512 if max(case.queries, case.keys) > 2048 else 256
-  return size, size
+  return (512, 256) if max(case.queries, case.keys) > 1024 else (256, 128)
 
 
 def _dot(equation: str, x: Array, y: Array) -> Array:
   return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
+
+
+def _is_full(blocks: BlockList, entry: Array) -> Array:
+  """Return whether all pairs of an entry are allowed, so that it needs no mask."""
+  return (blocks.what[entry] & FULL) != 0
 
 
 def _block(x: Array, sample: Array, index: Array, size: int) -> Array:
