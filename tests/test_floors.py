@@ -28,7 +28,7 @@ FLOORS = (
   ),
   (
     *('settings', 'media', 'trajectory', 'trajectory_edits', 'trajectory_layers'),
-    *('keyframes', 'mask_sampling'),
+    *('color_labels', 'keyframes', 'mask_sampling'),
     *('optical_flow', 'conditioning'),
     *('parallel', 'processes', 'ops'),
   ),

@@ -87,17 +87,23 @@ class TestColors:
     rgb = np.zeros((2, 1, 3, 3), np.uint8)
     assert trajectory.decode(rgb, first).tolist() == [[[1, 0, 2]], [[0, 0, 0]]]
 
-  def test_smoothing_removes_specks_and_keeps_straight_edges(self):
-    true = frame('..11..', '..11..', '..11..', '..11..', '..11..')
-    spoilt = frame('..11..', '2.1.1.', '..11..', '..11..', '..11.2')
-    spoilt[2, 5] = 1
-    rgb = trajectory.render(clip(true, spoilt))
-    first = true.copy()
-    first[4, 0] = 2
-    assert (trajectory.decode(rgb, first)[1] == spoilt).all()
-    smooth = trajectory.decode(rgb, first, smooth=True)
-    assert (smooth[0] == first).all()
-    assert (smooth[1] == true).all()
+  def test_a_blurred_edge_is_no_third_object(self):
+    # A mixture of red (1) and white (8) is nearest to orange (7), which is elsewhere.
+    first = frame('111888.7')
+    red, white, black, orange = (255, 0, 0), (255, 255, 255), (0, 0, 0), (255, 128, 0)
+    for mixture, label in (((255, 110, 110), 1), ((255, 140, 140), 8)):
+      line = pixels(red, red, mixture, white, white, white, black, orange)
+      found = trajectory.decode(np.concatenate([line, line]), first)[1]
+      assert found.tolist() == [[1, 1, label, 8, 8, 8, 0, 7]]
+    # Where only one of the two is near, the nearest color counts.
+    line = pixels(red, red, (255, 110, 110), *[black] * 4, orange)
+    assert trajectory.decode(np.concatenate([line, line]), first)[1, 0, 2] == 7
+
+  def test_a_thin_object_on_black_stays(self):
+    dim = (150, 0, 0)  # Blurred, so far from red, and nearer to it than to black.
+    line = pixels((0, 0, 0), dim, (0, 0, 0))
+    found = trajectory.decode(np.concatenate([line, line]), frame('.1.'))[1]
+    assert found.tolist() == [[0, 1, 0]]
 
   def test_overlay(self):
     ids = np.zeros((1, 6, 5), np.uint8)

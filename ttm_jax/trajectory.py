@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ttm_jax.atomic import flush, flush_tree, new_folder
+from ttm_jax.color_labels import labels_of
 from ttm_jax.errors import InputError, nearest
 from ttm_jax.media.label_images import list_masks, read_masks
 
@@ -89,71 +90,22 @@ def render(ids: np.ndarray, palette: str = 'spread8') -> np.ndarray:
   return np.take(label_colors(palette), ids, axis=0)
 
 
-def _closest(pixels: np.ndarray, colors: np.ndarray) -> np.ndarray:
-  """Return the index of the color at the smallest L2 distance; the first one if several are equal.
-
-  Args:
-    pixels: uint8 [..., 3].
-    colors: uint8 [n, 3].
-
-  Returns:
-    uint8 [...].
-  """
-  # Integers below 2^24 are exact in float32, which uses BLAS. |p|^2 is omitted, since it is the
-  # same for all colors.
-  pixels, colors = pixels.astype(np.float32), colors.astype(np.float32)
-  closest = np.zeros(pixels.shape[:-1], np.uint8)
-  best = np.full(pixels.shape[:-1], np.inf, np.float32)
-  for index, color in enumerate(colors):
-    distance = pixels @ (-2 * color)
-    distance += color @ color
-    np.copyto(closest, index, where=distance < best)
-    np.minimum(best, distance, out=best)
-  return closest
-
-
-def _vote(ids: np.ndarray) -> np.ndarray:
-  """Replace each label by the most frequent one of its 3x3 neighborhood.
-
-  Ties go to the pixel's own label, then to the lowest label. With one object, this is a 3x3 median
-  filter.
-  """
-  result, best = np.zeros_like(ids), np.zeros(ids.shape, np.uint8)
-  for label in np.unique(ids):
-    own = (ids == label).astype(np.uint8)
-    lines = own.copy()
-    lines[:, 1:] += own[:, :-1]
-    lines[:, :-1] += own[:, 1:]
-    votes = lines.copy()
-    votes[..., 1:] += lines[..., :-1]
-    votes[..., :-1] += lines[..., 1:]
-    score = 2 * votes + own
-    np.copyto(result, label, where=score > best)
-    np.maximum(best, score, out=best)
-  return result
-
-
-def decode(
-  rgb: np.ndarray, first: np.ndarray | None, palette: str = 'spread8', smooth: bool = False
-) -> np.ndarray:
+def decode(rgb: np.ndarray, first: np.ndarray | None, palette: str = 'spread8') -> np.ndarray:
   """Decode a label map from rendered frames, such as decoded samples, which may be blurred.
 
-  Each pixel gets the label of the nearest color (L2 in RGB) among black and the palette. The
-  blurred edge of an object is therefore placed at half of the object's brightness. A lower, fixed
-  threshold for black would enlarge all objects; for small ones the IoU after a codec would drop by
-  a sixth.
+  Each pixel gets the label of the nearest color (L2 in RGB) among black and the palette; blurred
+  edges are told from third colors (see `color_labels`). An edge is put at half of the way between
+  two colors, on black at half of the object's brightness. A lower, fixed threshold for black would
+  enlarge all objects; for small ones the IoU after a codec would drop by a sixth.
 
-  No new objects appear after frame 0: colors of objects that `first` lacks are not considered.
-  Artifacts inside an object therefore do not become holes. For example, an edge between red and
-  white is pink, which is nearest to orange. Spurious objects on black are removed.
+  No new objects appear after frame 0: colors of objects that `first` lacks are not considered, so
+  that artifacts become neither holes nor objects.
 
   Args:
     rgb: Rendered frames, uint8 [T, H, W, 3].
     first: Ground truth label map of frame 0, uint8 [H, W], which becomes frame 0 of the result. If
       None, all colors of the palette are considered.
     palette: The palette that the frames were rendered with, a key of PALETTES.
-    smooth: Whether to apply a 3x3 majority filter. It removes isolated pixels, a single one of
-      which can extend an object's box across the frame; it also removes structures one pixel wide.
 
   Returns:
     uint8 [T, H, W].
@@ -172,9 +124,7 @@ def decode(
         f'the mask of frame 0 is {_size(first)}, but the painted frames are {_size(rgb[..., 0])}'
       )
     allowed = np.union1d(first, np.uint8(0))
-  ids = allowed[_closest(rgb, table[allowed])]
-  if smooth:
-    ids = _vote(ids)
+  ids = allowed[labels_of(rgb, table[allowed])]
   if first is not None:
     ids[0] = first
   return ids
