@@ -2,8 +2,8 @@
 
     python -m ttm_jax.train --config=demo_stage2 --workdir=runs/stage2 --config.data.path=DATASET
 
-Hardware: two CPU cores, about 3 minutes (`make demo` runs everything). Score: 28.5 dB from ground-
-truth trajectories, 27.5 dB and motion accuracy .99 with stage 1 (docs/measurements.md).
+Hardware: two CPU cores, about 3 minutes (`make demo` runs everything). Score: 28.4 dB from ground-
+truth trajectories, 27.4 dB and motion accuracy .99 with stage 1 (docs/measurements.md).
 """
 
 from ml_collections import ConfigDict
