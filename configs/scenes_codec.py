@@ -5,7 +5,7 @@
 
 It starts from the principal components of patches, 29.9 dB.
 
-Hardware: one CPU core, about an hour. Score: 32.0 dB, mask IoU .96, with up to eight objects .90
+Hardware: one CPU core, about an hour. Score: 32.0 dB, mask IoU .967, with up to eight objects .92
 (docs/measurements.md).
 """
 
