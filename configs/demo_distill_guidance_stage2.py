@@ -4,7 +4,7 @@
         --config.data.path=runs/demo/latents --config.init_from=runs/guided2
 
 The demo's own runs have no guidance. A teacher that has some is trained by `demo_stage2` with
---config.train.dropout=0.1.
+--config.train.dropout=0.1 --config.train.exchanged_texts=0: guidance by texts needs its own ones.
 
 Hardware: two CPU cores. Score: see docs/distillation.md.
 """

@@ -32,7 +32,8 @@ def distill(config: ConfigDict, method: str = 'dmd', steps: int = 4) -> ConfigDi
     few_steps(config.process, steps)
   # Learning rate of the student relative to that of its critic, which must keep up.
   config.optimizer.student_rate = 0.2
-  config.train.dropout = config.train.exchanged_texts = 0.0  # The teacher decides.
+  config.train.dropout = 0.0
+  del config.train.exchanged_texts  # A student learns from its teacher, under the same texts.
   config.train.steps = 10_000
   return config
 

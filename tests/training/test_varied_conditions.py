@@ -89,6 +89,13 @@ def test_the_rate_is_a_probability(rate, latents_for):
     Denoising(config)
 
 
+def test_a_batch_needs_another_sample(latents_for):
+  changes = {'data__batch_size': 2, 'train__accumulate': 2, 'train__exchanged_texts': 0.5}
+  config = tiny.shrunk('demo_stage2', latents_for('dit'), **changes)
+  with pytest.raises(InputError, match='no texts of another one'):
+    Denoising(config)
+
+
 @pytest.mark.parametrize('name', ['demo_stage1', 'demo_ti2v'])
 def test_a_task_without_trajectory_needs_its_own_texts(name, latents_for):
   config = tiny.shrunk(name, latents_for('dit'), train__exchanged_texts=0.5)

@@ -93,7 +93,7 @@ class Denoising:
         f'config.train.gradient_dtype must be one of {GRADIENT_DTYPES},'
         f' got {config.train.gradient_dtype!r}'
       )
-    varied_conditions.check(config.train, self.denoiser.task)
+    varied_conditions.check(config, self.denoiser.task)
     self.lora = settings(config)
     rules = (*self.denoiser.preset.sharding, *(lora.SHARDING if self.lora.rank else ()))
     self.sharding = placement(rules, config.optimizer)

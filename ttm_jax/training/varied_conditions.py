@@ -11,24 +11,29 @@ from ttm_jax.tasks import Task
 Array = jax.Array
 
 
-def check(settings: ConfigDict, task: Task) -> None:
+def check(config: ConfigDict, task: Task) -> None:
   """Check that a task can be trained with exchanged texts, if a configuration asks for them.
 
   Args:
-    settings: `config.train`.
-    task: the task of the run.
+    config: configuration of the run.
+    task: its task.
 
   Raises:
-    InputError: if the probability is not in 0..1, or it is above 0 and the task has no trajectory,
-      so that the texts alone would say what moves.
+    InputError: if the probability is not in 0..1; or it is above 0, and the task has no trajectory,
+      so that the texts alone would say what moves, or a batch has no other sample.
   """
-  rate = _exchanged(settings)
+  rate = _exchanged(config.train)
   if not 0 <= rate <= 1:
     raise InputError(f'config.train.exchanged_texts must be a probability, 0 to 1, got {rate}')
   if rate and 'given_trajectory' not in task.visual:
     raise InputError(
       f'config.train.exchanged_texts is {rate}, and task {task.name} is given no trajectory: with'
       ' texts of other samples it could not learn what moves. Set it to 0, or train stage 2'
+    )
+  if rate and config.data.batch_size < 2 * config.train.accumulate:
+    raise InputError(
+      f'config.train.exchanged_texts is {rate}, and a microbatch is one sample, so there are no'
+      ' texts of another one: set it to 0, or raise config.data.batch_size'
     )
 
 

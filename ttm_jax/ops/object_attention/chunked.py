@@ -26,27 +26,27 @@ def forward(
     queries, bits = _block(q, sample, row, block_q), _block(q_bits, sample, row, block_q)
 
     def visit(entry, carry):
+      top, total, out = carry
       column = blocks.place[entry] & (1 << PLACE_BITS) - 1
       keys, values, key_bits = (_block(x, sample, column, block_k) for x in (k, v, k_bits))
-      scores = scale * _dot('hqd,hkd->hqk', queries, keys)
 
-      def partly(scores):
+      def weigh(scores):
+        new_top = jnp.maximum(top, scores.max(-1))
+        return new_top, jnp.exp(scores - new_top[..., None])
+
+      def weigh_allowed(scores):
         # A row without an allowed key so far has top = MASKED. The second mask keeps its weights
         # from becoming exp(0) = 1.
         allowed = (bits[:, None] & key_bits) != 0
-        top, weights = weigh(jnp.where(allowed, scores, MASKED))
-        return top, jnp.where(allowed, weights, 0.0)
+        new_top, weights = weigh(jnp.where(allowed, scores, MASKED))
+        return new_top, jnp.where(allowed, weights, 0.0)
 
-      def weigh(scores):
-        top = jnp.maximum(carry[0], scores.max(-1))
-        return top, jnp.exp(scores - top[..., None])
-
-      top, weights = jax.lax.cond(_is_full(blocks, entry), weigh, partly, scores)
-      _, total, out = carry
-      decay = jnp.exp(carry[0] - top)
+      scores = scale * _dot('hqd,hkd->hqk', queries, keys)
+      new_top, weights = jax.lax.cond(_is_full(blocks, entry), weigh, weigh_allowed, scores)
+      decay = jnp.exp(top - new_top)
       total = total * decay + weights.sum(-1)
       out = out * decay[..., None] + _dot('hqk,hkd->hqd', weights.astype(v.dtype), values)
-      return top, total, out
+      return new_top, total, out
 
     start = blocks.start[index]
     empty = (
@@ -90,15 +90,15 @@ def backward(
       dq, dk, dv = carry
       column = blocks.place[entry] & (1 << PLACE_BITS) - 1
       keys, values, key_bits = (_block(x, sample, column, block_k) for x in (k, v, k_bits))
-      scores = scale * _dot('hqd,hkd->hqk', queries, keys)
 
       def weigh(scores):
         return jnp.exp(scores - row_lse[..., None])
 
-      def partly(scores):
+      def weigh_allowed(scores):
         return jnp.where((bits[:, None] & key_bits) != 0, weigh(scores), 0.0)
 
-      weights = jax.lax.cond(_is_full(blocks, entry), weigh, partly, scores)
+      scores = scale * _dot('hqd,hkd->hqk', queries, keys)
+      weights = jax.lax.cond(_is_full(blocks, entry), weigh, weigh_allowed, scores)
       dweights = _dot('hqd,hkd->hqk', row_dy, values)
       dscores = (scale * weights * (dweights - row_delta[..., None])).astype(q.dtype)
       dq += _dot('hqk,hkd->hqd', dscores, keys)
